@@ -1,0 +1,436 @@
+"""Every setting of a training, declared once: the trainer's configuration and the resource's `spec.training`.
+
+The sentence under a field is its description everywhere: `kubectl explain`, the reference tables, this file.
+Only pydantic is needed here, so that the operator can import it without TensorFlow.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
+
+from resnext_trainer import presets
+
+Architecture = Literal[
+    "resnext101-32x4d",
+    "resnext101-32x8d",
+    "resnext101-64x4d",
+    "se-resnext101-32x4d",
+    "resnext50-32x4d",
+    "resnext26-32x4d",
+    "resnext17-8x4d",
+    "resnet50",
+    "resnet101",
+    "custom",
+]
+PrecisionMode = Literal["fp16", "bf16", "tf32", "fp32"]
+Pipeline = Literal["auto", "dali", "tfdata"]
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class InvalidConfig(ValueError):
+    """A configuration that is refused; the text names each field, what is wrong with it and the way out."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What two fields owe each other: in CEL for the API server, in Python for the trainer, with one sentence for both.
+
+    `cel` sees what the user wrote (fields may be absent), `holds` the resolved model.
+    """
+
+    cel: str
+    holds: Callable[[Any], bool]
+    field: str
+    """The field to name, in the user's spelling, relative to the model that carries the rule."""
+    message: str
+
+
+class Config(BaseModel):
+    """Frozen, strict, and in the user's camelCase; unknown fields are refused as the API server would."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+    )
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @model_validator(mode="after")
+    def _keeps_its_rules(self) -> Self:
+        for rule in self.rules:
+            if not rule.holds(self):
+                raise PydanticCustomError("rule", "{message}", {"message": rule.message, "field": rule.field})
+        return self
+
+
+class Custom(Config):
+    """A network of the family that has no name."""
+
+    blocks: Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1, max_length=6)] = (3, 4, 6, 3)
+    """Blocks in each stage; each stage doubles the channels and halves the image."""
+
+    groups: Annotated[int, Field(ge=1, le=256)] = 32
+    """Groups of the 3x3 convolutions; 1 makes a ResNet."""
+
+    width: Annotated[int, Field(ge=1, le=256)] = 4
+    """Channels of one group in the first stage."""
+
+    channels: Annotated[int, Field(ge=8, le=4096)] = 256
+    """Channels out of a block of the first stage."""
+
+    squeeze: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Squeeze and excitation on the block's output, with this many times fewer channels; left out, none."""
+
+    stem: Annotated[int, Field(ge=1, le=1024)] = 64
+    """Channels out of the first convolution."""
+
+    small_images: bool = False
+    """A 3x3 first convolution in place of 7x7/2 and a max-pool, for images of about 32 pixels."""
+
+    rules = (
+        Rule(
+            "!has(self.squeeze) || (has(self.channels) ? self.channels : 256) >= self.squeeze",
+            lambda it: it.squeeze is None or it.channels >= it.squeeze,
+            "squeeze",
+            "no channel would be left: set it to at most channels",
+        ),
+    )
+
+
+class Model(Config):
+    """The network (Xie et al. 2017, arXiv:1611.05431)."""
+
+    architecture: Architecture = "resnext101-32x4d"
+    """The network: depth, groups x width of a group. resnext17-8x4d is for images of 32 pixels and for CPUs."""
+
+    custom: Custom | None = None
+    """The network when architecture is custom."""
+
+    padding: Literal["same", "symmetric"] = "same"
+    """How strided convolutions pad: same is TensorFlow's, symmetric is PyTorch's, for weights that come from there."""
+
+    init_fan: Literal["in", "out"] = "in"
+    """By which connections the first weights' variance is scaled: those into a unit, or those out of it."""
+
+    zero_init_gamma: bool = False
+    """Begin with the last batch norm scale of each block at zero, so that blocks pass on their input."""
+
+    classes: Annotated[int, Field(ge=2, le=100_000)] = 1000
+    """Number of classes."""
+
+    image_size: Annotated[int, Field(ge=16, le=1024)] = 224
+    """Height and width of the images that the network sees, in pixels."""
+
+    rules = (
+        Rule(
+            "(has(self.architecture) && self.architecture == 'custom') == has(self.custom)",
+            lambda it: (it.architecture == "custom") == (it.custom is not None),
+            "custom",
+            "architecture custom and the fields of custom belong together: set both, or leave custom out",
+        ),
+    )
+
+
+class Optimizer(Config):
+    """SGD with momentum; learning rate scaled with the batch after Goyal et al. 2017 (arXiv:1706.02677)."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 0.256
+    """Peak learning rate for 256 images per step; the schedule scales it linearly with the global batch."""
+
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.875
+    """Share of the velocity that each step keeps: v <- momentum * v + gradient, w <- w - rate * v."""
+
+    weight_decay: Annotated[float, Field(ge=0)] = 1 / 16384
+    """Factor of the L2 term in the loss, over all weights but batch norm's scale and offset."""
+
+    schedule: Literal["cosine", "step"] = "cosine"
+    """How the rate falls: along half a cosine to zero, or by a factor of ten at each of stepEpochs."""
+
+    step_epochs: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1, max_length=16)] = (30, 60, 80)
+    """Epochs after which the rate of schedule step is divided by ten."""
+
+    warmup_epochs: Annotated[float, Field(ge=0)] = 5.0
+    """Epochs of linear warm-up from zero to the scaled peak; at most epochs."""
+
+    warmup_from_batch: Annotated[int, Field(ge=1)] = 512
+    """Global batch from which on there is a warm-up; smaller ones start at the peak."""
+
+    gradient_compression: Literal["none", "fp16"] = "none"
+    """How gradients travel between ranks: as they are, or rounded to float16 on the wire."""
+
+
+class Augmentation(Config):
+    """How a training image is cut from its picture."""
+
+    crop_area: Annotated[tuple[Share, ...], Field(min_length=2, max_length=2)] = (0.08, 1.0)
+    """Least and greatest share of the picture's area in a random crop."""
+
+    crop_ratio: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=2, max_length=2)] = (3 / 4, 4 / 3)
+    """Least and greatest aspect ratio (width over height) of a random crop."""
+
+    flip: bool = True
+    """Mirror half of the images, left to right."""
+
+    rules = (
+        Rule(
+            "!has(self.cropArea) || size(self.cropArea) < 2 || self.cropArea[0] <= self.cropArea[1]",
+            lambda it: it.crop_area[0] <= it.crop_area[1],
+            "cropArea",
+            "the least area comes first: write [least, greatest]",
+        ),
+        Rule(
+            "!has(self.cropRatio) || size(self.cropRatio) < 2 || self.cropRatio[0] <= self.cropRatio[1]",
+            lambda it: it.crop_ratio[0] <= it.crop_ratio[1],
+            "cropRatio",
+            "the least ratio comes first: write [least, greatest]",
+        ),
+    )
+
+
+class Precision(Config):
+    """The arithmetic of forward and backward pass; weights and their updates are float32 always."""
+
+    mode: PrecisionMode = "fp16"
+    """fp16 and bf16 are mixed precision; tf32 is float32 with the tensor cores' shorter products; fp32 is exact."""
+
+    loss_scale: Literal["dynamic"] | Annotated[int, Field(ge=1)] = "dynamic"
+    """Factor on the fp16 loss: a number, or `dynamic`: 2^15, doubled after 2000 good steps, halved on overflow."""
+
+    rules = (
+        Rule(
+            "!has(self.lossScale) || !has(self.mode) || self.mode == 'fp16'",
+            lambda it: it.mode == "fp16" or "loss_scale" not in it.model_fields_set or it.loss_scale == "dynamic",
+            "lossScale",
+            "only fp16 scales the loss: leave lossScale out, or set mode to fp16",
+        ),
+    )
+
+
+class Data(Config):
+    """Where the images come from and who decodes them."""
+
+    format: Literal["tfrecord", "synthetic"] = "tfrecord"
+    """tfrecord reads train-* and validation-* shards; synthetic makes noise, to measure speed without a disk."""
+
+    path: Annotated[str, Field(min_length=1)] = "/data"
+    """Folder with the shards train-* and validation-*; it is never written to."""
+
+    index_path: str | None = None
+    """Folder with one index a shard (NAME.idx, made by `resnext-train data index`); the shards' own if left out."""
+
+    pipeline: Pipeline = "auto"
+    """Who reads, decodes and augments: NVIDIA DALI, tf.data, or DALI where it loads and tf.data elsewhere (auto)."""
+
+    first_label: Annotated[int, Field(ge=0, le=1)] = 1
+    """The label in the records that means class 0; ImageNet's TFRecords count from 1, and so do ours."""
+
+    synthetic_images: Annotated[int, Field(ge=1)] = 1_281_167
+    """Training images in an epoch of synthetic data."""
+
+    bad_records: Share = 0.0
+    """Share of each split's records that may be unreadable, no JPEG or wrongly labelled: they are skipped and named."""
+
+    rules = (
+        Rule(
+            "!(has(self.format) && self.format == 'synthetic' && has(self.pipeline) && self.pipeline == 'dali')",
+            lambda it: not (it.format == "synthetic" and it.pipeline == "dali"),
+            "pipeline",
+            "synthetic data needs no pipeline: leave pipeline out, or set format to tfrecord",
+        ),
+    )
+
+
+class Evaluation(Config):
+    """When and how accuracy is measured: on every image of the validation set, once."""
+
+    every_epochs: Annotated[int, Field(ge=1)] = 1
+    """Epochs between two evaluations; the last epoch is always evaluated."""
+
+    crop_fraction: Annotated[float, Field(gt=0, le=1)] = 0.875
+    """Side of the centre crop over the shorter side of the resized picture: 0.875 is 224 of 256."""
+
+
+class Checkpoint(Config):
+    """What is kept on disk, and how often it is written."""
+
+    path: Annotated[str, Field(min_length=1)] = "/checkpoints"
+    """Folder for checkpoints; only rank 0 reads and writes it."""
+
+    every_epochs: Annotated[int, Field(ge=1)] = 1
+    """Epochs between two checkpoints; one is also written at the end and when asked to stop."""
+
+    keep: Annotated[int, Field(ge=2)] = 3
+    """How many of the newest checkpoints stay, at least two: one may be cut short. The best by top-1 is kept apart."""
+
+
+class StopAt(Config):
+    """A goal that ends the training before its last epoch."""
+
+    top1: Annotated[float, Field(gt=0, le=1)] | None = None
+    """End as finished once an evaluation's top-1 accuracy reaches this share."""
+
+
+class Training(Config):
+    """One training of an image classifier; what is left out comes from the preset, else from the published recipe."""
+
+    preset: presets.Name | None = None
+    """A published recipe; every field below defaults from it."""
+
+    model: Model = Model()
+    """The network."""
+
+    epochs: Annotated[int, Field(ge=1)] = 90
+    """Passes over the training images."""
+
+    batch_size: Annotated[int, Field(ge=1)] = 256
+    """Images per rank and step. Left out, it follows the precision: fp16 and bf16 256, tf32 128, fp32 64."""
+
+    gradient_accumulation: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Batches whose gradients each rank averages before an update: it is that of a batch so many times as large."""
+
+    optimizer: Optimizer = Optimizer()
+    """SGD with momentum and its learning rate."""
+
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay per step of a moving average of the weights, which is then what accuracy and best go by; 0 keeps none."""
+
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the target spread evenly over all classes in training."""
+
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    """MixUp's alpha (Zhang et al. 2018, arXiv:1710.09412); 0 is off."""
+
+    augmentation: Augmentation = Augmentation()
+    """How training images are cropped and flipped."""
+
+    precision: Precision = Precision()
+    """The arithmetic."""
+
+    xla: bool = True
+    """Compile forward and backward pass into one XLA program."""
+
+    device: Literal["auto", "gpu", "cpu"] = "auto"
+    """Where to compute. auto is gpu when the workers ask for GPUs, else cpu; gpu never falls back to cpu."""
+
+    data: Data = Data()
+    """The images."""
+
+    evaluation: Evaluation = Evaluation()
+    """When accuracy is measured."""
+
+    checkpoint: Checkpoint = Checkpoint()
+    """What is saved, and how often."""
+
+    initial_checkpoint: Annotated[str, Field(min_length=1)] | None = None
+    """Checkpoint, or folder of some, whose weights a new training starts from; another number of classes is fine."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of the weights and of the order of images."""
+
+    deterministic: bool = False
+    """Use only algorithms that give the same bits each time, on GPUs as well; slower there."""
+
+    max_rollbacks: Annotated[int, Field(ge=0)] = 3
+    """How often a loss that is not finite takes the training back to its last checkpoint before it ends as failed."""
+
+    profile_steps: Annotated[int, Field(ge=1, le=1000)] = 10
+    """Steps that rank 0 profiles when it gets SIGUSR1, into checkpoint.path/tensorboard."""
+
+    stop_at: StopAt = StopAt()
+    """A goal that ends the training early."""
+
+    stall_timeout_seconds: Annotated[int, Field(ge=10)] = 600
+    """A rank that finishes no step and no evaluation batch for this long ends the attempt as hung."""
+
+    rules = (
+        Rule(
+            "!(has(self.optimizer) && has(self.optimizer.warmupEpochs) && has(self.epochs)) "
+            "|| self.optimizer.warmupEpochs <= double(self.epochs)",
+            lambda it: it.optimizer.warmup_epochs <= it.epochs,
+            "optimizer.warmupEpochs",
+            "warm-up must end within the training: set it to at most epochs",
+        ),
+        Rule(
+            "!(has(self.device) && self.device == 'cpu' && has(self.precision) && has(self.precision.mode) "
+            "&& self.precision.mode == 'tf32')",
+            lambda it: not (it.device == "cpu" and it.precision.mode == "tf32"),
+            "precision.mode",
+            "tf32 needs an NVIDIA GPU: set precision.mode to fp32 or bf16, or device to gpu",
+        ),
+    )
+
+    def global_batch(self, ranks: int) -> int:
+        """Images of one update, over all ranks."""
+        return self.batch_size * self.gradient_accumulation * ranks
+
+
+def resolve(written: Mapping[str, Any]) -> Training:
+    """What a `spec.training` means: the user's fields over the preset's over the published recipe's.
+
+    Raises InvalidConfig in the words of the API server, each field spelled from `spec.training` on.
+    """
+    settings = dict(written)
+    if (recipe := presets.PRESETS.get(str(written.get("preset")))) is not None:
+        settings = _merged(recipe, written)
+    settings = _merged(_dependent_defaults(settings), settings)
+    try:
+        # Through JSON, because that is where strict validation takes a list for a tuple.
+        return Training.model_validate_json(json.dumps(settings))
+    except ValidationError as error:
+        raise InvalidConfig(explain(error)) from None
+
+
+def _dependent_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults that follow other fields; wrong types are left for the validation to name."""
+    precision, epochs = settings.get("precision"), settings.get("epochs")
+    mode = precision.get("mode") if isinstance(precision, Mapping) else None
+    defaults: dict[str, Any] = {"batchSize": presets.BATCH_SIZE.get(str(mode), presets.BATCH_SIZE["fp16"])}
+    if isinstance(epochs, int) and epochs > 0:
+        defaults["optimizer"] = {"warmupEpochs": min(Optimizer().warmup_epochs, epochs)}
+    return defaults
+
+
+def explain(error: ValidationError, root: str = "spec.training") -> str:
+    """pydantic's complaints as the API server words them, one line each."""
+    return "\n".join(_sentence(root, dict(complaint)) for complaint in error.errors(include_url=False))
+
+
+def _sentence(root: str, complaint: dict[str, Any]) -> str:
+    field = root
+    for part in complaint["loc"]:
+        # A union's branches ("int", "literal['dynamic']") appear in the path, though no user wrote them.
+        if isinstance(part, int):
+            field += f"[{part}]"
+        elif part.isidentifier() and part != "int":
+            field += f".{part}"
+    context = complaint.get("ctx", {})
+    match complaint["type"]:
+        case "rule":
+            return f"{field}.{context['field']}: Invalid value: {context['message']}"
+        case "extra_forbidden":
+            return f'unknown field "{field}"'
+        case "literal_error":
+            supported = context["expected"].replace("'", '"').replace(" or ", ", ")
+            return f"{field}: Unsupported value: {json.dumps(complaint['input'])}: supported values: {supported}"
+        case _:
+            words = complaint["msg"].replace("Input should be", "should be")
+            return f"{field}: Invalid value: {json.dumps(complaint['input'])}: {words}"
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = _merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged

@@ -1,0 +1,125 @@
+"""What the trainer tells the operator: how far it is, and how an attempt ended.
+
+Served by each rank as /progress, and written by the launcher as its termination message. Only pydantic is needed.
+"""
+
+import sys
+from datetime import datetime
+from enum import Enum
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+
+
+class Verdict(Enum):
+    """How an attempt ended; the value is the launcher's exit code."""
+
+    FINISHED = 0
+    CRASHED = 1
+    CONFIGURATION_REFUSED = 2
+    DATA_REFUSED = 3
+    NOT_FINITE = 4
+    WRONG_WORLD = 5
+    UNREACHABLE = 6
+    NO_GPU = 7
+    HUNG = 8
+    NO_GOOD_CHECKPOINT = 9
+    STOPPED = 75
+
+    @classmethod
+    def of_exit_code(cls, code: int) -> "Verdict":
+        """The verdict behind an exit code; every code that is in no table is a crash."""
+        return cls(code) if code in {verdict.value for verdict in cls} else cls.CRASHED
+
+
+class Message(BaseModel):
+    """Tolerant of fields that a newer trainer adds: operator and trainer may differ by a version."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="ignore",
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        use_attribute_docstrings=True,
+    )
+
+
+class SavedCheckpoint(Message):
+    """A checkpoint that is whole on disk."""
+
+    step: int
+    """Steps done when it was saved."""
+
+    time: datetime
+    """When it was saved."""
+
+    path: str
+    """Its folder, as the pod sees it."""
+
+
+class Progress(Message):
+    """How far a training is; counts are over the whole training, not over the attempt."""
+
+    attempt: int = 0
+    """Which launch this is, from 1; never written to the status' progress."""
+
+    epoch: float = 0.0
+    """Epochs done, fractional."""
+
+    epochs: int
+    """Epochs to do."""
+
+    step: int = 0
+    """Steps done."""
+
+    steps: int
+    """Steps to do."""
+
+    images_per_second: float | None = None
+    """Training images per second over all ranks, over the last seconds of training."""
+
+    loss: float | None = None
+    """Training loss, the mean over the last seconds."""
+
+    top1: float | None = None
+    """Top-1 accuracy of the last evaluation, as a share."""
+
+    top5: float | None = None
+    """Top-5 accuracy of the last evaluation, as a share."""
+
+    best_top1: float | None = None
+    """Best top-1 accuracy of all evaluations."""
+
+    checkpoint: SavedCheckpoint | None = None
+    """The newest checkpoint."""
+
+
+class Report(Message):
+    """How an attempt ended. As one line of standard output it starts with REPORT_TAG."""
+
+    verdict: str
+    """Name of the verdict, in lower case."""
+
+    message: str
+    """Why, in a sentence for the user."""
+
+    progress: Progress | None = None
+    """How far the training was; none if it never came to a step."""
+
+    rank: int | None = None
+    """The rank to blame: its process ended by itself, and so its node was alive. None if that is not known."""
+
+    log: tuple[str, ...] = ()
+    """The last lines of that rank's log, as far as they are known."""
+
+
+REPORT_TAG = "resnext-report "
+"""Starts the one line of standard output that carries a Report as JSON."""
+
+
+def print_report(report: Report) -> None:
+    """Say how it ended on standard output, as the one line that the launcher looks for."""
+    # From a new line and in one write: another rank's half line may stand before it.
+    sys.stdout.write(f"\n{REPORT_TAG}{report.model_dump_json(by_alias=True)}\n")
+    sys.stdout.flush()
