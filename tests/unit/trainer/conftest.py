@@ -1,0 +1,56 @@
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scikit-learn's digits as a data set; copy it before damaging it."""
+    from resnext_trainer.data import digits
+
+    folder = tmp_path_factory.mktemp("digits")
+    digits.prepare(folder)
+    return folder
+
+
+@pytest.fixture
+def settings(digits_folder, tmp_path):
+    """A training of seconds, as a user would write it."""
+    return {
+        "model": {"architecture": "resnext17-8x4d", "classes": 10, "imageSize": 32},
+        "epochs": 1,
+        "batchSize": 64,
+        "optimizer": {"learningRate": 0.4, "momentum": 0.9},
+        "labelSmoothing": 0.0,
+        "augmentation": {"flip": False, "cropArea": [0.7, 1.0]},
+        "evaluation": {"cropFraction": 1.0},
+        "precision": {"mode": "fp32"},
+        "xla": False,
+        "device": "cpu",
+        "data": {"path": str(digits_folder), "pipeline": "tfdata"},
+        "checkpoint": {"path": str(tmp_path / "checkpoints")},
+    }
+
+
+@pytest.fixture(scope="session")
+def few_digits(digits_folder, tmp_path_factory) -> Path:
+    """96 training and 40 validation images of them: an epoch takes a part of a second."""
+    from resnext_trainer.data import tfrecord
+
+    folder = tmp_path_factory.mktemp("few-digits")
+    for split, count in (("train", 96), ("validation", 40)):
+        records = tfrecord.find(str(digits_folder), split)
+        tfrecord.write(folder, split, [records.read(number) for number in range(count)], 2)
+    return folder
+
+
+@pytest.fixture
+def few(settings, few_digits):
+    """A training of six steps an epoch, two epochs."""
+    return settings | {
+        "model": {"architecture": "resnext17-8x4d", "classes": 10, "imageSize": 16},
+        "epochs": 2,
+        "batchSize": 16,
+        "optimizer": {"learningRate": 0.1},
+        "data": {"path": str(few_digits), "pipeline": "tfdata"},
+    }

@@ -1,0 +1,31 @@
+"""Trainings of seconds, for the tests of the loop."""
+
+import math
+from io import StringIO
+
+from resnext_trainer import train
+from resnext_trainer.config import resolve
+from resnext_trainer.signals import Requests
+from resnext_trainer.telemetry import Telemetry
+
+
+class StopAfter(Telemetry):
+    """Asks the training to stop after a number of steps."""
+
+    def __init__(self, steps=math.inf):
+        self.log = StringIO()
+        super().__init__(out=self.log)
+        self.requests, self._left = Requests(), steps
+
+    def step_done(self, seconds):
+        super().step_done(seconds)
+        self._left -= 1
+        if self._left <= 0:
+            self.requests.stop.set()
+
+
+def trained(settings, attempt=1, telemetry=None, stop_after=math.inf, **counts):
+    """The report of a training; what it said is in the telemetry's log."""
+    telemetry = telemetry or StopAfter(stop_after)
+    expected = {"workers": None, "world": None, **counts}
+    return train.run(resolve(settings), attempt=attempt, telemetry=telemetry, requests=telemetry.requests, **expected)

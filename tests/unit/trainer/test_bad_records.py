@@ -1,0 +1,137 @@
+"""Records that cannot be used: skipped and named up to a share, refused beyond it."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+from runs import StopAfter, trained
+
+from resnext_trainer.config import resolve
+from resnext_trainer.data import Share, dali, tfrecord
+from resnext_trainer.data.batches import PADDING, Batches
+from resnext_trainer.data.tfdata import TfData
+from resnext_trainer.distributed import Alone
+from resnext_trainer.evaluate import evaluate
+from resnext_trainer.refusal import Refused
+from resnext_trainer.report import Verdict
+
+GOOD = 61
+
+
+def jpeg(shade):
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 64), (shade, shade, shade)).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def cut_short():
+    """A JPEG of noise that ends in the middle of its pixels: only decoding shows it."""
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(stream, "JPEG")
+    return stream.getvalue()[:1500]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """61 good images, whose shades of grey are 3 apart, among three that are not: of 64, a share of 0.047."""
+    images = [(jpeg(3 * number), 1 + number % 10) for number in range(GOOD)]
+    images[7:7] = [(b"\x89PNG", 1)]
+    images[20:20] = [(jpeg(0), 99)]
+    images[40:40] = [(cut_short(), 1)]
+    for split in ("train", "validation"):
+        tfrecord.write(tmp_path / "data", split, images, 1)
+    return tmp_path / "data"
+
+
+@pytest.fixture(autouse=True)
+def _folder_is_made(tmp_path):
+    (tmp_path / "data").mkdir()
+
+
+def config(folder, share, **changed):
+    whole = {"cropArea": [1.0, 1.0], "cropRatio": [1.0, 1.0], "flip": False}
+    data = {"path": str(folder), "badRecords": share, "pipeline": "tfdata"}
+    model = {"classes": 10, "imageSize": 16}
+    return resolve({"model": model, "batchSize": 8, "augmentation": whole, "data": data, **changed})
+
+
+def shades(batches):
+    """What is on the images, as numbers of the good ones; labels."""
+    images, labels = zip(*((images.numpy(), labels.numpy()) for images, labels in batches), strict=True)
+    return [round(image.mean() / 3) for image in np.concatenate(images)], np.concatenate(labels).tolist()
+
+
+@pytest.mark.parametrize(
+    "pipeline", [TfData, pytest.param(dali.Dali, marks=pytest.mark.skipif(not dali.loads(), reason="no DALI"))]
+)
+def test_bad_records_are_skipped_and_named_and_batches_stay_full(folder, caplog, pipeline):
+    source = pipeline(config(folder, 0.05), Share(0, 1))
+    seen, labels = shades(source.train(0))
+    assert len(seen) == 64
+    assert set(seen) == set(range(GOOD))  # three of them twice
+    assert labels == [number % 10 for number in seen]
+    assert source.bad.found == {("train", 7), ("train", 20), ("train", 40)}
+    for words in ("image cannot be decoded", "its label is 99"):
+        assert any(f"{folder}/train-00000-of-00001 at byte" in line and words in line for line in caplog.messages)
+    assert shades(source.train(0)) == (seen, labels)
+    assert len(caplog.messages) == 3
+
+
+def test_two_ranks_see_what_one_with_the_joined_batch_would(folder):
+    one, _ = shades(TfData(config(folder, 0.05), Share(0, 1)).train(1))
+    two = [shades(TfData(config(folder, 0.05, batchSize=4), Share(rank, 2)).train(1))[0] for rank in (0, 1)]
+    joined = [two[rank][4 * step + place] for step in range(8) for rank in (0, 1) for place in range(4)]
+    assert joined == one
+
+
+def test_evaluation_leaves_bad_records_out(folder):
+    source = TfData(config(folder, 0.05), Share(0, 1))
+    (accuracy,) = evaluate([lambda images: np.zeros((len(images), 10), np.float32)], source, Alone())
+    assert accuracy.images == GOOD
+
+
+@pytest.mark.parametrize("share", [0.0, 0.04])
+def test_beyond_the_share_the_training_is_refused_with_file_and_offset(folder, share):
+    with pytest.raises(Refused, match=r"train-00000-of-00001 at byte \d+") as caught:
+        list(TfData(config(folder, share), Share(0, 1)).train(0))
+    assert caught.value.verdict is Verdict.DATA_REFUSED
+    assert ("2 of 64" in caught.value.message or "3 of 64" in caught.value.message) == bool(share)
+
+
+def test_ranks_that_keep_to_the_share_alone_may_not_exceed_it_together(folder):
+    alone = [Batches(config(folder, 0.04, batchSize=8), Share(rank, 2)) for rank in (0, 1)]
+    alone[0].bad.add("train", 1, tfrecord.refused("1"))
+    alone[0].bad.add("train", 2, tfrecord.refused("2"))
+    alone[1].bad.add("train", 3, tfrecord.refused("3"))
+    with pytest.raises(Refused, match=r"3 of 64 train records are bad.*badRecords allows a share of 0\.04") as caught:
+        alone[0].bad.check(alone[0].bad.found | alone[1].bad.found, agreed=True)
+    assert caught.value.agreed
+
+
+def test_nothing_but_bad_records_ends(tmp_path):
+    for split in ("train", "validation"):
+        tfrecord.write(tmp_path / "data", split, [(b"no image", 1)] * 16, 1)
+    with pytest.raises(Refused, match="no train record"):
+        list(Batches(config(tmp_path / "data", 1.0), Share(0, 1)).train(0).ahead())
+    padded = list(Batches(config(tmp_path / "data", 1.0), Share(0, 1)).validate().ahead())
+    assert {label for batch in padded for label in batch.labels} == {PADDING}
+
+
+def test_a_record_whose_bytes_moved_is_bad(folder):
+    shard, (offset, length) = folder / "train-00000-of-00001", np.loadtxt(folder / "train-00000-of-00001.idx", int)[5]
+    with shard.open("r+b") as stream:
+        stream.seek(offset)
+        stream.write(struct.pack("<Q", length))
+    source = Batches(config(folder, 0.1), Share(0, 1))
+    list(source.train(0).ahead())
+    assert ("train", 5) in source.bad.found
+
+
+def test_a_training_counts_them(few, folder):
+    telemetry = StopAfter()
+    few |= {"data": {**few["data"], "path": str(folder), "badRecords": 0.05}, "epochs": 1}
+    assert trained(few, telemetry=telemetry).verdict == "finished"
+    registered = telemetry._registry.get_sample_value("resnext_train_bad_records_total", {"rank": "0"})
+    assert registered == 6  # three of each split

@@ -1,0 +1,170 @@
+import resource
+from contextlib import contextmanager
+from io import StringIO
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from resnext_trainer import checkpoint
+from resnext_trainer.checkpoint import Position
+from resnext_trainer.config import resolve
+from resnext_trainer.distributed import Alone
+from resnext_trainer.keeper import Keeper
+from resnext_trainer.refusal import Refused
+from resnext_trainer.report import Verdict
+from resnext_trainer.telemetry import Telemetry
+
+ARRAYS = {"stem/kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "loss-scale": np.float32(8)}
+
+
+def save(folder, step, attempt=1, keep=3):
+    return checkpoint.save(folder, Position(step=step, epoch=1, best_top1=0.5), ARRAYS, attempt, keep)
+
+
+def test_what_was_saved_is_read(tmp_path):
+    saved = save(tmp_path, 10)
+    position, arrays, found = checkpoint.newest(tmp_path)
+    assert position == Position(step=10, epoch=1, best_top1=0.5)
+    assert found == saved
+    assert {name: array.tolist() for name, array in arrays.items()} == {
+        name: array.tolist() for name, array in ARRAYS.items()
+    }
+
+
+def test_an_empty_or_missing_folder_begins_anew(tmp_path):
+    assert checkpoint.newest(tmp_path) is None
+    assert checkpoint.newest(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize("part", ["state.npz", "state.json"])
+@pytest.mark.parametrize("damage", ["cut", "emptied", "removed"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, part, damage, caplog):
+    save(tmp_path, 10)
+    save(tmp_path, 20)
+    file = tmp_path / "step-00000020-attempt-0001" / part
+    match damage:
+        case "cut":
+            file.write_bytes(file.read_bytes()[:-5])
+        case "emptied":
+            file.write_bytes(b"")
+        case "removed":
+            file.unlink()
+    assert checkpoint.newest(tmp_path)[0].step == 10
+    assert "step-00000020" in caplog.text
+
+
+def test_checkpoints_of_which_none_is_good_are_refused(tmp_path):
+    (tmp_path / save(tmp_path, 10).path / "state.npz").write_bytes(b"")
+    with pytest.raises(Refused, match="none is whole") as caught:
+        checkpoint.newest(tmp_path)
+    assert caught.value.verdict is Verdict.NO_GOOD_CHECKPOINT
+
+
+def test_a_folder_left_half_written_counts_for_nothing(tmp_path):
+    (tmp_path / ".step-00000030-attempt-0001.writing").mkdir()
+    assert checkpoint.newest(tmp_path) is None
+    save(tmp_path, 40)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000040-attempt-0001"]
+
+
+def test_only_the_newest_stay_and_the_best_apart(tmp_path):
+    checkpoint.save_best(tmp_path, Position(step=1), ARRAYS)
+    for step in (1, 2, 3, 4):
+        save(tmp_path, step, keep=2)
+    checkpoint.save_best(tmp_path, Position(step=3), ARRAYS)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["best", "step-00000003-attempt-0001", "step-00000004-attempt-0001"]
+    assert checkpoint.read(tmp_path / "best")[0].step == 3
+
+
+def test_an_old_attempt_overwrites_nothing_of_a_newer_one(tmp_path):
+    save(tmp_path, 5, attempt=2)
+    save(tmp_path, 5, attempt=1)
+    assert checkpoint.newest(tmp_path)[2].path.endswith("step-00000005-attempt-0002")
+
+
+def test_a_position_is_read_as_it_was_written(tmp_path):
+    position = Position(step=9, images=64, top1=0.5, best_top1=0.75, rollbacks=2, redealt=((32, 1), (64, 2)))
+    checkpoint.save(tmp_path, position, ARRAYS, 1, 3)
+    assert checkpoint.newest(tmp_path)[0] == position
+
+
+class Weights:
+    """As much of a step as is saved."""
+
+    def __init__(self, size=4):
+        self._weight = tf.Variable(np.zeros(size, np.float32))
+
+    def state(self):
+        return {"weight": self._weight}
+
+
+def keeper(folder, step=None, telemetry=None):
+    config = resolve({"checkpoint": {"path": str(folder)}})
+    return Keeper(config, 1, Alone(), step or Weights(), telemetry or Telemetry(out=StringIO()))
+
+
+def best(folder):
+    return checkpoint.read(folder / "best")[0].top1
+
+
+def test_the_best_is_known_after_a_restart_and_no_worse_one_takes_its_place(tmp_path):
+    first = keeper(tmp_path)
+    first.restore()
+    first.save(Position(step=1, top1=0.5))
+    first.save_best(Position(step=2, top1=0.9))  # and then a crash: no checkpoint knows of it but itself
+
+    second = keeper(tmp_path)
+    assert second.restore().best_top1 == 0.9
+    second.save_best(Position(step=3, top1=0.8))
+    assert best(tmp_path) == 0.9
+    second.save_best(Position(step=4, top1=0.95))
+    assert best(tmp_path) == 0.95
+
+
+def test_the_best_survives_an_end_in_the_middle_of_its_replacement(tmp_path):
+    keeper(tmp_path).save_best(Position(step=1, top1=0.9))
+    (tmp_path / "best").rename(tmp_path / ".best.old")
+    assert checkpoint.best(tmp_path).top1 == 0.9
+    assert best(tmp_path) == 0.9
+
+
+def test_a_best_that_is_damaged_gives_way_to_the_next(tmp_path, caplog):
+    checkpoint.save_best(tmp_path, Position(step=1, top1=0.9), ARRAYS)
+    (tmp_path / "best" / "state.npz").write_bytes(b"")
+    again = keeper(tmp_path)
+    again.restore()
+    assert "best is not whole" in caplog.text
+    again.save_best(Position(step=2, top1=0.1))
+    assert best(tmp_path) == 0.1
+
+
+@contextmanager
+def files_of_at_most(size):
+    """What a full disk does to a writer: the write that goes beyond fails."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_keeps_the_last_good_one_and_is_counted(tmp_path):
+    telemetry = Telemetry(out=StringIO())
+    full = keeper(tmp_path, Weights(100_000), telemetry)
+    full.save(Position(step=1))
+    full.save_best(Position(step=1, top1=0.5))
+    with files_of_at_most(100_000):
+        full.save(Position(step=2))
+        full.save_best(Position(step=2, top1=0.6))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "step-00000001-attempt-0001"]
+    assert checkpoint.newest(tmp_path)[0].step == 1
+    assert best(tmp_path) == 0.5
+    assert not full.has(Position(step=2))
+    failures = telemetry._registry.get_sample_value("resnext_train_checkpoint_failures_total", {"rank": "0"})
+    assert failures == 2
+    full.save(Position(step=3))
+    full.save_best(Position(step=3, top1=0.6))
+    assert (checkpoint.newest(tmp_path)[0].step, best(tmp_path)) == (3, 0.6)

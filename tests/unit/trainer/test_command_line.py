@@ -1,0 +1,129 @@
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from resnext_trainer import reading
+from resnext_trainer.__main__ import main
+from resnext_trainer.config import InvalidConfig
+from resnext_trainer.report import REPORT_TAG
+
+RESOURCE = """
+apiVersion: resnext.dev/v1alpha1
+kind: ResNeXtTraining
+metadata: {name: flowers}
+spec:
+  workers: {replicas: 2}
+  training: {epochs: 7, data: {path: /flowers}}
+"""
+
+
+def resnext_train(*arguments):
+    command = [sys.executable, "-m", "resnext_trainer", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_help_names_every_command_and_loads_nothing_heavy():
+    code = "import sys; from resnext_trainer.__main__ import main\ntry: main(['--help'])\nfinally: print(*sys.modules)"
+    text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert set(re.findall(r"^    (\w+)  ", text, re.MULTILINE)) == {
+        "train",
+        "inspect",
+        "evaluate",
+        "predict",
+        "export",
+        "benchmark",
+        "report",
+        "data",
+        "worker",
+        "launch",
+        "rank",
+    }
+    assert not {"tensorflow", "numpy", "pydantic", "rich", "yaml", "prometheus_client"} & set(text.split())
+
+
+def test_help_takes_less_than_a_third_of_a_second_of_processor_time():
+    before = os.times()
+    resnext_train("--help")
+    after = os.times()
+    assert (after.children_user - before.children_user) + (after.children_system - before.children_system) < 0.3
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("train", "inspect", "evaluate", "predict", "export", "benchmark", "report", "worker", "launch", "rank"),
+        *("data prepare", "data digits", "data index", "data validate"),
+    ],
+)
+def test_every_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([*command.split(), "--help"])
+    assert caught.value.code == 0
+    assert f"usage: resnext-train {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "text",
+    [RESOURCE, "epochs: 7\ndata: {path: /flowers}", json.dumps({"epochs": 7, "data": {"path": "/flowers"}})],
+    ids=["resource", "yaml", "json"],
+)
+def test_a_configuration_is_read_from_a_resource_from_yaml_and_from_json(tmp_path, text):
+    (tmp_path / "config").write_text(text)
+    config = reading.read(tmp_path / "config", ["data.path=/other", "stopAt.top1=0.9", "xla=false"])
+    assert (config.epochs, config.data.path, config.stop_at.top1, config.xla) == (7, "/other", 0.9, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "assignments", "words"),
+    [
+        ("- 1", [], "holds no settings"),
+        ("{", [], "neither YAML nor JSON"),
+        ("epochs: 7", ["epochs"], "field=value"),
+        ("epochs: 7", ["epochs.first=1"], "epochs is 7 and has no fields"),
+        ("epoch: 7", [], 'unknown field "spec.training.epoch"'),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_the_way_out(tmp_path, text, assignments, words):
+    (tmp_path / "config").write_text(text)
+    with pytest.raises(InvalidConfig, match=re.escape(words)):
+        reading.read(tmp_path / "config", assignments)
+
+
+def test_a_refused_configuration_is_a_report_and_exit_code_2():
+    ended = resnext_train("train", "--set", "epochs=none")
+    (line,) = (line for line in ended.stdout.splitlines() if line.startswith(REPORT_TAG))
+    report = json.loads(line.removeprefix(REPORT_TAG))
+    assert ended.returncode == 2
+    assert report["verdict"] == "configuration_refused"
+    assert "spec.training.epochs" in report["message"]
+
+
+def test_digits_are_written_once_indexed_and_counted(tmp_path):
+    assert "written" in resnext_train("data", "digits", "--output", tmp_path).stdout
+    assert "is there already" in resnext_train("data", "digits", "--output", tmp_path).stdout
+    assert resnext_train("data", "index", "--path", tmp_path).stdout.count("records") == 6
+    assert "validation: 2 shards, 359 records" in resnext_train("data", "validate", "--path", tmp_path).stdout
+
+
+def test_a_cut_shard_is_named_by_validate(tmp_path):
+    resnext_train("data", "digits", "--output", tmp_path)
+    shard = tmp_path / "train-00001-of-00004"
+    shard.write_bytes(shard.read_bytes()[:-5])
+    ended = resnext_train("data", "validate", "--path", tmp_path)
+    assert ended.returncode == 3
+    assert shard.name in ended.stderr
+
+
+def test_inspect_tells_what_the_published_recipe_means():
+    recipe = ("--set", "preset=resnext101-32x4d-250ep", "--images", "1281167", "--world", "8", "--json")
+    facts = json.loads(resnext_train("inspect", *recipe).stdout)
+    assert (
+        facts["weights"] == 44_177_704
+    )  # torchvision's ResNet(Bottleneck, [3, 4, 23, 3], groups=32, width_per_group=4)
+    assert facts["stepsPerEpoch"] == 625
+    assert facts["learningRate"]["0"] == 0
+    assert facts["config"]["mixup"] == 0.2

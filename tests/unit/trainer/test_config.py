@@ -1,0 +1,90 @@
+"""What a configuration means, and in which words it is refused."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resnext_trainer import presets
+from resnext_trainer.config import InvalidConfig, resolve
+
+MODES = ["fp16", "bf16", "tf32", "fp32"]
+
+
+def test_nothing_written_is_the_published_recipe():
+    training = resolve({})
+    assert training.model.architecture == "resnext101-32x4d"
+    assert (training.optimizer.learning_rate, training.optimizer.momentum) == (0.256, 0.875)
+    assert training.optimizer.weight_decay == 1 / 16384
+    assert (training.epochs, training.label_smoothing, training.mixup) == (90, 0.1, 0.0)
+
+
+def test_250_epochs_come_with_mixup():
+    training = resolve({"preset": "resnext101-32x4d-250ep"})
+    assert (training.epochs, training.mixup) == (250, 0.2)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_batch_follows_the_precision_unless_the_user_says(mode):
+    assert resolve({"precision": {"mode": mode}}).batch_size == presets.BATCH_SIZE[mode]
+    assert resolve({"precision": {"mode": mode}, "batchSize": 7}).batch_size == 7
+
+
+@given(
+    preset=st.sampled_from([None, *presets.PRESETS]),
+    epochs=st.none() | st.integers(1, 400),
+    mode=st.none() | st.sampled_from(MODES),
+    batch=st.none() | st.integers(1, 4096),
+)
+def test_a_resolved_configuration_resolves_to_itself(preset, epochs, mode, batch):
+    written = {"preset": preset, "epochs": epochs, "batchSize": batch, "precision": {"mode": mode} if mode else None}
+    training = resolve({key: value for key, value in written.items() if value is not None})
+    assert resolve(training.model_dump(mode="json", by_alias=True)) == training
+
+
+@pytest.mark.parametrize("preset", presets.PRESETS)
+def test_what_the_user_writes_wins_over_the_preset(preset):
+    training = resolve({"preset": preset, "epochs": 3, "optimizer": {"momentum": 0.5}})
+    assert (training.epochs, training.optimizer.momentum, training.optimizer.learning_rate) == (3, 0.5, 0.256)
+
+
+@pytest.mark.parametrize(
+    ("written", "sentence"),
+    [
+        ({"epochs": 0}, "spec.training.epochs: Invalid value: 0: should be greater than or equal to 1"),
+        ({"epoch": 3}, 'unknown field "spec.training.epoch"'),
+        ({"batchSize": "5"}, 'spec.training.batchSize: Invalid value: "5": should be a valid integer'),
+        (
+            {"precision": {"mode": "fp64"}},
+            'spec.training.precision.mode: Unsupported value: "fp64": supported values: "fp16", "bf16", "tf32", "fp32"',
+        ),
+        (
+            {"precision": {"mode": "bf16", "lossScale": 8}},
+            "spec.training.precision.lossScale: Invalid value: only fp16 scales the loss: "
+            "leave lossScale out, or set mode to fp16",
+        ),
+        (
+            {"optimizer": {"warmupEpochs": 10}, "epochs": 3},
+            "spec.training.optimizer.warmupEpochs: Invalid value: warm-up must end within the training: "
+            "set it to at most epochs",
+        ),
+        (
+            {"augmentation": {"cropArea": [0.9, 0.1]}},
+            "spec.training.augmentation.cropArea: Invalid value: the least area comes first: write [least, greatest]",
+        ),
+        (
+            {"data": {"format": "synthetic", "pipeline": "dali"}},
+            "spec.training.data.pipeline: Invalid value: synthetic data needs no pipeline: "
+            "leave pipeline out, or set format to tfrecord",
+        ),
+    ],
+)
+def test_a_refusal_names_the_field_and_the_way_out(written, sentence):
+    with pytest.raises(InvalidConfig) as refusal:
+        resolve(written)
+    assert str(refusal.value) == sentence
+
+
+def test_all_that_is_wrong_is_said_at_once():
+    with pytest.raises(InvalidConfig) as refusal:
+        resolve({"epochs": 0, "seed": -1})
+    assert len(str(refusal.value).splitlines()) == 2

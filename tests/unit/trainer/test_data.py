@@ -1,0 +1,151 @@
+import shutil
+
+import numpy as np
+import pytest
+
+from resnext_trainer.config import Augmentation, resolve
+from resnext_trainer.data import Share, dali, tfrecord
+from resnext_trainer.data.batches import Batches
+from resnext_trainer.data.digits import prepare
+from resnext_trainer.data.geometry import centre_cut, jpeg_size, random_cut
+from resnext_trainer.data.tfdata import TfData
+from resnext_trainer.refusal import Refused
+from resnext_trainer.report import Verdict
+
+
+@pytest.fixture
+def damaged(digits_folder, tmp_path):
+    return shutil.copytree(digits_folder, tmp_path / "data")
+
+
+def refusal(folder, split="train"):
+    with pytest.raises(Refused) as caught:
+        tfrecord.find(str(folder), split)
+    assert caught.value.verdict is Verdict.DATA_REFUSED
+    return caught.value.message
+
+
+def test_counts_come_from_the_index(digits_folder):
+    assert len(tfrecord.find(str(digits_folder), "train")) == 1438
+    assert len(tfrecord.find(str(digits_folder), "validation")) == 359
+
+
+def test_digits_are_written_once(digits_folder):
+    assert not prepare(digits_folder)
+
+
+def test_our_index_is_where_the_records_are(digits_folder, tmp_path):
+    import tensorflow as tf
+
+    file = digits_folder / "train-00000-of-00004"
+    count = tfrecord.index(file, tmp_path / "again.idx")
+    assert (tmp_path / "again.idx").read_text() == (digits_folder / f"{file.name}.idx").read_text()
+    assert sum(1 for _ in tf.data.TFRecordDataset(str(file))) == count
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    assert "/nowhere" in refusal(tmp_path / "nowhere")
+
+
+def test_a_folder_without_shards_is_named(tmp_path):
+    assert "no train-* file" in refusal(tmp_path)
+
+
+def test_a_missing_index_is_named_with_the_way_out(damaged):
+    (damaged / "train-00002-of-00004.idx").unlink()
+    message = refusal(damaged)
+    assert "train-00002-of-00004.idx is missing" in message
+    assert "resnext-train data index" in message
+
+
+@pytest.mark.parametrize("content", ["nonsense", "1 2 3"])
+def test_an_index_that_is_none_is_named(damaged, content):
+    (damaged / "train-00001-of-00004.idx").write_text(content)
+    assert "train-00001-of-00004.idx is no index" in refusal(damaged)
+
+
+def test_a_truncated_record_is_named(damaged):
+    shard = damaged / "train-00003-of-00004"
+    whole = shard.stat().st_size
+    with shard.open("r+b") as stream:
+        stream.truncate(whole - 10)
+    message = refusal(damaged)
+    assert f"{shard} is truncated" in message
+    assert "record 358" in message
+    with pytest.raises(Refused, match=r"record 358 at byte \d+ is cut"):
+        tfrecord.index(shard, damaged / "new.idx")
+
+
+def test_a_record_that_is_no_image_is_named(tmp_path):
+    tfrecord.write(tmp_path, "train", [(b"no image", 1)] * 4, 1)
+    tfrecord.write(tmp_path, "validation", [(b"no image", 1)] * 4, 1)
+    config = resolve({"data": {"path": str(tmp_path)}, "batchSize": 2})
+    with pytest.raises(Refused, match=r"train-00000-of-00001 at byte \d+: the image cannot be decoded"):
+        list(TfData(config, Share(0, 1)).train(0, 0))
+
+
+def test_a_label_out_of_range_is_named(settings):
+    config = resolve({**settings, "model": {"classes": 9, "imageSize": 32}})
+    with pytest.raises(Refused, match=r"its label is 10, and model.classes 9"):
+        list(Batches(config, Share(0, 1)).validate().ahead())
+
+
+def test_the_order_is_a_function_of_seed_and_epoch(settings):
+    def labels(epoch, start=0, **changed):
+        batches = Batches(resolve({**settings, **changed}), Share(0, 1)).train(epoch, start * 64).ahead()
+        return [batch.labels.tolist() for batch in batches]
+
+    assert labels(0) == labels(0)
+    assert labels(0)[5:] == labels(0, start=5)
+    assert labels(0) != labels(1)
+    assert labels(0) != labels(0, seed=1)
+
+
+def test_two_ranks_share_the_batch_that_one_would_take(settings):
+    one = Batches(resolve({**settings, "batchSize": 128}), Share(0, 1)).train(2).ahead()
+    two = [Batches(resolve(settings), Share(rank, 2)).train(2).ahead() for rank in (0, 1)]
+    for joined, first, second in zip(one, *two, strict=True):
+        assert joined.jpegs == first.jpegs + second.jpegs
+        assert joined.cuts == first.cuts + second.cuts
+        assert joined.labels.tolist() == [*first.labels, *second.labels]
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_every_validation_image_counts_once(settings, size):
+    seen, lengths = [], set()
+    for rank in range(size):
+        batches = list(Batches(resolve(settings), Share(rank, size)).validate().ahead())
+        lengths.add(len(batches))
+        for batch in batches:
+            seen += [jpeg for jpeg, label in zip(batch.jpegs, batch.labels, strict=True) if label >= 0]
+    records = tfrecord.find(settings["data"]["path"], "validation")
+    assert sorted(seen) == sorted(records.read(number)[0] for number in range(len(records)))
+    assert len(lengths) == 1
+
+
+def test_crops_stay_inside_and_keep_their_bounds():
+    random = np.random.default_rng(0)
+    settings = Augmentation()
+    for height, width in [(375, 500), (1, 1), (20, 900), (32, 32)]:
+        for _ in range(200):
+            cut = random_cut(height, width, settings, random)
+            assert 0 <= cut.top <= height - cut.height
+            assert 0 <= cut.left <= width - cut.width
+            assert min(cut.height, cut.width) > 0
+    assert centre_cut(375, 500, 0.875) == centre_cut(375, 500, 0.875).__class__(23, 86, 328, 328)
+
+
+def test_the_size_is_the_jpegs(digits_folder):
+    jpeg, _ = tfrecord.find(str(digits_folder), "train").read(0)
+    assert jpeg_size(jpeg) == (32, 32)
+
+
+@pytest.mark.skipif(not dali.loads(), reason="DALI is not installed")
+def test_dali_and_tf_data_make_the_same_images(settings):
+    config = resolve(settings)
+    ours, dalis = TfData(config, Share(0, 1)), dali.Dali(config, Share(0, 1))
+    for mine, theirs in ((ours.train(1, 20 * 64), dalis.train(1, 20 * 64)), (ours.validate(), dalis.validate())):
+        for (images, labels), (again, labels_again) in zip(mine, theirs, strict=True):
+            assert labels.numpy().tolist() == labels_again.numpy().tolist()
+            # The resizers round differently: by 1 of 255 at most.
+            assert np.abs(images.numpy().astype(int) - again.numpy()).max() <= 1

@@ -1,0 +1,69 @@
+"""Accuracy does not depend on how many ranks measure it."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from resnext_trainer.config import resolve
+from resnext_trainer.data import Share
+from resnext_trainer.data.tfdata import TfData
+from resnext_trainer.distributed import Alone
+from resnext_trainer.evaluate import evaluate
+from resnext_trainer.step import Step
+
+
+class Threads:
+    """Ranks of one process, each in a thread; enough for what is gathered outside of graphs."""
+
+    def __init__(self, size):
+        self.size, self._barrier, self._values = size, threading.Barrier(size), [None] * size
+
+    def rank(self, number):
+        ranks = Alone()
+        ranks.rank, ranks.size = number, self.size
+        ranks.gather = lambda value: self._gather(number, value)
+        return ranks
+
+    def _gather(self, number, value):
+        self._values[number] = value
+        self._barrier.wait(60)
+        values = list(self._values)
+        self._barrier.wait(60)
+        return values
+
+
+@pytest.fixture(scope="module")
+def counted(digits_folder):
+    """(images, right at 1, right at 5) by number of ranks, of a network with random weights."""
+    config = resolve(
+        {
+            "model": {"architecture": "resnext17-8x4d", "classes": 10, "imageSize": 32},
+            "batchSize": 50,
+            "precision": {"mode": "fp32"},
+            "xla": False,
+            "evaluation": {"cropFraction": 1.0},
+            "data": {"path": str(digits_folder), "pipeline": "tfdata"},
+        }
+    )
+    logits = Step(config, Alone(), "cpu").logits
+
+    def measured(size):
+        ranks = Threads(size)
+
+        def measure(rank):
+            (accuracy,) = evaluate([logits], TfData(config, Share(rank, size)), ranks.rank(rank))
+            return accuracy.images, accuracy.right1, accuracy.right5
+
+        with ThreadPoolExecutor(size) as pool:
+            return list(pool.map(measure, range(size)))
+
+    return {size: measured(size) for size in (1, 3, 7)}
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_every_rank_counts_the_whole_set_and_the_same_right_answers(counted, size):
+    (alone,) = counted[1]
+    assert alone[0] == 359  # the last batches of 1, 3 and 7 ranks hold 9, 20 and 2 images or one more or less
+    assert 0 < alone[1] < alone[2] < 359
+    assert counted[size] == [alone] * size

@@ -1,0 +1,69 @@
+import json
+import math
+
+import pytest
+
+from resnext_trainer.__main__ import main
+from resnext_trainer.inspect import stages
+from resnext_trainer.model import SHAPES, ResNeXt
+
+
+def inspect(capsys, *options):
+    assert main(["inspect", "--json", "--images", "1281167", *map(str, options)]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("name", "giga", "mega"), [("resnext101-32x4d", 8.01, 21.23), ("resnext50-32x4d", 4.26, 14.40)]
+)
+def test_macs_and_activations_are_the_published_ones(capsys, name, giga, mega):
+    """timm's table of results at 224 pixels; its counter takes batch norm for two products an output."""
+    facts = inspect(capsys, "--set", f"model.architecture={name}")
+    assert facts["activations"] / 1e6 == pytest.approx(mega, abs=0.005)
+    assert (facts["macs"] + 2 * facts["activations"]) / 1e9 == pytest.approx(giga, abs=0.005)
+    if name == "resnext50-32x4d":
+        assert facts["macs"] / 1e9 == pytest.approx(4.23, abs=0.005)  # torchvision's, without batch norm
+    assert facts["weights"] == sum(stage["weights"] for stage in facts["stages"])
+    # Xie et al. 2017, table 1.
+    outputs = {stage["name"]: stage["output"] for stage in facts["stages"]}
+    assert outputs == {
+        "stem": [112, 112, 64],
+        "stage1": [56, 56, 256],
+        "stage2": [28, 28, 512],
+        "stage3": [14, 14, 1024],
+        "stage4": [7, 7, 2048],
+        "classifier": [1000],
+    }
+
+
+def test_macs_grow_with_the_area():
+    model = ResNeXt(SHAPES["resnext17-8x4d"], 10, native_groups=True)
+    small, large = (sum(stage.macs for stage in stages(model, size)[:-1]) for size in (32, 64))
+    assert large == 4 * small
+
+
+def test_the_learning_rate_is_told_at_any_step(capsys):
+    options = ("--world", 8, "--set", "epochs=90", "--set", "batchSize=256")
+    facts = inspect(capsys, *options, "--at", 0, "--at", 625, "--at", 625 * 45, "--at", 625 * 90)
+    peak = 0.256 * 2048 / 256
+    assert facts["stepsPerEpoch"] == 625
+    rates = facts["learningRateAtStep"]
+    assert rates["0"] == 0
+    assert rates["625"] == pytest.approx(peak / 5)
+    assert rates[str(625 * 45)] == pytest.approx(peak / 2)
+    assert math.isclose(rates[str(625 * 90)], 0, abs_tol=1e-12)
+
+
+def test_the_tables_name_every_stage(capsys):
+    options = ("--set", "model={architecture: resnext17-8x4d, classes: 10, imageSize: 32}", "--at", "7")
+    assert main(["inspect", "--images", "5000", *options]) == 0
+    text = capsys.readouterr().out
+    for word in ("stem", "stage3", "classifier", "learningRate at step 7", "decayedVariables", "macs"):
+        assert word in text
+
+
+@pytest.mark.parametrize("options", [("--at", "-1"), ("--at", "soon"), ("--world", "0"), ("--images", "0")])
+def test_options_out_of_range_are_refused(options):
+    with pytest.raises(SystemExit) as caught:
+        main(["inspect", *options])
+    assert caught.value.code == 2

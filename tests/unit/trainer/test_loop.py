@@ -1,0 +1,136 @@
+"""What happens on the way: faults, rollbacks, the log, a profile, another training's weights."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from runs import StopAfter, trained
+
+from resnext_trainer import checkpoint
+from resnext_trainer.data.batches import epoch_order
+from resnext_trainer.step import Step
+
+pytestmark = pytest.mark.slow
+
+
+def log_lines(settings):
+    log = Path(settings["checkpoint"]["path"]) / "log.jsonl"
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def loss_is_lost(_step, outcome):
+    return outcome._replace(loss=math.nan)
+
+
+def weight_is_lost(step, outcome):
+    step.model.weights["classifier/bias"].assign(np.full(10, math.inf))
+    return outcome
+
+
+@pytest.mark.parametrize(("fault", "at"), [(loss_is_lost, 9), (weight_is_lost, 12)])
+def test_a_fault_takes_the_training_back_to_its_last_checkpoint_once(few, monkeypatch, fault, at):
+    calls, update = [], Step.update
+
+    def faulty(step, *arguments, **named):
+        calls.append(None)
+        outcome = update(step, *arguments, **named)
+        return fault(step, outcome) if len(calls) == at else outcome
+
+    monkeypatch.setattr(Step, "update", faulty)
+    telemetry = StopAfter()
+    report = trained(few, telemetry=telemetry)
+    assert (report.verdict, report.progress.step) == ("finished", 12)
+    assert len(calls) == at + 6  # from the end of the first epoch, step 6, again
+    assert f"step {at} is not finite" in telemetry.log.getvalue()
+    assert "back to step 6, the rest of its epoch in another order (rollback 1 of 3)" in telemetry.log.getvalue()
+    position, arrays, _ = checkpoint.newest(Path(few["checkpoint"]["path"]))
+    assert position.rollbacks == 1
+    assert all(np.isfinite(array).all() for array in arrays.values())
+    assert [line["step"] for line in log_lines(few) if line["loss"]] == list(range(1, 13))
+
+
+def test_a_rollback_deals_what_was_not_seen_anew():
+    first, again = epoch_order(0, 3, 100), epoch_order(0, 3, 100, ((40, 1),))
+    assert first[:40].tolist() == again[:40].tolist()
+    assert first[40:].tolist() != again[40:].tolist()
+    assert sorted(again) == list(range(100))
+    assert epoch_order(0, 3, 100, ((40, 2),)).tolist() != again.tolist()
+
+
+def test_the_log_has_what_a_report_draws_and_forgets_what_is_done_again(few):
+    trained(few, stop_after=8)
+    log = Path(few["checkpoint"]["path"]) / "log.jsonl"
+    with log.open("a") as stream:  # a crash left these
+        stream.write('{"step": 11, "loss": 1.0}\n{"step": 12, "lo')
+    trained(few, attempt=2)
+    lines = log_lines(few)
+    assert [line["step"] for line in lines if line["loss"]] == list(range(1, 13))
+    assert [line["step"] for line in lines if line["top1"] is not None] == [6, 12]
+    for line in lines:
+        assert {"step", "epoch", "loss", "imagesPerSecond", "top1", "top5", "learningRate", "shares"} <= line.keys()
+        assert 0 < sum(line["shares"].values()) <= 1.05
+
+
+def test_tensorboard_reads_the_scalars(few):
+    trained(few)
+    events = Path(few["checkpoint"]["path"]) / "tensorboard"
+    (file,) = events.glob("events.out.tfevents.*")
+    drawn = {
+        (value.tag, event.step)
+        for event in tf.compat.v1.train.summary_iterator(str(file))
+        for value in event.summary.value
+    }
+    assert {("loss", step) for step in range(1, 13)} | {("top1", 6), ("top1", 12)} <= drawn
+
+
+def test_steps_are_profiled_when_asked(few):
+    telemetry = StopAfter(4)
+    telemetry.requests.profile.set()
+    trained(few | {"profileSteps": 2}, telemetry=telemetry)
+    (profile,) = (Path(few["checkpoint"]["path"]) / "tensorboard" / "plugins" / "profile").glob("*/*.xplane.pb")
+    assert profile.stat().st_size > 1000
+    assert "a profile of 2 steps is in" in telemetry.log.getvalue()
+    assert not telemetry.requests.profile.is_set()
+
+
+def test_accuracy_goes_by_the_averaged_weights_and_both_are_logged(few):
+    telemetry = StopAfter()
+    report = trained(few | {"emaDecay": 0.9}, telemetry=telemetry)
+    (last,) = (line for line in log_lines(few) if line["step"] == 12 and line["top1"] is not None)
+    assert last["top1"] == report.progress.top1
+    assert last["plainTop1"] is not None
+    assert "with averaged weights" in telemetry.log.getvalue()
+
+
+def test_deterministic_is_what_tensorflow_is_told(few):
+    from tensorflow.python.framework import config
+
+    try:
+        trained(few | {"deterministic": True}, stop_after=1)
+        assert config.is_op_determinism_enabled()
+    finally:
+        config.disable_op_determinism()
+
+
+def test_a_new_training_takes_all_but_the_head_from_one_with_other_classes(few, tmp_path):
+    trained(few | {"emaDecay": 0.5}, stop_after=3)
+    _, source, _ = checkpoint.newest(Path(few["checkpoint"]["path"]))
+    again = few | {
+        "model": {**few["model"], "classes": 12},
+        "initialCheckpoint": few["checkpoint"]["path"],
+        "checkpoint": {"path": str(tmp_path / "tuned")},
+        # A rate this small leaves the weights as they came.
+        "optimizer": {"learningRate": 1e-30},
+    }
+    telemetry = StopAfter(1)
+    trained(again, telemetry=telemetry)
+    assert "; new: classifier/kernel, classifier/bias" in telemetry.log.getvalue()
+    _, tuned, _ = checkpoint.newest(tmp_path / "tuned")
+    assert np.array_equal(tuned["stem/kernel"], source["average/stem/kernel"])
+    assert tuned["classifier/kernel"].shape[-1] == 12
+    resumed = StopAfter()
+    trained(again, attempt=2, telemetry=resumed)
+    assert "come from" not in resumed.log.getvalue()  # a resumed training is its own

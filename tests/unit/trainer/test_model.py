@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from resnext_trainer import layers
+from resnext_trainer.config import resolve
+from resnext_trainer.model import SHAPES, ResNeXt, Shape, shape
+
+
+@pytest.mark.parametrize(
+    ("architecture", "weights"),
+    [
+        ("resnext50-32x4d", 25_028_904),
+        ("resnext101-32x4d", 44_177_704),
+        ("resnext101-32x8d", 88_791_336),
+        ("resnext101-64x4d", 83_455_272),
+        ("se-resnext101-32x4d", 48_955_416),  # timm; the others are torchvision's
+        ("resnet50", 25_557_032),
+        ("resnet101", 44_549_160),
+    ],
+)
+def test_the_published_networks_have_the_published_number_of_weights(architecture, weights):
+    assert ResNeXt(SHAPES[architecture], classes=1000).count() == weights
+
+
+def test_a_custom_network_is_what_its_fields_say():
+    custom = {"blocks": [1, 2, 2], "groups": 8, "width": 4, "channels": 64, "stem": 32, "smallImages": True}
+    config = resolve({"model": {"architecture": "custom", "custom": custom}})
+    assert shape(config.model) == SHAPES["resnext17-8x4d"]
+
+
+@pytest.mark.parametrize(("groups", "width"), [(12, 16), (9, 16), (5, 10), (3, 64)])
+def test_any_number_of_groups_is_cut_into_whole_blocks(groups, width):
+    images, kernel = tf.ones([1, 5, 5, groups * width]), tf.ones([3, 3, width, groups * width])
+    ours = layers.convolution(images, kernel, 1, groups, native_groups=False)
+    np.testing.assert_allclose(ours, layers.convolution(images, kernel, 1, groups), rtol=1e-6)
+
+
+@pytest.mark.parametrize("fan_out", [False, True], ids=["in", "out"])
+def test_first_weights_are_a_normal_cut_at_two_with_the_fans_variance(fan_out):
+    net = ResNeXt(Shape((1,), groups=32, width=4), classes=10, fan_out=fan_out)
+    kernel = net.weights["stage1/block1/grouped/kernel"].numpy()
+    assert kernel.shape == (3, 3, 4, 128)
+    expected = (2 / (9 * 4)) ** 0.5  # one group has four channels in, and four out
+    assert np.std(kernel) == pytest.approx(expected, rel=0.02)
+    assert np.abs(kernel).max() <= 2 * expected / 0.8796
+    wide = net.weights["stage1/block1/expand/kernel"].numpy()
+    assert np.std(wide) == pytest.approx((2 / (256 if fan_out else 128)) ** 0.5, rel=0.02)
+
+
+def test_with_gamma_zero_a_block_passes_on_its_shortcut():
+    net = ResNeXt(SHAPES["resnext17-8x4d"], classes=10, zero_gamma=True)
+    zero = {name for name, weight in net.weights.items() if name.endswith("/scale") and not np.any(weight)}
+    assert zero == {f"{name}/expand/scale" for name, _, _ in net._blocks()}
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("channels", "groups"), [(32, 8), (128, 32), (64, 4), (8, 8)])
+def test_dense_blocks_are_the_grouped_convolution(channels, groups, stride):
+    random = np.random.default_rng(0)
+    images = tf.constant(random.standard_normal((2, 9, 9, channels)), tf.float32)
+    kernel = tf.constant(random.standard_normal((3, 3, channels // groups, 2 * channels)), tf.float32)
+    one_by_one = [
+        tf.nn.conv2d(part, weights, stride, "SAME")
+        for part, weights in zip(tf.split(images, groups, -1), tf.split(kernel, groups, -1), strict=True)
+    ]
+    ours = layers.convolution(images, kernel, stride, groups, native_groups=False)
+    np.testing.assert_allclose(ours, tf.concat(one_by_one, -1), atol=1e-4)
+
+
+def test_weight_decay_spares_only_batch_norm():
+    model = ResNeXt(SHAPES["resnext17-8x4d"], classes=10)
+    spared = set(model.weights) - set(model.decayed)
+    assert {name.rsplit("/")[-1] for name in spared} == {"scale", "offset"}
+    assert "classifier/bias" in model.decayed
+
+
+def test_weights_follow_the_seed():
+    first, again, other = (ResNeXt(SHAPES["resnext17-8x4d"], 10, seed).weights["stem/kernel"] for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert np.std(other) == pytest.approx((2 / 27) ** 0.5, rel=0.1)

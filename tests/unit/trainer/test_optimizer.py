@@ -1,0 +1,66 @@
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from resnext_trainer.config import Optimizer
+from resnext_trainer.optimizer import GROWTH_STEPS, INITIAL_SCALE, Momentum
+from resnext_trainer.schedule import learning_rate
+
+
+def test_fifty_steps_are_those_of_the_formula():
+    random = np.random.default_rng(0)
+    w, v = random.standard_normal(7), np.zeros(7)
+    weight = tf.Variable(w, dtype=tf.float32)
+    optimizer = Momentum({"w": weight}, momentum=0.875)
+    for step in range(50):
+        rate, gradient = 0.1 * (1 + math.cos(step / 50)), random.standard_normal(7)
+        v = 0.875 * v + gradient
+        w = w - rate * v
+        optimizer.apply([tf.constant(gradient, tf.float32)], tf.constant(rate, tf.float32))
+    np.testing.assert_allclose(weight, w, rtol=1e-5, atol=1e-5)
+
+
+def test_an_overflow_changes_no_weight_and_halves_the_scale():
+    weight = tf.Variable([1.0, 2.0])
+    optimizer = Momentum({"w": weight}, momentum=0.9, loss_scale="dynamic")
+    assert not optimizer.apply([tf.constant([1.0, math.inf])], 0.1)
+    assert list(weight.numpy()) == [1.0, 2.0]
+    assert list(optimizer.velocity["w"].numpy()) == [0.0, 0.0]
+    assert float(optimizer.scale) == INITIAL_SCALE / 2
+    assert optimizer.apply([tf.constant([1.0, 1.0]) * optimizer.scale], 0.1)
+    np.testing.assert_allclose(weight, [0.9, 1.9])
+
+
+def test_the_scale_doubles_after_enough_good_steps():
+    optimizer = Momentum({"w": tf.Variable([1.0])}, momentum=0.9, loss_scale="dynamic")
+    optimizer.good_steps.assign(GROWTH_STEPS - 1)
+    optimizer.apply([tf.constant([1.0])], 0.1)
+    assert float(optimizer.scale) == 2 * INITIAL_SCALE
+    assert float(optimizer.good_steps) == 0
+
+
+@pytest.mark.parametrize(
+    ("global_batch", "done", "rate"),
+    [
+        (256, 0, 0.256),  # too small to need a warm-up
+        (256, 45, 0.128),
+        (256, 90, 0.0),
+        (2048, 0, 0.0),
+        (2048, 2.5, 1.024),
+        (2048, 5, 2.048 * 0.5 * (1 + math.cos(math.pi * 5 / 90))),  # the cosine counts from the first step
+        (2048, 45, 1.024),
+    ],
+)
+def test_the_learning_rate_is_the_recipes(global_batch, done, rate):
+    assert learning_rate(Optimizer(), global_batch, 90, done) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(("done", "rate"), [(0, 0.256), (29.9, 0.256), (30, 0.0256), (60, 0.00256), (85, 0.000256)])
+def test_the_step_schedule_divides_by_ten(done, rate):
+    assert learning_rate(Optimizer(schedule="step"), 256, 90, done) == pytest.approx(rate)
+
+
+def test_the_batch_from_which_on_there_is_a_warm_up_can_be_set():
+    assert learning_rate(Optimizer(warmup_from_batch=256), 256, 90, 2.5) == pytest.approx(0.128)

@@ -1,0 +1,126 @@
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from resnext_trainer import page
+from resnext_trainer.__main__ import main
+
+
+def line(step, **values):
+    entry = {"time": 1000.0 + 10 * step, "step": step, "epoch": step / 10, "loss": 3 - step / 100}
+    entry |= {"imagesPerSecond": 640.0, "learningRate": 0.1, "top1": None, "top5": None, "plainTop1": None}
+    return json.dumps(entry | {"plainTop5": None, "shares": {"compute": 0.75, "data_wait": 0.25}} | values)
+
+
+def report(folder, lines, *more):
+    (folder / "log.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    return main(["report", str(folder), "--output", str(folder / "page.html"), *more])
+
+
+class Balanced(HTMLParser):
+    """Fails where an element is closed that is not open."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.addresses = [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.addresses += [value for name, value in attributes if name in {"src", "href", "xlink:href"}]
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def parsed(text):
+    parser = Balanced()
+    parser.feed(text)
+    assert not parser.open
+    return parser
+
+
+def test_the_page_shows_the_run_and_loads_nothing(tmp_path, capsys):
+    lines = [line(step, **({"top1": step / 100, "top5": 0.9} if step % 10 == 0 else {})) for step in range(1, 51)]
+    assert report(tmp_path, lines, "--title", "Digits <1>") == 0
+    assert "50 entries up to step 50" in capsys.readouterr().out
+    text = (tmp_path / "page.html").read_text()
+    assert not parsed(text).addresses
+    assert "url(" not in text
+    assert "<script" not in text
+    assert "Digits &lt;1&gt;" in text
+    assert "50.00% after epoch 5.00" in text
+    assert "compute 75.0%" in text
+    # Loss, top-1, top-5, images/s, learning rate.
+    assert text.count("<polyline") == 5
+    assert "0:08:10" in text
+
+
+def test_lines_stay_inside_their_chart(tmp_path):
+    report(tmp_path, [line(step, loss=(-1) ** step * 10.0**step) for step in range(1, 30)])
+    places = re.findall(
+        r"(-?[\d.]+),(-?[\d.]+)", " ".join(re.findall(r'points="([^"]*)"', (tmp_path / "page.html").read_text()))
+    )
+    assert all(0 <= float(x) <= 720 and 0 <= float(y) <= 260 for x, y in places)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -3.5, 1e-12, 1e12])
+def test_a_value_that_never_changes_is_drawn(tmp_path, value):
+    assert report(tmp_path, [line(1, loss=value), line(2, loss=value)]) == 0
+    parsed((tmp_path / "page.html").read_text())
+
+
+def test_a_long_run_makes_no_large_page(tmp_path):
+    report(tmp_path, [line(step) for step in range(1, 20_001)])
+    assert (tmp_path / "page.html").stat().st_size < 200_000
+
+
+def test_what_was_never_measured_is_said_to_be_so(tmp_path):
+    nothing = {"loss": None, "imagesPerSecond": None, "learningRate": None, "shares": {}}
+    assert report(tmp_path, [line(1, **nothing)]) == 0
+    assert (tmp_path / "page.html").read_text().count("not recorded") == 5
+
+
+def test_torn_and_strange_lines_are_left_out_and_counted(tmp_path, capsys):
+    strange = ["{", "[]", "7", '{"step": "x", "epoch": 1}', '{"step": 1}', '{"step": 1, "epoch": NaN}', "\x00\xff"]
+    assert report(tmp_path, [line(1), *strange, line(2, loss=float("nan"), shares=[1]), line(3)[:-20]]) == 0
+    captured = capsys.readouterr()
+    assert "2 entries" in captured.out
+    assert "8 lines were no entries" in captured.err
+
+
+def test_a_step_that_was_made_again_counts_once(tmp_path):
+    (tmp_path / "log.jsonl").write_text("\n".join([line(1), line(2, loss=9.0), line(2, loss=1.0), line(3)]))
+    log = page.read(tmp_path / "log.jsonl")
+    assert [entry.step for entry in log.entries] == [1, 2, 3]
+    assert log.entries[1].values["loss"] == 1.0
+
+
+def test_shares_are_weighted_with_time_but_not_with_the_hours_between_two_attempts():
+    def entry(time, **shares):
+        return page.Entry(int(time), time, time, {}, shares)
+
+    even = [entry(0, compute=1.0), entry(10, compute=0.5, compile=0.5), entry(20, compute=1.0), entry(30, compute=1.0)]
+    assert page.shares(even) == {"compute": 0.875, "compile": 0.125}
+    late = [*even, entry(100_000, checkpoint=1.0)]
+    assert page.shares(late)["checkpoint"] == pytest.approx(100 / 140)
+
+
+@pytest.mark.parametrize("content", [None, "", "\n\n", "no log\n", "[1, 2]\n"])
+def test_without_a_log_the_report_is_refused(tmp_path, capsys, content):
+    if content is not None:
+        (tmp_path / "log.jsonl").write_text(content)
+    assert main(["report", str(tmp_path), "--output", str(tmp_path / "page.html")]) == 3
+    assert "log.jsonl" in capsys.readouterr().err
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_page_that_cannot_be_written_is_named(tmp_path, capsys):
+    (tmp_path / "log.jsonl").write_text(line(1))
+    assert main(["report", str(tmp_path), "--output", "/nowhere/page.html"]) == 1
+    assert "/nowhere/page.html" in capsys.readouterr().err

@@ -1,0 +1,179 @@
+import io
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnext_trainer.__main__ import main
+from resnext_trainer.data import prepare, tfrecord
+from resnext_trainer.data.geometry import jpeg_size
+
+
+def picture(seed, form="JPEG", size=(20, 12)):
+    """The bytes of an image of noise; size is (width, height)."""
+    stream = io.BytesIO()
+    noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    Image.fromarray(noise).save(stream, form)
+    return stream.getvalue()
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Three classes of seven images; one is a PNG, one lies deeper."""
+    folder = tmp_path / "pictures"
+    for number, name in enumerate(("cat", "dog", "emu")):
+        (folder / name / "deeper").mkdir(parents=True)
+        for image in range(6):
+            (folder / name / f"{image}.jpg").write_bytes(picture(10 * number + image))
+        (folder / name / "deeper" / "x.jpg").write_bytes(picture(10 * number + 9))
+    (folder / "emu" / "0.jpg").rename(folder / "emu" / "0.png")
+    (folder / "emu" / "0.png").write_bytes(picture(20, "PNG"))
+    (folder / ".DS_Store").write_text("")
+    (folder / "cat" / ".DS_Store").write_text("")
+    return folder
+
+
+def run(pictures, output, *more):
+    return main(["data", "prepare", "--input", str(pictures), "--output", str(output), *map(str, more)])
+
+
+def records(output, split):
+    found = tfrecord.find(str(output), split)
+    return [found.read(number) for number in range(len(found))]
+
+
+def snapshot(folder):
+    return {path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes()) for path in folder.rglob("*")}
+
+
+def test_every_image_is_in_one_split_once_with_its_label(pictures, tmp_path, capsys):
+    before = snapshot(pictures)
+    assert run(pictures, tmp_path / "out", "--shard-images", 4) == 0
+    assert "train: 5 shards, 18 records" in capsys.readouterr().out
+    assert (tmp_path / "out" / "labels.txt").read_text().split() == ["cat", "dog", "emu"]
+    found = records(tmp_path / "out", "train") + records(tmp_path / "out", "validation")
+    jpegs = [(path.read_bytes(), 1 + number) for number, name in enumerate(("cat", "dog", "emu"))
+             for path in (pictures / name).rglob("[0-9x]*.jpg")]  # fmt: skip
+    assert sorted(set(found) & set(jpegs)) == sorted(jpegs)
+    ((converted, label),) = set(found) - set(jpegs)
+    assert (jpeg_size(converted), label) == ((12, 20), 3)
+    assert sorted(label for _, label in records(tmp_path / "out", "validation")) == [1, 2, 3]
+    assert snapshot(pictures) == before
+
+
+def test_the_validation_images_may_have_a_folder_of_their_own(pictures, tmp_path):
+    held = shutil.copytree(pictures / "dog", tmp_path / "held" / "dog").parent
+    assert run(pictures, tmp_path / "out", "--validation", held) == 0
+    assert [len(records(tmp_path / "out", split)) for split in ("train", "validation")] == [21, 7]
+    assert {label for _, label in records(tmp_path / "out", "validation")} == {2}
+
+
+def test_a_killed_run_goes_on_with_the_shards_that_are_missing(pictures, tmp_path):
+    run(pictures, tmp_path / "whole", "--shard-images", 4)
+    run(pictures, tmp_path / "out", "--shard-images", 4)
+    kept, lost = (tmp_path / "out" / f"train-0000{number}-of-00005" for number in (0, 1))
+    before = kept.stat().st_mtime_ns
+    lost.unlink()
+    lost.with_name(f"{lost.name}.tmp").write_bytes(b"half of it")
+    assert run(pictures, tmp_path / "out", "--shard-images", 4) == 0
+    assert kept.stat().st_mtime_ns == before
+    for file in (tmp_path / "whole").iterdir():
+        assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
+    assert not list((tmp_path / "out").glob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "it is empty"),
+        (b"some notes", "no image in a format that Pillow knows"),
+        (picture(1)[:-40], "cut or damaged"),
+        (picture(1)[:10], "its header ends"),
+        (picture(1, "PNG")[:-60], "does not decode"),
+    ],
+    ids=["empty", "text", "truncated", "header alone", "truncated PNG"],
+)
+def test_what_is_no_image_is_named_and_can_be_left_out(pictures, tmp_path, capsys, content, words):
+    bad = pictures / "cat" / "bad.jpg"
+    bad.write_bytes(content)
+    assert run(pictures, tmp_path / "out") == 3
+    message = capsys.readouterr().err
+    assert f"{bad}: " in message
+    assert words in message
+    assert run(pictures, tmp_path / "out", "--skip-bad") == 0
+    assert f"left out: {bad}: " in capsys.readouterr().err
+    assert sum(len(records(tmp_path / "out", split)) for split in ("train", "validation")) == 21
+
+
+def test_all_bad_files_are_named_at_once(pictures, tmp_path, capsys):
+    for name in ("cat", "dog", "emu"):
+        (pictures / name / "bad.jpg").write_text("notes")
+    assert run(pictures, tmp_path / "out", "--shard-images", 3) == 3
+    assert capsys.readouterr().err.count("bad.jpg: ") == 3
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (None, "is no folder"),
+        ([], "holds no folder"),
+        (["a.jpg"], "holds no folder"),
+        (["a/a.jpg", "a/b.jpg"], "there is nothing to tell apart"),
+        (["a/a.jpg", "a/b.jpg", "b/.hidden"], "b holds no file"),
+        (["a/a.jpg", "a/b.jpg", "b/a.jpg"], "b holds one image"),
+    ],
+    ids=["missing", "empty", "flat", "one class", "empty class", "one image"],
+)
+def test_an_input_that_is_no_folder_of_class_folders_is_refused(tmp_path, capsys, files, words):
+    folder = tmp_path / "other"
+    if files is not None:
+        folder.mkdir()
+    for name in files or ():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(picture(1))
+    assert run(folder, tmp_path / "out") == 3
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_class_to_validate_is_refused(pictures, tmp_path, capsys):
+    held = shutil.copytree(pictures / "dog", tmp_path / "held" / "fox").parent
+    assert run(pictures, tmp_path / "out", "--validation", held) == 3
+    assert "fox is a class that" in capsys.readouterr().err
+
+
+def test_the_source_is_never_written_to(pictures, capsys):
+    assert run(pictures, pictures / "shards") == 3
+    assert "which is only read" in capsys.readouterr().err
+
+
+def test_another_data_set_is_not_overwritten(pictures, digits_folder, tmp_path, capsys):
+    assert run(pictures, digits_folder) == 3
+    assert "made by something else" in capsys.readouterr().err
+    run(pictures, tmp_path / "out")
+    (pictures / "cat" / "new.jpg").write_bytes(picture(99))
+    assert run(pictures, tmp_path / "out") == 3
+    assert "shards of other images" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_read_is_named(pictures, tmp_path, capsys):
+    (pictures / "cat" / "broken.jpg").symlink_to("/nowhere")
+    assert run(pictures, tmp_path / "out") == 1
+    assert "broken.jpg" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [("--held-out", "1.5"), ("--held-out", "half"), ("--shard-images", "0")])
+def test_an_option_out_of_range_is_refused(pictures, tmp_path, option):
+    with pytest.raises(SystemExit) as caught:
+        run(pictures, tmp_path / "out", *option)
+    assert caught.value.code == 2
+
+
+def test_a_full_disk_leaves_no_half_shard(pictures, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tfrecord, "index", full)
+    assert run(pictures, tmp_path / "out") == 1
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [prepare.LABELS, "prepare.json"]

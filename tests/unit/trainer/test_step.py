@@ -1,0 +1,90 @@
+"""Accumulated batches, averaged weights."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from resnext_trainer import layers
+from resnext_trainer.averaging import Average
+from resnext_trainer.config import resolve
+from resnext_trainer.distributed import Alone
+from resnext_trainer.step import Step
+
+
+def step(batch, accumulation, mode="fp32"):
+    config = resolve(
+        {
+            "model": {"architecture": "resnext17-8x4d", "classes": 10, "imageSize": 16},
+            "batchSize": batch,
+            "gradientAccumulation": accumulation,
+            "precision": {"mode": mode},
+            "xla": False,
+        }
+    )
+    return Step(config, Alone(), "cpu")
+
+
+@pytest.fixture
+def batch():
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (12, 16, 16, 3), np.uint8)
+    return tf.constant(images), tf.constant(random.integers(0, 10, 12), tf.int32)
+
+
+def test_accumulated_batches_make_the_update_of_the_batch_they_are_parts_of(batch, monkeypatch):
+    # Frozen: a batch's own statistics differ between the parts and the whole.
+    with_statistics = layers.batch_norm
+    monkeypatch.setattr(layers, "batch_norm", lambda *given, training: with_statistics(*given, training=False))  # noqa: ARG005
+    images, labels = batch
+    whole, parts = step(12, 1), step(4, 3)
+    for _ in range(2):
+        outcome = whole.update(*whole.gradients(images, labels, tf.ones(1)), rate=0.1, stop=False)
+        sums = None
+        for first in (0, 4, 8):
+            part = parts.gradients(images[first : first + 4], labels[first : first + 4], tf.ones(1))
+            sums = part if sums is None else parts.add(sums, part)
+        again = parts.update(*sums, rate=0.1, stop=False)
+        assert again.loss == pytest.approx(outcome.loss, rel=1e-5)
+    for name, variable in whole.state().items():
+        np.testing.assert_allclose(parts.state()[name], variable, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_a_step_begins_anew_where_it_began(batch):
+    trained = step(12, 1)
+    before = {name: variable.numpy() for name, variable in trained.state().items()}
+    trained.update(*trained.gradients(*batch, tf.ones(1)), rate=0.1, stop=False)
+    trained.begin_anew()
+    for name, variable in trained.state().items():
+        assert np.array_equal(variable, before[name]), name
+
+
+def test_a_weight_that_is_not_finite_is_seen():
+    damaged = step(4, 1)
+    assert damaged.finite()
+    damaged.model.statistics["stem/mean"].assign(tf.fill([32], np.nan))
+    assert not damaged.finite()
+
+
+class Variables:
+    """As much of a network as is averaged."""
+
+    def __init__(self):
+        self.weights, self.statistics = {"kernel": tf.Variable([1.0, -2.0])}, {"mean": tf.Variable(0.5)}
+
+
+def test_weights_are_averaged_as_tensorflow_averages_them():
+    model = Variables()
+    average = Average(model, Variables(), 0.5)
+    now, updates = model.weights["kernel"], tf.Variable(0.0)
+    theirs = tf.train.ExponentialMovingAverage(0.5, num_updates=updates)
+    theirs.apply([now])  # begins with the value itself
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        now.assign(random.standard_normal(2))
+        average.follow(tf.constant(True))
+        theirs.apply([now])
+        updates.assign_add(1.0)
+        np.testing.assert_allclose(average.network.weights["kernel"], theirs.average(now), rtol=1e-5)
+    before = average.network.weights["kernel"].numpy()
+    average.follow(tf.constant(False))  # a skipped step is none
+    assert np.array_equal(average.network.weights["kernel"], before)

@@ -1,0 +1,129 @@
+import json
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from datetime import UTC, datetime
+from io import StringIO
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from resnext_trainer import endpoints
+from resnext_trainer.report import REPORT_TAG, Progress
+from resnext_trainer.telemetry import Telemetry
+
+
+def get(port, path):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        return answer.read().decode()
+
+
+def samples(port):
+    families = text_string_to_metric_families(get(port, "/metrics"))
+    return {(s.name, *sorted(s.labels.items())): s.value for family in families for s in family.samples}
+
+
+def test_every_series_but_the_info_is_there_before_the_first_step():
+    names = {name for name, *_ in samples(Telemetry(out=StringIO()).serve(0))}
+    assert {name for name in names if not name.endswith(("_created", "_bucket", "_sum"))} == {
+        f"resnext_train_{name}"
+        for name in [
+            "images_total",
+            "steps_total",
+            "phase_seconds_total",
+            "step_duration_seconds_count",
+            "last_step_timestamp_seconds",
+            "loss",
+            "learning_rate",
+            "loss_scale",
+            "nonfinite_steps_total",
+            "eval_accuracy_ratio",
+            "epoch",
+            "rollbacks_total",
+            "bad_records_total",
+            "journal_failures_total",
+            "checkpoint_failures_total",
+            "checkpoint_last_success_timestamp_seconds",
+        ]
+    }
+
+
+def test_what_the_loop_says_is_what_prometheus_reads():
+    telemetry = Telemetry(rank=3, out=StringIO())
+    telemetry.images(32)
+    telemetry.step_done(0.25)
+    telemetry.loss(2.5)
+    telemetry.nonfinite("overflow")
+    telemetry.accuracy(top1=0.75, top5=0.9)
+    telemetry.checkpoint_saved(datetime(2026, 1, 1, tzinfo=UTC))
+    telemetry.info(architecture="resnext50-32x4d", precision="fp32")
+    with telemetry.phase("evaluation"):
+        pass
+    rank = ("rank", "3")
+    seen = samples(telemetry.serve(0))
+    assert seen["resnext_train_images_total", rank] == 32
+    assert seen["resnext_train_step_duration_seconds_sum", rank] == 0.25
+    assert seen["resnext_train_loss", rank] == 2.5
+    assert seen["resnext_train_nonfinite_steps_total", ("cause", "overflow"), rank] == 1
+    assert seen["resnext_train_eval_accuracy_ratio", ("k", "1"), rank] == 0.75
+    assert seen["resnext_train_checkpoint_last_success_timestamp_seconds", rank] == 1767225600
+    assert seen["resnext_train_phase_seconds_total", ("phase", "evaluation"), rank] > 0
+    assert seen["resnext_train_info", ("architecture", "resnext50-32x4d"), ("precision", "fp32"), rank] == 1
+
+
+def test_progress_is_unavailable_until_there_is_some():
+    telemetry = Telemetry(out=StringIO())
+    port = telemetry.serve(0)
+    with pytest.raises(urllib.error.HTTPError, match="503"):
+        get(port, "/progress")
+    telemetry.progress(Progress(epochs=5, steps=480, step=120, images_per_second=640.0))
+    assert json.loads(get(port, "/progress"))["imagesPerSecond"] == 640.0
+
+
+def test_a_log_has_one_line_for_many_steps_and_rank_0_alone_writes_it():
+    first, second = StringIO(), StringIO()
+    for rank, out in enumerate((first, second)):
+        telemetry = Telemetry(rank, out)
+        for step in range(100):
+            telemetry.progress(Progress(epoch=step / 96, epochs=5, step=step, steps=480, loss=2.0, top1=0.5))
+    assert first.getvalue() == "epoch 0.00/5  step 0/480  loss 2.0000  top-1 50.00 %\n"
+    assert second.getvalue() == ""
+
+
+STUCK = """
+import time
+from resnext_trainer.telemetry import Telemetry
+from resnext_trainer.watchdog import Watchdog
+
+def waits_for_a_peer_that_never_answers():
+    time.sleep(60)
+
+with Watchdog(Telemetry(rank=1), timeout=0.5):
+    waits_for_a_peer_that_never_answers()
+"""
+
+
+def test_a_rank_that_makes_no_step_ends_as_hung_and_shows_where_it_stood():
+    ended = subprocess.run([sys.executable, "-c", STUCK], capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 8
+    assert "waits_for_a_peer_that_never_answers" in ended.stderr
+    (line,) = (line for line in ended.stdout.splitlines() if line.startswith(REPORT_TAG))
+    report = json.loads(line.removeprefix(REPORT_TAG))
+    assert report["verdict"] == "hung"
+    assert "rank 1 finished no step" in report["message"]
+
+
+def test_a_port_is_free_for_the_next_attempt_while_old_connections_time_out():
+    routes = {"/": lambda: endpoints.Answer(200, b"ok\n")}
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    program = (
+        "import sys, urllib.request\nfrom resnext_trainer import endpoints\n"
+        f"endpoints.serve({port}, {{'/': lambda: endpoints.Answer(200, b'ok')}})\n"
+        f"print(urllib.request.urlopen('http://127.0.0.1:{port}/').read())"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)  # the server closes first: its side waits
+    assert endpoints.serve(port, routes) == port

@@ -1,0 +1,106 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runs import trained
+
+from resnext_trainer import checkpoint
+from resnext_trainer.refusal import Refused
+from resnext_trainer.report import Verdict
+
+
+def saved(settings):
+    return checkpoint.newest(Path(settings["checkpoint"]["path"]))
+
+
+def refused(settings, **counts):
+    with pytest.raises(Refused) as caught:
+        trained(settings, **counts)
+    return caught.value
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changed", [{}, {"batchSize": 8, "gradientAccumulation": 2, "emaDecay": 0.9, "mixup": 0.2}])
+def test_a_stopped_and_resumed_training_ends_where_an_uninterrupted_one_does(few, tmp_path, changed):
+    few |= changed
+    report = trained(few)
+    assert report.verdict == "finished"
+    assert report.progress.step == report.progress.steps == 12
+    whole = saved(few)
+
+    few["checkpoint"] = {"path": str(tmp_path / "in-parts")}
+    first = trained(few, stop_after=2)
+    assert first.verdict == "stopped"
+    assert first.progress.step == first.progress.checkpoint.step == 3  # the request travels with the next step
+    assert trained(few, attempt=2, stop_after=6).verdict == "stopped"
+    assert trained(few, attempt=3).verdict == "finished"
+    parts = saved(few)
+    assert parts[0] == whole[0]
+    for name, array in whole[1].items():
+        assert np.array_equal(array, parts[1][name]), name
+
+
+@pytest.mark.slow
+def test_a_training_goes_on_with_another_size_of_step(few):
+    assert trained(few, stop_after=2).progress.epoch == 0.5  # 48 of 96 images
+    report = trained(few | {"batchSize": 24}, attempt=2)
+    assert (report.verdict, report.progress.step) == ("finished", 3 + 2 + 4)
+
+
+def test_a_finished_training_is_finished_when_asked_again(few):
+    few |= {"stopAt": {"top1": 0.01}, "epochs": 3}
+    first = trained(few)
+    assert (first.verdict, first.progress.epoch) == ("finished", 1.0)
+    again = trained(few, attempt=2)
+    assert (again.verdict, again.progress.step) == ("finished", first.progress.step)
+
+
+def test_a_loss_that_stays_not_finite_ends_with_its_step_after_the_allowed_rollbacks(few):
+    few |= {"optimizer": {"learningRate": 1e30}, "maxRollbacks": 1}
+    refusal = refused(few)
+    assert refusal.verdict is Verdict.NOT_FINITE
+    assert refusal.agreed
+    assert "at step " in refusal.message
+    assert "after 1 rollbacks of maxRollbacks 1" in refusal.message
+
+
+def test_gpus_that_are_not_there_are_never_replaced(settings):
+    refusal = refused(settings | {"device": "gpu"})
+    assert refusal.verdict is Verdict.NO_GPU
+    assert refusal.message.startswith("GPUs were asked for and cannot be used: ")
+
+
+def test_the_world_must_be_the_one_that_was_started(settings):
+    assert refused(settings, world=2).verdict is Verdict.WRONG_WORLD
+    assert refused(settings, world=1, workers=2).verdict is Verdict.WRONG_WORLD
+
+
+def test_a_batch_larger_than_the_data_is_refused(settings):
+    refusal = refused(settings | {"batchSize": 2000})
+    assert refusal.verdict is Verdict.CONFIGURATION_REFUSED
+    assert "lower batchSize" in refusal.message
+
+
+def test_a_checkpoint_of_another_network_is_refused(few):
+    trained(few, stop_after=1)
+    few["model"] = {**few["model"], "classes": 11}
+    assert refused(few).verdict is Verdict.CONFIGURATION_REFUSED
+
+
+def test_a_disk_that_cannot_be_written_ends_no_training(settings, tmp_path):
+    (tmp_path / "file").write_text("")
+    settings |= {"checkpoint": {"path": str(tmp_path / "file" / "below")}, "data": {"format": "synthetic"}}
+    settings["data"]["syntheticImages"] = 128
+    report = trained(settings)
+    assert (report.verdict, report.progress.checkpoint) == ("finished", None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["fp16", "bf16"])
+def test_mixed_precision_with_mixup_and_smoothing_takes_finite_steps(settings, mode):
+    settings |= {"precision": {"mode": mode}, "mixup": 0.2, "labelSmoothing": 0.1, "batchSize": 8}
+    settings["data"] = {"format": "synthetic", "syntheticImages": 24}
+    report = trained(settings)
+    assert report.verdict == "finished"
+    assert math.isfinite(report.progress.loss)

@@ -1,0 +1,239 @@
+"""What is done with a trained network: evaluate, predict, export, benchmark; all from one short training on digits."""
+
+import io
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from resnext_trainer import export, train
+from resnext_trainer.__main__ import main
+from resnext_trainer.config import resolve
+from resnext_trainer.data import tfrecord
+from resnext_trainer.model import SHAPES, ResNeXt
+from resnext_trainer.refusal import Refused
+from resnext_trainer.signals import Requests
+from resnext_trainer.telemetry import Telemetry
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def run(digits_folder, tmp_path_factory):
+    """A finished training, and its configuration as a file."""
+    folder = tmp_path_factory.mktemp("run")
+    settings = {
+        "model": {"architecture": "resnext17-8x4d", "classes": 10, "imageSize": 32},
+        "epochs": 1,
+        "batchSize": 64,
+        "optimizer": {"learningRate": 0.4, "momentum": 0.9},
+        "augmentation": {"flip": False, "cropArea": [0.7, 1.0]},
+        "evaluation": {"cropFraction": 1.0},
+        "precision": {"mode": "fp32"},
+        "xla": False,
+        "device": "cpu",
+        "data": {"path": str(digits_folder), "pipeline": "tfdata"},
+        "checkpoint": {"path": str(folder / "checkpoints")},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    report = train.run(
+        resolve(settings), attempt=1, workers=None, world=None, telemetry=Telemetry(), requests=Requests()
+    )
+    return SimpleNamespace(folder=folder, config=folder / "config.yaml", progress=report.progress, settings=settings)
+
+
+def resnext_train(run, command, *more):
+    return main([command, "--config", str(run.config), *map(str, more)])
+
+
+def printed(capsys):
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def an_image(digits_folder, number):
+    return tfrecord.find(str(digits_folder), "validation").read(number)
+
+
+def test_evaluate_finds_the_accuracy_that_the_training_reported(run, capsys):
+    assert resnext_train(run, "evaluate", "--json") == 0
+    (facts,) = printed(capsys)
+    assert facts["images"] == 359
+    assert facts["top1"] == facts["right1"] / 359 == run.progress.top1
+    assert facts["top5"] == facts["right5"] / 359 == run.progress.top5
+    assert facts["checkpoint"].endswith("/best")
+
+
+@pytest.mark.parametrize("batch", [7, 359, 400])
+def test_every_image_counts_once_whatever_the_batch(run, capsys, batch):
+    resnext_train(run, "evaluate", "--json", "--set", f"batchSize={batch}")
+    (facts,) = printed(capsys)
+    assert (facts["images"], facts["top1"]) == (359, run.progress.top1)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (("--checkpoint", "/nowhere"), 9, "/nowhere is no whole checkpoint"),
+        (("--set", "checkpoint.path=/nowhere"), 9, "/nowhere holds no checkpoint"),
+        (("--checkpoint", "newest", "--set", "checkpoint.path=/nowhere"), 9, "holds no checkpoint"),
+        (("--set", "model.classes=11"), 2, "of another network"),
+        (("--set", "model.architecture=resnext26-32x4d"), 2, "of another network"),
+        (("--set", "data.path=/nowhere"), 3, "/nowhere"),
+        (("--set", "data={format: synthetic}"), 2, "no validation images"),
+        (("--set", "batchSize=0"), 2, "batchSize"),
+        (("--set", "device=gpu"), 7, "GPUs were asked for"),
+    ],
+)
+def test_evaluate_refuses_with_the_reason(run, capsys, options, code, words):
+    assert resnext_train(run, "evaluate", *options) == code
+    assert words in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_refused(run, tmp_path, capsys):
+    damaged = shutil.copytree(run.folder / "checkpoints" / "best", tmp_path / "best")
+    (damaged / "state.npz").write_bytes((damaged / "state.npz").read_bytes()[:-5])
+    assert resnext_train(run, "evaluate", "--checkpoint", damaged) == 9
+    assert "its checksum differs" in capsys.readouterr().err
+
+
+def test_predict_finds_what_evaluate_counts(run, digits_folder, tmp_path, capsys):
+    labels = {}
+    for number in range(359):
+        jpeg, label = an_image(digits_folder, number)
+        labels[str(tmp_path / f"{number:03}.jpg")] = str(label - 1)
+        (tmp_path / f"{number:03}.jpg").write_bytes(jpeg)
+    assert resnext_train(run, "predict", tmp_path, "--top", 5) == 0
+    lines = printed(capsys)
+    assert [line["file"] for line in lines] == sorted(labels)
+    right = [[guess["name"] for guess in line["classes"]].index(labels[line["file"]]) == 0
+             for line in lines if labels[line["file"]] in {guess["name"] for guess in line["classes"]}]  # fmt: skip
+    assert len(right) / 359 == run.progress.top5
+    assert sum(right) / 359 == run.progress.top1
+    for line in lines:
+        chances = [guess["probability"] for guess in line["classes"]]
+        assert chances == sorted(chances, reverse=True)
+        assert 0 < sum(chances) <= 1 + 1e-6
+
+
+def test_predict_reads_standard_input_and_other_formats(run, digits_folder, tmp_path, capsys, monkeypatch):
+    jpeg, _ = an_image(digits_folder, 0)
+    picture = tmp_path / "digit.png"
+    Image.open(io.BytesIO(jpeg)).save(picture)
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(jpeg)))
+    assert resnext_train(run, "predict", "-", picture, "--top", 20) == 0
+    first, second = printed(capsys)
+    assert (first["file"], second["file"]) == ("-", str(picture))
+    assert len(first["classes"]) == 10
+    assert sum(guess["probability"] for guess in first["classes"]) == pytest.approx(1)
+    assert first["classes"][0]["number"] == second["classes"][0]["number"]
+
+
+def test_predict_names_what_is_no_image_and_goes_on(run, digits_folder, tmp_path, capsys):
+    jpeg, _ = an_image(digits_folder, 0)
+    contents = {"0.jpg": b"", "1.jpg": b"notes", "2.jpg": jpeg[:-30], "3.jpg": jpeg}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    assert resnext_train(run, "predict", tmp_path) == 3
+    lines = printed(capsys)
+    assert [set(line) for line in lines] == [{"file", "error"}] * 3 + [{"file", "classes"}]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (("/nowhere.jpg",), 3, "/nowhere.jpg is neither"),
+        (("{empty}",), 3, "holds no file"),
+        (("{config}", "--labels", "/nowhere"), 2, "/nowhere cannot be read"),
+        (("{config}", "--labels", "{config}"), 2, "classes, and spec.training.model.classes is 10"),
+        (("{config}", "--checkpoint", "best", "--set", "checkpoint.path=/nowhere"), 9, "no whole checkpoint"),
+    ],
+)
+def test_predict_refuses_with_the_reason(run, tmp_path, capsys, options, code, words):
+    options = [option.format(config=run.config, empty=tmp_path) for option in options]
+    assert resnext_train(run, "predict", *options) == code
+    assert words in capsys.readouterr().err
+
+
+def test_what_is_exported_gives_the_trainers_logits_for_any_batch(run, digits_folder, tmp_path, capsys):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("tf2onnx")
+    import tensorflow as tf
+
+    assert resnext_train(run, "export", "--output", tmp_path) == 0
+    assert capsys.readouterr().out.count("largest difference") == 2
+    facts = json.loads((tmp_path / "model.json").read_text())
+    assert facts["top1"] == run.progress.top1
+    assert (tmp_path / "labels.txt").read_text().split() == [str(digit) for digit in range(10)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["labels.txt", "model.json", "model.onnx", "saved_model"]
+
+    pictures = [an_image(digits_folder, number) for number in range(100)]
+    images = np.stack([np.asarray(Image.open(io.BytesIO(jpeg))) for jpeg, _ in pictures])
+    serve = tf.saved_model.load(str(tmp_path / "saved_model")).signatures["serving_default"]
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    ours = serve(images=tf.constant(images))["logits"].numpy()
+    np.testing.assert_allclose(session.run(None, {"images": images})[0], ours, atol=1e-3)
+    # And they are right as often as such a training is.
+    assert np.mean(ours.argmax(axis=1) == [label - 1 for _, label in pictures]) > run.progress.top1 - 0.15
+
+
+@pytest.mark.parametrize("form", ["saved-model", "onnx"])
+def test_an_export_that_computes_something_else_is_not_called_done(tmp_path, monkeypatch, form):
+    pytest.importorskip("tf2onnx")
+    model = ResNeXt(SHAPES["resnext17-8x4d"], 10)
+    name = f"_load_{form.replace('-', '_')}"
+    load = getattr(export, name)
+    monkeypatch.setattr(export, name, lambda path: lambda images: load(path)(images) * 1.01)
+    with pytest.raises(Refused, match="its logits differ by"):
+        export.write(model, 32, tmp_path, form)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_its_library_onnx_is_refused_with_the_way_out(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(export, "_is_here", lambda _: False)
+    assert resnext_train(run, "export", "--output", tmp_path, "--format", "onnx") == 2
+    assert "resnext-operator[onnx]" in capsys.readouterr().err
+
+
+def test_an_output_that_is_a_file_is_refused(run, capsys):
+    assert resnext_train(run, "export", "--output", run.config, "--format", "saved-model") == 1
+    assert str(run.config) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("what", "more"), [("training", ["--synthetic"]), ("inference", []), ("input", [])])
+def test_benchmark_counts_the_steps_after_the_warm_up(run, capsys, what, more):
+    assert (
+        main(["benchmark", what, "--config", str(run.config), "--steps", "4", "--warm-up", "2", "--json", *more]) == 0
+    )
+    facts = json.loads(capsys.readouterr().out)
+    latency = facts["latencySeconds"]
+    assert facts["steps"] == 4
+    assert facts["imagesPerSecond"] > 0
+    assert latency["p50"] <= latency["p90"] <= latency["p95"] <= latency["p99"]
+    assert facts["data"] == ("synthetic" if more else "real")
+    assert facts["dataWaitShare"] <= 1
+    assert facts["versions"]["numpy"] == np.__version__
+    assert facts["hardware"]["cores"] > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (("training", "--set", "batchSize=5000"), 2, "lower batchSize"),
+        (("training", "--set", "data.path=/nowhere"), 3, "/nowhere"),
+    ],
+)
+def test_benchmark_refuses_with_the_reason(run, capsys, options, code, words):
+    what, *more = options
+    assert main(["benchmark", what, "--config", str(run.config), *more]) == code
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [("training", "--steps", "0"), ("nothing",), ("input", "--warm-up", "few")])
+def test_benchmark_options_out_of_range_are_refused(options):
+    with pytest.raises(SystemExit) as caught:
+        main(["benchmark", *options])
+    assert caught.value.code == 2

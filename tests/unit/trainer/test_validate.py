@@ -1,0 +1,113 @@
+import shutil
+
+import pytest
+
+from resnext_trainer.__main__ import main
+from resnext_trainer.data import tfrecord
+
+
+@pytest.fixture
+def folder(digits_folder, tmp_path):
+    return shutil.copytree(digits_folder, tmp_path / "data")
+
+
+def validate(folder, *more):
+    return main(["data", "validate", "--path", str(folder), *map(str, more)])
+
+
+def rewritten(folder, name, change):
+    """Writes the first images of a data set anew, with one changed; checksums and index are right."""
+    records = tfrecord.find(str(folder), name)
+    images = [records.read(number) for number in range(20)]
+    images[7] = change(*images[7])
+    for file in folder.glob(f"{name}-*"):
+        file.unlink()
+    tfrecord.write(folder, name, images, 1)
+    return f"{name}-00000-of-00001 at byte {tfrecord.find(str(folder), name).offset[7]}: "
+
+
+def test_a_good_data_set_is_counted(folder, capsys):
+    assert validate(folder, "--classes", 10) == 0
+    assert "train: 4 shards, 1,438 records, 10 classes, labels 1 to 10" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("byte", [3, 9, 40, -2], ids=["length", "its checksum", "content", "last checksum"])
+def test_every_changed_byte_is_found_and_the_records_after_it_are_still_read(folder, capsys, byte):
+    shard = folder / "train-00002-of-00004"
+    records = tfrecord.find(str(folder), "train")
+    first = records.file.tolist().index(2)
+    content = bytearray(shard.read_bytes())
+    for number in (first + 5, first + 50):
+        at = records.offset[number] + (byte if byte >= 0 else records.length[number] + byte)
+        content[at] ^= 1
+    shard.write_bytes(content)
+    assert validate(folder) == 3
+    message = capsys.readouterr().err
+    for number in (first + 5, first + 50):
+        assert f"{shard} at byte {records.offset[number]}: its checksum differs" in message
+    assert "2 bad records" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda jpeg, label: (jpeg[:-50], label), "cut or damaged"),
+        (lambda _, label: (b"", label), "does not start like a JPEG"),
+        (lambda _, label: (b"no image", label), "does not start like a JPEG"),
+        (lambda jpeg, _: (jpeg, 11), "its label is 11, and 1 to 10 are allowed"),
+        (lambda jpeg, _: (jpeg, 0), "its label is 0"),
+    ],
+    ids=["truncated", "empty", "text", "label too great", "label too small"],
+)
+def test_a_bad_record_is_named_with_file_and_offset(folder, capsys, change, words):
+    where = rewritten(folder, "validation", change)
+    assert validate(folder, "--classes", 10) == 3
+    message = capsys.readouterr().err
+    assert where in message
+    assert words in message
+
+
+def test_a_record_of_something_else_is_named(folder, capsys):
+    import tensorflow as tf
+
+    shard = folder / "train-00000-of-00004"
+    with tf.io.TFRecordWriter(str(shard)) as writer:
+        writer.write(b"no example")
+        writer.write(tf.train.Example().SerializeToString())
+    tfrecord.index(shard, folder / f"{shard.name}.idx")
+    assert validate(folder) == 3
+    message = capsys.readouterr().err
+    assert f"{shard} at byte 0: the record is not a tf.train.Example" in message
+    assert "the record needs one image/encoded" in message
+
+
+def test_labels_are_held_against_the_names_that_lie_beside_the_shards(folder, capsys):
+    (folder / "labels.txt").write_text("zero\none\n")
+    assert validate(folder) == 3
+    assert "1 to 2 are allowed" in capsys.readouterr().err
+
+
+def test_an_index_of_another_shard_is_found(folder, capsys):
+    index = folder / "train-00000-of-00004.idx"
+    first, second, *others = index.read_text().split("\n")
+    length = int(first.split()[1]) + int(second.split()[1])
+    index.write_text("\n".join([f"0 {length}", *others]))
+    assert validate(folder) == 3
+    assert "not where the index says" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("case", ["missing", "empty", "file"])
+def test_a_folder_without_shards_is_refused(tmp_path, capsys, case):
+    folder = tmp_path / "data"
+    if case == "empty":
+        folder.mkdir()
+    if case == "file":
+        folder.write_text("")
+    assert validate(folder) == 3
+    assert str(folder) in capsys.readouterr().err
+
+
+def test_what_a_killed_index_left_is_no_shard(folder):
+    (folder / "train-00000-of-00004.tmp-idx").write_text("")
+    assert validate(folder) == 0
+    assert main(["data", "index", "--path", str(folder)]) == 0

@@ -1,0 +1,90 @@
+"""A rank that holds the others up is named by those that wait for it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from resnext_trainer.liveness import State
+from resnext_trainer.report import REPORT_TAG
+from resnext_trainer.watchdog import diagnosis
+
+RANK = """
+import json, sys, time
+from resnext_trainer.telemetry import Telemetry
+from resnext_trainer.watchdog import Watchdog
+
+rank, phase = int(sys.argv[1]), sys.argv[2]
+telemetry = Telemetry(rank)
+for _ in range(5):
+    telemetry.step_done(0.1)
+print(telemetry.serve(0), flush=True)
+telemetry.liveness.peers = json.loads(input())
+
+def reads_a_disk_that_never_answers():
+    with telemetry.phase(phase):
+        time.sleep(60)
+
+with Watchdog(telemetry, timeout=float(sys.argv[3])):
+    reads_a_disk_that_never_answers()
+"""
+
+
+@pytest.fixture
+def started():
+    ranks = []
+
+    def start(*phases_and_timeouts):
+        for number, (phase, timeout) in enumerate(phases_and_timeouts):
+            command = [sys.executable, "-c", RANK, str(number), phase, str(timeout)]
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+            ranks.append(subprocess.Popen(command, text=True, **pipes))
+        peers = [f"http://localhost:{rank.stdout.readline().strip()}/state" for rank in ranks]
+        for rank in ranks:
+            rank.stdin.write(json.dumps(peers) + "\n")
+            rank.stdin.flush()
+        return ranks
+
+    yield start
+    for rank in ranks:
+        rank.kill()
+        rank.communicate()
+
+
+def ended(rank):
+    out, err = rank.communicate(timeout=30)
+    (line,) = (line for line in out.splitlines() if line.startswith(REPORT_TAG))
+    return rank.returncode, json.loads(line.removeprefix(REPORT_TAG))["message"], err
+
+
+@pytest.mark.parametrize("phase", ["allreduce", "evaluation"])
+def test_a_stopped_rank_is_named_by_its_last_step(started, phase):
+    waiting, _, stopped = started(("allreduce", 1), ("allreduce", 60), (phase, 60))
+    os.kill(stopped.pid, signal.SIGSTOP)
+    since = time.monotonic()
+    code, message, stacks = ended(waiting)
+    assert code == 8
+    assert time.monotonic() - since < 10
+    assert "rank 0 finished no step for 1 s: rank 2 does not answer, its last step was 5." in message
+    assert "reads_a_disk_that_never_answers" in stacks
+
+
+def test_a_rank_that_is_stuck_is_named_by_its_state_and_shows_where_it_stands(started):
+    waiting, stuck = started(("allreduce", 1), ("data_wait", 60))
+    code, message, stacks = ended(waiting)
+    assert code == 8
+    assert "rank 1 is in data_wait after step 5 for" in message
+    assert "rank 1 stands at:" in stacks
+    assert stacks.count("reads_a_disk_that_never_answers") >= 2
+    assert stuck.poll() is None
+
+
+def test_when_all_wait_for_each_other_all_are_named_and_many_are_cut():
+    states = {rank: State(rank, 7, "allreduce", 600.0) for rank in range(64)}
+    text = diagnosis(states[3], states)
+    assert text.startswith("rank 0 is in allreduce after step 7 for 600 s; ")
+    assert text.endswith("; and 56 more ranks")

@@ -1,0 +1,160 @@
+"""Checkpoints that are whole or not there: written aside, checksummed, synced to the disk, then renamed.
+
+Each is a folder `step-STEP-attempt-ATTEMPT` with the arrays (state.npz) and what they are (state.json, with the arrays'
+SHA-256). The best by top-1 is kept apart, in `best`. Only rank 0 comes here.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnext_trainer.refusal import Refused
+from resnext_trainer.report import SavedCheckpoint, Verdict
+
+log = logging.getLogger(__name__)
+
+_NAME = re.compile(r"step-(\d{8,})-attempt-(\d{4,})")
+_ARRAYS, _STATE = "state.npz", "state.json"
+_BEST = "best"
+
+Arrays = Mapping[str, np.ndarray]
+
+NOT_WHOLE = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
+"""What `read` raises for a checkpoint that is missing or damaged."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a training is, in what does not depend on the number of ranks."""
+
+    step: int = 0
+    """Updates made since the training began."""
+    epoch: int = 0
+    """Whole epochs done."""
+    images: int = 0
+    """Images seen in the current epoch, over all ranks."""
+    top1: float | None = None
+    top5: float | None = None
+    best_top1: float | None = None
+    rollbacks: int = 0
+    """How often a loss that was not finite took the training back."""
+    redealt: tuple[tuple[int, int], ...] = ()
+    """The rollbacks within the current epoch; see `data.Redealt`."""
+
+
+def save(folder: Path, position: Position, arrays: Arrays, attempt: int, keep: int) -> SavedCheckpoint:
+    """Writes a checkpoint and removes those that are too old; OSError leaves the others as they are."""
+    to = folder / f"step-{position.step:08d}-attempt-{attempt:04d}"
+    saved = _write(to, position, arrays)
+    for _, old in _found(folder)[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return saved
+
+
+def save_best(folder: Path, position: Position, arrays: Arrays) -> SavedCheckpoint:
+    """Replaces the best checkpoint."""
+    return _write(folder / _BEST, position, arrays)
+
+
+def best(folder: Path) -> Position | None:
+    """Where the best checkpoint comes from; None where there is none that is whole."""
+    kept = folder / _BEST
+    old = _old(kept)
+    if old.exists() and not kept.exists():
+        old.rename(kept)  # the process ended between two renames of _write
+    try:
+        return read(kept)[0]
+    except FileNotFoundError:
+        return None
+    except NOT_WHOLE as error:
+        log.warning("%s is not whole (%s); the next evaluation writes another", kept, error)
+        return None
+
+
+def newest(folder: Path) -> tuple[Position, Arrays, SavedCheckpoint] | None:
+    """The newest checkpoint that is whole; None where there is none at all."""
+    found = _found(folder)
+    for _, candidate in found:
+        try:
+            return read(candidate)
+        except NOT_WHOLE as error:
+            log.warning("%s is not whole (%s); taking the one before", candidate, error)
+    if found:
+        raise Refused(
+            Verdict.NO_GOOD_CHECKPOINT,
+            f"{folder} holds {len(found)} checkpoints and none is whole; the newest is {found[0][1].name}: "
+            "restore one, or empty the folder to begin anew",
+        )
+    return None
+
+
+def read(checkpoint: Path) -> tuple[Position, Arrays, SavedCheckpoint]:
+    """A checkpoint's content; one of NOT_WHOLE where it is not what was written."""
+    state: dict[str, Any] = json.loads((checkpoint / _STATE).read_text())
+    with (checkpoint / _ARRAYS).open("rb") as stream:
+        if hashlib.file_digest(stream, "sha256").hexdigest() != state["sha256"]:
+            raise ValueError("its checksum differs")
+    with np.load(checkpoint / _ARRAYS) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    redealt = tuple((seen, rollback) for seen, rollback in state["position"].pop("redealt", ()))
+    position = Position(**state["position"], redealt=redealt)
+    time = datetime.fromisoformat(state["time"])
+    return position, arrays, SavedCheckpoint(step=position.step, time=time, path=str(checkpoint))
+
+
+def _write(to: Path, position: Position, arrays: Arrays) -> SavedCheckpoint:
+    aside, old = to.with_name(f".{to.name}.writing"), _old(to)
+    for left_over in to.parent.glob(".*.writing"):
+        shutil.rmtree(left_over, ignore_errors=True)
+    now = datetime.now(UTC).replace(microsecond=0)
+    try:
+        aside.mkdir(parents=True)
+        with (aside / _ARRAYS).open("wb") as stream:
+            np.savez(stream, **arrays)  # type: ignore[arg-type]  # mypy takes the names for savez's own options
+        with (aside / _ARRAYS).open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        state = {"position": asdict(position), "time": now.isoformat(), "sha256": digest}
+        (aside / _STATE).write_text(json.dumps(state, indent=1))
+        for part in (aside / _ARRAYS, aside / _STATE, aside):
+            _sync(part)
+        if to.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            to.rename(old)
+        aside.rename(to)
+        _sync(to.parent)
+    except OSError:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    return SavedCheckpoint(step=position.step, time=now, path=str(to))
+
+
+def _found(folder: Path) -> list[tuple[tuple[int, int], Path]]:
+    """The checkpoints by (step, attempt), newest first."""
+    matches = ((_NAME.fullmatch(path.name), path) for path in (folder.iterdir() if folder.is_dir() else ()))
+    return sorted(((int(match[1]), int(match[2])), path) for match, path in matches if match)[::-1]
+
+
+def _old(checkpoint: Path) -> Path:
+    """Where a checkpoint waits while another of its name takes its place."""
+    return checkpoint.with_name(f".{checkpoint.name}.old")
+
+
+def _sync(path: Path) -> None:
+    """Puts a file or a folder's list of names on the disk itself."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,62 @@
+"""Images and labels in batches. The order and the crops are ours, whoever decodes; see `batches`."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from resnext_trainer.config import Training
+
+if TYPE_CHECKING:
+    from resnext_trainer.data.bad_records import BadRecords
+
+Batch = tuple[Any, Any]
+"""Images [batch, size, size, 3] in uint8 and labels [batch] in int32; -1 marks padding, which counts for nothing."""
+
+Redealt = tuple[tuple[int, int], ...]
+"""(images seen, number of the rollback) at each rollback of an epoch: from there on it has another order."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of every global batch is this rank's."""
+
+    rank: int
+    size: int
+
+
+class Source(Protocol):
+    """Where a training gets its batches from."""
+
+    name: str
+    """What decodes: tfdata, dali, or synthetic."""
+    training_images: int
+    validation_images: int
+
+    @property
+    def bad(self) -> "BadRecords | None":
+        """The records that this rank had to skip; None where there are no records."""
+
+    def train(self, epoch: int, seen: int = 0, redealt: Redealt = ()) -> Iterator[Batch]:
+        """This rank's batches of an epoch after the images that all ranks have seen; always the same.
+
+        A step takes `gradientAccumulation` batches.
+        """
+
+    def validate(self) -> Iterator[Batch]:
+        """This rank's share of the validation images; each counts once, and every rank has as many batches."""
+
+
+def open_source(config: Training, share: Share) -> Source:
+    """The source that a configuration asks for; raises Refused where it is not as it should be."""
+    # Each is imported only when used: DALI may be absent, and loading it takes a second.
+    if config.data.format == "synthetic":
+        from resnext_trainer.data.synthetic import Synthetic
+
+        return Synthetic(config, share)
+    from resnext_trainer.data import dali
+
+    if config.data.pipeline == "dali" or (config.data.pipeline == "auto" and dali.loads()):
+        return dali.Dali(config, share)
+    from resnext_trainer.data.tfdata import TfData
+
+    return TfData(config, share)

@@ -1,0 +1,128 @@
+"""Batches decoded by NVIDIA DALI. The only module that imports it.
+
+DALI is given the JPEGs and the windows that tf.data gets, so both see the same images in the same order, and resume
+alike; its own readers and random numbers are not used. Its TensorFlow plugin is not needed either.
+"""
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from resnext_trainer.config import Training
+from resnext_trainer.data import Batch, Redealt, Share, tfrecord
+from resnext_trainer.data.batches import Batches, Plan
+from resnext_trainer.data.geometry import Cut
+from resnext_trainer.refusal import Refused
+from resnext_trainer.report import Verdict
+
+_THREADS = 4
+
+
+def loads() -> bool:
+    """Whether DALI is here and can be loaded; a broken installation is as good as none."""
+    if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None:
+        return False
+    try:
+        import nvidia.dali  # noqa: F401
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+class Dali:
+    """Decodes on the GPU where the training computes there, else on the CPU."""
+
+    name = "dali"
+
+    def __init__(self, config: Training, share: Share) -> None:
+        if not loads():
+            raise Refused(
+                Verdict.CONFIGURATION_REFUSED,
+                "spec.training.data.pipeline is dali, but DALI does not load here: set it to auto or tfdata",
+            )
+        self._batches = Batches(config, share)
+        self._batch_size, self._image_size = config.batch_size, config.model.image_size
+        self._gpu = config.device == "gpu"
+        self.bad = self._batches.bad
+        self.training_images, self.validation_images = self._batches.training_images, self._batches.validation_images
+
+    def train(self, epoch: int, seen: int = 0, redealt: Redealt = ()) -> Iterator[Batch]:
+        return self._decoded(self._batches.train(epoch, seen, redealt))
+
+    def validate(self) -> Iterator[Batch]:
+        return self._decoded(self._batches.validate())
+
+    def _decoded(self, plan: Plan) -> Iterator[Batch]:
+        done = 0
+        while True:
+            refusals: list[Refused] = []
+            try:
+                for batch in self._run(plan, done, refusals):
+                    yield batch
+                    done += 1
+                return
+            except RuntimeError as error:
+                if refusals:
+                    raise refusals[0] from None
+                # The batch is known, not the image in it: each is tried, the bad are skipped, and it is made anew.
+                if not plan.condemn(done, self._decodes):
+                    raise tfrecord.refused(f"an image cannot be decoded: {error}") from None
+
+    def _run(self, plan: Plan, first: int, refusals: list[Refused]) -> Iterator[Batch]:
+        labels: list[np.ndarray] = []
+
+        def arrays() -> Iterator[tuple[Any, ...]]:
+            # DALI may turn an exception into its own; the reason is kept for whoever asked.
+            try:
+                for batch in plan.ahead(first):
+                    labels.append(batch.labels)
+                    yield _inputs(batch.jpegs, batch.cuts)
+            except Refused as refusal:
+                refusals.append(refusal)
+                raise
+
+        pipeline = self._pipeline(arrays())
+        while True:
+            try:
+                (images,) = pipeline.run()
+            except StopIteration:
+                return
+            yield self._tensor(images), tf.constant(labels.pop(0), tf.int32)
+
+    def _decodes(self, jpeg: bytes, cut: Cut) -> bool:
+        try:
+            self._pipeline(iter([_inputs([jpeg] * self._batch_size, [cut] * self._batch_size)])).run()
+        except RuntimeError:
+            return False
+        return True
+
+    def _pipeline(self, source: Iterator[tuple[Any, ...]]) -> Any:
+        from nvidia.dali import Pipeline, fn, types
+
+        pipeline = Pipeline(self._batch_size, _THREADS, device_id=0 if self._gpu else None)
+        with pipeline:
+            jpegs, starts, sizes, flips = fn.external_source(source, num_outputs=4)
+            images = fn.decoders.image_slice(
+                jpegs, starts, sizes, device="mixed" if self._gpu else "cpu", axis_names="HW", output_type=types.RGB
+            )
+            side = float(self._image_size)
+            images = fn.resize(images, size=[side, side], interp_type=types.INTERP_LINEAR, antialias=True)
+            pipeline.set_outputs(fn.flip(images, horizontal=flips))
+        pipeline.build()
+        return pipeline
+
+    def _tensor(self, images: Any) -> Any:
+        if not self._gpu:
+            return tf.constant(images.as_array())
+        # DALI uses its buffer again for the batch after next: the copy stays on the GPU.
+        return tf.identity(tf.experimental.dlpack.from_dlpack(images.as_tensor().__dlpack__()))
+
+
+def _inputs(jpegs: Sequence[bytes], cuts: Sequence[Cut]) -> tuple[Any, ...]:
+    starts = np.array([(cut.top, cut.left) for cut in cuts], np.int32)
+    sizes = np.array([(cut.height, cut.width) for cut in cuts], np.int32)
+    flips = np.array([cut.flip for cut in cuts], np.int32)
+    return [np.frombuffer(jpeg, np.uint8) for jpeg in jpegs], starts, sizes, flips

@@ -1,0 +1,216 @@
+"""From a folder of class folders to shards: what is written is planned first, so that a killed run goes on.
+
+The plan is a function of the names and sizes of the files. It is kept beside the shards; a shard that is there is
+whole, and another plan in the same folder is refused. Only the output folder is written to.
+"""
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from resnext_trainer.data import tfrecord
+from resnext_trainer.data.images import as_jpeg
+
+LABELS = "labels.txt"
+"""The names of the classes, one a line, beside the shards; line 1 is the class that the records call 1."""
+
+_PLAN = "prepare.json"
+_NAMED = 10
+"""How many files a message names at most."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A file and its label, counted from 1."""
+
+    file: Path
+    label: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which pictures go where."""
+
+    classes: tuple[str, ...]
+    splits: Mapping[str, Sequence[Picture]]
+    shard_images: int
+
+    def shards(self, split: str) -> int:
+        """Number of shards of a split."""
+        return -(-len(self.splits[split]) // self.shard_images)
+
+    def digest(self, root: Path) -> str:
+        """A function of the classes and of every picture's place, name and size."""
+        summary = hashlib.sha256(json.dumps([self.shard_images, *self.classes]).encode())
+        for split, pictures in self.splits.items():
+            for picture in pictures:
+                name = os.path.relpath(picture.file, root)
+                summary.update(json.dumps([split, name, picture.file.stat().st_size]).encode())
+        return summary.hexdigest()
+
+
+@dataclass
+class Prepared:
+    """What a run has done, or found done."""
+
+    classes: int
+    records: dict[str, int] = field(default_factory=dict)
+    """By split."""
+    skipped: list[str] = field(default_factory=list)
+    """Sentences about files that are no images and were left out."""
+
+
+def plan(source: Path, validation: Path | None, held_out: float, shard_images: int) -> Plan:
+    """Labels in the order of the class folders' names; pictures shuffled, always alike.
+
+    Without a folder for validation, the share `held_out` of each class is kept for it, one picture at least.
+    """
+    training = _class_folders(source)
+    classes = tuple(training)
+    if len(classes) < 2:
+        raise tfrecord.refused(f"{source} holds the class folder {classes[0]} alone: there is nothing to tell apart")
+    random = np.random.default_rng(0)
+    shuffled = {name: [files[at] for at in random.permutation(len(files))] for name, files in training.items()}
+    if validation is None:
+        count = {name: max(1, round(held_out * len(files))) for name, files in shuffled.items()}
+        if few := [name for name, files in shuffled.items() if len(files) < 2]:
+            raise tfrecord.refused(
+                f"{source}/{few[0]} holds one image, and one must be held out: add images, or give --validation"
+            )
+        held = {name: files[: count[name]] for name, files in shuffled.items()}
+        shuffled = {name: files[count[name] :] for name, files in shuffled.items()}
+    else:
+        held = _class_folders(validation)
+        if unknown := sorted(set(held) - set(classes)):
+            raise tfrecord.refused(f"{validation}/{unknown[0]} is a class that {source} does not have")
+    labels = {name: number for number, name in enumerate(classes, 1)}
+    splits = {}
+    for split, by_class in (("train", shuffled), ("validation", held)):
+        pictures = [Picture(file, labels[name]) for name, files in by_class.items() for file in files]
+        splits[split] = [pictures[at] for at in random.permutation(len(pictures))]
+    return Plan(classes, splits, shard_images)
+
+
+def carry_out(
+    wanted: Plan, source: Path, output: Path, *, skip_bad: bool, advance: Callable[[int], None] = lambda _: None
+) -> Prepared:
+    """Writes the shards that are not there yet, on all cores; `advance` is told of every picture that is done.
+
+    Raises Refused naming the files that are no images, once all have been looked at, unless they are to be skipped.
+    """
+    _claim(output, wanted, source)
+    done, refusals = Prepared(len(wanted.classes)), list[str]()
+    stop = threading.Event()
+
+    def pictures(share: Sequence[Picture]) -> Iterator[tuple[bytes, int]]:
+        bad = []
+        for picture in share:
+            if stop.is_set():
+                raise InterruptedError("interrupted: run it again, and it goes on")
+            try:
+                yield as_jpeg(picture.file.read_bytes()), picture.label
+            except ValueError as error:
+                bad.append(f"{picture.file}: {error}")
+            advance(1)
+        if bad and not skip_bad:
+            raise _NoImages(bad)
+        done.skipped.extend(bad)
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="shard") as pool:
+        try:
+            futures = []
+            for split, whole in wanted.splits.items():
+                for shard in range(wanted.shards(split)):
+                    file, share = (
+                        output / tfrecord.shard_name(split, shard, wanted.shards(split)),
+                        _share(wanted, whole, shard),
+                    )
+                    if file.is_file():
+                        advance(len(share))
+                    else:
+                        futures.append(pool.submit(tfrecord.write_shard, file, pictures(share)))
+            for future in as_completed(futures):
+                try:
+                    future.result()
+                except _NoImages as found:
+                    refusals.extend(found.sentences)
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    if refusals:
+        raise tfrecord.refused(
+            f"{len(refusals):,} of the files are no images, and their shards are not written:\n"
+            + "\n".join(sorted(refusals)[:_NAMED])
+            + ("\n…" if len(refusals) > _NAMED else "")
+            + "\nRemove them, or leave them out with --skip-bad."
+        )
+    done.records = {split: len(tfrecord.find(str(output), split)) for split in tfrecord.SPLITS}
+    return done
+
+
+class _NoImages(Exception):
+    def __init__(self, sentences: Sequence[str]) -> None:
+        super().__init__()
+        self.sentences = sentences
+
+
+def _share(wanted: Plan, pictures: Sequence[Picture], shard: int) -> Sequence[Picture]:
+    return pictures[shard * wanted.shard_images : (shard + 1) * wanted.shard_images]
+
+
+def _class_folders(folder: Path) -> dict[str, list[Path]]:
+    """The files of each class, at any depth, by name; hidden ones (.DS_Store) are no part of a data set."""
+    if not folder.is_dir():
+        raise tfrecord.refused(f"{folder} is no folder: give the one that holds a folder for each class")
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not names:
+        raise tfrecord.refused(f"{folder} holds no folder: the images of each class need a folder of their own")
+    found = {name: sorted(_files(folder / name)) for name in names}
+    if empty := [name for name, files in found.items() if not files]:
+        raise tfrecord.refused(f"{folder}/{empty[0]} holds no file: remove it, or put its images there")
+    return found
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    def failed(error: OSError) -> None:
+        raise error
+
+    # A link in a circle ends as an error, too, once the path has too many levels.
+    for at, folders, names in os.walk(folder, followlinks=True, onerror=failed):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(at, name) for name in names if not name.startswith("."))
+
+
+def _claim(output: Path, wanted: Plan, source: Path) -> None:
+    """Leaves the plan and the labels in the output folder, or refuses a folder that holds another data set."""
+    here = {"sha256": wanted.digest(source), "classes": len(wanted.classes)}
+    note = output / _PLAN
+    try:
+        there = json.loads(note.read_text())
+    except FileNotFoundError:
+        there = here
+        if any(output.glob("train-*")) or any(output.glob("validation-*")):
+            raise tfrecord.refused(f"{output} holds shards that were made by something else: choose another") from None
+    except ValueError:
+        there = None
+    if there != here:
+        raise tfrecord.refused(
+            f"{output} holds shards of other images, or of the same in another division: choose another folder, "
+            "or empty it"
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    for file, text in (
+        (output / LABELS, "".join(f"{name}\n" for name in wanted.classes)),
+        (note, json.dumps(here)),
+    ):
+        aside = file.with_suffix(".tmp")
+        aside.write_text(text)
+        aside.rename(file)

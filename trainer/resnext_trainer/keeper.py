@@ -1,0 +1,110 @@
+"""Where a training comes from and what it leaves: checkpoints read and written by rank 0, and agreed on by all."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from resnext_trainer import checkpoint, distributed, finetune
+from resnext_trainer.averaging import PREFIX
+from resnext_trainer.checkpoint import Position
+from resnext_trainer.config import Training
+from resnext_trainer.distributed import Ranks
+from resnext_trainer.refusal import Refused
+from resnext_trainer.report import SavedCheckpoint, Verdict
+from resnext_trainer.step import Step
+from resnext_trainer.telemetry import Telemetry
+
+_Found = tuple[Position, SavedCheckpoint | None]
+
+
+class Keeper:
+    """The checkpoints of one attempt."""
+
+    def __init__(self, config: Training, attempt: int, ranks: Ranks, step: Step, telemetry: Telemetry) -> None:
+        self._config, self._attempt, self._ranks = config, attempt, ranks
+        self._step, self._telemetry = step, telemetry
+        self._folder = Path(config.checkpoint.path)
+        self.saved: SavedCheckpoint | None = None
+        """The newest checkpoint; known to every rank when it was read, to rank 0 when it was written."""
+        self._best_top1: float | None = None
+        """Top-1 of the best checkpoint on the disk. Rank 0 knows it."""
+
+    def restore(self) -> Position:
+        """Gives every rank the state of the newest checkpoint; without one, that of the training's beginning."""
+        found = distributed.agree(self._ranks, self._read)
+        position: Position
+        position, self.saved = self._ranks.gather(found)[0]
+        self._ranks.broadcast(list(self._step.state().values()))
+        return position
+
+    def save(self, position: Position) -> None:
+        """Saves, on rank 0. A disk that is full must not end a training: that is counted, and tried again later."""
+        if self._ranks.rank == 0:
+            self._write(position, best=False)
+
+    def save_best(self, position: Position) -> None:
+        """Saves apart, on rank 0, if the top-1 accuracy is better than that of the best checkpoint there is."""
+        top1 = position.top1
+        if self._ranks.rank == 0 and top1 is not None and (self._best_top1 is None or top1 > self._best_top1):
+            self._write(position, best=True)
+
+    def has(self, position: Position) -> bool:
+        """Whether rank 0 has saved this position."""
+        return self.saved is not None and self.saved.step == position.step
+
+    def _write(self, position: Position, *, best: bool) -> None:
+        with self._telemetry.phase("checkpoint"):
+            arrays = {name: variable.numpy() for name, variable in self._step.state().items()}
+            try:
+                if best:
+                    checkpoint.save_best(self._folder, position, arrays)
+                    self._best_top1 = position.top1
+                else:
+                    keep = self._config.checkpoint.keep
+                    self.saved = checkpoint.save(self._folder, position, arrays, self._attempt, keep)
+                    self._telemetry.checkpoint_saved(self.saved.time)
+            except OSError as error:
+                self._telemetry.checkpoint_failed()
+                self._telemetry.note(f"the checkpoint at step {position.step} could not be saved: {error}")
+
+    def _read(self) -> _Found:
+        if self._ranks.rank != 0:
+            return Position(), None
+        best = checkpoint.best(self._folder)
+        self._best_top1 = best.top1 if best else None
+        newest = checkpoint.newest(self._folder)
+        if newest is None:
+            self._take_over()
+            return Position(), None
+        position, arrays, saved = newest
+        state = self._step.state()
+        shapes = {name: tuple(variable.shape) for name, variable in state.items()}
+        if shapes != {name: array.shape for name, array in arrays.items()}:
+            raise Refused(
+                Verdict.CONFIGURATION_REFUSED,
+                f"the checkpoint {saved.path} is of another network than {self._config.model.architecture} with "
+                f"{self._config.model.classes} classes (emaDecay {self._config.ema_decay:g}): set checkpoint.path, or "
+                "the volume behind it, to another one",
+            )
+        for name, variable in state.items():
+            variable.assign(arrays[name])
+        known = [top1 for top1 in (position.best_top1, self._best_top1) if top1 is not None]
+        return replace(position, best_top1=max(known, default=None)), saved
+
+    def _take_over(self) -> None:
+        """Begins with the weights of `initialCheckpoint`, if one is set."""
+        path = self._config.initial_checkpoint
+        if path is None:
+            return
+        model = self._step.model
+        variables = {**model.weights, **model.statistics}
+        shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
+        taken = finetune.taken_over(shapes, finetune.initial(path), path)
+        state = self._step.state()
+        for name, array in taken.items():
+            for variable in (state[name], state.get(PREFIX + name)):
+                if variable is not None:
+                    variable.assign(array)
+        new = [name for name in variables if name not in taken]
+        self._telemetry.note(
+            f"{len(taken)} variables come from {path}; " + (f"new: {', '.join(new)}" if new else "none is new")
+        )

@@ -1,0 +1,52 @@
+"""SGD with momentum as the reference has it, and the loss scale of float16.
+
+v <- momentum * v + g, w <- w - rate * v. Keras folds the rate into v, which differs as soon as the rate changes.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import tensorflow as tf
+
+INITIAL_SCALE = 2.0**15
+GROWTH_STEPS = 2000
+"""Good steps in a row after which the dynamic scale doubles (Micikevicius et al. 2018, arXiv:1710.03740)."""
+
+
+class Momentum:
+    """Velocity beside each weight, and the scale of the loss; a step whose gradients overflow changes no weight."""
+
+    def __init__(
+        self, weights: Mapping[str, Any], momentum: float, loss_scale: Literal["dynamic"] | float = 1.0
+    ) -> None:
+        self._weights = list(weights.values())
+        self._momentum = momentum
+        self._dynamic = loss_scale == "dynamic"
+        self.velocity = {name: tf.Variable(tf.zeros(weight.shape)) for name, weight in weights.items()}
+        self.scale = tf.Variable(INITIAL_SCALE if loss_scale == "dynamic" else float(loss_scale))
+        self.good_steps = tf.Variable(0.0)
+        """Steps since the scale last changed."""
+
+    def apply(self, gradients: Sequence[Any], rate: Any) -> Any:
+        """One update by gradients of the scaled loss; returns whether it was made.
+
+        The gradients are the ranks' average, so an overflow on one rank is seen, and skipped, by all.
+        """
+        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
+        tf.cond(finite, lambda: self._update(gradients, rate), tf.no_op)
+        if self._dynamic:
+            self._adapt(finite)
+        return finite
+
+    def _update(self, gradients: Sequence[Any], rate: Any) -> Any:
+        for weight, velocity, gradient in zip(self._weights, self.velocity.values(), gradients, strict=True):
+            moved = self._momentum * velocity + gradient / self.scale
+            velocity.assign(moved)
+            weight.assign_sub(rate * moved)
+        return tf.no_op()
+
+    def _adapt(self, finite: Any) -> None:
+        good = tf.where(finite, self.good_steps + 1.0, 0.0)
+        grown = good >= GROWTH_STEPS
+        self.scale.assign(tf.where(finite, tf.where(grown, self.scale * 2.0, self.scale), self.scale / 2.0))
+        self.good_steps.assign(tf.where(grown, 0.0, good))

@@ -1,0 +1,54 @@
+"""A profile of some steps on request, which TensorBoard's Profile page and Perfetto read."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import tensorflow as tf
+
+
+class Profiler:
+    """Profiles the next steps whenever it is asked to. What fails is noted, and never ends a training."""
+
+    def __init__(self, asked: threading.Event, steps: int, folder: Path, note: Callable[[str], None]) -> None:
+        self._asked, self._steps, self._folder, self._note = asked, steps, folder, note
+        self._left = 0
+
+    @contextmanager
+    def step(self, number: int) -> Iterator[None]:
+        """The block is one step."""
+        if self._asked.is_set() and not self._left:
+            self._asked.clear()
+            self._start()
+        if not self._left:
+            yield
+            return
+        with tf.profiler.experimental.Trace("train", step_num=number, _r=1):
+            yield
+        self._left -= 1
+        if not self._left:
+            self._stop()
+
+    def close(self) -> None:
+        """Writes what there is of a profile that was not finished."""
+        if self._left:
+            self._left = 0
+            self._stop()
+
+    def _start(self) -> None:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            tf.profiler.experimental.start(str(self._folder))
+        except (OSError, tf.errors.OpError) as error:
+            self._note(f"no profile: {error}")
+            return
+        self._left = self._steps
+
+    def _stop(self) -> None:
+        try:
+            tf.profiler.experimental.stop()
+        except (OSError, tf.errors.OpError) as error:
+            self._note(f"no profile: {error}")
+            return
+        self._note(f"a profile of {self._steps} steps is in {self._folder / 'plugins' / 'profile'}")

@@ -1,0 +1,56 @@
+"""A training from start, or from its newest checkpoint, to its end: finished, stopped, or refused with a reason."""
+
+import socket
+
+import tensorflow as tf
+
+from resnext_trainer import distributed, watchdog
+from resnext_trainer.config import Training
+from resnext_trainer.data import Share, open_source
+from resnext_trainer.distributed import Ranks
+from resnext_trainer.loop import Loop
+from resnext_trainer.refusal import Refused
+from resnext_trainer.report import Report, Verdict
+from resnext_trainer.signals import Requests
+from resnext_trainer.telemetry import Telemetry
+
+
+def run(
+    config: Training,
+    *,
+    attempt: int,
+    workers: int | None,
+    world: int | None,
+    telemetry: Telemetry,
+    requests: Requests,
+) -> Report:
+    """Trains until the end or until any rank is asked to stop; every rank returns the same verdict at the same time.
+
+    `workers` and `world` are the pods and ranks that there must be, where a launcher knows them.
+    """
+    if config.deterministic:
+        tf.keras.utils.set_random_seed(config.seed)
+        tf.config.experimental.enable_op_determinism()
+    ranks = distributed.join()
+    # The device comes first: it cannot be chosen any more once TensorFlow has run anything, an exchange included.
+    device = distributed.agree(ranks, lambda: distributed.pin_device(ranks, config.device))
+    watchdog.meet(telemetry, ranks)
+    distributed.agree(ranks, lambda: _check_world(ranks, workers, world))
+    config = config.model_copy(update={"device": device})
+    source = distributed.agree(ranks, lambda: open_source(config, Share(ranks.rank, ranks.size)))
+    loop = Loop(config, attempt, ranks, source, telemetry, requests)
+    verdict, message = loop.to_its_end()
+    telemetry.liveness.alive("ending")
+    ranks.gather(None)  # Nobody leaves before all are done: mpirun ends the others when one is gone.
+    return Report(verdict=verdict.name.lower(), message=message, progress=loop.progress())
+
+
+def _check_world(ranks: Ranks, workers: int | None, world: int | None) -> None:
+    if world is not None and ranks.size != world:
+        raise Refused(Verdict.WRONG_WORLD, f"{ranks.size} ranks came up together, and {world} were to")
+    hosts = sorted(set(ranks.gather(socket.gethostname())))
+    if workers is not None and len(hosts) != workers:
+        raise Refused(
+            Verdict.WRONG_WORLD,
+            f"the {ranks.size} ranks came up in {len(hosts)} pods ({', '.join(hosts)}), and there were to be {workers}",
+        )
