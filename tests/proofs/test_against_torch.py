@@ -1,0 +1,172 @@
+"""The trainer against PyTorch and torchvision, which nobody here wrote: logits, gradients, SGD, crops."""
+
+import math
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy.stats import ks_2samp
+
+from resnext_trainer.config import Augmentation
+from resnext_trainer.data.geometry import centre_cut, random_cut
+from resnext_trainer.model import DEVIATION, MEAN, SHAPES, ResNeXt
+from resnext_trainer.optimizer import Momentum
+
+PEER = Path(__file__).with_name("torch_peer.py")
+NETWORKS = ("resnext50-32x4d", "resnext101-32x4d", "resnext101-64x4d", "se-resnext101-32x4d", "resnet50")
+
+
+@pytest.fixture
+def torch(tmp_path):
+    """Asks the peer, which runs on Debian's own Python."""
+
+    def ask(command, **arrays):
+        np.savez(tmp_path / "in.npz", **arrays)
+        done = subprocess.run(
+            ["/usr/bin/python3", PEER, command, tmp_path / "in.npz", tmp_path / "out.npz"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={"PATH": "/usr/bin:/bin"},
+        )
+        assert done.returncode == 0, done.stderr
+        return dict(np.load(tmp_path / "out.npz"))
+
+    return ask
+
+
+def network(architecture):
+    """With weights and statistics that would betray any two of them swapped."""
+    model = ResNeXt(SHAPES[architecture], classes=1000, symmetric=True)
+    random = np.random.default_rng(0)
+    for name, variable in {**model.weights, **model.statistics}.items():
+        if name.endswith(("/scale", "/variance")):
+            # Blocks that add little each: else signals grow by 10^9, and gates of 1/(1 + e^-x) hang on single bits.
+            variable.assign(random.uniform(0.5, 1.5, variable.shape) * (0.2 if name.endswith("expand/scale") else 1))
+        elif name.endswith(("/offset", "/mean", "/bias")):
+            variable.assign(random.normal(0, 0.1, variable.shape))
+    return model
+
+
+PARTS = {"reduce": "1", "grouped": "2", "expand": "3"}
+NORMS = {"scale": "weight", "offset": "bias", "mean": "running_mean", "variance": "running_var"}
+
+
+def torch_name(name):
+    *block, part, kind = name.split("/")
+    if part == "classifier":
+        return {"kernel": "fc.weight", "bias": "fc.bias"}[kind]
+    if part == "stem":
+        return "conv1.weight" if kind == "kernel" else f"bn1.{NORMS[kind]}"
+    stage, number = (int(re.sub(r"\D", "", each)) for each in block)
+    layer = f"layer{stage}.{number - 1}"
+    if part in ("squeeze", "excite"):
+        return f"{layer}.se.fc{1 if part == 'squeeze' else 2}.{'weight' if kind == 'kernel' else 'bias'}"
+    if part == "shortcut":
+        return f"{layer}.downsample.0.weight" if kind == "kernel" else f"{layer}.downsample.1.{NORMS[kind]}"
+    return f"{layer}.conv{PARTS[part]}.weight" if kind == "kernel" else f"{layer}.bn{PARTS[part]}.{NORMS[kind]}"
+
+
+def torch_layout(name, value):
+    """Kernels: ours are [height, width, in, out], PyTorch's [out, in, height, width], its dense ones [out, in]."""
+    if value.ndim == 4:
+        return value.transpose(3, 2, 0, 1)
+    if value.ndim == 2:
+        value = value.T
+        return value[:, :, None, None] if "/squeeze/" in name or "/excite/" in name else value
+    return value
+
+
+def translated(values):
+    return {torch_name(name): torch_layout(name, tf.convert_to_tensor(value).numpy()) for name, value in values.items()}
+
+
+def about(shape):
+    """What makes the peer's network the same."""
+    return {"blocks": shape.blocks, "groups": (shape.groups, shape.width), "squeeze": bool(shape.squeeze)}
+
+
+def pictures(count, size):
+    images = np.random.default_rng(1).integers(0, 256, (count, size, size, 3), np.uint8)
+    normal = ((images.astype(np.float32) - MEAN) / DEVIATION).astype(np.float32)
+    return images, np.ascontiguousarray(normal.transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("architecture", NETWORKS)
+def test_logits_are_torchvisions(torch, architecture):
+    model = network(architecture)
+    images, for_torch = pictures(2, 64)
+    ours = model(tf.constant(images), training=False)[0].numpy()
+    weights = translated({**model.weights, **model.statistics})
+    theirs = torch("logits", images=for_torch, **about(model.shape), **weights)["logits"]
+    assert np.std(theirs) > 0.1
+    np.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+
+def test_a_training_steps_gradients_and_statistics_are_torchs(torch):
+    model = network("resnext50-32x4d")
+    images, for_torch = pictures(8, 64)
+    targets = np.random.default_rng(2).dirichlet(np.ones(1000), 8).astype(np.float32)
+    with tf.GradientTape() as tape:
+        logits, moved = model(tf.constant(images), training=True)
+        loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, logits))
+    gradients = dict(zip(model.weights, tape.gradient(loss, list(model.weights.values())), strict=True))
+    weights = translated({**model.weights, **model.statistics})
+    theirs = torch("step", images=for_torch, targets=targets, **about(model.shape), **weights)
+    assert float(loss) == pytest.approx(float(theirs["loss"]), rel=1e-5)
+    for name, value in translated(gradients).items():
+        expected = theirs[f"gradient {name}"]
+        # Float32 through 50 layers of normalisation: single elements differ by 1.5 % of the largest.
+        assert np.linalg.norm(value - expected) < 0.02 * np.linalg.norm(expected), name
+    for name, value in translated(moved).items():
+        np.testing.assert_allclose(value, theirs[name], rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_fifty_steps_are_those_of_torchs_sgd(torch):
+    random = np.random.default_rng(0)
+    momentum, decay, weight = 0.875, 1 / 16384, random.normal(0, 0.1, 1000).astype(np.float32)
+    gradients = random.normal(0, 0.01, (50, 1000)).astype(np.float32)
+    rates = [0.1 * (1 + math.cos(math.pi * step / 50)) for step in range(50)]
+    theirs = torch("sgd", weight=weight, gradients=gradients, rates=rates, settings=(momentum, decay))["weight"]
+    ours = tf.Variable(weight)
+    optimizer = Momentum({"w": ours}, momentum)
+    for gradient, rate in zip(gradients, rates, strict=True):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(ours * gradient) + decay * tf.nn.l2_loss(ours)
+        optimizer.apply([tape.gradient(loss, ours)], tf.constant(rate, tf.float32))
+    assert np.abs(theirs - weight).max() > 0.1
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("height", "width"), [(375, 500), (20, 900)], ids=["usual", "too narrow for most draws"])
+def test_random_crops_are_distributed_as_torchvisions(torch, height, width):
+    settings, draws = Augmentation(), 50_000
+    theirs = torch("crops", size=(height, width), scale=settings.crop_area, ratio=settings.crop_ratio, draws=draws)[
+        "cuts"
+    ]
+    random = np.random.default_rng(0)
+    cuts = [random_cut(height, width, settings, random) for _ in range(draws)]
+    ours = np.array([(cut.top, cut.left, cut.height, cut.width) for cut in cuts])
+    features = {
+        "area": lambda cut: cut[:, 2] * cut[:, 3],
+        "ratio": lambda cut: cut[:, 3] / cut[:, 2],
+        "top": lambda cut: cut[:, 0],
+        "left": lambda cut: cut[:, 1],
+    }
+    for name, feature in features.items():
+        # Kolmogorov-Smirnov: two samples of 50,000 from one distribution differ by more than this once in 1,000 times.
+        assert ks_2samp(feature(ours), feature(theirs)).statistic < 1.95 * math.sqrt(2 / draws), name
+    assert np.mean([cut.flip for cut in cuts]) == pytest.approx(0.5, abs=0.01)
+
+
+def test_evaluation_cuts_what_torchvision_cuts(torch):
+    sizes = [(256, 256), (375, 500), (500, 375), (333, 499), (257, 1025), (101, 97)]
+    for (height, width), corners in zip(sizes, torch("centre", sizes=sizes)["corners"], strict=True):
+        cut = centre_cut(height, width, 224 / 256)
+        # Theirs are the middles of the outermost resized pixels; all rounding together stays below two of them.
+        half = min(height, width) / 256 / 2
+        ours = (cut.top + half, cut.left + half, cut.top + cut.height - half, cut.left + cut.width - half)
+        np.testing.assert_allclose(corners, ours, atol=max(2.0, 4 * half))

@@ -1,0 +1,95 @@
+"""What PyTorch and torchvision make of the same numbers. Run by Debian's Python: COMMAND IN.npz OUT.npz.
+
+Both files hold arrays by name; names of weights are those of torchvision's ResNet.
+"""
+
+import sys
+
+import numpy as np
+import torch
+from torchvision.models.resnet import Bottleneck, ResNet
+from torchvision.ops.misc import SqueezeExcitation
+from torchvision.transforms import CenterCrop, RandomResizedCrop, Resize
+
+
+class Excited(Bottleneck):
+    """A bottleneck with squeeze and excitation on its output."""
+
+    def __init__(self, inplanes, planes, *args, **kwargs):
+        super().__init__(inplanes, planes, *args, **kwargs)
+        self.se = SqueezeExcitation(planes * 4, planes * 4 // 16)
+
+    def forward(self, x):
+        shortcut = x if self.downsample is None else self.downsample(x)
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        return self.relu(self.se(self.bn3(self.conv3(out))) + shortcut)
+
+
+def network(given):
+    block = Excited if given.pop("squeeze") else Bottleneck
+    blocks, (groups, width) = given.pop("blocks").tolist(), given.pop("groups").tolist()
+    net = ResNet(block, blocks, groups=groups, width_per_group=width)
+    state = {name: torch.from_numpy(value) for name, value in given.items()}
+    counters = {name for name in net.state_dict() if name.endswith("num_batches_tracked")}
+    missing, unexpected = net.load_state_dict(state, strict=False)
+    if set(missing) - counters or unexpected:
+        raise ValueError(f"missing {set(missing) - counters}, unexpected {unexpected}")
+    return net
+
+
+def logits(given):
+    images = torch.from_numpy(given.pop("images"))
+    with torch.no_grad():
+        return {"logits": network(given).eval()(images).numpy()}
+
+
+def step(given):
+    """One training step's gradients, and the statistics after it."""
+    images, targets = (torch.from_numpy(given.pop(name)) for name in ("images", "targets"))
+    net = network(given).train()
+    loss = torch.nn.functional.cross_entropy(net(images), targets)
+    loss.backward()
+    gradients = {f"gradient {name}": value.grad.numpy() for name, value in net.named_parameters()}
+    return {
+        **gradients,
+        **{name: value.detach().numpy() for name, value in net.named_buffers()},
+        "loss": loss.detach().numpy(),
+    }
+
+
+def sgd(given):
+    """Momentum SGD over given gradients, with a rate for each step."""
+    momentum, decay = given["settings"].tolist()
+    weight = torch.nn.Parameter(torch.from_numpy(given["weight"]))
+    optimizer = torch.optim.SGD([weight], lr=1.0, momentum=momentum, weight_decay=decay)
+    for gradient, rate in zip(given["gradients"], given["rates"]):  # noqa: B905 - Debian's Python is not ours
+        optimizer.param_groups[0]["lr"] = float(rate)
+        weight.grad = torch.from_numpy(gradient)
+        optimizer.step()
+    return {"weight": weight.detach().numpy()}
+
+
+def crops(given):
+    """Windows (top, left, height, width) of a random resized crop."""
+    torch.manual_seed(0)
+    image = torch.zeros(3, *given["size"].tolist())
+    scale, ratio = given["scale"].tolist(), given["ratio"].tolist()
+    return {"cuts": np.array([RandomResizedCrop.get_params(image, scale, ratio) for _ in range(int(given["draws"]))])}
+
+
+def centre(given):
+    """Where the centre 224 of a picture resized to 256 comes from: its corners' coordinates in the picture."""
+    found = []
+    for height, width in given["sizes"].tolist():
+        rows, columns = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+        window = CenterCrop(224)(Resize(256, antialias=False)(torch.stack([rows, columns])))
+        found.append([window[0, 0, 0], window[1, 0, 0], window[0, -1, -1], window[1, -1, -1]])
+    return {"corners": np.array(found)}
+
+
+if __name__ == "__main__":
+    command, source, target = sys.argv[1:]
+    with np.load(source) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    np.savez(target, **globals()[command](arrays))
