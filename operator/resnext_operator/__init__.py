@@ -1,0 +1,1 @@
+"""The operator: turns each ResNeXtTraining into launcher and worker pods, and sees it through."""

@@ -1,0 +1,120 @@
+"""The command line, `resnext-operator`."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from resnext_operator import api, crd, render, ssh
+from resnext_operator.settings import InvalidSettings, Settings
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    code: int = options.act(options)
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="resnext-operator", description="Trains ResNeXts on Kubernetes.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="watch ResNeXtTraining resources and see them through")
+    run.set_defaults(act=_run)
+
+    show = commands.add_parser("render", help="print what would be created for a training, without a cluster")
+    show.add_argument("-f", "--filename", required=True, help="a ResNeXtTraining in YAML; - for standard input")
+    show.set_defaults(act=_render)
+
+    schema = commands.add_parser("crd", help="print the CustomResourceDefinition")
+    schema.set_defaults(act=_crd)
+
+    live = commands.add_parser("follow", help="show one training live, until it ends")
+    live.add_argument("name", help="the training")
+    live.add_argument("-n", "--namespace", default="default", help="its namespace")
+    live.set_defaults(act=_follow)
+    return parser
+
+
+def manifests(resource: dict[str, Any], image: str, keys: ssh.Keys) -> list[api.Manifest]:
+    """All that a training's first attempt consists of.
+
+    Raises api.InvalidTraining when the resource is refused.
+    """
+    training = api.parse(resource, image)
+    workers = [(index, 0) for index in range(training.spec.workers.replicas)]
+    return [
+        *render.prepared(training),
+        render.secret(training, keys),
+        *(render.worker_pod(training, *worker) for worker in workers),
+        render.launcher_pod(training, 1, workers),
+    ]
+
+
+def _run(_: argparse.Namespace) -> int:
+    import asyncio
+    import logging
+
+    from resnext_operator import process
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    # kopf tells of each event and connection; what matters of them, the operator tells itself.
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    try:
+        settings = Settings.from_environment()
+    except InvalidSettings as error:
+        print(error, file=sys.stderr)
+        return 2
+    return asyncio.run(process.run(settings))
+
+
+def _render(options: argparse.Namespace) -> int:
+    try:
+        text = sys.stdin.read() if options.filename == "-" else Path(options.filename).read_text()
+        printed = manifests(resource(text), Settings.from_environment().trainer_image, ssh.generate())
+    except (api.InvalidTraining, InvalidSettings, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(yaml.safe_dump_all(printed, sort_keys=False), end="")
+    return 0
+
+
+def resource(text: str) -> dict[str, Any]:
+    """The one ResNeXtTraining in a YAML text; raises api.InvalidTraining if it holds something else."""
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise api.InvalidTraining(f"not a file with one resource in YAML: {error}") from None
+    if not isinstance(found, dict) or found.get("kind") != api.KIND:
+        raise api.InvalidTraining(f"kind: must be {api.KIND}")
+    if not isinstance(found.get("metadata"), dict) or not isinstance(found["metadata"].get("name"), str):
+        raise api.InvalidTraining("metadata.name: Required value: pods are named after it")
+    return found
+
+
+def _crd(_: argparse.Namespace) -> int:
+    print(yaml.safe_dump(crd.manifest(), sort_keys=False, width=120), end="")
+    return 0
+
+
+def _follow(options: argparse.Namespace) -> int:
+    from kubernetes import client, config
+    from rich.console import Console
+
+    from resnext_operator.follow import follow
+
+    config.load_config()
+    objects = client.CustomObjectsApi()
+    status = follow(
+        lambda: objects.get_namespaced_custom_object(*api.RESOURCE[:2], options.namespace, api.PLURAL, options.name),
+        Console(highlight=False),
+    )
+    print(json.dumps(status.get("progress") or {}))
+    return 0 if status.get("phase") == api.Phase.SUCCEEDED else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

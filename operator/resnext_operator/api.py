@@ -1,0 +1,501 @@
+"""The resource: what a user asks for, what its status says, and what the operator sees and plans.
+
+The models below are the CRD's schema; the sentence under a field is what `kubectl explain` prints.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from resnext_trainer.config import Config, InvalidConfig, Rule, explain, resolve
+from resnext_trainer.config import Training as TrainingConfig
+from resnext_trainer.report import Progress, Report
+
+GROUP, VERSION, PLURAL, KIND, SHORT = "resnext.dev", "v1alpha1", "resnexttrainings", "ResNeXtTraining", "rnx"
+RESOURCE = (GROUP, VERSION, PLURAL)
+GPU = "nvidia.com/gpu"
+MANAGER = "resnext.dev/operator"
+MAX_NAME = 40  # a pod's host name, such as NAME-worker-63-1234, has room for 63 characters
+
+Manifest = dict[str, Any]
+Key = tuple[str, str]
+"""Namespace and name of a training."""
+
+Text = Annotated[str, Field(min_length=1, max_length=253)]
+Quantity = Annotated[int, Field(ge=0)] | Annotated[str, Field(min_length=1, max_length=32)]
+Labels = Annotated[dict[str, Annotated[str, Field(max_length=1024)]], Field(max_length=32)]
+Quantities = Annotated[dict[str, Quantity], Field(max_length=16)]
+MOST_SECONDS = 2**31 - 1  # as in Kubernetes' own fields of this kind
+Seconds = Annotated[int, Field(ge=1, le=MOST_SECONDS)]
+
+
+class InvalidTraining(ValueError):
+    """A resource that is refused; the text names each field, what is wrong and the way out."""
+
+
+class Resources(Config):
+    """What a container may use, as in a pod."""
+
+    limits: Quantities = {}
+    """At most this; GPUs are asked for here, as nvidia.com/gpu."""
+
+    requests: Quantities = {}
+    """At least this; what is left out follows the limits."""
+
+
+class Toleration(Config):
+    """A taint that the pods put up with, as in a pod."""
+
+    key: Text | None = None
+    """The taint's key; left out, every taint."""
+
+    operator: Literal["Exists", "Equal"] = "Equal"
+    """Whether the value counts."""
+
+    value: Annotated[str, Field(max_length=253)] | None = None
+    """The taint's value."""
+
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """The taint's effect; left out, every effect."""
+
+    toleration_seconds: int | None = None
+    """How long a NoExecute taint is borne."""
+
+
+class Variable(Config):
+    """An environment variable."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
+    """Its name."""
+
+    value: Annotated[str, Field(max_length=4096)] = ""
+    """Its value."""
+
+
+class Placement(Config):
+    """Where pods may run and what they may use."""
+
+    resources: Resources = Resources()
+    """Limits and requests of the container."""
+
+    node_selector: Labels = {}
+    """Labels that a node must have."""
+
+    tolerations: Annotated[tuple[Toleration, ...], Field(max_length=16)] = ()
+    """Taints that the pods put up with."""
+
+    priority_class_name: Text | None = None
+    """Priority of the pods."""
+
+    scheduler_name: Text | None = None
+    """Another scheduler than the cluster's own."""
+
+    runtime_class_name: Text | None = None
+    """Container runtime, such as nvidia."""
+
+    env: Annotated[tuple[Variable, ...], Field(max_length=64)] = ()
+    """Environment variables; the ranks see them too."""
+
+    labels: Labels = {}
+    """Labels on the pods, beside the operator's own."""
+
+    annotations: Labels = {}
+    """Annotations on the pods."""
+
+
+class Workers(Placement):
+    """The pods that compute: each runs `slots` ranks, one GPU each."""
+
+    replicas: Annotated[int, Field(ge=1, le=256)] = 1
+    """Number of worker pods. While it runs another number saves, and goes on from there with as many."""
+
+    slots: Annotated[int, Field(ge=1, le=16)] | None = None
+    """Ranks in each worker; left out, the number of its GPUs, or 1 without GPUs."""
+
+    shared_memory: Quantity = "1Gi"
+    """Size of /dev/shm; it counts against the memory limit."""
+
+    termination_grace_period_seconds: Annotated[int, Field(ge=5, le=3600)] = 120
+    """Time to finish a step and save a checkpoint when asked to stop."""
+
+    rules = (
+        Rule(
+            f"!(has(self.resources) && has(self.resources.limits) && '{GPU}' in self.resources.limits) "
+            f"|| string(self.resources.limits['{GPU}']).matches('^[0-9]+$')",
+            lambda it: str(it.resources.limits.get(GPU, 0)).isdecimal(),
+            "resources.limits",
+            f"GPUs are whole: write {GPU} as a number",
+        ),
+        Rule(
+            "!(has(self.slots) && has(self.resources) && has(self.resources.limits) "
+            f"&& '{GPU}' in self.resources.limits) || string(self.slots) == string(self.resources.limits['{GPU}'])",
+            lambda it: it.slots is None or not it.gpus or it.slots == it.gpus,
+            "slots",
+            f"a rank needs a GPU of its own: set slots to the limit of {GPU}, or leave it out",
+        ),
+    )
+
+    @property
+    def memory_limit(self) -> str:
+        """Most memory of each worker, as it was written; empty without a limit."""
+        return str(self.resources.limits.get("memory", ""))
+
+    @property
+    def gpus(self) -> int:
+        """GPUs in each worker."""
+        return int(self.resources.limits.get(GPU, 0))
+
+    @property
+    def ranks(self) -> int:
+        """Ranks in each worker."""
+        return self.slots or self.gpus or 1
+
+
+class Launcher(Placement):
+    """The pod that runs mpirun; it computes nothing and holds no GPU."""
+
+
+class Dataset(Config):
+    """The images."""
+
+    claim_name: Text
+    """Claim with the images, mounted read-only at /data in every worker: ReadOnlyMany or ReadWriteMany."""
+
+    sub_path: Annotated[str, Field(max_length=512)] = ""
+    """Folder in the claim."""
+
+
+class ClaimTemplate(Config):
+    """A claim to make; it outlives the training."""
+
+    storage_class_name: Text | None = None
+    """Storage class; left out, the cluster's default."""
+
+    size: Quantity = "10Gi"
+    """How much to ask for."""
+
+
+class Checkpoints(Config):
+    """Where checkpoints go: /checkpoints in worker 0 alone, so ReadWriteOnce is enough."""
+
+    claim_name: Text | None = None
+    """A claim that is there already."""
+
+    template: ClaimTemplate | None = None
+    """A claim to make, called NAME-checkpoints. Deleting the training never deletes it."""
+
+    sub_path: Annotated[str, Field(max_length=512)] = ""
+    """Folder in the claim."""
+
+    rules = (
+        Rule(
+            "!(has(self.claimName) && has(self.template))",
+            lambda it: it.claim_name is None or it.template is None,
+            "template",
+            "a claim is either there or made: leave out claimName or template",
+        ),
+    )
+
+
+class RunPolicy(Config):
+    """When to give up, and what stays afterwards."""
+
+    backoff_limit: Annotated[int, Field(ge=0, le=1000)] = 6
+    """Failures of the training itself before it fails for good; evictions and lost nodes are not counted."""
+
+    active_deadline_seconds: Seconds | None = None
+    """Most time from start to end; then it saves, stops and fails. Stops while suspended, restarts on resume."""
+
+    pending_deadline_seconds: Seconds | None = None
+    """Most time that pods may take to start, for want of an image, quota or GPUs; then it fails. Left out, no limit."""
+
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=MOST_SECONDS)] | None = None
+    """Time from its end until the training is deleted, with its pods and without its checkpoints; left out, never."""
+
+    clean_pod_policy: Literal["Running", "All", "None"] = "Running"
+    """What goes when the training has ended: the pods that still run, all of them, or none."""
+
+    avoid_nodes_after: Annotated[int, Field(ge=0, le=10)] = 2
+    """Failures on a node, in the last ten attempts, after which new workers prefer other nodes; 0 is never."""
+
+    stall_multiple: Annotated[int, Field(ge=2, le=1_000_000)] = 100
+    """Stalled when no step ends for so many times the median step time, and for a minute; evaluation counts as well."""
+
+    stall_deadline_seconds: Seconds = 900
+    """Time that a training may be Stalled before its attempt ends as hung, and another begins."""
+
+
+class PullSecret(Config):
+    """A secret for pulling the image."""
+
+    name: Text
+    """Its name."""
+
+
+def _asks_for_gpus(it: "Spec") -> bool:
+    return it.workers.gpus > 0
+
+
+_GPUS = f"has(self.workers) && has(self.workers.resources) && has(self.workers.resources.limits) && '{GPU}' in "
+_GPUS += "self.workers.resources.limits"
+_DEVICE = "has(self.training.device) && self.training.device"
+
+
+class Spec(Config):
+    """What is asked for."""
+
+    training: TrainingConfig
+    """The training itself; immutable."""
+
+    image: Text | None = None
+    """The trainer's image; left out, the one that the operator was installed with."""
+
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
+    """When to pull the image."""
+
+    image_pull_secrets: Annotated[tuple[PullSecret, ...], Field(max_length=8)] = ()
+    """Secrets for pulling the image."""
+
+    workers: Workers = Workers()
+    """The pods that compute."""
+
+    launcher: Launcher = Launcher()
+    """The pod that runs mpirun."""
+
+    dataset: Dataset | None = None
+    """The images; left out for synthetic data."""
+
+    checkpoints: Checkpoints = Checkpoints()
+    """Where checkpoints go; left out, a claim of 10Gi is made."""
+
+    suspend: bool = False
+    """Save a checkpoint and give the pods back; false again goes on from it."""
+
+    managed_by: Text | None = None
+    """Another manager of this training; the operator then leaves it alone. Immutable."""
+
+    run_policy: RunPolicy = RunPolicy()
+    """When to give up, and what stays afterwards."""
+
+    rules = (
+        Rule(
+            f"!({_DEVICE} == 'gpu') || ({_GPUS})",
+            lambda it: it.training.device != "gpu" or _asks_for_gpus(it),
+            "training.device",
+            f"device gpu needs GPUs: set workers.resources.limits to hold {GPU}, or leave device out",
+        ),
+        Rule(
+            f"!({_DEVICE} == 'cpu') || !({_GPUS})",
+            lambda it: it.training.device != "cpu" or not _asks_for_gpus(it),
+            "training.device",
+            f"device cpu would leave the GPUs idle: take {GPU} out of workers.resources.limits, or leave device out",
+        ),
+        Rule(
+            "has(self.dataset) || (has(self.training.data) && has(self.training.data.format) "
+            "&& self.training.data.format == 'synthetic')",
+            lambda it: it.dataset is not None or it.training.data.format == "synthetic",
+            "dataset",
+            "the images' claim is missing: set dataset.claimName, or training.data.format to synthetic",
+        ),
+    )
+
+
+def placeholder_spec() -> Spec:
+    """Stands for a spec that cannot be parsed, where only the name and the status of its training matter."""
+    return Spec.model_construct(training=TrainingConfig())
+
+
+class Phase(StrEnum):
+    """Where a training stands."""
+
+    PENDING = "Pending"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    STOPPING = "Stopping"
+    SUSPENDED = "Suspended"
+    RESTARTING = "Restarting"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+    @property
+    def ended(self) -> bool:
+        return self in (Phase.SUCCEEDED, Phase.FAILED)
+
+
+@dataclass(frozen=True)
+class Training:
+    """One resource, parsed."""
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    deleting: bool
+    spec: Spec
+    image: str
+    """The trainer's image."""
+    status: Mapping[str, Any]
+
+    @property
+    def key(self) -> Key:
+        return self.namespace, self.name
+
+
+def parse(body: Mapping[str, Any], image: str) -> Training:
+    """The resource as the operator works with it; `image` is the trainer's unless the user names another.
+
+    Raises InvalidTraining in the API server's words.
+    """
+    metadata, spec = body["metadata"], body.get("spec") or {}
+    name = metadata["name"]
+    if len(name) > MAX_NAME:
+        raise InvalidTraining(f"metadata.name: Invalid value: {name!r}: pods are named after it: {_NAME_RULE.message}")
+    try:
+        resolved = resolve(spec.get("training") or {}).model_dump(mode="json", by_alias=True)
+        parsed = Spec.model_validate_json(json.dumps({**spec, "training": resolved}))
+    except InvalidConfig as error:
+        raise InvalidTraining(str(error)) from None
+    except ValidationError as error:
+        raise InvalidTraining(explain(error, root="spec")) from None
+    return Training(
+        namespace=metadata.get("namespace", "default"),
+        name=name,
+        uid=metadata.get("uid", ""),
+        generation=metadata.get("generation", 1),
+        deleting="deletionTimestamp" in metadata,
+        spec=parsed,
+        image=parsed.image or image,
+        status=body.get("status") or {},
+    )
+
+
+_NAME_RULE = Rule(
+    f"size(self.metadata.name) <= {MAX_NAME}",
+    lambda it: len(it.name) <= MAX_NAME,
+    "metadata.name",
+    f"use at most {MAX_NAME} characters",
+)
+
+ROOT_RULES = (_NAME_RULE,)
+"""Rules of the resource as a whole."""
+
+IMMUTABLE = ("training", "dataset", "checkpoints", "managedBy")
+"""Fields of spec that stay as they were created."""
+
+POD_FIELDS = ("image", "imagePullPolicy", "imagePullSecrets", "launcher")
+"""Fields of spec that pods are made from, beside `workers`: they change only while the training is suspended."""
+
+
+@dataclass(frozen=True)
+class WorkerSeen:
+    """A worker pod as the cluster shows it."""
+
+    index: int
+    incarnation: int
+    name: str
+    uid: str
+    phase: str
+    ready: bool = False
+    deleting: bool = False
+    disrupted: bool = False
+    """Evicted, preempted or on a lost node."""
+    trouble: str = ""
+    """Why it does not start, in the scheduler's or the kubelet's words."""
+    unschedulable: bool = False
+    scheduled: datetime | None = None
+    failure: str = ""
+    """Why its container ended."""
+    exit_code: int | None = None
+    out_of_memory: bool = False
+    node: str = ""
+    revision: str = ""
+    """Which settings it was made from; empty if that is not known."""
+    keys: str = ""
+    """Which Secret it mounts; empty if that is not known."""
+
+    @property
+    def lost(self) -> bool:
+        return self.deleting or self.phase in ("Failed", "Succeeded")
+
+
+@dataclass(frozen=True)
+class LauncherSeen:
+    """A launcher pod as the cluster shows it."""
+
+    attempt: int
+    name: str
+    uid: str
+    phase: str
+    deleting: bool = False
+    disrupted: bool = False
+    trouble: str = ""
+    unschedulable: bool = False
+    scheduled: datetime | None = None
+    exit_code: int | None = None
+    report: Report | None = None
+    ended: datetime | None = None
+    node: str = ""
+    workers: int | None = None
+    """How many workers it was started on."""
+    gone: bool = False
+    """No longer in the cluster; this is how it was last seen."""
+
+    @property
+    def finished(self) -> bool:
+        return self.phase in ("Failed", "Succeeded")
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What the cluster shows of one training's children."""
+
+    workers: tuple[WorkerSeen, ...] = ()
+    launchers: tuple[LauncherSeen, ...] = ()
+    present: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """The children that are no pods, and the claims that the training names: the hash of what was desired, if known."""
+    access_modes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """How each of these claims can be mounted."""
+    progress: Progress | None = None
+    """What worker 0 said last."""
+    last_steps: Mapping[int, int | None] = field(default_factory=dict)
+    """The last step of each rank, asked for when no step was made for a while; None for a rank that did not answer."""
+    keys: str | None = None
+    """The uid of the Secret with the keys; None when nobody has looked."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An object to delete: this one, and not another of the same name."""
+
+    kind: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
+class Event:
+    """A transition told to people."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done about one training."""
+
+    create: tuple[Manifest, ...] = ()
+    update: tuple[Manifest, ...] = ()
+    delete: tuple[Reference, ...] = ()
+    status: Manifest = field(default_factory=dict)
+    """The whole new status."""
+    events: tuple[Event, ...] = ()
+    needs_keys: bool = False
+    """This plan is none yet: look for the Secret, make it if it is not there, and decide again knowing its uid."""
+    requeue_after: timedelta | None = None

@@ -1,0 +1,266 @@
+"""The API server, as the operator uses it: create, delete, patch status, tell events, list."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
+
+import aiohttp
+from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+
+from resnext_operator import names, policy, render
+from resnext_operator.api import GROUP, KIND, PLURAL, VERSION, Event, Manifest, Plan, Reference, Training
+from resnext_operator.cache import CLAIMS, owned_by
+
+PATHS = {
+    KIND: (f"apis/{GROUP}/{VERSION}", PLURAL),
+    "Pod": ("api/v1", "pods"),
+    "Service": ("api/v1", "services"),
+    "ConfigMap": ("api/v1", "configmaps"),
+    "Secret": ("api/v1", "secrets"),
+    "PersistentVolumeClaim": ("api/v1", "persistentvolumeclaims"),
+    "Event": ("api/v1", "events"),
+    "NetworkPolicy": ("apis/networking.k8s.io/v1", "networkpolicies"),
+    "Lease": ("apis/coordination.k8s.io/v1", "leases"),
+}
+_JSON, _MERGE_PATCH = "application/json", "application/merge-patch+json"
+_SECONDS = 15.0
+_PAGE = 500
+
+Count = Callable[[str, str], None]
+"""Told the verb and the code of each request; a code of "none" stands for no answer."""
+
+
+class Refused(Exception):
+    """The API server's no, with its code and its words."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+
+
+class Leftover(Exception):
+    """A child's name is still taken by a child of an earlier training of this name; the garbage collector is at it."""
+
+
+class Stranger(Exception):
+    """A child's name is taken by an object that is not ours; the text names it."""
+
+
+def path_of(kind: str, namespace: str | None, name: str = "", part: str = "") -> str:
+    prefix, plural = PATHS[kind]
+    within = ("namespaces", namespace) if namespace else ()
+    return "/" + "/".join(filter(None, (prefix, *within, plural, name, part)))
+
+
+class Cluster:
+    """One pool of connections; every answer is a plain dictionary."""
+
+    def __init__(self, client: Any, count: Count) -> None:
+        self._client, self._count = client, count
+
+    async def request(
+        self,
+        verb: str,
+        path: str,
+        body: Any = None,
+        *,
+        query: Sequence[tuple[str, str]] = (),
+        content: str = _JSON,
+        seconds: float = _SECONDS,
+    ) -> Manifest:
+        """One request; raises Refused, or what aiohttp raises when the server cannot be reached."""
+        method, url, headers, payload, _ = await self._client.param_serialize(
+            verb,
+            path,
+            query_params=list(query),
+            header_params={"Accept": _JSON, "Content-Type": content},
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        try:
+            answer = await self._client.call_api(
+                method, url, headers, payload, _request_timeout=aiohttp.ClientTimeout(total=seconds)
+            )
+            await answer.read()
+        except (aiohttp.ClientError, TimeoutError):
+            self._count(verb, "none")
+            raise
+        self._count(verb, str(answer.status))
+        async with answer.response:
+            found: Manifest = await answer.response.json(content_type=None)
+        if answer.status >= 400:
+            raise Refused(answer.status, str((found or {}).get("message", answer.reason)))
+        return found
+
+    async def keys(self, training: Training, new_keys: Callable[[], Manifest], *, likely: bool) -> str:
+        """The uid of the training's Secret, which is made if it is not there; `likely` says what to try first."""
+        if likely:
+            try:
+                found = await self.request("GET", path_of("Secret", training.namespace, names.keys(training.name)))
+            except Refused as refused:
+                if refused.code != 404:
+                    raise
+            else:
+                if owned_by(found, training.uid):
+                    return str(found["metadata"]["uid"])
+        made = await self.create(new_keys(), training)
+        return str(made["metadata"]["uid"])
+
+    async def carry_out(self, plan: Plan, training: Training) -> list[Manifest]:
+        """Delete, update and create what a plan says; returns the objects as they are now."""
+        deleted = await asyncio.gather(*(self.delete(each, training.namespace) for each in plan.delete))
+        updated = await asyncio.gather(*(self.update(each, training) for each in plan.update))
+        created: list[Manifest | BaseException] = []
+        # Pods last: the scheduler and the kubelet complain of claims and ConfigMaps that are not there yet.
+        for pods in (False, True):
+            wanted = [manifest for manifest in plan.create if (manifest["kind"] == "Pod") == pods]
+            created += await asyncio.gather(
+                *(self.create(manifest, training) for manifest in wanted), return_exceptions=True
+            )
+            # All are awaited first, so that none is still under way when the training is looked at again.
+            for failure in created:
+                if isinstance(failure, BaseException):
+                    raise failure
+        return [each for each in (*deleted, *updated, *created) if isinstance(each, dict)]
+
+    async def create(self, manifest: Manifest, training: Training) -> Manifest:
+        """Create a child, or find that it is there already; raises Stranger if that one is not ours."""
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
+        try:
+            return await self.request("POST", path_of(kind, training.namespace), _marked(manifest))
+        except Refused as refused:
+            if refused.code != 409:
+                raise
+        found = await self.request("GET", path_of(kind, training.namespace, name))
+        labelled = (found["metadata"].get("labels") or {}).get(names.TRAINING) == training.name
+        if owned_by(found, training.uid) or (kind == CLAIMS and labelled):
+            return found
+        owners = found["metadata"].get("ownerReferences") or ()
+        if any((owner["kind"], owner["name"]) == (KIND, training.name) for owner in owners):
+            raise Leftover(f"{kind} {name} of an earlier training {training.name} is not gone yet")
+        raise Stranger(f"{kind} {name} is there already and belongs to another: rename the training, or delete it")
+
+    async def update(self, manifest: Manifest, training: Training) -> Manifest:
+        """Make of a child of ours what is desired now."""
+        path = path_of(manifest["kind"], training.namespace, manifest["metadata"]["name"])
+        found = await self.request("GET", path)
+        if not owned_by(found, training.uid):
+            raise Leftover(f"{manifest['kind']} {manifest['metadata']['name']} is not of this training {training.name}")
+        desired = _marked(manifest)
+        # Of two that write, one is refused.
+        desired["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"]
+        return await self.request("PUT", path, desired)
+
+    async def delete(self, gone: Reference, namespace: str) -> Manifest | None:
+        """Delete this object and no successor; returns it as it still is, None if it is gone."""
+        options = {"preconditions": {"uid": gone.uid}}
+        try:
+            answer = await self.request("DELETE", path_of(gone.kind, namespace, gone.name), options)
+        except Refused as refused:
+            # 404: gone; 409: a successor has the name.
+            if refused.code in (404, 409):
+                return None
+            raise
+        return answer if answer.get("kind") == gone.kind else None
+
+    async def report(self, training: Training, status: Manifest) -> Manifest | None:
+        """Write the status if it is another than the one that was read; returns the resource as it is then."""
+        changes = difference(training.status, status)
+        if not changes:
+            return None
+        path = path_of(KIND, training.namespace, training.name, "status")
+        # The uid makes the server refuse if the training was replaced by another of the same name.
+        body = {"metadata": {"uid": training.uid}, "status": changes}
+        return await self.request("PATCH", path, body, content=_MERGE_PATCH)
+
+    async def tell(self, training: Training, event: Event, now: datetime) -> None:
+        """An event on the training; the same words again only raise its count."""
+        words = f"{training.uid}/{event.type}/{event.reason}/{event.message}"
+        name = f"{training.name}.{hashlib.sha256(words.encode()).hexdigest()[:16]}"
+        at = policy.stamp(now)
+        body = {
+            "metadata": {"name": name, "namespace": training.namespace},
+            "involvedObject": {
+                "apiVersion": f"{GROUP}/{VERSION}",
+                "kind": KIND,
+                "namespace": training.namespace,
+                "name": training.name,
+                "uid": training.uid,
+            },
+            "type": event.type,
+            "reason": event.reason,
+            "message": event.message[:1024],
+            "source": {"component": "resnext-operator"},
+            "reportingComponent": "resnext-operator",
+            "firstTimestamp": at,
+            "lastTimestamp": at,
+            "count": 1,
+        }
+        try:
+            await self.request("POST", path_of("Event", training.namespace), body)
+        except Refused as refused:
+            if refused.code != 409:
+                raise
+            path = path_of("Event", training.namespace, name)
+            count = (await self.request("GET", path)).get("count", 1) + 1
+            await self.request("PATCH", path, {"count": count, "lastTimestamp": at}, content=_MERGE_PATCH)
+
+    async def list(self, kind: str, namespace: str | None, selector: str = "") -> tuple[list[Manifest], int]:
+        """All objects of a kind, and the version of the list as a whole."""
+        items: list[Manifest] = []
+        token = ""
+        while True:
+            asked = {"limit": str(_PAGE), "labelSelector": selector, "continue": token}
+            query = [(key, value) for key, value in asked.items() if value]
+            page = await self.request("GET", path_of(kind, namespace), query=query, seconds=60)
+            items += [{**item, "kind": kind} for item in page["items"]]
+            if not (token := page["metadata"].get("continue", "")):
+                return items, int(page["metadata"]["resourceVersion"])
+
+    async def served(self) -> bool:
+        """Whether the API server knows the resource yet."""
+        try:
+            found = await self.request("GET", f"/apis/{GROUP}/{VERSION}")
+        except Refused as refused:
+            if refused.code == 404:
+                return False
+            raise
+        return any(each["name"] == PLURAL for each in found.get("resources", ()))
+
+
+def _marked(manifest: Manifest) -> Manifest:
+    """With the hash of what was desired, by which a later desire is told from it."""
+    metadata = manifest["metadata"]
+    annotations = {**metadata.get("annotations", {}), names.HASH: render.desired_hash(manifest)}
+    return {**manifest, "metadata": {**metadata, "annotations": annotations}}
+
+
+def difference(old: Any, new: Any) -> Manifest:
+    """The merge patch that makes `new` of `old`; empty if they say the same."""
+    patch: Manifest = {key: None for key in old if key not in new}
+    for key, value in new.items():
+        before = old.get(key)
+        if isinstance(value, dict) and isinstance(before, dict):
+            if changes := difference(before, value):
+                patch[key] = changes
+        elif value != before:
+            patch[key] = value
+    return patch
+
+
+@asynccontextmanager
+async def connect(connections: int, count: Count) -> AsyncIterator[Cluster]:
+    """The cluster that this process runs in, or the kubeconfig's."""
+    configuration = Configuration()
+    try:
+        load_incluster_config(client_configuration=configuration)
+    except ConfigException:
+        await load_kube_config(client_configuration=configuration)
+    configuration.connection_pool_maxsize = connections
+    async with ApiClient(configuration) as client:
+        client.user_agent = "resnext-operator"
+        yield Cluster(client, count)

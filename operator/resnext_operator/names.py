@@ -1,0 +1,65 @@
+"""What everything is called: children, labels, annotations, paths and ports."""
+
+from resnext_operator.api import GROUP
+
+TRAINING = f"{GROUP}/training"
+ROLE = f"{GROUP}/role"
+WORKER = f"{GROUP}/worker"
+INCARNATION = f"{GROUP}/incarnation"
+ATTEMPT = f"{GROUP}/attempt"
+WORKERS = f"{GROUP}/workers"
+REVISION = f"{GROUP}/revision"
+KEYS = f"{GROUP}/keys"
+HASH = f"{GROUP}/desired-hash"
+
+SSH_PORT = 2222
+HEALTH_PORT = 9429
+METRICS_PORT = 9430
+
+CONFIG_FOLDER = "/etc/resnext/config"
+CONFIG_FILE = "training.json"
+KEYS_FOLDER = "/etc/resnext/ssh"
+RUN_FOLDER = "/run/resnext"
+DATA_FOLDER = "/data"
+CHECKPOINTS_FOLDER = "/checkpoints"
+
+
+def labels(training: str, role: str | None = None) -> dict[str, str]:
+    """The labels of a training's child."""
+    common = {
+        "app.kubernetes.io/name": "resnext-training",
+        "app.kubernetes.io/managed-by": "resnext-operator",
+        TRAINING: training,
+    }
+    return {**common, ROLE: role} if role else common
+
+
+def service(training: str) -> str:
+    return training
+
+
+def config(training: str) -> str:
+    return f"{training}-config"
+
+
+def keys(training: str) -> str:
+    return f"{training}-ssh"
+
+
+def claim(training: str) -> str:
+    """The claim made from a template."""
+    return f"{training}-checkpoints"
+
+
+def worker(training: str, index: int, incarnation: int) -> str:
+    """A worker pod; a pod stuck on a dead node must not block its successor's name, so incarnations are counted."""
+    return f"{training}-worker-{index}-{incarnation}"
+
+
+def launcher(training: str, attempt: int) -> str:
+    return f"{training}-launcher-{attempt}"
+
+
+def host(training: str, index: int, incarnation: int) -> str:
+    """A worker's name in DNS, within the namespace."""
+    return f"{worker(training, index, incarnation)}.{service(training)}"

@@ -1,0 +1,547 @@
+"""What is done about a training, in order: children, workers, a launcher, and again until it has ended."""
+
+from collections import Counter
+from datetime import datetime, timedelta
+
+from resnext_operator import render
+from resnext_operator.api import (
+    KIND,
+    MANAGER,
+    Event,
+    LauncherSeen,
+    Manifest,
+    Observed,
+    Phase,
+    Plan,
+    Reference,
+    Training,
+    WorkerSeen,
+)
+from resnext_operator.policy import record
+from resnext_operator.policy.ending import FAULTS_OF_NODES, Attempt, Ending
+from resnext_operator.policy.reasons import Reason
+from resnext_operator.policy.record import Conditions, stamp
+from resnext_trainer.report import Progress
+
+BACKOFF_FIRST, BACKOFF_LAST = timedelta(seconds=10), timedelta(minutes=5)
+
+# Polls are seconds apart, and a minute without a step is nobody's trouble.
+LEAST_STALL = timedelta(minutes=1)
+
+# A container whose image is there starts within seconds; after that, the Secret that it mounts may be gone.
+STUCK = timedelta(seconds=30)
+
+KEPT_ATTEMPTS = 10
+
+UPDATED = ("Service", "NetworkPolicy")
+"""Children that are brought up to date; a ConfigMap and a claim stay as they were created."""
+
+
+def decide(training: Training, seen: Observed, now: datetime) -> Plan:
+    """What to create, delete, record and tell; an empty plan when another manager or the garbage collector is at it."""
+    if training.deleting or training.spec.managed_by not in (None, MANAGER):
+        return Plan(status=dict(training.status))
+    story = _Story(training, seen, now)
+    story.tell()
+    return story.plan()
+
+
+class _Story:
+    """One decision in the making."""
+
+    def __init__(self, training: Training, seen: Observed, now: datetime) -> None:
+        self.training, self.seen, self.now = training, seen, now
+        before = training.status
+        self.status: Manifest = {**before, "observedGeneration": training.generation}
+        self.attempts: list[Manifest] = [dict(each) for each in before.get("attempts") or ()]
+        self.conditions = Conditions(before.get("conditions"), training.generation, now)
+        self.phase = Phase(before.get("phase", Phase.PENDING))
+        self.revision = render.revision(training)
+        self.create: list[Manifest] = []
+        self.update: list[Manifest] = []
+        self.delete: dict[str, Reference] = {}
+        self.events: list[Event] = []
+        self.needs_keys = False
+        self.wait: timedelta | None = None
+        # What the last status did not know must be written before its evidence goes.
+        self.recorded = True
+        self.replicas = training.spec.workers.replicas
+
+    # -- the story -----------------------------------------------------------------------------------------------
+
+    def tell(self) -> None:
+        if self.phase.ended:
+            self._clean_up()
+            return
+        self._accept()
+        if self.phase.ended:
+            return
+        self._start_clock()
+        self._adopt()
+        self._take_progress()
+        if self.attempt is not None:
+            self._end_attempt()
+        if self.phase.ended:
+            return
+        if self.training.spec.suspend:
+            self._suspend()
+        elif self._too_late():
+            self._give_up()
+        elif self.attempt is None:
+            self._start()
+        elif why := self._why_stop():
+            self._stop(*why)
+        else:
+            self._run()
+
+    @property
+    def attempt(self) -> Manifest | None:
+        """The attempt that is under way."""
+        return self.attempts[-1] if self.attempts and "endTime" not in self.attempts[-1] else None
+
+    @property
+    def launcher(self) -> LauncherSeen | None:
+        number = self.attempts[-1]["number"] if self.attempts else None
+        return next((each for each in self.seen.launchers if each.attempt == number), None)
+
+    def _accept(self) -> None:
+        """A dataset that the workers cannot share is refused; a running training then keeps the workers it has."""
+        sentence = self._unshared_dataset()
+        if not sentence:
+            if not self.conditions.holds("Accepted"):
+                self.conditions.set("Accepted", True, Reason.ACCEPTED)
+            return
+        if not self.conditions.get("Accepted").get("message"):
+            self.events.append(Event("Warning", Reason.DATASET_NOT_SHARED, sentence))
+        self.conditions.set("Accepted", False, Reason.DATASET_NOT_SHARED, sentence)
+        if self.attempts:
+            self.replicas = self.attempts[-1].get("workers", self.replicas)
+        else:
+            self.status["reason"] = Reason.DATASET_NOT_SHARED.value
+            self._end(Phase.FAILED, Reason.DATASET_NOT_SHARED, sentence)
+
+    def _unshared_dataset(self) -> str:
+        dataset = self.training.spec.dataset
+        modes = self.seen.access_modes.get(dataset.claim_name, ()) if dataset else ()
+        if dataset is None or not modes or self.replicas == 1 or any(mode.endswith("Many") for mode in modes):
+            return ""
+        return (
+            f"spec.dataset.claimName: claim {dataset.claim_name} is {' and '.join(modes)}, which several nodes cannot "
+            f"mount together: for {self.replicas} workers use a claim that is ReadOnlyMany or ReadWriteMany"
+        )
+
+    def _start_clock(self) -> None:
+        """The start time, from which the deadline counts: none before the first resume, and anew at each."""
+        if self.training.spec.suspend:
+            return
+        if self.conditions.holds("Suspended"):
+            self.conditions.set("Suspended", False, Reason.RESUMED)
+            self.status["startTime"] = stamp(self.now)
+        self.status.setdefault("startTime", stamp(self.now))
+
+    def _adopt(self) -> None:
+        """A launcher that was made and not recorded, since the operator ended between the two, is an attempt too."""
+        last = self.attempts[-1]["number"] if self.attempts else 0
+        newest = max(self.seen.launchers, key=lambda each: each.attempt, default=None)
+        if self.attempt is None and newest and newest.attempt > last:
+            self._begin(newest.attempt, newest.workers or self.replicas)
+
+    def _begin(self, number: int, workers: int) -> None:
+        """Record an attempt, and what it starts from."""
+        saved = self.status.get("checkpoint")
+        before = {"checkpointStepBefore": saved["step"]} if saved else {}
+        self.attempts.append({"number": number, "startTime": stamp(self.now), "workers": workers, **before})
+        self.status.pop("stepSeconds", None)
+
+    # -- how an attempt ends -------------------------------------------------------------------------------------
+
+    def _why_stop(self) -> tuple[Reason, str] | None:
+        """Why the attempt under way must end: judged by what is asked for and seen, so that nothing is forgotten."""
+        policy, launcher, attempt = self.training.spec.run_policy, self.launcher, self.attempts[-1]
+        if self.training.spec.suspend:
+            return Reason.SUSPENDING, "saving a checkpoint before the pods go"
+        if self._too_late():
+            return Reason.DEADLINE_EXCEEDED, (
+                f"ran for {policy.active_deadline_seconds} s (runPolicy.activeDeadlineSeconds): saving a checkpoint"
+            )
+        if (launched := attempt.get("workers", self.replicas)) != self.replicas:
+            return Reason.RESIZING, f"from {launched} to {self.replicas} workers: saving a checkpoint to go on from"
+        if self._hung():
+            return Reason.HUNG, (
+                f"stalled for {policy.stall_deadline_seconds} s (runPolicy.stallDeadlineSeconds): "
+                f"{self.conditions.get('Stalled')['message']}"
+            )
+        living = [pod for pod in self.seen.workers if not pod.lost]
+        if any(pod.revision not in ("", self.revision) for pod in living):
+            return Reason.PODS_CHANGED, "the pods were asked for with other settings: saving a checkpoint to go on from"
+        if launcher and launcher.phase == "Pending" and not all(self._has_keys(pod) for pod in living):
+            return Reason.KEYS_REMADE, "the Secret with the keys had gone and was made anew: all pods are replaced"
+        return None
+
+    def _stop(self, reason: Reason, message: str) -> None:
+        """The launcher first, whose SIGTERM makes the ranks save."""
+        self._become(Phase.STOPPING, reason, message)
+        launcher = self.launcher
+        if launcher and not launcher.finished:
+            self._drop(launcher)
+
+    def _end_attempt(self) -> None:
+        stopping = self.phase is Phase.STOPPING or self._why_stop() is not None
+        newest = {pod.index: pod for pod in self.seen.workers}
+        launched = self.attempts[-1].get("workers", self.replicas)
+        workers = [self._living().get(index) or newest.get(index) for index in range(launched)]
+        ending = Attempt(self.training, self.launcher, workers, stopping).ending(self.now)
+        if isinstance(ending, timedelta):
+            self._again_in(ending)
+        elif ending is not None:
+            if ending.cause == "stopped" and self._hung():
+                ending = Ending("hung", self.conditions.get("Stalled")["message"], ending.exit_code, counted=True)
+            self._conclude(ending)
+
+    def _conclude(self, ending: Ending) -> None:
+        if (launcher := self.launcher) and launcher.report and launcher.report.progress:
+            self._record(launcher.report.progress)
+        self.attempts[-1] |= {"endTime": stamp(self.now), **ending.as_status()}
+        if saved := self.status.get("checkpoint"):
+            self.attempts[-1]["checkpointStep"] = saved["step"]
+        self.recorded = False
+        reason = Reason.of_cause(ending.cause)
+        if self.conditions.holds("Stalled"):
+            self.conditions.set("Stalled", False, reason)
+        if ending.finished:
+            self._end(Phase.SUCCEEDED, reason, ending.message)
+            return
+        if ending.final:
+            self._end(Phase.FAILED, reason, ending.message)
+            return
+        if ending.counted:
+            self.status["failures"] = failures = self.status.get("failures", 0) + 1
+            if failures > self.training.spec.run_policy.backoff_limit:
+                limit = f"failed {failures} times (runPolicy.backoffLimit): {ending.message}"
+                self._end(Phase.FAILED, Reason.BACKOFF_LIMIT_EXCEEDED, limit)
+                return
+        elif ending.cause == "disruption":
+            self.status["disruptions"] = self.status.get("disruptions", 0) + 1
+        self.conditions.set("Running", False, reason, ending.message)
+        if not self.training.spec.suspend and not self._too_late():
+            self._become(Phase.RESTARTING, reason, ending.message, warning=ending.cause != "stopped")
+
+    # -- what is asked for ---------------------------------------------------------------------------------------
+
+    def _suspend(self) -> None:
+        """The launcher first, the workers when it has ended."""
+        if self.attempt is not None and (why := self._why_stop()):
+            self._stop(*why)
+            return
+        if self.seen.workers or any(not each.gone for each in self.seen.launchers):
+            if self.phase is not Phase.SUSPENDED:
+                self._become(Phase.STOPPING, Reason.SUSPENDING, "the pods go")
+            if self.recorded:
+                self._drop(*self.seen.workers, *(each for each in self.seen.launchers if not each.gone))
+            return
+        if self.phase is not Phase.SUSPENDED:
+            message = "suspended: spec.suspend false goes on from the last checkpoint"
+            self._become(Phase.SUSPENDED, Reason.SUSPENDED, message)
+            self.conditions.set("Suspended", True, Reason.SUSPENDED, "no pods; the checkpoint is kept")
+            self.conditions.set("Running", False, Reason.SUSPENDED)
+            self._ready_workers(0)
+
+    def _too_late(self) -> bool:
+        deadline = self.training.spec.run_policy.active_deadline_seconds
+        if deadline is None or self.training.spec.suspend:
+            return False
+        left = datetime.fromisoformat(self.status["startTime"]) + timedelta(seconds=deadline) - self.now
+        if left > timedelta(0):
+            self._again_in(left)
+        return left <= timedelta(0)
+
+    def _give_up(self) -> None:
+        """The deadline has passed: an attempt under way saves first."""
+        if self.attempt is not None and (why := self._why_stop()):
+            self._stop(*why)
+            return
+        seconds = self.training.spec.run_policy.active_deadline_seconds
+        message = f"not finished within {seconds} s (runPolicy.activeDeadlineSeconds); the checkpoint is kept"
+        self._end(Phase.FAILED, Reason.DEADLINE_EXCEEDED, message)
+
+    def _start(self) -> None:
+        """Children, then workers, then, when all are ready, a launcher."""
+        if self.phase not in (Phase.STARTING, Phase.RESTARTING, Phase.PENDING):
+            self._become(Phase.PENDING, Reason.RESUMED, "the pods are made again")
+        self._prepare()
+        current = self._workers()
+        ready = sum(1 for pod in current if pod and pod.ready)
+        self._ready_workers(ready)
+        self._placed(current)
+        if ready < len(current) and self._pending_too_long(self._pending_since()):
+            return
+        if self.recorded:
+            stale = [each for each in self.seen.launchers if not each.gone and not each.finished]
+            kept = {pod.uid for pod in current if pod}
+            self._drop(*stale, *(pod for pod in self.seen.workers if pod.uid not in kept))
+        if not self._missing_claims():
+            self._make_workers([index for index, pod in enumerate(current) if pod is None])
+        if self.phase is Phase.PENDING and all(pod and pod.phase == "Running" for pod in current):
+            self._become(Phase.STARTING, Reason.STARTING, "all workers are placed")
+        old_launcher = any(not each.gone and not each.finished for each in self.seen.launchers)
+        if ready == len(current) and not old_launcher and self.recorded and self._rested():
+            self._launch([pod for pod in current if pod])
+        self._look_for_keys([pod for pod in current if pod])
+
+    def _make_workers(self, indexes: list[int]) -> None:
+        if not indexes:
+            return
+        if self.seen.keys is None:
+            self.needs_keys = True
+            return
+        for index in indexes:
+            incarnations = [each.incarnation for each in self.seen.workers if each.index == index]
+            number = max(incarnations, default=-1) + 1
+            self.create.append(render.worker_pod(self.training, index, number, self.seen.keys, self._avoided_nodes()))
+
+    def _launch(self, workers: list[WorkerSeen]) -> None:
+        # The first launcher comes right after its workers; before a later one the Secret may have gone.
+        if self.seen.keys is None and (self.attempts or len({pod.keys for pod in workers if pod.keys}) > 1):
+            self.needs_keys = True
+            return
+        known = [each["number"] for each in self.attempts] + [each.attempt for each in self.seen.launchers]
+        number = max(known, default=0) + 1
+        self._begin(number, len(workers))
+        hosts = [(pod.index, pod.incarnation) for pod in workers]
+        self.create.append(render.launcher_pod(self.training, number, hosts))
+        message = f"attempt {number}: {len(workers)} workers are ready, mpirun starts"
+        self._become(Phase.STARTING, Reason.LAUNCHED, message)
+
+    def _run(self) -> None:
+        """An attempt is under way."""
+        self._prepare()
+        self._ready_workers(sum(1 for pod in self._workers() if pod and pod.ready))
+        progress, number, launcher = self.seen.progress, self.attempts[-1]["number"], self.launcher
+        answered = progress is not None and progress.attempt == number and progress.step > 0
+        if answered and self.phase not in (Phase.RUNNING, Phase.STOPPING):
+            self._become(Phase.RUNNING, Reason.TRAINING, f"attempt {number} trains")
+            self.conditions.set("Running", True, Reason.TRAINING, f"attempt {number}")
+        if answered:
+            self._watch_pace()
+        if launcher and launcher.phase == "Pending":
+            if launcher.trouble:
+                message = f"pod {launcher.name}: {launcher.trouble}"
+                self.conditions.set("Scheduled", False, Reason.LAUNCHER_PENDING, message)
+            if not self._pending_too_long(datetime.fromisoformat(self.attempts[-1]["startTime"])):
+                self._look_for_keys([launcher])
+
+    # -- its parts -----------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        for child in render.prepared(self.training):
+            kind, name = child["kind"], child["metadata"]["name"]
+            known = self.seen.present.get((kind, name))
+            if known is None:
+                self.create.append(child)
+            # Without a hash it was not made by us or was stripped of it, and would be updated for ever.
+            elif kind in UPDATED and known and known != render.desired_hash(child):
+                self.update.append(child)
+
+    def _living(self) -> dict[int, WorkerSeen]:
+        return {each.index: each for each in self.seen.workers if not each.lost}
+
+    def _workers(self) -> list[WorkerSeen | None]:
+        """The pod of each worker, by index, that lives and is as it should be."""
+        fitting = {
+            index: pod
+            for index, pod in self._living().items()
+            if pod.revision in ("", self.revision) and self._has_keys(pod)
+        }
+        return [fitting.get(index) for index in range(self.replicas)]
+
+    def _has_keys(self, pod: WorkerSeen) -> bool:
+        """Whether it mounts the Secret that is there, as far as that is known."""
+        return not pod.keys or self.seen.keys in (None, pod.keys)
+
+    def _look_for_keys(self, pods: list[WorkerSeen] | list[LauncherSeen]) -> None:
+        """A pod that has its node and does not start may wait for a Secret that has gone."""
+        waiting = [pod.scheduled for pod in pods if pod.phase == "Pending" and pod.scheduled and not pod.trouble]
+        if not waiting or self.seen.keys is not None:
+            return
+        if (left := min(waiting) + STUCK - self.now) > timedelta(0):
+            self._again_in(left)
+        else:
+            self.needs_keys = True
+
+    def _avoided_nodes(self) -> list[str]:
+        limit = self.training.spec.run_policy.avoid_nodes_after
+        faults = Counter(
+            each["node"] for each in self.attempts if each.get("cause") in FAULTS_OF_NODES and "node" in each
+        )
+        return sorted(node for node, count in faults.items() if limit and count >= limit)
+
+    def _placed(self, workers: list[WorkerSeen | None]) -> None:
+        pods = [pod for pod in workers if pod]
+        troubled = next((pod for pod in pods if pod.trouble), None)
+        if missing := self._missing_claims():
+            self._unplaced(Reason.CLAIM_MISSING, missing)
+        elif troubled:
+            reason = Reason.UNSCHEDULABLE if troubled.unschedulable else Reason.NOT_STARTING
+            self._unplaced(reason, f"pod {troubled.name}: {troubled.trouble}")
+        elif len(pods) == len(workers) and all(pod.node for pod in pods):
+            self.conditions.set("Scheduled", True, Reason.SCHEDULED)
+
+    def _unplaced(self, reason: Reason, message: str) -> None:
+        self.conditions.set("Scheduled", False, reason, message)
+        if self.status.get("reason") != reason:
+            self.status["reason"] = reason.value
+            self.events.append(Event("Warning", reason, message))
+
+    def _missing_claims(self) -> str:
+        dataset, checkpoints = self.training.spec.dataset, self.training.spec.checkpoints
+        wanted = [dataset.claim_name if dataset else None, checkpoints.claim_name]
+        missing = [name for name in wanted if name and ("PersistentVolumeClaim", name) not in self.seen.present]
+        if not missing:
+            return ""
+        return f"there is no claim {' and no claim '.join(missing)} in namespace {self.training.namespace}: create it"
+
+    def _ready_workers(self, ready: int) -> None:
+        everyone = ready == self.replicas
+        self.status["workers"] = {"replicas": self.replicas, "ready": ready}
+        self.conditions.set("WorkersReady", everyone, Reason.READY if everyone else Reason.WAITING)
+
+    def _pending_since(self) -> datetime:
+        last = self.attempts[-1]["endTime"] if self.attempts else self.status["startTime"]
+        started = max(last, self.status["startTime"])  # stamps sort as the times do
+        return max(datetime.fromisoformat(started), self.conditions.since("WorkersReady"))
+
+    def _pending_too_long(self, since: datetime) -> bool:
+        """Whether the pods took too long; the training has failed then."""
+        seconds = self.training.spec.run_policy.pending_deadline_seconds
+        if seconds is None:
+            return False
+        if (left := since + timedelta(seconds=seconds) - self.now) > timedelta(0):
+            self._again_in(left)
+            return False
+        scheduled = self.conditions.get("Scheduled")
+        why = scheduled.get("message") if scheduled.get("status") == "False" else ""
+        message = f"pods did not start within {seconds} s (runPolicy.pendingDeadlineSeconds)"
+        if self.attempt is not None:
+            self.attempts[-1] |= {"endTime": stamp(self.now), "cause": "stopped", "message": message}
+        self._end(Phase.FAILED, Reason.PENDING_DEADLINE_EXCEEDED, f"{message}: {why}" if why else message)
+        return True
+
+    def _rested(self) -> bool:
+        """Whether the pause after the last failure is over."""
+        last = self.attempts[-1] if self.attempts else {}
+        if last.get("cause") in (None, "disruption", "stopped"):
+            return True
+        pause = min(BACKOFF_FIRST * 2 ** min(self.status.get("failures", 1) - 1, 10), BACKOFF_LAST)
+        left = datetime.fromisoformat(last["endTime"]) + pause - self.now
+        if left > timedelta(0):
+            self._again_in(left)
+        return bool(left <= timedelta(0))
+
+    # -- how far it is -------------------------------------------------------------------------------------------
+
+    def _take_progress(self) -> None:
+        progress = self.seen.progress
+        if progress and self.attempt is not None and progress.attempt == self.attempts[-1]["number"]:
+            self._record(progress)
+
+    def _record(self, progress: Progress) -> None:
+        record.take_progress(self.status, self.attempt, progress, self.now)
+        if progress.checkpoint:
+            saved = progress.checkpoint.model_dump(mode="json", by_alias=True)
+            if saved != self.status.get("checkpoint"):
+                self.status["checkpoint"] = saved
+                message = "the training can go on from a checkpoint"
+                self.conditions.set("Checkpointed", True, Reason.SAVED, message)
+
+    def _watch_pace(self) -> None:
+        """Stalled is judged only by an answer of this operator's own time: one that was away has missed the steps."""
+        usual, progress = record.step_seconds(self.status), self.status["progress"]
+        if usual is None:
+            return
+        multiple = self.training.spec.run_policy.stall_multiple
+        quiet = self.now - datetime.fromisoformat(progress["updatedTime"])
+        left = max(LEAST_STALL, timedelta(seconds=usual * multiple)) - quiet
+        stalled = self.conditions.holds("Stalled")
+        if left > timedelta(0):
+            self._again_in(left)
+            if stalled:
+                self.conditions.set("Stalled", False, Reason.MOVING, f"step {progress['step']}")
+        elif not stalled:
+            message = (
+                f"no step for {quiet.total_seconds():.0f} s, and a step usually takes {usual:.2g} s; last steps: "
+                f"{self._last_steps()}"
+            )
+            self.conditions.set("Stalled", True, Reason.STALLED, message)
+            self.events.append(Event("Warning", Reason.STALLED, message))
+
+    def _last_steps(self) -> str:
+        steps = {0: self.status["progress"]["step"], **self.seen.last_steps}
+        said = [
+            f"rank {rank} does not answer" if step is None else f"rank {rank} at {step}"
+            for rank, step in sorted(steps.items(), key=lambda each: (each[1] is not None, each[0]))
+        ]
+        return ", ".join(said[:16]) + (f", and {len(said) - 16} more" if len(said) > 16 else "")
+
+    def _hung(self) -> bool:
+        """Whether it has been Stalled for too long."""
+        if not self.conditions.holds("Stalled"):
+            return False
+        seconds = self.training.spec.run_policy.stall_deadline_seconds
+        left = self.conditions.since("Stalled") + timedelta(seconds=seconds) - self.now
+        if left > timedelta(0):
+            self._again_in(left)
+        return left <= timedelta(0)
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    def _end(self, phase: Phase, reason: Reason, message: str) -> None:
+        self.create.clear()
+        self.status["completionTime"] = stamp(self.now)
+        self._become(phase, reason, message, warning=phase is Phase.FAILED)
+        self.conditions.set("Running", False, reason, message)
+        self.conditions.set(phase.value, True, reason, message)
+
+    def _clean_up(self) -> None:
+        """Nothing is made any more, whatever is missing; in the end the training goes as well."""
+        policy, training = self.training.spec.run_policy, self.training
+        ttl = policy.ttl_seconds_after_finished
+        if ttl is not None and (ended := self.status.get("completionTime")):
+            left = datetime.fromisoformat(ended) + timedelta(seconds=ttl) - self.now
+            if left <= timedelta(0):
+                self.delete[training.uid] = Reference(KIND, training.name, training.uid)
+                return
+            self._again_in(left)
+        clean = policy.clean_pod_policy
+        pods: list[WorkerSeen | LauncherSeen] = [*self.seen.workers, *self.seen.launchers] if clean != "None" else []
+        self._drop(*(pod for pod in pods if clean == "All" or pod.phase not in ("Failed", "Succeeded")))
+
+    def _drop(self, *pods: WorkerSeen | LauncherSeen) -> None:
+        for pod in pods:
+            if not pod.deleting and not getattr(pod, "gone", False):
+                self.delete[pod.uid] = Reference("Pod", pod.name, pod.uid)
+
+    def _become(self, phase: Phase, reason: Reason, message: str, *, warning: bool = False) -> None:
+        if (phase, reason) == (self.phase, self.status.get("reason")):
+            return
+        self.phase = phase
+        self.status["reason"] = reason.value
+        self.events.append(Event("Warning" if warning else "Normal", reason, message))
+
+    def _again_in(self, wait: timedelta) -> None:
+        self.wait = min(wait, self.wait) if self.wait else wait
+
+    def plan(self) -> Plan:
+        self.status["phase"] = self.phase.value
+        self.status["conditions"] = self.conditions.all()
+        if self.attempts:
+            self.status["attempts"] = self.attempts[-KEPT_ATTEMPTS:]
+        self.status["printed"] = record.printed(self.status)
+        return Plan(
+            create=tuple(self.create),
+            update=tuple(self.update),
+            delete=tuple(self.delete.values()),
+            status=self.status,
+            events=tuple(self.events),
+            needs_keys=self.needs_keys,
+            requeue_after=self.wait,
+        )

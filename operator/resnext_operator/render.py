@@ -1,0 +1,361 @@
+"""What should exist for a training: manifests, as a function of their arguments alone."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from resnext_operator import names
+from resnext_operator.api import GROUP, KIND, VERSION, Manifest, Placement, Training
+from resnext_operator.ssh import Keys
+
+_USER = 1000
+"""uid and gid of everything in the pods; the images have this user."""
+
+# A lost node is noticed after 40 s by default; five minutes more of waiting would be five minutes without training.
+_UNREACHABLE_SECONDS = 30
+
+_LAUNCHER_RESOURCES = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}}
+
+
+def prepared(training: Training) -> list[Manifest]:
+    """What every attempt shares, but for the Secret with the keys."""
+    children = [service(training), config(training), network_policy(training)]
+    return [*children, claim(training)] if makes_claim(training) else children
+
+
+def service(training: Training) -> Manifest:
+    """Gives each worker its name in DNS, also before it is ready: sshd must be found to become so."""
+    return _child(
+        training,
+        "v1",
+        "Service",
+        names.service(training.name),
+        {
+            "spec": {
+                "clusterIP": "None",
+                "publishNotReadyAddresses": True,
+                "selector": {names.TRAINING: training.name, names.ROLE: "worker"},
+                "ports": [{"name": "ssh", "port": names.SSH_PORT, "targetPort": names.SSH_PORT}],
+            }
+        },
+    )
+
+
+def config(training: Training) -> Manifest:
+    """The resolved configuration, device included: whether GPUs were asked for is known here."""
+    device = "gpu" if training.spec.workers.gpus else "cpu"
+    resolved = training.spec.training.model_copy(update={"device": device})
+    content = json.dumps(resolved.model_dump(mode="json", by_alias=True, exclude_none=True), indent=2)
+    return _child(
+        training, "v1", "ConfigMap", names.config(training.name), {"data": {names.CONFIG_FILE: content + "\n"}}
+    )
+
+
+def secret(training: Training, keys: Keys) -> Manifest:
+    """The keys, for good: pods that run would not notice another pair."""
+    content = {
+        "id_ed25519": keys.user.private,
+        "id_ed25519.pub": keys.user.public,
+        "host_ed25519": keys.host.private,
+        "host_ed25519.pub": keys.host.public,
+    }
+    return _child(
+        training,
+        "v1",
+        "Secret",
+        names.keys(training.name),
+        {"immutable": True, "type": "Opaque", "stringData": content},
+    )
+
+
+def network_policy(training: Training) -> Manifest:
+    """Anything among the training's own pods (Open MPI and NCCL use random ports); from elsewhere only to metrics."""
+    own = {"podSelector": {"matchLabels": {names.TRAINING: training.name}}}
+    last = names.METRICS_PORT + training.spec.workers.ranks - 1
+    return _child(
+        training,
+        "networking.k8s.io/v1",
+        "NetworkPolicy",
+        training.name,
+        {
+            "spec": {
+                "podSelector": {"matchLabels": {names.TRAINING: training.name}},
+                "policyTypes": ["Ingress"],
+                "ingress": [
+                    {"from": [own]},
+                    {"ports": [{"protocol": "TCP", "port": names.METRICS_PORT, "endPort": last}]},
+                ],
+            }
+        },
+    )
+
+
+def makes_claim(training: Training) -> bool:
+    return training.spec.checkpoints.claim_name is None
+
+
+def claim(training: Training) -> Manifest:
+    """The checkpoints' claim. No owner: deleting a training never deletes what it learned."""
+    template = training.spec.checkpoints.template
+    spec: dict[str, Any] = {
+        "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": str(template.size) if template else "10Gi"}},
+    }
+    if template and template.storage_class_name:
+        spec["storageClassName"] = template.storage_class_name
+    manifest = _child(training, "v1", "PersistentVolumeClaim", names.claim(training.name), {"spec": spec})
+    del manifest["metadata"]["ownerReferences"]
+    return manifest
+
+
+def revision(training: Training) -> str:
+    """The settings that pods are made from, as a short hash: pods of another are replaced.
+
+    Only what the user wrote counts, so that no new version of the operator replaces the pods of all trainings.
+    """
+    fields = {"image", "image_pull_policy", "image_pull_secrets", "workers", "launcher"}
+    written = training.spec.model_dump(mode="json", include=fields, exclude_defaults=True)
+    written["workers"] = {key: value for key, value in written.get("workers", {}).items() if key != "replicas"}
+    return _hash(written)[:10]
+
+
+def worker_pod(
+    training: Training, index: int, incarnation: int, keys: str = "", avoided: Sequence[str] = ()
+) -> Manifest:
+    """A pod whose first process runs sshd; mpirun starts its ranks there.
+
+    keys: uid of the Secret that it mounts. avoided: nodes that it keeps away from if there are others.
+    """
+    workers = training.spec.workers
+    volumes, mounts = _common_volumes(training)
+    volumes.append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": str(workers.shared_memory)}})
+    mounts.append({"name": "shm", "mountPath": "/dev/shm"})
+    if dataset := training.spec.dataset:
+        volumes.append({"name": "data", "persistentVolumeClaim": {"claimName": dataset.claim_name, "readOnly": True}})
+        mounts.append(_mount("data", names.DATA_FOLDER, dataset.sub_path) | {"readOnly": True})
+    if index == 0:
+        checkpoints = training.spec.checkpoints
+        claim_name = checkpoints.claim_name or names.claim(training.name)
+        volumes.append({"name": "checkpoints", "persistentVolumeClaim": {"claimName": claim_name}})
+        mounts.append(_mount("checkpoints", names.CHECKPOINTS_FOLDER, checkpoints.sub_path))
+    container = {
+        "args": [
+            "worker",
+            f"--keys={names.KEYS_FOLDER}",
+            f"--ssh-port={names.SSH_PORT}",
+            f"--health-port={names.HEALTH_PORT}",
+        ],
+        "ports": [
+            {"name": "ssh", "containerPort": names.SSH_PORT},
+            {"name": "health", "containerPort": names.HEALTH_PORT},
+            *({"name": f"metrics-{rank}", "containerPort": names.METRICS_PORT + rank} for rank in range(workers.ranks)),
+        ],
+        # Each second: a training waits for its slowest worker.
+        "readinessProbe": {"httpGet": {"path": "/readyz", "port": "health"}, "periodSeconds": 1, "failureThreshold": 2},
+        "resources": workers.resources.model_dump(mode="json", by_alias=True, exclude_defaults=True),
+        "volumeMounts": mounts,
+    }
+    pod = _pod(
+        training,
+        names.worker(training.name, index, incarnation),
+        "worker",
+        workers,
+        container,
+        volumes,
+        {
+            names.WORKER: str(index),
+            names.INCARNATION: str(incarnation),
+            **({names.KEYS: keys} if keys else {}),
+        },
+    )
+    pod["spec"] |= {
+        "hostname": pod["metadata"]["name"],
+        "subdomain": names.service(training.name),
+        "terminationGracePeriodSeconds": workers.termination_grace_period_seconds,
+        **(_away_from(avoided) if avoided else _spread(training)),
+    }
+    return pod
+
+
+def _spread(training: Training) -> Manifest:
+    """One node's loss should cost as few workers as it can."""
+    own = {"matchLabels": {names.TRAINING: training.name, names.ROLE: "worker"}}
+    constraint = {
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": own,
+    }
+    return {"topologySpreadConstraints": [constraint]}
+
+
+def _away_from(nodes: Sequence[str]) -> Manifest:
+    """Other nodes if there are any: a fault of the training's own must end in its backoffLimit, not in Pending.
+
+    In place of the spread, which would draw workers to the very node that has none left.
+    """
+    others = {"matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]}
+    preferred = [{"weight": 100, "preference": others}]
+    return {"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}}}
+
+
+def launcher_pod(training: Training, attempt: int, workers: Sequence[tuple[int, int]]) -> Manifest:
+    """The pod that runs mpirun over the workers, given as (index, incarnation) in the order of their ranks.
+
+    The hosts are part of its own spec, so they are never stale.
+    """
+    ranks = training.spec.workers.ranks
+    volumes, mounts = _common_volumes(training)
+    container = {
+        "args": [
+            "launch",
+            f"--config={names.CONFIG_FOLDER}/{names.CONFIG_FILE}",
+            f"--attempt={attempt}",
+            f"--world={len(workers) * ranks}",
+            f"--keys={names.KEYS_FOLDER}",
+            f"--ssh-port={names.SSH_PORT}",
+            f"--metrics-port={names.METRICS_PORT}",
+            *(f"--host={names.host(training.name, *worker)}:{ranks}" for worker in workers),
+        ],
+        "resources": training.spec.launcher.resources.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        or _LAUNCHER_RESOURCES,
+        "volumeMounts": mounts,
+    }
+    pod = _pod(
+        training,
+        names.launcher(training.name, attempt),
+        "launcher",
+        training.spec.launcher,
+        container,
+        volumes,
+        {names.ATTEMPT: str(attempt), names.WORKERS: str(len(workers))},
+    )
+    # The launcher waits for the ranks, and they may need all of theirs.
+    grace = training.spec.workers.termination_grace_period_seconds + 10
+    pod["spec"] |= {"terminationGracePeriodSeconds": grace}
+    return pod
+
+
+def _common_volumes(training: Training) -> tuple[list[Manifest], list[Manifest]]:
+    volumes: list[Manifest] = [
+        {"name": "config", "configMap": {"name": names.config(training.name)}},
+        # 0440 with the pods' group: ssh refuses keys that others can read.
+        {"name": "keys", "secret": {"secretName": names.keys(training.name), "defaultMode": 0o440}},
+        *({"name": name, "emptyDir": {}} for name in ("run", "tmp", "home")),
+    ]
+    mounts: list[Manifest] = [
+        {"name": "config", "mountPath": names.CONFIG_FOLDER, "readOnly": True},
+        {"name": "keys", "mountPath": names.KEYS_FOLDER, "readOnly": True},
+        {"name": "run", "mountPath": names.RUN_FOLDER},
+        {"name": "tmp", "mountPath": "/tmp"},
+        {"name": "home", "mountPath": "/home/resnext"},
+    ]
+    return volumes, mounts
+
+
+def _mount(name: str, path: str, sub_path: str) -> Manifest:
+    return {"name": name, "mountPath": path, **({"subPath": sub_path} if sub_path else {})}
+
+
+def _pod(
+    training: Training,
+    name: str,
+    role: str,
+    placement: Placement,
+    container: Manifest,
+    volumes: list[Manifest],
+    labels: dict[str, str],
+) -> Manifest:
+    """A pod as Pod Security's `restricted` wants it, with a read-only root and no token."""
+    spec: Manifest = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": _USER,
+            "runAsGroup": _USER,
+            "fsGroup": _USER,
+            # Not a walk through all of ImageNet at each start.
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "tolerations": [
+            *(each.model_dump(mode="json", by_alias=True, exclude_none=True) for each in placement.tolerations),
+            *(
+                {
+                    "key": f"node.kubernetes.io/{taint}",
+                    "operator": "Exists",
+                    "effect": "NoExecute",
+                    "tolerationSeconds": _UNREACHABLE_SECONDS,
+                }
+                for taint in ("not-ready", "unreachable")
+            ),
+        ],
+        "containers": [
+            {
+                "name": role,
+                "image": training.image,
+                "env": [each.model_dump(mode="json", by_alias=True) for each in placement.env],
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+                **container,
+            }
+        ],
+        "volumes": volumes,
+    }
+    if training.spec.image_pull_policy:
+        spec["containers"][0]["imagePullPolicy"] = training.spec.image_pull_policy
+    optional = {
+        "imagePullSecrets": [{"name": each.name} for each in training.spec.image_pull_secrets],
+        "nodeSelector": placement.node_selector,
+        "priorityClassName": placement.priority_class_name,
+        "schedulerName": placement.scheduler_name,
+        "runtimeClassName": placement.runtime_class_name,
+    }
+    spec |= {key: value for key, value in optional.items() if value}
+    pod = _child(training, "v1", "Pod", name, {"spec": spec})
+    own = {**names.labels(training.name, role), names.REVISION: revision(training), **labels}
+    pod["metadata"]["labels"] = {**placement.labels, **own}
+    if placement.annotations:
+        pod["metadata"]["annotations"] = dict(placement.annotations)
+    return pod
+
+
+def _child(training: Training, api_version: str, kind: str, name: str, content: Manifest) -> Manifest:
+    return {
+        "apiVersion": api_version,
+        "kind": kind,
+        "metadata": {
+            "name": name,
+            "namespace": training.namespace,
+            "labels": names.labels(training.name),
+            "ownerReferences": [owner(training)],
+        },
+        **content,
+    }
+
+
+def owner(training: Training) -> Manifest:
+    """The garbage collector removes what points to a training that is gone."""
+    return {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": KIND,
+        "name": training.name,
+        "uid": training.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+
+
+def desired_hash(manifest: Manifest) -> str:
+    """What was desired, as a short hash: what defaults and webhooks add does not count."""
+    return _hash(manifest)[:16]
+
+
+def _hash(content: Manifest) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,176 @@
+"""A small model of a cluster: it carries out plans, and pods live in it as the kubelet would report them."""
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from resnext_operator import api, names, observe, policy, render
+from resnext_operator.api import Manifest, Observed, Plan, Training
+from resnext_trainer.report import Progress, Report, SavedCheckpoint, Verdict
+
+SAMPLES = Path(__file__).parents[3] / "manifests" / "samples"
+IMAGE = "registry.example/resnext-trainer:1"
+
+
+def resource(stem: str = "resnext-digits", **spec: Any) -> Manifest:
+    """A sample as the API server stores it, with fields of its spec replaced."""
+    loaded = yaml.safe_load((SAMPLES / f"{stem}.yaml").read_text())
+    loaded["metadata"] |= {"namespace": "default", "uid": "training-uid", "generation": 1}
+    loaded["spec"] |= spec
+    return loaded
+
+
+def is_pod(role: str) -> Callable[[Manifest], bool]:
+    return lambda each: each["kind"] == "Pod" and each["metadata"]["labels"][names.ROLE] == role
+
+
+def _as_desired(manifest: Manifest) -> Manifest:
+    return {key: value for key, value in manifest["metadata"].items() if key not in ("uid", "annotations")}
+
+
+class Cluster:
+    """One training and its children."""
+
+    def __init__(self, stem: str = "resnext-digits", **spec: Any) -> None:
+        self.body = resource(stem, **spec)
+        self.now = datetime(2026, 1, 1, tzinfo=UTC)
+        self.objects: dict[str, Manifest] = {}
+        self.gone: list[Manifest] = []
+        self.progress: Progress | None = None
+        self.events: list[str] = []
+        self.made: list[str] = []
+        self.updated: list[str] = []
+        self.deleted = False
+        self._uids = 0
+        self.last_steps: dict[int, int | None] = {}
+        for claim in ("digits-data", "imagenet"):
+            self.claim(claim, "ReadWriteMany")
+
+    # -- what the operator does ----------------------------------------------------------------------------------
+
+    @property
+    def training(self) -> Training:
+        return api.parse(copy.deepcopy(self.body), IMAGE)
+
+    @property
+    def seen(self) -> Observed:
+        children = [each for each in self.objects.values() if each["kind"] != "Secret"]  # nobody may watch them
+        return observe.observe(children, self.gone, self.progress, self.last_steps)
+
+    @property
+    def status(self) -> Manifest:
+        return self.body.get("status") or {}
+
+    def decide(self) -> Plan:
+        plan = policy.decide(self.training, self.seen, self.now)
+        if plan.needs_keys:
+            plan = policy.decide(self.training, replace(self.seen, keys=self._keys()), self.now)
+            assert not plan.needs_keys
+        return plan
+
+    def _keys(self) -> str:
+        name = names.keys(self.body["metadata"]["name"])
+        self._store({"kind": "Secret", "metadata": {"name": name}})
+        return str(self.objects[f"Secret/{name}"]["metadata"]["uid"])
+
+    def carry_out(self, plan: Plan) -> None:
+        for manifest in plan.create:
+            self._store(copy.deepcopy(manifest))
+        for manifest in plan.update:
+            self.updated.append(f"{manifest['kind']}/{manifest['metadata']['name']}")
+            del self.objects[self.updated[-1]]
+            self._store(copy.deepcopy(manifest))
+        for reference in plan.delete:
+            if reference.kind == "Pod":
+                self.remove(reference.name)
+            else:
+                self.deleted = True
+        self.body["status"] = json.loads(json.dumps(plan.status))
+        self.events += [event.reason for event in plan.events]
+
+    def settle(self) -> None:
+        """Decide and carry out until nothing is left to do; fails when that does not come to an end."""
+        for _ in range(20):
+            plan = self.decide()
+            if not (plan.create or plan.update or plan.delete) and plan.status == self.status:
+                assert not plan.events
+                return
+            self.carry_out(plan)
+            if self.deleted:
+                return
+        raise AssertionError(f"the operator finds no rest: {plan}")
+
+    # -- what the kubelet and people do --------------------------------------------------------------------------
+
+    def claim(self, name: str, *modes: str) -> None:
+        self._store({"kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": {"accessModes": list(modes)}})
+
+    def pods(self, role: str) -> list[Manifest]:
+        return sorted(filter(is_pod(role), self.objects.values()), key=lambda each: str(each["metadata"]["name"]))
+
+    def ready(self) -> None:
+        """Every pod that waits now runs: workers on a node each, the launcher on one of its own."""
+        for pod in self.objects.values():
+            if pod["kind"] == "Pod" and not pod.get("status"):
+                pod["spec"]["nodeName"] = f"node-{pod['metadata']['labels'].get(names.WORKER, 'l')}"
+                pod["status"] = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+
+    def train(self, step: int, saved: int | None = None) -> None:
+        """The ranks of the attempt under way have come to a step."""
+        checkpoint = SavedCheckpoint(step=saved, time=self.now, path=f"/checkpoints/{saved}") if saved else None
+        attempt = self.status["attempts"][-1]["number"]
+        self.progress = Progress(
+            attempt=attempt, epoch=step / 20, epochs=8, step=step, steps=160, loss=0.5, checkpoint=checkpoint
+        )
+
+    def end(self, verdict: Verdict, message: str = "because", report: bool = True) -> None:
+        """The launcher ends with a verdict."""
+        said = Report(verdict=verdict.name.lower(), message=message).model_dump_json(by_alias=True) if report else ""
+        self.end_pod(self.pods("launcher")[-1], verdict.value, said)
+
+    def end_pod(self, pod: Manifest, code: int, message: str) -> None:
+        ended = {"exitCode": code, "message": message, "finishedAt": policy.stamp(self.now)}
+        phase = "Failed" if code else "Succeeded"
+        pod["status"] = {"phase": phase, "containerStatuses": [{"state": {"terminated": ended}}]}
+
+    def remove(self, name: str) -> None:
+        """A pod goes; a launcher that was asked to go saves first."""
+        pod = self.objects.pop(name)
+        if is_pod("launcher")(pod):
+            if (pod.get("status") or {}).get("phase") == "Running":
+                self.end_pod(pod, 75, Report(verdict="stopped", message="saved").model_dump_json(by_alias=True))
+            self.gone.append(pod)
+
+    def vanish(self, name: str) -> None:
+        """A pod goes by force."""
+        del self.objects[name]
+
+    def wait(self, **time: float) -> None:
+        self.now += timedelta(**time)
+
+    def run(self) -> None:
+        """Until the attempt trains."""
+        self.settle()
+        self.ready()
+        self.settle()
+        self.ready()
+        self.train(20, 20)
+        self.settle()
+
+    def _store(self, manifest: Manifest) -> None:
+        name = manifest["metadata"]["name"]
+        key = name if manifest["kind"] == "Pod" else f"{manifest['kind']}/{name}"
+        if key not in self.objects:  # else the API server answers 409
+            self._uids += 1
+            manifest["metadata"]["uid"] = f"uid-{self._uids}"
+            if manifest["kind"] in ("Service", "NetworkPolicy"):
+                annotations = manifest["metadata"].setdefault("annotations", {})
+                annotations[names.HASH] = render.desired_hash({**manifest, "metadata": _as_desired(manifest)})
+            self.objects[key] = manifest
+            self.made.append(key)

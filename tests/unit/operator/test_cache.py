@@ -1,0 +1,83 @@
+"""The cache never goes back in time, and never shows what belongs to another training."""
+
+from resnext_operator import names
+from resnext_operator.api import KIND
+from resnext_operator.cache import Cache
+
+
+def training(uid="t1", version=1, **content):
+    metadata = {"namespace": "lab", "name": "flowers", "uid": uid, "resourceVersion": str(version)}
+    return {"kind": KIND, "metadata": metadata, "spec": {}, **content}
+
+
+def pod(name="flowers-worker-0-0", uid="p1", version=1, owner="t1", role="worker", phase="Running"):
+    metadata = {
+        "namespace": "lab",
+        "name": name,
+        "uid": uid,
+        "resourceVersion": str(version),
+        "labels": {names.TRAINING: "flowers", names.ROLE: role},
+        "ownerReferences": [{"uid": owner}],
+        "managedFields": ["long"],
+    }
+    return {"kind": "Pod", "metadata": metadata, "spec": {"nodeName": "n"}, "status": {"phase": phase}}
+
+
+def phases(cache):
+    return [child["status"]["phase"] for child in cache.children(training(), ())]
+
+
+def test_a_late_event_does_not_undo_what_was_just_written():
+    cache = Cache()
+    cache.put(pod(version=20, phase="Succeeded"))
+    cache.put(pod(version=10, phase="Running"))
+    assert phases(cache) == ["Succeeded"]
+
+
+def test_the_end_of_a_predecessor_does_not_remove_its_successor():
+    cache = Cache()
+    cache.put(pod(uid="new", version=9))
+    cache.drop(pod(uid="old", version=12))
+    assert phases(cache) == ["Running"]
+
+
+def test_children_of_an_earlier_training_of_the_same_name_are_not_seen():
+    cache = Cache()
+    cache.put(pod(owner="t0"))
+    assert phases(cache) == []
+
+
+def test_a_list_removes_what_is_missing_in_it_but_not_what_is_newer_than_it():
+    cache = Cache()
+    cache.put(pod(name="gone", uid="a", version=5))
+    cache.put(pod(name="made-meanwhile", uid="b", version=50))
+    changed = cache.replace("Pod", None, [pod(name="listed", uid="c", version=7)], at=30)
+    assert {child["metadata"]["name"] for child in cache.children(training(), ())} == {"made-meanwhile", "listed"}
+    assert {each["metadata"]["name"] for each in changed} == {"gone", "listed"}
+
+
+def test_a_list_of_one_namespace_says_nothing_of_another():
+    cache = Cache()
+    cache.put(pod(version=5))
+    cache.replace("Pod", "elsewhere", [], at=30)
+    assert phases(cache) == ["Running"]
+
+
+def test_a_launchers_verdict_outlives_its_pod_until_its_training_goes():
+    cache = Cache()
+    cache.put(training())
+    cache.put(pod(name="flowers-launcher-1", role="launcher"))
+    cache.drop(pod(name="flowers-launcher-1", role="launcher", version=2, phase="Failed"))
+    gone = cache.gone_launcher(training())
+    assert gone is not None
+    assert gone["status"]["phase"] == "Failed"
+    assert cache.gone_launcher(training(uid="t2")) is None
+    cache.drop(training())
+    assert cache.gone_launcher(training()) is None
+
+
+def test_what_nobody_reads_is_not_kept():
+    cache = Cache()
+    cache.put(pod())
+    (child,) = cache.children(training(), ())
+    assert "managedFields" not in child["metadata"]

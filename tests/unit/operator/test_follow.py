@@ -1,0 +1,49 @@
+"""What a person sees of a training that is followed."""
+
+import io
+import re
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from rich.console import Console
+
+from resnext_operator import follow
+
+
+def status(phase, **progress):
+    return {"status": {"phase": phase, "progress": progress, "conditions": []}}
+
+
+@pytest.fixture
+def story(monkeypatch):
+    """A training with the widest numbers, one status a second, without the seconds."""
+    monkeypatch.setattr(follow, "PERIOD", 0.0)
+    monkeypatch.setattr(follow, "LINES_EVERY", 0.0)
+    soon = (datetime.now(UTC) + timedelta(hours=23)).isoformat()
+    numbers = {"epochs": 250, "steps": 312_500, "loss": 6.908, "top1": 0.0012, "estimatedCompletionTime": soon}
+    middle = [
+        status("Running", epoch=step / 1250, step=step, imagesPerSecond=18_432.1, **numbers) for step in (1, 2, 2)
+    ]
+    ended = status("Succeeded", **{**numbers, "step": 312_500})
+    ended["status"]["conditions"] = [{"message": "250 epochs", "lastTransitionTime": "2026-01-01T00:00:00Z"}]
+    return iter([{}, status("Starting"), *middle, ended])
+
+
+def test_a_pipe_gets_a_line_for_each_phase_and_for_each_change(story):
+    out = io.StringIO()
+    last = follow.follow(lambda: next(story), Console(file=out, width=200))
+    lines = [re.sub(r"^\d\d:\d\d:\d\d ", "", line) for line in out.getvalue().splitlines()]
+    assert last["phase"] == "Succeeded"
+    assert lines[:2] == ["Starting", "Running"]
+    assert [line.split(" · ")[:2] for line in lines if "18,432" in line] == [
+        ["  0% epoch 0.0/250", "18,432 images/s"]
+    ] * 2
+    assert "Succeeded: 250 epochs" in lines
+
+
+def test_eighty_columns_show_every_number(story):
+    out = io.StringIO()
+    follow.follow(lambda: next(story), Console(file=out, width=80, force_terminal=True, color_system=None))
+    drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
+    assert "…" not in drawn
+    assert re.search(r"100% epoch 0.0/250 · loss 6.908 · top-1 0.0012 · 2[23]:\d\d:\d\d left", drawn)

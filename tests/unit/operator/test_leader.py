@@ -1,0 +1,86 @@
+"""Of several replicas one leads, and one that cannot renew knows it before another may lead."""
+
+import asyncio
+
+import pytest
+
+from resnext_operator import leader as module
+from resnext_operator.cluster import Refused
+from resnext_operator.leader import Leader, Lost
+from resnext_operator.settings import Settings
+
+
+class Server:
+    """The one rule of the API server that an election rests on: a write of an outdated version is refused."""
+
+    def __init__(self):
+        self.lease, self.version, self.down = None, 0, False
+
+    async def request(self, verb, _path, body=None, **_):
+        if self.down:
+            raise Refused(503, "down")
+        if verb == "GET":
+            if self.lease is None:
+                raise Refused(404, "not there")
+            return self.lease
+        if verb == "POST" and self.lease is not None:
+            raise Refused(409, "there already")
+        if verb == "PUT" and body["metadata"]["resourceVersion"] != self.lease["metadata"]["resourceVersion"]:
+            raise Refused(409, "outdated")
+        self.version += 1
+        self.lease = {**body, "metadata": {**body["metadata"], "resourceVersion": str(self.version)}}
+        return self.lease
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(module, "_RENEW", 0.02)
+    monkeypatch.setattr(module, "_DEADLINE", 0.1)
+    monkeypatch.setattr(module, "LEASE", 0.3)
+
+
+def replica(server, name):
+    return Leader(server, Settings(identity=name))
+
+
+def test_the_second_replica_waits_until_the_first_lets_go():
+    async def scenario():
+        server = Server()
+        first, second = replica(server, "a"), replica(server, "b")
+        await first.acquire()
+        keeping = asyncio.create_task(first.keep())
+        waiting = asyncio.create_task(second.acquire())
+        await asyncio.sleep(0.2)
+        assert first.leading
+        assert not second.leading
+        keeping.cancel()
+        await asyncio.wait((keeping,))
+        await first.release()
+        await asyncio.wait_for(waiting, 0.25)  # sooner than the lease would end
+        assert second.leading
+
+    asyncio.run(scenario())
+
+
+def test_a_leader_that_fell_silent_is_succeeded_and_refused():
+    async def scenario():
+        server = Server()
+        first, second = replica(server, "a"), replica(server, "b")
+        await first.acquire()
+        await asyncio.wait_for(second.acquire(), 2)
+        with pytest.raises(Lost, match="taken by another"):
+            await first.keep()
+
+    asyncio.run(scenario())
+
+
+def test_a_leader_that_cannot_renew_gives_up_before_its_lease_ends():
+    async def scenario():
+        server = Server()
+        first = replica(server, "a")
+        await first.acquire()
+        server.down = True
+        with pytest.raises(Lost, match="could not be renewed"):
+            await asyncio.wait_for(first.keep(), 2)
+
+    asyncio.run(scenario())

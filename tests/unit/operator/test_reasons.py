@@ -1,0 +1,21 @@
+"""Who reads a reason in `kubectl describe` finds in the documentation what to do about it."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from resnext_operator.policy import Reason
+from resnext_trainer.report import Verdict
+
+README = Path(__file__).parents[3] / "operator" / "README.md"
+
+
+def test_every_reason_is_documented_with_what_to_do_and_no_other():
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \|$", README.read_text(), re.MULTILINE)
+    assert sorted(row[0] for row in rows) == sorted(reason.value for reason in Reason)
+
+
+@pytest.mark.parametrize("verdict", Verdict, ids=lambda it: it.name.lower())
+def test_every_verdict_has_a_reason(verdict):
+    assert Reason.of_cause(verdict.name.lower()) in Reason

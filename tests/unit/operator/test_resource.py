@@ -1,0 +1,187 @@
+"""The resource: what its schema accepts, and in which words the rest is refused."""
+
+import copy
+import json
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from model import IMAGE, SAMPLES, resource
+
+from resnext_operator import api, crd, names, render
+from resnext_operator.api import GPU, InvalidTraining
+
+TRAININGS = sorted(path.stem for path in SAMPLES.glob("resnext-*.yaml"))
+
+
+def schema():
+    return crd.manifest()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+
+
+def closed(node):
+    """The schema in JSON Schema's words: the API server refuses unknown fields, and has int-or-string."""
+    node = copy.deepcopy(node)
+    for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+        if node.pop(exclusive, False):
+            node[f"exclusive{bound.capitalize()}"] = node.pop(bound)
+    if node.pop("x-kubernetes-int-or-string", False):
+        node["type"] = ["integer", "string"]
+    if "properties" in node:
+        node["properties"] = {name: closed(child) for name, child in node["properties"].items()}
+        node["additionalProperties"] = False
+    elif isinstance(node.get("additionalProperties"), dict):
+        node["additionalProperties"] = closed(node["additionalProperties"])
+    if "items" in node:
+        node["items"] = closed(node["items"])
+    return node
+
+
+SPEC = closed(schema()["properties"]["spec"])
+
+
+def nodes(node, path=("spec",)):
+    yield path, node
+    for name, child in node.get("properties", {}).items():
+        yield from nodes(child, (*path, name))
+    if "items" in node:
+        yield from nodes(node["items"], (*path, "[]"))
+
+
+@pytest.mark.parametrize("stem", TRAININGS)
+def test_samples_are_accepted_by_schema_and_operator(stem):
+    jsonschema.validate(resource(stem)["spec"], SPEC)
+    api.parse(resource(stem), IMAGE)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"training": {"epochs": 0}},
+        {"training": {"epoch": 3}},
+        {"training": {"batchSize": "5"}},
+        {"training": {"precision": {"mode": "fp64"}}},
+        {"training": {"optimizer": {"learningRate": 0}}},
+        {"training": {"augmentation": {"cropArea": [0.5]}}},
+        {"workers": {"replicas": 0}},
+        {"workers": {"slots": 17}},
+        {"workers": {"resources": {"limits": {"cpu": 1.5}}}},
+        {"workers": {"env": [{"name": "1st"}]}},
+        {"dataset": {}},
+        {"checkpoints": {"claim": "x"}},
+        {"runPolicy": {"cleanPodPolicy": "Some"}},
+    ],
+    ids=json.dumps,
+)
+def test_what_the_schema_refuses_the_operator_refuses_too(change):
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(resource(**change)["spec"], SPEC)
+    with pytest.raises(InvalidTraining):
+        api.parse(resource(**change), IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "way_out"),
+    [
+        ({"workers": {"slots": 4, "resources": {"limits": {GPU: 8}}}}, "spec.workers.slots", "set slots to the limit"),
+        ({"workers": {"resources": {"limits": {GPU: "half"}}}}, "spec.workers.resources.limits", "GPUs are whole"),
+        ({"training": {"device": "gpu"}}, "spec.training.device", GPU),
+        (
+            {"training": {"device": "cpu"}, "workers": {"resources": {"limits": {GPU: 8}}}},
+            "spec.training.device",
+            "leave device out",
+        ),
+        ({"checkpoints": {"claimName": "x", "template": {}}}, "spec.checkpoints.template", "leave out claimName"),
+        ({"dataset": None}, "spec.dataset", "set dataset.claimName"),
+        ({"training": {"precision": {"mode": "bf16", "lossScale": 8}}}, "spec.training.precision.lossScale", "fp16"),
+    ],
+    ids=["slots are not GPUs", "half a GPU", "gpu without", "cpu with", "two claims", "no images", "loss scale"],
+)
+def test_a_wrong_combination_names_the_field_and_the_way_out_in_the_schemas_own_sentence(change, field, way_out):
+    with pytest.raises(InvalidTraining) as refusal:
+        api.parse(resource(**change), IMAGE)
+    said = str(refusal.value)
+    assert said.startswith(f"{field}: ")
+    assert way_out in said
+    sentences = [rule["message"] for _, node in nodes(SPEC) for rule in node.get("x-kubernetes-validations", ())]
+    assert any(said.endswith(sentence.partition(": ")[2]) for sentence in sentences)
+
+
+def test_a_name_must_leave_room_for_the_pods_names():
+    body = resource()
+    body["metadata"]["name"] = "n" * (api.MAX_NAME + 1)
+    with pytest.raises(InvalidTraining, match=r"metadata\.name"):
+        api.parse(body, IMAGE)
+    assert len(names.worker("n" * api.MAX_NAME, 255, 99_999)) <= 63
+
+
+def test_nothing_under_spec_has_a_default_so_what_the_user_wrote_stays_visible():
+    assert not [path for path, node in nodes(SPEC) if "default" in node]
+
+
+def test_every_field_has_a_sentence_for_kubectl_explain():
+    assert not [".".join(path) for path, node in nodes(SPEC) if "description" not in node and path[-1] != "[]"]
+
+
+def test_the_definition_is_small_enough_for_plain_kubectl_apply():
+    # kubectl keeps a copy in an annotation, and annotations end at 256 KiB.
+    assert len(json.dumps(crd.manifest())) < 256 * 1024 * 0.9
+
+
+def test_printed_columns_are_those_of_the_documentation():
+    columns = crd.manifest()["spec"]["versions"][0]["additionalPrinterColumns"]
+    always = [each["name"] for each in columns if not each.get("priority")]
+    assert always == ["Phase", "Workers", "Epoch", "Images/s", "Top-1", "Progress", "Age"]
+
+
+@given(replicas=st.integers(1, 64), slots=st.integers(1, 16))
+def test_every_host_of_the_launcher_is_a_worker_that_exists(replicas, slots):
+    training = api.parse(resource(workers={"replicas": replicas, "slots": slots}), IMAGE)
+    pods = [render.worker_pod(training, index, 0)["spec"] for index in range(replicas)]
+    launcher = render.launcher_pod(training, 1, [(index, 0) for index in range(replicas)])
+    arguments = launcher["spec"]["containers"][0]["args"]
+    hosts = [argument.removeprefix("--host=") for argument in arguments if argument.startswith("--host=")]
+    assert hosts == [f"{pod['hostname']}.{pod['subdomain']}:{slots}" for pod in pods]
+    assert f"--world={replicas * slots}" in arguments
+
+
+@pytest.mark.parametrize("stem", TRAININGS)
+def test_only_workers_hold_gpus_and_data_and_only_the_first_the_checkpoints(stem):
+    training = api.parse(resource(stem), IMAGE)
+
+    def claims(pod):
+        volumes = (each.get("persistentVolumeClaim") for each in pod["spec"]["volumes"])
+        return {each["claimName"] for each in volumes if each}
+
+    launcher = render.launcher_pod(training, 1, [(0, 0), (1, 0)])
+    assert claims(launcher) == set()
+    assert GPU not in json.dumps(launcher)
+    assert len(claims(render.worker_pod(training, 0, 0))) == 2
+    assert claims(render.worker_pod(training, 1, 0)) == {training.spec.dataset.claim_name}
+
+
+@pytest.mark.parametrize("stem", TRAININGS)
+def test_pods_keep_to_restricted_pod_security(stem):
+    training = api.parse(resource(stem), IMAGE)
+    for pod in (render.worker_pod(training, 0, 0), render.launcher_pod(training, 1, [(0, 0)])):
+        spec = pod["spec"]
+        assert spec["securityContext"]["runAsNonRoot"]
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert spec["automountServiceAccountToken"] is False
+        (container,) = spec["containers"]
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        kinds = {kind for volume in spec["volumes"] for kind in volume if kind != "name"}
+        assert kinds <= {"persistentVolumeClaim", "emptyDir", "configMap", "secret"}
+        mounted = {mount["name"] for mount in container["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in spec["volumes"]}
+
+
+def test_a_claim_for_checkpoints_has_no_owner_so_it_outlives_the_training():
+    training = api.parse(resource(), IMAGE)
+    owned = {each["kind"]: "ownerReferences" in each["metadata"] for each in render.prepared(training)}
+    assert owned.pop("PersistentVolumeClaim") is False
+    assert all(owned.values())

@@ -1,0 +1,69 @@
+"""A key is worked on once for many events, never twice at a time, and later again after an error."""
+
+import asyncio
+
+from resnext_operator.cluster import difference
+from resnext_operator.workqueue import WorkQueue
+
+KEY = ("lab", "flowers")
+
+
+def test_many_events_are_one_piece_of_work():
+    queue = WorkQueue()
+    for _ in range(10):
+        queue.add(KEY)
+    assert len(queue) == 1
+
+
+def test_an_event_during_the_work_leads_to_one_more_look_afterwards():
+    async def scenario():
+        queue = WorkQueue()
+        queue.add(KEY)
+        assert await queue.get() == KEY
+        queue.add(KEY)
+        queue.add(KEY)
+        assert queue._ready.empty()  # not while it is worked on
+        queue.done(KEY)
+        assert await asyncio.wait_for(queue.get(), 1) == KEY
+        queue.done(KEY)
+        assert len(queue) == 0
+
+    asyncio.run(scenario())
+
+
+def test_each_failure_doubles_the_pause_and_a_success_ends_it():
+    async def scenario():
+        queue = WorkQueue()
+        pauses = []
+        for _ in range(10):
+            queue.add(KEY)
+            await queue.get()
+            pauses.append(queue.failed(KEY))
+        assert pauses[:4] == [0.5, 1.0, 2.0, 4.0]
+        assert max(pauses) == 60.0
+        queue.add(KEY)
+        await queue.get()
+        queue.done(KEY)
+        queue.add(KEY)
+        await queue.get()
+        assert queue.failed(KEY) == 0.5
+
+    asyncio.run(scenario())
+
+
+def test_of_two_times_the_earlier_holds():
+    async def scenario():
+        queue = WorkQueue()
+        queue.add_later(KEY, 60)
+        queue.add_later(KEY, 0.01)
+        queue.add_later(KEY, 30)
+        assert await asyncio.wait_for(queue.get(), 1) == KEY
+
+    asyncio.run(scenario())
+
+
+def test_a_status_patch_holds_the_changes_alone():
+    old = {"phase": "Running", "progress": {"step": 1, "loss": 2.0}, "reason": "Training"}
+    new = {"phase": "Running", "progress": {"step": 2}}
+    assert difference(old, new) == {"reason": None, "progress": {"step": 2, "loss": None}}
+    assert difference(new, new) == {}
