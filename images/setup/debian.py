@@ -1,0 +1,73 @@
+"""The base of all images: Debian from an image registry, or made from its packages where none answers."""
+
+import os
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from images.setup import apt
+from images.setup.engine import build, image_exists
+from images.setup.places import CACHE, IMAGES
+from images.setup.shell import CommandFailed, run, succeeds
+from images.setup.steps import say, step
+
+BASE = "resnext-base:bookworm"
+OFFICIAL = "debian:bookworm-slim"
+ANSWER = CACHE / "image-registry"
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+
+
+@cache
+def registry_answers() -> bool:
+    """Whether public images can be pulled. Asked once and remembered; RESNEXT_IMAGE_REGISTRY=yes|no decides instead."""
+    if chosen := os.environ.get("RESNEXT_IMAGE_REGISTRY"):
+        return chosen == "yes"
+    if not ANSWER.is_file():
+        answer = succeeds("docker", "pull", "--quiet", OFFICIAL, timeout=60)
+        ANSWER.parent.mkdir(parents=True, exist_ok=True)
+        ANSWER.write_text("yes" if answer else "no")
+        if not answer:
+            say("    No image registry answers: images are built from Debian packages and Go modules")
+    return ANSWER.read_text() == "yes"
+
+
+@step(
+    "debian",
+    "Debian 12 as the base of all images",
+    needs=("docker",),
+    inputs=lambda: [IMAGES / "base", CERTIFICATES],
+    present=lambda: image_exists(BASE),
+)
+def debian() -> None:
+    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+        context = Path(folder)
+        tag = OFFICIAL
+        if not registry_answers():
+            tag = "resnext-debootstrap:bookworm"
+            debootstrap(context / "root", tag)
+        if CERTIFICATES.is_file():
+            shutil.copy(CERTIFICATES, context)
+        else:
+            run("docker", "run", "--rm", tag, "true")
+            raise CommandFailed(f"{CERTIFICATES} is missing: install ca-certificates")
+        build(BASE, context, IMAGES / "base" / "Dockerfile", f"--build-arg=DEBIAN={tag}")
+
+
+def debootstrap(root: Path, tag: str) -> None:
+    if shutil.which("debootstrap") is None and not Path("/usr/sbin/debootstrap").exists():
+        apt.install("debootstrap")
+    run("debootstrap", "--variant=minbase", "--include=ca-certificates", "bookworm", root)
+    for waste in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"):
+        run("sh", "-c", f'rm -rf "{root / waste}"/*')
+    # The security updates as well; debootstrap knows one suite only.
+    (root / "etc/apt/sources.list").write_text(sources((root / "etc/apt/sources.list").read_text()))
+    run("sh", "-c", f'tar -C "{root}" -c . | docker import - {tag}')
+    run("rm", "-rf", root)
+
+
+def sources(line: str) -> str:
+    """Debian's own mirror, as debootstrap wrote it, with its updates beside it."""
+    kind, mirror, suite, *components = line.split()
+    updates = (f"{mirror} {suite}-updates", f"{mirror}-security {suite}-security")
+    return "".join(f"{kind} {place} {' '.join(components)}\n" for place in (f"{mirror} {suite}", *updates))

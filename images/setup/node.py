@@ -1,0 +1,126 @@
+"""kind's node image: pulled where an image registry answers, else compiled from Go modules on Debian packages."""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from images.setup import debian
+from images.setup.engine import build, image_exists
+from images.setup.places import BIN, CACHE, COREDNS, ETCD, IMAGES, KIND, KUBERNETES, PAUSE
+from images.setup.shell import CommandFailed, output, run
+from images.setup.steps import Input, step
+from images.setup.tools import GO, KUBECTL, STRIPPED, go_install
+
+SOURCES = IMAGES / "kubernetes"
+BINARIES = CACHE / "kubernetes"
+NODE = f"resnext-node:{KUBERNETES}"
+OFFICIAL = f"kindest/node:{KUBERNETES}"
+COMPONENTS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy")
+PROGRAMS = (*COMPONENTS, "kubelet", "kubeadm")
+
+TAGS = {
+    **{name: f"registry.k8s.io/{name}:{KUBERNETES}" for name in COMPONENTS},
+    "etcd": f"registry.k8s.io/etcd:{ETCD}",
+    "coredns": f"registry.k8s.io/coredns/coredns:{COREDNS}",
+    "pause": f"registry.k8s.io/pause:{PAUSE}",
+}
+"""The images of a cluster by the names under which kubeadm and containerd look for them."""
+
+
+def image() -> str:
+    return OFFICIAL if debian.registry_answers() else NODE
+
+
+def _compiled() -> bool:
+    return debian.registry_answers() or all((BINARIES / name).is_file() for name in (*PROGRAMS, "etcd", "coredns"))
+
+
+def _versions() -> list[Input]:
+    return [SOURCES / "go.mod", SOURCES / "go.sum", SOURCES / "pause", KUBERNETES, COREDNS, ETCD]
+
+
+def inputs() -> list[Input]:
+    """What decides how a node is made; another one needs another cluster."""
+    return [*_versions(), SOURCES / "Dockerfile", KIND]
+
+
+@step(
+    "kubernetes",
+    f"Kubernetes {KUBERNETES}: compiled from Go modules, unless it can be pulled",
+    needs=("docker",),
+    inputs=_versions,
+    present=_compiled,
+)
+def kubernetes() -> None:
+    if debian.registry_answers():
+        return
+    BINARIES.mkdir(parents=True, exist_ok=True)
+    stamp = "k8s.io/component-base/version"
+    major, minor, _ = KUBERNETES.removeprefix("v").split(".")
+    facts = {"gitVersion": KUBERNETES, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
+    version = " ".join(f"-X {stamp}.{name}={value}" for name, value in facts.items())
+    # One invocation: the six programs share nearly all that is compiled.
+    run(
+        *("nice", "go", "build", "-o", f"{BINARIES}/", f"-ldflags=-s -w {version}"),
+        *(f"k8s.io/kubernetes/cmd/{name}" for name in PROGRAMS),
+        cwd=SOURCES,
+        env=GO,
+    )
+    for name, package in (("etcd", "go.etcd.io/etcd/server/v3"), ("pause", "./pause")):
+        run("nice", "go", "build", "-o", BINARIES / name, STRIPPED, package, cwd=SOURCES, env=GO)
+    go_install(f"github.com/coredns/coredns@{COREDNS}")
+    shutil.move(BIN / "coredns", BINARIES / "coredns")
+
+
+@step(
+    "node",
+    "the image of the cluster's nodes",
+    needs=("debian", "tools", "kubernetes"),
+    inputs=inputs,
+    present=lambda: image_exists(image()),
+)
+def node() -> None:
+    if debian.registry_answers():
+        run("docker", "pull", OFFICIAL)
+        return
+    kind = json.loads(output("go", "mod", "download", "-json", f"sigs.k8s.io/kind@{KIND}", env=GO))
+    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+        context = Path(folder)
+        shutil.copytree(BINARIES, context / "bin", copy_function=_link)
+        shutil.copy(KUBECTL, context / "bin" / "kubectl")
+        shutil.copytree(Path(kind["Dir"], "images", "base", "files"), context / "kind")
+        arguments = (f"--build-arg=BASE={debian.BASE}", f"--build-arg=VERSION={KUBERNETES}")
+        for target, tag in {**TAGS, "node": f"{NODE}-bare"}.items():
+            build(tag, context, SOURCES / "Dockerfile", f"--target={target}", *arguments)
+    _with_images_inside()
+    # 8 GB that serve nothing once all is compiled; another version would compile all of it again anyway.
+    for cache in (GO["GOCACHE"], GO["GOPATH"]):
+        shutil.rmtree(cache, ignore_errors=True)
+
+
+def _link(source: str, target: str) -> str:
+    """600 MB of binaries are not copied for the length of a build."""
+    Path(target).hardlink_to(source)
+    return target
+
+
+def _with_images_inside() -> None:
+    """Put the cluster's images into the node's containerd, as kind's own node images have them: no node pulls them."""
+    builder = "resnext-node-builder"
+    run("docker", "rm", "--force", builder)
+    run("docker", "run", "--detach", "--privileged", f"--name={builder}", "--entrypoint=sleep", f"{NODE}-bare", "900")
+    try:
+        inside = ("docker", "exec", builder, "sh", "-c")
+        run("docker", "exec", "--detach", builder, "containerd")
+        run(*inside, "for i in $(seq 60); do ctr version > /dev/null 2>&1 && exit; sleep 0.5; done; exit 1")
+        load = "ctr --namespace=k8s.io images import --all-platforms --no-unpack --digests -"
+        run("sh", "-c", f"docker save {' '.join(TAGS.values())} | docker exec --interactive {builder} {load}")
+        names = output("docker", "exec", builder, "ctr", "--namespace=k8s.io", "images", "list", "--quiet")
+        if missing := set(TAGS.values()) - set(names.split()):
+            raise CommandFailed(f"these images are not in the node: {', '.join(sorted(missing))}")
+        run(*inside, "pkill containerd; while pgrep containerd; do sleep 0.2; done; rm -rf /run/containerd /tmp/*")
+        entrypoint = 'ENTRYPOINT ["/usr/local/bin/entrypoint", "/sbin/init"]'
+        run("docker", "commit", f"--change={entrypoint}", "--change=CMD []", builder, NODE)
+    finally:
+        run("docker", "rm", "--force", builder)

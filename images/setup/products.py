@@ -1,0 +1,164 @@
+"""Our own images: built from this clone, pushed to the local registry, and named after what went into them.
+
+A changed source gives another name, so a changed name is what rolls a Deployment out, and no pod runs stale code.
+"""
+
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from images.setup.cluster import CERTS, NODES
+from images.setup.debian import BASE
+from images.setup.engine import build, image_exists
+from images.setup.places import CACHE, IMAGES, REGISTRY, ROOT
+from images.setup.registry import holds
+from images.setup.shell import CommandFailed, output, run, succeeds
+from images.setup.steps import Input, digest, step
+
+PROJECT = ("pyproject.toml", "constraints.txt", "LICENSE", "operator", "trainer")
+
+
+@dataclass(frozen=True)
+class Product:
+    """An image of ours."""
+
+    name: str
+    folder: str
+    sources: tuple[str, ...]
+    """Files and folders of the clone, relative to its root: the whole context of the build."""
+    target: str | None = None
+
+    @property
+    def reference(self) -> str:
+        return self.reference_of(ROOT)
+
+    def reference_of(self, root: Path) -> str:
+        return f"{REGISTRY}/resnext-{self.name}:{digest(self.inputs(root))}"
+
+    def inputs(self, root: Path = ROOT) -> Iterable[Input]:
+        return [self.name, IMAGES / "base", *(root / source for source in (f"images/{self.folder}", *self.sources))]
+
+
+PRODUCTS = {
+    product.name: product
+    for product in (
+        Product("operator", "operator", PROJECT),
+        Product("trainer-cpu", "trainer", PROJECT, target="cpu"),
+        Product("trainer-cuda", "trainer", PROJECT, target="cuda"),
+        Product("monitoring", "monitoring", ()),
+    )
+}
+PUSHED = ("operator", "trainer-cpu", "monitoring")
+
+
+def make(product: Product) -> str:
+    """Build the image from its sources alone, and return its reference.
+
+    What else lies in the clone cannot slip in, and what is edited meanwhile neither: the copy names the image.
+    """
+    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+        context = Path(folder)
+        for source in (*product.sources, f"images/{product.folder}"):
+            _copy(ROOT / source, context / source)
+        reference = product.reference_of(context)
+        if not image_exists(reference):
+            target = [f"--target={product.target}"] if product.target else []
+            dockerfile = context / "images" / product.folder / "Dockerfile"
+            build(reference, context, dockerfile, f"--build-arg=BASE={BASE}", *target)
+        return reference
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy files with their times: Docker's classic cache goes by content, and compiled Python stays behind."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    run("cp", "-a", source, target)
+    if target.is_dir():
+        run("find", target, "-name", "__pycache__", "-prune", "-exec", "rm", "-rf", "{}", "+")
+
+
+def forget_older(reference: str) -> None:
+    """Drop the tags of earlier sources; the layers that they share stay."""
+    repository, tag = reference.rsplit(":", 1)
+    for old in output("docker", "image", "ls", "--format", "{{.Tag}}", repository).split():
+        if old != tag:
+            succeeds("docker", "image", "rm", f"{repository}:{old}")
+
+
+def _register(product: Product) -> None:
+    @step(
+        f"image-{product.name}",
+        f"the image {product.name}, built and pushed",
+        needs=("debian", "registry"),
+        inputs=product.inputs,
+        present=lambda: holds(product.reference),
+    )
+    def image() -> None:
+        reference = make(product)
+        run("docker", "push", reference)
+        forget_older(reference)
+
+
+for _name in PUSHED:
+    _register(PRODUCTS[_name])
+
+
+def references() -> list[str]:
+    return [PRODUCTS[name].reference for name in PUSHED]
+
+
+def in_nodes() -> bool:
+    listing = ("ctr", "--namespace=k8s.io", "images", "list", "--quiet")
+    try:
+        return all(set(references()) <= set(output("docker", "exec", node, *listing).split()) for node in NODES)
+    except CommandFailed:
+        return False
+
+
+@step(
+    "images",
+    "the images, pulled by every node: a first training then starts as fast as a second",
+    needs=("cluster", *(f"image-{name}" for name in PUSHED)),
+    inputs=references,
+    present=in_nodes,
+)
+def images() -> None:
+    for reference in references():
+        for node in NODES:
+            pull = ("ctr", "--namespace=k8s.io", "images", "pull", f"--hosts-dir={CERTS}", reference)
+            run("docker", "exec", node, *pull)
+
+
+PROOF = """
+import horovod.tensorflow as hvd, nvidia.dali as dali, nvidia.dali.plugin.tf, tensorflow as tf
+hvd.init()
+facts = dict(tensorflow=tf.__version__, cuda=tf.sysconfig.get_build_info()["cuda_version"], dali=dali.__version__,
+             dali_plugin=nvidia.dali.plugin.tf.__name__, horovod_size=hvd.size(), mpi=hvd.mpi_built(),
+             nccl=hvd.nccl_built(), horovod_cuda=hvd.cuda_built())
+for name, value in facts.items(): print(f"{name:>14}  {value}")
+assert facts["nccl"] and facts["horovod_cuda"], "Horovod was built without NCCL or CUDA"
+"""
+
+
+@step(
+    "cuda",
+    "the trainer's image for NVIDIA GPUs, with a proof that it loads (15 GB of disk, no GPU needed)",
+    needs=("debian",),
+    inputs=lambda: [*PRODUCTS["trainer-cuda"].inputs(), PROOF],
+    present=lambda: image_exists(PRODUCTS["trainer-cuda"].reference),
+)
+def cuda() -> None:
+    reference = make(PRODUCTS["trainer-cuda"])
+    proof = (
+        "docker",
+        "run",
+        "--rm",
+        "--read-only",
+        "--tmpfs=/tmp",
+        "--entrypoint=python",
+        reference,
+        "-c",
+        PROOF,
+    )
+    print(output(*proof, timeout=300))
+    forget_older(reference)

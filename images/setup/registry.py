@@ -1,0 +1,72 @@
+"""An image registry on this machine: a push sends changed layers only, where `kind load` copies 3 GB to each node."""
+
+import shutil
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+from images.setup.engine import build, container_runs, image_exists
+from images.setup.places import BIN, CACHE, CRANE, IMAGES, REGISTRY
+from images.setup.shell import CommandFailed, run
+from images.setup.steps import step
+
+NAME = "resnext-registry"
+IMAGE = f"{NAME}:{CRANE}"
+DATA = CACHE / "registry"
+MIRRORS = CACHE / "mirrors"
+"""Mounted into the nodes as containerd's certs.d."""
+MANIFESTS = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"
+
+
+def _get(path: str) -> bool:
+    request = urllib.request.Request(f"http://{REGISTRY}/v2/{path}", headers={"Accept": MANIFESTS})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def answers() -> bool:
+    return container_runs(NAME) and _get("")
+
+
+def holds(reference: str) -> bool:
+    """Whether a node could pull this now."""
+    name, tag = reference.removeprefix(f"{REGISTRY}/").split(":")
+    return _get(f"{name}/manifests/{tag}")
+
+
+@step(
+    "registry",
+    f"an image registry at {REGISTRY}",
+    needs=("docker", "crane"),
+    inputs=lambda: [IMAGES / "registry", CRANE],
+    present=answers,
+)
+def registry() -> None:
+    if not image_exists(IMAGE):
+        with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+            shutil.copy(BIN / "crane", folder)
+            build(IMAGE, Path(folder), IMAGES / "registry" / "Dockerfile")
+    DATA.mkdir(parents=True, exist_ok=True)
+    write_mirror()
+    run("docker", "rm", "--force", NAME)
+    port = REGISTRY.split(":")[1]
+    run(
+        *("docker", "run", "--detach", f"--name={NAME}", "--restart=unless-stopped"),
+        # Published on this machine alone; the nodes come in by the network they share with it.
+        *(f"--publish=127.0.0.1:{port}:5001", f"--volume={DATA}:/data", IMAGE),
+    )
+    for _ in range(40):
+        if answers():
+            return
+        time.sleep(0.25)
+    raise CommandFailed(f"the registry does not answer at {REGISTRY}: see `docker logs {NAME}`")
+
+
+def write_mirror() -> None:
+    folder = MIRRORS / REGISTRY
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "hosts.toml").write_text(f'[host."http://{NAME}:5001"]\n  capabilities = ["pull", "resolve"]\n')
