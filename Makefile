@@ -1,0 +1,84 @@
+# The two commands of the README are `make demo` and `make test`; `make help` lists the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+SETUP  := $(PYTHON) images/setup
+CACHE  := $(shell $(PYTHON) images/setup cache)
+UV     := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
+# When the command was given: what it ran for is printed at its end.
+export RESNEXT_STARTED := $(shell date +%s)
+export PATH := $(CACHE)/bin:$(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help demo try test test-unit test-e2e check format generate image-cuda down clean
+
+help: ## List the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
+
+demo: $(VENV)/.operator ## Bring up a cluster here and train a ResNeXt on it with kubectl apply
+	@$(SETUP) cluster images
+	@$(BIN)/python manifests/demo.py
+
+try: $(VENV)/.trainer ## Train the sample without a cluster: two ranks under mpirun on this machine
+	@$(BIN)/python manifests/try.py
+
+test: $(VENV)/.trainer $(VENV)/.dev ## Everything: checks, unit, golden, chart and end-to-end tests
+	@$(MAKE) --no-print-directory check
+	@$(SETUP) ssh torch cluster images
+	@$(BIN)/pytest tests
+
+test-unit: $(VENV)/.trainer $(VENV)/.dev ## The tests that need no cluster and little time
+	@$(SETUP) clients ssh
+	@$(BIN)/pytest tests/unit tests/golden -m "not slow"
+
+test-e2e: $(VENV)/.dev ## The end-to-end tests on the kind cluster (or on KUBECONFIG)
+	@$(SETUP) cluster images
+	@$(BIN)/pytest tests/e2e
+
+check: $(VENV)/.dev ## Format, lint, types, import contracts, generated files
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(SETUP) clients
+	@$(BIN)/python charts/generate.py --check
+
+format: $(VENV)/.dev ## Format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+generate: $(VENV)/.dev ## Write the CRD, install.yaml, dashboards and reference docs anew
+	@$(SETUP) clients
+	@$(BIN)/python charts/generate.py
+
+image-cuda: ## Build the trainer's CUDA image and prove that its libraries load (large: ~15 GB of disk)
+	@$(SETUP) cuda
+
+down: ## Delete the cluster; images and caches stay
+	@$(SETUP) down
+
+clean: ## Delete cluster, images, caches and the virtual environment
+	@$(SETUP) clean
+	@rm -rf $(VENV)
+
+# The virtual environment grows with what is asked of it: the operator's side first, then TensorFlow, then the tools.
+$(VENV)/.operator: pyproject.toml constraints.txt
+	@echo "· Python packages of the operator"
+	@$(PYTHON) -m venv $(VENV) 2>/dev/null || { apt-get install -y python3-venv >/dev/null && $(PYTHON) -m venv $(VENV); }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(UV) --editable '.[operator]'
+	@touch $@
+
+$(VENV)/.trainer: $(VENV)/.operator images/trainer/build-wheels
+	@echo "· TensorFlow, Horovod and DALI (Horovod is compiled once, about 3 minutes)"
+	@$(UV) --editable '.[operator,trainer]'
+	@$(SETUP) wheels --python $(BIN)/python
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.operator
+	@echo "· Tools for tests and checks"
+	@$(UV) --editable '.[operator,onnx,dev]'
+	@touch $@

@@ -1,0 +1,47 @@
+"""The real cluster for the end-to-end tests: operator, Prometheus and the digits, installed once as a user would."""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from kube import MONITORING, NAMESPACE, ROOT, SAMPLES, SYSTEM, Cluster, image, sample, setup
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Cluster:
+    """The cluster with the operator, Prometheus, a restricted namespace and the digits in it."""
+    cluster = Cluster(os.environ.get("KUBECONFIG") or setup("kubeconfig"))
+    cluster.run(
+        *("helm", "upgrade", "--install", "resnext-operator", ROOT / "charts" / "resnext-operator"),
+        *("--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout", "120s"),
+        *("--set", f"image={image('operator')}", "--set", f"trainerImage={image('trainer-cpu')}"),
+    )
+    prometheus = (ROOT / "images" / "monitoring" / "prometheus.yaml").read_text()
+    prometheus = prometheus.replace("image: resnext-monitoring", f"image: {image('monitoring')}")
+    cluster.run("kubectl", "apply", "-f", "-", stdin=prometheus)
+    cluster.run("kubectl", "delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=120s")
+    setup("volumes")
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}})
+    dataset = (SAMPLES / "digits-dataset.yaml").read_text()
+    cluster.kubectl(
+        "apply", "-f", "-", stdin=dataset.replace("image: resnext-trainer", f"image: {image('trainer-cpu')}")
+    )
+    cluster.kubectl("wait", "--for=condition=Complete", "job/digits-dataset", "--timeout=180s")
+    cluster.run("kubectl", "-n", MONITORING, "rollout", "status", "deployment/prometheus", "--timeout=90s")
+    return cluster
+
+
+@pytest.fixture
+def training(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Callable[..., str]]:
+    """Creates a training from a sample, named after the test; it and its claim are gone afterwards."""
+    name = request.node.originalname.removeprefix("test_").replace("_", "-")[:30].strip("-")
+
+    def create(stem: str = "resnext-digits", **spec: Any) -> str:
+        cluster.apply(sample(stem, name, spec))
+        return name
+
+    yield create
+    cluster.kubectl("delete", "rnx", name, "--ignore-not-found", "--cascade=foreground", "--timeout=90s")
+    cluster.kubectl("delete", "pvc", f"{name}-checkpoints", "--ignore-not-found", "--timeout=60s")

@@ -1,0 +1,83 @@
+"""What is wrong is refused with the field or the file named, and nothing is lost."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+from kube import Cluster, Refused, sample
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epochs": 0},
+        {"epoch": 3},
+        {"precision": {"mode": "fp64"}},
+        {"epochs": 3, "optimizer": {"warmupEpochs": 4.0}},
+        {"precision": {"mode": "bf16", "lossScale": 8}},
+        {"augmentation": {"cropArea": [1.0, 0.5]}},
+    ],
+    ids=["too low", "unknown", "no such mode", "warm-up too long", "loss scale of bf16", "areas reversed"],
+)
+def test_api_server_and_trainer_refuse_in_the_same_words(cluster: Cluster, tmp_path, change):
+    manifest = sample("resnext-digits", "refused", {"training": change})
+    with pytest.raises(Refused) as refusal:
+        cluster.apply(manifest)
+    (tmp_path / "training.yaml").write_text(yaml.safe_dump(manifest))
+    command = [sys.executable, "-m", "resnext_trainer", "inspect", "--config", tmp_path / "training.yaml"]
+    trainer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert trainer.returncode == 2
+    (sentence,) = trainer.stderr.splitlines()
+    field, _, reason = sentence.partition(": ")
+    assert field in str(refusal.value)
+    # Between the two each has its own way of quoting the value.
+    assert re.sub(r'^Invalid value: ([-.\d]+: |"[^"]*": )?', "", reason) in str(refusal.value)
+
+
+@pytest.fixture(scope="module")
+def damaged(cluster: Cluster) -> None:
+    """Copies of the digits in folders of their claim, each with one fault."""
+    script = """
+        mkdir cut unindexed empty
+        cp train-* validation-* cut
+        cp train-* validation-* unindexed
+        truncate --size=-100 cut/train-00001-of-00004
+        rm unindexed/validation-00000-of-*.idx
+    """
+    cluster.job("damage", script, "digits-data")
+
+
+@pytest.mark.usefixtures("damaged")
+@pytest.mark.parametrize(
+    ("folder", "words"),
+    [
+        ("cut", "/data/train-00001-of-00004 is truncated"),
+        ("unindexed", ".idx is missing; make it with `resnext-train data index"),
+        ("empty", "no train-* file in /data"),
+    ],
+)
+def test_data_that_cannot_be_trained_on_ends_with_the_files_name(cluster: Cluster, training, folder, words):
+    name = training(dataset={"subPath": folder})
+    cluster.until(name, lambda status: status.get("phase") == "Failed")
+    status = cluster.status(name)
+    (attempt,) = status["attempts"]
+    assert attempt["exitCode"] == 3
+    assert words in attempt["message"]
+    (failed,) = (each for each in status["conditions"] if each["type"] == "Failed")
+    assert words in failed["message"]
+
+
+def test_a_checkpoint_that_is_cut_short_gives_way_to_the_one_before(cluster: Cluster, training):
+    name = training(training={"epochs": 30})
+    cluster.until(name, lambda status: (status.get("checkpoint") or {}).get("step", 0) >= 60)
+    cluster.kubectl("patch", "rnx", name, "--type=merge", "-p", '{"spec":{"suspend":true}}')
+    cluster.until(name, lambda status: status.get("phase") == "Suspended", seconds=90)
+    newest = cluster.status(name)["checkpoint"]["path"].removeprefix("/checkpoints/")
+    cluster.job("cut", f"truncate --size=-100 {newest}/state.npz", f"{name}-checkpoints")
+    cluster.kubectl("patch", "rnx", name, "--type=merge", "-p", '{"spec":{"suspend":false}}')
+    cluster.until(name, lambda status: status.get("phase") == "Succeeded", seconds=240)
+    log = cluster.kubectl("logs", f"{name}-launcher-2")
+    assert f"{newest} is not whole" in log
+    assert "resuming from step" in log

@@ -1,0 +1,232 @@
+"""A training's life on the real cluster, from kubectl apply to its accuracy in Prometheus."""
+
+import json
+import re
+import time
+from pathlib import Path
+
+import pytest
+from kube import NAMESPACE, ROOT, SYSTEM, Cluster
+
+# Long enough to break something in the middle, short enough to wait for the end: about a minute on two cores.
+LONG = {"epochs": 30, "checkpoint": {"everyEpochs": 1}}
+
+
+def steps_done(status):
+    return (status.get("progress") or {}).get("step", 0)
+
+
+def saved(status):
+    return (status.get("checkpoint") or {}).get("step", 0)
+
+
+def succeeded(status):
+    return status.get("phase") == "Succeeded"
+
+
+def condition(status, kind):
+    return next((each for each in status.get("conditions", ()) if each["type"] == kind), {})
+
+
+def dashboard_queries():
+    (dashboard,) = (ROOT / "charts" / "resnext-operator" / "files" / "dashboards").glob("*.json")
+    panels = json.loads(Path(dashboard).read_text())["panels"]
+    return [target["expr"] for panel in panels for target in panel.get("targets", ())]
+
+
+def test_digits_train_to_their_accuracy_and_prometheus_saw_it(cluster: Cluster, training):
+    name = training(training={"epochs": 12})
+    cluster.until(name, lambda status: status.get("phase") == "Running" and steps_done(status) > 40)
+    workers = cluster.pods(name, "worker")
+    assert len({pod["spec"]["nodeName"] for pod in workers}) == 2
+
+    table = cluster.kubectl("get", "rnx", name)
+    header, row = table.splitlines()
+    assert header.split() == ["NAME", "PHASE", "WORKERS", "EPOCH", "IMAGES/S", "TOP-1", "PROGRESS", "AGE"]
+    assert "Running" in row
+    assert "2/2" in row
+
+    selector = f'{{namespace="{NAMESPACE}",training="{name}"}}'
+    deadline = time.monotonic() + 60
+    # A rate needs two scrapes, five seconds apart, of both ranks.
+    while time.monotonic() < deadline and not (
+        (rate := cluster.query(f"sum(rate(resnext_train_images_total{selector}[1m]))"))
+        and float(rate[0]["value"][1]) > 0
+        and len(cluster.query(f"resnext_train_images_total{selector}")) == 2
+    ):
+        time.sleep(1)
+    assert float(rate[0]["value"][1]) > 0
+    ranks = cluster.query(f"resnext_train_images_total{selector}")
+    assert {each["metric"]["rank"] for each in ranks} == {"0", "1"}
+
+    cluster.kubectl("wait", "--for=condition=Succeeded", f"rnx/{name}", "--timeout=150s")
+    status = cluster.status(name)
+    top1 = float(status["progress"]["top1"])
+    assert top1 >= 0.97
+    time.sleep(11)  # two scrapes
+    (accuracy,) = cluster.query(f'resnext_training_accuracy_ratio{{namespace="{NAMESPACE}",training="{name}",k="1"}}')
+    assert float(accuracy["value"][1]) == pytest.approx(top1, abs=1e-3)
+    claim = cluster.get("pvc", f"{name}-checkpoints")
+    assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
+    for query in dashboard_queries():
+        asked = query.replace("$namespace", NAMESPACE).replace("$training", name).replace("$__rate_interval", "5m")
+        # Asked of the last minutes: the pods of a finished training are gone.
+        assert cluster.query(f"last_over_time(({asked})[10m:5s])"), f"no data for {query}"
+
+
+def test_dali_xla_and_bf16_are_what_info_says(cluster: Cluster, training):
+    name = training(
+        training={"epochs": 2, "data": {"pipeline": "dali"}, "xla": True, "precision": {"mode": "bf16"}},
+    )
+    cluster.until(name, succeeded, seconds=240)
+    time.sleep(6)
+    info = cluster.query(
+        f'last_over_time(resnext_train_info{{namespace="{NAMESPACE}",training="{name}",rank="0"}}[10m])'
+    )[0]["metric"]
+    expected = {
+        "architecture": "resnext17-8x4d",
+        "precision": "bf16",
+        "xla": "true",
+        "pipeline": "dali",
+        "device": "cpu",
+        "world_size": "2",
+    }
+    assert {label: info[label] for label in expected} == expected
+
+
+@pytest.mark.parametrize("options", [("--grace-period=0", "--force"), ()], ids=["at once", "with time to save"])
+def test_a_lost_worker_costs_no_more_than_the_steps_since_the_checkpoint(cluster: Cluster, training, options):
+    name = training(training=LONG)
+    cluster.until(name, lambda status: saved(status) >= 40)
+    (victim,) = (
+        pod["metadata"]["name"] for pod in cluster.pods(name, "worker") if "-worker-1-" in pod["metadata"]["name"]
+    )
+    cluster.kubectl("delete", "pod", victim, "--wait=false", *options)
+    cluster.until(name, lambda status: len(status["attempts"]) == 2)
+    kept = saved(cluster.status(name))
+    seen = []
+    cluster.until(name, lambda status: seen.append(steps_done(status)) or succeeded(status), seconds=240)
+    assert kept >= 40
+    assert min(seen) >= kept
+    resumed = re.search(r"resuming from step (\d+),", cluster.kubectl("logs", f"{name}-launcher-2"))
+    assert resumed is not None
+    assert int(resumed[1]) >= kept
+    status = cluster.status(name)
+    assert status["attempts"][0]["cause"] in ("disruption", "stopped")
+    assert status.get("failures", 0) == 0
+
+
+def test_the_operators_death_touches_no_child(cluster: Cluster, training):
+    name = training(training=LONG)
+    cluster.until(name, lambda status: steps_done(status) > 20)
+    before = cluster.children(name)
+    cluster.kubectl("delete", "pods", "--all", "--grace-period=0", "--force", namespace=SYSTEM)
+    cluster.kubectl("rollout", "status", "deployment/resnext-operator", "--timeout=60s", namespace=SYSTEM)
+    step = steps_done(cluster.status(name))
+    cluster.until(name, lambda status: steps_done(status) > step + 20 or succeeded(status))
+    assert cluster.children(name) == before or succeeded(cluster.status(name))
+    cluster.until(name, succeeded)
+    assert len(cluster.status(name)["attempts"]) == 1
+
+
+def test_suspend_saves_and_resume_continues(cluster: Cluster, training):
+    name = training(training=LONG)
+    cluster.until(name, lambda status: saved(status) >= 40)
+    cluster.kubectl("patch", "rnx", name, "--type=merge", "-p", '{"spec":{"suspend":true}}')
+    cluster.until(name, lambda status: status.get("phase") == "Suspended", seconds=90)
+    status = cluster.status(name)
+    stopped = status["attempts"][-1]
+    assert (stopped["cause"], stopped["exitCode"]) == ("stopped", 75)
+    assert saved(status) >= steps_done(status) > 0
+    assert not cluster.objects("pods", f"resnext.dev/training={name}")
+    cluster.kubectl("patch", "rnx", name, "--type=merge", "-p", '{"spec":{"suspend":false}}')
+    cluster.until(name, lambda status: status.get("phase") == "Running")
+    seen = []
+    cluster.until(name, lambda status: seen.append(steps_done(status)) or succeeded(status), seconds=200)
+    assert min(seen) >= saved(status)
+
+
+def test_without_gpus_the_status_says_what_no_node_offers(cluster: Cluster, training):
+    cluster.apply(claim("imagenet", "ReadOnlyMany"), claim("resnext-250ep-checkpoints", "ReadWriteOnce"))
+    name = training("resnext-250ep")
+    said = cluster.until(
+        name, lambda status: (it := condition(status, "Scheduled")).get("status") == "False" and it["message"]
+    )
+    assert "nvidia.com/gpu" in said
+    assert cluster.status(name)["phase"] == "Pending"
+
+
+@pytest.fixture
+def nodes_with_gpus(cluster: Cluster):
+    """Each node says that it has one GPU; nothing is behind it."""
+    nodes = [node["metadata"]["name"] for node in cluster.objects("nodes")]
+    for node in nodes:
+        patch_capacity(cluster, node, '{"op":"add","path":"/status/capacity/nvidia.com~1gpu","value":"1"}')
+    yield nodes
+    for node in nodes:
+        patch_capacity(cluster, node, '{"op":"remove","path":"/status/capacity/nvidia.com~1gpu"}')
+
+
+def test_a_gpu_that_cannot_be_used_ends_the_training_and_never_on_cpu(cluster: Cluster, training, nodes_with_gpus):
+    name = training(
+        "resnext-250ep",
+        dataset={"claimName": "digits-data"},
+        checkpoints={"template": {"size": "1Gi"}},
+        workers={
+            "sharedMemory": "128Mi",
+            "resources": {"requests": {"cpu": "250m", "memory": "768Mi"}, "limits": {"nvidia.com/gpu": 1}},
+        },
+        runPolicy={"backoffLimit": 0},
+    )
+    seen = {}
+
+    def failed(status):
+        for role in ("worker", "launcher"):
+            for pod in cluster.pods(name, role):
+                seen[pod["metadata"]["name"]] = pod
+        return status.get("phase") == "Failed"
+
+    cluster.until(name, failed)
+    limits = {
+        pod: each["spec"]["containers"][0]["resources"].get("limits", {}).get("nvidia.com/gpu")
+        for pod, each in seen.items()
+    }
+    assert limits == {f"{name}-worker-0-0": "1", f"{name}-worker-1-0": "1", f"{name}-launcher-1": None}
+    assert {seen[f"{name}-worker-{index}-0"]["spec"]["nodeName"] for index in (0, 1)} == set(nodes_with_gpus)
+    (attempt,) = cluster.status(name)["attempts"]
+    assert attempt["exitCode"] == 7
+    assert "GPUs were asked for and cannot be used" in attempt["message"]
+
+
+@pytest.mark.parametrize("operators", [1, 0], ids=["as always", "while the operator is down"])
+def test_deleting_takes_every_child_but_the_checkpoints(cluster: Cluster, training, operators):
+    name = training(training=LONG)
+    cluster.until(name, lambda status: saved(status) >= 20)
+    scale(cluster, operators)
+    try:
+        cluster.kubectl("delete", "rnx", name, "--timeout=30s")
+        deadline = time.monotonic() + 120
+        kinds = "pods,services,configmaps,networkpolicies,secrets"
+        while left := cluster.objects(kinds, f"resnext.dev/training={name}"):
+            assert time.monotonic() < deadline, [each["metadata"]["name"] for each in left]
+            time.sleep(1)
+    finally:
+        scale(cluster, 1)
+    assert cluster.get("pvc", f"{name}-checkpoints")["status"]["phase"] == "Bound"
+
+
+def scale(cluster: Cluster, replicas: int) -> None:
+    operator = "deployment/resnext-operator"
+    cluster.kubectl("scale", operator, f"--replicas={replicas}", namespace=SYSTEM)
+    cluster.kubectl("rollout", "status", operator, "--timeout=60s", namespace=SYSTEM)
+    while not replicas and cluster.objects("pods", namespace=SYSTEM):
+        time.sleep(0.5)
+
+
+def patch_capacity(cluster: Cluster, node: str, operation: str) -> None:
+    cluster.run("kubectl", "patch", "node", node, "--subresource=status", "--type=json", "-p", f"[{operation}]")
+
+
+def claim(name: str, mode: str) -> dict:
+    spec = {"accessModes": [mode], "resources": {"requests": {"storage": "1Gi"}}}
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec}
