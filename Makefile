@@ -8,7 +8,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 SETUP  := $(PYTHON) images/setup
 CACHE  := $(shell $(PYTHON) images/setup cache)
-UV     := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
+# The system's certificates: behind a proxy that signs for itself, uv's own list would refuse every package.
+UV     := $(BIN)/uv pip install --system-certs --quiet --python $(BIN)/python --constraint constraints.txt
 # When the command was given: what it ran for is printed at its end.
 export RESNEXT_STARTED := $(shell date +%s)
 export PATH := $(CACHE)/bin:$(CURDIR)/$(BIN):$(PATH)
