@@ -220,11 +220,12 @@ class Precision(Config):
 class Data(Config):
     """Where the images come from and who decodes them."""
 
-    format: Literal["tfrecord", "synthetic"] = "tfrecord"
-    """tfrecord reads train-* and validation-* shards; synthetic makes noise, to measure speed without a disk."""
+    format: Literal["tfrecord", "folder", "synthetic"] = "tfrecord"
+    """tfrecord: shards train-* and validation-*. folder: pictures as train/CLASS/* and validation/CLASS/*. synthetic:
+    noise, to measure speed without a disk."""
 
     path: Annotated[str, Field(min_length=1)] = "/data"
-    """Folder with the shards train-* and validation-*; it is never written to."""
+    """Folder with the shards, or with the folders train and validation (or val); it is never written to."""
 
     index_path: str | None = None
     """Folder with one index a shard (NAME.idx, made by `resnext-train data index`); the shards' own if left out."""
@@ -246,7 +247,7 @@ class Data(Config):
             "!(has(self.format) && self.format == 'synthetic' && has(self.pipeline) && self.pipeline == 'dali')",
             lambda it: not (it.format == "synthetic" and it.pipeline == "dali"),
             "pipeline",
-            "synthetic data needs no pipeline: leave pipeline out, or set format to tfrecord",
+            "synthetic data needs no pipeline: leave pipeline out, or set format to tfrecord or folder",
         ),
     )
 

@@ -108,9 +108,9 @@ def training_images(config: Training) -> int:
     """How many there are; raises Refused where the data set is not as it should be."""
     if config.data.format == "synthetic":
         return config.data.synthetic_images
-    from resnext_trainer.data import tfrecord
+    from resnext_trainer.data import examples
 
-    return len(tfrecord.find(config.data.path, "train", config.data.index_path))
+    return len(examples(config, "train"))
 
 
 def show(facts: dict[str, Any], *, as_json: bool) -> None:

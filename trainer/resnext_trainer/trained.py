@@ -9,6 +9,7 @@ from resnext_trainer import checkpoint, distributed
 from resnext_trainer.averaging import PREFIX
 from resnext_trainer.checkpoint import Arrays, Position
 from resnext_trainer.config import Precision, Training
+from resnext_trainer.data import folder as folders
 from resnext_trainer.data.prepare import LABELS
 from resnext_trainer.distributed import Ranks
 from resnext_trainer.refusal import Refused
@@ -52,8 +53,11 @@ def _array(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray | None:
 
 
 def class_names(config: Training, labels: Path | None) -> list[str]:
-    """The names of the classes by number: those of a file, of labels.txt beside the data, else the numbers."""
-    file = labels or Path(config.data.path, LABELS)
+    """The names of the classes by number: from a file, labels.txt beside the data, or its folders; else the numbers."""
+    data = config.data
+    if labels is None and data.format == "folder" and Path(data.path).is_dir():
+        return folders.class_names(data.path)
+    file = labels or Path(data.path, LABELS)
     if labels is None and not file.is_file():
         return [str(number) for number in range(config.model.classes)]
     try:

@@ -74,7 +74,7 @@ def test_what_the_user_writes_wins_over_the_preset(preset):
         (
             {"data": {"format": "synthetic", "pipeline": "dali"}},
             "spec.training.data.pipeline: Invalid value: synthetic data needs no pipeline: "
-            "leave pipeline out, or set format to tfrecord",
+            "leave pipeline out, or set format to tfrecord or folder",
         ),
     ],
 )

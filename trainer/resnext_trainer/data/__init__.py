@@ -46,6 +46,28 @@ class Source(Protocol):
         """This rank's share of the validation images; each counts once, and every rank has as many batches."""
 
 
+class Examples(Protocol):
+    """The pictures of one split, each at its number."""
+
+    def __len__(self) -> int: ...
+
+    def where(self, number: int) -> str:
+        """A picture's place, for a message."""
+
+    def read(self, number: int) -> tuple[bytes, int]:
+        """A picture as a JPEG, and its label as stored; raises Refused where there is none."""
+
+
+def examples(config: Training, split: str) -> Examples:
+    """The pictures of a split, in the configured format; raises Refused where they are not as they should be."""
+    from resnext_trainer.data import folder, tfrecord
+
+    data = config.data
+    if data.format == "folder":
+        return folder.find(data.path, split, config.model.classes, data.first_label)
+    return tfrecord.find(data.path, split, data.index_path)
+
+
 def open_source(config: Training, share: Share) -> Source:
     """The source that a configuration asks for; raises Refused where it is not as it should be."""
     # Each is imported only when used: DALI may be absent, and loading it takes a second.

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from resnext_trainer.config import Training
-from resnext_trainer.data import Redealt, Share, tfrecord
+from resnext_trainer.data import Examples, Redealt, Share, examples, tfrecord
 from resnext_trainer.data.bad_records import BadRecords
 from resnext_trainer.data.geometry import Cut, centre_cut, jpeg_size, random_cut
 from resnext_trainer.refusal import Refused
@@ -63,9 +63,7 @@ class Batches:
 
     def __init__(self, config: Training, share: Share) -> None:
         self._config, self._share = config, share
-        self._records = {
-            split: tfrecord.find(config.data.path, split, config.data.index_path) for split in (_TRAIN, _VALIDATION)
-        }
+        self._records = {split: examples(config, split) for split in (_TRAIN, _VALIDATION)}
         counts = {split: len(records) for split, records in self._records.items()}
         self.training_images, self.validation_images = counts[_TRAIN], counts[_VALIDATION]
         self.bad = BadRecords(config.data.bad_records, counts)
@@ -134,7 +132,7 @@ class Batches:
                 any_bad = True
         return any_bad
 
-    def _checked(self, label: int, records: tfrecord.Records, number: int) -> int:
+    def _checked(self, label: int, records: Examples, number: int) -> int:
         first, classes = self._config.data.first_label, self._config.model.classes
         if not first <= label < first + classes:
             raise tfrecord.refused(
@@ -143,7 +141,7 @@ class Batches:
             )
         return label - first
 
-    def _cut(self, jpeg: bytes, records: tfrecord.Records, number: int, epoch: int | None) -> Cut:
+    def _cut(self, jpeg: bytes, records: Examples, number: int, epoch: int | None) -> Cut:
         try:
             height, width = jpeg_size(jpeg)
         except ValueError as error:

@@ -10,10 +10,15 @@ _QUALITY = 95
 
 def as_jpeg(content: bytes) -> bytes:
     """A file's content as a JPEG: JPEGs as they are, other formats converted; ValueError where it is no image."""
-    if content.startswith(b"\xff\xd8"):
-        check(content)
-        return content
-    return _converted(content)
+    if not is_jpeg(content):
+        return converted(content)
+    check(content)
+    return content
+
+
+def is_jpeg(content: bytes) -> bool:
+    """Whether a file's content begins like a JPEG's."""
+    return content.startswith(b"\xff\xd8")
 
 
 def check(jpeg: bytes) -> None:
@@ -28,7 +33,8 @@ def check(jpeg: bytes) -> None:
         raise ValueError("its header is a JPEG's, and its content does not decode: it is cut or damaged") from None
 
 
-def _converted(content: bytes) -> bytes:
+def converted(content: bytes) -> bytes:
+    """A picture in another format as a JPEG; ValueError where it is no image."""
     from PIL import Image, UnidentifiedImageError
 
     if not content:

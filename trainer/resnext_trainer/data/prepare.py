@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from resnext_trainer.data import tfrecord
+from resnext_trainer.data.folder import class_folders
 from resnext_trainer.data.images import as_jpeg
 
 LABELS = "labels.txt"
@@ -72,7 +73,7 @@ def plan(source: Path, validation: Path | None, held_out: float, shard_images: i
 
     Without a folder for validation, the share `held_out` of each class is kept for it, one picture at least.
     """
-    training = _class_folders(source)
+    training = class_folders(source)
     classes = tuple(training)
     if len(classes) < 2:
         raise tfrecord.refused(f"{source} holds the class folder {classes[0]} alone: there is nothing to tell apart")
@@ -87,7 +88,7 @@ def plan(source: Path, validation: Path | None, held_out: float, shard_images: i
         held = {name: files[: count[name]] for name, files in shuffled.items()}
         shuffled = {name: files[count[name] :] for name, files in shuffled.items()}
     else:
-        held = _class_folders(validation)
+        held = class_folders(validation)
         if unknown := sorted(set(held) - set(classes)):
             raise tfrecord.refused(f"{validation}/{unknown[0]} is a class that {source} does not have")
     labels = {name: number for number, name in enumerate(classes, 1)}
@@ -164,29 +165,6 @@ class _NoImages(Exception):
 
 def _share(wanted: Plan, pictures: Sequence[Picture], shard: int) -> Sequence[Picture]:
     return pictures[shard * wanted.shard_images : (shard + 1) * wanted.shard_images]
-
-
-def _class_folders(folder: Path) -> dict[str, list[Path]]:
-    """The files of each class, at any depth, by name; hidden ones (.DS_Store) are no part of a data set."""
-    if not folder.is_dir():
-        raise tfrecord.refused(f"{folder} is no folder: give the one that holds a folder for each class")
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not names:
-        raise tfrecord.refused(f"{folder} holds no folder: the images of each class need a folder of their own")
-    found = {name: sorted(_files(folder / name)) for name in names}
-    if empty := [name for name, files in found.items() if not files]:
-        raise tfrecord.refused(f"{folder}/{empty[0]} holds no file: remove it, or put its images there")
-    return found
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    def failed(error: OSError) -> None:
-        raise error
-
-    # A link in a circle ends as an error, too, once the path has too many levels.
-    for at, folders, names in os.walk(folder, followlinks=True, onerror=failed):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(at, name) for name in names if not name.startswith("."))
 
 
 def _claim(output: Path, wanted: Plan, source: Path) -> None:
