@@ -3,8 +3,8 @@
 import os
 import shutil
 import tempfile
-from functools import cache
 from pathlib import Path
+from threading import Lock
 
 from images.setup import apt
 from images.setup.engine import build, image_exists
@@ -18,18 +18,22 @@ ANSWER = CACHE / "image-registry"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
-@cache
+_asking = Lock()
+"""Steps run side by side, and one answer is enough."""
+
+
 def registry_answers() -> bool:
     """Whether public images can be pulled. Asked once and remembered; RESNEXT_IMAGE_REGISTRY=yes|no decides instead."""
     if chosen := os.environ.get("RESNEXT_IMAGE_REGISTRY"):
         return chosen == "yes"
-    if not ANSWER.is_file():
-        answer = succeeds("docker", "pull", "--quiet", OFFICIAL, timeout=60)
-        ANSWER.parent.mkdir(parents=True, exist_ok=True)
-        ANSWER.write_text("yes" if answer else "no")
-        if not answer:
-            say("    No image registry answers: images are built from Debian packages and Go modules")
-    return ANSWER.read_text() == "yes"
+    with _asking:
+        if not ANSWER.is_file():
+            answer = succeeds("docker", "pull", "--quiet", OFFICIAL, timeout=60)
+            ANSWER.parent.mkdir(parents=True, exist_ok=True)
+            ANSWER.write_text("yes" if answer else "no")
+            if not answer:
+                say("    No image registry answers: images are built from Debian packages and Go modules")
+        return ANSWER.read_text() == "yes"
 
 
 @step(
