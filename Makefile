@@ -8,8 +8,12 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 SETUP  := $(PYTHON) images/setup
 CACHE  := $(shell $(PYTHON) images/setup cache)
-# The system's certificates: behind a proxy that signs for itself, uv's own list would refuse every package.
 UV     := $(BIN)/uv pip install --system-certs --quiet --python $(BIN)/python --constraint constraints.txt
+# The machine's certificates: behind a proxy that signs for itself, the lists that pip and uv bring refuse every package.
+CERTIFICATES := $(wildcard /etc/ssl/certs/ca-certificates.crt)
+ifneq ($(CERTIFICATES),)
+export PIP_CERT ?= $(CERTIFICATES)
+endif
 # When the command was given: what it ran for is printed at its end.
 export RESNEXT_STARTED := $(shell date +%s)
 export PATH := $(CACHE)/bin:$(CURDIR)/$(BIN):$(PATH)

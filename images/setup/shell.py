@@ -12,7 +12,8 @@ _current = local()
 
 ENVIRONMENT = {
     **os.environ,
-    "PATH": f"{BIN}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin",
+    # At the end, where Go's own archive is unpacked to, and what a user's PATH often lacks.
+    "PATH": f"{BIN}:{os.environ.get('PATH', '')}:/usr/local/go/bin:/usr/sbin:/sbin",
     "DEBIAN_FRONTEND": "noninteractive",
 }
 
