@@ -43,6 +43,12 @@ def installed(python: Path) -> bool:
     return succeeds(python, "-c", question, *requirements())
 
 
+def pip_of(python: Path) -> tuple[str | Path, ...]:
+    """pip for an interpreter's environment: its own, else that of this Python, which Debian's comes without."""
+    own = (python, "-m", "pip")
+    return own if succeeds(*own, "--version") else (sys.executable, "-m", "pip", f"--python={python}")
+
+
 def install(python: Path) -> None:
     """Build the wheels, or take them from the cache, and install them into the interpreter's environment."""
     python = Path.cwd() / python  # not resolved: a virtual environment is known by its own link
@@ -56,8 +62,7 @@ def install(python: Path) -> None:
     try:
         if missing := [package for program, package in PROGRAMS.items() if shutil.which(program) is None]:
             apt.install(*missing)
-        # `--python` works for an environment without pip of its own.
-        pip = (sys.executable, "-m", "pip", f"--python={python}", "install", "--quiet", "--constraint", CONSTRAINTS)
+        pip = (*pip_of(python), "install", "--quiet", "--constraint", CONSTRAINTS)
         run(*pip, DALI, "cloudpickle", "psutil", "packaging")
         if not built.is_dir():
             say("  … wheels: compiling Horovod and DALI's plugin for TensorFlow, about 3 minutes")
