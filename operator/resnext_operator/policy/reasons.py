@@ -9,9 +9,11 @@ class Reason(StrEnum):
     # What was asked for.
     ACCEPTED = "Accepted"
     INVALID = "Invalid"
-    DATASET_NOT_SHARED = "DatasetNotShared"
+    NOT_ALLOWED = "NotAllowed"
+    CLAIM_NOT_SHARED = "ClaimNotShared"
 
     # Its pods.
+    DETACHING = "Detaching"
     CLAIM_MISSING = "ClaimMissing"
     PODS_REFUSED = "PodsRefused"
     UNSCHEDULABLE = "Unschedulable"

@@ -17,7 +17,7 @@ from resnext_operator.api import (
     Training,
     WorkerSeen,
 )
-from resnext_operator.policy import record
+from resnext_operator.policy import record, refusals
 from resnext_operator.policy.ending import FAULTS_OF_NODES, Attempt, Ending
 from resnext_operator.policy.reasons import Reason
 from resnext_operator.policy.record import Conditions, stamp
@@ -73,9 +73,7 @@ class _Story:
         if self.phase.ended:
             self._clean_up()
             return
-        self._accept()
-        if self.phase.ended:
-            return
+        refusal = self._accept()
         self._start_clock()
         self._adopt()
         self._take_progress()
@@ -83,7 +81,9 @@ class _Story:
             self._end_attempt()
         if self.phase.ended:
             return
-        if self.training.spec.suspend:
+        if refusal and self.attempt is None:
+            self._end(Phase.FAILED, *refusal)
+        elif self.training.spec.suspend:
             self._suspend()
         elif self._too_late():
             self._give_up()
@@ -104,31 +104,23 @@ class _Story:
         number = self.attempts[-1]["number"] if self.attempts else None
         return next((each for each in self.seen.launchers if each.attempt == number), None)
 
-    def _accept(self) -> None:
-        """A dataset that the workers cannot share is refused; a running training then keeps the workers it has."""
-        sentence = self._unshared_dataset()
-        if not sentence:
+    def _accept(self) -> refusals.Refusal | None:
+        """Why no attempt may begin; one that is under way keeps its pods, and as many as it has."""
+        unshared = refusals.unshared(self.training, self.seen, self.replicas)
+        refusal = refusals.forbidden(self.training) or unshared
+        if refusal is None:
             if not self.conditions.holds("Accepted"):
                 self.conditions.set("Accepted", True, Reason.ACCEPTED)
-            return
-        if not self.conditions.get("Accepted").get("message"):
-            self.events.append(Event("Warning", Reason.DATASET_NOT_SHARED, sentence))
-        self.conditions.set("Accepted", False, Reason.DATASET_NOT_SHARED, sentence)
-        if self.attempts:
+            return None
+        before = self.conditions.get("Accepted")
+        self.conditions.set("Accepted", False, *refusal)
+        if self.attempts and before.get("message") != refusal[1]:
+            self.events.append(Event("Warning", *refusal))
+        if self.attempts and refusal == unshared:
+            # With as many workers as it had before it may go on, also after a failure.
             self.replicas = self.attempts[-1].get("workers", self.replicas)
-        else:
-            self.status["reason"] = Reason.DATASET_NOT_SHARED.value
-            self._end(Phase.FAILED, Reason.DATASET_NOT_SHARED, sentence)
-
-    def _unshared_dataset(self) -> str:
-        dataset = self.training.spec.dataset
-        modes = self.seen.access_modes.get(dataset.claim_name, ()) if dataset else ()
-        if dataset is None or not modes or self.replicas == 1 or any(mode.endswith("Many") for mode in modes):
-            return ""
-        return (
-            f"spec.dataset.claimName: claim {dataset.claim_name} is {' and '.join(modes)}, which several nodes cannot "
-            f"mount together: for {self.replicas} workers use a claim that is ReadOnlyMany or ReadWriteMany"
-        )
+            return None
+        return refusal
 
     def _start_clock(self) -> None:
         """The start time, from which the deadline counts: none before the first resume, and anew at each."""
@@ -272,6 +264,9 @@ class _Story:
         current = self._workers()
         ready = sum(1 for pod in current if pod and pod.ready)
         self._ready_workers(ready)
+        refused = self.conditions.get("Scheduled").get("reason") == Reason.PODS_REFUSED
+        if refused and self._pending_too_long(self._pending_since()):
+            return
         self._placed(current)
         if ready < len(current) and self._pending_too_long(self._pending_since()):
             return
@@ -385,16 +380,35 @@ class _Story:
             self._unplaced(reason, f"pod {troubled.name}: {troubled.trouble}")
         elif len(pods) == len(workers) and all(pod.node for pod in pods):
             self.conditions.set("Scheduled", True, Reason.SCHEDULED)
+            if detaching := self._detaching(pods[0]):
+                self._unplaced(Reason.DETACHING, detaching, "WorkersReady")
 
-    def _unplaced(self, reason: Reason, message: str) -> None:
-        self.conditions.set("Scheduled", False, reason, message)
+    def _detaching(self, first: WorkerSeen) -> str:
+        """Why worker 0, on another node than before, may have to wait for the checkpoints' claim."""
+        if first.phase != "Pending":
+            return ""
+        held = [
+            pod for pod in self.seen.workers if pod.index == 0 and pod.deleting and pod.node not in ("", first.node)
+        ]
+        modes = self.seen.access_modes.get(render.claim_of_checkpoints(self.training), ())
+        if not held or not all(mode.startswith("ReadWriteOnce") for mode in modes):
+            return ""
+        pod = held[-1]
+        return (
+            f"pod {first.name} waits for the checkpoints' claim, which node {pod.node} still holds for pod {pod.name}: "
+            "it comes when that node answers again or is removed; if it is off for good, taint it "
+            "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
+        )
+
+    def _unplaced(self, reason: Reason, message: str, condition: str = "Scheduled") -> None:
+        self.conditions.set(condition, False, reason, message)
         if self.status.get("reason") != reason:
             self.status["reason"] = reason.value
             self.events.append(Event("Warning", reason, message))
 
     def _missing_claims(self) -> str:
-        dataset, checkpoints = self.training.spec.dataset, self.training.spec.checkpoints
-        wanted = [dataset.claim_name if dataset else None, checkpoints.claim_name]
+        spec = self.training.spec
+        wanted = dict.fromkeys([*spec.shared_claims.values(), spec.checkpoints.claim_name])
         missing = [name for name in wanted if name and ("PersistentVolumeClaim", name) not in self.seen.present]
         if not missing:
             return ""

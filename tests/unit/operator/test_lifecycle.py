@@ -3,7 +3,7 @@
 import copy
 
 import pytest
-from model import IMAGE, Cluster, resource
+from model import SITE, Cluster, resource
 
 from resnext_operator import api, names, render
 from resnext_operator.api import GPU, KIND, Phase
@@ -334,11 +334,11 @@ def test_what_changes_while_suspended_reaches_every_pod(field, seen_suspended):
 
 def test_neither_a_new_version_of_the_operator_nor_a_resize_replaces_a_pod():
     cluster = a_running()
-    other = api.parse(copy.deepcopy(cluster.body), "another/default-image:2")
+    other = api.parse(copy.deepcopy(cluster.body), api.Site("another/default-image:2"))
     assert render.revision(other) == render.revision(cluster.training)
     for replicas in (1, 3):
-        resized = api.parse(resource(workers={"replicas": replicas}), IMAGE)
-        assert render.revision(resized) == render.revision(api.parse(resource(workers={}), IMAGE))
+        resized = api.parse(resource(workers={"replicas": replicas}), SITE)
+        assert render.revision(resized) == render.revision(api.parse(resource(workers={}), SITE))
 
 
 # -- stalls ------------------------------------------------------------------------------------------------------------
@@ -509,7 +509,7 @@ def test_a_secret_that_goes_before_the_pods_have_mounted_it_is_made_again():
 
 
 def test_slots_follow_the_gpus_and_the_launcher_asks_for_none():
-    training = api.parse(resource(workers={"replicas": 2, "resources": {"limits": {GPU: 4}}}), IMAGE)
+    training = api.parse(resource(workers={"replicas": 2, "resources": {"limits": {GPU: 4}}}), SITE)
     launcher = render.launcher_pod(training, 1, [(0, 0), (1, 0)])
     assert "--world=8" in launcher["spec"]["containers"][0]["args"]
     assert GPU not in str(launcher)
