@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Any
 
 from resnext_operator import names
-from resnext_operator.api import Event, LauncherSeen, Observed, Phase, Plan, Reference, Training, WorkerSeen
-from resnext_operator.policy.reasons import Reason
+from resnext_operator.api import LauncherSeen, Observed, Phase, Plan, Reference, Training, WorkerSeen
+from resnext_operator.policy.reasons import Reason, warning
 from resnext_operator.policy.record import Conditions, stamp
 
 Refusal = tuple[Reason, str]
@@ -74,7 +74,7 @@ def refused(before: Mapping[str, Any], seen: Observed, generation: int, message:
         "observedGeneration": generation,
         "conditions": conditions.all(),
     }
-    return Plan(status=status, delete=running, events=(Event("Warning", Reason.INVALID, message),))
+    return Plan(status=status, delete=running, events=(warning(Reason.INVALID, message),))
 
 
 def hindered(training: Training, plan: Plan, message: str, now: datetime) -> Plan:
@@ -91,6 +91,6 @@ def hindered(training: Training, plan: Plan, message: str, now: datetime) -> Pla
     conditions.set("Scheduled", False, Reason.PODS_REFUSED, message)
     events = () if launches else tuple(event for event in plan.events if event.reason not in _OF_PLACES)
     if training.status.get("reason") != Reason.PODS_REFUSED:
-        events += (Event("Warning", Reason.PODS_REFUSED, message),)
+        events += (warning(Reason.PODS_REFUSED, message),)
     status |= {"reason": Reason.PODS_REFUSED.value, "conditions": conditions.all()}
     return Plan(status=status, events=events)

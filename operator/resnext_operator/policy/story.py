@@ -19,7 +19,7 @@ from resnext_operator.api import (
 )
 from resnext_operator.policy import record, refusals
 from resnext_operator.policy.ending import FAULTS_OF_NODES, Attempt, Ending
-from resnext_operator.policy.reasons import Reason
+from resnext_operator.policy.reasons import Reason, warning
 from resnext_operator.policy.record import Conditions, stamp
 from resnext_trainer.report import Progress
 
@@ -115,7 +115,7 @@ class _Story:
         before = self.conditions.get("Accepted")
         self.conditions.set("Accepted", False, *refusal)
         if self.attempts and before.get("message") != refusal[1]:
-            self.events.append(Event("Warning", *refusal))
+            self.events.append(warning(*refusal))
         if self.attempts and refusal == unshared:
             # With as many workers as it had before it may go on, also after a failure.
             self.replicas = self.attempts[-1].get("workers", self.replicas)
@@ -216,7 +216,7 @@ class _Story:
             self.status["disruptions"] = self.status.get("disruptions", 0) + 1
         self.conditions.set("Running", False, reason, ending.message)
         if not self.training.spec.suspend and not self._too_late():
-            self._become(Phase.RESTARTING, reason, ending.message, warning=ending.cause != "stopped")
+            self._become(Phase.RESTARTING, reason, ending.message, bad=ending.cause != "stopped")
 
     # -- what is asked for ---------------------------------------------------------------------------------------
 
@@ -320,8 +320,7 @@ class _Story:
             self._watch_pace()
         if launcher and launcher.phase == "Pending":
             if launcher.trouble:
-                message = f"pod {launcher.name}: {launcher.trouble}"
-                self.conditions.set("Scheduled", False, Reason.LAUNCHER_PENDING, message)
+                self._unplaced(Reason.LAUNCHER_PENDING, f"pod {launcher.name} does not start: {launcher.trouble}")
             if not self._pending_too_long(datetime.fromisoformat(self.attempts[-1]["startTime"])):
                 self._look_for_keys([launcher])
 
@@ -377,7 +376,8 @@ class _Story:
             self._unplaced(Reason.CLAIM_MISSING, missing)
         elif troubled:
             reason = Reason.UNSCHEDULABLE if troubled.unschedulable else Reason.NOT_STARTING
-            self._unplaced(reason, f"pod {troubled.name}: {troubled.trouble}")
+            kind = "is unschedulable" if troubled.unschedulable else "does not start"
+            self._unplaced(reason, f"pod {troubled.name} {kind}: {troubled.trouble}")
         elif len(pods) == len(workers) and all(pod.node for pod in pods):
             self.conditions.set("Scheduled", True, Reason.SCHEDULED)
             if detaching := self._detaching(pods[0]):
@@ -404,7 +404,7 @@ class _Story:
         self.conditions.set(condition, False, reason, message)
         if self.status.get("reason") != reason:
             self.status["reason"] = reason.value
-            self.events.append(Event("Warning", reason, message))
+            self.events.append(warning(reason, message))
 
     def _missing_claims(self) -> str:
         spec = self.training.spec
@@ -480,13 +480,14 @@ class _Story:
             self._again_in(left)
             if stalled:
                 self.conditions.set("Stalled", False, Reason.MOVING, f"step {progress['step']}")
+                self.events.append(Event("Normal", Reason.MOVING, f"steps are made again, from {progress['step']} on"))
         elif not stalled:
             message = (
                 f"no step for {quiet.total_seconds():.0f} s, and a step usually takes {usual:.2g} s; last steps: "
                 f"{self._last_steps()}"
             )
             self.conditions.set("Stalled", True, Reason.STALLED, message)
-            self.events.append(Event("Warning", Reason.STALLED, message))
+            self.events.append(warning(Reason.STALLED, message))
 
     def _last_steps(self) -> str:
         steps = {0: self.status["progress"]["step"], **self.seen.last_steps}
@@ -511,7 +512,7 @@ class _Story:
     def _end(self, phase: Phase, reason: Reason, message: str) -> None:
         self.create.clear()
         self.status["completionTime"] = stamp(self.now)
-        self._become(phase, reason, message, warning=phase is Phase.FAILED)
+        self._become(phase, reason, message, bad=phase is Phase.FAILED)
         self.conditions.set("Running", False, reason, message)
         self.conditions.set(phase.value, True, reason, message)
 
@@ -534,12 +535,12 @@ class _Story:
             if not pod.deleting and not getattr(pod, "gone", False):
                 self.delete[pod.uid] = Reference("Pod", pod.name, pod.uid)
 
-    def _become(self, phase: Phase, reason: Reason, message: str, *, warning: bool = False) -> None:
+    def _become(self, phase: Phase, reason: Reason, message: str, *, bad: bool = False) -> None:
         if (phase, reason) == (self.phase, self.status.get("reason")):
             return
         self.phase = phase
         self.status["reason"] = reason.value
-        self.events.append(Event("Warning" if warning else "Normal", reason, message))
+        self.events.append(warning(reason, message) if bad else Event("Normal", reason, message))
 
     def _again_in(self, wait: timedelta) -> None:
         self.wait = min(wait, self.wait) if self.wait else wait

@@ -260,6 +260,39 @@ def test_evidence_that_settles_a_crash_is_not_waited_for():
     assert cluster.status["failures"] == 1
 
 
+def a_moved_first_worker(*modes):
+    """Worker 0 has its node, and the pod before it hangs in Terminating on one that does not answer."""
+    cluster = Cluster(checkpoints={"claimName": "kept"})
+    cluster.claim("kept", *modes)
+    cluster.run()
+    old = cluster.pods("worker")[0]
+    old["metadata"]["deletionTimestamp"] = START
+    old["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True"}]
+    cluster.end(Verdict.CRASHED)
+    cluster.settle()
+    new = next(pod for pod in cluster.pods("worker") if pod["metadata"]["name"] == "resnext-digits-worker-0-1")
+    new["spec"]["nodeName"], new["status"] = "node-2", {"phase": "Pending"}
+    cluster.settle()
+    return cluster
+
+
+def test_a_first_worker_that_waits_for_its_volume_says_which_node_holds_it():
+    cluster = a_moved_first_worker("ReadWriteOnce")
+    ready = condition(cluster, "WorkersReady")
+    assert (ready["status"], ready["reason"]) == ("False", "Detaching")
+    for word in ("resnext-digits-worker-0-1", "node node-0", "resnext-digits-worker-0-0", "out-of-service"):
+        assert word in ready["message"]
+    assert cluster.events.count("Detaching") == 1
+    assert "failures" not in cluster.status
+    del cluster.objects["resnext-digits-worker-0-1"]["status"]  # the volume has come
+    go_on(cluster)
+    assert condition(cluster, "WorkersReady")["status"] == "True"
+
+
+def test_a_volume_that_nodes_share_needs_no_waiting():
+    assert condition(a_moved_first_worker("ReadWriteMany"), "WorkersReady")["reason"] == "Waiting"
+
+
 # -- resizing, and changes while suspended -----------------------------------------------------------------------------
 
 
