@@ -479,6 +479,8 @@ class WorkerSeen:
     deleting: bool = False
     disrupted: bool = False
     """Evicted, preempted or on a lost node."""
+    unreachable: bool = False
+    """Its node does not answer: it stays in Terminating until that node is back or removed."""
     trouble: str = ""
     """Why it does not start, in the scheduler's or the kubelet's words."""
     unschedulable: bool = False
@@ -508,6 +510,7 @@ class LauncherSeen:
     phase: str
     deleting: bool = False
     disrupted: bool = False
+    unreachable: bool = False
     trouble: str = ""
     unschedulable: bool = False
     scheduled: datetime | None = None
@@ -550,6 +553,8 @@ class Reference:
     kind: str
     name: str
     uid: str
+    grace_seconds: int | None = None
+    """Time that it has to end; None is what its pod asks for."""
 
 
 @dataclass(frozen=True)

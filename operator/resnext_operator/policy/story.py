@@ -31,6 +31,9 @@ LEAST_STALL = timedelta(minutes=1)
 # A container whose image is there starts within seconds; after that, the Secret that it mounts may be gone.
 STUCK = timedelta(seconds=30)
 
+# The ranks of an attempt that has lost one wait for it in vain, and without it they cannot save.
+STALE_GRACE = 5
+
 KEPT_ATTEMPTS = 10
 
 UPDATED = ("Service", "NetworkPolicy")
@@ -273,12 +276,14 @@ class _Story:
         if self.recorded:
             stale = [each for each in self.seen.launchers if not each.gone and not each.finished]
             kept = {pod.uid for pod in current if pod}
-            self._drop(*stale, *(pod for pod in self.seen.workers if pod.uid not in kept))
+            self._drop(*stale, grace=STALE_GRACE)
+            self._drop(*(pod for pod in self.seen.workers if pod.uid not in kept))
         if not self._missing_claims():
             self._make_workers([index for index, pod in enumerate(current) if pod is None])
         if self.phase is Phase.PENDING and all(pod and pod.phase == "Running" for pod in current):
             self._become(Phase.STARTING, Reason.STARTING, "all workers are placed")
-        old_launcher = any(not each.gone and not each.finished for each in self.seen.launchers)
+        # What a lost node still runs, if anything, cannot reach these pods' checkpoints: they name their attempt.
+        old_launcher = any(not (each.gone or each.finished or each.unreachable) for each in self.seen.launchers)
         if ready == len(current) and not old_launcher and self.recorded and self._rested():
             self._launch([pod for pod in current if pod])
         self._look_for_keys([pod for pod in current if pod])
@@ -530,10 +535,10 @@ class _Story:
         pods: list[WorkerSeen | LauncherSeen] = [*self.seen.workers, *self.seen.launchers] if clean != "None" else []
         self._drop(*(pod for pod in pods if clean == "All" or pod.phase not in ("Failed", "Succeeded")))
 
-    def _drop(self, *pods: WorkerSeen | LauncherSeen) -> None:
+    def _drop(self, *pods: WorkerSeen | LauncherSeen, grace: int | None = None) -> None:
         for pod in pods:
             if not pod.deleting and not getattr(pod, "gone", False):
-                self.delete[pod.uid] = Reference("Pod", pod.name, pod.uid)
+                self.delete[pod.uid] = Reference("Pod", pod.name, pod.uid, grace)
 
     def _become(self, phase: Phase, reason: Reason, message: str, *, bad: bool = False) -> None:
         if (phase, reason) == (self.phase, self.status.get("reason")):
