@@ -277,7 +277,7 @@ class RunPolicy(Config):
     """What goes when the training has ended: the pods that still run, all of them, or none."""
 
     avoid_nodes_after: Annotated[int, Field(ge=0, le=10)] = 2
-    """Failures on a node, in the last ten attempts, after which new workers prefer other nodes; 0 is never."""
+    """Failures on a node, in the last ten attempts, after which it is avoided; a GPU needs to fail once. 0 is never."""
 
     stall_multiple: Annotated[int, Field(ge=2, le=1_000_000)] = 100
     """Stalled when no step ends for so many times the median step time, and for a minute; evaluation counts as well."""

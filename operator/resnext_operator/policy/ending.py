@@ -25,6 +25,9 @@ SETTLING_ALIVE = timedelta(seconds=5)
 FAULTS_OF_NODES = ("crashed", "unreachable", "no_gpu", "hung")
 """Causes that may be a node's fault; a limit of memory is the same on every node."""
 
+FAULTS_OF_PODS = ("unreachable", "no_gpu", "hung")
+"""Causes after which the pod to blame still runs, and would only do the same again."""
+
 
 @dataclass(frozen=True)
 class Ending:

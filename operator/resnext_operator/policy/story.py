@@ -18,7 +18,7 @@ from resnext_operator.api import (
     WorkerSeen,
 )
 from resnext_operator.policy import record, refusals
-from resnext_operator.policy.ending import FAULTS_OF_NODES, Attempt, Ending
+from resnext_operator.policy.ending import FAULTS_OF_NODES, FAULTS_OF_PODS, Attempt, Ending
 from resnext_operator.policy.reasons import Reason, warning
 from resnext_operator.policy.record import Conditions, stamp
 from resnext_trainer.report import Progress
@@ -346,12 +346,22 @@ class _Story:
 
     def _workers(self) -> list[WorkerSeen | None]:
         """The pod of each worker, by index, that lives and is as it should be."""
+        blamed = self._blamed()
         fitting = {
             index: pod
             for index, pod in self._living().items()
-            if pod.revision in ("", self.revision) and self._has_keys(pod)
+            if pod.revision in ("", self.revision) and self._has_keys(pod) and pod.name not in blamed
         }
         return [fitting.get(index) for index in range(self.replicas)]
+
+    def _blamed(self) -> set[str]:
+        """The pods that an attempt was lost by and that another shall be made for, elsewhere if it may be the node."""
+        avoided = self._avoided_nodes()
+        return {
+            each["pod"]
+            for each in self.attempts
+            if "pod" in each and (each["cause"] in FAULTS_OF_PODS or each.get("node") in avoided)
+        }
 
     def _has_keys(self, pod: WorkerSeen) -> bool:
         """Whether it mounts the Secret that is there, as far as that is known."""
@@ -369,9 +379,11 @@ class _Story:
 
     def _avoided_nodes(self) -> list[str]:
         limit = self.training.spec.run_policy.avoid_nodes_after
-        faults = Counter(
-            each["node"] for each in self.attempts if each.get("cause") in FAULTS_OF_NODES and "node" in each
-        )
+        faults: Counter[str] = Counter()
+        for each in self.attempts:
+            if each.get("cause") in FAULTS_OF_NODES and "node" in each:
+                # A driver that does not work needs no second proof.
+                faults[each["node"]] += limit if each["cause"] == "no_gpu" else 1
         return sorted(node for node, count in faults.items() if limit and count >= limit)
 
     def _placed(self, workers: list[WorkerSeen | None]) -> None:

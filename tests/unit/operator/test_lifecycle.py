@@ -233,6 +233,40 @@ def test_a_node_that_failed_twice_is_avoided_by_later_workers(after, avoided):
     assert cluster.pods("worker")[0]["metadata"]["uid"] == healthy, "who is healthy keeps running"
 
 
+def blaming(cluster, verdict, rank=1):
+    """The attempt ends by its launcher's report, which blames a rank; the pods all live."""
+    said = Report(verdict=verdict.name.lower(), message="because", rank=rank)
+    cluster.end_pod(cluster.pods("launcher")[-1], verdict.value, said.model_dump_json(by_alias=True))
+    cluster.settle()
+    return {pod["metadata"]["name"]: str(pod["spec"].get("affinity")) for pod in cluster.pods("worker")}
+
+
+@pytest.mark.parametrize("verdict", [Verdict.NO_GPU, Verdict.HUNG, Verdict.UNREACHABLE], ids=lambda it: it.name.lower())
+def test_a_worker_that_is_to_blame_and_still_runs_is_replaced_and_the_others_stay(verdict):
+    cluster = a_running()
+    kept = cluster.pods("worker")[0]["metadata"]["uid"]
+    pods = blaming(cluster, verdict)
+    assert list(pods) == ["resnext-digits-worker-0-0", "resnext-digits-worker-1-1"]
+    assert cluster.pods("worker")[0]["metadata"]["uid"] == kept
+    assert ("node-1" in pods["resnext-digits-worker-1-1"]) is (verdict is Verdict.NO_GPU), "retried on another node"
+    go_on(cluster)
+    assert cluster.status["failures"] == 1
+
+
+def test_a_rank_that_crashes_twice_on_a_node_gets_another_pod_elsewhere():
+    cluster = a_running()
+    assert list(blaming(cluster, Verdict.CRASHED)) == ["resnext-digits-worker-0-0", "resnext-digits-worker-1-0"]
+    cluster.wait(seconds=5)
+    cluster.settle()
+    go_on(cluster)
+    blaming(cluster, Verdict.CRASHED)
+    cluster.wait(seconds=5)
+    cluster.settle()
+    pods = {pod["metadata"]["name"]: str(pod["spec"].get("affinity")) for pod in cluster.pods("worker")}
+    assert "node-1" in pods["resnext-digits-worker-1-1"]
+    go_on(cluster)
+
+
 def test_a_limit_of_memory_is_no_fault_of_the_node():
     cluster = a_running()
     for _ in range(3):
