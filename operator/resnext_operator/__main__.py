@@ -39,12 +39,12 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def manifests(resource: dict[str, Any], image: str, keys: ssh.Keys) -> list[api.Manifest]:
+def manifests(resource: dict[str, Any], site: api.Site, keys: ssh.Keys) -> list[api.Manifest]:
     """All that a training's first attempt consists of.
 
     Raises api.InvalidTraining when the resource is refused.
     """
-    training = api.parse(resource, image)
+    training = api.parse(resource, site)
     workers = [(index, 0) for index in range(training.spec.workers.replicas)]
     return [
         *render.prepared(training),
@@ -74,7 +74,7 @@ def _run(_: argparse.Namespace) -> int:
 def _render(options: argparse.Namespace) -> int:
     try:
         text = sys.stdin.read() if options.filename == "-" else Path(options.filename).read_text()
-        printed = manifests(resource(text), Settings.from_environment().trainer_image, ssh.generate())
+        printed = manifests(resource(text), Settings.from_environment().site, ssh.generate())
     except (api.InvalidTraining, InvalidSettings, OSError) as error:
         print(error, file=sys.stderr)
         return 2

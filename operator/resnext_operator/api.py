@@ -4,6 +4,7 @@ The models below are the CRD's schema; the sentence under a field is what `kubec
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -12,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
+from resnext_operator.volumes import Labels, Quantity, SameNamespace, Text, Volume, VolumeMount
 from resnext_trainer.config import Config, InvalidConfig, Rule, explain, resolve
 from resnext_trainer.config import Training as TrainingConfig
 from resnext_trainer.report import Progress, Report
@@ -26,10 +28,17 @@ Manifest = dict[str, Any]
 Key = tuple[str, str]
 """Namespace and name of a training."""
 
-Text = Annotated[str, Field(min_length=1, max_length=253)]
-Quantity = Annotated[int, Field(ge=0)] | Annotated[str, Field(min_length=1, max_length=32)]
-Labels = Annotated[dict[str, Annotated[str, Field(max_length=1024)]], Field(max_length=32)]
 Quantities = Annotated[dict[str, Quantity], Field(max_length=16)]
+
+RESERVED_NAMES = ("HOME", "HOSTNAME", "NVIDIA_VISIBLE_DEVICES", "PATH", "PYTHONHOME", "PYTHONPATH")
+"""Variables that are set for the pods: where their programs are, and which GPUs they see."""
+
+RESERVED_PREFIXES = (
+    *("OMPI_COMM_WORLD_", "OMPI_UNIVERSE_", "PMIX_", "OMPI_MCA_plm_", "PRTE_MCA_plm_"),
+    *("OMPI_MCA_orte_keep_fqdn", "PRTE_MCA_prte_keep_fqdn", "KUBERNETES_", "RESNEXT_"),
+)
+"""Those by which mpirun and its ranks know each other, and find their hosts."""
+
 MOST_SECONDS = 2**31 - 1  # as in Kubernetes' own fields of this kind
 Seconds = Annotated[int, Field(ge=1, le=MOST_SECONDS)]
 
@@ -75,6 +84,16 @@ class Variable(Config):
 
     value: Annotated[str, Field(max_length=4096)] = ""
     """Its value."""
+
+    rules = (
+        Rule(
+            f"!(self.name in [{', '.join(map(repr, RESERVED_NAMES))}]) && "
+            + " && ".join(f"!self.name.startsWith({prefix!r})" for prefix in RESERVED_PREFIXES),
+            lambda it: it.name not in RESERVED_NAMES and not it.name.startswith(RESERVED_PREFIXES),
+            "name",
+            "the pods set this variable themselves: leave it out",
+        ),
+    )
 
 
 class Placement(Config):
@@ -123,13 +142,22 @@ class Workers(Placement):
     termination_grace_period_seconds: Annotated[int, Field(ge=5, le=3600)] = 120
     """Time to finish a step and save a checkpoint when asked to stop."""
 
+    volumes: Annotated[tuple[Volume, ...], Field(max_length=16)] = ()
+    """More volumes, in every worker."""
+
+    volume_mounts: Annotated[tuple[VolumeMount, ...], Field(max_length=16)] = ()
+    """Where these are mounted."""
+
+    host_network: bool = False
+    """Use the nodes' own network, where the operator's settings allow it; one worker a node, and no NetworkPolicy."""
+
     rules = (
         Rule(
             f"!(has(self.resources) && has(self.resources.limits) && '{GPU}' in self.resources.limits) "
-            f"|| string(self.resources.limits['{GPU}']).matches('^[0-9]+$')",
-            lambda it: str(it.resources.limits.get(GPU, 0)).isdecimal(),
+            f"|| string(self.resources.limits['{GPU}']).matches('^[1-9][0-9]*$')",
+            lambda it: re.fullmatch("[1-9][0-9]*", str(it.resources.limits.get(GPU, 1))) is not None,
             "resources.limits",
-            f"GPUs are whole: write {GPU} as a number",
+            f"GPUs are whole: write {GPU} as a number from 1 on, or leave it out",
         ),
         Rule(
             "!(has(self.slots) && has(self.resources) && has(self.resources.limits) "
@@ -137,6 +165,19 @@ class Workers(Placement):
             lambda it: it.slots is None or not it.gpus or it.slots == it.gpus,
             "slots",
             f"a rank needs a GPU of its own: set slots to the limit of {GPU}, or leave it out",
+        ),
+        Rule(
+            "!has(self.volumes) || self.volumes.all(it, self.volumes.exists_one(other, other.name == it.name))",
+            lambda it: len({volume.name for volume in it.volumes}) == len(it.volumes),
+            "volumes",
+            "two volumes have one name: rename one",
+        ),
+        Rule(
+            "!has(self.volumeMounts) "
+            "|| self.volumeMounts.all(it, has(self.volumes) && self.volumes.exists(volume, volume.name == it.name))",
+            lambda it: {mount.name for mount in it.volume_mounts} <= {volume.name for volume in it.volumes},
+            "volumeMounts",
+            "each needs a volume of its name: add it to volumes",
         ),
     )
 
@@ -156,8 +197,23 @@ class Workers(Placement):
         return self.slots or self.gpus or 1
 
 
+_GPU_OF_LAUNCHER = " || ".join(
+    f"(has(self.resources) && has(self.resources.{kind}) && '{GPU}' in self.resources.{kind})"
+    for kind in ("limits", "requests")
+)
+
+
 class Launcher(Placement):
     """The pod that runs mpirun; it computes nothing and holds no GPU."""
+
+    rules = (
+        Rule(
+            f"!({_GPU_OF_LAUNCHER})",
+            lambda it: GPU not in it.resources.limits and GPU not in it.resources.requests,
+            "resources",
+            f"the launcher computes nothing: ask for {GPU} in workers.resources.limits",
+        ),
+    )
 
 
 class Dataset(Config):
@@ -221,20 +277,13 @@ class RunPolicy(Config):
     """What goes when the training has ended: the pods that still run, all of them, or none."""
 
     avoid_nodes_after: Annotated[int, Field(ge=0, le=10)] = 2
-    """Failures on a node, in the last ten attempts, after which new workers prefer other nodes; 0 is never."""
+    """Failures on a node, in the last ten attempts, after which it is avoided; a GPU needs to fail once. 0 is never."""
 
     stall_multiple: Annotated[int, Field(ge=2, le=1_000_000)] = 100
     """Stalled when no step ends for so many times the median step time, and for a minute; evaluation counts as well."""
 
     stall_deadline_seconds: Seconds = 900
     """Time that a training may be Stalled before its attempt ends as hung, and another begins."""
-
-
-class PullSecret(Config):
-    """A secret for pulling the image."""
-
-    name: Text
-    """Its name."""
 
 
 def _asks_for_gpus(it: "Spec") -> bool:
@@ -258,7 +307,7 @@ class Spec(Config):
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
     """When to pull the image."""
 
-    image_pull_secrets: Annotated[tuple[PullSecret, ...], Field(max_length=8)] = ()
+    image_pull_secrets: Annotated[tuple[SameNamespace, ...], Field(max_length=8)] = ()
     """Secrets for pulling the image."""
 
     workers: Workers = Workers()
@@ -304,6 +353,13 @@ class Spec(Config):
         ),
     )
 
+    @property
+    def shared_claims(self) -> dict[str, str]:
+        """The claims that every worker mounts, each under the field that names it."""
+        of_dataset = {"spec.dataset.claimName": self.dataset.claim_name} if self.dataset else {}
+        volumes = ((volume.name, volume.persistent_volume_claim) for volume in self.workers.volumes)
+        return {**of_dataset, **{f"spec.workers.volumes, {name}": claim.claim_name for name, claim in volumes if claim}}
+
 
 def placeholder_spec() -> Spec:
     """Stands for a spec that cannot be parsed, where only the name and the status of its training matter."""
@@ -328,6 +384,21 @@ class Phase(StrEnum):
 
 
 @dataclass(frozen=True)
+class Site:
+    """What holds for every training here, by the operator's settings."""
+
+    image: str
+    """The trainer's, for trainings that name none."""
+    operator_namespace: str = "default"
+    metrics_from: tuple[Manifest, ...] = ()
+    """Who else may read metrics, as a NetworkPolicy says it."""
+    host_paths: tuple[str, ...] = ()
+    """Folders of nodes that may be mounted, with all that is in them."""
+    host_network: bool = False
+    """Whether the nodes' own network may be used."""
+
+
+@dataclass(frozen=True)
 class Training:
     """One resource, parsed."""
 
@@ -337,17 +408,21 @@ class Training:
     generation: int
     deleting: bool
     spec: Spec
-    image: str
-    """The trainer's image."""
+    site: Site
     status: Mapping[str, Any]
 
     @property
     def key(self) -> Key:
         return self.namespace, self.name
 
+    @property
+    def image(self) -> str:
+        """The trainer's."""
+        return self.spec.image or self.site.image
 
-def parse(body: Mapping[str, Any], image: str) -> Training:
-    """The resource as the operator works with it; `image` is the trainer's unless the user names another.
+
+def parse(body: Mapping[str, Any], site: Site) -> Training:
+    """The resource as the operator works with it.
 
     Raises InvalidTraining in the API server's words.
     """
@@ -369,7 +444,7 @@ def parse(body: Mapping[str, Any], image: str) -> Training:
         generation=metadata.get("generation", 1),
         deleting="deletionTimestamp" in metadata,
         spec=parsed,
-        image=parsed.image or image,
+        site=site,
         status=body.get("status") or {},
     )
 
@@ -404,6 +479,8 @@ class WorkerSeen:
     deleting: bool = False
     disrupted: bool = False
     """Evicted, preempted or on a lost node."""
+    unreachable: bool = False
+    """Its node does not answer: it stays in Terminating until that node is back or removed."""
     trouble: str = ""
     """Why it does not start, in the scheduler's or the kubelet's words."""
     unschedulable: bool = False
@@ -433,6 +510,7 @@ class LauncherSeen:
     phase: str
     deleting: bool = False
     disrupted: bool = False
+    unreachable: bool = False
     trouble: str = ""
     unschedulable: bool = False
     scheduled: datetime | None = None
@@ -475,6 +553,8 @@ class Reference:
     kind: str
     name: str
     uid: str
+    grace_seconds: int | None = None
+    """Time that it has to end; None is what its pod asks for."""
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,9 @@ class Cluster:
 
     async def delete(self, gone: Reference, namespace: str) -> Manifest | None:
         """Delete this object and no successor; returns it as it still is, None if it is gone."""
-        options = {"preconditions": {"uid": gone.uid}}
+        options: Manifest = {"preconditions": {"uid": gone.uid}}
+        if gone.grace_seconds is not None:
+            options["gracePeriodSeconds"] = gone.grace_seconds
         try:
             answer = await self.request("DELETE", path_of(gone.kind, namespace, gone.name), options)
         except Refused as refused:

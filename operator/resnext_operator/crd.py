@@ -157,7 +157,7 @@ def _inlined(node: Schema, definitions: Schema, rules: dict[str, tuple[Rule, ...
         branches = [branch for branch in node["anyOf"] if branch.get("type") != "null"]
         described = {key: node[key] for key in ("description",) if key in node}
         if len(branches) > 1:
-            return {**described, "x-kubernetes-int-or-string": True, **_of_words(branches)}
+            return {**described, "x-kubernetes-int-or-string": True, **(_of_words(branches) or _of_either(branches))}
         return _inlined({**branches[0], **described}, definitions, rules)
     schema: Schema = {key: node[key] for key in _KEPT if key in node}
     if "description" in node:
@@ -179,6 +179,11 @@ def _inlined(node: Schema, definitions: Schema, rules: dict[str, tuple[Rule, ...
     elif isinstance(node.get("additionalProperties"), dict):
         schema["additionalProperties"] = _inlined(node["additionalProperties"], definitions, rules)
     return schema
+
+
+def _of_either(branches: list[Schema]) -> Schema:
+    """For an integer or a text: what is said of the one says nothing of the other."""
+    return {key: branch[key] for branch in branches for key in _KEPT if key in branch and key != "type"}
 
 
 def _of_words(branches: list[Schema]) -> Schema:

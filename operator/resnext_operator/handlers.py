@@ -97,7 +97,8 @@ def claims(training: Manifest) -> list[str]:
     spec, name = training["spec"], training["metadata"]["name"]
     checkpoints = (spec.get("checkpoints") or {}).get("claimName") or names.claim(name)
     dataset = (spec.get("dataset") or {}).get("claimName")
-    return [checkpoints, dataset] if dataset else [checkpoints]
+    volumes = [each.get("persistentVolumeClaim") or {} for each in (spec.get("workers") or {}).get("volumes") or ()]
+    return [name for name in (checkpoints, dataset, *(each.get("claimName") for each in volumes)) if name]
 
 
 async def reconcile(key: Key, runtime: Runtime) -> None:
@@ -107,15 +108,14 @@ async def reconcile(key: Key, runtime: Runtime) -> None:
     if body is None or body["spec"].get("managedBy", api.MANAGER) != api.MANAGER:
         return
     now = datetime.now(UTC)
-    try:
-        training = api.parse(body, runtime.settings.trainer_image)
-    except api.InvalidTraining as error:
-        await _refuse(body, str(error), runtime, now)
-        return
     gone = runtime.cache.gone_launcher(body)
-    children = runtime.cache.children(body, claims(body))
-    progress = runtime.progress
+    children, progress = runtime.cache.children(body, claims(body)), runtime.progress
     seen = observe.observe(children, [gone] if gone else [], progress.latest(key), progress.last_steps(key))
+    try:
+        training = api.parse(body, runtime.settings.site)
+    except api.InvalidTraining as error:
+        await _refuse(body, seen, str(error), runtime, now)
+        return
     plan = policy.decide(training, seen, now)
     try:
         if plan.needs_keys:
@@ -123,11 +123,11 @@ async def reconcile(key: Key, runtime: Runtime) -> None:
             plan = policy.decide(training, replace(seen, keys=keys), now)
         changed = await runtime.cluster.carry_out(plan, training)
     except Stranger as error:
-        await _refuse(body, str(error), runtime, now)
+        await _refuse(body, seen, str(error), runtime, now)
         return
     except Refused as error:
         if error.code in _REFUSALS:
-            await _report(training, policy.hindered(training, str(error), now), runtime, now)
+            await _report(training, policy.hindered(training, plan, str(error), now), runtime, now)
         raise
     for child in changed:
         runtime.cache.put(child)
@@ -140,7 +140,7 @@ def _new_keys(training: api.Training) -> Manifest:
     return render.secret(training, ssh.generate())
 
 
-async def _refuse(body: Manifest, message: str, runtime: Runtime, now: datetime) -> None:
+async def _refuse(body: Manifest, seen: api.Observed, message: str, runtime: Runtime, now: datetime) -> None:
     metadata, status = body["metadata"], body.get("status") or {}
     generation = metadata.get("generation", 1)
     stand_in = api.Training(
@@ -150,10 +150,13 @@ async def _refuse(body: Manifest, message: str, runtime: Runtime, now: datetime)
         generation,
         False,
         api.placeholder_spec(),
-        "",
+        runtime.settings.site,
         status,
     )
-    await _report(stand_in, policy.refused(status, generation, message, now), runtime, now)
+    plan = policy.refused(status, seen, generation, message, now)
+    for child in await runtime.cluster.carry_out(plan, stand_in):
+        runtime.cache.put(child)
+    await _report(stand_in, plan, runtime, now)
 
 
 async def _report(training: api.Training, plan: api.Plan, runtime: Runtime, now: datetime) -> None:

@@ -11,7 +11,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
-from resnext_operator.api import Phase
+from resnext_operator.api import MANAGER, Phase
 from resnext_operator.cache import Cache
 from resnext_trainer.report import Verdict
 
@@ -83,7 +83,8 @@ class _Trainings(Collector):
         )
         if self._leading():
             tally: Tally[str] = Tally()
-            for training in self._cache.trainings():
+            ours = (each for each in self._cache.trainings() if each["spec"].get("managedBy", MANAGER) == MANAGER)
+            for training in ours:
                 metadata, status = training["metadata"], training["status"]
                 names = [metadata["namespace"], metadata["name"]]
                 progress = status.get("progress") or {}

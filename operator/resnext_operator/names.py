@@ -12,6 +12,9 @@ REVISION = f"{GROUP}/revision"
 KEYS = f"{GROUP}/keys"
 HASH = f"{GROUP}/desired-hash"
 
+OPERATOR = "resnext-operator"
+"""The operator's own pods, by their label app.kubernetes.io/name."""
+
 SSH_PORT = 2222
 HEALTH_PORT = 9429
 METRICS_PORT = 9430

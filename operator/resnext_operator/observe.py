@@ -66,6 +66,7 @@ def worker(pod: Manifest) -> WorkerSeen:
         ready=_condition(status, "Ready").get("status") == "True",
         deleting="deletionTimestamp" in metadata,
         disrupted=_disrupted(status),
+        unreachable="deletionTimestamp" in metadata and _unreachable(status),
         trouble=trouble,
         unschedulable=unschedulable,
         scheduled=_scheduled(status),
@@ -90,6 +91,7 @@ def launcher(pod: Manifest, gone: bool = False) -> LauncherSeen:
         phase=status.get("phase", "Pending"),
         deleting="deletionTimestamp" in metadata,
         disrupted=_disrupted(status),
+        unreachable="deletionTimestamp" in metadata and _unreachable(status),
         trouble=trouble,
         unschedulable=unschedulable,
         scheduled=_scheduled(status),
@@ -113,6 +115,12 @@ def _disrupted(status: Manifest) -> bool:
         "Preempting",
         "Shutdown",
     )
+
+
+def _unreachable(status: Manifest) -> bool:
+    """Taken from its node, and not ready: a kubelet that answers would keep it ready while it saves."""
+    taken = _condition(status, "DisruptionTarget").get("reason") == "DeletionByTaintManager"
+    return taken and _condition(status, "Ready").get("status") != "True"
 
 
 def _trouble(status: Manifest) -> tuple[str, bool]:

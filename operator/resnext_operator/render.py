@@ -70,8 +70,16 @@ def secret(training: Training, keys: Keys) -> Manifest:
 
 
 def network_policy(training: Training) -> Manifest:
-    """Anything among the training's own pods (Open MPI and NCCL use random ports); from elsewhere only to metrics."""
+    """Anything among the training's own pods (Open MPI and NCCL use random ports).
+
+    From elsewhere nothing but metrics, and these only from whom the operator's settings name. The operator itself asks
+    the same ports, for /progress.
+    """
     own = {"podSelector": {"matchLabels": {names.TRAINING: training.name}}}
+    operator = {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": training.site.operator_namespace}},
+        "podSelector": {"matchLabels": {"app.kubernetes.io/name": names.OPERATOR}},
+    }
     last = names.METRICS_PORT + training.spec.workers.ranks - 1
     return _child(
         training,
@@ -84,7 +92,10 @@ def network_policy(training: Training) -> Manifest:
                 "policyTypes": ["Ingress"],
                 "ingress": [
                     {"from": [own]},
-                    {"ports": [{"protocol": "TCP", "port": names.METRICS_PORT, "endPort": last}]},
+                    {
+                        "from": [operator, *training.site.metrics_from],
+                        "ports": [{"protocol": "TCP", "port": names.METRICS_PORT, "endPort": last}],
+                    },
                 ],
             }
         },
@@ -93,6 +104,11 @@ def network_policy(training: Training) -> Manifest:
 
 def makes_claim(training: Training) -> bool:
     return training.spec.checkpoints.claim_name is None
+
+
+def claim_of_checkpoints(training: Training) -> str:
+    """The name of the claim that is there already, or is made."""
+    return training.spec.checkpoints.claim_name or names.claim(training.name)
 
 
 def claim(training: Training) -> Manifest:
@@ -135,10 +151,12 @@ def worker_pod(
         volumes.append({"name": "data", "persistentVolumeClaim": {"claimName": dataset.claim_name, "readOnly": True}})
         mounts.append(_mount("data", names.DATA_FOLDER, dataset.sub_path) | {"readOnly": True})
     if index == 0:
-        checkpoints = training.spec.checkpoints
-        claim_name = checkpoints.claim_name or names.claim(training.name)
-        volumes.append({"name": "checkpoints", "persistentVolumeClaim": {"claimName": claim_name}})
-        mounts.append(_mount("checkpoints", names.CHECKPOINTS_FOLDER, checkpoints.sub_path))
+        claimed = {"claimName": claim_of_checkpoints(training)}
+        volumes.append({"name": "checkpoints", "persistentVolumeClaim": claimed})
+        mounts.append(_mount("checkpoints", names.CHECKPOINTS_FOLDER, training.spec.checkpoints.sub_path))
+    of_user = _volumes_of_user(training)
+    volumes += of_user[0]
+    mounts += of_user[1]
     container = {
         "args": [
             "worker",
@@ -174,8 +192,22 @@ def worker_pod(
         "subdomain": names.service(training.name),
         "terminationGracePeriodSeconds": workers.termination_grace_period_seconds,
         **(_away_from(avoided) if avoided else _spread(training)),
+        # The containers' ports become the node's: the scheduler puts no second worker there.
+        **({"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"} if workers.host_network else {}),
     }
     return pod
+
+
+def _volumes_of_user(training: Training) -> tuple[list[Manifest], list[Manifest]]:
+    """Under names of their own, so that they never meet the operator's."""
+    volumes = {each.name: each for each in training.spec.workers.volumes}
+    mounts = [
+        _mount(f"user-{each.name}", each.mount_path, each.sub_path)
+        # Whoever may write to a folder of the node may leave a link there that leads out of it.
+        | ({"readOnly": True} if each.read_only or volumes[each.name].host_path else {})
+        for each in training.spec.workers.volume_mounts
+    ]
+    return [{"name": f"user-{name}", **each.source} for name, each in volumes.items()], mounts
 
 
 def _spread(training: Training) -> Manifest:
@@ -297,7 +329,10 @@ def _pod(
             {
                 "name": role,
                 "image": training.image,
-                "env": [each.model_dump(mode="json", by_alias=True) for each in placement.env],
+                "env": [
+                    *_no_gpus(training, role),
+                    *(each.model_dump(mode="json", by_alias=True) for each in placement.env),
+                ],
                 "securityContext": {
                     "allowPrivilegeEscalation": False,
                     "readOnlyRootFilesystem": True,
@@ -324,6 +359,12 @@ def _pod(
     if placement.annotations:
         pod["metadata"]["annotations"] = dict(placement.annotations)
     return pod
+
+
+def _no_gpus(training: Training, role: str) -> list[Manifest]:
+    """Where NVIDIA's runtime is the default one, a container that asks for no GPU would see them all."""
+    holds = role == "worker" and training.spec.workers.gpus
+    return [] if holds else [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}]
 
 
 def _child(training: Training, api_version: str, kind: str, name: str, content: Manifest) -> Manifest:

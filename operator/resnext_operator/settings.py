@@ -5,7 +5,12 @@ import socket
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError
+
+from resnext_operator.api import Manifest, Site
+
+_LISTS = ("namespaces", "host_paths")
+"""Settings that are written with commas between."""
 
 
 class InvalidSettings(ValueError):
@@ -27,7 +32,16 @@ class Settings(BaseModel):
     """Name of the Lease that says which replica leads."""
 
     lease_namespace: str = "default"
-    """Namespace of the Lease."""
+    """Namespace of the Lease, and of the operator's own pods."""
+
+    metrics_from: Json[tuple[Manifest, ...]] = ()
+    """From where metrics of trainings may be read, in JSON as in a NetworkPolicy's `from`; none: the operator alone."""
+
+    host_paths: tuple[Annotated[str, Field(pattern="^/")], ...] = ()
+    """Folders of nodes that trainings may mount, with all that is in them; none means no hostPath."""
+
+    host_network: bool = False
+    """Whether trainings may use their nodes' own network."""
 
     identity: str = Field(default_factory=socket.gethostname)
     """Name of this replica."""
@@ -53,13 +67,24 @@ class Settings(BaseModel):
     progress_per_second: Annotated[float, Field(gt=0)] = 50.0
     """Cap on such questions over all trainings; each may cost one write of a status."""
 
+    @property
+    def site(self) -> Site:
+        """What every training here goes by."""
+        return Site(
+            image=self.trainer_image,
+            operator_namespace=self.lease_namespace,
+            metrics_from=self.metrics_from,
+            host_paths=self.host_paths,
+            host_network=self.host_network,
+        )
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
         """Raises InvalidSettings in the variables' own spelling."""
         told: dict[str, object] = {}
         for name in cls.model_fields:
             if (value := environment.get(f"RESNEXT_{name.upper()}")) is not None:
-                told[name] = [part for part in value.split(",") if part] if name == "namespaces" else value
+                told[name] = [part for part in value.split(",") if part] if name in _LISTS else value
         try:
             return cls.model_validate(told)
         except ValidationError as error:

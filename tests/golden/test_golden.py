@@ -34,7 +34,7 @@ Plain.add_representer(str, Plain.represent_str)
 def rendered(path: Path) -> str:
     body = yaml.safe_load(path.read_text())
     body["metadata"] |= {"namespace": "default", "uid": "00000000-0000-0000-0000-000000000000"}
-    training = api.parse(body, "resnext-trainer")
+    training = api.parse(body, api.Site("resnext-trainer"))
     workers = [(index, 0) for index in range(training.spec.workers.replicas)]
     manifests = [
         *render.prepared(training),

@@ -25,6 +25,9 @@ SETTLING_ALIVE = timedelta(seconds=5)
 FAULTS_OF_NODES = ("crashed", "unreachable", "no_gpu", "hung")
 """Causes that may be a node's fault; a limit of memory is the same on every node."""
 
+FAULTS_OF_PODS = ("unreachable", "no_gpu", "hung")
+"""Causes after which the pod to blame still runs, and would only do the same again."""
+
 
 @dataclass(frozen=True)
 class Ending:
@@ -74,9 +77,15 @@ class Attempt:
             return self._judged(launcher, now)
         if launcher.disrupted and not self.stopping:
             return _lost_launcher(launcher)
-        # A worker that is going saves first, and its launcher then ends with a verdict of its own.
-        gone = [index for index in self._lost() if not ((pod := self.workers[index]) and pod.deleting)]
+        if launcher.unreachable:
+            return Ending("stopped", f"pod {launcher.name} was asked to stop on node {launcher.node}, which is lost")
+        gone = [index for index in self._lost() if not self._saves(self.workers[index])]
         return self._loss(gone[0]) if gone else None
+
+    @staticmethod
+    def _saves(pod: WorkerSeen | None) -> bool:
+        """A worker that is going saves first, and its launcher then ends with a verdict of its own."""
+        return pod is not None and pod.deleting and not pod.unreachable
 
     def _lost(self) -> list[int]:
         """The workers without a living pod; failures of their own first."""

@@ -2,6 +2,11 @@
 
 from enum import StrEnum
 
+from resnext_operator.api import Event
+
+# The API server takes no longer message.
+_LONGEST = 1024
+
 
 class Reason(StrEnum):
     """One word for why a training is where it is."""
@@ -9,9 +14,11 @@ class Reason(StrEnum):
     # What was asked for.
     ACCEPTED = "Accepted"
     INVALID = "Invalid"
-    DATASET_NOT_SHARED = "DatasetNotShared"
+    NOT_ALLOWED = "NotAllowed"
+    CLAIM_NOT_SHARED = "ClaimNotShared"
 
     # Its pods.
+    DETACHING = "Detaching"
     CLAIM_MISSING = "ClaimMissing"
     PODS_REFUSED = "PodsRefused"
     UNSCHEDULABLE = "Unschedulable"
@@ -61,3 +68,36 @@ class Reason(StrEnum):
     def of_cause(cls, cause: str) -> "Reason":
         """From an attempt's cause, such as no_gpu."""
         return cls("".join(word.capitalize() for word in cause.split("_")))
+
+
+REMEDIES = {
+    Reason.CLAIM_MISSING: "Create it.",
+    Reason.PODS_REFUSED: "Read the message; raise the quota. It is tried again.",
+    Reason.UNSCHEDULABLE: "Add nodes or GPUs, or ask for less.",
+    Reason.NOT_STARTING: "Correct the image or its pull secret.",
+    Reason.LAUNCHER_PENDING: "As for workers: nodes, image, pull secret.",
+    Reason.STALLED: "Look at that rank's node, or raise runPolicy.stallMultiple.",
+    Reason.DISRUPTION: "Nothing; it goes on.",
+    Reason.CRASHED: "Read the attempt's message and the pod's log.",
+    Reason.WRONG_WORLD: "Read the message; look at the image's Open MPI.",
+    Reason.UNREACHABLE: "Look at DNS and network policies.",
+    Reason.NO_GPU: "Look at the driver on the node named.",
+    Reason.HUNG: "Look at the rank's node and log.",
+    Reason.CONFIGURATION_REFUSED: "Create it again, corrected.",
+    Reason.DATA_REFUSED: "Mend the dataset, create it again.",
+    Reason.NOT_FINITE: "Lower optimizer.learningRate, or look at the images.",
+    Reason.NO_GOOD_CHECKPOINT: "Restore one, or empty the folder.",
+    Reason.BACKOFF_LIMIT_EXCEEDED: "Cure the last cause, create it again.",
+    Reason.DEADLINE_EXCEEDED: "Create it again with more time: it goes on.",
+    Reason.PENDING_DEADLINE_EXCEEDED: "Read the message; create it again.",
+}
+"""What to do, where the message itself does not say it."""
+
+
+def warning(reason: Reason, message: str) -> Event:
+    """What went wrong, and what to do about it: the end of a long message gives way, the remedy never."""
+    if (remedy := REMEDIES.get(reason)) is None:
+        return Event("Warning", reason, message)
+    room = _LONGEST - len(remedy) - 4
+    said = message if len(message) <= room else f"{message[:room]}…"
+    return Event("Warning", reason, f"{said} → {remedy}")

@@ -1,16 +1,68 @@
-"""What is recorded of a training that cannot be carried out as it is: by its own fault, or for now by the cluster's."""
+"""What is refused, and what is recorded of it: by the training's own fault, by the operator's settings, or for now."""
 
+import posixpath
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from resnext_operator.api import Event, Phase, Plan, Training
-from resnext_operator.policy.reasons import Reason
+from resnext_operator import names
+from resnext_operator.api import LauncherSeen, Observed, Phase, Plan, Reference, Training, WorkerSeen
+from resnext_operator.policy.reasons import Reason, warning
 from resnext_operator.policy.record import Conditions, stamp
 
+Refusal = tuple[Reason, str]
 
-def refused(before: Mapping[str, Any], generation: int, message: str, now: datetime) -> Plan:
-    """For a resource that an API server without our rules let pass; `before` is its status."""
+_OF_PLACES = (Reason.UNSCHEDULABLE, Reason.NOT_STARTING, Reason.CLAIM_MISSING, Reason.DETACHING)
+"""Told again by each try, since a refusal takes their place in the status."""
+
+
+def forbidden(training: Training) -> Refusal | None:
+    """What the settings of this operator keep from trainings: their nodes' folders and network."""
+    workers, site = training.spec.workers, training.site
+    if workers.host_network and not site.host_network:
+        return Reason.NOT_ALLOWED, (
+            "spec.workers.hostNetwork: this operator allows no hostNetwork: leave it out, or have it allowed "
+            "(allow.hostNetwork in the chart's values)"
+        )
+    for volume in workers.volumes:
+        if volume.host_path and not _within(volume.host_path.path, site.host_paths):
+            allowed = f"only what is in {' and '.join(site.host_paths)}" if site.host_paths else "no hostPath"
+            return Reason.NOT_ALLOWED, (
+                f"spec.workers.volumes, {volume.name}: {volume.host_path.path} is a folder of the node, and this "
+                f"operator allows {allowed}: use a claim, or have it allowed (allow.hostPaths in the chart's values)"
+            )
+    return None
+
+
+def _within(path: str, folders: tuple[str, ...]) -> bool:
+    """Whether a path is one of the folders or in one; `..` never is, wherever it may lead."""
+    parts = posixpath.normpath(path).split("/")
+    roots = [posixpath.normpath(folder).rstrip("/").split("/") for folder in folders]
+    return ".." not in path.split("/") and any(parts[: len(root)] == root for root in roots)
+
+
+def unshared(training: Training, seen: Observed, replicas: int) -> Refusal | None:
+    """A claim that the nodes of several workers cannot mount together; nothing while it is not there to be judged."""
+    for field, claim in training.spec.shared_claims.items():
+        modes = seen.access_modes.get(claim, ())
+        if modes and replicas > 1 and not any(mode.endswith("Many") for mode in modes):
+            return Reason.CLAIM_NOT_SHARED, (
+                f"{field}: claim {claim} is {' and '.join(modes)}, which several nodes cannot mount together: for "
+                f"{replicas} workers use a claim that is ReadOnlyMany or ReadWriteMany"
+            )
+    return None
+
+
+def refused(before: Mapping[str, Any], seen: Observed, generation: int, message: str, now: datetime) -> Plan:
+    """For a resource that an API server without our rules let pass; `before` is its status.
+
+    What ran with it goes, and saves first. What had ended before has ended as it did.
+    """
+    pods: list[WorkerSeen | LauncherSeen] = [*seen.workers, *(each for each in seen.launchers if not each.gone)]
+    alive = (pod for pod in pods if not pod.deleting and pod.phase not in ("Failed", "Succeeded"))
+    running = tuple(Reference("Pod", pod.name, pod.uid) for pod in alive)
+    if Phase(before.get("phase", Phase.PENDING)).ended:
+        return Plan(status=dict(before), delete=running)
     conditions = Conditions(before.get("conditions"), generation, now)
     conditions.set("Accepted", False, Reason.INVALID, message)
     conditions.set("Failed", True, Reason.INVALID, message)
@@ -18,23 +70,27 @@ def refused(before: Mapping[str, Any], generation: int, message: str, now: datet
         **before,
         "phase": Phase.FAILED.value,
         "reason": Reason.INVALID.value,
+        "completionTime": stamp(now),
         "observedGeneration": generation,
         "conditions": conditions.all(),
     }
-    told = () if before.get("phase") == Phase.FAILED else (Event("Warning", Reason.INVALID, message),)
-    return Plan(status=status, events=told)
+    return Plan(status=status, delete=running, events=(warning(Reason.INVALID, message),))
 
 
-def hindered(training: Training, message: str, now: datetime) -> Plan:
+def hindered(training: Training, plan: Plan, message: str, now: datetime) -> Plan:
     """When the API server refuses an object, by a quota or an admission rule; it is asked again later.
 
-    Nothing else of the plan is recorded, since not all of it was done; but the clock of the deadlines must start.
+    The rest of the plan is recorded, so that deadlines count from what happened, and not from the last try. But for a
+    launcher: an attempt that was not made must not be in the record, or the next look would find it lost.
     """
-    status = dict(training.status)
+    launches = any(each["metadata"]["labels"].get(names.ROLE) == "launcher" for each in plan.create)
+    status = dict(training.status if launches else plan.status)
     status.setdefault("phase", Phase.PENDING.value)
     status.setdefault("startTime", stamp(now))
-    conditions = Conditions(status.get("conditions"), training.generation, now)
+    conditions = Conditions(plan.status.get("conditions"), training.generation, now)
     conditions.set("Scheduled", False, Reason.PODS_REFUSED, message)
-    told = () if status.get("reason") == Reason.PODS_REFUSED else (Event("Warning", Reason.PODS_REFUSED, message),)
+    events = () if launches else tuple(event for event in plan.events if event.reason not in _OF_PLACES)
+    if training.status.get("reason") != Reason.PODS_REFUSED:
+        events += (warning(Reason.PODS_REFUSED, message),)
     status |= {"reason": Reason.PODS_REFUSED.value, "conditions": conditions.all()}
-    return Plan(status=status, events=told)
+    return Plan(status=status, events=events)

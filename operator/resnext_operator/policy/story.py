@@ -17,9 +17,9 @@ from resnext_operator.api import (
     Training,
     WorkerSeen,
 )
-from resnext_operator.policy import record
-from resnext_operator.policy.ending import FAULTS_OF_NODES, Attempt, Ending
-from resnext_operator.policy.reasons import Reason
+from resnext_operator.policy import record, refusals
+from resnext_operator.policy.ending import FAULTS_OF_NODES, FAULTS_OF_PODS, Attempt, Ending
+from resnext_operator.policy.reasons import Reason, warning
 from resnext_operator.policy.record import Conditions, stamp
 from resnext_trainer.report import Progress
 
@@ -30,6 +30,9 @@ LEAST_STALL = timedelta(minutes=1)
 
 # A container whose image is there starts within seconds; after that, the Secret that it mounts may be gone.
 STUCK = timedelta(seconds=30)
+
+# The ranks of an attempt that has lost one wait for it in vain, and without it they cannot save.
+STALE_GRACE = 5
 
 KEPT_ATTEMPTS = 10
 
@@ -73,9 +76,7 @@ class _Story:
         if self.phase.ended:
             self._clean_up()
             return
-        self._accept()
-        if self.phase.ended:
-            return
+        refusal = self._accept()
         self._start_clock()
         self._adopt()
         self._take_progress()
@@ -83,7 +84,9 @@ class _Story:
             self._end_attempt()
         if self.phase.ended:
             return
-        if self.training.spec.suspend:
+        if refusal and self.attempt is None:
+            self._end(Phase.FAILED, *refusal)
+        elif self.training.spec.suspend:
             self._suspend()
         elif self._too_late():
             self._give_up()
@@ -104,31 +107,23 @@ class _Story:
         number = self.attempts[-1]["number"] if self.attempts else None
         return next((each for each in self.seen.launchers if each.attempt == number), None)
 
-    def _accept(self) -> None:
-        """A dataset that the workers cannot share is refused; a running training then keeps the workers it has."""
-        sentence = self._unshared_dataset()
-        if not sentence:
+    def _accept(self) -> refusals.Refusal | None:
+        """Why no attempt may begin; one that is under way keeps its pods, and as many as it has."""
+        unshared = refusals.unshared(self.training, self.seen, self.replicas)
+        refusal = refusals.forbidden(self.training) or unshared
+        if refusal is None:
             if not self.conditions.holds("Accepted"):
                 self.conditions.set("Accepted", True, Reason.ACCEPTED)
-            return
-        if not self.conditions.get("Accepted").get("message"):
-            self.events.append(Event("Warning", Reason.DATASET_NOT_SHARED, sentence))
-        self.conditions.set("Accepted", False, Reason.DATASET_NOT_SHARED, sentence)
-        if self.attempts:
+            return None
+        before = self.conditions.get("Accepted")
+        self.conditions.set("Accepted", False, *refusal)
+        if self.attempts and before.get("message") != refusal[1]:
+            self.events.append(warning(*refusal))
+        if self.attempts and refusal == unshared:
+            # With as many workers as it had before it may go on, also after a failure.
             self.replicas = self.attempts[-1].get("workers", self.replicas)
-        else:
-            self.status["reason"] = Reason.DATASET_NOT_SHARED.value
-            self._end(Phase.FAILED, Reason.DATASET_NOT_SHARED, sentence)
-
-    def _unshared_dataset(self) -> str:
-        dataset = self.training.spec.dataset
-        modes = self.seen.access_modes.get(dataset.claim_name, ()) if dataset else ()
-        if dataset is None or not modes or self.replicas == 1 or any(mode.endswith("Many") for mode in modes):
-            return ""
-        return (
-            f"spec.dataset.claimName: claim {dataset.claim_name} is {' and '.join(modes)}, which several nodes cannot "
-            f"mount together: for {self.replicas} workers use a claim that is ReadOnlyMany or ReadWriteMany"
-        )
+            return None
+        return refusal
 
     def _start_clock(self) -> None:
         """The start time, from which the deadline counts: none before the first resume, and anew at each."""
@@ -224,7 +219,7 @@ class _Story:
             self.status["disruptions"] = self.status.get("disruptions", 0) + 1
         self.conditions.set("Running", False, reason, ending.message)
         if not self.training.spec.suspend and not self._too_late():
-            self._become(Phase.RESTARTING, reason, ending.message, warning=ending.cause != "stopped")
+            self._become(Phase.RESTARTING, reason, ending.message, bad=ending.cause != "stopped")
 
     # -- what is asked for ---------------------------------------------------------------------------------------
 
@@ -272,18 +267,23 @@ class _Story:
         current = self._workers()
         ready = sum(1 for pod in current if pod and pod.ready)
         self._ready_workers(ready)
+        refused = self.conditions.get("Scheduled").get("reason") == Reason.PODS_REFUSED
+        if refused and self._pending_too_long(self._pending_since()):
+            return
         self._placed(current)
         if ready < len(current) and self._pending_too_long(self._pending_since()):
             return
         if self.recorded:
             stale = [each for each in self.seen.launchers if not each.gone and not each.finished]
             kept = {pod.uid for pod in current if pod}
-            self._drop(*stale, *(pod for pod in self.seen.workers if pod.uid not in kept))
+            self._drop(*stale, grace=STALE_GRACE)
+            self._drop(*(pod for pod in self.seen.workers if pod.uid not in kept))
         if not self._missing_claims():
             self._make_workers([index for index, pod in enumerate(current) if pod is None])
         if self.phase is Phase.PENDING and all(pod and pod.phase == "Running" for pod in current):
             self._become(Phase.STARTING, Reason.STARTING, "all workers are placed")
-        old_launcher = any(not each.gone and not each.finished for each in self.seen.launchers)
+        # What a lost node still runs, if anything, cannot reach these pods' checkpoints: they name their attempt.
+        old_launcher = any(not (each.gone or each.finished or each.unreachable) for each in self.seen.launchers)
         if ready == len(current) and not old_launcher and self.recorded and self._rested():
             self._launch([pod for pod in current if pod])
         self._look_for_keys([pod for pod in current if pod])
@@ -325,8 +325,7 @@ class _Story:
             self._watch_pace()
         if launcher and launcher.phase == "Pending":
             if launcher.trouble:
-                message = f"pod {launcher.name}: {launcher.trouble}"
-                self.conditions.set("Scheduled", False, Reason.LAUNCHER_PENDING, message)
+                self._unplaced(Reason.LAUNCHER_PENDING, f"pod {launcher.name} does not start: {launcher.trouble}")
             if not self._pending_too_long(datetime.fromisoformat(self.attempts[-1]["startTime"])):
                 self._look_for_keys([launcher])
 
@@ -347,12 +346,22 @@ class _Story:
 
     def _workers(self) -> list[WorkerSeen | None]:
         """The pod of each worker, by index, that lives and is as it should be."""
+        blamed = self._blamed()
         fitting = {
             index: pod
             for index, pod in self._living().items()
-            if pod.revision in ("", self.revision) and self._has_keys(pod)
+            if pod.revision in ("", self.revision) and self._has_keys(pod) and pod.name not in blamed
         }
         return [fitting.get(index) for index in range(self.replicas)]
+
+    def _blamed(self) -> set[str]:
+        """The pods that an attempt was lost by and that another shall be made for, elsewhere if it may be the node."""
+        avoided = self._avoided_nodes()
+        return {
+            each["pod"]
+            for each in self.attempts
+            if "pod" in each and (each["cause"] in FAULTS_OF_PODS or each.get("node") in avoided)
+        }
 
     def _has_keys(self, pod: WorkerSeen) -> bool:
         """Whether it mounts the Secret that is there, as far as that is known."""
@@ -370,9 +379,11 @@ class _Story:
 
     def _avoided_nodes(self) -> list[str]:
         limit = self.training.spec.run_policy.avoid_nodes_after
-        faults = Counter(
-            each["node"] for each in self.attempts if each.get("cause") in FAULTS_OF_NODES and "node" in each
-        )
+        faults: Counter[str] = Counter()
+        for each in self.attempts:
+            if each.get("cause") in FAULTS_OF_NODES and "node" in each:
+                # A driver that does not work needs no second proof.
+                faults[each["node"]] += limit if each["cause"] == "no_gpu" else 1
         return sorted(node for node, count in faults.items() if limit and count >= limit)
 
     def _placed(self, workers: list[WorkerSeen | None]) -> None:
@@ -382,19 +393,39 @@ class _Story:
             self._unplaced(Reason.CLAIM_MISSING, missing)
         elif troubled:
             reason = Reason.UNSCHEDULABLE if troubled.unschedulable else Reason.NOT_STARTING
-            self._unplaced(reason, f"pod {troubled.name}: {troubled.trouble}")
+            kind = "is unschedulable" if troubled.unschedulable else "does not start"
+            self._unplaced(reason, f"pod {troubled.name} {kind}: {troubled.trouble}")
         elif len(pods) == len(workers) and all(pod.node for pod in pods):
             self.conditions.set("Scheduled", True, Reason.SCHEDULED)
+            if detaching := self._detaching(pods[0]):
+                self._unplaced(Reason.DETACHING, detaching, "WorkersReady")
 
-    def _unplaced(self, reason: Reason, message: str) -> None:
-        self.conditions.set("Scheduled", False, reason, message)
+    def _detaching(self, first: WorkerSeen) -> str:
+        """Why worker 0, on another node than before, may have to wait for the checkpoints' claim."""
+        if first.phase != "Pending":
+            return ""
+        held = [
+            pod for pod in self.seen.workers if pod.index == 0 and pod.deleting and pod.node not in ("", first.node)
+        ]
+        modes = self.seen.access_modes.get(render.claim_of_checkpoints(self.training), ())
+        if not held or not all(mode.startswith("ReadWriteOnce") for mode in modes):
+            return ""
+        pod = held[-1]
+        return (
+            f"pod {first.name} waits for the checkpoints' claim, which node {pod.node} still holds for pod {pod.name}: "
+            "it comes when that node answers again or is removed; if it is off for good, taint it "
+            "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
+        )
+
+    def _unplaced(self, reason: Reason, message: str, condition: str = "Scheduled") -> None:
+        self.conditions.set(condition, False, reason, message)
         if self.status.get("reason") != reason:
             self.status["reason"] = reason.value
-            self.events.append(Event("Warning", reason, message))
+            self.events.append(warning(reason, message))
 
     def _missing_claims(self) -> str:
-        dataset, checkpoints = self.training.spec.dataset, self.training.spec.checkpoints
-        wanted = [dataset.claim_name if dataset else None, checkpoints.claim_name]
+        spec = self.training.spec
+        wanted = dict.fromkeys([*spec.shared_claims.values(), spec.checkpoints.claim_name])
         missing = [name for name in wanted if name and ("PersistentVolumeClaim", name) not in self.seen.present]
         if not missing:
             return ""
@@ -466,13 +497,14 @@ class _Story:
             self._again_in(left)
             if stalled:
                 self.conditions.set("Stalled", False, Reason.MOVING, f"step {progress['step']}")
+                self.events.append(Event("Normal", Reason.MOVING, f"steps are made again, from {progress['step']} on"))
         elif not stalled:
             message = (
                 f"no step for {quiet.total_seconds():.0f} s, and a step usually takes {usual:.2g} s; last steps: "
                 f"{self._last_steps()}"
             )
             self.conditions.set("Stalled", True, Reason.STALLED, message)
-            self.events.append(Event("Warning", Reason.STALLED, message))
+            self.events.append(warning(Reason.STALLED, message))
 
     def _last_steps(self) -> str:
         steps = {0: self.status["progress"]["step"], **self.seen.last_steps}
@@ -497,7 +529,7 @@ class _Story:
     def _end(self, phase: Phase, reason: Reason, message: str) -> None:
         self.create.clear()
         self.status["completionTime"] = stamp(self.now)
-        self._become(phase, reason, message, warning=phase is Phase.FAILED)
+        self._become(phase, reason, message, bad=phase is Phase.FAILED)
         self.conditions.set("Running", False, reason, message)
         self.conditions.set(phase.value, True, reason, message)
 
@@ -515,17 +547,17 @@ class _Story:
         pods: list[WorkerSeen | LauncherSeen] = [*self.seen.workers, *self.seen.launchers] if clean != "None" else []
         self._drop(*(pod for pod in pods if clean == "All" or pod.phase not in ("Failed", "Succeeded")))
 
-    def _drop(self, *pods: WorkerSeen | LauncherSeen) -> None:
+    def _drop(self, *pods: WorkerSeen | LauncherSeen, grace: int | None = None) -> None:
         for pod in pods:
             if not pod.deleting and not getattr(pod, "gone", False):
-                self.delete[pod.uid] = Reference("Pod", pod.name, pod.uid)
+                self.delete[pod.uid] = Reference("Pod", pod.name, pod.uid, grace)
 
-    def _become(self, phase: Phase, reason: Reason, message: str, *, warning: bool = False) -> None:
+    def _become(self, phase: Phase, reason: Reason, message: str, *, bad: bool = False) -> None:
         if (phase, reason) == (self.phase, self.status.get("reason")):
             return
         self.phase = phase
         self.status["reason"] = reason.value
-        self.events.append(Event("Warning" if warning else "Normal", reason, message))
+        self.events.append(warning(reason, message) if bad else Event("Normal", reason, message))
 
     def _again_in(self, wait: timedelta) -> None:
         self.wait = min(wait, self.wait) if self.wait else wait

@@ -16,6 +16,9 @@ sys.path.insert(0, str(ROOT / "charts"))
 
 import generate  # noqa: E402
 
+from resnext_operator import names  # noqa: E402
+from resnext_operator.settings import Settings  # noqa: E402
+
 
 def helm(*arguments: str | Path) -> str:
     done = subprocess.run([generate.helm(), *map(str, arguments)], capture_output=True, text=True)
@@ -41,29 +44,87 @@ def test_helm_finds_nothing_to_complain_about():
     assert "0 chart(s) failed" in helm("lint", "--strict", CHART)
 
 
-@pytest.mark.parametrize("wrong", ["imge=x", "namespaces=demo", "podMonitor.interval=often", "image="])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *("imge=x", "namespaces=demo", "podMonitor.interval=often", "image=", "allow.hostPaths={mnt}"),
+        *("networkPolicy.metricsFrom[0].podSelctor.x=y", "admissionPolicy.enabled=perhaps"),
+    ],
+)
 def test_a_wrong_value_is_refused(wrong):
     with pytest.raises(RuntimeError, match=re.escape(wrong.partition("=")[0].rpartition(".")[2])):
         rendered("--set", wrong)
 
 
-def test_no_rule_has_a_wildcard():
-    for rule in rules(rendered()):
+ALL, SOME = (), ("--set", "namespaces={one,two}")
+
+
+@pytest.mark.parametrize("namespaces", [ALL, SOME], ids=["everywhere", "in two namespaces"])
+def test_no_rule_has_a_wildcard(namespaces):
+    for rule in rules(rendered(*namespaces)):
         assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
 
 
-def test_secrets_are_never_listed():
-    verbs = {verb for rule in rules(rendered()) if "secrets" in rule["resources"] for verb in rule["verbs"]}
+@pytest.mark.parametrize("namespaces", [ALL, SOME], ids=["everywhere", "in two namespaces"])
+def test_secrets_are_never_listed_and_nobody_enters_pods(namespaces):
+    granted = rules(rendered(*namespaces))
+    verbs = {verb for rule in granted if "secrets" in rule["resources"] for verb in rule["verbs"]}
     assert verbs == {"get", "create"}
+    assert not {resource for rule in granted for resource in rule["resources"] if resource.startswith("pods/")}
 
 
-def test_with_namespaces_there_are_rights_in_these_alone():
-    manifests = rendered("--set", "namespaces={one,two}")
+def test_with_namespaces_there_is_a_role_in_each_and_none_for_the_cluster():
+    manifests = rendered(*SOME)
+    assert not of_kind(manifests, "ClusterRole")
     assert not of_kind(manifests, "ClusterRoleBinding")
-    assert {"one", "two"} <= {binding["metadata"]["namespace"] for binding in of_kind(manifests, "RoleBinding")}
+    (everywhere,) = of_kind(rendered(), "ClusterRole")
+    roles = {role["metadata"]["namespace"]: role for role in of_kind(manifests, "Role")}
+    bindings = {binding["metadata"]["namespace"]: binding for binding in of_kind(manifests, "RoleBinding")}
+    for namespace in ("one", "two"):
+        assert roles[namespace]["rules"] == everywhere["rules"]
+        reference = bindings[namespace]["roleRef"]
+        assert (reference["kind"], reference["name"]) == ("Role", roles[namespace]["metadata"]["name"])
+        (subject,) = bindings[namespace]["subjects"]
+        assert (subject["kind"], subject["namespace"]) == ("ServiceAccount", "resnext-system")
+    assert roles.keys() == bindings.keys() == {"one", "two", "resnext-system"}
+    assert environment(manifests)["RESNEXT_NAMESPACES"] == "one,two"
+    assert "RESNEXT_NAMESPACES" not in environment(rendered())
+
+
+def environment(manifests):
     (deployment,) = of_kind(manifests, "Deployment")
-    environment = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
-    assert {"name": "RESNEXT_NAMESPACES", "value": "one,two"} in environment
+    return {each["name"]: each.get("value") for each in deployment["spec"]["template"]["spec"]["containers"][0]["env"]}
+
+
+def test_nobody_asks_who_the_author_is_unless_told_to():
+    assert not of_kind(rendered(), "ValidatingAdmissionPolicy")
+    manifests = rendered("--set", "admissionPolicy.enabled=true", *SOME)
+    (policy,) = of_kind(manifests, "ValidatingAdmissionPolicy")
+    (binding,) = of_kind(manifests, "ValidatingAdmissionPolicyBinding")
+    assert binding["spec"] == {"policyName": policy["metadata"]["name"], "validationActions": ["Deny"]}
+    assert policy["spec"]["failurePolicy"] == "Fail"
+    (namespaces,) = policy["spec"]["matchConstraints"]["namespaceSelector"]["matchExpressions"]
+    assert namespaces["values"] == ["one", "two"]
+
+
+def test_what_trainings_may_ask_of_their_nodes_is_nothing_by_default():
+    told = environment(rendered())
+    assert "RESNEXT_HOST_PATHS" not in told
+    assert "RESNEXT_HOST_NETWORK" not in told
+    told = environment(rendered("--set", "allow.hostPaths={/mnt/a,/mnt/b}", "--set", "allow.hostNetwork=true"))
+    settings = Settings.from_environment(told)
+    assert (settings.site.host_paths, settings.site.host_network) == (("/mnt/a", "/mnt/b"), True)
+
+
+def test_the_operator_knows_itself_and_who_reads_metrics():
+    manifests = rendered()
+    monitoring = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    told = environment(manifests)
+    assert Settings.from_environment({**told, "RESNEXT_LEASE_NAMESPACE": "x"}).site.metrics_from == (monitoring,)
+    assert "RESNEXT_METRICS_FROM" not in environment(rendered("--set", "networkPolicy.metricsFrom=null"))
+    (deployment,) = of_kind(manifests, "Deployment")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert labels["app.kubernetes.io/name"] == names.OPERATOR, "by which a training's NetworkPolicy lets it in"
 
 
 def test_the_operator_runs_restricted():
@@ -90,9 +151,9 @@ def test_images_and_settings_reach_the_operator():
     (deployment,) = of_kind(manifests, "Deployment")
     container = deployment["spec"]["template"]["spec"]["containers"][0]
     assert container["image"] == "here/operator:1"
-    environment = {each["name"]: each.get("value") for each in container["env"]}
-    assert environment["RESNEXT_TRAINER_IMAGE"] == "here/trainer:2"
-    assert environment["RESNEXT_RESYNC_SECONDS"] == "30"
+    told = environment(manifests)
+    assert told["RESNEXT_TRAINER_IMAGE"] == "here/trainer:2"
+    assert told["RESNEXT_RESYNC_SECONDS"] == "30"
 
 
 def test_uninstalling_leaves_the_definition_and_so_every_training():

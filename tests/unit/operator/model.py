@@ -15,7 +15,7 @@ from resnext_operator.api import Manifest, Observed, Plan, Training
 from resnext_trainer.report import Progress, Report, SavedCheckpoint, Verdict
 
 SAMPLES = Path(__file__).parents[3] / "manifests" / "samples"
-IMAGE = "registry.example/resnext-trainer:1"
+SITE = api.Site("registry.example/resnext-trainer:1")
 
 
 def resource(stem: str = "resnext-digits", **spec: Any) -> Manifest:
@@ -39,6 +39,7 @@ class Cluster:
 
     def __init__(self, stem: str = "resnext-digits", **spec: Any) -> None:
         self.body = resource(stem, **spec)
+        self.site = SITE
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
         self.objects: dict[str, Manifest] = {}
         self.gone: list[Manifest] = []
@@ -56,7 +57,7 @@ class Cluster:
 
     @property
     def training(self) -> Training:
-        return api.parse(copy.deepcopy(self.body), IMAGE)
+        return api.parse(copy.deepcopy(self.body), self.site)
 
     @property
     def seen(self) -> Observed:

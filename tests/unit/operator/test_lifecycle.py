@@ -3,7 +3,7 @@
 import copy
 
 import pytest
-from model import IMAGE, Cluster, resource
+from model import SITE, Cluster, resource
 
 from resnext_operator import api, names, render
 from resnext_operator.api import GPU, KIND, Phase
@@ -233,6 +233,40 @@ def test_a_node_that_failed_twice_is_avoided_by_later_workers(after, avoided):
     assert cluster.pods("worker")[0]["metadata"]["uid"] == healthy, "who is healthy keeps running"
 
 
+def blaming(cluster, verdict, rank=1):
+    """The attempt ends by its launcher's report, which blames a rank; the pods all live."""
+    said = Report(verdict=verdict.name.lower(), message="because", rank=rank)
+    cluster.end_pod(cluster.pods("launcher")[-1], verdict.value, said.model_dump_json(by_alias=True))
+    cluster.settle()
+    return {pod["metadata"]["name"]: str(pod["spec"].get("affinity")) for pod in cluster.pods("worker")}
+
+
+@pytest.mark.parametrize("verdict", [Verdict.NO_GPU, Verdict.HUNG, Verdict.UNREACHABLE], ids=lambda it: it.name.lower())
+def test_a_worker_that_is_to_blame_and_still_runs_is_replaced_and_the_others_stay(verdict):
+    cluster = a_running()
+    kept = cluster.pods("worker")[0]["metadata"]["uid"]
+    pods = blaming(cluster, verdict)
+    assert list(pods) == ["resnext-digits-worker-0-0", "resnext-digits-worker-1-1"]
+    assert cluster.pods("worker")[0]["metadata"]["uid"] == kept
+    assert ("node-1" in pods["resnext-digits-worker-1-1"]) is (verdict is Verdict.NO_GPU), "retried on another node"
+    go_on(cluster)
+    assert cluster.status["failures"] == 1
+
+
+def test_a_rank_that_crashes_twice_on_a_node_gets_another_pod_elsewhere():
+    cluster = a_running()
+    assert list(blaming(cluster, Verdict.CRASHED)) == ["resnext-digits-worker-0-0", "resnext-digits-worker-1-0"]
+    cluster.wait(seconds=5)
+    cluster.settle()
+    go_on(cluster)
+    blaming(cluster, Verdict.CRASHED)
+    cluster.wait(seconds=5)
+    cluster.settle()
+    pods = {pod["metadata"]["name"]: str(pod["spec"].get("affinity")) for pod in cluster.pods("worker")}
+    assert "node-1" in pods["resnext-digits-worker-1-1"]
+    go_on(cluster)
+
+
 def test_a_limit_of_memory_is_no_fault_of_the_node():
     cluster = a_running()
     for _ in range(3):
@@ -258,6 +292,39 @@ def test_evidence_that_settles_a_crash_is_not_waited_for():
     cluster.wait(seconds=5)
     cluster.settle()
     assert cluster.status["failures"] == 1
+
+
+def a_moved_first_worker(*modes):
+    """Worker 0 has its node, and the pod before it hangs in Terminating on one that does not answer."""
+    cluster = Cluster(checkpoints={"claimName": "kept"})
+    cluster.claim("kept", *modes)
+    cluster.run()
+    old = cluster.pods("worker")[0]
+    old["metadata"]["deletionTimestamp"] = START
+    old["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True"}]
+    cluster.end(Verdict.CRASHED)
+    cluster.settle()
+    new = next(pod for pod in cluster.pods("worker") if pod["metadata"]["name"] == "resnext-digits-worker-0-1")
+    new["spec"]["nodeName"], new["status"] = "node-2", {"phase": "Pending"}
+    cluster.settle()
+    return cluster
+
+
+def test_a_first_worker_that_waits_for_its_volume_says_which_node_holds_it():
+    cluster = a_moved_first_worker("ReadWriteOnce")
+    ready = condition(cluster, "WorkersReady")
+    assert (ready["status"], ready["reason"]) == ("False", "Detaching")
+    for word in ("resnext-digits-worker-0-1", "node node-0", "resnext-digits-worker-0-0", "out-of-service"):
+        assert word in ready["message"]
+    assert cluster.events.count("Detaching") == 1
+    assert "failures" not in cluster.status
+    del cluster.objects["resnext-digits-worker-0-1"]["status"]  # the volume has come
+    go_on(cluster)
+    assert condition(cluster, "WorkersReady")["status"] == "True"
+
+
+def test_a_volume_that_nodes_share_needs_no_waiting():
+    assert condition(a_moved_first_worker("ReadWriteMany"), "WorkersReady")["reason"] == "Waiting"
 
 
 # -- resizing, and changes while suspended -----------------------------------------------------------------------------
@@ -334,11 +401,11 @@ def test_what_changes_while_suspended_reaches_every_pod(field, seen_suspended):
 
 def test_neither_a_new_version_of_the_operator_nor_a_resize_replaces_a_pod():
     cluster = a_running()
-    other = api.parse(copy.deepcopy(cluster.body), "another/default-image:2")
+    other = api.parse(copy.deepcopy(cluster.body), api.Site("another/default-image:2"))
     assert render.revision(other) == render.revision(cluster.training)
     for replicas in (1, 3):
-        resized = api.parse(resource(workers={"replicas": replicas}), IMAGE)
-        assert render.revision(resized) == render.revision(api.parse(resource(workers={}), IMAGE))
+        resized = api.parse(resource(workers={"replicas": replicas}), SITE)
+        assert render.revision(resized) == render.revision(api.parse(resource(workers={}), SITE))
 
 
 # -- stalls ------------------------------------------------------------------------------------------------------------
@@ -509,7 +576,7 @@ def test_a_secret_that_goes_before_the_pods_have_mounted_it_is_made_again():
 
 
 def test_slots_follow_the_gpus_and_the_launcher_asks_for_none():
-    training = api.parse(resource(workers={"replicas": 2, "resources": {"limits": {GPU: 4}}}), IMAGE)
+    training = api.parse(resource(workers={"replicas": 2, "resources": {"limits": {GPU: 4}}}), SITE)
     launcher = render.launcher_pod(training, 1, [(0, 0), (1, 0)])
     assert "--world=8" in launcher["spec"]["containers"][0]["args"]
     assert GPU not in str(launcher)

@@ -159,6 +159,60 @@ def test_a_node_that_is_known_to_be_lost_only_later_still_explains_a_crash(runni
     assert "failures" not in running.status
 
 
+def lose_node(*pods):
+    """What the node controller says of the pods of a node that does not answer; they stay in Terminating."""
+    for pod in pods:
+        pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:02:00Z"
+        taken = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}
+        pod["status"]["conditions"] = [taken, {"type": "Ready", "status": "False"}]
+
+
+@pytest.mark.parametrize("lost", ["worker", "launcher", "both"])
+def test_who_hangs_in_terminating_on_a_lost_node_is_not_waited_for(running, lost):
+    worker, launcher = running.pods("worker")[1], running.pods("launcher")[0]
+    lose_node(*{"worker": [worker], "launcher": [launcher], "both": [worker, launcher]}[lost])
+    running.settle()
+    running.ready()
+    running.settle()
+    assert running.status["disruptions"] == 1
+    assert "failures" not in running.status
+    assert [each["number"] for each in running.status["attempts"]] == [1, 2]
+    hanging = [pod for pod in (worker, launcher) if "deletionTimestamp" in pod["metadata"]]
+    assert all(pod in running.objects.values() for pod in hanging)
+    hosts = [each for each in running.pods("launcher")[-1]["spec"]["containers"][0]["args"] if "--host=" in each]
+    assert ("worker-1-1" in hosts[1]) is (lost != "launcher")
+
+
+def test_a_launcher_whose_ranks_wait_for_one_that_is_lost_is_not_given_long_to_save(running):
+    lose_node(running.pods("worker")[1])
+    running.carry_out(running.decide())
+    graces = {each.name: each.grace_seconds for each in running.decide().delete}
+    assert graces == {"resnext-digits-launcher-1": 5}
+    running.body["spec"]["suspend"] = True
+    assert {each.grace_seconds for each in running.decide().delete if "worker" in each.name} == {None}
+
+
+def test_a_node_that_is_emptied_while_it_answers_is_given_time_to_save(running):
+    worker = running.pods("worker")[1]
+    lose_node(worker)
+    worker["status"]["conditions"][1]["status"] = "True"
+    running.settle()
+    assert running.status["phase"] == Phase.RUNNING
+    assert len(running.pods("worker")) == 2
+
+
+def test_a_launcher_on_a_lost_node_does_not_keep_a_training_from_being_suspended(running):
+    running.body["spec"]["suspend"] = True
+    running.carry_out(running.decide())
+    launcher = running.gone.pop()
+    launcher["status"] = {"phase": "Running", "conditions": []}
+    running.objects[launcher["metadata"]["name"]] = launcher
+    lose_node(launcher)
+    running.settle()
+    assert running.status["attempts"][-1]["cause"] == "stopped"
+    assert not running.pods("worker")
+
+
 def test_only_the_lost_worker_is_replaced_under_another_name(running):
     running.vanish("resnext-digits-worker-1-0")
     running.end(Verdict.CRASHED)

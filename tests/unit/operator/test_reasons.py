@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from resnext_operator.policy import Reason
+from resnext_operator.policy.reasons import REMEDIES, warning
 from resnext_trainer.report import Verdict
 
 README = Path(__file__).parents[3] / "operator" / "README.md"
@@ -19,3 +20,15 @@ def test_every_reason_is_documented_with_what_to_do_and_no_other():
 @pytest.mark.parametrize("verdict", Verdict, ids=lambda it: it.name.lower())
 def test_every_verdict_has_a_reason(verdict):
     assert Reason.of_cause(verdict.name.lower()) in Reason
+
+
+def test_what_a_warning_advises_is_what_the_documentation_says():
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \|$", README.read_text(), re.MULTILINE)
+    advice = {reason: said.replace("`", "") for reason, _, said in rows}
+    assert {reason.value: remedy for reason, remedy in REMEDIES.items()}.items() <= advice.items()
+
+
+def test_a_long_warning_keeps_its_remedy():
+    event = warning(Reason.CRASHED, "x" * 5000)
+    assert len(event.message) <= 1024
+    assert event.message.endswith(REMEDIES[Reason.CRASHED])

@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from model import IMAGE, SAMPLES, resource
+from model import SAMPLES, SITE, resource
 
 from resnext_operator import api, crd, names, render
 from resnext_operator.api import GPU, InvalidTraining
@@ -51,7 +51,7 @@ def nodes(node, path=("spec",)):
 @pytest.mark.parametrize("stem", TRAININGS)
 def test_samples_are_accepted_by_schema_and_operator(stem):
     jsonschema.validate(resource(stem)["spec"], SPEC)
-    api.parse(resource(stem), IMAGE)
+    api.parse(resource(stem), SITE)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,25 @@ def test_samples_are_accepted_by_schema_and_operator(stem):
         {"training": {"optimizer": {"learningRate": 0}}},
         {"training": {"augmentation": {"cropArea": [0.5]}}},
         {"workers": {"replicas": 0}},
+        {"workers": {"replicas": -1}},
+        {"workers": {"slots": 0}},
+        {"workers": {"sharedMemory": -1}},
+        {"workers": {"resources": {"limits": {"cpu": -1}}}},
+        {"workers": {"resources": {"limits": {"memory": "-1Gi"}}}},
+        {"workers": {"resources": {"limits": {"memory": "2 GB"}}}},
+        {"workers": {"serviceAccountName": "admin"}},
+        {"workers": {"securityContext": {"privileged": True}}},
+        {"workers": {"hostPID": True}},
+        {"workers": {"command": ["sh"]}},
+        {"workers": {"volumes": [{"name": "x", "projected": {}}]}},
+        {"workers": {"volumes": [{"name": "x", "nfs": {"server": "s", "path": "/"}}]}},
+        {"workers": {"volumes": [{"name": "X", "emptyDir": {}}]}},
+        {"workers": {"volumes": [{"name": "x", "hostPath": {"path": "relative"}}]}},
+        {"workers": {"volumeMounts": [{"name": "x", "mountPath": "relative"}]}},
+        {"workers": {"volumeMounts": [{"name": "x", "mountPath": "/data/"}]}},
+        {"launcher": {"volumes": []}},
+        {"runPolicy": {"backoffLimit": -1}},
+        {"runPolicy": {"activeDeadlineSeconds": 0}},
         {"workers": {"slots": 17}},
         {"workers": {"resources": {"limits": {"cpu": 1.5}}}},
         {"workers": {"env": [{"name": "1st"}]}},
@@ -77,14 +96,46 @@ def test_what_the_schema_refuses_the_operator_refuses_too(change):
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(resource(**change)["spec"], SPEC)
     with pytest.raises(InvalidTraining):
-        api.parse(resource(**change), IMAGE)
+        api.parse(resource(**change), SITE)
 
 
 @pytest.mark.parametrize(
     ("change", "field", "way_out"),
     [
         ({"workers": {"slots": 4, "resources": {"limits": {GPU: 8}}}}, "spec.workers.slots", "set slots to the limit"),
-        ({"workers": {"resources": {"limits": {GPU: "half"}}}}, "spec.workers.resources.limits", "GPUs are whole"),
+        ({"workers": {"resources": {"limits": {GPU: "500m"}}}}, "spec.workers.resources.limits", "GPUs are whole"),
+        ({"workers": {"resources": {"limits": {GPU: 0}}}}, "spec.workers.resources.limits", "a number from 1 on"),
+        ({"workers": {"resources": {"limits": {GPU: "1.0"}}}}, "spec.workers.resources.limits", "a number from 1 on"),
+        ({"launcher": {"resources": {"limits": {GPU: 1}}}}, "spec.launcher.resources", "ask for nvidia.com/gpu in"),
+        ({"launcher": {"resources": {"requests": {GPU: 1}}}}, "spec.launcher.resources", "ask for nvidia.com/gpu in"),
+        ({"workers": {"env": [{"name": "OMPI_COMM_WORLD_RANK"}]}}, "spec.workers.env[0].name", "leave it out"),
+        ({"launcher": {"env": [{"name": "PATH", "value": "/x"}]}}, "spec.launcher.env[0].name", "leave it out"),
+        ({"workers": {"volumes": [{"name": "x"}]}}, "spec.workers.volumes[0].name", "write one of"),
+        (
+            {"workers": {"volumes": [{"name": "x", "emptyDir": {}, "secret": {"secretName": "y"}}]}},
+            "spec.workers.volumes[0].name",
+            "write one of",
+        ),
+        (
+            {"workers": {"volumes": [{"name": "x", "emptyDir": {}}, {"name": "x", "emptyDir": {}}]}},
+            "spec.workers.volumes",
+            "rename one",
+        ),
+        (
+            {"workers": {"volumeMounts": [{"name": "x", "mountPath": "/x"}]}},
+            "spec.workers.volumeMounts",
+            "add it to volumes",
+        ),
+        (
+            {
+                "workers": {
+                    "volumes": [{"name": "x", "emptyDir": {}}],
+                    "volumeMounts": [{"name": "x", "mountPath": "/etc/resnext/ssh"}],
+                }
+            },
+            "spec.workers.volumeMounts[0].mountPath",
+            "choose another folder",
+        ),
         ({"training": {"device": "gpu"}}, "spec.training.device", GPU),
         (
             {"training": {"device": "cpu"}, "workers": {"resources": {"limits": {GPU: 8}}}},
@@ -95,15 +146,16 @@ def test_what_the_schema_refuses_the_operator_refuses_too(change):
         ({"dataset": None}, "spec.dataset", "set dataset.claimName"),
         ({"training": {"precision": {"mode": "bf16", "lossScale": 8}}}, "spec.training.precision.lossScale", "fp16"),
     ],
-    ids=["slots are not GPUs", "half a GPU", "gpu without", "cpu with", "two claims", "no images", "loss scale"],
+    ids=lambda value: value.rpartition(".")[2] if isinstance(value, str) else "",
 )
 def test_a_wrong_combination_names_the_field_and_the_way_out_in_the_schemas_own_sentence(change, field, way_out):
     with pytest.raises(InvalidTraining) as refusal:
-        api.parse(resource(**change), IMAGE)
+        api.parse(resource(**change), SITE)
     said = str(refusal.value)
     assert said.startswith(f"{field}: ")
     assert way_out in said
     sentences = [rule["message"] for _, node in nodes(SPEC) for rule in node.get("x-kubernetes-validations", ())]
+    assert len(sentences) > 20
     assert any(said.endswith(sentence.partition(": ")[2]) for sentence in sentences)
 
 
@@ -111,7 +163,7 @@ def test_a_name_must_leave_room_for_the_pods_names():
     body = resource()
     body["metadata"]["name"] = "n" * (api.MAX_NAME + 1)
     with pytest.raises(InvalidTraining, match=r"metadata\.name"):
-        api.parse(body, IMAGE)
+        api.parse(body, SITE)
     assert len(names.worker("n" * api.MAX_NAME, 255, 99_999)) <= 63
 
 
@@ -136,7 +188,7 @@ def test_printed_columns_are_those_of_the_documentation():
 
 @given(replicas=st.integers(1, 64), slots=st.integers(1, 16))
 def test_every_host_of_the_launcher_is_a_worker_that_exists(replicas, slots):
-    training = api.parse(resource(workers={"replicas": replicas, "slots": slots}), IMAGE)
+    training = api.parse(resource(workers={"replicas": replicas, "slots": slots}), SITE)
     pods = [render.worker_pod(training, index, 0)["spec"] for index in range(replicas)]
     launcher = render.launcher_pod(training, 1, [(index, 0) for index in range(replicas)])
     arguments = launcher["spec"]["containers"][0]["args"]
@@ -147,7 +199,7 @@ def test_every_host_of_the_launcher_is_a_worker_that_exists(replicas, slots):
 
 @pytest.mark.parametrize("stem", TRAININGS)
 def test_only_workers_hold_gpus_and_data_and_only_the_first_the_checkpoints(stem):
-    training = api.parse(resource(stem), IMAGE)
+    training = api.parse(resource(stem), SITE)
 
     def claims(pod):
         volumes = (each.get("persistentVolumeClaim") for each in pod["spec"]["volumes"])
@@ -160,9 +212,19 @@ def test_only_workers_hold_gpus_and_data_and_only_the_first_the_checkpoints(stem
     assert claims(render.worker_pod(training, 1, 0)) == {training.spec.dataset.claim_name}
 
 
+def test_only_workers_that_asked_for_gpus_see_any():
+    blind = {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}
+    for stem, sees in (("resnext-digits", False), ("resnext-250ep", True)):
+        training = api.parse(resource(stem), SITE)
+        pods = (render.worker_pod(training, 0, 0), render.launcher_pod(training, 1, [(0, 0)]))
+        worker, launcher = (pod["spec"]["containers"][0]["env"] for pod in pods)
+        assert (blind not in worker) is sees
+        assert blind in launcher
+
+
 @pytest.mark.parametrize("stem", TRAININGS)
 def test_pods_keep_to_restricted_pod_security(stem):
-    training = api.parse(resource(stem), IMAGE)
+    training = api.parse(resource(stem), SITE)
     for pod in (render.worker_pod(training, 0, 0), render.launcher_pod(training, 1, [(0, 0)])):
         spec = pod["spec"]
         assert spec["securityContext"]["runAsNonRoot"]
@@ -181,7 +243,7 @@ def test_pods_keep_to_restricted_pod_security(stem):
 
 
 def test_a_claim_for_checkpoints_has_no_owner_so_it_outlives_the_training():
-    training = api.parse(resource(), IMAGE)
+    training = api.parse(resource(), SITE)
     owned = {each["kind"]: "ownerReferences" in each["metadata"] for each in render.prepared(training)}
     assert owned.pop("PersistentVolumeClaim") is False
     assert all(owned.values())
