@@ -73,17 +73,17 @@ class Cluster:
         seconds: float = _SECONDS,
     ) -> Manifest:
         """One request; raises Refused, or what aiohttp raises when the server cannot be reached."""
-        method, url, headers, payload, _ = await self._client.param_serialize(
+        # Without the body, which is plain JSON already: the client would copy it, 0.4 ms of a request's 1.0.
+        method, url, headers, _, _ = await self._client.param_serialize(
             verb,
             path,
             query_params=list(query),
             header_params={"Accept": _JSON, "Content-Type": content},
-            body=body,
             auth_settings=["BearerToken"],
         )
         try:
             answer = await self._client.call_api(
-                method, url, headers, payload, _request_timeout=aiohttp.ClientTimeout(total=seconds)
+                method, url, headers, body, _request_timeout=aiohttp.ClientTimeout(total=seconds)
             )
             await answer.read()
         except (aiohttp.ClientError, TimeoutError):
