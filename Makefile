@@ -32,7 +32,7 @@ try: $(VENV)/.trainer ## Train the sample without a cluster: two ranks under mpi
 
 test: $(VENV)/.trainer $(VENV)/.dev ## Everything: checks, unit, golden, chart and end-to-end tests
 	@$(MAKE) --no-print-directory check
-	@$(SETUP) ssh torch cluster images
+	@$(SETUP) ssh torch kwok cluster images
 	@$(BIN)/pytest tests
 
 test-unit: $(VENV)/.trainer $(VENV)/.dev ## The tests that need no cluster and little time
@@ -40,7 +40,7 @@ test-unit: $(VENV)/.trainer $(VENV)/.dev ## The tests that need no cluster and l
 	@$(BIN)/pytest tests/unit tests/golden -m "not slow"
 
 test-e2e: $(VENV)/.dev ## The end-to-end tests on the kind cluster (or on KUBECONFIG)
-	@$(SETUP) cluster images
+	@$(SETUP) kwok cluster images
 	@$(BIN)/pytest tests/e2e
 
 check: $(VENV)/.dev ## Format, lint, types, import contracts, generated files

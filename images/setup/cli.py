@@ -20,6 +20,7 @@ Brings a bare machine to a cluster with images in it. Steps already done are ski
 
   docker    a Docker engine, installed from Debian where there is none, and started
   tools     kubectl, helm, kind and the registry's program
+  kwok      what plays nodes and pods in tests and benchmarks of the operator
   registry  an image registry on this machine
   node      the image of the cluster's nodes
   cluster   a kind cluster of two nodes, with shared volumes; it is started again where it stands still

@@ -41,7 +41,7 @@ def healthy() -> bool:
     if not KUBECONFIG.is_file() or not all(container_runs(each) for each in NODES):
         return False
     try:
-        nodes = json.loads(kubectl("get", "nodes", "--output=json"))["items"]
+        nodes = _own_nodes()
         return (
             len(nodes) == len(NODES)
             and all(_ready(each) for each in nodes)
@@ -51,6 +51,12 @@ def healthy() -> bool:
         )
     except CommandFailed:
         return False
+
+
+def _own_nodes() -> list[dict[str, Any]]:
+    """The nodes that are containers; those that kwok plays are no concern of the cluster's health."""
+    nodes: list[dict[str, Any]] = json.loads(kubectl("get", "nodes", "--output=json"))["items"]
+    return [each for each in nodes if each["metadata"]["name"] in NODES]
 
 
 def _names_resolve() -> bool:
@@ -140,8 +146,8 @@ def wait_until(true: Any, deadline: float, what: str) -> None:
 
 def _pod_network() -> dict[str, str]:
     """Each node's share of the pods' addresses; empty until the controller manager has given it one."""
-    nodes = json.loads(kubectl("get", "nodes", "--output=json"))["items"]
-    return dict.fromkeys(NODES, "") | {each["metadata"]["name"]: each["spec"].get("podCIDR", "") for each in nodes}
+    networks = {each["metadata"]["name"]: each["spec"].get("podCIDR", "") for each in _own_nodes()}
+    return dict.fromkeys(NODES, "") | networks
 
 
 def _address(name: str) -> str:

@@ -25,6 +25,7 @@ KUBECONFIG = CACHE / "kubeconfig"
 KUBERNETES = "v1.34.4"
 KIND = "v0.32.0"
 CRANE = "v0.20.6"
+KWOK = "v0.8.0"
 COREDNS = "v1.12.1"  # what kubeadm asks for in this version of Kubernetes; so are the next two
 ETCD = "3.6.5-0"
 PAUSE = "3.10"  # what kind's containerd configuration names

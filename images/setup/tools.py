@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from images.setup import apt
-from images.setup.places import BIN, CACHE, CRANE, KIND
+from images.setup.places import BIN, CACHE, CRANE, KIND, KWOK
 from images.setup.shell import ENVIRONMENT, CommandFailed, run, succeeds
 from images.setup.steps import step
 
@@ -71,6 +71,16 @@ def kind() -> None:
 @step("crane", f"crane {CRANE}, the registry", inputs=lambda: [CRANE], present=lambda: (BIN / "crane").is_file())
 def crane() -> None:
     go_install(f"github.com/google/go-containerregistry/cmd/crane@{CRANE}")
+
+
+@step(
+    "kwok",
+    f"kwok {KWOK}, which plays nodes and pods in tests",
+    inputs=lambda: [KWOK],
+    present=lambda: (BIN / "kwok").is_file(),
+)
+def kwok() -> None:
+    go_install(f"sigs.k8s.io/kwok/cmd/kwok@{KWOK}")
 
 
 @step("tools", "all programs that a cluster needs", needs=("clients", "kind", "crane"))

@@ -13,7 +13,7 @@ from kubernetes.aio.config import ConfigException, load_incluster_config, load_k
 
 from resnext_operator import names, policy, render
 from resnext_operator.api import GROUP, KIND, PLURAL, VERSION, Event, Manifest, Plan, Reference, Training
-from resnext_operator.cache import CLAIMS, owned_by
+from resnext_operator.cache import CLAIMS, owned_by, trimmed
 
 PATHS = {
     KIND: (f"apis/{GROUP}/{VERSION}", PLURAL),
@@ -73,17 +73,17 @@ class Cluster:
         seconds: float = _SECONDS,
     ) -> Manifest:
         """One request; raises Refused, or what aiohttp raises when the server cannot be reached."""
-        method, url, headers, payload, _ = await self._client.param_serialize(
+        # Without the body, which is plain JSON already: the client would copy it, 0.4 ms of a request's 1.0.
+        method, url, headers, _, _ = await self._client.param_serialize(
             verb,
             path,
             query_params=list(query),
             header_params={"Accept": _JSON, "Content-Type": content},
-            body=body,
             auth_settings=["BearerToken"],
         )
         try:
             answer = await self._client.call_api(
-                method, url, headers, payload, _request_timeout=aiohttp.ClientTimeout(total=seconds)
+                method, url, headers, body, _request_timeout=aiohttp.ClientTimeout(total=seconds)
             )
             await answer.read()
         except (aiohttp.ClientError, TimeoutError):
@@ -212,14 +212,14 @@ class Cluster:
             await self.request("PATCH", path, {"count": count, "lastTimestamp": at}, content=_MERGE_PATCH)
 
     async def list(self, kind: str, namespace: str | None, selector: str = "") -> tuple[list[Manifest], int]:
-        """All objects of a kind, and the version of the list as a whole."""
+        """All objects of a kind, trimmed page by page, and the version of the list as a whole."""
         items: list[Manifest] = []
         token = ""
         while True:
             asked = {"limit": str(_PAGE), "labelSelector": selector, "continue": token}
             query = [(key, value) for key, value in asked.items() if value]
             page = await self.request("GET", path_of(kind, namespace), query=query, seconds=60)
-            items += [{**item, "kind": kind} for item in page["items"]]
+            items += [trimmed({**item, "kind": kind}) for item in page["items"]]
             if not (token := page["metadata"].get("continue", "")):
                 return items, int(page["metadata"]["resourceVersion"])
 

@@ -1,8 +1,12 @@
 """The cache never goes back in time, and never shows what belongs to another training."""
 
-from resnext_operator import names
+import json
+
+from resnext_operator import names, observe
 from resnext_operator.api import KIND
-from resnext_operator.cache import Cache
+from resnext_operator.cache import Cache, trimmed
+
+STARTED = "2026-01-01T00:00:00Z"
 
 
 def training(uid="t1", version=1, **content):
@@ -76,8 +80,50 @@ def test_a_launchers_verdict_outlives_its_pod_until_its_training_goes():
     assert cache.gone_launcher(training()) is None
 
 
+def test_a_launcher_that_goes_after_its_training_is_not_remembered():
+    cache = Cache()
+    cache.put(training())
+    cache.put(pod(name="flowers-launcher-1", role="launcher"))
+    cache.drop(training())
+    cache.drop(pod(name="flowers-launcher-1", role="launcher"))
+    assert cache.gone_launcher(training()) is None
+
+
 def test_what_nobody_reads_is_not_kept():
     cache = Cache()
     cache.put(pod())
     (child,) = cache.children(training(), ())
     assert "managedFields" not in child["metadata"]
+
+
+def test_words_are_kept_once_for_all_objects():
+    cache = Cache()
+    for number in range(2):
+        # As parsed: equal words, and not the same.
+        cache.put(json.loads(json.dumps(pod(name=f"flowers-worker-{number}-0", uid=f"p{number}"))))
+    one, other = (child["metadata"] for child in cache.children(training(), ()))
+    assert one["namespace"] is other["namespace"]
+    assert all(mine is its for mine, its in zip(one["labels"], other["labels"], strict=True))
+
+
+def test_a_pod_is_observed_as_it_was_before_it_was_trimmed():
+    """Nothing that a decision reads may be trimmed away."""
+    state = {"terminated": {"exitCode": 137, "reason": "OOMKilled", "message": "words", "finishedAt": STARTED}}
+    seen = pod()
+    seen["metadata"]["labels"] |= {names.WORKER: "0", names.INCARNATION: "0", names.REVISION: "r", names.KEYS: "k"}
+    seen["status"] = {
+        "phase": "Failed",
+        "message": "of the pod",
+        "conditions": [
+            {"type": "PodScheduled", "status": "True", "lastTransitionTime": STARTED},
+            {"type": "Initialized", "status": "True"},
+            {"type": "Ready", "status": "False"},
+            {"type": "DisruptionTarget", "status": "True", "message": "evicted"},
+        ],
+        "containerStatuses": [{"name": "worker", "image": "i", "state": state}],
+    }
+    assert observe.worker(trimmed(seen)) == observe.worker(seen)
+    waiting = {"state": {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}}
+    seen["status"] = {"phase": "Pending", "containerStatuses": [waiting]}
+    assert observe.worker(trimmed(seen)) == observe.worker(seen)
+    assert observe.worker(seen).trouble
