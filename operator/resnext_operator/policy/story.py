@@ -84,7 +84,7 @@ class _Story:
             self._end_attempt()
         if self.phase.ended:
             return
-        if refusal and self.attempt is None:
+        if refusal and self.attempt is None and not self.training.spec.suspend:
             self._end(Phase.FAILED, *refusal)
         elif self.training.spec.suspend:
             self._suspend()
@@ -120,7 +120,7 @@ class _Story:
             return None
         before = self.conditions.get("Accepted")
         self.conditions.set("Accepted", False, *refusal)
-        if self.attempts and before.get("message") != refusal[1]:
+        if before.get("message") != refusal[1]:
             self.events.append(warning(*refusal))
         if self.attempts and refusal == unshared:
             # With as many workers as it had before it may go on, also after a failure.
@@ -577,7 +577,8 @@ class _Story:
             update=tuple(self.update),
             delete=tuple(self.delete.values()),
             status=self.status,
-            events=tuple(self.events),
+            # What is refused and ends by it says so once.
+            events=tuple(dict.fromkeys(self.events)),
             needs_keys=self.needs_keys,
             requeue_after=self.wait,
         )
