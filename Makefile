@@ -18,7 +18,7 @@ endif
 export RESNEXT_STARTED := $(shell date +%s)
 export PATH := $(CACHE)/bin:$(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo try test test-unit test-e2e check format generate image-cuda down clean
+.PHONY: help demo try test test-unit test-e2e test-faults check format generate image-cuda down clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
@@ -42,6 +42,10 @@ test-unit: $(VENV)/.trainer $(VENV)/.dev ## The tests that need no cluster and l
 test-e2e: $(VENV)/.dev ## The end-to-end tests on the kind cluster (or on KUBECONFIG)
 	@$(SETUP) kwok cluster images
 	@$(BIN)/pytest tests/e2e
+
+test-faults: $(VENV)/.dev ## A node lost and a node drained, on the kind cluster (about 5 minutes)
+	@$(SETUP) cluster images
+	@RESNEXT_FAULTS=all $(BIN)/pytest tests/e2e/test_nodes.py
 
 check: $(VENV)/.dev ## Format, lint, types, import contracts, generated files
 	@$(BIN)/ruff format --check .

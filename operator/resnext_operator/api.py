@@ -429,7 +429,7 @@ def parse(body: Mapping[str, Any], site: Site) -> Training:
     metadata, spec = body["metadata"], body.get("spec") or {}
     name = metadata["name"]
     if len(name) > MAX_NAME:
-        raise InvalidTraining(f"metadata.name: Invalid value: {name!r}: pods are named after it: {_NAME_RULE.message}")
+        raise InvalidTraining(f"metadata.name: Invalid value: {json.dumps(name)}: {_NAME_RULE.message}")
     try:
         resolved = resolve(spec.get("training") or {}).model_dump(mode="json", by_alias=True)
         parsed = Spec.model_validate_json(json.dumps({**spec, "training": resolved}))
@@ -453,7 +453,7 @@ _NAME_RULE = Rule(
     f"size(self.metadata.name) <= {MAX_NAME}",
     lambda it: len(it.name) <= MAX_NAME,
     "metadata.name",
-    f"use at most {MAX_NAME} characters",
+    f"pods are named after it: use at most {MAX_NAME} characters",
 )
 
 ROOT_RULES = (_NAME_RULE,)

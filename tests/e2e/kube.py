@@ -90,6 +90,10 @@ class Cluster:
         status: Manifest = self.get("rnx", name).get("status") or {}
         return status
 
+    def condition(self, name: str, kind: str) -> Manifest:
+        """A condition of a training; empty while it has none."""
+        return next((each for each in self.status(name).get("conditions", ()) if each["type"] == kind), {})
+
     def job(self, name: str, script: str, claim: str) -> None:
         """Runs a shell script in the trainer's image, in the claim's folder, to its end."""
         _, job = yaml.safe_load_all((SAMPLES / "digits-dataset.yaml").read_text())
@@ -128,6 +132,12 @@ class Cluster:
                 break
             time.sleep(0.5)
         pytest.fail(f"{name}: not seen within {seconds:.0f} s\n{self.story(name)}")
+
+
+def in_node(node: str, script: str) -> str:
+    """What a shell script prints that runs as root in a node of the kind cluster."""
+    command = ["docker", "exec", node, "sh", "-euc", script]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> Manifest:

@@ -84,7 +84,7 @@ class _Story:
             self._end_attempt()
         if self.phase.ended:
             return
-        if refusal and self.attempt is None:
+        if refusal and self.attempt is None and not self.training.spec.suspend:
             self._end(Phase.FAILED, *refusal)
         elif self.training.spec.suspend:
             self._suspend()
@@ -113,11 +113,14 @@ class _Story:
         refusal = refusals.forbidden(self.training) or unshared
         if refusal is None:
             if not self.conditions.holds("Accepted"):
-                self.conditions.set("Accepted", True, Reason.ACCEPTED)
+                self.conditions.set("Accepted", True, Reason.ACCEPTED, "nothing stands against it")
+                world = self.replicas * self.training.spec.workers.ranks
+                message = f"{world} ranks in {self.replicas} workers, which a launcher starts by mpirun"
+                self.events.append(Event("Normal", Reason.ACCEPTED, message))
             return None
         before = self.conditions.get("Accepted")
         self.conditions.set("Accepted", False, *refusal)
-        if self.attempts and before.get("message") != refusal[1]:
+        if before.get("message") != refusal[1]:
             self.events.append(warning(*refusal))
         if self.attempts and refusal == unshared:
             # With as many workers as it had before it may go on, also after a failure.
@@ -235,7 +238,7 @@ class _Story:
                 self._drop(*self.seen.workers, *(each for each in self.seen.launchers if not each.gone))
             return
         if self.phase is not Phase.SUSPENDED:
-            message = "suspended: spec.suspend false goes on from the last checkpoint"
+            message = "no pods; with spec.suspend false it goes on from the last checkpoint"
             self._become(Phase.SUSPENDED, Reason.SUSPENDED, message)
             self.conditions.set("Suspended", True, Reason.SUSPENDED, "no pods; the checkpoint is kept")
             self.conditions.set("Running", False, Reason.SUSPENDED)
@@ -396,7 +399,7 @@ class _Story:
             kind = "is unschedulable" if troubled.unschedulable else "does not start"
             self._unplaced(reason, f"pod {troubled.name} {kind}: {troubled.trouble}")
         elif len(pods) == len(workers) and all(pod.node for pod in pods):
-            self.conditions.set("Scheduled", True, Reason.SCHEDULED)
+            self.conditions.set("Scheduled", True, Reason.SCHEDULED, "every worker has a node")
             if detaching := self._detaching(pods[0]):
                 self._unplaced(Reason.DETACHING, detaching, "WorkersReady")
 
@@ -434,7 +437,8 @@ class _Story:
     def _ready_workers(self, ready: int) -> None:
         everyone = ready == self.replicas
         self.status["workers"] = {"replicas": self.replicas, "ready": ready}
-        self.conditions.set("WorkersReady", everyone, Reason.READY if everyone else Reason.WAITING)
+        message = f"{ready} of {self.replicas} workers are ready"
+        self.conditions.set("WorkersReady", everyone, Reason.READY if everyone else Reason.WAITING, message)
 
     def _pending_since(self) -> datetime:
         last = self.attempts[-1]["endTime"] if self.attempts else self.status["startTime"]
@@ -573,7 +577,8 @@ class _Story:
             update=tuple(self.update),
             delete=tuple(self.delete.values()),
             status=self.status,
-            events=tuple(self.events),
+            # What is refused and ends by it says so once.
+            events=tuple(dict.fromkeys(self.events)),
             needs_keys=self.needs_keys,
             requeue_after=self.wait,
         )

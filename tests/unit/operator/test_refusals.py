@@ -93,6 +93,22 @@ def test_what_is_no_longer_allowed_ends_no_attempt_but_begins_none():
     assert cluster.made == made
 
 
+def test_what_is_suspended_is_refused_when_it_is_resumed():
+    cluster = a_cluster(OPEN, **FOLDER)
+    cluster.run()
+    cluster.body["spec"]["suspend"] = True
+    cluster.settle()
+    cluster.site = SITE
+    cluster.settle()
+    assert cluster.status["phase"] == Phase.SUSPENDED
+    assert condition(cluster, "Accepted")["status"] == "False"
+    cluster.site = OPEN
+    cluster.settle()
+    cluster.body["spec"]["suspend"] = False
+    cluster.run()
+    assert cluster.status["phase"] == Phase.RUNNING
+
+
 # -- volumes -----------------------------------------------------------------------------------------------------------
 
 KINDS = {

@@ -1,0 +1,145 @@
+"""What goes wrong with real pods: they do not start, they are killed, evicted, or stand still."""
+
+import json
+import time
+
+import pytest
+from kube import Cluster, Manifest, sample
+
+# About half a minute on two cores.
+SHORT = {"epochs": 16, "checkpoint": {"everyEpochs": 1}}
+SYNTHETIC = {"dataset": None, "training": {"data": {"format": "synthetic", "syntheticImages": 64}}}
+QUOTA = "e2e-quota"
+
+
+def steps_done(status):
+    return (status.get("progress") or {}).get("step", 0)
+
+
+def saved(status):
+    return (status.get("checkpoint") or {}).get("step", 0)
+
+
+def failed(status):
+    return status.get("phase") == "Failed"
+
+
+def succeeded(status):
+    return status.get("phase") == "Succeeded"
+
+
+def in_attempt(number):
+    return lambda status: len(status.get("attempts", ())) == number and status.get("phase") == "Running"
+
+
+def worker(cluster: Cluster, name: str, index: int) -> Manifest:
+    """The newest pod of a worker."""
+    pods = [pod for pod in cluster.pods(name, "worker") if f"-worker-{index}-" in pod["metadata"]["name"]]
+    return max(pods, key=lambda pod: pod["metadata"]["creationTimestamp"])
+
+
+@pytest.fixture
+def no_quota(cluster: Cluster):
+    """A namespace in which no pod may be made."""
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": QUOTA}})
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
+    cluster.apply(quota, namespace=QUOTA)
+    yield QUOTA
+    cluster.run("kubectl", "delete", "namespace", QUOTA, "--timeout=60s")
+
+
+def test_pods_that_do_not_start_or_do_not_last_say_why(cluster: Cluster, training, no_quota):
+    """Side by side, since most of this is waiting: no image, no node, no quota, too little memory."""
+    deadline = {"runPolicy": {"pendingDeadlineSeconds": 10}}
+    waiting = {
+        training(suffix="-image", image="localhost:5001/no-such-image:1", **deadline, **SYNTHETIC): (
+            "no-such-image",
+            "does not start: ",
+            "Correct the image or its pull secret.",
+        ),
+        training(suffix="-node", workers={"nodeSelector": {"disk": "no-such"}}, **deadline, **SYNTHETIC): (
+            "didn't match Pod's node affinity/selector",
+            "is unschedulable: 0/2 nodes are available",
+            "Add nodes or GPUs, or ask for less.",
+        ),
+    }
+    limits = {"limits": {"memory": "200Mi"}, "requests": {"cpu": "250m", "memory": "100Mi"}}
+    small = training(
+        suffix="-memory",
+        workers={"replicas": 1, "resources": limits},
+        runPolicy={"backoffLimit": 0, "cleanPodPolicy": "None"},
+    )
+    cluster.apply(sample("resnext-digits", "refused", {**SYNTHETIC, **deadline}), namespace=no_quota)
+
+    for name, (why, told, remedy) in waiting.items():
+        cluster.until(name, failed, seconds=60)
+        end = cluster.condition(name, "Failed")
+        assert end["reason"] == "PendingDeadlineExceeded"
+        assert why in end["message"]
+        described = " ".join(cluster.kubectl("describe", "rnx", name).split())
+        assert told in described
+        assert remedy in described
+        assert "attempts" not in cluster.status(name)
+
+    cluster.until(small, failed, seconds=90)
+    (attempt,) = cluster.status(small)["attempts"]
+    assert attempt["cause"] == "out_of_memory"
+    assert attempt["pod"] == f"{small}-worker-0-0"
+    assert "at its limit of 200Mi" in attempt["message"]
+    assert cluster.condition(small, "Failed")["reason"] == "BackoffLimitExceeded"
+    assert len(cluster.pods(small, "worker")) == 1, "cleanPodPolicy None"
+
+    end = {}
+    until = time.monotonic() + 60
+    while end.get("status") != "True" and time.monotonic() < until:
+        status = cluster.get("rnx", "refused", namespace=no_quota).get("status") or {}
+        end = next((each for each in status.get("conditions", ()) if each["type"] == "Failed"), {})
+        time.sleep(0.5)
+    assert end["reason"] == "PendingDeadlineExceeded"
+    assert "exceeded quota" in end["message"]
+
+
+def test_an_evicted_worker_is_replaced_and_with_a_lost_secret_all_are(cluster: Cluster, training):
+    name = training(training=SHORT)
+    cluster.until(name, lambda status: saved(status) >= 22)
+    before = {pod["metadata"]["uid"] for pod in cluster.pods(name, "worker")}
+    cluster.kubectl("delete", "secret", f"{name}-ssh")
+    evict(cluster, worker(cluster, name, 1)["metadata"]["name"])
+    cluster.until(name, in_attempt(2))
+    kept = cluster.status(name)["attempts"][1]["checkpointStepBefore"]
+    assert kept >= 22
+    pods = cluster.pods(name, "worker")
+    assert not before & {pod["metadata"]["uid"] for pod in pods if "deletionTimestamp" not in pod["metadata"]}
+    keys = cluster.get("secret", f"{name}-ssh")["metadata"]["uid"]
+    assert {pod["metadata"]["labels"]["resnext.dev/keys"] for pod in pods} == {keys}
+    cluster.until(name, succeeded, seconds=200)
+    status = cluster.status(name)
+    assert status.get("failures", 0) == 0
+    assert status["attempts"][0]["cause"] in ("disruption", "stopped")
+    assert {pod["metadata"]["name"] for pod in cluster.pods(name, "launcher")} >= {f"{name}-launcher-2"}, "for its log"
+    assert not [pod for pod in cluster.pods(name, "worker") if pod["status"]["phase"] == "Running"]
+
+
+def evict(cluster: Cluster, pod: str) -> None:
+    """As `kubectl drain` does."""
+    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
+    path = f"/api/v1/namespaces/e2e/pods/{pod}/eviction"
+    cluster.run("kubectl", "create", "--raw", path, "-f", "-", stdin=json.dumps(body))
+
+
+def test_a_rank_that_stands_still_ends_the_attempt_as_hung_and_is_counted(cluster: Cluster, training):
+    name = training(training={**SHORT, "stallTimeoutSeconds": 10})
+    cluster.until(name, lambda status: saved(status) >= 22)
+    pod = worker(cluster, name, 1)["metadata"]["name"]
+    cluster.kubectl("exec", pod, "--", "sh", "-c", "kill -STOP $(cat /run/resnext/ranks/0.pid)")
+    cluster.until(name, lambda status: status.get("failures") == 1, seconds=90)
+    attempt = cluster.status(name)["attempts"][0]
+    assert (attempt["cause"], attempt["exitCode"]) == ("hung", 8)
+    began = time.monotonic()
+    cluster.until(name, in_attempt(2))
+    assert time.monotonic() - began > 5, "a pause of ten seconds after the first failure"
+    assert cluster.status(name)["attempts"][1]["checkpointStepBefore"] >= 22
+    cluster.until(name, succeeded, seconds=200)
+    story = " ".join(cluster.kubectl("describe", "rnx", name).split())
+    for told in ("Warning Hung", "Normal Launched", "Normal Finished"):
+        assert told in story

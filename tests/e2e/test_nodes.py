@@ -1,0 +1,66 @@
+"""A node falls silent, another is emptied: minutes by the cluster's own clocks, so in `make test-faults` alone."""
+
+import re
+import time
+
+import pytest
+from kube import Cluster, in_node
+
+LONG = {"epochs": 120, "checkpoint": {"everyEpochs": 1}}
+
+
+def saved(status):
+    return (status.get("checkpoint") or {}).get("step", 0)
+
+
+def running_in_attempt(number):
+    return lambda status: len(status.get("attempts", ())) == number and status.get("phase") == "Running"
+
+
+@pytest.fixture
+def worker_node(cluster: Cluster):
+    """The node that is no control plane; afterwards it takes pods again."""
+    (name,) = (
+        node["metadata"]["name"]
+        for node in cluster.objects("nodes")
+        if "node-role.kubernetes.io/control-plane" not in node["metadata"]["labels"]
+    )
+    yield name
+    in_node(name, "systemctl start kubelet")
+    cluster.run("kubectl", "uncordon", name)
+    cluster.run("kubectl", "wait", "--for=condition=Ready", f"node/{name}", "--timeout=120s")
+
+
+def test_a_worker_on_a_lost_node_is_replaced_while_its_pod_hangs_in_terminating(
+    cluster: Cluster, training, worker_node
+):
+    name = training(training=LONG)
+    cluster.until(name, lambda status: saved(status) >= 22)
+    (lost,) = (pod for pod in cluster.pods(name, "worker") if pod["spec"]["nodeName"] == worker_node)
+    index = re.search(r"-worker-(\d+)-0$", lost["metadata"]["name"])[1]
+    in_node(worker_node, "systemctl stop kubelet")
+    # Silent for 50 s, taken away after 30 s more; then a new pod and a new attempt.
+    cluster.until(name, running_in_attempt(2), seconds=240)
+    status = cluster.status(name)
+    assert status.get("failures", 0) == 0
+    assert status["disruptions"] == 1
+    assert status["attempts"][0]["cause"] == "disruption"
+    assert status["attempts"][1]["checkpointStepBefore"] >= 22
+    hanging = cluster.get("pod", lost["metadata"]["name"])
+    assert "deletionTimestamp" in hanging["metadata"]
+    successor = cluster.get("pod", f"{name}-worker-{index}-1")
+    assert successor["spec"]["nodeName"] != worker_node
+
+
+def test_a_drained_node_costs_nothing_but_the_way(cluster: Cluster, training, worker_node):
+    name = training(training=LONG)
+    cluster.until(name, lambda status: saved(status) >= 22)
+    began = time.monotonic()
+    drained = (worker_node, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=120s")
+    cluster.run("kubectl", "drain", *drained, f"--pod-selector=resnext.dev/training={name}")
+    assert time.monotonic() - began < 60, "the ranks save and go"
+    cluster.until(name, running_in_attempt(2), seconds=120)
+    status = cluster.status(name)
+    assert status.get("failures", 0) == 0
+    assert status["attempts"][1]["checkpointStepBefore"] >= 22
+    assert {pod["spec"]["nodeName"] for pod in cluster.pods(name, "worker")}.isdisjoint({worker_node})

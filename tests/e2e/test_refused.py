@@ -1,0 +1,188 @@
+"""What the real API server and the operator refuse, in one and the same sentence, and from whom."""
+
+import re
+import time
+from collections.abc import Iterator
+
+import pytest
+import yaml
+from kube import NAMESPACE, ROOT, SYSTEM, Cluster, Refused, sample
+
+from resnext_operator import api
+
+GPU = api.GPU
+SYNTHETIC = {"dataset": None, "training": {"data": {"format": "synthetic", "syntheticImages": 64}}}
+TWO = {"persistentVolumeClaim": {"claimName": "x"}, "emptyDir": {}}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"workers": {"replicas": 0}},
+        {"workers": {"replicas": -2}},
+        {"workers": {"slots": 0}},
+        {"workers": {"slots": 4, "resources": {"limits": {GPU: 8}}}},
+        {"workers": {"resources": {"limits": {GPU: 0}}}},
+        {"workers": {"resources": {"limits": {"cpu": -1}}}},
+        {"launcher": {"resources": {"limits": {GPU: 1}}}},
+        {"workers": {"env": [{"name": "OMPI_COMM_WORLD_SIZE", "value": "1"}]}},
+        {"workers": {"serviceAccountName": "admin"}},
+        {"workers": {"volumes": [{"name": "x", **TWO}]}},
+        {"workers": {"volumeMounts": [{"name": "x", "mountPath": "/x"}]}},
+        {"workers": {"volumes": [{"name": "x", "emptyDir": {}}], "volumeMounts": [{"name": "x", "mountPath": "/tmp"}]}},
+        {"runPolicy": {"activeDeadlineSeconds": 0}},
+        {"checkpoints": {"claimName": "x", "template": {}}},
+        {"dataset": None},
+    ],
+    ids=lambda change: re.sub(r"[{}'\[\]]", "", str(change)),
+)
+def test_api_server_and_operator_refuse_in_the_same_words(cluster: Cluster, change):
+    assert_both_refuse(cluster, sample("resnext-digits", "refused", change))
+
+
+def test_a_name_that_is_too_long_for_its_pods_is_refused(cluster: Cluster):
+    assert_both_refuse(cluster, sample("resnext-digits", "n" * (api.MAX_NAME + 1)))
+
+
+def assert_both_refuse(cluster: Cluster, manifest) -> None:
+    with pytest.raises(Refused) as refusal:
+        cluster.kubectl("create", "--dry-run=server", "-f", "-", stdin=as_text(manifest))
+    with pytest.raises(api.InvalidTraining) as own:
+        api.parse(manifest, api.Site("trainer"))
+    said = str(refusal.value).replace('\\"', '"')
+    # What may be a number or a text is wrong as both, and the API server says the one.
+    sentences = [sentence.partition(": ") for sentence in str(own.value).splitlines()]
+    assert all(field in said for field, _, _ in sentences)
+    # Between the two each has its own way of quoting the value.
+    reasons = [re.sub(r'^Invalid value: ([-.\d]+: |"[^"]*": )?', "", reason) for _, _, reason in sentences]
+    assert any(reason in said for reason in reasons)
+
+
+def as_text(manifest) -> str:
+    return yaml.safe_dump(manifest)
+
+
+def test_created_suspended_there_is_no_pod_and_what_is_immutable_stays(cluster: Cluster, training):
+    name = training(suspend=True)
+    cluster.until(name, lambda status: status.get("phase") == "Suspended")
+    assert "startTime" not in cluster.status(name)
+    for field, patch in {
+        "training": '{"training":{"epochs":9}}',
+        "dataset": '{"dataset":{"claimName":"another"}}',
+        "checkpoints": '{"checkpoints":{"template":{"size":"2Gi"}}}',
+        "managedBy": '{"managedBy":"another.example/queue"}',
+    }.items():
+        with pytest.raises(Refused, match=f"spec.{field} stays as it was created: create another training"):
+            change(cluster, name, patch)
+    change(cluster, name, '{"workers":{"nodeSelector":{"disk":"fast"},"replicas":3}}')
+    time.sleep(2)
+    assert not cluster.objects("pods", f"resnext.dev/training={name}")
+    assert cluster.status(name)["phase"] == "Suspended"
+
+
+def test_another_managers_training_is_left_alone(cluster: Cluster, training):
+    name = training(managedBy="another.example/queue")
+    ours = training(suffix="-not", suspend=True)
+    cluster.until(ours, lambda status: status.get("phase") == "Suspended")
+    assert cluster.status(name) == {}
+    assert not cluster.children(name)
+    with pytest.raises(Refused, match=r"spec\.managedBy stays as it was created"):
+        cluster.kubectl("patch", "rnx", name, "--type=json", "-p", '[{"op":"remove","path":"/spec/managedBy"}]')
+
+
+def test_the_nodes_folders_and_network_are_not_for_trainings(cluster: Cluster, training):
+    folder = {"volumes": [{"name": "host", "hostPath": {"path": "/etc"}}]}
+    for suffix, workers, words in (
+        ("-folder", folder, "/etc is a folder of the node"),
+        ("-network", {"hostNetwork": True}, "this operator allows no hostNetwork"),
+    ):
+        name = training(suffix=suffix, workers=workers, **SYNTHETIC)
+        cluster.until(name, lambda status: status.get("phase") == "Failed")
+        accepted = cluster.condition(name, "Accepted")
+        assert (accepted["status"], accepted["reason"]) == ("False", "NotAllowed")
+        assert words in accepted["message"]
+        assert not cluster.objects("pods", f"resnext.dev/training={name}")
+
+
+AUTHOR = f"system:serviceaccount:{NAMESPACE}:author"
+
+
+@pytest.fixture
+def author(cluster: Cluster) -> Iterator[str]:
+    """One who may write trainings, in a cluster whose API server asks whether he may write pods too."""
+    chart = ROOT / "charts" / "resnext-operator"
+    policy = cluster.run(
+        *(
+            "helm",
+            "template",
+            "resnext-operator",
+            chart,
+            "--namespace",
+            SYSTEM,
+            "--show-only",
+            "templates/admission.yaml",
+        ),
+        *("--set", "admissionPolicy.enabled=true"),
+    )
+    cluster.run("kubectl", "apply", "-f", "-", stdin=policy)
+    grant(cluster, "trainings", {"resnext.dev": ["resnexttrainings"]}, ["create", "get", "patch", "update"])
+    yield AUTHOR
+    cluster.run("kubectl", "delete", "--ignore-not-found", "-f", "-", stdin=policy)
+    cluster.kubectl("delete", "role,rolebinding", "trainings", "pods", "--ignore-not-found")
+
+
+def grant(cluster: Cluster, name: str, resources, verbs) -> None:
+    rules = [{"apiGroups": [group], "resources": plural, "verbs": verbs} for group, plural in resources.items()]
+    rbac = "rbac.authorization.k8s.io"
+    reference = {"apiGroup": rbac, "kind": "Role", "name": name}
+    subject = {"kind": "ServiceAccount", "name": "author", "namespace": NAMESPACE}
+    cluster.apply(
+        {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": {"name": name}, "rules": rules},
+        {
+            "apiVersion": f"{rbac}/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": name},
+            "roleRef": reference,
+            "subjects": [subject],
+        },
+    )
+
+
+def test_who_may_not_create_pods_may_not_write_trainings(cluster: Cluster, training, author):
+    """The policy is on the real API server; the operator's own work and the garbage collector's are not in its way."""
+
+    def create() -> str:
+        """The words of the refusal; empty when he is let in."""
+        try:
+            manifest = as_text(sample("resnext-digits", "authored"))
+            cluster.kubectl("create", f"--as={author}", "--dry-run=server", "-f", "-", stdin=manifest)
+        except Refused as error:
+            return str(error)
+        return ""
+
+    eventually(lambda: "may not create pods" in create())
+    assert (
+        f"{AUTHOR} may not create pods in namespace {NAMESPACE}, and a training makes pods there: get the" in create()
+    )
+
+    name = training(suspend=True, **SYNTHETIC)
+    cluster.until(name, lambda status: status.get("phase") == "Suspended")
+    cluster.kubectl("label", f"--as={author}", "rnx", name, "team=vision")
+    with pytest.raises(Refused, match="may not create pods"):
+        cluster.kubectl("patch", f"--as={author}", "rnx", name, "--type=merge", "-p", '{"spec":{"suspend":false}}')
+    # Only the garbage collector can take the finalizer of this deletion away.
+    cluster.kubectl("delete", "rnx", name, "--cascade=foreground", "--timeout=30s")
+
+    grant(cluster, "pods", {"": ["pods"]}, ["create"])
+    eventually(lambda: create() == "")
+
+
+def eventually(holds, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "not within the time"
+        time.sleep(0.5)
+
+
+def change(cluster: Cluster, name: str, spec: str) -> None:
+    cluster.kubectl("patch", "rnx", name, "--type=merge", "-p", f'{{"spec":{spec}}}')

@@ -1,0 +1,71 @@
+"""Two replicas of the operator: one leads, and when it dies the other goes on where it was."""
+
+import time
+from datetime import datetime
+
+import pytest
+from kube import SYSTEM, Cluster, in_node
+
+from resnext_operator.leader import LEASE
+
+OPERATOR = "deployment/resnext-operator"
+SYNTHETIC = {"dataset": None, "training": {"data": {"format": "synthetic", "syntheticImages": 64}}}
+
+
+@pytest.fixture
+def two(cluster: Cluster):
+    """Two replicas, ready."""
+    scale(cluster, 2)
+    yield
+    scale(cluster, 1)
+
+
+def scale(cluster: Cluster, replicas: int) -> None:
+    cluster.kubectl("scale", OPERATOR, f"--replicas={replicas}", namespace=SYSTEM)
+    cluster.kubectl("rollout", "status", OPERATOR, "--timeout=90s", namespace=SYSTEM)
+
+
+def lease(cluster: Cluster):
+    return cluster.get("lease", "resnext-operator", namespace=SYSTEM)["spec"]
+
+
+def kill(cluster: Cluster, pod: str) -> None:
+    """kill -9 of a pod's process, from its node: within the pod it is process 1, which no signal of its own kills."""
+    found = cluster.get("pod", pod, namespace=SYSTEM)
+    container = found["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
+    in_node(found["spec"]["nodeName"], f"ctr --namespace k8s.io tasks kill --signal SIGKILL {container}")
+
+
+@pytest.mark.usefixtures("two")
+def test_whoever_dies_another_leads_and_nothing_is_made_twice(cluster: Cluster, training):
+    running = training(training={"epochs": 30})
+    cluster.until(running, lambda status: (status.get("progress") or {}).get("step", 0) > 20)
+    before, first = cluster.children(running), lease(cluster)
+    assert first["holderIdentity"] in {pod["metadata"]["name"] for pod in cluster.objects("pods", namespace=SYSTEM)}
+
+    kill(cluster, first["holderIdentity"])
+    began = time.monotonic()
+    made = training(suffix="-made", workers={"nodeSelector": {"disk": "no-such"}}, **SYNTHETIC)
+    while len(cluster.pods(made, "worker")) < 2:
+        assert time.monotonic() - began < LEASE + 5, "the lease's time, and a few seconds"
+        time.sleep(0.2)
+    assert lease(cluster)["leaseTransitions"] > first.get("leaseTransitions", 0)
+    assert cluster.children(running) == before, "who runs is left alone"
+    kinds = [each.partition("/")[0] for each in cluster.children(made)]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"Pod": 2, "Service": 1, "ConfigMap": 1, "NetworkPolicy": 1}
+
+    # Asked to go, the leader lets the lease go first: the other need not wait for it to run out.
+    leader = lease(cluster)["holderIdentity"]
+    began = time.monotonic()
+    cluster.kubectl("delete", "pod", leader, "--timeout=30s", namespace=SYSTEM)
+    assert time.monotonic() - began < 10, "a graceful end"
+    while (now := lease(cluster))["holderIdentity"] in ("", leader):
+        assert time.monotonic() - began < LEASE
+        time.sleep(0.2)
+    assert datetime.fromisoformat(now["renewTime"])
+    step = cluster.status(running)["progress"]["step"]
+    cluster.until(running, lambda status: status["progress"]["step"] > step or status.get("phase") == "Succeeded")
+    assert len(cluster.status(running)["attempts"]) == 1
+    assert cluster.children(running).items() >= {k: v for k, v in before.items() if k.startswith("Pod/")}.items() or (
+        cluster.status(running)["phase"] == "Succeeded"
+    )
