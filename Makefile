@@ -28,7 +28,7 @@ try: $(VENV)/.trainer ## Train the sample without a cluster: two ranks under mpi
 
 test: $(VENV)/.trainer $(VENV)/.dev ## Everything: checks, unit, golden, chart and end-to-end tests
 	@$(MAKE) --no-print-directory check
-	@$(SETUP) ssh torch cluster images
+	@$(SETUP) ssh timm cluster images
 	@$(BIN)/pytest tests
 
 test-unit: $(VENV)/.trainer $(VENV)/.dev ## The tests that need no cluster and little time
