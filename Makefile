@@ -32,7 +32,7 @@ try: $(VENV)/.trainer ## Train the sample without a cluster: two ranks under mpi
 
 test: $(VENV)/.trainer $(VENV)/.dev ## Everything: checks, unit, golden, chart and end-to-end tests
 	@$(MAKE) --no-print-directory check
-	@$(SETUP) ssh torch kwok cluster images
+	@$(SETUP) ssh timm kwok cluster images
 	@$(BIN)/pytest tests
 
 test-unit: $(VENV)/.trainer $(VENV)/.dev ## The tests that need no cluster and little time

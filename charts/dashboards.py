@@ -7,6 +7,7 @@ _SELECT = '{namespace="$namespace",training="$training"}'
 _RANK_0 = '{namespace="$namespace",training="$training",rank="0"}'
 _WINDOW = "[$__rate_interval]"
 _COLUMNS = 24
+_INFO = "{{architecture}}, {{precision}}, XLA {{xla}}, {{pipeline}}, {{world_size}} x {{device}}"
 
 Panel = dict[str, Any]
 
@@ -22,7 +23,9 @@ def _panel(title: str, unit: str, *queries: tuple[str, str], kind: str = "timese
         "datasource": {"type": "prometheus", "uid": "$datasource"},
         "fieldConfig": {"defaults": {"unit": unit}, "overrides": []},
         "targets": targets,
-        "gridPos": {"w": width, "h": 4 if kind == "stat" else 8},
+        "gridPos": {"w": width, "h": 4 if kind == "stat" and width == 6 else 8},
+        # What a series without a meaning of its own shows is its name.
+        **({"options": {"textMode": "name"}} if unit == "none" else {}),
     }
 
 
@@ -58,12 +61,20 @@ def _panels() -> list[Panel]:
                 for share, name in ((0.5, "median"), (0.99, "99 %"))
             ),
         ),
+        _panel("Time since the last step", "s", (_age("last_step"), "step")),
+        _panel("What is trained", "none", (f"resnext_train_info{_RANK_0}", _INFO), kind="stat"),
+        _row("Trouble: all of it zero in a good training, but for overflows"),
+        _panel("Steps that were not finite", "short", (_sum("nonfinite_steps_total", "cause"), "{{cause}}")),
+        _panel("Loss scale of fp16", "short", (f"resnext_train_loss_scale{_RANK_0}", "loss scale")),
+        _panel("Returns to a checkpoint", "short", (_sum("rollbacks_total", "rank", _RANK_0), "rollbacks")),
+        _panel("Bad records skipped", "short", (_sum("bad_records_total", "rank"), "rank {{rank}}")),
         _panel(
-            "Checkpoints that failed, steps that were not finite",
+            "Writes that failed",
             "short",
-            (f"sum(resnext_train_checkpoint_failures_total{_SELECT})", "checkpoints failed"),
-            (f"sum by (cause) (resnext_train_nonfinite_steps_total{_SELECT})", "{{cause}}"),
+            (_sum("checkpoint_failures_total", "rank", _RANK_0), "checkpoints"),
+            (_sum("journal_failures_total", "rank", _RANK_0), "log"),
         ),
+        _panel("Time since the last checkpoint", "s", (_age("checkpoint_last_success"), "checkpoint")),
         _row("Operator"),
         _panel(
             "Time to look at a training",
@@ -80,7 +91,32 @@ def _panels() -> list[Panel]:
             "reqps",
             (f"sum by (verb, code) (rate(resnext_operator_api_requests_total{_WINDOW}))", "{{verb}} {{code}}"),
         ),
+        _panel("Trainings", "short", ("sum by (phase) (resnext_trainings)", "{{phase}}")),
+        _panel("Attempts that ended", "short", ("sum by (cause) (resnext_operator_attempts_total)", "{{cause}}")),
+        _panel(
+            "Looks that failed, and replicas that lead",
+            "short",
+            ("sum(resnext_operator_reconcile_errors_total)", "failed"),
+            ("sum(resnext_operator_leader)", "leading"),
+        ),
+        _panel(
+            "From creation to the first step",
+            "s",
+            (
+                "histogram_quantile(0.95, sum by (le) (resnext_operator_first_step_seconds_bucket))",
+                "95 % of trainings",
+            ),
+        ),
     ]
+
+
+def _sum(name: str, by: str, select: str = _SELECT) -> str:
+    """A counter since the attempt's beginning."""
+    return f"sum by ({by}) (resnext_train_{name}{select})"
+
+
+def _age(name: str) -> str:
+    return f"time() - max(resnext_train_{name}_timestamp_seconds{_SELECT})"
 
 
 def _accuracy(k: str) -> str:

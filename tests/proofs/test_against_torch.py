@@ -1,8 +1,9 @@
-"""The trainer against PyTorch and torchvision, which nobody here wrote: logits, gradients, SGD, crops."""
+"""The trainer against PyTorch, torchvision and timm, which nobody here wrote: logits, gradients, SGD, crops."""
 
 import math
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,18 @@ from resnext_trainer.model import DEVIATION, MEAN, SHAPES, ResNeXt
 from resnext_trainer.optimizer import Momentum
 
 PEER = Path(__file__).with_name("torch_peer.py")
-NETWORKS = ("resnext50-32x4d", "resnext101-32x4d", "resnext101-64x4d", "se-resnext101-32x4d", "resnet50")
+SETUP = Path(__file__).parents[2] / "images" / "setup"
+
+
+@pytest.fixture(scope="module")
+def timm_folder():
+    """Where the set-up has put timm."""
+    cache = subprocess.run([sys.executable, SETUP, "cache"], check=True, capture_output=True, text=True).stdout.strip()
+    return f"{cache}/timm"
 
 
 @pytest.fixture
-def torch(tmp_path):
+def torch(tmp_path, timm_folder):
     """Asks the peer, which runs on Debian's own Python."""
 
     def ask(command, **arrays):
@@ -30,7 +38,7 @@ def torch(tmp_path):
             capture_output=True,
             text=True,
             check=False,
-            env={"PATH": "/usr/bin:/bin"},
+            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": timm_folder},
         )
         assert done.returncode == 0, done.stderr
         return dict(np.load(tmp_path / "out.npz"))
@@ -86,7 +94,7 @@ def translated(values):
 
 def about(shape):
     """What makes the peer's network the same."""
-    return {"blocks": shape.blocks, "groups": (shape.groups, shape.width), "squeeze": bool(shape.squeeze)}
+    return {"blocks": shape.blocks, "groups": (shape.groups, shape.width)}
 
 
 def pictures(count, size):
@@ -95,14 +103,27 @@ def pictures(count, size):
     return images, np.ascontiguousarray(normal.transpose(0, 3, 1, 2))
 
 
-@pytest.mark.parametrize("architecture", NETWORKS)
-def test_logits_are_torchvisions(torch, architecture):
+def logits_of_both(torch, architecture, **peer):
+    """Ours and theirs of the same images with the same weights."""
     model = network(architecture)
     images, for_torch = pictures(2, 64)
     ours = model(tf.constant(images), training=False)[0].numpy()
     weights = translated({**model.weights, **model.statistics})
-    theirs = torch("logits", images=for_torch, **about(model.shape), **weights)["logits"]
+    theirs = torch("logits", images=for_torch, **(peer or about(model.shape)), **weights)["logits"]
     assert np.std(theirs) > 0.1
+    return ours, theirs
+
+
+@pytest.mark.parametrize("architecture", ["resnext50-32x4d", "resnext101-64x4d", "resnet50"])
+def test_logits_are_torchvisions(torch, architecture):
+    ours, theirs = logits_of_both(torch, architecture)
+    np.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+
+@pytest.mark.parametrize("architecture", ["resnext101-32x4d", "se-resnext101-32x4d"])
+def test_logits_are_timms(torch, architecture):
+    name = architecture.replace("se-", "se").replace("-", "_")
+    ours, theirs = logits_of_both(torch, architecture, timm=name)
     np.testing.assert_allclose(ours, theirs, atol=1e-3)
 
 

@@ -1,6 +1,6 @@
 """What PyTorch and torchvision make of the same numbers. Run by Debian's Python: COMMAND IN.npz OUT.npz.
 
-Both files hold arrays by name; names of weights are those of torchvision's ResNet.
+Both files hold arrays by name; names of weights are those of torchvision's ResNet, which are timm's as well.
 """
 
 import sys
@@ -8,28 +8,18 @@ import sys
 import numpy as np
 import torch
 from torchvision.models.resnet import Bottleneck, ResNet
-from torchvision.ops.misc import SqueezeExcitation
 from torchvision.transforms import CenterCrop, RandomResizedCrop, Resize
 
 
-class Excited(Bottleneck):
-    """A bottleneck with squeeze and excitation on its output."""
-
-    def __init__(self, inplanes, planes, *args, **kwargs):
-        super().__init__(inplanes, planes, *args, **kwargs)
-        self.se = SqueezeExcitation(planes * 4, planes * 4 // 16)
-
-    def forward(self, x):
-        shortcut = x if self.downsample is None else self.downsample(x)
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)))
-        return self.relu(self.se(self.bn3(self.conv3(out))) + shortcut)
-
-
 def network(given):
-    block = Excited if given.pop("squeeze") else Bottleneck
-    blocks, (groups, width) = given.pop("blocks").tolist(), given.pop("groups").tolist()
-    net = ResNet(block, blocks, groups=groups, width_per_group=width)
+    """timm's network of a name, or torchvision's of a shape."""
+    if "timm" in given:
+        import timm
+
+        net = timm.create_model(str(given.pop("timm")))
+    else:
+        blocks, (groups, width) = given.pop("blocks").tolist(), given.pop("groups").tolist()
+        net = ResNet(Bottleneck, blocks, groups=groups, width_per_group=width)
     state = {name: torch.from_numpy(value) for name, value in given.items()}
     counters = {name for name in net.state_dict() if name.endswith("num_batches_tracked")}
     missing, unexpected = net.load_state_dict(state, strict=False)

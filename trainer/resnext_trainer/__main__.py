@@ -101,7 +101,9 @@ def _train(options: argparse.Namespace) -> int:
     try:
         report = _trained(options, requests)
     except Refused as refused:
-        report, in_order = Report(verdict=refused.verdict.name.lower(), message=refused.message), refused.agreed
+        in_order = refused.agreed
+        blamed = _mpi_rank() if _under_mpi() and not in_order else refused.rank
+        report = Report(verdict=refused.verdict.name.lower(), message=refused.message, rank=blamed)
     except BaseException:
         traceback.print_exc()
         _leave(Verdict.CRASHED.value)

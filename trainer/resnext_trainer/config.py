@@ -352,7 +352,8 @@ class Training(Config):
     """A goal that ends the training early."""
 
     stall_timeout_seconds: Annotated[int, Field(ge=10)] = 600
-    """A rank that finishes no step and no evaluation batch for this long ends the attempt as hung."""
+    """A rank that finishes no step and no evaluation batch for this long ends the attempt as hung; before its first
+    step it has ten minutes at least."""
 
     rules = (
         Rule(

@@ -85,17 +85,21 @@ def join() -> Ranks:
 
 
 def agree(ranks: Ranks, act: Callable[[], T]) -> T:
-    """What `act` returns, if it refuses on no rank; else the first rank's refusal, raised on every rank alike."""
+    """What `act` returns, if it refuses on no rank; else the first rank's refusal, raised on every rank alike.
+
+    That rank is to blame, unless all refuse.
+    """
     result: T | None = None
     mine: tuple[Verdict, str] | None = None
     try:
         result = act()
     except Refused as refused:
         mine = (refused.verdict, refused.message)
-    refusals = [refusal for refusal in ranks.gather(mine) if refusal is not None]
+    outcomes = ranks.gather(mine)
+    refusals = [(rank, refusal) for rank, refusal in enumerate(outcomes) if refusal is not None]
     if refusals:
-        verdict, message = refusals[0]
-        raise Refused(verdict, message, agreed=True)
+        rank, (verdict, message) = refusals[0]
+        raise Refused(verdict, message, agreed=True, rank=rank if len(refusals) < len(outcomes) else None)
     return result  # type: ignore[return-value]  # no refusal: `act` returned
 
 

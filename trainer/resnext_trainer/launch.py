@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from types import FrameType
 from pydantic import ValidationError
 
 from resnext_trainer import ssh
+from resnext_trainer.output import TAGGED, Output
 from resnext_trainer.report import REPORT_TAG, Report, Verdict
 from resnext_trainer.signals import PROFILE, STOP
 
@@ -129,18 +129,16 @@ class Attempt:
         threading.Thread(target=self._forward_stop, args=(process,), daemon=True).start()
         signal.signal(PROFILE, lambda *_: process.send_signal(PROFILE))
         reports: list[Report] = []
-        last: deque[str] = deque(maxlen=12)
+        output = Output()
         assert process.stdout is not None
-        for line in process.stdout:
-            # Ranks write to a pseudo-terminal, which ends a line with a carriage return as well.
-            text = line.rstrip()
-            if (report := parsed(text)) is not None:
-                reports.append(report)
-            elif text:
-                last.append(text)
-                print(text, flush=True)
-        code = process.wait()
-        return verdict(reports, code, tuple(last), asked_to_stop=self._stop.is_set())
+        for raw in process.stdout:
+            for line in output.read(raw):
+                if (report := parsed(line.text)) is not None:
+                    reports.append(report)
+                else:
+                    output.keep(line)
+                    print(line, flush=True)
+        return verdict(reports, process.wait(), output, asked_to_stop=self._stop.is_set())
 
     def _forward_stop(self, process: "subprocess.Popen[str]") -> None:
         self._stop.wait()
@@ -207,7 +205,7 @@ def command(options: Options) -> list[str]:
     """mpirun and what it starts on every slot: the same interpreter as here, since both are the same image."""
     # -bind-to none: else every rank sits on one core. As root Open MPI wants to be told that it is meant.
     mpirun = ["mpirun", "--hostfile", str(options.run_dir / "hostfile"), "-np", str(options.world)]
-    mpirun += ["--bind-to", "none", *(["--allow-run-as-root"] if os.geteuid() == 0 else [])]
+    mpirun += [TAGGED, "--bind-to", "none", *(["--allow-run-as-root"] if os.geteuid() == 0 else [])]
     # A signal that comes while Python starts must wait for its handler: unhandled it would end the rank.
     rank = ["env", f"--block-signal={STOP.name},{PROFILE.name}"]
     rank += [sys.executable, "-m", "resnext_trainer", "rank", "--run-dir", str(options.run_dir)]
@@ -229,30 +227,37 @@ def parsed(line: str) -> Report | None:
     return report if report.verdict.upper() in Verdict.__members__ else None
 
 
-def verdict(reports: Sequence[Report], code: int, last: Sequence[str], *, asked_to_stop: bool) -> Report:
+def verdict(reports: Sequence[Report], code: int, output: Output, *, asked_to_stop: bool) -> Report:
     """How the attempt ended: what no retry can cure, else what was said first, else what mpirun left."""
-    for report in reports:
-        if report.verdict in _FINAL:
-            return report
-    if reports:
-        return reports[0]
-    words = "\n".join(line for line in last if line.strip("-"))
+    said = next((report for report in reports if report.verdict in _FINAL), reports[0] if reports else None)
+    if said is None:
+        said = _left(code, output, asked_to_stop=asked_to_stop)
+    return said if said.rank is None else said.model_copy(update={"log": output.last(said.rank)})
+
+
+def _left(code: int, output: Output, *, asked_to_stop: bool) -> Report:
+    """What can be told where no rank said how it ended."""
+    words = "\n".join(line for line in output.last() if line.strip("-"))
     if asked_to_stop:
         return _report(
             Verdict.STOPPED, f"asked to stop before the ranks could save: they had not come that far\n{words}"
         )
+    if first := output.end:
+        *_, sentence = ("it said nothing", *output.last(first.rank))
+        return _report(Verdict.CRASHED, f"rank {first.rank} ended with {first.how}: {sentence}", first.rank)
     return _report(Verdict.CRASHED, f"mpirun ended with exit code {code}, and no rank said why:\n{words}")
 
 
 def fitted(report: Report) -> str:
-    """The report as JSON that the kubelet keeps whole; a long message loses its beginning, for the end says more."""
-    text = report.model_dump_json(by_alias=True)
-    message = report.message
-    while len(text.encode()) > _TERMINATION_MESSAGE:
-        message = message[max(1, len(message) // 10) :]
-        text = report.model_copy(update={"message": f"…{message}"}).model_dump_json(by_alias=True)
-    return text
+    """The report as JSON that the kubelet keeps whole: the log loses its oldest lines, then the message its start."""
+    while len(text := report.model_dump_json(by_alias=True).encode()) > _TERMINATION_MESSAGE:
+        if report.log:
+            report = report.model_copy(update={"log": report.log[1:]})
+        else:
+            message = report.message.removeprefix("…")
+            report = report.model_copy(update={"message": f"…{message[max(1, len(message) // 10) :]}"})
+    return text.decode()
 
 
-def _report(verdict: Verdict, message: str) -> Report:
-    return Report(verdict=verdict.name.lower(), message=message.strip())
+def _report(verdict: Verdict, message: str, rank: int | None = None) -> Report:
+    return Report(verdict=verdict.name.lower(), message=message.strip(), rank=rank)

@@ -108,10 +108,11 @@ class Report(Message):
     """How far the training was; none if it never came to a step."""
 
     rank: int | None = None
-    """The rank to blame: its process ended by itself, and so its node was alive. None if that is not known."""
+    """The rank to blame; None if that is not known. Of a crash, the one that ended first, and its node was alive then:
+    the daemon beside it could still tell."""
 
     log: tuple[str, ...] = ()
-    """The last lines of that rank's log, as far as they are known."""
+    """The last lines of that rank's log, as far as they are known; the launcher puts them in."""
 
 
 REPORT_TAG = "resnext-report "

@@ -26,6 +26,8 @@ if TYPE_CHECKING:  # TensorFlow, whose loading is watched as well
     from resnext_trainer.distributed import Ranks
 
 _ANSWER_SECONDS = 3.0
+_FIRST_STEP_SECONDS = 600.0
+"""Before its first step a rank loads libraries, waits for the others and compiles: that is no measure of a step."""
 _NAMED = 8
 """So many ranks are named in a report; more would not fit the launcher's termination message."""
 
@@ -52,10 +54,15 @@ class Watchdog:
         self._rest.set()
         self._thread.join()
 
+    @property
+    def _allowed(self) -> float:
+        return self._timeout if self._telemetry.liveness.step else max(self._timeout, _FIRST_STEP_SECONDS)
+
     def _watch(self) -> None:
         liveness = self._telemetry.liveness
-        while (left := self._timeout - liveness.quiet_seconds) > 0:
-            if self._rest.wait(left):
+        while (left := self._allowed - liveness.quiet_seconds) > 0:
+            # Not longer at once: the first step ends what is allowed before it.
+            if self._rest.wait(min(left, self._timeout)):
                 return
         own = liveness.state()
         others = {rank: url for rank, url in enumerate(liveness.peers) if rank != own.rank}
@@ -68,11 +75,12 @@ class Watchdog:
             Report(
                 verdict=Verdict.HUNG.name.lower(),
                 message=(
-                    f"rank {own.rank} finished no step for {self._timeout:.0f} s: {diagnosis(own, states)}. The log "
+                    f"rank {own.rank} finished no step for {self._allowed:.0f} s: {diagnosis(own, states)}. The log "
                     "shows where the threads stood. If a step or an evaluation batch truly takes this long, raise "
                     "stallTimeoutSeconds"
                 ),
                 progress=self._telemetry.current,
+                rank=blamed(states),
             )
         )
         # Not sys.exit: the main thread may sit in a call that never returns.
@@ -100,6 +108,14 @@ def asked(urls: Mapping[int, str | None]) -> dict[int, State | None]:
         return {}
     with ThreadPoolExecutor(len(urls)) as pool:
         return dict(zip(urls, pool.map(ask, urls.values()), strict=True))
+
+
+def blamed(states: Mapping[int, State | None]) -> int | None:
+    """The rank that the others wait for: the first that is silent, else the first that is elsewhere than they are."""
+    silent = [rank for rank, state in sorted(states.items()) if state is None]
+    elsewhere = [rank for rank, state in sorted(states.items()) if state and state.doing != EXCHANGE]
+    # Where all do something of their own, each may just be slow.
+    return next(iter(silent or (elsewhere if len(elsewhere) < len(states) else [])), None)
 
 
 def diagnosis(own: State, states: Mapping[int, State | None]) -> str:

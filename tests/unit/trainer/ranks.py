@@ -1,4 +1,4 @@
-"""What test_ranks has mpirun start: one step of a training, whose result rank 0 leaves in a file."""
+"""What test_ranks has mpirun start on every rank: COMMAND FOLDER TO, where TO is a file without its ending."""
 
 import sys
 
@@ -11,23 +11,29 @@ from resnext_trainer.data import Share
 from resnext_trainer.data.tfdata import TfData
 from resnext_trainer.step import Step
 
+GLOBAL_BATCH = 32
 
-def main(folder: str, to: str, global_batch: int) -> None:
-    ranks = distributed.join()
-    device = distributed.pin_device(ranks, "cpu")
-    # Frozen: a batch's own statistics differ between the halves and the whole.
-    with_statistics = layers.batch_norm
-    layers.batch_norm = lambda *given, training: with_statistics(*given, training=False)  # noqa: ARG005
-    config = resolve(
+
+def configuration(folder, ranks, mode, smoothing=0.1):
+    return resolve(
         {
             "model": {"architecture": "resnext17-8x4d", "classes": 10, "imageSize": 32},
-            "batchSize": global_batch // ranks.size,
-            "precision": {"mode": "fp32"},
+            "batchSize": GLOBAL_BATCH // ranks.size,
+            "precision": {"mode": mode},
+            "labelSmoothing": smoothing,
             "xla": False,
             "data": {"path": folder},
         }
     )
-    step = Step(config, ranks, device)
+
+
+def joined(ranks, folder, to):
+    """One step, whose result rank 0 leaves in a file."""
+    # Frozen: a batch's own statistics differ between the parts and the whole.
+    with_statistics = layers.batch_norm
+    layers.batch_norm = lambda *given, training: with_statistics(*given, training=False)  # noqa: ARG005
+    config = configuration(folder, ranks, "fp32")
+    step = Step(config, ranks, "cpu")
     images, labels = next(TfData(config, Share(ranks.rank, ranks.size)).train(0, 0))
     gradients, statistics, loss = step.gradients(images, labels, tf.ones(1))
     # Only the last rank is asked to stop; all must know.
@@ -35,8 +41,41 @@ def main(folder: str, to: str, global_batch: int) -> None:
     if not outcome.stop:
         raise AssertionError(f"rank {ranks.rank} does not know of the request to stop")
     if ranks.rank == 0:
-        np.savez(to, loss=outcome.loss, **{name: value.numpy() for name, value in step.state().items()})
+        np.savez(f"{to}.npz", loss=outcome.loss, **values(step))
+
+
+def overflow(ranks, folder, to):
+    """Steps in float16 until one is made. Each rank leaves what it saw, and its weights before and after.
+
+    The loss scale begins so large that the gradients of a wrong answer overflow, and only the last rank's labels
+    are wrong: the others have the class of which the network is sure, and so gradients close to zero.
+    """
+    config = configuration(folder, ranks, "fp16", smoothing=0.0)
+    step = Step(config, ranks, "cpu")
+    step.optimizer.scale.assign(2.0**20)
+    step.model.weights["classifier/bias"].assign([20.0] + 9 * [0.0])
+    images, _ = next(TfData(config, Share(ranks.rank, ranks.size)).train(0, 0))
+    labels = tf.fill([len(images)], int(ranks.rank == ranks.size - 1))
+    before, own, made, scales = values(step), [], [], []
+    while not any(made) and len(made) < 15:
+        gradients, statistics, loss = step.gradients(images, labels, tf.ones(1))
+        own.append(all(np.isfinite(gradient).all() for gradient in gradients))
+        made.append(step.update(gradients, statistics, loss, rate=0.1, stop=False).finite)
+        scales.append(float(step.optimizer.scale))
+        if not made[-1]:
+            between = values(step)
+    seen = {"own": own, "made": made, "scales": scales}
+    parts = {"before": before, "between": between, "after": values(step)}
+    weights = {f"{part} {name}": value for part, named in parts.items() for name, value in named.items()}
+    np.savez(f"{to}-{ranks.rank}.npz", **seen, **weights)
+
+
+def values(step):
+    return {name: value.numpy() for name, value in step.state().items()}
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    command, *places = sys.argv[1:]
+    together = distributed.join()
+    distributed.pin_device(together, "cpu")
+    {"joined": joined, "overflow": overflow}[command](together, *places)

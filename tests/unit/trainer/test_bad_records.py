@@ -1,7 +1,6 @@
 """Records that cannot be used: skipped and named up to a share, refused beyond it."""
 
 import io
-import struct
 
 import numpy as np
 import pytest
@@ -18,6 +17,8 @@ from resnext_trainer.refusal import Refused
 from resnext_trainer.report import Verdict
 
 GOOD = 61
+
+PIPELINES = [TfData, pytest.param(dali.Dali, marks=pytest.mark.skipif(not dali.loads(), reason="no DALI"))]
 
 
 def jpeg(shade):
@@ -63,9 +64,7 @@ def shades(batches):
     return [round(image.mean() / 3) for image in np.concatenate(images)], np.concatenate(labels).tolist()
 
 
-@pytest.mark.parametrize(
-    "pipeline", [TfData, pytest.param(dali.Dali, marks=pytest.mark.skipif(not dali.loads(), reason="no DALI"))]
-)
+@pytest.mark.parametrize("pipeline", PIPELINES)
 def test_bad_records_are_skipped_and_named_and_batches_stay_full(folder, caplog, pipeline):
     source = pipeline(config(folder, 0.05), Share(0, 1))
     seen, labels = shades(source.train(0))
@@ -119,14 +118,24 @@ def test_nothing_but_bad_records_ends(tmp_path):
     assert {label for batch in padded for label in batch.labels} == {PADDING}
 
 
-def test_a_record_whose_bytes_moved_is_bad(folder):
+@pytest.mark.parametrize("pipeline", PIPELINES)
+@pytest.mark.parametrize("byte", [3, 9, 500, -2], ids=["length", "its checksum", "image", "last checksum"])
+def test_a_byte_that_changed_makes_a_record_bad_though_it_may_still_decode(tmp_path, caplog, pipeline, byte):
+    folder = tmp_path / "data"
+    for split in ("train", "validation"):
+        tfrecord.write(folder, split, [(jpeg(number), 1 + number % 10) for number in range(64)], 1)
     shard, (offset, length) = folder / "train-00000-of-00001", np.loadtxt(folder / "train-00000-of-00001.idx", int)[5]
-    with shard.open("r+b") as stream:
-        stream.seek(offset)
-        stream.write(struct.pack("<Q", length))
-    source = Batches(config(folder, 0.1), Share(0, 1))
-    list(source.train(0).ahead())
-    assert ("train", 5) in source.bad.found
+    content = bytearray(shard.read_bytes())
+    content[offset + byte if byte >= 0 else offset + length + byte] ^= 1
+    shard.write_bytes(content)
+    sentence = f"{shard} at byte {offset}: its checksum differs"
+    source = pipeline(config(folder, 0.02), Share(0, 1))
+    assert len(list(source.train(0))) == 8
+    assert source.bad.found == {("train", 5)}
+    assert sentence in caplog.text
+    with pytest.raises(Refused, match=sentence) as caught:
+        list(pipeline(config(folder, 0.0), Share(0, 1)).train(0))
+    assert caught.value.verdict is Verdict.DATA_REFUSED
 
 
 def test_a_training_counts_them(few, folder):

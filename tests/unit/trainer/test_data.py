@@ -1,14 +1,16 @@
+import io
 import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from resnext_trainer.config import Augmentation, resolve
 from resnext_trainer.data import Share, dali, tfrecord
 from resnext_trainer.data.batches import Batches
 from resnext_trainer.data.digits import prepare
 from resnext_trainer.data.geometry import centre_cut, jpeg_size, random_cut
-from resnext_trainer.data.tfdata import TfData
+from resnext_trainer.data.tfdata import TfData, decoded
 from resnext_trainer.refusal import Refused
 from resnext_trainer.report import Verdict
 
@@ -138,6 +140,79 @@ def test_crops_stay_inside_and_keep_their_bounds():
 def test_the_size_is_the_jpegs(digits_folder):
     jpeg, _ = tfrecord.find(str(digits_folder), "train").read(0)
     assert jpeg_size(jpeg) == (32, 32)
+
+
+def picture(size, mode="RGB", **options):
+    """A JPEG of smooth colours and some noise, with colours at half the size; size is (height, width)."""
+    random = np.random.default_rng(0)
+    smooth = Image.fromarray(random.integers(0, 256, (9, 9, 3), np.uint8)).resize(size[::-1])
+    noisy = np.asarray(smooth) + random.integers(-20, 20, (*size, 3))
+    stream = io.BytesIO()
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).convert(mode).save(stream, "JPEG", quality=90, **options)
+    return stream.getvalue()
+
+
+def turned():
+    """What a camera that was held upright says of its picture."""
+    exif = Image.Exif()
+    exif[0x112] = 6
+    return exif
+
+
+ODD = {
+    "one pixel": picture((1, 1)),
+    "a line": picture((1, 700)),
+    "a column": picture((700, 1)),
+    "a strip": picture((3, 500)),
+    "a tower": picture((900, 20)),
+    "small and odd": picture((17, 31)),
+    "usual": picture((375, 500)),
+    "grey": picture((65, 47), "L"),
+    "CMYK": picture((65, 47), "CMYK"),
+    "progressive": picture((65, 47), progressive=True),
+    "full colours": picture((65, 47), subsampling=0),
+    "colours of half the width": picture((65, 47), subsampling=1),
+    "turned by Exif": picture((65, 47), exif=turned()),
+}
+
+
+@pytest.fixture(scope="module")
+def odd_pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("odd")
+    for split in ("train", "validation"):
+        tfrecord.write(folder, split, [(jpeg, 1) for jpeg in ODD.values()], 1)
+    return folder
+
+
+@pytest.mark.parametrize("size", [16, 224])
+@pytest.mark.skipif(not dali.loads(), reason="DALI is not installed")
+def test_dali_and_tf_data_make_the_same_images_of_the_oddest_pictures(odd_pictures, size):
+    config = resolve(
+        {
+            "model": {"classes": 10, "imageSize": size},
+            "batchSize": len(ODD),
+            "data": {"path": str(odd_pictures)},
+            "device": "cpu",
+        }
+    )
+    ours, theirs = TfData(config, Share(0, 1)), dali.Dali(config, Share(0, 1))
+    for batches in (lambda source: source.train(0), lambda source: source.train(1), lambda source: source.validate()):
+        ((images, _),), ((again, _),) = batches(ours), batches(theirs)
+        difference = np.abs(images.numpy().astype(int) - again.numpy()).max(axis=(0, 3))
+        assert difference[1:-1, 1:-1].max() <= 1
+        # At the edges DALI repeats the window's last pixels, where tf.data (and Pillow) take no more of them.
+        assert difference.max() <= 16
+
+
+def test_a_window_of_a_picture_is_what_pillow_makes_of_it():
+    """Also its last column, which libjpeg-turbo's decoder of windows gets wrong."""
+    for name in ("usual", "grey", "progressive", "full colours", "colours of half the width", "turned by Exif"):
+        for top, left, height, width in ((3, 5, 41, 33), (0, 0, 41, 47), (24, 14, 41, 33)):
+            ours = decoded(ODD[name], (top, left, height, width), 16).numpy()
+            with Image.open(io.BytesIO(ODD[name])) as whole:
+                window = whole.convert("RGB").crop((left, top, left + width, top + height))
+            theirs = np.asarray(window.resize((16, 16), Image.Resampling.BILINEAR))
+            assert np.abs(ours.astype(int) - theirs).max() <= 1, name
 
 
 @pytest.mark.skipif(not dali.loads(), reason="DALI is not installed")

@@ -2,22 +2,13 @@
 
 import json
 import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from contextlib import suppress
-from pathlib import Path
 
 import pytest
+from pods import Pods, wait_for
 
 from resnext_trainer import launch
+from resnext_trainer.output import End, Line, Output
 from resnext_trainer.report import REPORT_TAG, Report, Verdict
-
-# Open MPI takes this for another machine, since no interface carries it: so the ranks are started by ssh.
-HOST = "127.0.0.2"
 
 # Stands in for the trainer. Ranks find it through the worker's PYTHONPATH alone, so the environment travels, too.
 STAND_IN = """
@@ -43,113 +34,46 @@ match os.environ["ENDING"]:
 time.sleep(120)
 """
 
-# The pod's environment comes after Python's start, else the stand-in would take the place of worker and launcher too.
-IN_A_POD = """
-import json, os, sys
-from resnext_trainer.__main__ import main
-os.environ.update(json.loads(sys.argv[1]))
-sys.exit(main(sys.argv[2:]))
-"""
 
+class StandIn(Pods):
+    """Pods whose ranks end as the test wants."""
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
-def wait_for(condition, seconds=60):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.1)
-
-
-class Pods:
-    """A worker of two slots, and launchers for it, with the scratch folders of pods."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.ssh_port, self.health_port = folder, free_port(), free_port()
-        self.log = folder / "termination-log"
-        (folder / "keys").mkdir()
-        for name in ("id_ed25519", "host_ed25519"):
-            key = folder / "keys" / name
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
-            key.chmod(0o440)  # as the Secret's volume makes it; ssh would refuse the key itself
-        package = folder / "stand-in" / "resnext_trainer"
+    def worker_whose_ranks(self, ending):
+        package = self.folder / "stand-in" / "resnext_trainer"
         package.mkdir(parents=True)
         (package / "__init__.py").touch()
         (package / "__main__.py").write_text(STAND_IN)
-        (folder / "started").mkdir()
-        self.started: list[subprocess.Popen[str]] = []
-
-    def options(self) -> list[str]:
-        places = {"--keys": "keys", "--run-dir": "run", "--termination-log": "termination-log"}
-        return [f"--ssh-port={self.ssh_port}", *(f"{name}={self.folder / path}" for name, path in places.items())]
-
-    def start(self, command: str, *options: str, **environment: str) -> "subprocess.Popen[str]":
-        process = subprocess.Popen(
-            [sys.executable, "-c", IN_A_POD, json.dumps(environment), command, *self.options(), *options],
-            stdout=(self.folder / f"{command}.log").open("w"),
-            stderr=subprocess.STDOUT,
-            text=True,
+        (self.folder / "started").mkdir()
+        return self.worker(
+            PYTHONPATH=str(self.folder / "stand-in"), STARTED=str(self.folder / "started"), ENDING=ending
         )
-        self.started.append(process)
-        return process
 
-    def worker(self, ending: str) -> "subprocess.Popen[str]":
-        process = self.start(
-            "worker",
-            f"--health-port={self.health_port}",
-            PYTHONPATH=f"{self.folder / 'stand-in'}",
-            STARTED=str(self.folder / "started"),
-            ENDING=ending,
-        )
-        wait_for(self.ready)
-        return process
-
-    def launcher(self, *hosts: str) -> "subprocess.Popen[str]":
-        chosen = [f"--host={host}" for host in hosts or (f"{HOST}:2",)]
-        config = f"--config={self.folder / 'training.json'}"
-        return self.start("launch", config, "--attempt=3", "--world=2", "--deadline=5", *chosen)
-
-    def ready(self) -> bool:
-        with suppress(urllib.error.URLError, ConnectionError):
-            return urllib.request.urlopen(f"http://127.0.0.1:{self.health_port}/readyz", timeout=5).status == 200
-        return False
-
-    def both_ranks_run(self) -> bool:
+    def both_ranks_run(self):
         return len(list((self.folder / "started").iterdir())) == 2
-
-    def report(self) -> Report:
-        return Report.model_validate_json(self.log.read_text())
 
 
 @pytest.fixture
 def pods(tmp_path):
-    pods = Pods(tmp_path)
+    pods = StandIn(tmp_path)
     yield pods
-    for process in pods.started:
-        if process.poll() is None:
-            process.terminate()
-    for process in pods.started:
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
+    pods.end()
 
 
 @pytest.mark.parametrize(("ending", "code"), [("finished", 0), ("data_refused", 3), ("crashed", 1)])
 def test_the_ranks_verdict_becomes_the_launchers_exit_code_and_termination_message(pods, ending, code):
-    pods.worker(ending)
+    pods.worker_whose_ranks(ending)
     launcher = pods.launcher()
-    assert launcher.wait(60) == code, (pods.folder / "launch.log").read_text()
+    assert launcher.wait(60) == code, pods.log_of("launch")
     assert pods.report().verdict == ending
     assert ("out of luck" if ending == "crashed" else "of 2 ranks") in pods.report().message
-    assert "arguments train --config" in (pods.folder / "launch.log").read_text()
+    if ending == "crashed":
+        assert pods.report().rank == 1
+        assert pods.report().log[-1] == "RuntimeError: out of luck"
+    assert "arguments train --config" in pods.log_of("launch")
 
 
 def test_a_launcher_that_is_asked_to_stop_lets_the_ranks_save(pods):
-    pods.worker("when asked")
+    pods.worker_whose_ranks("when asked")
     launcher = pods.launcher()
     wait_for(pods.both_ranks_run)
     launcher.send_signal(signal.SIGTERM)
@@ -158,7 +82,7 @@ def test_a_launcher_that_is_asked_to_stop_lets_the_ranks_save(pods):
 
 
 def test_a_worker_that_is_asked_to_stop_lets_its_ranks_save_first(pods):
-    worker = pods.worker("when asked")
+    worker = pods.worker_whose_ranks("when asked")
     launcher = pods.launcher()
     wait_for(pods.both_ranks_run)
     worker.send_signal(signal.SIGTERM)
@@ -169,7 +93,7 @@ def test_a_worker_that_is_asked_to_stop_lets_its_ranks_save_first(pods):
 
 @pytest.mark.parametrize(("host", "why"), [("nobody.invalid", "does not resolve"), ("127.0.0.3", "Connection refused")])
 def test_a_worker_that_cannot_be_reached_is_named(pods, host, why):
-    launcher = pods.launcher(f"{host}:2")
+    launcher = pods.launcher(hosts=(f"{host}:2",))
     assert launcher.wait(60) == Verdict.UNREACHABLE.value
     assert pods.report().verdict == "unreachable"
     assert host in pods.report().message
@@ -178,13 +102,75 @@ def test_a_worker_that_cannot_be_reached_is_named(pods, host, why):
 
 def test_what_no_retry_can_cure_beats_what_was_said_before():
     hung, refused = Report(verdict="hung", message="waited"), Report(verdict="data_refused", message="a record is cut")
-    assert launch.verdict([hung, refused], 8, [], asked_to_stop=False) == refused
-    assert launch.verdict([hung], 3, [], asked_to_stop=False) == hung
+    assert launch.verdict([hung, refused], 8, Output(), asked_to_stop=False) == refused
+    assert launch.verdict([hung], 3, Output(), asked_to_stop=False) == hung
+
+
+def output(*printed):
+    read = Output()
+    for raw in printed:
+        for line in read.read(f"{raw}\n"):
+            read.keep(line)
+    return read
 
 
 def test_ranks_that_were_stopped_before_they_could_speak_are_stopped_and_not_crashed():
-    assert launch.verdict([], 140, ["killed"], asked_to_stop=True).verdict == "stopped"
-    assert launch.verdict([], 140, ["killed"], asked_to_stop=False).verdict == "crashed"
+    assert launch.verdict([], 140, output("killed"), asked_to_stop=True).verdict == "stopped"
+    assert launch.verdict([], 140, output("killed"), asked_to_stop=False).verdict == "crashed"
+
+
+KILLED = "mpirun noticed that process rank 1 with PID 0 on node vm exited on signal 9 (Killed)."
+ENDED = (
+    "the job to be terminated. The first process to do so was:",
+    "",
+    "  Process name: [[1,1],1]",
+    "  Exit code:    3",
+)
+
+
+@pytest.mark.parametrize(
+    ("notice", "how"), [([KILLED], "signal 9 (Killed)"), (ENDED, "exit code 3")], ids=["signal", "exit code"]
+)
+def test_of_a_crash_the_rank_that_ended_first_is_blamed_with_its_last_lines(notice, how):
+    said = [f"[1,{rank}]<stderr>:line {number} of {rank}" for number in range(30) for rank in range(3)]
+    report = launch.verdict([], 1, output(*said, *notice), asked_to_stop=False)
+    assert (report.verdict, report.rank) == ("crashed", 1)
+    assert report.message == f"rank 1 ended with {how}: line 29 of 1"
+    assert report.log == tuple(f"line {number} of 1" for number in range(18, 30))
+
+
+def test_a_rank_that_is_blamed_by_another_is_shown_with_its_own_last_lines():
+    hung = Report(verdict="hung", message="rank 1 does not answer", rank=1)
+    report = launch.verdict([hung], 8, output("[1,0]<stdout>:epoch 1", "[1,1]<stderr>:reading"), asked_to_stop=False)
+    assert (report.rank, report.log) == (1, ("reading",))
+
+
+@pytest.mark.parametrize("tag", ["[1,{}]<{}>:", "[prterun-vm-77@1,{}]<{}>: "], ids=["Open MPI 4", "Open MPI 5"])
+def test_lines_are_put_together_from_what_mpirun_makes_of_them(tag):
+    def piece(rank, text, stream="stdout"):
+        return tag.format(rank, stream) + text
+
+    read = Output()
+    raw = [
+        piece(1, "half of ") + piece(0, "epoch ") + piece(1, "warning\r", "stderr") + "\n",
+        piece(0, "1") + piece(1, "it\n"),
+        piece(0, "\n"),
+        piece(1, "  indented") + "\n",
+        "----\n",
+        "\n",
+    ]
+    lines = [line for each in raw for line in read.read(each)]
+    assert lines == [
+        Line(1, "warning"),
+        Line(1, "half of it"),
+        Line(0, "epoch 1"),
+        Line(1, "  indented"),
+        Line(None, "----"),
+    ]
+    assert [str(line) for line in lines[1:3]] == ["rank 1: half of it", "epoch 1"]
+    assert read.end is None
+    assert [*read.read(KILLED)] == [Line(None, KILLED)]
+    assert read.end == End(1, "signal 9 (Killed)")
 
 
 def test_a_report_is_found_behind_half_a_line_of_another_rank():
@@ -198,6 +184,14 @@ def test_a_termination_message_is_whole_json_and_keeps_the_end_of_a_long_one():
     text = launch.fitted(Report(verdict="crashed", message="ö" * 9000 + "the end"))
     assert len(text.encode()) <= 4096
     assert Report.model_validate_json(text).message.endswith("the end")
+
+
+def test_of_a_long_log_the_termination_message_keeps_the_end():
+    lines = tuple(f"{number}" + "x" * 400 for number in range(20))
+    report = Report.model_validate_json(launch.fitted(Report(verdict="crashed", message="why", rank=1, log=lines)))
+    assert report.message == "why"
+    assert 5 < len(report.log) < 12
+    assert report.log == lines[-len(report.log) :]
 
 
 def test_every_parameter_is_told_to_open_mpi_4_and_5(tmp_path):

@@ -100,7 +100,10 @@ from resnext_trainer.watchdog import Watchdog
 def waits_for_a_peer_that_never_answers():
     time.sleep(60)
 
-with Watchdog(Telemetry(rank=1), timeout=0.5):
+telemetry = Telemetry(rank=1)
+with Watchdog(telemetry, timeout=0.5):
+    time.sleep(1)  # longer than allowed, but for the first step
+    telemetry.step_done(1.0)
     waits_for_a_peer_that_never_answers()
 """
 

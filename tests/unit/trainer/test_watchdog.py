@@ -11,7 +11,7 @@ import pytest
 
 from resnext_trainer.liveness import State
 from resnext_trainer.report import REPORT_TAG
-from resnext_trainer.watchdog import diagnosis
+from resnext_trainer.watchdog import blamed, diagnosis
 
 RANK = """
 import json, sys, time
@@ -58,7 +58,8 @@ def started():
 def ended(rank):
     out, err = rank.communicate(timeout=30)
     (line,) = (line for line in out.splitlines() if line.startswith(REPORT_TAG))
-    return rank.returncode, json.loads(line.removeprefix(REPORT_TAG))["message"], err
+    report = json.loads(line.removeprefix(REPORT_TAG))
+    return rank.returncode, report["message"], report["rank"], err
 
 
 @pytest.mark.parametrize("phase", ["allreduce", "evaluation"])
@@ -66,8 +67,8 @@ def test_a_stopped_rank_is_named_by_its_last_step(started, phase):
     waiting, _, stopped = started(("allreduce", 1), ("allreduce", 60), (phase, 60))
     os.kill(stopped.pid, signal.SIGSTOP)
     since = time.monotonic()
-    code, message, stacks = ended(waiting)
-    assert code == 8
+    code, message, rank, stacks = ended(waiting)
+    assert (code, rank) == (8, 2)
     assert time.monotonic() - since < 10
     assert "rank 0 finished no step for 1 s: rank 2 does not answer, its last step was 5." in message
     assert "reads_a_disk_that_never_answers" in stacks
@@ -75,12 +76,26 @@ def test_a_stopped_rank_is_named_by_its_last_step(started, phase):
 
 def test_a_rank_that_is_stuck_is_named_by_its_state_and_shows_where_it_stands(started):
     waiting, stuck = started(("allreduce", 1), ("data_wait", 60))
-    code, message, stacks = ended(waiting)
-    assert code == 8
+    code, message, rank, stacks = ended(waiting)
+    assert (code, rank) == (8, 1)
     assert "rank 1 is in data_wait after step 5 for" in message
     assert "rank 1 stands at:" in stacks
     assert stacks.count("reads_a_disk_that_never_answers") >= 2
     assert stuck.poll() is None
+
+
+@pytest.mark.parametrize(
+    ("doing", "rank"),
+    [
+        (["allreduce", "compute", "allreduce"], 1),
+        (["compute", "allreduce", None], 2),
+        (["compute", "compute", "compute"], None),
+        (["allreduce", "allreduce", "allreduce"], None),
+    ],
+)
+def test_who_is_waited_for_is_to_blame_and_where_nobody_is_nobody(doing, rank):
+    states = {number: State(number, 7, phase, 60.0) if phase else None for number, phase in enumerate(doing)}
+    assert blamed(states) == rank
 
 
 def test_when_all_wait_for_each_other_all_are_named_and_many_are_cut():

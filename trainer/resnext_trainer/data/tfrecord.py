@@ -1,7 +1,8 @@
 """Shards of records with an index beside each: exact counts without reading, and any record at once.
 
 An index holds one line a record, "offset length", as DALI's tfrecord2idx writes it. A record on disk is its length
-(8 bytes), that length's checksum (4), a tf.train.Example, and its checksum (4).
+(8 bytes), that length's checksum (4), a tf.train.Example, and its checksum (4). Both checksums are looked at whenever
+a record is read: a changed byte in a JPEG may well decode, and teach something else. It takes 16 us for 110 KB.
 """
 
 import os
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 
 from resnext_trainer.refusal import Refused
@@ -18,6 +20,7 @@ from resnext_trainer.report import Verdict
 _HEADER, _FOOTER = 12, 4
 _NO_SHARDS = {".idx", ".tmp", ".tmp-idx"}
 _MAKE_INDEX = "make it with `resnext-train data index --path DIR`"
+_CHANGED = "its checksum differs: the bytes have changed since they were written, or the index is that of others"
 
 
 SPLITS = ("train", "validation")
@@ -47,23 +50,38 @@ class Records:
         return f"{self.files[self.file[number]]} at byte {self.offset[number]}"
 
     def read(self, number: int) -> tuple[bytes, int]:
-        """A record's JPEG and its label as stored."""
+        """A record's JPEG and its label as stored; raises Refused where it is not as it was written."""
         try:
-            return example(self._bytes(number))
+            return self.stored(number)
         except ValueError as error:
             raise refused(f"{self.where(number)}: {error}") from None
 
-    def _bytes(self, number: int) -> bytes:
+    def stored(self, number: int) -> tuple[bytes, int]:
+        """The same; ValueError says what is wrong with the record, and not which it is."""
         file, offset, length = (int(part[number]) for part in (self.file, self.offset, self.length))
         try:
             if file not in self._open:
                 self._open[file] = os.open(self.files[file], os.O_RDONLY)
-            stored = os.pread(self._open[file], length, offset)
+            record = os.pread(self._open[file], length, offset)
         except OSError as error:
-            raise refused(f"{self.where(number)}: cannot be read: {error.strerror}") from None
-        if len(stored) != length or struct.unpack_from("<Q", stored)[0] != length - _HEADER - _FOOTER:
-            raise refused(f"{self.where(number)}: the record is not where the index says; {_MAKE_INDEX}")
-        return stored[_HEADER:-_FOOTER]
+            raise ValueError(f"cannot be read: {error.strerror}") from None
+        if len(record) < _HEADER + _FOOTER:
+            raise ValueError(f"the record is not where the index says; {_MAKE_INDEX}")
+        written, of_length = struct.unpack_from("<QI", record)
+        if _checksum(record[:8]) != of_length:
+            raise ValueError(_CHANGED)
+        if written != length - _HEADER - _FOOTER:
+            raise ValueError(f"the record is not where the index says; {_MAKE_INDEX}")
+        content = record[_HEADER:-_FOOTER]
+        if _checksum(content) != struct.unpack("<I", record[-_FOOTER:])[0]:
+            raise ValueError(_CHANGED)
+        return example(content)
+
+
+def _checksum(content: bytes) -> int:
+    """CRC-32C, turned and shifted as TFRecords have it: so that a checksum among the bytes does no harm."""
+    crc: int = google_crc32c.value(content)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def example(stored: bytes) -> tuple[bytes, int]:

@@ -1,0 +1,101 @@
+"""A worker and launchers on this machine: real sshd, real ssh, real mpirun over loopback."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
+
+from resnext_trainer import worker
+from resnext_trainer.report import Report
+
+# Open MPI takes this for another machine, since no interface carries it: so the ranks are started by ssh.
+HOST = "127.0.0.2"
+
+# The pod's environment comes after Python's start, else the stand-in would take the place of worker and launcher too.
+IN_A_POD = """
+import json, os, sys
+from resnext_trainer.__main__ import main
+os.environ.update(json.loads(sys.argv[1]))
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def wait_for(condition, seconds=60):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.1)
+
+
+class Pods:
+    """A worker of two slots, and launchers for it, with the scratch folders of pods."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.ssh_port, self.health_port = folder, free_port(), free_port()
+        self.termination_log = folder / "termination-log"
+        (folder / "keys").mkdir()
+        for name in ("id_ed25519", "host_ed25519"):
+            key = folder / "keys" / name
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+            key.chmod(0o440)  # as the Secret's volume makes it; ssh would refuse the key itself
+        self.started: list[subprocess.Popen[str]] = []
+
+    def options(self) -> list[str]:
+        places = {"--keys": "keys", "--run-dir": "run", "--termination-log": "termination-log"}
+        return [f"--ssh-port={self.ssh_port}", *(f"{name}={self.folder / path}" for name, path in places.items())]
+
+    def start(self, command: str, *options: str, **environment: str) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            [sys.executable, "-c", IN_A_POD, json.dumps(environment), command, *self.options(), *options],
+            stdout=(self.folder / f"{command}.log").open("w"),
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.started.append(process)
+        return process
+
+    def worker(self, **environment: str) -> "subprocess.Popen[str]":
+        process = self.start("worker", f"--health-port={self.health_port}", **environment)
+        wait_for(self.ready)
+        return process
+
+    def launcher(self, *options: str, hosts: tuple[str, ...] = (f"{HOST}:2",)) -> "subprocess.Popen[str]":
+        config = f"--config={self.folder / 'training.json'}"
+        chosen = [f"--host={host}" for host in hosts]
+        return self.start("launch", config, "--attempt=3", "--world=2", "--deadline=5", *chosen, *options)
+
+    def ranks(self) -> list[int]:
+        """The process ids of those that live."""
+        return worker._pids(self.folder / "run")
+
+    def ready(self) -> bool:
+        with suppress(urllib.error.URLError, ConnectionError):
+            return urllib.request.urlopen(f"http://127.0.0.1:{self.health_port}/readyz", timeout=5).status == 200
+        return False
+
+    def end(self) -> None:
+        """Ends what still runs, as a deleted pod ends."""
+        for process in self.started:
+            if process.poll() is None:
+                process.terminate()
+        for process in self.started:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+    def log_of(self, command: str) -> str:
+        return (self.folder / f"{command}.log").read_text()
+
+    def report(self) -> Report:
+        return Report.model_validate_json(self.termination_log.read_text())

@@ -1,0 +1,89 @@
+"""Ranks that stop, hang or die in the midst of a training, under launcher, sshd and mpirun as in the pods."""
+
+import importlib.util
+import json
+import os
+import signal
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+from pods import Pods, free_port, wait_for
+
+from resnext_trainer.report import Verdict
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("horovod") is None, reason="several ranks need Horovod"),
+]
+
+SECONDS = 10
+"""stallTimeoutSeconds; less is refused."""
+
+
+class Training(Pods):
+    """Two real ranks that would train for hours."""
+
+    def __init__(self, folder, settings):
+        super().__init__(folder)
+        self.metrics_port = free_port()
+        (folder / "training.json").write_text(json.dumps(settings | {"stallTimeoutSeconds": SECONDS, "epochs": 10_000}))
+
+    def begin(self):
+        """Both ranks have made steps."""
+        self.worker(TF_CPP_MIN_LOG_LEVEL="2")
+        launcher = self.launcher(f"--metrics-port={self.metrics_port}")
+        wait_for(lambda: self.step() > 2 or launcher.poll() is not None, seconds=120)
+        assert launcher.poll() is None, self.log_of("launch")
+        return launcher
+
+    def step(self):
+        """How far rank 0 is."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/progress", timeout=5) as answer:
+                return json.load(answer)["step"]
+        except (urllib.error.URLError, ConnectionError):
+            return 0
+
+    def signal(self, rank, number):
+        os.kill(int((self.folder / "run" / "ranks" / f"{rank}.pid").read_text()), number)
+
+
+@pytest.fixture
+def training(few, tmp_path):
+    training = Training(tmp_path, few)
+    yield training
+    training.end()
+
+
+def test_a_stopped_rank_ends_the_attempt_as_hung_and_is_named_by_its_last_step(training):
+    launcher = training.begin()
+    training.signal(1, signal.SIGSTOP)
+    since = time.monotonic()
+    assert launcher.wait(90) == Verdict.HUNG.value
+    assert time.monotonic() - since < SECONDS + 15
+    report, log = training.report(), training.log_of("launch")
+    assert (report.verdict, report.rank) == ("hung", 1)
+    assert f"rank 0 finished no step for {SECONDS} s: rank 1 does not answer, its last step was " in report.message
+    assert report.progress.step > 2
+    assert "resnext_trainer/loop.py" in log  # where rank 0 stood, which could still print it
+    wait_for(lambda: not training.ranks())  # the stopped one, too
+
+
+def test_a_killed_rank_ends_the_attempt_at_once_and_is_named_by_its_signal(training):
+    launcher = training.begin()
+    training.signal(1, signal.SIGKILL)
+    assert launcher.wait(SECONDS) == Verdict.CRASHED.value
+    report = training.report()
+    assert (report.verdict, report.rank) == ("crashed", 1)
+    assert report.message.startswith("rank 1 ended with signal 9 (Killed): ")
+
+
+def test_one_rank_that_is_asked_to_stop_stops_all_and_a_checkpoint_is_saved(training):
+    launcher = training.begin()
+    training.signal(1, signal.SIGUSR2)
+    assert launcher.wait(60) == Verdict.STOPPED.value
+    report = training.report()
+    assert report.verdict == "stopped"
+    assert report.progress.checkpoint.step == report.progress.step > 2
