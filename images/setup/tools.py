@@ -32,11 +32,11 @@ GO: Mapping[str, str] = {
 STRIPPED = "-ldflags=-s -w"
 
 
-def go_install(package: str) -> None:
+def go_install(package: str, caches: Mapping[str, str] = GO) -> None:
     if shutil.which("go", path=ENVIRONMENT["PATH"]) is None:
         raise CommandFailed(f"Go 1.24 or newer is needed to compile {package}: install it, and put `go` on PATH")
     BIN.mkdir(parents=True, exist_ok=True)
-    run("nice", "go", "install", STRIPPED, package, env=GO)
+    run("nice", "go", "install", STRIPPED, package, env=caches)
 
 
 def pip() -> tuple[str, ...]:
@@ -85,7 +85,9 @@ def crane() -> None:
     present=lambda: (BIN / "kwok").is_file(),
 )
 def kwok() -> None:
-    go_install(f"sigs.k8s.io/kwok/cmd/kwok@{KWOK}")
+    # Caches of its own: the node's step, beside it, throws the others away when it has compiled Kubernetes.
+    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+        go_install(f"sigs.k8s.io/kwok/cmd/kwok@{KWOK}", {**GO, "GOPATH": folder, "GOCACHE": f"{folder}/build"})
 
 
 @step("tools", "all programs that a cluster needs", needs=("clients", "kind", "crane"))
