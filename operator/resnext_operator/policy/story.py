@@ -407,9 +407,7 @@ class _Story:
         """Why worker 0, on another node than before, may have to wait for the checkpoints' claim."""
         if first.phase != "Pending":
             return ""
-        held = [
-            pod for pod in self.seen.workers if pod.index == 0 and pod.deleting and pod.node not in ("", first.node)
-        ]
+        held = [pod for pod in self.seen.workers if pod.index == 0 and pod.unreachable and pod.node != first.node]
         modes = self.seen.access_modes.get(render.claim_of_checkpoints(self.training), ())
         if not held or not all(mode.startswith("ReadWriteOnce") for mode in modes):
             return ""
