@@ -1,6 +1,7 @@
 """What goes wrong with real pods: they do not start, they are killed, evicted, or stand still."""
 
 import json
+import os
 import time
 
 import pytest
@@ -9,7 +10,8 @@ from kube import Cluster, Manifest, sample
 # More than any of these tests waits for.
 LONG = {"epochs": 60, "checkpoint": {"everyEpochs": 1}}
 SYNTHETIC = {"dataset": None, "training": {"data": {"format": "synthetic", "syntheticImages": 64}}}
-QUOTA = "e2e-quota"
+# A name of its own for each run: nobody waits until the last one's namespace is gone.
+QUOTA = f"e2e-quota-{os.getpid()}"
 
 
 def saved(status):
@@ -37,7 +39,7 @@ def no_quota(cluster: Cluster):
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
     cluster.apply(quota, namespace=QUOTA)
     yield QUOTA
-    cluster.run("kubectl", "delete", "namespace", QUOTA, "--timeout=60s")
+    cluster.run("kubectl", "delete", "namespace", QUOTA, "--wait=false")
 
 
 def test_pods_that_do_not_start_or_do_not_last_say_why(cluster: Cluster, training, no_quota):
