@@ -484,6 +484,7 @@ class WorkerSeen:
     trouble: str = ""
     """Why it does not start, in the scheduler's or the kubelet's words."""
     unschedulable: bool = False
+    unschedulable_since: datetime | None = None
     scheduled: datetime | None = None
     failure: str = ""
     """Why its container ended."""

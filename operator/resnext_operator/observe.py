@@ -69,6 +69,9 @@ def worker(pod: Manifest) -> WorkerSeen:
         unreachable="deletionTimestamp" in metadata and _unreachable(status),
         trouble=trouble,
         unschedulable=unschedulable,
+        unschedulable_since=_time(_condition(status, "PodScheduled").get("lastTransitionTime"))
+        if unschedulable
+        else None,
         scheduled=_scheduled(status),
         failure=_failure(status),
         exit_code=ended.get("exitCode"),

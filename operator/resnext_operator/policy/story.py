@@ -34,6 +34,9 @@ STUCK = timedelta(seconds=30)
 # The ranks of an attempt that has lost one wait for it in vain, and without it they cannot save.
 STALE_GRACE = 5
 
+# A claim that was made along with the pods is bound within a second or two; until then they are unschedulable as well.
+PLACING = timedelta(seconds=5)
+
 KEPT_ATTEMPTS = 10
 
 UPDATED = ("Service", "NetworkPolicy")
@@ -391,7 +394,7 @@ class _Story:
 
     def _placed(self, workers: list[WorkerSeen | None]) -> None:
         pods = [pod for pod in workers if pod]
-        troubled = next((pod for pod in pods if pod.trouble), None)
+        troubled = next((pod for pod in pods if pod.trouble and not self._may_still_be_placed(pod)), None)
         if missing := self._missing_claims():
             self._unplaced(Reason.CLAIM_MISSING, missing)
         elif troubled:
@@ -403,13 +406,18 @@ class _Story:
             if detaching := self._detaching(pods[0]):
                 self._unplaced(Reason.DETACHING, detaching, "WorkersReady")
 
+    def _may_still_be_placed(self, pod: WorkerSeen) -> bool:
+        if pod.unschedulable_since is None:
+            return False
+        if (left := pod.unschedulable_since + PLACING - self.now) > timedelta(0):
+            self._again_in(left)
+        return left > timedelta(0)
+
     def _detaching(self, first: WorkerSeen) -> str:
         """Why worker 0, on another node than before, may have to wait for the checkpoints' claim."""
         if first.phase != "Pending":
             return ""
-        held = [
-            pod for pod in self.seen.workers if pod.index == 0 and pod.deleting and pod.node not in ("", first.node)
-        ]
+        held = [pod for pod in self.seen.workers if pod.index == 0 and pod.unreachable and pod.node != first.node]
         modes = self.seen.access_modes.get(render.claim_of_checkpoints(self.training), ())
         if not held or not all(mode.startswith("ReadWriteOnce") for mode in modes):
             return ""

@@ -294,14 +294,15 @@ def test_evidence_that_settles_a_crash_is_not_waited_for():
     assert cluster.status["failures"] == 1
 
 
-def a_moved_first_worker(*modes):
+def a_moved_first_worker(*modes, silent=True):
     """Worker 0 has its node, and the pod before it hangs in Terminating on one that does not answer."""
     cluster = Cluster(checkpoints={"claimName": "kept"})
     cluster.claim("kept", *modes)
     cluster.run()
     old = cluster.pods("worker")[0]
     old["metadata"]["deletionTimestamp"] = START
-    old["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True"}]
+    taken = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}
+    old["status"]["conditions"] = [taken, {"type": "Ready", "status": "False" if silent else "True"}]
     cluster.end(Verdict.CRASHED)
     cluster.settle()
     new = next(pod for pod in cluster.pods("worker") if pod["metadata"]["name"] == "resnext-digits-worker-0-1")
@@ -323,8 +324,9 @@ def test_a_first_worker_that_waits_for_its_volume_says_which_node_holds_it():
     assert condition(cluster, "WorkersReady")["status"] == "True"
 
 
-def test_a_volume_that_nodes_share_needs_no_waiting():
-    assert condition(a_moved_first_worker("ReadWriteMany"), "WorkersReady")["reason"] == "Waiting"
+def test_a_volume_that_nodes_share_or_that_is_given_back_in_order_needs_no_words():
+    for cluster in (a_moved_first_worker("ReadWriteMany"), a_moved_first_worker("ReadWriteOnce", silent=False)):
+        assert condition(cluster, "WorkersReady")["reason"] == "Waiting"
 
 
 # -- resizing, and changes while suspended -----------------------------------------------------------------------------

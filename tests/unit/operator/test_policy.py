@@ -63,6 +63,26 @@ def test_the_scheduler_is_quoted_while_pods_have_no_place():
     assert "nvidia.com/gpu" in condition(cluster, "Scheduled")["message"]
 
 
+def test_a_pod_that_may_still_be_placed_alarms_nobody():
+    cluster = Cluster()
+    cluster.settle()
+    said = "0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims."
+    unplaced = {
+        "type": "PodScheduled",
+        "status": "False",
+        "message": said,
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }
+    for pod in cluster.pods("worker"):
+        pod["status"] = {"conditions": [unplaced]}
+    cluster.settle()
+    assert "Unschedulable" not in cluster.events
+    assert cluster.decide().requeue_after.total_seconds() == 5
+    cluster.wait(seconds=5)
+    cluster.settle()
+    assert cluster.events.count("Unschedulable") == 1
+
+
 def test_a_claim_that_is_missing_is_named():
     cluster = Cluster(dataset={"claimName": "nowhere"})
     cluster.settle()
