@@ -100,6 +100,13 @@ def test_a_worker_that_cannot_be_reached_is_named(pods, host, why):
     assert why in pods.report().message
 
 
+def test_without_its_keys_the_launcher_says_which_are_missing(pods):
+    pods.worker_whose_ranks("finished")
+    (pods.folder / "keys" / "id_ed25519").unlink()
+    assert pods.launcher().wait(60) == Verdict.CRASHED.value
+    assert str(pods.folder / "keys" / "id_ed25519") in pods.report().message
+
+
 def test_what_no_retry_can_cure_beats_what_was_said_before():
     hung, refused = Report(verdict="hung", message="waited"), Report(verdict="data_refused", message="a record is cut")
     assert launch.verdict([hung, refused], 8, Output(), asked_to_stop=False) == refused
