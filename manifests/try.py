@@ -6,6 +6,8 @@ import sys
 import time
 from pathlib import Path
 
+from resnext_trainer.launch import parsed
+
 RANKS = 2
 SAMPLE = Path(__file__).parent / "samples" / "resnext-digits.yaml"
 TRAIN = Path(sys.executable).with_name("resnext-train")
@@ -26,9 +28,14 @@ def main() -> int:
     cache = subprocess.run([sys.executable, SETUP, "cache"], check=True, stdout=subprocess.PIPE, text=True).stdout
     folder = Path(cache.strip()) / "try" / time.strftime("%Y%m%d-%H%M%S")
     subprocess.run([TRAIN, "data", "digits", "--output", folder / "data"], check=True)
-    done = subprocess.run(command(folder), stdin=subprocess.DEVNULL, check=False)
+    with subprocess.Popen(command(folder), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as ranks:
+        for line in ranks.stdout or ():
+            if report := parsed(line):
+                print(f"{report.verdict}: {report.message}")
+            elif line.strip():
+                print(line, end="", flush=True)
     print(f"{time.monotonic() - started:.0f} s; checkpoints in {folder / 'checkpoints'}")
-    return done.returncode
+    return ranks.returncode
 
 
 if __name__ == "__main__":

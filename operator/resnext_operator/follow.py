@@ -66,9 +66,14 @@ def follow(get: Callable[[], Mapping[str, Any]], console: Console) -> Mapping[st
     display = Bar(console) if console.is_terminal else Lines(console)
     try:
         for last in statuses(get):
+            progress = dict(last.get("progress") or {})
+            if last.get("phase") in ENDED:
+                # How it ended is the last word, and nothing is left to wait for.
+                progress.pop("estimatedCompletionTime", None)
+                display.show(progress)
             if last.get("phase") != phase and (phase := last.get("phase")):
                 console.print(f"{datetime.now():%H:%M:%S} {': '.join(filter(None, (phase, reason(last))))}")
-            display.show(last.get("progress") or {})
+            display.show(progress)
     finally:
         display.end()
     return last

@@ -94,6 +94,7 @@ def _train(options: argparse.Namespace) -> int:
     from resnext_trainer import signals
 
     requests = signals.listen()
+    from resnext_trainer.output import LEFT_ALONE
     from resnext_trainer.refusal import Refused
     from resnext_trainer.report import Report, Verdict, print_report
 
@@ -104,9 +105,10 @@ def _train(options: argparse.Namespace) -> int:
         in_order = refused.agreed
         blamed = _mpi_rank() if _under_mpi() and not in_order else refused.rank
         report = Report(verdict=refused.verdict.name.lower(), message=refused.message, rank=blamed)
-    except BaseException:
+    except BaseException as error:
         traceback.print_exc()
-        _leave(Verdict.CRASHED.value)
+        # Horovod's own error, or TensorFlow's about one of Horovod's operations: the others are gone.
+        _leave(LEFT_ALONE if "Horovod" in repr(error) else Verdict.CRASHED.value)
         raise
     if _mpi_rank() == 0 or not in_order:
         print_report(report)

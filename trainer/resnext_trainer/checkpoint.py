@@ -5,19 +5,19 @@ SHA-256). The best by top-1 is kept apart, in `best`. Only rank 0 comes here.
 """
 
 import hashlib
-import json
 import logging
 import os
 import re
 import shutil
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field, TypeAdapter
 
 from resnext_trainer.refusal import Refused
 from resnext_trainer.report import SavedCheckpoint, Verdict
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 _NAME = re.compile(r"step-(\d{8,})-attempt-(\d{4,})")
 _ARRAYS, _STATE = "state.npz", "state.json"
 _BEST = "best"
+
+Count = Annotated[int, Field(ge=0)]
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -38,19 +40,32 @@ NOT_WHOLE = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
 class Position:
     """How far a training is, in what does not depend on the number of ranks."""
 
-    step: int = 0
+    step: Count = 0
     """Updates made since the training began."""
-    epoch: int = 0
+    epoch: Count = 0
     """Whole epochs done."""
-    images: int = 0
+    images: Count = 0
     """Images seen in the current epoch, over all ranks."""
     top1: float | None = None
     top5: float | None = None
     best_top1: float | None = None
-    rollbacks: int = 0
+    rollbacks: Count = 0
     """How often a loss that was not finite took the training back."""
-    redealt: tuple[tuple[int, int], ...] = ()
+    redealt: tuple[tuple[Count, Count], ...] = ()
     """The rollbacks within the current epoch; see `data.Redealt`."""
+
+
+@dataclass(frozen=True)
+class _State:
+    """What state.json holds."""
+
+    position: Position
+    time: datetime
+    sha256: str
+    """Of the arrays' file."""
+
+
+_STATE_FILE = TypeAdapter(_State)
 
 
 def save(folder: Path, position: Position, arrays: Arrays, attempt: int, keep: int) -> SavedCheckpoint:
@@ -101,16 +116,16 @@ def newest(folder: Path) -> tuple[Position, Arrays, SavedCheckpoint] | None:
 
 def read(checkpoint: Path) -> tuple[Position, Arrays, SavedCheckpoint]:
     """A checkpoint's content; one of NOT_WHOLE where it is not what was written."""
-    state: dict[str, Any] = json.loads((checkpoint / _STATE).read_text())
+    state = _STATE_FILE.validate_json((checkpoint / _STATE).read_bytes())
     with (checkpoint / _ARRAYS).open("rb") as stream:
-        if hashlib.file_digest(stream, "sha256").hexdigest() != state["sha256"]:
+        if hashlib.file_digest(stream, "sha256").hexdigest() != state.sha256:
             raise ValueError("its checksum differs")
     with np.load(checkpoint / _ARRAYS) as stored:
         arrays = {name: stored[name] for name in stored.files}
-    redealt = tuple((seen, rollback) for seen, rollback in state["position"].pop("redealt", ()))
-    position = Position(**state["position"], redealt=redealt)
-    time = datetime.fromisoformat(state["time"])
-    return position, arrays, SavedCheckpoint(step=position.step, time=time, path=str(checkpoint))
+    if others := [name for name, array in arrays.items() if array.dtype != np.float32]:
+        raise ValueError(f"{others[0]} is no float32")
+    saved = SavedCheckpoint(step=state.position.step, time=state.time, path=str(checkpoint))
+    return state.position, arrays, saved
 
 
 def _write(to: Path, position: Position, arrays: Arrays) -> SavedCheckpoint:
@@ -124,8 +139,7 @@ def _write(to: Path, position: Position, arrays: Arrays) -> SavedCheckpoint:
             np.savez(stream, **arrays)  # type: ignore[arg-type]  # mypy takes the names for savez's own options
         with (aside / _ARRAYS).open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        state = {"position": asdict(position), "time": now.isoformat(), "sha256": digest}
-        (aside / _STATE).write_text(json.dumps(state, indent=1))
+        (aside / _STATE).write_bytes(_STATE_FILE.dump_json(_State(position, now, digest), indent=1))
         for part in (aside / _ARRAYS, aside / _STATE, aside):
             _sync(part)
         if to.exists():

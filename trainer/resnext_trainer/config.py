@@ -421,7 +421,8 @@ def _sentence(root: str, complaint: dict[str, Any]) -> str:
         case "rule":
             return f"{field}.{context['field']}: Invalid value: {context['message']}"
         case "extra_forbidden":
-            return f'unknown field "{field}"'
+            name = str(complaint["loc"][-1])
+            return f'unknown field "{field}"' if name.isidentifier() else f'unknown field "{name}" in {field}'
         case "literal_error":
             supported = context["expected"].replace("'", '"').replace(" or ", ", ")
             return f"{field}: Unsupported value: {json.dumps(complaint['input'])}: supported values: {supported}"

@@ -34,12 +34,14 @@ class PlainLines:
         self._lock = threading.Lock()
         self._next = 0.0
         self._top1: float | None = None
+        self._said = ""
 
     def show(self, progress: Progress) -> None:
-        now = time.monotonic()
-        if now >= self._next or progress.top1 != self._top1 or progress.step == progress.steps:
-            self._next, self._top1 = now + _SECONDS_BETWEEN_LINES, progress.top1
-            self.note(sentence(progress))
+        now, text = time.monotonic(), sentence(progress)
+        due = now >= self._next or progress.top1 != self._top1 or progress.step == progress.steps
+        if due and text != self._said:
+            self._next, self._top1, self._said = now + _SECONDS_BETWEEN_LINES, progress.top1, text
+            self.note(text)
 
     def note(self, sentence: str) -> None:
         with self._lock:

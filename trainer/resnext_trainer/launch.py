@@ -109,8 +109,11 @@ class Attempt:
             return _report(Verdict.UNREACHABLE, missing)
         if self._stop.is_set():
             return _report(Verdict.STOPPED, "asked to stop before the ranks were started")
-        write_files(options)
-        return self._mpirun()
+        try:
+            write_files(options)
+            return self._mpirun()
+        except OSError as error:
+            return _report(Verdict.CRASHED, f"the ranks could not be started: {error}")
 
     def _asked_to_stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stop.set()

@@ -21,6 +21,10 @@ _SIGNALLED = re.compile(
 )
 _NAMED = re.compile(r"\s*Process name: \[.*,(\d+)\]")
 _CODE = re.compile(r"\s*Exit code:\s+(\d+)")
+_POD_GONE = "lost communication with a remote daemon"
+
+LEFT_ALONE = 76
+"""What a rank ends with whose exchange with the others failed: it ends first, and it is the others who are gone."""
 
 _KEPT = 12
 """Lines kept of each rank: a traceback's last frames and its sentence."""
@@ -54,12 +58,18 @@ class Output:
     """Reads what mpirun prints, line by line."""
 
     def __init__(self) -> None:
-        self.end: End | None = None
+        self._end: End | None = None
+        self._pod_gone = False
         self._named: int | None = None
         self._begun: dict[tuple[int, str], str] = defaultdict(str)
         """Lines whose end has not come yet, by rank and stream."""
         self._last: dict[int | None, deque[str]] = defaultdict(lambda: deque(maxlen=_KEPT))
         self._all: deque[str] = deque(maxlen=_KEPT)
+
+    @property
+    def end(self) -> End | None:
+        """Who ended first; None where that is not known, or was the doing of a pod that is gone."""
+        return None if self._pod_gone else self._end
 
     def read(self, raw: str) -> Iterator[Line]:
         """The lines that are whole now that mpirun has printed one more of its own; empty ones are left out."""
@@ -84,9 +94,11 @@ class Output:
 
     def _notice(self, text: str) -> None:
         """Who ended first, where mpirun's own words tell it."""
-        if match := _SIGNALLED.search(text):
-            self.end = self.end or End(int(match[1]), match[2])
+        if _POD_GONE in text:
+            self._pod_gone = True
+        elif match := _SIGNALLED.search(text):
+            self._end = self._end or End(int(match[1]), match[2])
         elif match := _NAMED.fullmatch(text):
             self._named = int(match[1])
-        elif (match := _CODE.fullmatch(text)) and self._named is not None:
-            self.end = self.end or End(self._named, f"exit code {match[1]}")
+        elif (match := _CODE.fullmatch(text)) and self._named is not None and int(match[1]) != LEFT_ALONE:
+            self._end = self._end or End(self._named, f"exit code {match[1]}")

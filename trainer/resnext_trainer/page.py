@@ -23,6 +23,9 @@ _WIDTH, _HEIGHT = 720, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 12, 12, 28
 """Margins of a chart, in pixels; the scales stand in them."""
 
+_GREATEST, _LATEST = 1e300, 1e11
+"""Of values that are drawn, and of times: the year 5138."""
+
 _POINTS = 1000
 """A line has no more points than this: a chart has fewer pixels, and a long run has a hundred thousand entries."""
 
@@ -126,18 +129,20 @@ def _entry(line: str) -> Entry | None:
     try:
         written = json.loads(line)
         step, epoch = int(written["step"]), float(written["epoch"])
-    except (ValueError, KeyError, TypeError, OverflowError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
-    if not math.isfinite(epoch):
+    if step < 0 or not math.isfinite(epoch):
         return None
     known = {name: float(value) for name, value in written.items() if _is_number(value)}
     found = written.get("shares")
     parts = {str(name): float(share) for name, share in found.items() if _is_number(share)} if _is_map(found) else {}
-    return Entry(step, epoch, known.get("time"), known, parts)
+    time = known.get("time", -1.0)
+    return Entry(step, epoch, time if 0 <= time < _LATEST else None, known, parts)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # Compared and not converted: an integer may be too large for a float.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _GREATEST
 
 
 def _is_map(value: Any) -> bool:

@@ -1,5 +1,6 @@
 """From a file and `--set a.b=value` to a resolved configuration."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,19 @@ from typing import Any
 import yaml
 
 from resnext_trainer.config import InvalidConfig, Training, resolve
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as kubectl reads it: 2026-01-01 is a text."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, form) for tag, form in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_NOT_READABLE = (yaml.YAMLError, ValueError, TypeError, RecursionError)
+"""What YAML raises, and JSON of what it has made: a circle, a set, bytes, a thousand levels."""
 
 
 def read(path: Path | None, assignments: Sequence[str] = ()) -> Training:
@@ -20,10 +34,10 @@ def read(path: Path | None, assignments: Sequence[str] = ()) -> Training:
 def _written(path: Path) -> dict[str, Any]:
     """`spec.training` of a whole resource, or the file as it is; JSON is YAML."""
     try:
-        document = yaml.safe_load(path.read_text())
+        document = _loaded(path.read_text())
     except OSError as error:
         raise InvalidConfig(f"--config {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except _NOT_READABLE as error:
         raise InvalidConfig(f"--config {path} is neither YAML nor JSON: {error}") from None
     if isinstance(document, dict) and "kind" in document:
         spec = document.get("spec")
@@ -51,6 +65,13 @@ def _assign(written: dict[str, Any], assignment: str) -> None:
 
 def _value(text: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return _loaded(text)
+    except _NOT_READABLE:
         return text
+
+
+def _loaded(text: str) -> Any:
+    """What JSON can say as well; one of _NOT_READABLE for all else."""
+    document = yaml.load(text, _Loader)  # a SafeLoader
+    json.dumps(document)
+    return document

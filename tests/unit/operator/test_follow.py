@@ -1,5 +1,6 @@
 """What a person sees of a training that is followed."""
 
+import contextlib
 import io
 import re
 from datetime import UTC, datetime, timedelta
@@ -38,12 +39,30 @@ def test_a_pipe_gets_a_line_for_each_phase_and_for_each_change(story):
     assert [line.split(" · ")[:2] for line in lines if "18,432" in line] == [
         ["  0% epoch 0.0/250", "18,432 images/s"]
     ] * 2
-    assert "Succeeded: 250 epochs" in lines
+    assert lines[-2:] == ["100% epoch 0.0/250 · loss 6.908 · top-1 0.0012", "Succeeded: 250 epochs"]
+
+
+def shown(statuses):
+    """What a terminal of 80 columns shows until the training ends, or whoever looks leaves."""
+
+    def get():
+        try:
+            return next(statuses)
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    out = io.StringIO()
+    with contextlib.suppress(KeyboardInterrupt):
+        follow.follow(get, Console(file=out, width=80, force_terminal=True, color_system=None))
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
 
 
 def test_eighty_columns_show_every_number(story):
-    out = io.StringIO()
-    follow.follow(lambda: next(story), Console(file=out, width=80, force_terminal=True, color_system=None))
-    drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
-    assert "…" not in drawn
-    assert re.search(r"100% epoch 0.0/250 · loss 6.908 · top-1 0.0012 · 2[23]:\d\d:\d\d left", drawn)
+    *running, _ = story
+    text = shown(iter(running))
+    assert "…" not in text
+    assert re.search(r"0% epoch 0.0/250 · 18,432 images/s · loss 6.908 · top-1 0.0012 · 2[23]:\d\d:\d\d left", text)
+
+
+def test_a_training_that_ended_has_no_time_left(story):
+    assert re.search(r"100% epoch 0.0/250 · loss 6.908 · top-1 0.0012 *\n", shown(story))

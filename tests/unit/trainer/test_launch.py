@@ -7,7 +7,7 @@ import pytest
 from pods import Pods, wait_for
 
 from resnext_trainer import launch
-from resnext_trainer.output import End, Line, Output
+from resnext_trainer.output import LEFT_ALONE, End, Line, Output
 from resnext_trainer.report import REPORT_TAG, Report, Verdict
 
 # Stands in for the trainer. Ranks find it through the worker's PYTHONPATH alone, so the environment travels, too.
@@ -100,6 +100,13 @@ def test_a_worker_that_cannot_be_reached_is_named(pods, host, why):
     assert why in pods.report().message
 
 
+def test_without_its_keys_the_launcher_says_which_are_missing(pods):
+    pods.worker_whose_ranks("finished")
+    (pods.folder / "keys" / "id_ed25519").unlink()
+    assert pods.launcher().wait(60) == Verdict.CRASHED.value
+    assert str(pods.folder / "keys" / "id_ed25519") in pods.report().message
+
+
 def test_what_no_retry_can_cure_beats_what_was_said_before():
     hung, refused = Report(verdict="hung", message="waited"), Report(verdict="data_refused", message="a record is cut")
     assert launch.verdict([hung, refused], 8, Output(), asked_to_stop=False) == refused
@@ -137,6 +144,20 @@ def test_of_a_crash_the_rank_that_ended_first_is_blamed_with_its_last_lines(noti
     assert (report.verdict, report.rank) == ("crashed", 1)
     assert report.message == f"rank 1 ended with {how}: line 29 of 1"
     assert report.log == tuple(f"line {number} of 1" for number in range(18, 30))
+
+
+@pytest.mark.parametrize(
+    "notice",
+    [
+        ["  Process name: [[1,1],0]", f"  Exit code:    {LEFT_ALONE}"],
+        ["ORTE has lost communication with a remote daemon.", KILLED],
+    ],
+    ids=["its peers were gone", "a pod was gone"],
+)
+def test_who_ended_first_because_others_were_gone_is_not_to_blame(notice):
+    report = launch.verdict([], 1, output("[1,0]<stderr>:HorovodInternalError", *notice), asked_to_stop=False)
+    assert (report.verdict, report.rank, report.log) == ("crashed", None, ())
+    assert "HorovodInternalError" in report.message
 
 
 def test_a_rank_that_is_blamed_by_another_is_shown_with_its_own_last_lines():

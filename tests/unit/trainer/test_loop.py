@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from runs import StopAfter, trained
 
-from resnext_trainer import checkpoint
+from resnext_trainer import checkpoint, optimizer
 from resnext_trainer.data.batches import epoch_order
 from resnext_trainer.step import Step
 
@@ -50,6 +50,21 @@ def test_a_fault_takes_the_training_back_to_its_last_checkpoint_once(few, monkey
     assert position.rollbacks == 1
     assert all(np.isfinite(array).all() for array in arrays.values())
     assert [line["step"] for line in log_lines(few) if line["loss"]] == list(range(1, 13))
+
+
+def test_overflows_of_float16_are_skipped_and_counted_and_take_nothing_back(few, monkeypatch):
+    monkeypatch.setattr(optimizer, "INITIAL_SCALE", 2.0**24)
+    telemetry = StopAfter()
+    report = trained(few | {"precision": {"mode": "fp16"}}, telemetry=telemetry)
+    assert (report.verdict, report.progress.step) == ("finished", 12)
+
+    def counted(name, **labels):
+        return telemetry._registry.get_sample_value(f"resnext_train_{name}", {"rank": "0", **labels})
+
+    overflows = counted("nonfinite_steps_total", cause="overflow")
+    assert 0 < overflows < 12
+    assert counted("loss_scale") == 2.0 ** (24 - overflows)
+    assert counted("nonfinite_steps_total", cause="nan") == counted("rollbacks_total") == 0
 
 
 def test_a_rollback_deals_what_was_not_seen_anew():

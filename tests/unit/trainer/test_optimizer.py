@@ -33,6 +33,18 @@ def test_an_overflow_changes_no_weight_and_halves_the_scale():
     np.testing.assert_allclose(weight, [0.9, 1.9])
 
 
+def test_a_static_scale_stays_and_an_overflow_is_skipped_all_the_same():
+    weight = tf.Variable([1.0])
+    optimizer = Momentum({"w": weight}, momentum=0.9, loss_scale=128.0)
+    assert not optimizer.apply([tf.constant([math.nan])], 0.1)
+    assert (float(weight[0]), float(optimizer.scale)) == (1.0, 128.0)
+    assert optimizer.apply([tf.constant([128.0])], 0.1)
+    assert float(weight[0]) == pytest.approx(0.9)
+    optimizer.good_steps.assign(2 * GROWTH_STEPS)
+    optimizer.apply([tf.constant([1.0])], 0.1)
+    assert float(optimizer.scale) == 128.0
+
+
 def test_the_scale_doubles_after_enough_good_steps():
     optimizer = Momentum({"w": tf.Variable([1.0])}, momentum=0.9, loss_scale="dynamic")
     optimizer.good_steps.assign(GROWTH_STEPS - 1)

@@ -94,6 +94,12 @@ def test_torn_and_strange_lines_are_left_out_and_counted(tmp_path, capsys):
     assert "8 lines were no entries" in captured.err
 
 
+@pytest.mark.parametrize("values", [{"time": 1e200}, {"time": -5}, {"loss": 10**400}, {"time": "noon", "loss": [1]}])
+def test_values_out_of_range_are_left_out(tmp_path, values):
+    assert report(tmp_path, [line(1), line(2, **values), line(3)]) == 0
+    assert len(page.read(tmp_path / "log.jsonl").entries) == 3
+
+
 def test_a_step_that_was_made_again_counts_once(tmp_path):
     (tmp_path / "log.jsonl").write_text("\n".join([line(1), line(2, loss=9.0), line(2, loss=1.0), line(3)]))
     log = page.read(tmp_path / "log.jsonl")

@@ -8,17 +8,19 @@ from resnext_trainer import layers
 from resnext_trainer.averaging import Average
 from resnext_trainer.config import resolve
 from resnext_trainer.distributed import Alone
+from resnext_trainer.model import DEVIATION, MEAN
 from resnext_trainer.step import Step
 
 
-def step(batch, accumulation, mode="fp32"):
+def step(batch, accumulation, **changed):
     config = resolve(
         {
             "model": {"architecture": "resnext17-8x4d", "classes": 10, "imageSize": 16},
             "batchSize": batch,
             "gradientAccumulation": accumulation,
-            "precision": {"mode": mode},
+            "precision": {"mode": "fp32"},
             "xla": False,
+            **changed,
         }
     )
     return Step(config, Alone(), "cpu")
@@ -47,6 +49,24 @@ def test_accumulated_batches_make_the_update_of_the_batch_they_are_parts_of(batc
         assert again.loss == pytest.approx(outcome.loss, rel=1e-5)
     for name, variable in whole.state().items():
         np.testing.assert_allclose(parts.state()[name], variable, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_mixed_images_have_mixed_targets_each_with_its_partner_from_the_other_end(batch):
+    """MixUp after normalisation, of labels that are smooth already: as the published recipe has it."""
+    images, labels = batch
+    share = np.linspace(0, 1, 12, dtype=np.float32)
+    mixing = step(12, 1, mixup=0.2, labelSmoothing=0.1)
+    loss = mixing.gradients(images, labels, tf.constant(share))[2]
+
+    def mixed(values):
+        broad = share.reshape(-1, *(1,) * (values.ndim - 1))
+        return values * broad + values[::-1] * (1 - broad)
+
+    normal = mixed((images.numpy() - MEAN) / DEVIATION)
+    logits = mixing.model(tf.constant(normal * DEVIATION + MEAN, tf.float32), training=True)[0].numpy()
+    targets = mixed(np.eye(10)[labels.numpy()] * 0.9 + 0.1 / 10)
+    logarithms = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    assert float(loss) == pytest.approx(-(targets * logarithms).sum(axis=1).mean(), rel=1e-5)
 
 
 def test_a_step_begins_anew_where_it_began(batch):

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from io import StringIO
 
 import pytest
+import rich
 from prometheus_client.parser import text_string_to_metric_families
 
 from resnext_trainer import endpoints
@@ -90,6 +91,31 @@ def test_a_log_has_one_line_for_many_steps_and_rank_0_alone_writes_it():
             telemetry.progress(Progress(epoch=step / 96, epochs=5, step=step, steps=480, loss=2.0, top1=0.5))
     assert first.getvalue() == "epoch 0.00/5  step 0/480  loss 2.0000  top-1 50.00 %\n"
     assert second.getvalue() == ""
+
+
+def test_the_last_step_is_told_once_before_its_evaluation_and_once_after_if_that_changed_anything():
+    out = StringIO()
+    telemetry = Telemetry(0, out)
+    last = Progress(epoch=5.0, epochs=5, step=480, steps=480, loss=2.0, top1=0.5)
+    for progress in (last, last, last.model_copy(update={"top1": 0.75}), last.model_copy(update={"top1": 0.75})):
+        telemetry.progress(progress)
+    assert [line[-7:] for line in out.getvalue().splitlines()] == ["50.00 %", "75.00 %"]
+
+
+def test_a_terminal_has_a_bar_and_notes_above_it():
+    out = StringIO()
+    before = rich.get_console().__dict__.copy()
+    rich.reconfigure(file=out, force_terminal=True, width=120, color_system=None)
+    try:
+        telemetry = Telemetry(terminal=True)
+        telemetry.progress(Progress(epoch=1.25, epochs=5, step=120, steps=480, loss=2.0))
+        telemetry.note("a checkpoint [1] was saved")
+        telemetry.close()
+    finally:
+        rich.get_console().__dict__.update(before)
+    assert "epoch 1.25/5  step 120/480  loss 2.0000" in out.getvalue()
+    assert " 25%" in out.getvalue()
+    assert "a checkpoint [1] was saved" in out.getvalue()
 
 
 STUCK = """

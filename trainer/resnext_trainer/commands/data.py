@@ -97,6 +97,19 @@ def _index(options: argparse.Namespace) -> int:
     return 0
 
 
+def _named(labels: Path) -> int:
+    """How many classes a file names."""
+    from resnext_trainer.data import tfrecord
+
+    try:
+        count = len(labels.read_text().splitlines())
+    except UnicodeDecodeError as error:
+        raise tfrecord.refused(f"{labels} is no text ({error}): mend it, or give --classes") from None
+    if not count:
+        raise tfrecord.refused(f"{labels} names no class: mend it, or give --classes")
+    return count
+
+
 @at_a_terminal
 def _validate(options: argparse.Namespace) -> int:
     from resnext_trainer.data import tfrecord
@@ -108,7 +121,7 @@ def _validate(options: argparse.Namespace) -> int:
     splits = {split: tfrecord.find(options.path, split, options.index_path) for split in tfrecord.SPLITS}
     classes = options.classes
     if classes is None and (names := Path(options.path, LABELS)).is_file():
-        classes = len(names.read_text().splitlines())
+        classes = _named(names)
     allowed = range(options.first_label, options.first_label + classes) if classes else None
     problems = []
     with progress("records", sum(map(len, splits.values()))) as advance:

@@ -48,8 +48,19 @@ def centre_cut(height: int, width: int, fraction: float) -> Cut:
 _NO_FRAMES = {0xC4, 0xC8, 0xCC}
 
 
+_MOST_PIXELS = 178_956_970
+"""Where Pillow, too, takes a picture for a trap: decoded it fills half a gigabyte."""
+
+
 def jpeg_size(jpeg: bytes) -> tuple[int, int]:
-    """(height, width) from a JPEG's header; ValueError where there is none."""
+    """(height, width) from a JPEG's header; ValueError where there is none, or none that can be meant."""
+    height, width = _size_in_header(jpeg)
+    if not 0 < height * width <= _MOST_PIXELS:
+        raise ValueError(f"its header says {width} x {height} pixels")
+    return height, width
+
+
+def _size_in_header(jpeg: bytes) -> tuple[int, int]:
     if jpeg[:2] != b"\xff\xd8":
         raise ValueError("it does not start like a JPEG")
     at = 2

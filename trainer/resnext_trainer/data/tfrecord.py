@@ -128,9 +128,12 @@ def _table(file: Path, index_folder: Path) -> np.ndarray:
     try:
         numbers = [int(word) for word in index.read_text().split()]
         table = np.array(numbers, np.int64).reshape(-1, 2)
+        starts = np.concatenate([[0], table[:, 1].cumsum()])
+        if (table[:, 1] < _HEADER + _FOOTER).any() or (table[:, 0] != starts[:-1]).any():
+            raise ValueError("its records do not lie one behind the other")
     except FileNotFoundError:
         raise refused(f"{index} is missing; {_MAKE_INDEX}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise refused(f"{index} is no index ({error}); {_MAKE_INDEX}") from None
     expected, size = int(table[-1].sum()) if len(table) else 0, file.stat().st_size
     if size < expected:

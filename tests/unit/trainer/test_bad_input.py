@@ -1,0 +1,204 @@
+"""Whatever is read may be missing, empty, cut, of another kind, or beyond its bounds: each reader says so by name.
+
+What has a table in the tests of its own subject (damaged checkpoints, shards, pictures, logs) is not here again.
+"""
+
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resnext_trainer import checkpoint, reading
+from resnext_trainer.__main__ import main
+from resnext_trainer.checkpoint import Position
+from resnext_trainer.config import InvalidConfig
+from resnext_trainer.data import tfrecord
+from resnext_trainer.data.geometry import jpeg_size
+from resnext_trainer.refusal import Refused
+from resnext_trainer.report import Verdict
+
+
+def laid(path: Path, content):
+    """A file of these bytes, a folder, or nothing at all."""
+    if content is Path:
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content)
+    return path
+
+
+CONFIGURATIONS = {
+    "missing": (None, "--config {}: No such file"),
+    "a folder": (Path, "--config {}: Is a directory"),
+    "empty": (b"", "--config {} holds no settings"),
+    "null": (b"null", "--config {} holds no settings"),
+    "bytes": (b"\x80\xff", "--config {} is neither YAML nor JSON"),
+    "cut": (b'{"epochs": 3, "model"', "--config {} is neither YAML nor JSON"),
+    "another resource": (b"kind: Pod\nspec: [1]", "--config {} holds no settings"),
+    "a circle": (b"model: &it [*it]", "--config {} is neither YAML nor JSON"),
+    "a set": (b"epochs: !!set {a, b}", "--config {} is neither YAML nor JSON"),
+    "a thousand levels": (b"[" * 5000, "--config {} is neither YAML nor JSON"),
+    "a date": (b"epochs: 2026-01-01", 'spec.training.epochs: Invalid value: "2026-01-01"'),
+    "a date that is none": (b"epochs: 2026-99-99", 'spec.training.epochs: Invalid value: "2026-99-99"'),
+    "not a number": (b"epochs: .nan", "spec.training.epochs: Invalid value: NaN"),
+    "infinite": (b"optimizer: {learningRate: .inf}", "spec.training.optimizer.learningRate: Invalid value: Infinity"),
+    "a list for an object": (b"model: [1]", "spec.training.model: Invalid value: [1]: should be an object"),
+    "null for an object": (b"model: null", "spec.training.model: Invalid value: null: should be an object"),
+    "out of range": (b"epochs: -3", "spec.training.epochs: Invalid value: -3: should be greater than or equal to 1"),
+    "a number for a name": (b"1: 2", 'unknown field "1" in spec.training'),
+}
+
+
+@pytest.mark.parametrize("case", CONFIGURATIONS)
+def test_a_configuration_that_is_none_is_refused(tmp_path, case):
+    content, words = CONFIGURATIONS[case]
+    file = laid(tmp_path / "config.yaml", content)
+    with pytest.raises(InvalidConfig, match=re.escape(words.format(file))):
+        reading.read(file)
+
+
+@pytest.mark.parametrize("value", ["2026-99-99", "[", "{a: 1", "!!set {a}", "&it [*it]"])
+def test_a_value_on_the_command_line_that_is_no_yaml_is_a_text(value):
+    assert reading.read(None, [f"data.path={value}"]).data.path == value
+
+
+INDEXES = {
+    "missing": (None, "is missing"),
+    "a folder": (Path, "is no index"),
+    "empty": (b"", "its index ends at 0"),
+    "text": (b"offset length\n", "is no index"),
+    "bytes": (b"\x80\xff", "is no index"),
+    "half a line": (b"0 100\n100", "is no index"),
+    "a gap": (b"0 100\n150 100\n", "is no index"),
+    "below zero": (b"-100 100\n0 100\n", "is no index"),
+    "shorter than any record": (b"0 3\n", "is no index"),
+    "longer than the shard": (b"0 1000000000000000\n", "is truncated"),
+    "beyond 64 bits": (b"0 99999999999999999999999\n", "is no index"),
+}
+
+
+@pytest.mark.parametrize("case", INDEXES)
+def test_an_index_that_is_none_is_refused_by_name(few_digits, tmp_path, case):
+    content, words = INDEXES[case]
+    folder = shutil.copytree(few_digits, tmp_path / "data")
+    index = folder / "train-00001-of-00002.idx"
+    index.unlink()
+    laid(index, content)
+    with pytest.raises(Refused, match=words) as caught:
+        tfrecord.find(str(folder), "train")
+    assert caught.value.verdict is Verdict.DATA_REFUSED
+    assert str(index).removesuffix(".idx") in caught.value.message
+
+
+def header(height, width):
+    """As much of a JPEG as tells its size."""
+    return b"\xff\xd8\xff\xc0\x00\x11\x08" + height.to_bytes(2) + width.to_bytes(2) + bytes(20)
+
+
+@pytest.mark.parametrize(
+    ("jpeg", "words"),
+    [
+        (b"", "does not start like a JPEG"),
+        (b"\x89PNG", "does not start like a JPEG"),
+        (b"\xff\xd8\xff\xe0", "header ends before the size"),
+        (header(0, 100), "its header says 100 x 0 pixels"),
+        (header(100, 0), "its header says 0 x 100 pixels"),
+        (header(65_500, 65_500), "its header says 65500 x 65500 pixels"),
+    ],
+    ids=["empty", "PNG", "cut", "no height", "no width", "too many pixels"],
+)
+def test_a_jpeg_without_a_size_that_can_be_meant_is_refused(jpeg, words):
+    with pytest.raises(ValueError, match=words):
+        jpeg_size(jpeg)
+
+
+STATE = {"position": {"step": 1}, "time": "2026-01-01T00:00:00+00:00", "sha256": ""}
+
+STATES = {
+    "empty": b"",
+    "cut": json.dumps(STATE).encode()[:-5],
+    "bytes": b"\x80\xff",
+    "null": b"null",
+    "a list": b"[]",
+    "nothing in it": b"{}",
+    "a text for the position": json.dumps(STATE | {"position": "here"}).encode(),
+    "a text for the step": json.dumps(STATE | {"position": {"step": "many"}}).encode(),
+    "a step below zero": json.dumps(STATE | {"position": {"step": -1}}).encode(),
+    "a time that is none": json.dumps(STATE | {"time": "soon"}).encode(),
+    "a checksum of other arrays": json.dumps(STATE).encode(),
+}
+
+
+@pytest.mark.parametrize("case", STATES)
+def test_a_state_that_is_none_makes_a_checkpoint_that_is_not_whole(tmp_path, case):
+    saved = checkpoint.save(tmp_path, Position(step=1), {"a": np.float32(1)}, 1, 3)
+    Path(saved.path, "state.json").write_bytes(STATES[case])
+    with pytest.raises(Refused, match="none is whole") as caught:
+        checkpoint.newest(tmp_path)
+    assert caught.value.verdict is Verdict.NO_GOOD_CHECKPOINT
+
+
+def test_arrays_of_another_type_and_a_file_for_a_folder_are_no_checkpoint(tmp_path):
+    with pytest.raises(ValueError, match="a is no float32"):
+        checkpoint.read(Path(checkpoint.save(tmp_path, Position(step=1), {"a": np.int64(1)}, 1, 3).path))
+    laid(tmp_path / "step-00000002-attempt-0001", b"")
+    with pytest.raises(Refused, match="holds 2 checkpoints and none is whole"):
+        checkpoint.newest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"", "names no class"), (b"\x80\xff", "is no text")], ids=["empty", "bytes"]
+)
+def test_names_of_classes_that_are_none_are_refused_when_data_is_validated(
+    few_digits, tmp_path, capsys, content, words
+):
+    folder = shutil.copytree(few_digits, tmp_path / "data")
+    labels = laid(folder / "labels.txt", content)
+    assert main(["data", "validate", "--path", str(folder)]) == 3
+    assert f"{labels} {words}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "words"),
+    [
+        (None, 2, "cannot be read"),
+        (Path, 2, "cannot be read"),
+        (b"", 2, "names 0 classes"),
+        (b"\x80\xff", 2, "cannot be read"),
+        (b"cat\ndog\n", 2, "names 2 classes"),
+    ],
+    ids=["missing", "a folder", "empty", "bytes", "too few"],
+)
+def test_names_of_classes_that_do_not_fit_are_refused_by_predict(tmp_path, capsys, monkeypatch, content, code, words):
+    labels = laid(tmp_path / "names.txt", content)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    options = ["--labels", str(labels), "--set", "model.classes=10"]
+    assert main(["predict", "-", *options]) == code
+    message = capsys.readouterr().err
+    assert str(labels) in message
+    assert words in message
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "words"),
+    [
+        (None, 3, "is not there"),
+        (Path, 3, "is not there"),
+        (b"", 3, "holds no entry"),
+        (b"\x80\xff", 3, "holds no entry"),
+        (b'{"step": 1, "epoch"', 3, "holds no entry"),
+        (b'{"step": -1, "epoch": 0.1}', 3, "holds no entry"),
+        (b'{"step": "one", "epoch": 0.1}', 3, "holds no entry"),
+    ],
+    ids=["missing", "an empty folder", "empty", "bytes", "cut", "below zero", "a text for a step"],
+)
+def test_a_log_that_is_none_is_refused_by_report(tmp_path, capsys, content, code, words):
+    log = laid(tmp_path / "run", content)
+    assert main(["report", str(log), "--output", str(tmp_path / "page.html")]) == code
+    message = capsys.readouterr().err
+    assert str(log) in message
+    assert words in message
