@@ -17,7 +17,7 @@ def main(folder: str, to: str, global_batch: int) -> None:
     device = distributed.pin_device(ranks, "cpu")
     # Frozen: a batch's own statistics differ between the halves and the whole.
     with_statistics = layers.batch_norm
-    layers.batch_norm = lambda *given, training: with_statistics(*given, training=False)  # noqa: ARG005
+    layers.batch_norm = lambda *given, training, onednn: with_statistics(*given, training=False)  # noqa: ARG005
     config = resolve(
         {
             "model": {"architecture": "resnext17-8x4d", "classes": 10, "imageSize": 32},
