@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import resource
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -82,8 +83,9 @@ def result(config: Training, what: What, source: Source, timings: list[Timing], 
         "xla": config.xla,
         "pipeline": source.name,
         "device": device,
-        "versions": _versions(),
-        "hardware": _hardware(),
+        "peakMemoryGiB": _peak_memory(device),
+        "versions": versions(),
+        "hardware": hardware(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -128,6 +130,13 @@ def _work(config: Training, ranks: Ranks, device: str, what: What) -> Callable[[
     return train
 
 
+def _peak_memory(device: str) -> float:
+    """The most that rank 0 held at a time: on its GPU, or resident on a CPU."""
+    if device == "gpu":
+        return float(tf.config.experimental.get_memory_info("GPU:0")["peak"]) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
 def _timed(
     batches: Iterator[Batch], work: Callable[[Batch], None], steps: int, warm_up: int, advance: Callable[[int], None]
 ) -> Timing:
@@ -148,7 +157,8 @@ def _endless(source: Source) -> Iterator[Batch]:
         epoch += 1
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and of what makes it fast."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -158,7 +168,8 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _hardware() -> dict[str, Any]:
+def hardware() -> dict[str, Any]:
+    """What this process may use."""
     gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
     return {
         "cpu": _cpu(),

@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 import tensorflow as tf
 
+from resnext_trainer import memory
 from resnext_trainer.refusal import Refused
 from resnext_trainer.report import Verdict
 
@@ -108,6 +109,7 @@ def pin_device(ranks: Ranks, device: str) -> str:
     gpus = tf.config.list_physical_devices("GPU")
     if device == "cpu" or (device == "auto" and not gpus):
         tf.config.set_visible_devices([], "GPU")
+        memory.keep_freed()
         # Ranks on one machine share its cores; TensorFlow would give each of them a thread for every core.
         if "TF_NUM_INTRAOP_THREADS" not in os.environ:
             cores = len(os.sched_getaffinity(0)) // ranks.local_size

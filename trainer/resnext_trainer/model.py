@@ -82,7 +82,9 @@ class ResNeXt:
     zero_gamma: bool = False
     """Begin with blocks that pass on their input: a scale of zero in each one's last batch norm (Goyal et al. 2017)."""
     native_groups: bool = False
-    """Leave grouped convolutions to the device (cuDNN does them well) or make dense blocks of them (CPU)."""
+    """Leave grouped convolutions to the device (cuDNN does them well) or make dense blocks of them (CPU, XLA)."""
+    onednn: bool = False
+    """Use what oneDNN does well, which is a CPU's way outside of XLA; where it is missing, dense blocks remain."""
     weights: dict[str, Any] = field(default_factory=dict)
     """Trained by gradient."""
     statistics: dict[str, Any] = field(default_factory=dict)
@@ -167,7 +169,13 @@ class ResNeXt:
         """Convolution and batch norm."""
         kernel = tf.cast(self.weights[f"{name}/kernel"], self.dtype)
         net = layers.convolution(
-            images, kernel, stride, groups, native_groups=self.native_groups, symmetric=self.symmetric
+            images,
+            kernel,
+            stride,
+            groups,
+            native_groups=self.native_groups,
+            onednn=self.onednn,
+            symmetric=self.symmetric,
         )
         mean, variance = f"{name}/mean", f"{name}/variance"
         net, (moved[mean], moved[variance]) = layers.batch_norm(
@@ -177,6 +185,7 @@ class ResNeXt:
             self.statistics[mean],
             self.statistics[variance],
             training=training,
+            onednn=self.onednn,
         )
         return net
 
@@ -225,7 +234,9 @@ class ResNeXt:
         group[name] = tf.Variable(np.full(channels, value, np.float32), name=name)
 
 
-def build(model: Model, seed: int = 0, dtype: tf.DType = tf.float32, *, native_groups: bool = False) -> ResNeXt:
+def build(
+    model: Model, seed: int = 0, dtype: tf.DType = tf.float32, *, native_groups: bool = False, onednn: bool = False
+) -> ResNeXt:
     """The network that a configuration asks for, with its first weights."""
     return ResNeXt(
         shape(model),
@@ -236,4 +247,5 @@ def build(model: Model, seed: int = 0, dtype: tf.DType = tf.float32, *, native_g
         fan_out=model.init_fan == "out",
         zero_gamma=model.zero_init_gamma,
         native_groups=native_groups,
+        onednn=onednn,
     )

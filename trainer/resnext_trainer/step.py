@@ -82,7 +82,9 @@ class Step:
 
     def _network(self) -> ResNeXt:
         config = self._config
-        return build(config.model, config.seed, _DTYPES[config.precision.mode], native_groups=self._device == "gpu")
+        gpu = self._device == "gpu"
+        dtype = _DTYPES[config.precision.mode]
+        return build(config.model, config.seed, dtype, native_groups=gpu, onednn=not gpu and not config.xla)
 
     def _logits_of(self, network: ResNeXt) -> Any:
         return tf.function(

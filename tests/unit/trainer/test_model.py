@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -54,6 +58,10 @@ def test_with_gamma_zero_a_block_passes_on_its_shortcut():
     assert zero == {f"{name}/expand/scale" for name, _, _ in net._blocks()}
 
 
+def normal(*shape):
+    return tf.constant(np.random.default_rng(sum(shape)).standard_normal(shape), tf.float32)
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(("channels", "groups"), [(32, 8), (128, 32), (64, 4), (8, 8)])
 def test_dense_blocks_are_the_grouped_convolution(channels, groups, stride):
@@ -66,6 +74,61 @@ def test_dense_blocks_are_the_grouped_convolution(channels, groups, stride):
     ]
     ours = layers.convolution(images, kernel, stride, groups, native_groups=False)
     np.testing.assert_allclose(ours, tf.concat(one_by_one, -1), atol=1e-4)
+
+
+@pytest.mark.parametrize("symmetric", [False, True], ids=["same", "symmetric"])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(
+    ("size", "channels", "groups"), [(3, 32, 8), (3, 128, 32), (3, 64, 4), (3, 8, 8), (3, 36, 9), (1, 24, 1)]
+)
+def test_onednns_convolution_and_its_gradients_are_those_of_dense_blocks(size, channels, groups, stride, symmetric):
+    images, kernel = normal(2, 9, 9, channels), normal(size, size, channels // groups, 2 * channels)
+    found = []
+    for onednn in (True, False):
+
+        @tf.function
+        def graph(onednn=onednn):
+            with tf.GradientTape() as tape:
+                tape.watch([images, kernel])
+                outputs = layers.convolution(
+                    images, kernel, stride, groups, native_groups=False, onednn=onednn, symmetric=symmetric
+                )
+                loss = tf.reduce_sum(tf.sin(outputs))
+            return outputs, *tape.gradient(loss, [images, kernel])
+
+        found.append(graph())
+    for ours, plain in zip(*found, strict=True):
+        assert ours.shape == plain.shape
+        np.testing.assert_allclose(ours, plain, atol=1e-4)
+
+
+def test_onednns_batch_norm_is_the_fused_one():
+    images, scale, offset = normal(4, 5, 6, 24) * 3 + 5, normal(24), normal(24)
+    mean, variance = tf.zeros(24), tf.ones(24)
+    found = []
+    for onednn in (True, False):
+        with tf.GradientTape() as tape:
+            tape.watch([images, scale, offset])
+            outputs, moved = layers.batch_norm(images, scale, offset, mean, variance, training=True, onednn=onednn)
+            loss = tf.reduce_sum(tf.sin(outputs))
+        found.append([outputs, *moved, *tape.gradient(loss, [images, scale, offset])])
+    for ours, fused in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, fused, rtol=1e-3, atol=1e-4)
+
+
+def test_a_cpu_without_onednn_trains_all_the_same():
+    """TensorFlow has no gradient of grouped convolutions then; asked in a process of its own, since it asks once."""
+    code = (
+        "import tensorflow as tf; from resnext_trainer.model import SHAPES, ResNeXt\n"
+        "net = ResNeXt(SHAPES['resnext17-8x4d'], 10, onednn=True)\n"
+        "@tf.function\n"
+        "def loss():\n"
+        "    return tf.gradients(net(tf.zeros([2, 32, 32, 3]), training=True)[0], list(net.weights.values()))\n"
+        "loss()"
+    )
+    environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_weight_decay_spares_only_batch_norm():
