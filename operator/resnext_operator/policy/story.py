@@ -144,6 +144,8 @@ class _Story:
         last = self.attempts[-1]["number"] if self.attempts else 0
         newest = max(self.seen.launchers, key=lambda each: each.attempt, default=None)
         if self.attempt is None and newest and newest.attempt > last:
+            # It was made because all workers had a node and were ready.
+            self.conditions.set("Scheduled", True, Reason.SCHEDULED)
             self._begin(newest.attempt, newest.workers or self.replicas)
 
     def _begin(self, number: int, workers: int) -> None:
@@ -152,6 +154,8 @@ class _Story:
         before = {"checkpointStepBefore": saved["step"]} if saved else {}
         self.attempts.append({"number": number, "startTime": stamp(self.now), "workers": workers, **before})
         self.status.pop("stepSeconds", None)
+        message = f"attempt {number}: {workers} workers are ready, mpirun starts"
+        self._become(Phase.STARTING, Reason.LAUNCHED, message)
 
     # -- how an attempt ends -------------------------------------------------------------------------------------
 
@@ -309,8 +313,6 @@ class _Story:
         self._begin(number, len(workers))
         hosts = [(pod.index, pod.incarnation) for pod in workers]
         self.create.append(render.launcher_pod(self.training, number, hosts))
-        message = f"attempt {number}: {len(workers)} workers are ready, mpirun starts"
-        self._become(Phase.STARTING, Reason.LAUNCHED, message)
 
     def _run(self) -> None:
         """An attempt is under way."""
