@@ -14,7 +14,7 @@ UV     := $(BIN)/uv pip install --system-certs --quiet --python $(BIN)/python --
 export RESNEXT_STARTED := $(shell date +%s)
 export PATH := $(CACHE)/bin:$(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo try test test-unit test-e2e check format generate image-cuda down clean
+.PHONY: help demo try test test-unit test-e2e test-faults bench-operator check format generate image-cuda down clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
@@ -38,6 +38,14 @@ test-unit: $(VENV)/.trainer $(VENV)/.dev ## The tests that need no cluster and l
 test-e2e: $(VENV)/.dev ## The end-to-end tests on the kind cluster (or on KUBECONFIG)
 	@$(SETUP) kwok cluster images
 	@$(BIN)/pytest tests/e2e
+
+test-faults: $(VENV)/.dev ## A fault at every single write of the operator, where `make test` takes a sample (about 25 minutes)
+	@$(SETUP) kwok cluster
+	@RESNEXT_FAULTS=all $(BIN)/pytest -s tests/e2e/test_faults.py
+
+bench-operator: $(VENV)/.dev ## 100 and 1,000 trainings at a time, beside the MPI Operator's figures (about 10 minutes)
+	@$(SETUP) kwok cluster
+	@PYTHONPATH=tests $(BIN)/python tests/bench/operator --json build/bench/operator.json
 
 check: $(VENV)/.dev ## Format, lint, types, import contracts, generated files
 	@$(BIN)/ruff format --check .
