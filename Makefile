@@ -18,7 +18,7 @@ endif
 export RESNEXT_STARTED := $(shell date +%s)
 export PATH := $(CACHE)/bin:$(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo try test test-unit test-e2e test-faults check format generate image-cuda down clean
+.PHONY: help demo try test test-unit test-e2e test-faults bench-operator check format generate image-cuda down clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
@@ -43,9 +43,13 @@ test-e2e: $(VENV)/.dev ## The end-to-end tests on the kind cluster (or on KUBECO
 	@$(SETUP) kwok cluster images
 	@$(BIN)/pytest tests/e2e
 
-test-faults: $(VENV)/.dev ## A node lost and a node drained, on the kind cluster (about 5 minutes)
-	@$(SETUP) cluster images
-	@RESNEXT_FAULTS=all $(BIN)/pytest tests/e2e/test_nodes.py
+test-faults: $(VENV)/.dev ## A fault at every write of the operator, where `make test` takes a sample; a node lost, and drained (30 minutes)
+	@$(SETUP) kwok cluster images
+	@RESNEXT_FAULTS=all $(BIN)/pytest -s tests/e2e/test_faults.py tests/e2e/test_nodes.py
+
+bench-operator: $(VENV)/.dev ## 100 and 1,000 trainings at a time, beside the MPI Operator's figures (about 10 minutes)
+	@$(SETUP) kwok cluster
+	@PYTHONPATH=tests $(BIN)/python tests/bench/operator --json build/bench/operator.json
 
 check: $(VENV)/.dev ## Format, lint, types, import contracts, generated files
 	@$(BIN)/ruff format --check .

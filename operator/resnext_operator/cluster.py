@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
@@ -112,20 +112,13 @@ class Cluster:
 
     async def carry_out(self, plan: Plan, training: Training) -> list[Manifest]:
         """Delete, update and create what a plan says; returns the objects as they are now."""
-        deleted = await asyncio.gather(*(self.delete(each, training.namespace) for each in plan.delete))
-        updated = await asyncio.gather(*(self.update(each, training) for each in plan.update))
-        created: list[Manifest | BaseException] = []
+        done = await _all(self.delete(each, training.namespace) for each in plan.delete)
+        done += await _all(self.update(each, training) for each in plan.update)
         # Pods last: the scheduler and the kubelet complain of claims and ConfigMaps that are not there yet.
         for pods in (False, True):
             wanted = [manifest for manifest in plan.create if (manifest["kind"] == "Pod") == pods]
-            created += await asyncio.gather(
-                *(self.create(manifest, training) for manifest in wanted), return_exceptions=True
-            )
-            # All are awaited first, so that none is still under way when the training is looked at again.
-            for failure in created:
-                if isinstance(failure, BaseException):
-                    raise failure
-        return [each for each in (*deleted, *updated, *created) if isinstance(each, dict)]
+            done += await _all(self.create(manifest, training) for manifest in wanted)
+        return [each for each in done if each is not None]
 
     async def create(self, manifest: Manifest, training: Training) -> Manifest:
         """Create a child, or find that it is there already; raises Stranger if that one is not ours."""
@@ -232,6 +225,15 @@ class Cluster:
                 return False
             raise
         return any(each["name"] == PLURAL for each in found.get("resources", ()))
+
+
+async def _all(writes: Iterable[Awaitable[Manifest | None]]) -> list[Manifest | None]:
+    """Write side by side. All are awaited before a failure is raised, so that none is still under way afterwards."""
+    answers = await asyncio.gather(*writes, return_exceptions=True)
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+    return [answer for answer in answers if not isinstance(answer, BaseException)]
 
 
 def _marked(manifest: Manifest) -> Manifest:

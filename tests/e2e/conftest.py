@@ -4,8 +4,10 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import played.theatre
 import pytest
 from kube import MONITORING, NAMESPACE, ROOT, SAMPLES, SYSTEM, Cluster, image, sample, setup
+from played.theatre import Theatre
 
 # `make test-faults` sets it: what takes minutes for a single sentence.
 collect_ignore = [] if os.environ.get("RESNEXT_FAULTS") == "all" else ["test_nodes.py"]
@@ -51,3 +53,10 @@ def training(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Calla
     claims = [f"{name}-checkpoints" for name in names]
     cluster.kubectl("delete", "rnx", *names, "--ignore-not-found", "--cascade=foreground", "--timeout=90s")
     cluster.kubectl("delete", "pvc", *claims, "--ignore-not-found", "--timeout=60s")
+
+
+@pytest.fixture(scope="module")
+def theatre() -> Iterator[Theatre]:
+    """Played nodes and pods, and none but the tests' own operators, for as long as one module needs it."""
+    with played.theatre.theatre() as it:
+        yield it

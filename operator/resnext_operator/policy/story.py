@@ -145,6 +145,8 @@ class _Story:
         last = self.attempts[-1]["number"] if self.attempts else 0
         newest = max(self.seen.launchers, key=lambda each: each.attempt, default=None)
         if self.attempt is None and newest and newest.attempt > last:
+            # It was made because all workers had a node and were ready.
+            self._placed_all()
             self._begin(newest.attempt, newest.workers or self.replicas)
 
     def _begin(self, number: int, workers: int) -> None:
@@ -153,6 +155,8 @@ class _Story:
         before = {"checkpointStepBefore": saved["step"]} if saved else {}
         self.attempts.append({"number": number, "startTime": stamp(self.now), "workers": workers, **before})
         self.status.pop("stepSeconds", None)
+        message = f"attempt {number}: {workers} workers are ready, mpirun starts"
+        self._become(Phase.STARTING, Reason.LAUNCHED, message)
 
     # -- how an attempt ends -------------------------------------------------------------------------------------
 
@@ -315,8 +319,6 @@ class _Story:
         self._begin(number, len(workers))
         hosts = [(pod.index, pod.incarnation) for pod in workers]
         self.create.append(render.launcher_pod(self.training, number, hosts))
-        message = f"attempt {number}: {len(workers)} workers are ready, mpirun starts"
-        self._become(Phase.STARTING, Reason.LAUNCHED, message)
 
     def _run(self) -> None:
         """An attempt is under way."""
@@ -402,7 +404,7 @@ class _Story:
             kind = "is unschedulable" if troubled.unschedulable else "does not start"
             self._unplaced(reason, f"pod {troubled.name} {kind}: {troubled.trouble}")
         elif len(pods) == len(workers) and all(pod.node for pod in pods):
-            self.conditions.set("Scheduled", True, Reason.SCHEDULED, "every worker has a node")
+            self._placed_all()
             if detaching := self._detaching(pods[0]):
                 self._unplaced(Reason.DETACHING, detaching, "WorkersReady")
 
@@ -412,6 +414,9 @@ class _Story:
         if (left := pod.unschedulable_since + PLACING - self.now) > timedelta(0):
             self._again_in(left)
         return left > timedelta(0)
+
+    def _placed_all(self) -> None:
+        self.conditions.set("Scheduled", True, Reason.SCHEDULED, "every worker has a node")
 
     def _detaching(self, first: WorkerSeen) -> str:
         """Why worker 0, on another node than before, may have to wait for the checkpoints' claim."""

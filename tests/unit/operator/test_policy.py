@@ -1,5 +1,7 @@
 """The life of a training: what is done, recorded and told at each turn."""
 
+import copy
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -365,3 +367,16 @@ def test_a_plan_deletes_only_a_finished_launcher_whose_end_is_recorded(misfortun
         for each in cluster.seen.launchers:
             if each.finished and each.uid in {reference.uid for reference in plan.delete}:
                 assert each.attempt in recorded
+
+
+def test_a_launcher_that_was_made_and_not_recorded_is_recorded_as_if_it_had_been(cluster):
+    cluster.settle()
+    cluster.ready()
+    before = copy.deepcopy(cluster.status)
+    cluster.settle()
+    recorded = copy.deepcopy(cluster.status)
+    assert names_of(cluster.pods("launcher")) == ["resnext-digits-launcher-1"]
+    cluster.body["status"] = before  # the operator ended between the launcher and the status
+    cluster.settle()
+    assert names_of(cluster.pods("launcher")) == ["resnext-digits-launcher-1"]
+    assert cluster.status == recorded

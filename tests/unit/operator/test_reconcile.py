@@ -4,9 +4,11 @@ import asyncio
 import copy
 from types import SimpleNamespace
 
+import pytest
 from model import resource
 
 from resnext_operator import handlers
+from resnext_operator.api import Plan, Reference
 from resnext_operator.cache import Cache
 from resnext_operator.cluster import Cluster, Refused, path_of
 from resnext_operator.settings import Settings
@@ -71,5 +73,28 @@ def test_everything_is_made_once_and_a_service_of_another_version_is_updated_onc
         for _ in range(3):
             await handlers.reconcile(key, runtime)
         assert [verb for verb, _ in server.writes] == ["PUT"]
+
+    asyncio.run(story())
+
+
+def test_no_deletion_is_under_way_any_more_when_one_of_them_has_failed():
+    async def story():
+        ended = []
+
+        class Slow(Cluster):
+            def __init__(self):
+                pass
+
+            async def request(self, _verb, path, *_, **__):
+                if path.endswith("refused"):
+                    raise Refused(500, "no")
+                await asyncio.sleep(0.01)
+                ended.append(path)
+                return {}
+
+        plan = Plan(delete=tuple(Reference("Pod", name, f"uid-{name}") for name in ("refused", "gone")))
+        with pytest.raises(Refused):
+            await Slow().carry_out(plan, SimpleNamespace(namespace="lab"))
+        assert [path.rpartition("/")[2] for path in ended] == ["gone"]
 
     asyncio.run(story())

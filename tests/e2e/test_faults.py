@@ -1,0 +1,59 @@
+"""Killed after any write, with or without having heard the answer, the operator comes to the same end.
+
+kwok plays nodes and pods, a proxy counts the writes and strikes. `make test` strikes at a fixed sample of the writes,
+`make test-faults` at each of them (RESNEXT_FAULTS=all).
+"""
+
+import asyncio
+import os
+
+import pytest
+from played.proxy import Fault
+from played.scenes import SCENES, Outcome, Scene, play
+from played.theatre import Theatre
+
+ALL = os.environ.get("RESNEXT_FAULTS") == "all"
+
+# More at a time only wait for the two cores.
+SIDE_BY_SIDE = 4
+
+
+def strikes(writes: int) -> list[tuple[Fault, int]]:
+    """Which fault strikes at which of so many writes."""
+    if ALL:
+        return [(fault, number) for fault in Fault for number in range(1, writes + 1)]
+    # Each fault at another place, and all over the run.
+    return [(fault, max(1, round(writes * (place + 1) / (len(Fault) + 1)))) for place, fault in enumerate(Fault)]
+
+
+@pytest.mark.timeout(7200 if ALL else 300)
+@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
+def test_a_fault_at_any_write_changes_neither_the_end_nor_what_is_made(theatre: Theatre, scene: Scene):
+    told, struck = theatre.run(sweep(theatre, scene))
+    print(f"{scene.__name__}: {struck} faults")
+    assert not told, "\n".join(told)
+
+
+async def sweep(theatre: Theatre, scene: Scene) -> tuple[list[str], int]:
+    turn = asyncio.Semaphore(SIDE_BY_SIDE)
+
+    async def one(fault: Fault | None = None, at_write: int = 0) -> Outcome:
+        async with turn:
+            return await play(scene, theatre, fault, at_write)
+
+    clean, again = await asyncio.gather(one(), one())
+    # What differs here would hide what a fault changes.
+    told = [f"between two runs without a fault: {each}" for each in again.differences(clean)]
+    faults = strikes(len(clean.writes))
+    runs = await asyncio.gather(*(one(*each) for each in faults), return_exceptions=True)
+    for (fault, number), run in zip(faults, runs, strict=True):
+        if isinstance(run, BaseException):
+            told.append(str(run))
+        elif not run.struck:
+            # Side by side, another run may need a write less; then there is nothing to strike at.
+            assert number == len(clean.writes), f"write {number} of {len(clean.writes)} never came"
+        else:
+            told += [f"{fault} {number} ({clean.writes[number - 1]}): {each}" for each in run.differences(clean)]
+            if run.starts != 1 + (fault in (Fault.KILLED_AFTER, Fault.KILLED_BEFORE)):
+                told.append(f"{fault} {number}: it ended by itself:\n{run.log}")
+    return told, len(faults)

@@ -1,0 +1,169 @@
+"""Where nothing changes nothing is written, and the operator needs exactly the rights that its role gives."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+
+import yaml
+from kube import ROOT
+from played.api import RELEASE, SYSTEM, run
+from played.proxy import Call, Fault
+from played.scenes import Stage, create_to_succeeded, quiet, stage_for, suspend_to_resumed
+from played.theatre import Theatre
+
+from resnext_operator import names
+
+# -- once matched, stays matched ---------------------------------------------------------------------------------------
+
+
+async def running(stage: Stage) -> None:
+    await stage.create()
+    await stage.trains()
+
+
+async def suspended(stage: Stage) -> None:
+    await running(stage)
+    await stage.change(suspend=True)
+    await stage.phase("Suspended")
+
+
+async def finished(stage: Stage) -> None:
+    await create_to_succeeded(stage)
+
+
+async def failed(stage: Stage) -> None:
+    await stage.create(last_attempt=1, exit_code=3)
+    await stage.phase("Failed")
+
+
+async def pending(stage: Stage) -> None:
+    await stage.create(workers={"replicas": 2, "nodeSelector": {"no": "such-node"}})
+
+    async def told() -> bool:
+        return (await stage.status()).get("reason") == "Unschedulable"
+
+    await stage.until(told, "the scheduler's word")
+
+
+async def without_claim(stage: Stage) -> None:
+    await stage.create(checkpoints={"claimName": "nowhere"})
+
+    async def told() -> bool:
+        return (await stage.status()).get("reason") == "ClaimMissing"
+
+    await stage.until(told, "the missing claim")
+
+
+AT_REST = (running, suspended, finished, failed, pending, without_claim)
+
+
+def test_where_nothing_changes_nothing_is_written(theatre: Theatre):
+    """Over resyncs and relists, by the operator that did the work and by the next one alike."""
+
+    async def watch() -> None:
+        async with AsyncExitStack() as stack:
+            stages = [await stack.enter_async_context(stage_for(theatre)) for _ in AT_REST]
+            namespaces = ",".join(stage.namespace for stage in stages)
+            lease = (stages[0].namespace, "leader")
+            it = await stack.enter_async_context(theatre.operator(namespaces=namespaces, lease=lease))
+            await asyncio.gather(*(bring(stage) for bring, stage in zip(AT_REST, stages, strict=True)))
+            for life in ("the first operator", "the next operator"):
+                written = await quiet(it)
+                asked, lists = theatre.ranks.asked, len(relists(it.proxy.calls))
+                await asyncio.sleep(3)
+                told = [str(call) for call in it.proxy.writes[written:]]
+                assert not told, f"{life} wrote with nothing to do: {told}"
+                # It was at work all the time.
+                assert theatre.ranks.asked > asked
+                assert len(relists(it.proxy.calls)) > lists
+                it.kill()
+                await asyncio.sleep(2)
+            assert it.starts == 3
+            assert len(it.proxy.writes) == written, "the third operator wrote as well"
+
+    theatre.run(watch())
+
+
+def relists(calls: list[Call]) -> list[Call]:
+    return [call for call in calls if call.verb == "list" and call.resource == "pods"]
+
+
+# -- rights ------------------------------------------------------------------------------------------------------------
+
+Right = tuple[str, str, str]
+"""Group, resource and verb."""
+
+
+def granted(kind: str) -> Iterator[Right]:
+    """What the chart gives the operator."""
+    rendered = run("helm", "template", RELEASE, ROOT / "charts" / RELEASE, "--namespace", SYSTEM)
+    for each in yaml.safe_load_all(rendered):
+        if each and each["kind"] == kind:
+            for rule in each["rules"]:
+                for group in rule["apiGroups"]:
+                    for resource in rule["resources"]:
+                        yield from ((group, resource, verb) for verb in rule["verbs"])
+
+
+def needed(calls: list[Call]) -> Iterator[Right]:
+    """What the calls needed; some clusters ask for a right to the finalizers of an owner whose deletion is blocked."""
+    for call in calls:
+        if call.resource:
+            yield call.group, call.resource, call.verb
+        if call.verb == "create":
+            for owner in json.loads(call.sent)["metadata"].get("ownerReferences", ()):
+                if owner.get("blockOwnerDeletion"):
+                    yield owner["apiVersion"].partition("/")[0], f"{owner['kind'].lower()}s/finalizers", "update"
+
+
+async def with_another_hash(stage: Stage) -> None:
+    """What an older version of the operator has made is brought up to date."""
+    await running(stage)
+    old = {"metadata": {"annotations": {names.HASH: "of-another-version"}}}
+    paths = [
+        f"/api/v1/namespaces/{stage.namespace}/services/it",
+        f"/apis/networking.k8s.io/v1/namespaces/{stage.namespace}/networkpolicies/it",
+    ]
+    for path in paths:
+        await stage.api.merge(path, old)
+
+    async def updated() -> bool:
+        found = [await stage.api.find(path) for path in paths]
+        return all(each["metadata"]["annotations"][names.HASH] != "of-another-version" for each in found if each)
+
+    await stage.until(updated, "the update")
+
+
+async def to_the_end_of_its_time(stage: Stage) -> None:
+    await stage.create(last_attempt=1, runPolicy={"ttlSecondsAfterFinished": 1})
+
+    async def gone() -> bool:
+        return await stage.api.find(stage.path) is None
+
+    await stage.until(gone, "the training's deletion")
+
+
+def test_the_role_allows_what_the_operator_does_and_nothing_else(theatre: Theatre):
+    """Recorded over lives that take every path; what only a race would need is provoked by sending each write twice."""
+
+    async def record() -> list[Call]:
+        # Also the Lease is made, not only taken over.
+        await theatre.api.remove(f"/apis/coordination.k8s.io/v1/namespaces/{SYSTEM}/leases/{RELEASE}")
+        lives = (suspend_to_resumed, with_another_hash, to_the_end_of_its_time)
+        async with AsyncExitStack() as stack:
+            stages = [await stack.enter_async_context(stage_for(theatre)) for _ in lives]
+            # Not everywhere: in a namespace that is going, every creation is forbidden.
+            where = {"namespaces": ",".join(stage.namespace for stage in stages), "lease": (SYSTEM, RELEASE)}
+            it = await stack.enter_async_context(theatre.operator(**where, fault=Fault.TWICE))
+            await asyncio.gather(*(live(stage) for live, stage in zip(lives, stages, strict=True)))
+            return it.proxy.calls
+
+    calls = theatre.run(record())
+    # With the operator's own token: this is the role at work, not only its text.
+    assert [str(call) for call in calls if call.code == 403] == []
+    assert set(needed(calls)) == set(granted("ClusterRole")) | set(granted("Role"))
+    rights = {*granted("ClusterRole"), *granted("Role")}
+    assert not [right for right in rights if "*" in right]
+    assert not [right for right in rights if right[1].startswith("pods/")]
+    assert {verb for _, resource, verb in rights if resource == "secrets"} == {"get", "create"}
