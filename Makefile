@@ -8,13 +8,15 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 SETUP  := $(PYTHON) images/setup
 CACHE  := $(shell $(PYTHON) images/setup cache)
+# The Python whose PyTorch the benchmarks compare with.
+TORCH  ?= /usr/bin/python3
 # The system's certificates: behind a proxy that signs for itself, uv's own list would refuse every package.
 UV     := $(BIN)/uv pip install --system-certs --quiet --python $(BIN)/python --constraint constraints.txt
 # When the command was given: what it ran for is printed at its end.
 export RESNEXT_STARTED := $(shell date +%s)
 export PATH := $(CACHE)/bin:$(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo try test test-unit test-e2e check format generate image-cuda down clean
+.PHONY: help demo try test test-unit test-e2e bench check format generate image-cuda down clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
@@ -38,6 +40,10 @@ test-unit: $(VENV)/.trainer $(VENV)/.dev ## The tests that need no cluster and l
 test-e2e: $(VENV)/.dev ## The end-to-end tests on the kind cluster (or on KUBECONFIG)
 	@$(SETUP) cluster images
 	@$(BIN)/pytest tests/e2e
+
+bench: $(VENV)/.trainer ## Speed and memory on this machine's CPUs (BENCH=input for one, TORCH=PYTHON for another PyTorch)
+	@$(SETUP) torch turbojpeg
+	@$(BIN)/python tests/bench --torch $(TORCH) --folder $(CACHE)/bench $(BENCH)
 
 check: $(VENV)/.dev ## Format, lint, types, import contracts, generated files
 	@$(BIN)/ruff format --check .

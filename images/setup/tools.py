@@ -101,3 +101,12 @@ TORCHVISION = Path("/usr/lib/python3/dist-packages/torchvision")
 )
 def torch() -> None:
     apt.install("python3-torch", "python3-torchvision")
+
+
+@step(
+    "turbojpeg",
+    "libjpeg-turbo, whose speed the input is held against",
+    present=lambda: any(Path("/usr/lib").glob("*/libturbojpeg.so.0")),
+)
+def turbojpeg() -> None:
+    apt.install("libturbojpeg0")
