@@ -8,6 +8,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 SETUP  := $(PYTHON) images/setup
 CACHE  := $(shell $(PYTHON) images/setup cache)
+# The Python whose PyTorch the benchmarks compare with.
+TORCH  ?= /usr/bin/python3
 UV     := $(BIN)/uv pip install --system-certs --quiet --python $(BIN)/python --constraint constraints.txt
 # The machine's certificates: behind a proxy that signs for itself, the lists that pip and uv bring refuse every package.
 CERTIFICATES := $(wildcard /etc/ssl/certs/ca-certificates.crt)
@@ -18,10 +20,10 @@ endif
 export RESNEXT_STARTED := $(shell date +%s)
 export PATH := $(CACHE)/bin:$(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo try test test-unit test-e2e test-faults bench-operator check format generate image-cuda down clean
+.PHONY: help demo try test test-unit test-e2e test-faults bench bench-operator check format generate image-cuda down clean
 
 help: ## List the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 16
 
 demo: $(VENV)/.operator ## Bring up a cluster here and train a ResNeXt on it with kubectl apply
 	@$(SETUP) cluster images
@@ -50,6 +52,10 @@ test-faults: $(VENV)/.dev ## A fault at every write of the operator, where `make
 bench-operator: $(VENV)/.dev ## 100 and 1,000 trainings at a time, beside the MPI Operator's figures (about 10 minutes)
 	@$(SETUP) kwok cluster
 	@PYTHONPATH=tests $(BIN)/python tests/bench/operator --json build/bench/operator.json
+
+bench: $(VENV)/.trainer ## Speed and memory on this machine's CPUs (BENCH=input for one, TORCH=PYTHON for another PyTorch)
+	@$(SETUP) torch turbojpeg
+	@$(BIN)/python tests/bench --torch $(TORCH) --folder $(CACHE)/bench $(BENCH)
 
 check: $(VENV)/.dev ## Format, lint, types, import contracts, generated files
 	@$(BIN)/ruff format --check .

@@ -136,3 +136,12 @@ def timm() -> None:
     # Alone: it needs PyTorch and torchvision, which are Debian's here, and does without the rest until it downloads.
     shutil.rmtree(TIMM_FOLDER, ignore_errors=True)
     run(*pip(), "install", "--quiet", "--no-deps", "--target", TIMM_FOLDER, TIMM)
+
+
+@step(
+    "turbojpeg",
+    "libjpeg-turbo, whose speed the input is held against",
+    present=lambda: any(Path("/usr/lib").glob("*/libturbojpeg.so.0")),
+)
+def turbojpeg() -> None:
+    apt.install("libturbojpeg0")

@@ -29,6 +29,8 @@ from resnext_trainer.step import Step
 from resnext_trainer.telemetry import Telemetry
 
 _WORK = ("data_wait", "compute", "allreduce", "evaluation")
+_DIGITS = 1438
+"""Training images of the digits."""
 _STEPS_PER_SAMPLE = 25
 _SCRAPES_EVERY = 100
 
@@ -36,13 +38,15 @@ _SCRAPES_EVERY = 100
 class Watched(Telemetry):
     """Notes the memory as the steps go by, and asks for the metrics as Prometheus does, only more often."""
 
-    def __init__(self) -> None:
+    def __init__(self, first_epoch: int) -> None:
+        """first_epoch: its steps, which are not counted."""
         super().__init__(out=io.StringIO())
+        self._first_epoch = first_epoch
         self.memory: list[float] = []
         self.scrapes: list[float] = []
         self.began = 0.0
-        """When the first step had ended, which compiles."""
-        self.work_before = 0.0
+        """When the first epoch had ended: its steps compile, and so does its checkpoint."""
+        self.work_before, self.checkpoints_before = 0.0, 0.0
         self.watching = 0.0
         """Seconds that the watching itself took."""
         self._count = 0
@@ -55,8 +59,9 @@ class Watched(Telemetry):
         super().step_done(seconds)
         self._count += 1
         started = time.perf_counter()
-        if self._count == 1:
-            self.began, self.work_before = started, self.work()
+        if self._count == self._first_epoch + 1:
+            self.began, self.work_before, self.watching = started, self.work(), 0.0
+            self.checkpoints_before = self.phase_seconds["checkpoint"]
         if self._count % _STEPS_PER_SAMPLE == 0:
             self.memory.append(resident())
         if self._count % _SCRAPES_EVERY == 0:
@@ -74,7 +79,7 @@ def resident() -> float:
 
 def trained(folder: Path, steps: int, *, of_digits: bool) -> dict[str, object]:
     """A training of so many steps: of noise in epochs of 500 steps, or of the digits in epochs of 179."""
-    batch = 8 if of_digits else 32
+    batch, epoch = (8, _DIGITS // 8) if of_digits else (32, 500)
     settings = {
         "model": {"architecture": "resnext17-8x4d", "classes": 10, "imageSize": 32},
         "batchSize": batch,
@@ -85,20 +90,21 @@ def trained(folder: Path, steps: int, *, of_digits: bool) -> dict[str, object]:
     }
     if of_digits:
         digits.prepare(folder / "data")
-        settings |= {"epochs": -(-steps // 179), "data": {"path": str(folder / "data"), "pipeline": "tfdata"}}
+        settings |= {"epochs": -(-steps // epoch), "data": {"path": str(folder / "data"), "pipeline": "tfdata"}}
     else:
-        noise = {"format": "synthetic", "syntheticImages": 500 * batch}
-        settings |= {"epochs": -(-steps // 500), "data": noise}
-    telemetry = Watched()
+        noise = {"format": "synthetic", "syntheticImages": epoch * batch}
+        settings |= {"epochs": -(-steps // epoch), "data": noise}
+    telemetry = Watched(epoch)
     report = train.run(resolve(settings), attempt=1, workers=None, world=None, telemetry=telemetry, requests=Requests())
     seconds = time.perf_counter() - telemetry.began - telemetry.watching
     work = telemetry.work() - telemetry.work_before
+    checkpoints = telemetry.phase_seconds["checkpoint"] - telemetry.checkpoints_before
     return {
         "steps": report.progress.step if report.progress else 0,
         "seconds": seconds,
         "workSeconds": work,
-        "checkpointSeconds": telemetry.phase_seconds["checkpoint"],
-        "otherSeconds": seconds - work - telemetry.phase_seconds["checkpoint"],
+        "checkpointSeconds": checkpoints,
+        "otherSeconds": seconds - work - checkpoints,
         "scrapeSeconds": sum(telemetry.scrapes) / max(1, len(telemetry.scrapes)),
         "memoryMiB": [round(each, 1) for each in telemetry.memory],
     }

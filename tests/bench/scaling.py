@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from alternately import TRAIN, Command, alternately, speed
 from results import Ratio, Result
 
-NETWORK, BATCH, STEPS, ROUNDS = "resnext101-32x4d", 8, 3, 3
+NETWORK, BATCH, STEPS, ROUNDS = "resnext101-32x4d", 8, 3, 2
 
 
 def run() -> Result:

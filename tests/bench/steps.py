@@ -18,7 +18,7 @@ class Case:
     precision: str
     steps: int
     goal: float | None = None
-    rounds: int = 3
+    rounds: int = 2
 
 
 def cases() -> tuple[Case, ...]:

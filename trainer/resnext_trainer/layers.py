@@ -29,14 +29,16 @@ def convolution(
     symmetric: bool = False,
 ) -> Any:
     """Convolution, padded SAME or as much before as after; the kernel is [height, width, in / groups, out]."""
-    padding: Any = "SAME"
-    if symmetric:
-        edge = [kernel.shape[0] // 2] * 2
-        padding = [[0, 0], edge, edge, [0, 0]]
     if onednn and kernel.shape[:2] == (1, 1):
         return _pointwise(images[:, ::stride, ::stride], kernel)
+    padding: Any = "SAME"
+    if symmetric and stride > 1:  # at stride 1, SAME pads as much before as after
+        edge = [kernel.shape[0] // 2] * 2
+        padding = [[0, 0], edge, edge, [0, 0]]
     if onednn and groups > 1 and _grouped_has_gradient(images.dtype):
         kernel, native_groups = _joined(kernel, groups), True
+        if padding != "SAME":  # whose gradient in groups oneDNN leaves to others, who have none
+            images, padding = padded(images, kernel.shape[0] // 2), "VALID"
     if groups == 1 or native_groups:
         return tf.nn.conv2d(images, kernel, strides=stride, padding=padding)
     most = max(1, min(groups, _BLOCKS, images.shape[-1] // _BLOCK_CHANNELS))
