@@ -63,9 +63,9 @@ def test_digits_train_to_their_accuracy_and_prometheus_saw_it(cluster: Cluster, 
     status = cluster.status(name)
     top1 = float(status["progress"]["top1"])
     assert top1 >= 0.97
+    time.sleep(11)  # two scrapes
     assert not [pod for pod in cluster.pods(name, "worker") if "deletionTimestamp" not in pod["metadata"]]
     assert len(cluster.pods(name, "launcher")) == 1, "for its log"
-    time.sleep(11)  # two scrapes
     (accuracy,) = cluster.query(f'resnext_training_accuracy_ratio{{namespace="{NAMESPACE}",training="{name}",k="1"}}')
     assert float(accuracy["value"][1]) == pytest.approx(top1, abs=1e-3)
     claim = cluster.get("pvc", f"{name}-checkpoints")
