@@ -52,7 +52,8 @@ class Settings(BaseModel):
     reconcilers: Annotated[int, Field(ge=1)] = 40
     """Trainings looked at side by side."""
 
-    connections: Annotated[int, Field(ge=1)] = 100
+    # Each takes a quarter of a megabyte, the buffer that asyncio reads TLS into.
+    connections: Annotated[int, Field(ge=1)] = 32
     """Most connections to the API server at the same time."""
 
     resync_seconds: Annotated[float, Field(gt=0)] = 60.0

@@ -1,5 +1,6 @@
 """The real API server as its administrator sees it."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import load_kube_config
 
@@ -59,6 +61,23 @@ class Api(Cluster):
         found = await self.request("GET", path, query=[("labelSelector", selector)] if selector else [], seconds=60)
         items: list[Manifest] = found["items"]
         return items
+
+    async def watch(self, path: str, accept: str) -> AsyncIterator[Manifest]:
+        """Events from the beginning, in the representation that is asked for; a watch that ends is taken up again."""
+        session, version = self._client.rest_client.pool_manager, "0"
+        while True:
+            query = [("watch", "true"), ("resourceVersion", version)]
+            _, url, headers, *_ = await self._client.param_serialize(
+                "GET", path, query_params=query, header_params={"Accept": accept}, auth_settings=["BearerToken"]
+            )
+            with suppress(aiohttp.ClientError):
+                async with session.get(url, headers=headers, timeout=aiohttp.ClientTimeout(total=None)) as answer:
+                    answer.raise_for_status()
+                    async for line in answer.content:
+                        event = json.loads(line)
+                        version = event["object"]["metadata"]["resourceVersion"]
+                        yield event
+            await asyncio.sleep(0.1)
 
     async def remove(self, path: str, *, at_once: bool = False) -> None:
         """Delete what may be gone already; `at_once` is kubectl's --force."""

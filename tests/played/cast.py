@@ -219,7 +219,15 @@ async def cast(api: Api, nodes: int = 2, parallelism: int = 4) -> AsyncIterator[
 
 async def _dismiss(api: Api) -> None:
     """All that is played, also by one who was killed before."""
-    for kind in ("namespaces", "persistentvolumes", "nodes"):
+    namespaces = [each["metadata"]["name"] for each in await api.items("/api/v1/namespaces", PLAYED)]
+    for name in namespaces:
+        await api.remove(f"/api/v1/namespaces/{name}")
+    # Pods without their node would be in the way of their namespace's end for minutes.
+    for _ in range(200):
+        if not [pod for name in namespaces for pod in await api.items(f"/api/v1/namespaces/{name}/pods")]:
+            break
+        await asyncio.sleep(0.1)
+    for kind in ("persistentvolumes", "nodes"):
         for each in await api.items(f"/api/v1/{kind}", PLAYED):
             await api.remove(f"/api/v1/{kind}/{each['metadata']['name']}")
 

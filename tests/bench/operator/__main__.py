@@ -1,0 +1,408 @@
+"""How fast and how small the operator is: many trainings at a time on the real API server, whose pods kwok plays.
+
+    PYTHONPATH=tests python tests/bench/operator [--json FILE] [--small]
+
+Prints a table, beside the MPI Operator's figures on such a cluster, and writes the same as JSON. The operator runs at
+its default settings, as a process of this machine, with the token of its own service account.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import re
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+
+import aiohttp
+from played.api import RELEASE, SYSTEM, TRAININGS, Api, Manifest, connect, deploy, deployed, run
+from played.cast import PLAYED, STORAGE, cast, training, trains
+from played.operators import Ranks
+from rich.console import Console
+from rich.table import Table
+
+from resnext_operator.settings import Settings
+
+NAMESPACE, CLAIM = "bench", "checkpoints"
+CAP = Settings().progress_per_second
+PROGRAM = """
+from resnext_operator import names
+from resnext_operator.__main__ import main
+names.METRICS_PORT = {}  # the pods' address is this machine's, and a real rank may be at the usual port
+raise SystemExit(main(["run"]))
+"""
+METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+
+
+@dataclass
+class Operator:
+    """The process, and what it says of itself."""
+
+    process: asyncio.subprocess.Process
+    url: str
+    session: aiohttp.ClientSession
+
+    async def metrics(self) -> dict[str, float]:
+        async with self.session.get(f"{self.url}/metrics") as answer:
+            text = await answer.text()
+        return {name: float(value) for name, value in re.findall(r"^([a-z_]+(?:\{[^}]*\})?) (\S+)$", text, re.M)}
+
+    async def phases(self) -> dict[str, int]:
+        found = await self.metrics()
+        return {key.split('"')[1]: int(value) for key, value in found.items() if key.startswith("resnext_trainings{")}
+
+    async def calls(self) -> Counter[str]:
+        """Requests by verb; those of kopf, which lists and watches, are not counted."""
+        counted: Counter[str] = Counter()
+        for key, value in (await self.metrics()).items():
+            if key.startswith("resnext_operator_api_requests_total"):
+                counted[re.search(r'verb="(\w+)"', key)[1]] += int(value)  # type: ignore[index]
+        return counted
+
+    def memory(self, what: str = "VmRSS") -> float:
+        """MB, now or (VmHWM) at its most."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(rf"{what}:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]
+
+    def seconds(self) -> float:
+        """CPU time so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@asynccontextmanager
+async def operator(api: Api, ranks: Ranks) -> AsyncIterator[Operator]:
+    """`resnext-operator run` until it is ready; as RESNEXT_* only what a Deployment sets."""
+    with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+        free.close()
+        config, log = Path(folder) / "kubeconfig", Path(folder) / "log"
+        config.write_text(json.dumps(_kubeconfig(api, await api.token())))
+        environment = {
+            **os.environ,
+            "KUBECONFIG": str(config),
+            "RESNEXT_LEASE_NAMESPACE": SYSTEM,
+            "RESNEXT_LEASE_NAME": RELEASE,
+            "RESNEXT_PORT": str(port),
+        }
+        with log.open("w") as output:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", PROGRAM.format(ranks.port), env=environment, stdout=output, stderr=output
+            )
+        async with aiohttp.ClientSession() as session:
+            it = Operator(process, f"http://127.0.0.1:{port}", session)
+            try:
+                await _ready(it, log)
+                yield it
+            finally:
+                if process.returncode is None:
+                    process.terminate()
+                    await process.wait()
+                if troubles := [
+                    line for line in log.read_text().splitlines() if " WARNING " in line or "ERROR" in line
+                ]:
+                    print(f"the operator's log has {len(troubles)} warnings; the first:", troubles[0], file=sys.stderr)
+
+
+def _kubeconfig(api: Api, token: str) -> Manifest:
+    cluster = {"server": api.where.host, "certificate-authority": api.where.ssl_ca_cert}
+    return {
+        "current-context": "bench",
+        "contexts": [{"name": "bench", "context": {"cluster": "bench", "user": "bench"}}],
+        "clusters": [{"name": "bench", "cluster": cluster}],
+        "users": [{"name": "bench", "user": {"token": token}}],
+    }
+
+
+async def _ready(it: Operator, log: Path) -> None:
+    for _ in range(600):
+        if it.process.returncode is not None:
+            raise RuntimeError(f"the operator ended:\n{log.read_text()}")
+        try:
+            async with it.session.get(f"{it.url}/readyz") as answer:
+                if answer.status == 200:
+                    return
+        except aiohttp.ClientError:
+            pass
+        await asyncio.sleep(0.05)
+    raise RuntimeError(f"the operator does not become ready:\n{log.read_text()}")
+
+
+# -- the audience ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Seen:
+    """When the pods of each kind appeared, told by a watch of their names alone."""
+
+    last: dict[str, float] = field(default_factory=dict)
+    count: Counter[str] = field(default_factory=Counter)
+
+    def role(self, name: str) -> str:
+        return "launchers" if "-launcher-" in name else "workers"
+
+
+@asynccontextmanager
+async def watching(api: Api) -> AsyncIterator[Seen]:
+    seen = Seen()
+
+    async def watch() -> None:
+        async for event in api.watch(f"/api/v1/namespaces/{NAMESPACE}/pods", METADATA):
+            if event["type"] == "ADDED":
+                role = seen.role(event["object"]["metadata"]["name"])
+                seen.count[role] += 1
+                seen.last[role] = time.monotonic()
+
+    task = asyncio.create_task(watch())
+    try:
+        yield seen
+    finally:
+        if task.done():
+            task.result()
+        task.cancel()
+        await asyncio.wait((task,))
+
+
+async def stage(api: Api) -> None:
+    """An empty namespace with one claim for all: the peer's pods mount none at all."""
+    await api.request("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE, "labels": {PLAYED: "true"}}})
+    volume = {
+        "metadata": {"name": f"played-{NAMESPACE}", "labels": {PLAYED: NAMESPACE}},
+        "spec": {
+            "storageClassName": STORAGE,
+            "capacity": {"storage": "1Gi"},
+            "accessModes": ["ReadWriteMany"],
+            "hostPath": {"path": "/nowhere"},
+            "claimRef": {"namespace": NAMESPACE, "name": CLAIM},
+        },
+    }
+    spec = {
+        "storageClassName": STORAGE,
+        "accessModes": ["ReadWriteMany"],
+        "resources": {"requests": {"storage": "1Gi"}},
+    }
+    claims = f"/api/v1/namespaces/{NAMESPACE}/persistentvolumeclaims"
+    await api.request("POST", "/api/v1/persistentvolumes", volume)
+    await api.request("POST", claims, {"metadata": {"name": CLAIM}, "spec": spec})
+    # Pods that wait for it would be looked at again by the scheduler in many seconds only.
+    while (await api.request("GET", f"{claims}/{CLAIM}")).get("status", {}).get("phase") != "Bound":
+        await asyncio.sleep(0.2)
+
+
+async def clear(api: Api) -> None:
+    """The trainings first, so that the garbage collector works before the namespace's own sweep does."""
+    await api.remove(f"/api/v1/namespaces/{NAMESPACE}")
+    await api.remove(f"/api/v1/persistentvolumes/played-{NAMESPACE}")
+    while await api.find(f"/api/v1/namespaces/{NAMESPACE}"):
+        await asyncio.sleep(1)
+
+
+async def create(api: Api, count: int, workers: int, last_attempt: int) -> None:
+    turn = asyncio.Semaphore(20)
+    path = f"{TRAININGS}/namespaces/{NAMESPACE}/resnexttrainings"
+
+    async def one(index: int) -> None:
+        manifest = training(f"t{index}", replicas=workers, last_attempt=last_attempt)
+        manifest["spec"]["checkpoints"] = {"claimName": CLAIM, "subPath": f"t{index}"}
+        async with turn:
+            await api.request("POST", path, manifest, seconds=60)
+
+    await asyncio.gather(*(one(index) for index in range(count)))
+
+
+async def until(it: Operator, phase: str, count: int, seconds: float) -> float:
+    """When so many trainings are in the phase."""
+    deadline = time.monotonic() + seconds
+    while (found := (await it.phases()).get(phase, 0)) < count:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{found} of {count} trainings are {phase} after {seconds:.0f} s: {await it.phases()}")
+        await asyncio.sleep(0.2)
+    return time.monotonic()
+
+
+# -- what is measured --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table."""
+
+    what: str
+    value: float
+    unit: str
+    goal: float
+    peer: str = ""
+
+    @property
+    def met(self) -> bool:
+        return self.value <= self.goal
+
+
+WRITES = ("POST", "PATCH", "DELETE")
+"""PUT is left out: with nothing outdated, the Lease alone is written so."""
+
+
+async def to_succeeded(api: Api, it: Operator, count: int, workers: int) -> dict[str, float]:
+    before, cpu = await it.calls(), it.seconds()
+    async with watching(api) as seen:
+        began = time.monotonic()
+        await create(api, count, workers, last_attempt=1)
+        created = time.monotonic()
+        ended = await until(it, "Succeeded", count, 600)
+    expected = {"workers": count * workers, "launchers": count}
+    if dict(seen.count) != expected:
+        raise RuntimeError(f"{dict(seen.count)} pods were made, and {expected} expected: some were made again")
+    calls = await it.calls() - before
+    return {
+        "submitted": created - began,
+        "workers created": seen.last["workers"] - began,
+        "launchers created": seen.last["launchers"] - began,
+        "succeeded": ended - began,
+        "calls": sum(calls[verb] for verb in (*WRITES, "GET")) / count,
+        **{f"calls {verb}": calls[verb] / count for verb in (*WRITES, "GET")},
+        "cpu": it.seconds() - cpu,
+        "memory": it.memory("VmHWM"),
+    }
+
+
+async def at_rest(it: Operator, seconds: float) -> dict[str, float]:
+    """Over at least one resync."""
+    await asyncio.sleep(10)
+    before, cpu = await it.calls(), it.seconds()
+    await asyncio.sleep(seconds)
+    calls = await it.calls() - before
+    writes = float(sum(calls[verb] for verb in WRITES))
+    return {"writes": writes, "core": (it.seconds() - cpu) / seconds, "memory": it.memory()}
+
+
+async def under_way(it: Operator, ranks: Ranks, seconds: float) -> dict[str, float]:
+    """Trainings that make steps all the time."""
+    before, asked, cpu, step = await it.calls(), ranks.asked, it.seconds(), 0
+    for step in range(int(seconds)):
+        ranks.progress = trains(1, 41 + step)
+        await asyncio.sleep(1)
+    calls = await it.calls() - before
+    return {
+        "polls": (ranks.asked - asked) / seconds,
+        "patches": calls["PATCH"] / seconds,
+        "core": (it.seconds() - cpu) / seconds,
+        "memory": it.memory(),
+    }
+
+
+async def restart(api: Api, ranks: Ranks, seconds: float) -> dict[str, float]:
+    began = time.monotonic()
+    async with operator(api, ranks) as it:
+        ready = time.monotonic() - began
+        await asyncio.sleep(seconds)
+        calls = await it.calls()
+        return {"ready": ready, "writes": float(sum(calls[verb] for verb in WRITES)), "memory": it.memory()}
+
+
+async def measure(few: int, many: int) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    async with AsyncExitStack() as stack:
+        api = await stack.enter_async_context(connect())
+        ranks = await stack.enter_async_context(Ranks().serve())
+        await stack.enter_async_context(cast(api, nodes=10))
+        while await api.find(f"/api/v1/namespaces/{NAMESPACE}"):
+            await asyncio.sleep(1)
+        for name, count, workers in (("few", few, 4), ("many", many, 2)):
+            await stage(api)
+            async with operator(api, ranks) as it:
+                found[name] = await to_succeeded(api, it, count, workers)
+                _tell(name, found)
+                if name == "many":
+                    found["finished"] = await at_rest(it, 65)
+                    _tell("finished", found)
+            await clear(api)
+        await stage(api)
+        async with operator(api, ranks) as it:
+            await create(api, many, 2, last_attempt=0)
+            await until(it, "Running", many, 600)
+            found["running"] = await under_way(it, ranks, 30)
+            _tell("running", found)
+        # Their words stay the same, so there is nothing to write.
+        found["restart"] = await restart(api, ranks, 20)
+        await clear(api)
+    return found
+
+
+def _tell(name: str, found: dict[str, dict[str, float]]) -> None:
+    """For whoever waits."""
+    print(name, {key: round(value, 2) for key, value in found[name].items()}, file=sys.stderr, flush=True)
+
+
+def figures(found: dict[str, dict[str, float]]) -> list[Figure]:
+    few, many, finished, running, again = (found[key] for key in ("few", "many", "finished", "running", "restart"))
+    created = {key: max(found[key]["workers created"], found[key]["launchers created"]) for key in ("few", "many")}
+    return [
+        Figure("100 x (1 + 4): all pods created", created["few"], "s", 8, "19 (198 by default)"),
+        Figure("100 x (1 + 4): all Succeeded", few["succeeded"], "s", 12, "33 (246 by default)"),
+        Figure("100 x (1 + 4): calls per training", few["calls"], "", 14 + 2 * 4),
+        Figure("1,000 x (1 + 2): workers created", many["workers created"], "s", 60, "75"),
+        Figure("1,000 x (1 + 2): all pods created", created["many"], "s", 60, "198"),
+        Figure("1,000 x (1 + 2): all Succeeded", many["succeeded"], "s", 90, "303"),
+        Figure("1,000 x (1 + 2): calls per training", many["calls"], "", 14 + 2 * 2),
+        Figure("1,000 x (1 + 2): CPU", many["cpu"], "s", 71, "71"),
+        Figure("1,000 x (1 + 2): resident memory, at most", many["memory"], "MB", 200, "198"),
+        Figure("1,000 finished: writes in 65 s", finished["writes"], "", 0),
+        Figure("1,000 finished: share of a core", 100 * finished["core"], "%", 1),
+        Figure("1,000 running: polls per second", running["polls"], "", CAP),
+        Figure("1,000 running: status patches per second", running["patches"], "", CAP),
+        Figure("1,000 running: resident memory", running["memory"], "MB", 200),
+        Figure("restart with 1,000 running: ready after", again["ready"], "s", 10),
+        Figure("restart with 1,000 running: writes", again["writes"], "", 0),
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write the figures there as well")
+    parser.add_argument("--small", action="store_true", help="a tenth of the trainings, to try the script itself")
+    options = parser.parse_args()
+    # Nodes that are not there would be left behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = deployed()
+    deploy(0)
+    try:
+        found = asyncio.run(measure(10, 100) if options.small else measure(100, 1000))
+    finally:
+        if before:
+            deploy(before)
+    rows = figures(found)
+    table = Table("", "measured", "goal", "MPI Operator", title=None)
+    for each in rows:
+        mark = "" if each.met else "  (missed)"
+        table.add_row(each.what, f"{each.value:.1f} {each.unit}{mark}", f"≤ {each.goal:g} {each.unit}", each.peer)
+    Console(width=120).print(table)
+    version = json.loads(run("kubectl", "version", "--output=json"))["serverVersion"]["gitVersion"]
+    where = {
+        "date": date.today().isoformat(),
+        "cores": os.cpu_count(),
+        "machine": platform.platform(),
+        "kubernetes": version,
+        "python": platform.python_version(),
+        "trainings": [10, 100] if options.small else [100, 1000],
+    }
+    print(json.dumps(where))
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        content = {"where": where, "figures": [vars(each) | {"met": each.met} for each in rows], "raw": found}
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
