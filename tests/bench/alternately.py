@@ -31,8 +31,10 @@ def facts(command: Command, timeout: float | None = None, **environment: str) ->
             timeout=timeout,
             env={**os.environ, **environment},
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise CommandFailed(f"{' '.join(words)}: {error}") from None
+    except subprocess.TimeoutExpired as error:
+        raise CommandFailed(f"{' '.join(words)}:\nit took longer than {error.timeout:.0f} s") from None
+    except OSError as error:
+        raise CommandFailed(f"{' '.join(words)}:\n{error.strerror}") from None
     try:
         if done.returncode:
             raise ValueError

@@ -119,8 +119,10 @@ def test_a_command_that_fails_says_its_last_words():
         facts(["sh", "-c", "echo no such network >&2; exit 3"])
     with pytest.raises(CommandFailed, match="ended with 0:\nnothing to say"):
         facts(["echo", "nothing to say"])
-    with pytest.raises(CommandFailed, match="timed out"):
+    with pytest.raises(CommandFailed, match="longer than 0 s"):
         facts(["sleep", "5"], timeout=0.1)
+    with pytest.raises(CommandFailed, match="No such file"):
+        facts(["/nowhere/python"])
 
 
 def test_commands_take_turns(tmp_path):
