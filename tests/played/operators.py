@@ -139,7 +139,8 @@ class Ranks:
         app.add_routes([web.get("/progress", answer)])
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
-        await web.TCPSite(runner, port=port).start()
+        # Without an address there would be two sockets, and with port 0 two ports.
+        await web.TCPSite(runner, "0.0.0.0", port).start()
         self.port = runner.addresses[0][1]
         try:
             yield self

@@ -242,9 +242,10 @@ def _identity(call: Call) -> tuple[str, str]:
 
 
 # What two runs without a fault differ in: times, uids, versions by their nature, hashes since namespace and uid are in
-# them; the node that the scheduler chose; and how long a step took.
+# them; the namespace, which each run has of its own; the node that the scheduler chose; and how long a step took.
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 _NODE = re.compile(r"played-[01]\b")
+_NAMESPACE = re.compile(r"scene-\d+-\d+\b")
 _UNSTABLE = {
     "managedFields",
     "resourceVersion",
@@ -285,6 +286,6 @@ def _flatten(path: str, value: Any, uids: dict[str, str], flat: dict[str, Any]) 
             _flatten(f"{path}[{name}]", inner, uids, flat)
     elif isinstance(value, str):
         text = uids.get(value, value)
-        flat[path] = _NODE.sub("<node>", _TIME.sub("<time>", text))
+        flat[path] = _NAMESPACE.sub("<namespace>", _NODE.sub("<node>", _TIME.sub("<time>", text)))
     else:
         flat[path] = value
