@@ -99,7 +99,7 @@ def block_diagonal(kernel: Any, groups: int, blocks: int) -> Any:
 
 
 def batch_norm(
-    images: Any, scale: Any, offset: Any, mean: Any, variance: Any, *, training: bool, onednn: bool = False
+    images: Any, scale: Any, offset: Any, mean: Any, variance: Any, onednn: bool = False, *, training: bool
 ) -> tuple[Any, Any]:
     """Normalised images, and the moving (mean, variance) after this batch. One fused operation; Keras 3's is not."""
     if not training:

@@ -184,8 +184,8 @@ class ResNeXt:
             self.weights[f"{name}/offset"],
             self.statistics[mean],
             self.statistics[variance],
+            self.onednn,
             training=training,
-            onednn=self.onednn,
         )
         return net
 

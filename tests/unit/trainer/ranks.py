@@ -31,7 +31,7 @@ def joined(ranks, folder, to):
     """One step, whose result rank 0 leaves in a file."""
     # Frozen: a batch's own statistics differ between the parts and the whole.
     with_statistics = layers.batch_norm
-    layers.batch_norm = lambda *given, training, onednn: with_statistics(*given, training=False)  # noqa: ARG005
+    layers.batch_norm = lambda *given, training: with_statistics(*given, training=False)  # noqa: ARG005
     config = configuration(folder, ranks, "fp32")
     step = Step(config, ranks, "cpu")
     images, labels = next(TfData(config, Share(ranks.rank, ranks.size)).train(0, 0))
