@@ -121,7 +121,7 @@ class Cluster:
         parts.append(self.kubectl("logs", "deployment/resnext-operator", "--tail=60", namespace=SYSTEM))
         return "\n".join(parts)
 
-    def until(self, name: str, seen: Callable[[Manifest], T], seconds: float = 150) -> T:
+    def until(self, name: str, seen: Callable[[Manifest], T], seconds: float = 300) -> T:
         """The first true answer of `seen` to the training's status; fails with the whole story."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

@@ -77,7 +77,7 @@ def test_a_checkpoint_that_is_cut_short_gives_way_to_the_one_before(cluster: Clu
     newest = cluster.status(name)["checkpoint"]["path"].removeprefix("/checkpoints/")
     cluster.job("cut", f"truncate --size=-100 {newest}/state.npz", f"{name}-checkpoints")
     cluster.kubectl("patch", "rnx", name, "--type=merge", "-p", '{"spec":{"suspend":false}}')
-    cluster.until(name, lambda status: status.get("phase") == "Succeeded", seconds=240)
+    cluster.until(name, lambda status: status.get("phase") == "Succeeded", seconds=420)
     log = cluster.kubectl("logs", f"{name}-launcher-2")
     assert f"{newest} is not whole" in log
     assert "resuming from step" in log

@@ -40,7 +40,7 @@ def test_a_worker_on_a_lost_node_is_replaced_while_its_pod_hangs_in_terminating(
     index = re.search(r"-worker-(\d+)-0$", lost["metadata"]["name"])[1]
     in_node(worker_node, "systemctl stop kubelet")
     # Silent for 50 s, taken away after 30 s more; then a new pod and a new attempt.
-    cluster.until(name, running_in_attempt(2), seconds=240)
+    cluster.until(name, running_in_attempt(2), seconds=420)
     status = cluster.status(name)
     assert status.get("failures", 0) == 0
     assert status["disruptions"] == 1
