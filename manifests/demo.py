@@ -78,12 +78,24 @@ metadata:
         manifest = (SAMPLES / "digits-dataset.yaml").read_text()
         image = setup("image-ref", "trainer-cpu")
         with_image = manifest.replace("image: resnext-trainer", f"image: {image}")
+        # A Job cannot be given another image; what it has written stays, and is not written again.
+        run("kubectl", "-n", NAMESPACE, "delete", "job", "digits-dataset", "--ignore-not-found")
         run("kubectl", "-n", NAMESPACE, "apply", "-f", "-", stdin=with_image)
         run("kubectl", "-n", NAMESPACE, "wait", "--for=condition=Complete", "job/digits-dataset", "--timeout=180s")
 
 
+def begin_anew() -> None:
+    """Else the checkpoints of the last demo, which a deleted training leaves, would be gone on from: at its end."""
+    claim = f"{NAME}-checkpoints"
+    if run("kubectl", "-n", NAMESPACE, "get", "pvc", claim, "--ignore-not-found"):
+        with step(f"the last demo's training and its claim {claim} deleted"):
+            for kind, name in (("rnx", NAME), ("pvc", claim)):
+                run("kubectl", "-n", NAMESPACE, "delete", kind, name, "--ignore-not-found", "--timeout=90s")
+            setup("volumes")
+
+
 def train() -> int:
-    run("kubectl", "-n", NAMESPACE, "delete", "rnx", NAME, "--ignore-not-found")
+    begin_anew()
     console.print(f"$ kubectl -n {NAMESPACE} apply -f manifests/samples/resnext-digits.yaml")
     started = time.monotonic()
     run("kubectl", "-n", NAMESPACE, "apply", "-f", SAMPLES / "resnext-digits.yaml")

@@ -102,8 +102,15 @@ def numbers(progress: Mapping[str, Any], now: datetime) -> str:
 
 
 def reason(status: Mapping[str, Any]) -> str:
-    """The message of the condition that changed last: the operator's own words for where the training stands."""
-    conditions = [each for each in status.get("conditions") or () if each.get("message")]
-    if not conditions:
-        return ""
-    return str(max(conditions, key=lambda each: str(each.get("lastTransitionTime", "")))["message"])
+    """The operator's own words for where the training stands: of the condition that has the status's reason.
+
+    Its time would not tell it: several conditions change within one second, as the API writes times.
+    """
+    return next(
+        (
+            str(each["message"])
+            for each in status.get("conditions") or ()
+            if each.get("reason") == status.get("reason") and each.get("message")
+        ),
+        "",
+    )

@@ -26,7 +26,14 @@ def story(monkeypatch):
         status("Running", epoch=step / 1250, step=step, imagesPerSecond=18_432.1, **numbers) for step in (1, 2, 2)
     ]
     ended = status("Succeeded", **{**numbers, "step": 312_500})
-    ended["status"]["conditions"] = [{"message": "250 epochs", "lastTransitionTime": "2026-01-01T00:00:00Z"}]
+    # All within one second.
+    ended["status"] |= {
+        "reason": "Finished",
+        "conditions": [
+            {"reason": "Saved", "message": "it can go on from a checkpoint"},
+            {"reason": "Finished", "message": "250 epochs"},
+        ],
+    }
     return iter([{}, status("Starting"), *middle, ended])
 
 
