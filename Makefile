@@ -10,7 +10,8 @@ SETUP  := $(PYTHON) images/setup
 CACHE  := $(shell $(PYTHON) images/setup cache)
 # The Python whose PyTorch the benchmarks compare with.
 TORCH  ?= /usr/bin/python3
-UV     := $(BIN)/uv pip install --system-certs --quiet --python $(BIN)/python --constraint constraints.txt
+# Compiled once at installation: else each process of a shell that forbids it (PYTHONDONTWRITEBYTECODE) compiles TensorFlow, 7 s.
+UV     := $(BIN)/uv pip install --system-certs --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt
 # The machine's certificates: behind a proxy that signs for itself, the lists that pip and uv bring refuse every package.
 CERTIFICATES := $(wildcard /etc/ssl/certs/ca-certificates.crt)
 ifneq ($(CERTIFICATES),)

@@ -6,7 +6,6 @@ that have neither. The digits are shown at half their size, which is enough for 
 
 import importlib.util
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -70,8 +69,6 @@ def top1(tmp_path_factory):
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            # Ranks that share cores must not spin while they wait for each other.
-            env={**os.environ, "OMPI_MCA_mpi_yield_when_idle": "1"},
             check=False,
         )
         reports = [line for line in done.stdout.splitlines() if line.startswith(REPORT_TAG)]

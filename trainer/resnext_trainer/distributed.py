@@ -13,6 +13,12 @@ from resnext_trainer.report import Verdict
 
 T = TypeVar("T")
 
+# A rank that waits for the others leaves its core to them; with GPUs the cores idle anyway.
+_YIELD = {"OMPI_MCA_mpi_yield_when_idle": "true"}
+# On CPUs Horovod's own thread takes a core from the step at each of its cycles, a millisecond each unless told
+# otherwise. Two ranks on two cores, 17 layers, 32 images of 32x32 each: 401 images/s, 498 with _YIELD, 508 with both.
+_LONG_CYCLE = {"HOROVOD_CYCLE_TIME": "5"}
+
 
 class Ranks(Protocol):
     """What ranks do together; each call is made by all of them, in the same order."""
@@ -54,6 +60,8 @@ class Horovod:
     def __init__(self) -> None:
         import horovod.tensorflow as hvd
 
+        waiting = _YIELD if tf.config.list_physical_devices("GPU") else _YIELD | _LONG_CYCLE
+        os.environ.update({name: value for name, value in waiting.items() if name not in os.environ})
         hvd.init()
         self._hvd = hvd
         self.rank, self.size = hvd.rank(), hvd.size()

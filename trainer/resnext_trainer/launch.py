@@ -45,8 +45,6 @@ MCA: Mapping[str, str] = {
     # Ranks without capabilities may not read each other's memory (CMA).
     "btl_vader_single_copy_mechanism": "none",
     "smsc": "^cma",
-    # A rank that waits for the others leaves its core to them; with GPUs the cores idle anyway.
-    "mpi_yield_when_idle": "true",
 }
 """Open MPI's parameters, under the names of 4 and of 5; each ignores the other's."""
 

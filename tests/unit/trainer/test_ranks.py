@@ -1,6 +1,5 @@
 import importlib.util
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -22,14 +21,12 @@ MPIRUN = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-bind-to", "none"
 
 def start(ranks, *command, code=0):
     """Runs a command on so many ranks; its standard output."""
-    # Ranks that share cores must not spin while they wait for each other.
-    environment = {**os.environ, "OMPI_MCA_mpi_yield_when_idle": "1"}
+
     done = subprocess.run(
         [*MPIRUN, str(ranks), sys.executable, *map(str, command)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        env=environment,
         timeout=300,
     )
     assert done.returncode == code, done.stdout + done.stderr
