@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
+from resnext_operator.scheduling import Affinity, Spread
 from resnext_operator.volumes import Labels, Quantity, SameNamespace, Text, Volume, VolumeMount
 from resnext_trainer.config import Config, InvalidConfig, Rule, explain, resolve
 from resnext_trainer.config import Training as TrainingConfig
@@ -108,6 +109,9 @@ class Placement(Config):
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=16)] = ()
     """Taints that the pods put up with."""
 
+    affinity: Affinity | None = None
+    """Nodes that the pods are drawn to or kept from."""
+
     priority_class_name: Text | None = None
     """Priority of the pods."""
 
@@ -132,6 +136,9 @@ class Workers(Placement):
 
     replicas: Annotated[int, Field(ge=1, le=256)] = 1
     """Number of worker pods. While it runs another number saves, and goes on from there with as many."""
+
+    topology_spread_constraints: Annotated[tuple[Spread, ...], Field(max_length=8)] | None = None
+    """How the workers lie over nodes or zones; left out, over nodes as evenly as it can be had. None with []."""
 
     slots: Annotated[int, Field(ge=1, le=16)] | None = None
     """Ranks in each worker; left out, the number of its GPUs, or 1 without GPUs."""

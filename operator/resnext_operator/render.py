@@ -7,6 +7,7 @@ from typing import Any
 
 from resnext_operator import names
 from resnext_operator.api import GROUP, KIND, VERSION, Manifest, Placement, Training
+from resnext_operator.scheduling import Affinity, Spread
 from resnext_operator.ssh import Keys
 
 _USER = 1000
@@ -14,6 +15,8 @@ _USER = 1000
 
 # A lost node is noticed after 40 s by default; five minutes more of waiting would be five minutes without training.
 _UNREACHABLE_SECONDS = 30
+
+_PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 
 _LAUNCHER_RESOURCES = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}}
 
@@ -186,12 +189,13 @@ def worker_pod(
             names.INCARNATION: str(incarnation),
             **({names.KEYS: keys} if keys else {}),
         },
+        avoided,
     )
     pod["spec"] |= {
         "hostname": pod["metadata"]["name"],
         "subdomain": names.service(training.name),
         "terminationGracePeriodSeconds": workers.termination_grace_period_seconds,
-        **(_away_from(avoided) if avoided else _spread(training)),
+        **_spread(training, avoided),
         # The containers' ports become the node's: the scheduler puts no second worker there.
         **({"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"} if workers.host_network else {}),
     }
@@ -210,26 +214,45 @@ def _volumes_of_user(training: Training) -> tuple[list[Manifest], list[Manifest]
     return [{"name": f"user-{name}", **each.source} for name, each in volumes.items()], mounts
 
 
-def _spread(training: Training) -> Manifest:
-    """One node's loss should cost as few workers as it can."""
-    own = {"matchLabels": {names.TRAINING: training.name, names.ROLE: "worker"}}
-    constraint = {
-        "maxSkew": 1,
-        "topologyKey": "kubernetes.io/hostname",
-        "whenUnsatisfiable": "ScheduleAnyway",
-        "labelSelector": own,
-    }
-    return {"topologySpreadConstraints": [constraint]}
+def _spread(training: Training, avoided: Sequence[str]) -> Manifest:
+    """What the user wants; else even, because one node's loss should cost as few workers as it can.
 
-
-def _away_from(nodes: Sequence[str]) -> Manifest:
-    """Other nodes if there are any: a fault of the training's own must end in its backoffLimit, not in Pending.
-
-    In place of the spread, which would draw workers to the very node that has none left.
+    Not where a node is avoided: evenness would draw workers to the very node that has none left.
     """
-    others = {"matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]}
-    preferred = [{"weight": 100, "preference": others}]
-    return {"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}}}
+    wanted = training.spec.workers.topology_spread_constraints
+    if wanted is None:
+        by_node = Spread(max_skew=1, topology_key="kubernetes.io/hostname", when_unsatisfiable="ScheduleAnyway")
+        wanted = () if avoided else (by_node,)
+    return {"topologySpreadConstraints": [_selecting(training, each) for each in wanted]} if wanted else {}
+
+
+def _affinity(training: Training, placement: Placement, avoided: Sequence[str]) -> Manifest:
+    """What the user wants; and other nodes than those avoided, if there are any.
+
+    Only preferred: a fault of the training's own must end in its backoffLimit, not in Pending.
+    """
+    wanted = _selecting(training, placement.affinity or Affinity())
+    if avoided:
+        others = {"matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in avoided]}
+        preferred = wanted.setdefault("nodeAffinity", {}).setdefault(_PREFERRED, [])
+        preferred.append({"weight": 100, "preference": others})
+    return wanted
+
+
+def _selecting(training: Training, constraint: Affinity | Spread) -> Manifest:
+    """As it stands in a pod, with the selector of the training's workers where none is given."""
+    own = {"matchLabels": {names.TRAINING: training.name, names.ROLE: "worker"}}
+
+    def filled(part: Any) -> Any:
+        if isinstance(part, list):
+            return [filled(each) for each in part]
+        if not isinstance(part, dict):
+            return part
+        whole = {key: filled(value) for key, value in part.items()}
+        return whole | {"labelSelector": whole.get("labelSelector", own)} if "topologyKey" in whole else whole
+
+    filled_in: Manifest = filled(constraint.model_dump(mode="json", by_alias=True, exclude_defaults=True))
+    return filled_in
 
 
 def launcher_pod(training: Training, attempt: int, workers: Sequence[tuple[int, int]]) -> Manifest:
@@ -298,6 +321,7 @@ def _pod(
     container: Manifest,
     volumes: list[Manifest],
     labels: dict[str, str],
+    avoided: Sequence[str] = (),
 ) -> Manifest:
     """A pod as Pod Security's `restricted` wants it, with a read-only root and no token."""
     spec: Manifest = {
@@ -346,6 +370,7 @@ def _pod(
     if training.spec.image_pull_policy:
         spec["containers"][0]["imagePullPolicy"] = training.spec.image_pull_policy
     optional = {
+        "affinity": _affinity(training, placement, avoided),
         "imagePullSecrets": [{"name": each.name} for each in training.spec.image_pull_secrets],
         "nodeSelector": placement.node_selector,
         "priorityClassName": placement.priority_class_name,

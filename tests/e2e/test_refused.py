@@ -12,6 +12,8 @@ from resnext_operator import api
 
 GPU = api.GPU
 SYNTHETIC = {"dataset": None, "training": {"data": {"format": "synthetic", "syntheticImages": 64}}}
+TERM = {"matchExpressions": [{"key": "zone", "operator": "In"}]}
+NO_VALUES = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference": TERM}]}}
 TWO = {"persistentVolumeClaim": {"claimName": "x"}, "emptyDir": {}}
 
 
@@ -30,6 +32,8 @@ TWO = {"persistentVolumeClaim": {"claimName": "x"}, "emptyDir": {}}
         {"workers": {"volumes": [{"name": "x", **TWO}]}},
         {"workers": {"volumeMounts": [{"name": "x", "mountPath": "/x"}]}},
         {"workers": {"volumes": [{"name": "x", "emptyDir": {}}], "volumeMounts": [{"name": "x", "mountPath": "/tmp"}]}},
+        {"workers": {"affinity": NO_VALUES}},
+        {"workers": {"topologySpreadConstraints": [{"topologyKey": "zone"}]}},
         {"runPolicy": {"activeDeadlineSeconds": 0}},
         {"checkpoints": {"claimName": "x", "template": {}}},
         {"dataset": None},

@@ -420,6 +420,8 @@ def _sentence(root: str, complaint: dict[str, Any]) -> str:
     match complaint["type"]:
         case "rule":
             return f"{field}.{context['field']}: Invalid value: {context['message']}"
+        case "missing":
+            return f"{field}: Required value"
         case "extra_forbidden":
             name = str(complaint["loc"][-1])
             return f'unknown field "{field}"' if name.isidentifier() else f'unknown field "{name}" in {field}'

@@ -1,11 +1,17 @@
-"""Where a training comes from and what it leaves: checkpoints read and written by rank 0, and agreed on by all."""
+"""Where a training comes from and what it leaves: checkpoints read and written by rank 0, and agreed on by all.
 
+They are written beside the training, from a copy of its state, so that steps wait for memory and not for a disk.
+"""
+
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from resnext_trainer import checkpoint, distributed, finetune
 from resnext_trainer.averaging import PREFIX
-from resnext_trainer.checkpoint import Position
+from resnext_trainer.checkpoint import Arrays, Position
 from resnext_trainer.config import Training
 from resnext_trainer.distributed import Ranks
 from resnext_trainer.refusal import Refused
@@ -27,44 +33,64 @@ class Keeper:
         """The newest checkpoint; known to every rank when it was read, to rank 0 when it was written."""
         self._best_top1: float | None = None
         """Top-1 of the best checkpoint on the disk. Rank 0 knows it."""
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[None] | None = None
 
     def restore(self) -> Position:
         """Gives every rank the state of the newest checkpoint; without one, that of the training's beginning."""
+        self.wait()
         found = distributed.agree(self._ranks, self._read)
         position: Position
         position, self.saved = self._ranks.gather(found)[0]
         self._ranks.broadcast(list(self._step.state().values()))
         return position
 
-    def save(self, position: Position) -> None:
-        """Saves, on rank 0. A disk that is full must not end a training: that is counted, and tried again later."""
-        if self._ranks.rank == 0:
-            self._write(position, best=False)
+    def save(self, position: Position, *, newest: bool = True, best: bool = False) -> None:
+        """Begins to save on rank 0, and ends what was begun before; `saved` and `wait` tell when it is there.
 
-    def save_best(self, position: Position) -> None:
-        """Saves apart, on rank 0, if the top-1 accuracy is better than that of the best checkpoint there is."""
-        top1 = position.top1
-        if self._ranks.rank == 0 and top1 is not None and (self._best_top1 is None or top1 > self._best_top1):
-            self._write(position, best=True)
+        As the newest; and apart, if this is the best and its top-1 accuracy better than that of the best checkpoint
+        there is. A disk that is full must not end a training: that is counted, and tried again later.
+        """
+        if self._ranks.rank != 0:
+            return
+        self.wait()
+        best = best and position.top1 is not None and (self._best_top1 is None or position.top1 > self._best_top1)
+        if newest or best:
+            with self._telemetry.phase("checkpoint"):
+                # A copy: on a CPU the next step writes into the same memory.
+                arrays = {name: np.array(variable.numpy()) for name, variable in self._step.state().items()}
+            self._writing = self._writer.submit(self._write, position, arrays, newest=newest, best=best)
+
+    def wait(self) -> None:
+        """Returns when all is on the disk that was to be, or could not be."""
+        if self._writing:
+            with self._telemetry.phase("checkpoint"):
+                self._writing.result()
+            self._writing = None
 
     def has(self, position: Position) -> bool:
         """Whether rank 0 has saved this position."""
+        self.wait()
         return self.saved is not None and self.saved.step == position.step
 
-    def _write(self, position: Position, *, best: bool) -> None:
-        with self._telemetry.phase("checkpoint"):
-            arrays = {name: variable.numpy() for name, variable in self._step.state().items()}
+    def _write(self, position: Position, arrays: Arrays, *, newest: bool, best: bool) -> None:
+        # The best first: else an end between the two would leave a checkpoint that knows of a best one never written.
+        for write, wanted in ((self._write_best, best), (self._write_newest, newest)):
             try:
-                if best:
-                    checkpoint.save_best(self._folder, position, arrays)
-                    self._best_top1 = position.top1
-                else:
-                    keep = self._config.checkpoint.keep
-                    self.saved = checkpoint.save(self._folder, position, arrays, self._attempt, keep)
-                    self._telemetry.checkpoint_saved(self.saved.time)
+                if wanted:
+                    write(position, arrays)
             except OSError as error:
                 self._telemetry.checkpoint_failed()
                 self._telemetry.note(f"the checkpoint at step {position.step} could not be saved: {error}")
+
+    def _write_best(self, position: Position, arrays: Arrays) -> None:
+        checkpoint.save_best(self._folder, position, arrays)
+        self._best_top1 = position.top1
+
+    def _write_newest(self, position: Position, arrays: Arrays) -> None:
+        keep = self._config.checkpoint.keep
+        self.saved = checkpoint.save(self._folder, position, arrays, self._attempt, keep)
+        self._telemetry.checkpoint_saved(self.saved.time)
 
     def _read(self) -> _Found:
         if self._ranks.rank != 0:

@@ -91,6 +91,7 @@ class Loop:
             except _NotFinite as trouble:
                 self._roll_back(str(trouble))
             finally:
+                self._keeper.wait()
                 if self._profiler:
                     self._profiler.close()
 
@@ -258,11 +259,9 @@ class Loop:
         evaluates = self._source.validation_images and (last or epoch % config.evaluation.every_epochs == 0)
         if evaluates:
             self._evaluate()
-        # The best first: else an end between the two would leave a checkpoint that knows of a best one never written.
-        if evaluates:
-            self._save(best=True)
-        if last or self._goal_reached() or epoch % config.checkpoint.every_epochs == 0:
-            self._save()
+        due = last or self._goal_reached() or epoch % config.checkpoint.every_epochs == 0
+        if due or evaluates:
+            self._save(newest=due, best=bool(evaluates))
         self._telemetry.progress(self.progress())
 
     def _evaluate(self) -> None:
@@ -290,14 +289,11 @@ class Loop:
             + (f" with averaged weights; {_sentence(plain)} with the last" if averaged else "")
         )
 
-    def _save(self, *, best: bool = False) -> None:
+    def _save(self, *, newest: bool = True, best: bool = False) -> None:
         """Saves, unless the last update has left a weight that is not finite: that is no place to go back to."""
         if not self._step.finite():
             raise _NotFinite(f"a weight after step {self._position.step} is not finite")
-        if best:
-            self._keeper.save_best(self._position)
-        else:
-            self._keeper.save(self._position)
+        self._keeper.save(self._position, newest=newest, best=best)
 
     def _count_bad_records(self) -> None:
         if self._source.bad and (found := len(self._source.bad.found)) > self._bad_records:

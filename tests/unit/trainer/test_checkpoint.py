@@ -1,6 +1,7 @@
 import resource
 from contextlib import contextmanager
 from io import StringIO
+from threading import Event
 
 import numpy as np
 import pytest
@@ -105,6 +106,16 @@ def keeper(folder, step=None, telemetry=None):
     return Keeper(config, 1, Alone(), step or Weights(), telemetry or Telemetry(out=StringIO()))
 
 
+def keep(kept, **position):
+    kept.save(Position(**position))
+    kept.wait()
+
+
+def save_best(kept, **position):
+    kept.save(Position(**position), newest=False, best=True)
+    kept.wait()
+
+
 def best(folder):
     return checkpoint.read(folder / "best")[0].top1
 
@@ -112,19 +123,32 @@ def best(folder):
 def test_the_best_is_known_after_a_restart_and_no_worse_one_takes_its_place(tmp_path):
     first = keeper(tmp_path)
     first.restore()
-    first.save(Position(step=1, top1=0.5))
-    first.save_best(Position(step=2, top1=0.9))  # and then a crash: no checkpoint knows of it but itself
+    keep(first, step=1, top1=0.5)
+    save_best(first, step=2, top1=0.9)  # and then a crash: no checkpoint knows of it but itself
 
     second = keeper(tmp_path)
     assert second.restore().best_top1 == 0.9
-    second.save_best(Position(step=3, top1=0.8))
+    save_best(second, step=3, top1=0.8)
     assert best(tmp_path) == 0.9
-    second.save_best(Position(step=4, top1=0.95))
+    save_best(second, step=4, top1=0.95)
     assert best(tmp_path) == 0.95
 
 
+def test_steps_go_on_while_a_checkpoint_is_written_and_do_not_get_into_it(tmp_path, monkeypatch):
+    written, whole = Event(), checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda *what: whole(*what) if written.wait(10) else None)
+    step = Weights()
+    kept = keeper(tmp_path, step)
+    kept.save(Position(step=1))
+    step.state()["weight"].assign_add([1, 1, 1, 1])
+    assert kept.saved is None
+    written.set()
+    assert kept.has(Position(step=1))
+    assert not checkpoint.newest(tmp_path)[1]["weight"].any()
+
+
 def test_the_best_survives_an_end_in_the_middle_of_its_replacement(tmp_path):
-    keeper(tmp_path).save_best(Position(step=1, top1=0.9))
+    save_best(keeper(tmp_path), step=1, top1=0.9)
     (tmp_path / "best").rename(tmp_path / ".best.old")
     assert checkpoint.best(tmp_path).top1 == 0.9
     assert best(tmp_path) == 0.9
@@ -136,7 +160,7 @@ def test_a_best_that_is_damaged_gives_way_to_the_next(tmp_path, caplog):
     again = keeper(tmp_path)
     again.restore()
     assert "best is not whole" in caplog.text
-    again.save_best(Position(step=2, top1=0.1))
+    save_best(again, step=2, top1=0.1)
     assert best(tmp_path) == 0.1
 
 
@@ -154,17 +178,17 @@ def files_of_at_most(size):
 def test_a_full_disk_keeps_the_last_good_one_and_is_counted(tmp_path):
     telemetry = Telemetry(out=StringIO())
     full = keeper(tmp_path, Weights(100_000), telemetry)
-    full.save(Position(step=1))
-    full.save_best(Position(step=1, top1=0.5))
+    keep(full, step=1)
+    save_best(full, step=1, top1=0.5)
     with files_of_at_most(100_000):
-        full.save(Position(step=2))
-        full.save_best(Position(step=2, top1=0.6))
+        keep(full, step=2)
+        save_best(full, step=2, top1=0.6)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "step-00000001-attempt-0001"]
     assert checkpoint.newest(tmp_path)[0].step == 1
     assert best(tmp_path) == 0.5
     assert not full.has(Position(step=2))
     failures = telemetry._registry.get_sample_value("resnext_train_checkpoint_failures_total", {"rank": "0"})
     assert failures == 2
-    full.save(Position(step=3))
-    full.save_best(Position(step=3, top1=0.6))
+    keep(full, step=3)
+    save_best(full, step=3, top1=0.6)
     assert (checkpoint.newest(tmp_path)[0].step, best(tmp_path)) == (3, 0.6)
