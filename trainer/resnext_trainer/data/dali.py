@@ -16,8 +16,9 @@ import numpy as np
 import tensorflow as tf
 
 from resnext_trainer.config import Training
-from resnext_trainer.data import Batch, Redealt, Share, tfrecord
-from resnext_trainer.data.batches import Batches, Plan
+from resnext_trainer.data import Batch, Share
+from resnext_trainer.data.batches import Plan
+from resnext_trainer.data.decoding import Decoding
 from resnext_trainer.data.geometry import Cut
 from resnext_trainer.refusal import Refused
 from resnext_trainer.report import Verdict
@@ -36,10 +37,11 @@ def loads() -> bool:
     return True
 
 
-class Dali:
+class Dali(Decoding):
     """Decodes on the GPU where the training computes there, else on the CPU."""
 
     name = "dali"
+    broken = RuntimeError
 
     def __init__(self, config: Training, share: Share) -> None:
         if not loads():
@@ -47,33 +49,8 @@ class Dali:
                 Verdict.CONFIGURATION_REFUSED,
                 "spec.training.data.pipeline is dali, but DALI does not load here: set it to auto or tfdata",
             )
-        self._batches = Batches(config, share)
-        self._batch_size, self._image_size = config.batch_size, config.model.image_size
+        super().__init__(config, share)
         self._gpu = config.device == "gpu"
-        self.bad = self._batches.bad
-        self.training_images, self.validation_images = self._batches.training_images, self._batches.validation_images
-
-    def train(self, epoch: int, seen: int = 0, redealt: Redealt = ()) -> Iterator[Batch]:
-        return self._decoded(self._batches.train(epoch, seen, redealt))
-
-    def validate(self) -> Iterator[Batch]:
-        return self._decoded(self._batches.validate())
-
-    def _decoded(self, plan: Plan) -> Iterator[Batch]:
-        done = 0
-        while True:
-            refusals: list[Refused] = []
-            try:
-                for batch in self._run(plan, done, refusals):
-                    yield batch
-                    done += 1
-                return
-            except RuntimeError as error:
-                if refusals:
-                    raise refusals[0] from None
-                # The batch is known, not the image in it: each is tried, the bad are skipped, and it is made anew.
-                if not plan.condemn(done, self._decodes):
-                    raise tfrecord.refused(f"an image cannot be decoded: {error}") from None
 
     def _run(self, plan: Plan, first: int, refusals: list[Refused]) -> Iterator[Batch]:
         labels: list[np.ndarray] = []

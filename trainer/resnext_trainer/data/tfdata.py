@@ -6,47 +6,20 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from resnext_trainer.config import Training
-from resnext_trainer.data import Batch, Redealt, Share, tfrecord
-from resnext_trainer.data.batches import Batches, Plan
+from resnext_trainer.data import Batch
+from resnext_trainer.data.batches import Plan
+from resnext_trainer.data.decoding import Decoding
 from resnext_trainer.data.geometry import Cut
 from resnext_trainer.refusal import Refused
 
 
-class TfData:
+class TfData(Decoding):
     """Decodes on all cores, and only the window that is kept."""
 
     name = "tfdata"
+    broken = tf.errors.OpError
 
-    def __init__(self, config: Training, share: Share) -> None:
-        self._batches = Batches(config, share)
-        self._batch_size, self._image_size = config.batch_size, config.model.image_size
-        self.bad = self._batches.bad
-        self.training_images, self.validation_images = self._batches.training_images, self._batches.validation_images
-
-    def train(self, epoch: int, seen: int = 0, redealt: Redealt = ()) -> Iterator[Batch]:
-        return self._decoded(self._batches.train(epoch, seen, redealt))
-
-    def validate(self) -> Iterator[Batch]:
-        return self._decoded(self._batches.validate())
-
-    def _decoded(self, plan: Plan) -> Iterator[Batch]:
-        done = 0
-        while True:
-            refusals: list[Refused] = []
-            try:
-                for batch in self._dataset(plan, done, refusals):
-                    yield batch
-                    done += 1
-                return
-            except tf.errors.OpError as error:
-                if refusals:
-                    raise refusals[0] from None
-                # The batch is known, not the image in it: each is tried, the bad are skipped, and it is made anew.
-                if not plan.condemn(done, self._decodes):
-                    raise tfrecord.refused(f"an image cannot be decoded: {error.message}") from None
-
-    def _dataset(self, plan: Plan, first: int, refusals: list[Refused]) -> Any:
+    def _run(self, plan: Plan, first: int, refusals: list[Refused]) -> Iterator[Batch]:
         def arrays() -> Iterator[tuple[Any, Any, Any]]:
             # tf.data turns every exception into its own; the reason is kept for whoever asked.
             try:
@@ -62,13 +35,14 @@ class TfData:
             tf.TensorSpec([self._batch_size, 5], tf.int32),
             tf.TensorSpec([self._batch_size], tf.int32),
         )
-        return (
+        dataset = (
             tf.data.Dataset.from_generator(arrays, output_signature=signature)
             .unbatch()
             .map(self._image, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
             .batch(self._batch_size, drop_remainder=True)
             .prefetch(2)
         )
+        return iter(dataset)
 
     def _decodes(self, jpeg: bytes, cut: Cut) -> bool:
         try:

@@ -1,0 +1,55 @@
+"""What the two ways to decode share: which batches, in which order, and what becomes of an image that is broken."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import ClassVar
+
+from resnext_trainer.config import Training
+from resnext_trainer.data import Batch, Redealt, Share, tfrecord
+from resnext_trainer.data.batches import Batches, Plan
+from resnext_trainer.data.geometry import Cut
+from resnext_trainer.refusal import Refused
+
+
+class Decoding(ABC):
+    """A source whose images a library decodes."""
+
+    name: str
+    broken: ClassVar[type[Exception]]
+    """What the library raises for an image that it cannot decode."""
+
+    def __init__(self, config: Training, share: Share) -> None:
+        self._batches = Batches(config, share)
+        self._batch_size, self._image_size = config.batch_size, config.model.image_size
+        self.bad = self._batches.bad
+        self.training_images, self.validation_images = self._batches.training_images, self._batches.validation_images
+
+    def train(self, epoch: int, seen: int = 0, redealt: Redealt = ()) -> Iterator[Batch]:
+        return self._decoded(self._batches.train(epoch, seen, redealt))
+
+    def validate(self) -> Iterator[Batch]:
+        return self._decoded(self._batches.validate())
+
+    def _decoded(self, plan: Plan) -> Iterator[Batch]:
+        done = 0
+        while True:
+            refusals: list[Refused] = []
+            try:
+                for batch in self._run(plan, done, refusals):
+                    yield batch
+                    done += 1
+                return
+            except self.broken as error:
+                if refusals:
+                    raise refusals[0] from None
+                # The batch is known, not the image in it: each is tried, the bad are skipped, and it is made anew.
+                if not plan.condemn(done, self._decodes):
+                    raise tfrecord.refused(f"an image cannot be decoded: {error}") from None
+
+    @abstractmethod
+    def _run(self, plan: Plan, first: int, refusals: list[Refused]) -> Iterator[Batch]:
+        """The plan's batches from one on. A refusal of the plan goes to `refusals`: the library makes it its own."""
+
+    @abstractmethod
+    def _decodes(self, jpeg: bytes, cut: Cut) -> bool:
+        """Whether this image can be decoded."""
