@@ -56,7 +56,11 @@ def config(training: Training) -> Manifest:
 
 
 def secret(training: Training, keys: Keys) -> Manifest:
-    """The keys, for good: pods that run would not notice another pair."""
+    """The keys. Never changed, and yet not `immutable`.
+
+    Of an immutable Secret that is deleted and made anew, a node goes on giving new pods what it had, as long as one of
+    the old pods is there.
+    """
     content = {
         "id_ed25519": keys.user.private,
         "id_ed25519.pub": keys.user.public,
@@ -68,7 +72,7 @@ def secret(training: Training, keys: Keys) -> Manifest:
         "v1",
         "Secret",
         names.keys(training.name),
-        {"immutable": True, "type": "Opaque", "stringData": content},
+        {"type": "Opaque", "stringData": content},
     )
 
 

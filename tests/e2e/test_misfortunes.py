@@ -94,7 +94,9 @@ def test_pods_that_do_not_start_or_do_not_last_say_why(cluster: Cluster, trainin
 
 
 def test_an_evicted_worker_is_replaced_and_with_a_lost_secret_all_are(cluster: Cluster, training):
-    name = training(training=LONG)
+    # On one node, where the new pods meet the old ones, and what the kubelet remembers of the old Secret.
+    node = cluster.objects("nodes")[-1]["metadata"]["labels"]["kubernetes.io/hostname"]
+    name = training(training=LONG, workers={"nodeSelector": {"kubernetes.io/hostname": node}})
     cluster.until(name, lambda status: saved(status) >= 22)
     before = {pod["metadata"]["uid"] for pod in cluster.pods(name, "worker")}
     cluster.kubectl("delete", "secret", f"{name}-ssh")

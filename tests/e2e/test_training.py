@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from kube import NAMESPACE, ROOT, SYSTEM, Cluster
 
-# Long enough to break something in the middle, short enough to wait for the end: under a minute on two cores.
-LONG = {"epochs": 20, "checkpoint": {"everyEpochs": 1}}
+# Long enough to break something in the middle, short enough to wait for the end: half a minute on two cores.
+LONG = {"epochs": 12, "checkpoint": {"everyEpochs": 1}}
 
 
 def steps_done(status):
@@ -35,7 +35,7 @@ def dashboard_queries():
 
 
 def test_digits_train_to_their_accuracy_and_prometheus_saw_it(cluster: Cluster, training):
-    name = training(training={"epochs": 12})
+    name = training()
     cluster.until(name, lambda status: status.get("phase") == "Running" and steps_done(status) > 40)
     workers = cluster.pods(name, "worker")
     assert len({pod["spec"]["nodeName"] for pod in workers}) == 2
