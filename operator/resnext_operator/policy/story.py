@@ -288,7 +288,8 @@ class _Story:
             kept = {pod.uid for pod in current if pod}
             self._drop(*stale, grace=STALE_GRACE)
             self._drop(*(pod for pod in self.seen.workers if pod.uid not in kept))
-        if not self._missing_claims():
+        # That a worker is missing may be all that tells of an attempt's end, until that is recorded.
+        if self.recorded and not self._missing_claims():
             self._make_workers([index for index, pod in enumerate(current) if pod is None])
         if self.phase is Phase.PENDING and all(pod and pod.phase == "Running" for pod in current):
             self._become(Phase.STARTING, Reason.STARTING, "all workers are placed")

@@ -546,6 +546,16 @@ def test_a_child_that_goes_while_the_training_runs_is_made_again():
     assert "Service/resnext-digits" in cluster.objects
 
 
+def test_a_lost_worker_is_replaced_only_when_the_attempts_end_is_recorded():
+    cluster = a_running()
+    cluster.vanish("resnext-digits-worker-1-0")
+    plan = cluster.decide()
+    assert not plan.create, "cut off between the two, nothing would tell that the attempt has lost a worker"
+    assert plan.status["attempts"][0]["cause"] == "disruption"
+    cluster.settle()
+    assert len(cluster.pods("worker")) == 2
+
+
 @pytest.mark.parametrize("lost", ["worker", "launcher"])
 def test_when_the_keys_had_to_be_made_anew_every_worker_gets_them(lost):
     cluster = a_running()
