@@ -129,6 +129,7 @@ def test_a_rank_that_stands_still_ends_the_attempt_as_hung_and_is_counted(cluste
     cluster.until(name, lambda status: status.get("failures") == 1, seconds=90)
     attempt = cluster.status(name)["attempts"][0]
     assert (attempt["cause"], attempt["exitCode"]) == ("hung", 8)
+    assert (attempt["rank"], attempt["pod"]) == (1, pod)
     began = time.monotonic()
     cluster.until(name, in_attempt(2))
     assert time.monotonic() - began > 5, "a pause of ten seconds after the first failure"
