@@ -50,6 +50,11 @@ class Stranger(Exception):
     """A child's name is taken by an object that is not ours; the text names it."""
 
 
+def words(error: BaseException) -> str:
+    """What an error says, or what it is: a TimeoutError says nothing."""
+    return str(error) or type(error).__name__
+
+
 def path_of(kind: str, namespace: str | None, name: str = "", part: str = "") -> str:
     prefix, plural = PATHS[kind]
     within = ("namespaces", namespace) if namespace else ()

@@ -12,15 +12,15 @@ from datetime import UTC, datetime
 import aiohttp
 
 from resnext_operator.api import Manifest
-from resnext_operator.cluster import Cluster, Refused, path_of
+from resnext_operator.cluster import Cluster, Refused, path_of, words
 from resnext_operator.settings import Settings
 
 _log = logging.getLogger(__name__)
 
-LEASE = 8.0
-"""Seconds without a renewal after which another replica may lead."""
+LEASE = 15.0
+"""Seconds without a renewal after which another replica may lead; as in Kubernetes' own components."""
 
-_RENEW, _DEADLINE, _REQUEST = 2.0, 5.0, 2.0
+_RENEW, _DEADLINE, _REQUEST = 2.0, 10.0, 4.0
 
 
 class Lost(Exception):
@@ -31,6 +31,7 @@ class Leader:
     """This replica's view of the Lease."""
 
     def __init__(self, cluster: Cluster, settings: Settings) -> None:
+        """cluster: connections of its own, where a renewal waits for no other write."""
         self._cluster, self._identity = cluster, settings.identity
         self._collection = path_of("Lease", settings.lease_namespace)
         self._path, self._name = f"{self._collection}/{settings.lease_name}", settings.lease_name
@@ -44,13 +45,20 @@ class Leader:
             try:
                 self.leading = await self._try()
             except (Refused, aiohttp.ClientError, TimeoutError) as error:
-                _log.warning("lease %s: %s", self._name, error or type(error).__name__)
+                _log.warning("lease %s: %s", self._name, words(error))
             if not self.leading:
                 await asyncio.sleep(_RENEW)
         _log.info("%s leads", self._identity)
 
     async def keep(self) -> None:
         """Renew until that fails; raises Lost well before another replica may lead."""
+        try:
+            await self._renew_for_ever()
+        except Lost:
+            self.leading = False
+            raise
+
+    async def _renew_for_ever(self) -> None:
         renewed = time.monotonic()
         while True:
             await asyncio.sleep(_RENEW if time.monotonic() - renewed < _RENEW else 0.5)
@@ -62,13 +70,17 @@ class Leader:
                 if isinstance(error, Refused) and error.code == 409:
                     raise Lost(f"lease {self._name} was taken by another") from None
                 if time.monotonic() - renewed > _DEADLINE:
-                    raise Lost(f"lease {self._name} could not be renewed: {error or type(error).__name__}") from None
+                    raise Lost(f"lease {self._name} could not be renewed: {words(error)}") from None
 
     async def release(self) -> None:
         """Let the next one lead at once; call it when nothing is written any more."""
-        if self.leading:
-            self.leading = False
+        if not self.leading:
+            return
+        self.leading = False
+        try:
             await self._write({**self._lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}, self._lease)
+        except (Refused, aiohttp.ClientError, TimeoutError) as error:
+            _log.warning("lease %s stays until it runs out: %s", self._name, words(error))
 
     async def _try(self) -> bool:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -13,7 +13,7 @@ import kopf
 
 from resnext_operator import handlers
 from resnext_operator.cache import Cache
-from resnext_operator.cluster import Cluster, Leftover, Refused, connect
+from resnext_operator.cluster import Cluster, Leftover, Refused, connect, words
 from resnext_operator.handlers import Runtime
 from resnext_operator.leader import Leader, Lost
 from resnext_operator.metrics import Metrics, serve
@@ -23,6 +23,9 @@ from resnext_operator.workqueue import WorkQueue
 
 _log = logging.getLogger(__name__)
 
+# It lets the handlers of what it has seen end, which are ours and short.
+_END_OF_KOPF = 5.0
+
 # What passes by itself, told in one line; anything else is a mistake of ours and told with its traceback.
 _PASSING = (Refused, Leftover, aiohttp.ClientError, TimeoutError)
 
@@ -31,12 +34,13 @@ async def run(settings: Settings) -> int:
     """Work until told to stop, or until something essential fails; returns the exit code."""
     cache, queue = Cache(), WorkQueue()
     metrics = Metrics(cache, queue.__len__)
-    async with connect(settings.connections, metrics.requested) as cluster:
+    async with connect(settings.connections, metrics.requested) as cluster, connect(1, metrics.requested) as apart:
         runtime = Runtime(settings, cluster, cache, queue, Watch(cache, queue, settings), metrics)
-        leader = Leader(cluster, settings)
+        leader = Leader(apart, settings)
         known = asyncio.Event()
         server = await serve(metrics, settings.port, known.is_set)
         working = asyncio.create_task(_lead(runtime, leader, known))
+        watching: asyncio.Task[None] | None = None
         stop = _stop_signal()
         try:
             if not await _until_served(cluster, stop):
@@ -54,6 +58,10 @@ async def run(settings: Settings) -> int:
             working.cancel()
             await asyncio.wait((working,))
             await leader.release()
+            if watching:
+                # By itself: kopf never ends if the event loop's own end takes its inner tasks first.
+                watching.cancel()
+                await asyncio.wait((watching,), timeout=_END_OF_KOPF)
             await server.cleanup()
 
 
@@ -82,7 +90,7 @@ async def _until_served(cluster: Cluster, stop: asyncio.Event) -> bool:
                 return not stop.is_set()
             _log.warning("the cluster does not know ResNeXtTraining yet: is the CustomResourceDefinition installed?")
         except _PASSING as error:
-            _log.warning("%s", error or type(error).__name__)
+            _log.warning("%s", words(error))
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), 2)
     return False
@@ -131,7 +139,7 @@ async def _work(runtime: Runtime) -> None:
             metrics.errors.inc()
             delay = queue.failed(key)
             mistake = None if isinstance(error, _PASSING) else error
-            _log.warning("%s/%s: again in %.1f s: %s", *key, delay, error or type(error).__name__, exc_info=mistake)
+            _log.warning("%s/%s: again in %.1f s: %s", *key, delay, words(error), exc_info=mistake)
         else:
             queue.done(key)
         metrics.reconciled.observe(time.monotonic() - started)
@@ -157,7 +165,7 @@ async def _relist_patiently(runtime: Runtime) -> None:
             await _relist(runtime)
             return
         except _PASSING as error:
-            _log.warning("cannot list: %s", error or type(error).__name__)
+            _log.warning("cannot list: %s", words(error))
             await asyncio.sleep(2)
 
 

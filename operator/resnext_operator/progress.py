@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from resnext_operator import names
 from resnext_operator.api import GPU, Key, Manifest
 from resnext_operator.cache import PODS, Cache
+from resnext_operator.cluster import words
 from resnext_operator.settings import Settings
 from resnext_operator.workqueue import WorkQueue
 from resnext_trainer.report import Progress
@@ -129,7 +130,7 @@ class Watch:
                     return None
                 return Progress.model_validate_json(await answer.text())
         except (aiohttp.ClientError, TimeoutError) as error:
-            _log.debug("%s/%s: no progress from %s: %s", *key, address, error or type(error).__name__)
+            _log.debug("%s/%s: no progress from %s: %s", *key, address, words(error))
         except ValidationError as error:
             _log.warning("%s/%s: progress that cannot be read: %s", *key, error)
         return None

@@ -70,7 +70,7 @@ def test_data_that_cannot_be_trained_on_ends_with_the_files_name(cluster: Cluste
 
 
 def test_a_checkpoint_that_is_cut_short_gives_way_to_the_one_before(cluster: Cluster, training):
-    name = training(training={"epochs": 16})
+    name = training(training={"epochs": 10})
     cluster.until(name, lambda status: (status.get("checkpoint") or {}).get("step", 0) >= 60)
     cluster.kubectl("patch", "rnx", name, "--type=merge", "-p", '{"spec":{"suspend":true}}')
     cluster.until(name, lambda status: status.get("phase") == "Suspended", seconds=90)

@@ -84,3 +84,29 @@ def test_a_leader_that_cannot_renew_gives_up_before_its_lease_ends():
             await asyncio.wait_for(first.keep(), 2)
 
     asyncio.run(scenario())
+
+
+def test_who_has_lost_the_lease_lets_go_of_nothing():
+    async def scenario():
+        server = Server()
+        first = replica(server, "a")
+        await first.acquire()
+        server.down = True
+        with pytest.raises(Lost, match="503: down"):
+            await first.keep()
+        await first.release()
+        assert server.lease["spec"]["holderIdentity"] == "a"
+
+    asyncio.run(scenario())
+
+
+def test_a_lease_that_cannot_be_let_go_runs_out(caplog):
+    async def scenario():
+        server = Server()
+        first = replica(server, "a")
+        await first.acquire()
+        server.down = True
+        await first.release()
+
+    asyncio.run(scenario())
+    assert "stays until it runs out" in caplog.text
