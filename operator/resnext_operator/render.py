@@ -58,8 +58,8 @@ def config(training: Training) -> Manifest:
 def secret(training: Training, keys: Keys) -> Manifest:
     """The keys. Never changed, and yet not `immutable`.
 
-    Of an immutable Secret that is deleted and made anew, a node goes on giving new pods what it had, as long as one of
-    the old pods is there.
+    Of an immutable Secret that is deleted and made anew, a node may go on giving new pods what it had, as long as
+    one of the old pods is there.
     """
     content = {
         "id_ed25519": keys.user.private,
