@@ -15,6 +15,7 @@ from resnext_operator.cluster import PATHS, Cluster, Refused, Stranger
 from resnext_operator.metrics import Metrics
 from resnext_operator.progress import Watch
 from resnext_operator.settings import Settings
+from resnext_operator.teller import Teller
 from resnext_operator.workqueue import WorkQueue
 
 _log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class Runtime:
     cache: Cache
     queue: WorkQueue
     progress: Watch
+    teller: Teller
     metrics: Metrics
 
 
@@ -185,6 +187,6 @@ async def _report(training: api.Training, plan: api.Plan, runtime: Runtime, now:
     runtime.metrics.recorded(training.status, plan.status, written["metadata"]["creationTimestamp"], now)
     for event in plan.events:
         _log.info("%s/%s: %s: %s", *training.key, event.reason, event.message)
-        await runtime.cluster.tell(training, event, now)
+        runtime.teller.tell(training, event, now)
     # What only now is recorded may free evidence: look again.
     runtime.queue.add(training.key)

@@ -19,6 +19,7 @@ from resnext_operator.leader import Leader, Lost
 from resnext_operator.metrics import Metrics, serve
 from resnext_operator.progress import Watch
 from resnext_operator.settings import Settings
+from resnext_operator.teller import Teller
 from resnext_operator.workqueue import WorkQueue
 
 _log = logging.getLogger(__name__)
@@ -32,10 +33,10 @@ _PASSING = (Refused, Leftover, aiohttp.ClientError, TimeoutError)
 
 async def run(settings: Settings) -> int:
     """Work until told to stop, or until something essential fails; returns the exit code."""
-    cache, queue = Cache(), WorkQueue()
+    cache, queue = Cache(), WorkQueue(settings.pause_seconds)
     metrics = Metrics(cache, queue.__len__)
     async with connect(settings.connections, metrics.requested) as cluster, connect(1, metrics.requested) as apart:
-        runtime = Runtime(settings, cluster, cache, queue, Watch(cache, queue, settings), metrics)
+        runtime = Runtime(settings, cluster, cache, queue, Watch(cache, queue, settings), Teller(cluster), metrics)
         leader = Leader(apart, settings)
         known = asyncio.Event()
         server = await serve(metrics, settings.port, known.is_set)
@@ -124,7 +125,7 @@ async def _lead(runtime: Runtime, leader: Leader, known: asyncio.Event) -> None:
 
 
 def _loops(runtime: Runtime) -> list[Coroutine[Any, Any, None]]:
-    return [_resync(runtime), _relist_now_and_then(runtime), runtime.progress.run()]
+    return [_resync(runtime), _relist_now_and_then(runtime), runtime.progress.run(), runtime.teller.run()]
 
 
 async def _work(runtime: Runtime) -> None:

@@ -52,6 +52,9 @@ class Settings(BaseModel):
     reconcilers: Annotated[int, Field(ge=1)] = 40
     """Trainings looked at side by side."""
 
+    pause_seconds: Annotated[float, Field(ge=0)] = 0.25
+    """Pause between two looks at a training: what its pods tell meanwhile is answered at once."""
+
     # Each takes a quarter of a megabyte, the buffer that asyncio reads TLS into.
     connections: Annotated[int, Field(ge=1)] = 32
     """Most connections to the API server at the same time."""

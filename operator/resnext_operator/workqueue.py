@@ -10,7 +10,9 @@ _FIRST_DELAY, _LAST_DELAY = 0.5, 60.0
 class WorkQueue:
     """An event only says that something may have changed, so ten events for one key are one piece of work."""
 
-    def __init__(self) -> None:
+    def __init__(self, pause: float = 0.0) -> None:
+        """pause: seconds between two pieces of work for one key, in which its events gather."""
+        self._pause = pause
         self._ready: asyncio.Queue[Key] = asyncio.Queue()
         self._waiting: set[Key] = set()
         self._working: set[Key] = set()
@@ -50,8 +52,9 @@ class WorkQueue:
         return key
 
     def done(self, key: Key) -> None:
+        """Work on this key again after the pause, if there is a reason by then."""
         self._failures.pop(key, None)
-        self._release(key)
+        asyncio.get_running_loop().call_later(self._pause, self._release, key)
 
     def failed(self, key: Key) -> float:
         """Work on this key again after a time that doubles with each failure; returns the seconds."""

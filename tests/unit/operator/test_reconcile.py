@@ -58,12 +58,15 @@ def test_everything_is_made_once_and_a_service_of_another_version_is_updated_onc
         cache.put(claim | {"spec": {"accessModes": ["ReadWriteMany"]}})
         said = SimpleNamespace(latest=lambda _: None, last_steps=lambda _: {})
         metrics = SimpleNamespace(recorded=lambda *_: None)
-        runtime = handlers.Runtime(Settings(), server, cache, queue, said, metrics)
+        told = []
+        teller = SimpleNamespace(tell=lambda _, event, __: told.append(event.reason))
+        runtime = handlers.Runtime(Settings(), server, cache, queue, said, teller, metrics)
         key = ("default", "resnext-digits")
         for _ in range(3):
             await handlers.reconcile(key, runtime)
-        posts = [where for verb, where in server.writes if verb == "POST" and not where.endswith("events")]
+        posts = [where for verb, where in server.writes if verb == "POST"]
         assert len(posts) == 7, posts  # service, config, network policy, claim, secret, two workers
+        assert told == ["Accepted"]
         server.writes.clear()
         await handlers.reconcile(key, runtime)
         assert server.writes == []

@@ -1,6 +1,7 @@
 """A key is worked on once for many events, never twice at a time, and later again after an error."""
 
 import asyncio
+import time
 
 from resnext_operator.cluster import difference
 from resnext_operator.workqueue import WorkQueue
@@ -27,6 +28,27 @@ def test_an_event_during_the_work_leads_to_one_more_look_afterwards():
         assert await asyncio.wait_for(queue.get(), 1) == KEY
         queue.done(KEY)
         assert len(queue) == 0
+
+    asyncio.run(scenario())
+
+
+def test_events_gather_in_the_pause_after_the_work():
+    async def scenario():
+        queue = WorkQueue(pause=0.2)
+        queue.add(KEY)
+        assert queue._ready.qsize() == 1, "the first look is at once"
+        await queue.get()
+        queue.done(KEY)
+        ended = time.monotonic()
+        for _ in range(5):
+            queue.add(KEY)
+        assert await asyncio.wait_for(queue.get(), 5) == KEY
+        assert time.monotonic() - ended >= 0.2
+        queue.done(KEY)
+        await asyncio.sleep(0.3)
+        assert queue._ready.empty(), "five events were one piece of work"
+        queue.add(KEY)
+        assert queue._ready.qsize() == 1, "after a rest, at once again"
 
     asyncio.run(scenario())
 

@@ -1,0 +1,59 @@
+"""Events are told beside the work, in their order; one that cannot be told holds up none."""
+
+import asyncio
+from datetime import UTC, datetime
+
+from model import SITE, resource
+
+from resnext_operator.api import Event, parse
+from resnext_operator.cluster import Cluster, Refused
+from resnext_operator.teller import Teller
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+TRAINING = parse(resource(), SITE)
+
+
+class Server(Cluster):
+    """Keeps events, and refuses what a test wants refused."""
+
+    def __init__(self, refused=()):
+        self.events, self.refused = {}, refused
+
+    async def request(self, verb, path, body=None, **_):
+        await asyncio.sleep(0)
+        if verb == "POST":
+            if body["message"] in self.refused:
+                raise Refused(403, "the namespace goes")
+            if body["metadata"]["name"] in self.events:
+                raise Refused(409, "there already")
+            self.events[body["metadata"]["name"]] = body
+            return body
+        found = self.events[path.rsplit("/", 1)[1]]
+        if verb == "PATCH":
+            found |= body
+        return found
+
+
+def told(server, *messages):
+    async def story():
+        teller = Teller(server)
+        telling = asyncio.create_task(teller.run())
+        for message in messages:
+            teller.tell(TRAINING, Event("Normal", "Training", message), NOW)
+        await asyncio.sleep(0.05)
+        telling.cancel()
+
+    asyncio.run(story())
+    return [(each["message"], each["count"]) for each in server.events.values()]
+
+
+def test_they_come_in_their_order():
+    assert told(Server(), "one", "two", "three") == [("one", 1), ("two", 1), ("three", 1)]
+
+
+def test_the_same_words_are_one_event_that_counts():
+    assert told(Server(), "one", "two", "one", "one") == [("one", 3), ("two", 1)]
+
+
+def test_one_that_is_refused_is_left_out():
+    assert told(Server(refused=("two",)), "one", "two", "three") == [("one", 1), ("three", 1)]
