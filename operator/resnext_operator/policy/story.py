@@ -147,6 +147,7 @@ class _Story:
         if self.attempt is None and newest and newest.attempt > last:
             # It was made because all workers had a node and were ready.
             self._placed_all()
+            self._ready_workers(self.replicas)
             self._begin(newest.attempt, newest.workers or self.replicas)
 
     def _begin(self, number: int, workers: int) -> None:
