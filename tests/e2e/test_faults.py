@@ -46,14 +46,17 @@ async def sweep(theatre: Theatre, scene: Scene) -> tuple[list[str], int]:
     told = [f"between two runs without a fault: {each}" for each in again.differences(clean)]
     faults = strikes(len(clean.writes))
     runs = await asyncio.gather(*(one(*each) for each in faults), return_exceptions=True)
+    struck = 0
     for (fault, number), run in zip(faults, runs, strict=True):
         if isinstance(run, BaseException):
             told.append(str(run))
-        elif not run.struck:
-            # Side by side, another run may need a write less; then there is nothing to strike at.
-            assert number == len(clean.writes), f"write {number} of {len(clean.writes)} never came"
-        else:
-            told += [f"{fault} {number} ({clean.writes[number - 1]}): {each}" for each in run.differences(clean)]
-            if run.starts != 1 + (fault in (Fault.KILLED_AFTER, Fault.KILLED_BEFORE)):
-                told.append(f"{fault} {number}: it ended by itself:\n{run.log}")
-    return told, len(faults)
+            continue
+        # Where the pods are quicker, fewer looks and writes are enough; then there is nothing to strike at.
+        struck += run.struck
+        killed = run.struck and fault in (Fault.KILLED_AFTER, Fault.KILLED_BEFORE)
+        told += [f"{fault} {number} ({clean.writes[number - 1]}): {each}" for each in run.differences(clean)]
+        if run.starts != 1 + killed:
+            told.append(f"{fault} {number}: it ended by itself:\n{run.log}")
+    if struck < 0.9 * len(faults):
+        told.append(f"{struck} of {len(faults)} faults struck: the rest of the writes never came")
+    return told, struck

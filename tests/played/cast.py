@@ -153,7 +153,8 @@ containerStatuses:
             "Pod",
             [goes, launches, {**runs, "operator": "NotIn"}],
             delete=True,
-            delay={"durationMilliseconds": 500},
+            # Long enough for an operator that is killed and started meanwhile to read its last words.
+            delay={"durationMilliseconds": 2000},
         ),
         _stage("pod-goes", "Pod", [goes, {**launches, "operator": "NotIn"}], delete=True),
     ]

@@ -99,6 +99,8 @@ class Proxy:
     calls: list[Call] = field(default_factory=list)
     url: str = ""
     struck: bool = False
+    leads: float | None = None
+    """Since when the operator that lives now has the Lease, by the monotonic clock."""
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _dead: bool = False
 
@@ -108,7 +110,7 @@ class Proxy:
 
     def revive(self) -> None:
         """Another operator comes."""
-        self._dead = False
+        self._dead, self.leads = False, None
 
     @asynccontextmanager
     async def serve(self) -> AsyncIterator["Proxy"]:
@@ -153,14 +155,16 @@ class Proxy:
             answered = await self._forward(request, False)
             # Time to read the answer, and to go on as far as the next write.
             await asyncio.sleep(0.02)
-            self._dead = True
-            self.kill()
+            self._kill()
             return answered
         await self._ask(request)
         if strikes is Fault.KILLED_BEFORE:
-            self._dead = True
-            self.kill()
+            self._kill()
         return _gone(request)
+
+    def _kill(self) -> None:
+        self._dead, self.leads = True, None
+        self.kill()
 
     async def _ask(self, request: web.Request) -> tuple[aiohttp.ClientResponse, bytes]:
         """Ask the API server, read its whole answer and write it down."""
@@ -196,7 +200,10 @@ class Proxy:
     def _note(self, request: web.Request, code: int, watch: bool, sent: bytes = b"", got: bytes = b"") -> None:
         write = request.method != "GET"
         kept = (sent, got) if write else (b"", b"")
-        self.calls.append(Call(request.method, request.path, watch, code, time.monotonic(), *kept))
+        call = Call(request.method, request.path, watch, code, time.monotonic(), *kept)
+        self.calls.append(call)
+        if write and call.resource == "leases" and code < 300 and not self._dead:
+            self.leads = self.leads or call.at
 
 
 _READABLE = {"Accept-Encoding": "identity"}

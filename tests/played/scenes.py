@@ -204,10 +204,13 @@ async def stage_for(theatre: Theatre) -> AsyncIterator[Stage]:
 async def quiet(it: Operator) -> int:
     """Wait for the last write, also if it is tried again after an error, and then over resyncs and a relist.
 
-    Returns the number of writes up to the last one.
+    One that was killed is waited for until it leads again. Returns the number of writes up to the last one.
     """
-    since = time.monotonic()
-    while time.monotonic() - max([since, *(call.at for call in it.proxy.writes)]) < 1.2:
+    since, deadline = time.monotonic(), time.monotonic() + 60
+    while (led := it.proxy.leads) is None or (
+        time.monotonic() - max([since, led, *(call.at for call in it.proxy.writes)]) < 1.2
+    ):
+        assert time.monotonic() < deadline, "no operator leads, or it never rests"
         await asyncio.sleep(0.05)
     written = len(it.proxy.writes)
     await asyncio.sleep(1.2)
