@@ -36,7 +36,7 @@ _FINAL = {
 """Why no retry can help; one rank knows it, and the others only see that rank go."""
 
 MCA: Mapping[str, str] = {
-    # Else the domain is cut off, and no worker's name resolves.
+    # Else a domain is cut off, and the name without it may not resolve.
     "orte_keep_fqdn_hostnames": "true",
     "prte_keep_fqdn_hostnames": "true",
     # Only the launcher has an ssh_config: no worker shall start the daemons of others.
@@ -61,7 +61,7 @@ class Host:
         """From `name:slots`."""
         name, _, slots = text.rpartition(":")
         if not name or not slots.isdecimal() or int(slots) < 1:
-            raise ValueError(f"{text!r} is no host: write name:slots, such as flowers-worker-0-0.flowers:8")
+            raise ValueError(f"{text!r} is no host: write name:slots, such as flowers-worker-0-0:8")
         return cls(name, int(slots))
 
 
@@ -162,7 +162,7 @@ def unreachable(hosts: Sequence[Host], port: int, deadline: float, stop: threadi
                     return _why(host, error)
             else:
                 return ""
-            # A resolver keeps a miss for up to 30 s, so a pod that just started may need several tries.
+            # What lets pods reach each other may still be on its way to the node of one that just started.
             if stop.wait(min(1.0, max(0.0, until - time.monotonic()))):
                 return ""
 
@@ -191,7 +191,7 @@ def write_files(options: Options) -> None:
 
 
 def hostfile(hosts: Sequence[Host]) -> str:
-    """Open MPI's list of workers, one line each, such as `flowers-worker-0-0.flowers slots=8`."""
+    """Open MPI's list of workers, one line each, such as `flowers-worker-0-0 slots=8`."""
     return "".join(f"{host.name} slots={host.slots}\n" for host in hosts)
 
 
@@ -244,8 +244,9 @@ def _left(code: int, output: Output, *, asked_to_stop: bool) -> Report:
             Verdict.STOPPED, f"asked to stop before the ranks could save: they had not come that far\n{words}"
         )
     if first := output.end:
-        *_, sentence = ("it said nothing", *output.last(first.rank))
-        return _report(Verdict.CRASHED, f"rank {first.rank} ended with {first.how}: {sentence}", first.rank)
+        return _report(
+            Verdict.CRASHED, f"rank {first.rank} ended with {first.how}: {output.sentence(first.rank)}", first.rank
+        )
     return _report(Verdict.CRASHED, f"mpirun ended with exit code {code}, and no rank said why:\n{words}")
 
 

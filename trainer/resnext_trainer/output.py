@@ -39,6 +39,8 @@ class Line:
 
     rank: int | None
     text: str
+    complains: bool = False
+    """Written to the standard error."""
 
     def __str__(self) -> str:
         """As a log shows it: rank 0 speaks for all, and needs no name."""
@@ -65,6 +67,7 @@ class Output:
         """Lines whose end has not come yet, by rank and stream."""
         self._last: dict[int | None, deque[str]] = defaultdict(lambda: deque(maxlen=_KEPT))
         self._all: deque[str] = deque(maxlen=_KEPT)
+        self._complaints: dict[int | None, str] = {}
 
     @property
     def end(self) -> End | None:
@@ -81,16 +84,23 @@ class Output:
         for tag, end in zip(tags, ends, strict=True) if tags else ():
             self._begun[int(tag[2]), tag[3]] += raw[tag.end() : end]
         if tags and (text := self._begun.pop((rank := int(tags[-1][2]), tags[-1][3])).rstrip()):
-            yield Line(rank, text)
+            yield Line(rank, text, tags[-1][3] == "stderr")
 
     def keep(self, line: Line) -> None:
         """Counts a line among the last ones; a report among them would be no news."""
         self._last[line.rank].append(line.text[:_WIDTH])
         self._all.append(str(line)[:_WIDTH])
+        if line.complains:
+            self._complaints[line.rank] = line.text[:_WIDTH]
 
     def last(self, rank: int | None = None) -> tuple[str, ...]:
         """A rank's last lines; without a rank the last of all."""
         return tuple(self._all if rank is None else self._last[rank])
+
+    def sentence(self, rank: int) -> str:
+        """The last that a rank complained of, else its last line: its two streams come in no order."""
+        *_, last = ("it said nothing", *self.last(rank))
+        return self._complaints.get(rank, last)
 
     def _notice(self, text: str) -> None:
         """Who ended first, where mpirun's own words tell it."""

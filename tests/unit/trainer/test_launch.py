@@ -68,7 +68,7 @@ def test_the_ranks_verdict_becomes_the_launchers_exit_code_and_termination_messa
     assert ("out of luck" if ending == "crashed" else "of 2 ranks") in pods.report().message
     if ending == "crashed":
         assert pods.report().rank == 1
-        assert pods.report().log[-1] == "RuntimeError: out of luck"
+        assert "RuntimeError: out of luck" in pods.report().log
     assert "arguments train --config" in pods.log_of("launch")
 
 
@@ -146,6 +146,14 @@ def test_of_a_crash_the_rank_that_ended_first_is_blamed_with_its_last_lines(noti
     assert report.log == tuple(f"line {number} of 1" for number in range(18, 30))
 
 
+def test_a_crash_is_told_in_the_ranks_last_complaint_whatever_it_printed_meanwhile():
+    said = ["[1,1]<stderr>:RuntimeError: out of luck", "[1,1]<stdout>:epoch 1", "[1,0]<stderr>:it is gone"]
+    message = launch.verdict([], 1, output(*said, *ENDED), asked_to_stop=False).message
+    assert message == "rank 1 ended with exit code 3: RuntimeError: out of luck"
+    assert launch.verdict([], 1, output(*said[1:], *ENDED), asked_to_stop=False).message.endswith(": epoch 1")
+    assert launch.verdict([], 1, output(*ENDED), asked_to_stop=False).message.endswith(": it said nothing")
+
+
 @pytest.mark.parametrize(
     "notice",
     [
@@ -182,7 +190,7 @@ def test_lines_are_put_together_from_what_mpirun_makes_of_them(tag):
     ]
     lines = [line for each in raw for line in read.read(each)]
     assert lines == [
-        Line(1, "warning"),
+        Line(1, "warning", complains=True),
         Line(1, "half of it"),
         Line(0, "epoch 1"),
         Line(1, "  indented"),
@@ -222,5 +230,5 @@ def test_every_parameter_is_told_to_open_mpi_4_and_5(tmp_path):
 
 
 def test_the_hostfile_names_every_worker_with_its_slots():
-    hosts = [launch.Host.parse(f"flowers-worker-{index}-0.flowers:8") for index in range(2)]
-    assert launch.hostfile(hosts) == "flowers-worker-0-0.flowers slots=8\nflowers-worker-1-0.flowers slots=8\n"
+    hosts = [launch.Host.parse(f"flowers-worker-{index}-0:8") for index in range(2)]
+    assert launch.hostfile(hosts) == "flowers-worker-0-0 slots=8\nflowers-worker-1-0 slots=8\n"
