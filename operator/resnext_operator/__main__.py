@@ -1,6 +1,7 @@
 """The command line, `resnext-operator`."""
 
 import argparse
+import ipaddress
 import json
 import sys
 from pathlib import Path
@@ -40,17 +41,20 @@ def parser() -> argparse.ArgumentParser:
 
 
 def manifests(resource: dict[str, Any], site: api.Site, keys: ssh.Keys) -> list[api.Manifest]:
-    """All that a training's first attempt consists of.
+    """All that a training's first attempt consists of; the addresses of its workers are made up.
 
     Raises api.InvalidTraining when the resource is refused.
     """
     training = api.parse(resource, site)
-    workers = [(index, 0) for index in range(training.spec.workers.replicas)]
+    workers = [render.worker_pod(training, index, 0) for index in range(training.spec.workers.replicas)]
+    # Those of RFC 2544, that no real pod has.
+    addresses = ipaddress.ip_network("198.18.0.0/15").hosts()
+    hosts = [(pod["metadata"]["name"], str(address)) for pod, address in zip(workers, addresses, strict=False)]
     return [
         *render.prepared(training),
         render.secret(training, keys),
-        *(render.worker_pod(training, *worker) for worker in workers),
-        render.launcher_pod(training, 1, workers),
+        *workers,
+        render.launcher_pod(training, 1, hosts),
     ]
 
 

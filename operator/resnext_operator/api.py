@@ -483,6 +483,7 @@ class WorkerSeen:
     uid: str
     phase: str
     ready: bool = False
+    address: str = ""
     deleting: bool = False
     disrupted: bool = False
     """Evicted, preempted or on a lost node."""

@@ -18,7 +18,6 @@ from resnext_operator.cache import CLAIMS, owned_by, trimmed
 PATHS = {
     KIND: (f"apis/{GROUP}/{VERSION}", PLURAL),
     "Pod": ("api/v1", "pods"),
-    "Service": ("api/v1", "services"),
     "ConfigMap": ("api/v1", "configmaps"),
     "Secret": ("api/v1", "secrets"),
     "PersistentVolumeClaim": ("api/v1", "persistentvolumeclaims"),

@@ -21,7 +21,7 @@ from resnext_operator.workqueue import WorkQueue
 _log = logging.getLogger(__name__)
 
 # Claims carry no label of ours when the user made them, so all of a namespace are watched.
-LABELLED = ("Pod", "Service", "ConfigMap", "NetworkPolicy")
+LABELLED = ("Pod", "ConfigMap", "NetworkPolicy")
 WATCHED = (KIND, *LABELLED, CLAIMS)
 
 # A quota or an admission rule is in the way: the user should read of it, and it may pass.

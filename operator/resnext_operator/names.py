@@ -37,10 +37,6 @@ def labels(training: str, role: str | None = None) -> dict[str, str]:
     return {**common, ROLE: role} if role else common
 
 
-def service(training: str) -> str:
-    return training
-
-
 def config(training: str) -> str:
     return f"{training}-config"
 
@@ -61,8 +57,3 @@ def worker(training: str, index: int, incarnation: int) -> str:
 
 def launcher(training: str, attempt: int) -> str:
     return f"{training}-launcher-{attempt}"
-
-
-def host(training: str, index: int, incarnation: int) -> str:
-    """A worker's name in DNS, within the namespace."""
-    return f"{worker(training, index, incarnation)}.{service(training)}"

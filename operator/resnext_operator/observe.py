@@ -64,6 +64,7 @@ def worker(pod: Manifest) -> WorkerSeen:
         uid=metadata["uid"],
         phase=status.get("phase", "Pending"),
         ready=_condition(status, "Ready").get("status") == "True",
+        address=status.get("podIP", ""),
         deleting="deletionTimestamp" in metadata,
         disrupted=_disrupted(status),
         unreachable="deletionTimestamp" in metadata and _unreachable(status),

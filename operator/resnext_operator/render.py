@@ -23,26 +23,8 @@ _LAUNCHER_RESOURCES = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": 
 
 def prepared(training: Training) -> list[Manifest]:
     """What every attempt shares, but for the Secret with the keys."""
-    children = [service(training), config(training), network_policy(training)]
+    children = [config(training), network_policy(training)]
     return [*children, claim(training)] if makes_claim(training) else children
-
-
-def service(training: Training) -> Manifest:
-    """Gives each worker its name in DNS, also before it is ready: sshd must be found to become so."""
-    return _child(
-        training,
-        "v1",
-        "Service",
-        names.service(training.name),
-        {
-            "spec": {
-                "clusterIP": "None",
-                "publishNotReadyAddresses": True,
-                "selector": {names.TRAINING: training.name, names.ROLE: "worker"},
-                "ports": [{"name": "ssh", "port": names.SSH_PORT, "targetPort": names.SSH_PORT}],
-            }
-        },
-    )
 
 
 def config(training: Training) -> Manifest:
@@ -196,8 +178,6 @@ def worker_pod(
         avoided,
     )
     pod["spec"] |= {
-        "hostname": pod["metadata"]["name"],
-        "subdomain": names.service(training.name),
         "terminationGracePeriodSeconds": workers.termination_grace_period_seconds,
         **_spread(training, avoided),
         # The containers' ports become the node's: the scheduler puts no second worker there.
@@ -259,10 +239,11 @@ def _selecting(training: Training, constraint: Affinity | Spread) -> Manifest:
     return filled_in
 
 
-def launcher_pod(training: Training, attempt: int, workers: Sequence[tuple[int, int]]) -> Manifest:
-    """The pod that runs mpirun over the workers, given as (index, incarnation) in the order of their ranks.
+def launcher_pod(training: Training, attempt: int, workers: Sequence[tuple[str, str]]) -> Manifest:
+    """The pod that runs mpirun over the workers, given as (pod, address) in the order of their ranks.
 
-    The hosts are part of its own spec, so they are never stale.
+    The hosts and their addresses are part of its own spec: never stale, and no Service and no resolver, which keeps a
+    miss for 30 s, stands between a worker that is ready and its launcher.
     """
     ranks = training.spec.workers.ranks
     volumes, mounts = _common_volumes(training)
@@ -275,7 +256,7 @@ def launcher_pod(training: Training, attempt: int, workers: Sequence[tuple[int, 
             f"--keys={names.KEYS_FOLDER}",
             f"--ssh-port={names.SSH_PORT}",
             f"--metrics-port={names.METRICS_PORT}",
-            *(f"--host={names.host(training.name, *worker)}:{ranks}" for worker in workers),
+            *(f"--host={name}:{ranks}" for name, _ in workers),
         ],
         "resources": training.spec.launcher.resources.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         or _LAUNCHER_RESOURCES,
@@ -292,7 +273,8 @@ def launcher_pod(training: Training, attempt: int, workers: Sequence[tuple[int, 
     )
     # The launcher waits for the ranks, and they may need all of theirs.
     grace = training.spec.workers.termination_grace_period_seconds + 10
-    pod["spec"] |= {"terminationGracePeriodSeconds": grace}
+    aliases = [{"ip": address, "hostnames": [name]} for name, address in workers]
+    pod["spec"] |= {"terminationGracePeriodSeconds": grace, "hostAliases": aliases}
     return pod
 
 

@@ -59,8 +59,8 @@ class Settings(BaseModel):
     connections: Annotated[int, Field(ge=1)] = 32
     """Most connections to the API server at the same time."""
 
-    resync_seconds: Annotated[float, Field(gt=0)] = 60.0
-    """Every training is looked at this often, whatever happened."""
+    resync_seconds: Annotated[float, Field(gt=0)] = 180.0
+    """Every training is looked at this often, whatever happened; what waits for a time, when it has come."""
 
     relist_seconds: Annotated[float, Field(gt=0)] = 300.0
     """Everything is listed anew this often, for what a broken watch has missed."""

@@ -15,54 +15,73 @@ _log = logging.getLogger(__name__)
 
 _COMPONENT = "resnext-operator"
 
+# One alone falls minutes behind where 1,000 trainings begin at once.
+_LANES = 4
+
 
 class Teller:
-    """Tells one event after the other, in their order; one that cannot be told is logged and left out."""
+    """Tells a training's events in their order; one that cannot be told is logged and left out."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._waiting: asyncio.Queue[tuple[Training, Event, datetime]] = asyncio.Queue()
+        self._lanes: list[asyncio.Queue[Manifest]] = [asyncio.Queue() for _ in range(_LANES)]
 
     def tell(self, training: Training, event: Event, now: datetime) -> None:
         """Have an event told soon."""
-        self._waiting.put_nowait((training, event, now))
+        # Its manifest is a tenth of the training that it would hold until it is told.
+        self._lanes[hash(training.key) % _LANES].put_nowait(_manifest(training, event, policy.stamp(now)))
 
     async def run(self) -> None:
         """Tell what waits, for ever."""
-        while True:
-            training, event, now = await self._waiting.get()
-            try:
-                await self._write(training, event, policy.stamp(now))
-            except (Refused, aiohttp.ClientError, TimeoutError) as error:
-                _log.warning("%s/%s: event %s is not told: %s", *training.key, event.reason, words(error))
+        await asyncio.gather(*(self._tell(lane) for lane in self._lanes))
 
-    async def _write(self, training: Training, event: Event, at: str) -> None:
+    async def _tell(self, lane: asyncio.Queue[Manifest]) -> None:
+        while True:
+            event = await lane.get()
+            try:
+                await self._write(event)
+            except (Refused, aiohttp.ClientError, TimeoutError) as error:
+                about = event["involvedObject"]
+                told = f"{about['namespace']}/{about['name']}: {event['reason']}"
+                _log.warning("event %s is not told: %s", told, words(error))
+
+    async def _write(self, event: Manifest) -> None:
         """The same words again only raise the count of the event that is there."""
-        told = f"{training.uid}/{event.type}/{event.reason}/{event.message}"
-        name = f"{training.name}.{hashlib.sha256(told.encode()).hexdigest()[:16]}"
-        body: Manifest = {
-            "metadata": {"name": name, "namespace": training.namespace},
-            "involvedObject": {
-                "apiVersion": f"{GROUP}/{VERSION}",
-                "kind": KIND,
-                "namespace": training.namespace,
-                "name": training.name,
-                "uid": training.uid,
-            },
-            "type": event.type,
-            "reason": event.reason,
-            "message": event.message[:1024],
-            "source": {"component": _COMPONENT},
-            "reportingComponent": _COMPONENT,
-            "firstTimestamp": at,
-            "lastTimestamp": at,
-            "count": 1,
-        }
+        name, namespace = event["metadata"]["name"], event["metadata"]["namespace"]
         try:
-            await self._cluster.request("POST", path_of("Event", training.namespace), body)
+            await self._cluster.request("POST", path_of("Event", namespace), event)
         except Refused as refused:
             if refused.code != 409:
                 raise
-            path = path_of("Event", training.namespace, name)
-            count = (await self._cluster.request("GET", path)).get("count", 1) + 1
-            await self._cluster.request("PATCH", path, {"count": count, "lastTimestamp": at}, content=MERGE_PATCH)
+            path = path_of("Event", namespace, name)
+            again = {
+                "count": (await self._cluster.request("GET", path)).get("count", 1) + 1,
+                "lastTimestamp": event["lastTimestamp"],
+            }
+            await self._cluster.request("PATCH", path, again, content=MERGE_PATCH)
+
+
+def _manifest(training: Training, event: Event, at: str) -> Manifest:
+    """Named after its words, so that the same words are the same event."""
+    told = f"{training.uid}/{event.type}/{event.reason}/{event.message}"
+    return {
+        "metadata": {
+            "name": f"{training.name}.{hashlib.sha256(told.encode()).hexdigest()[:16]}",
+            "namespace": training.namespace,
+        },
+        "involvedObject": {
+            "apiVersion": f"{GROUP}/{VERSION}",
+            "kind": KIND,
+            "namespace": training.namespace,
+            "name": training.name,
+            "uid": training.uid,
+        },
+        "type": event.type,
+        "reason": event.reason,
+        "message": event.message[:1024],
+        "source": {"component": _COMPONENT},
+        "reportingComponent": _COMPONENT,
+        "firstTimestamp": at,
+        "lastTimestamp": at,
+        "count": 1,
+    }

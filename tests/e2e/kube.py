@@ -69,7 +69,7 @@ class Cluster:
 
     def children(self, name: str) -> dict[str, str]:
         """Every child of a training, by kind and name, with its uid: who is recreated gets another."""
-        kinds = "pods,services,configmaps,networkpolicies"
+        kinds = "pods,configmaps,networkpolicies"
         return {
             f"{each['kind']}/{each['metadata']['name']}": each["metadata"]["uid"]
             for each in self.objects(kinds, f"resnext.dev/training={name}")

@@ -52,7 +52,7 @@ def test_whoever_dies_another_leads_and_nothing_is_made_twice(cluster: Cluster, 
     assert lease(cluster)["leaseTransitions"] > first.get("leaseTransitions", 0)
     assert cluster.children(running) == before, "who runs is left alone"
     kinds = [each.partition("/")[0] for each in cluster.children(made)]
-    assert {kind: kinds.count(kind) for kind in kinds} == {"Pod": 2, "Service": 1, "ConfigMap": 1, "NetworkPolicy": 1}
+    assert {kind: kinds.count(kind) for kind in kinds} == {"Pod": 2, "ConfigMap": 1, "NetworkPolicy": 1}
 
     # Asked to go, the leader lets the lease go first: the other need not wait for it to run out.
     leader = lease(cluster)["holderIdentity"]

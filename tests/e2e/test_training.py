@@ -208,7 +208,7 @@ def test_deleting_takes_every_child_but_the_checkpoints(cluster: Cluster, traini
     try:
         cluster.kubectl("delete", "rnx", name, "--timeout=30s")
         deadline = time.monotonic() + 120
-        kinds = "pods,services,configmaps,networkpolicies,secrets"
+        kinds = "pods,configmaps,networkpolicies,secrets"
         while left := cluster.objects(kinds, f"resnext.dev/training={name}"):
             assert time.monotonic() < deadline, [each["metadata"]["name"] for each in left]
             time.sleep(1)

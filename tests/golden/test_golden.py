@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from resnext_operator import api, render
+from resnext_operator import api
+from resnext_operator.__main__ import manifests
 from resnext_operator.ssh import KeyPair, Keys
 
 SAMPLES = Path(__file__).parents[2] / "manifests" / "samples"
@@ -34,15 +35,7 @@ Plain.add_representer(str, Plain.represent_str)
 def rendered(path: Path) -> str:
     body = yaml.safe_load(path.read_text())
     body["metadata"] |= {"namespace": "default", "uid": "00000000-0000-0000-0000-000000000000"}
-    training = api.parse(body, api.Site("resnext-trainer"))
-    workers = [(index, 0) for index in range(training.spec.workers.replicas)]
-    manifests = [
-        *render.prepared(training),
-        render.secret(training, KEYS),
-        *(render.worker_pod(training, *worker) for worker in workers),
-        render.launcher_pod(training, 1, workers),
-    ]
-    return yaml.dump_all(manifests, Dumper=Plain, sort_keys=False, width=120)
+    return yaml.dump_all(manifests(body, api.Site("resnext-trainer"), KEYS), Dumper=Plain, sort_keys=False, width=120)
 
 
 @pytest.mark.parametrize("sample", sorted(SAMPLES.glob("resnext-*.yaml")), ids=lambda path: path.stem)

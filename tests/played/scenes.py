@@ -21,7 +21,6 @@ from resnext_operator import names
 NAME = "it"
 KINDS = {
     "pods": "/api/v1",
-    "services": "/api/v1",
     "configmaps": "/api/v1",
     "persistentvolumeclaims": "/api/v1",
     "secrets": "/api/v1",

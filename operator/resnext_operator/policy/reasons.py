@@ -80,7 +80,7 @@ REMEDIES = {
     Reason.DISRUPTION: "Nothing; it goes on.",
     Reason.CRASHED: "Read the attempt's message and the pod's log.",
     Reason.WRONG_WORLD: "Read the message; look at the image's Open MPI.",
-    Reason.UNREACHABLE: "Look at DNS and network policies.",
+    Reason.UNREACHABLE: "Look at network policies, and at that pod's log.",
     Reason.NO_GPU: "Look at the driver on the node named.",
     Reason.HUNG: "Look at the rank's node and log.",
     Reason.CONFIGURATION_REFUSED: "Create it again, corrected.",

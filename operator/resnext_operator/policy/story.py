@@ -39,7 +39,7 @@ PLACING = timedelta(seconds=5)
 
 KEPT_ATTEMPTS = 10
 
-UPDATED = ("Service", "NetworkPolicy")
+UPDATED = ("NetworkPolicy",)
 """Children that are brought up to date; a ConfigMap and a claim stay as they were created."""
 
 
@@ -319,7 +319,7 @@ class _Story:
         known = [each["number"] for each in self.attempts] + [each.attempt for each in self.seen.launchers]
         number = max(known, default=0) + 1
         self._begin(number, len(workers))
-        hosts = [(pod.index, pod.incarnation) for pod in workers]
+        hosts = [(pod.name, pod.address) for pod in workers]
         self.create.append(render.launcher_pod(self.training, number, hosts))
 
     def _run(self) -> None:

@@ -16,6 +16,7 @@ from resnext_trainer.report import Progress, Report, SavedCheckpoint, Verdict
 
 SAMPLES = Path(__file__).parents[3] / "manifests" / "samples"
 SITE = api.Site("registry.example/resnext-trainer:1")
+HOSTS = [("resnext-digits-worker-0-0", "10.0.0.1"), ("resnext-digits-worker-1-0", "10.0.0.2")]
 
 
 def resource(stem: str = "resnext-digits", **spec: Any) -> Manifest:
@@ -120,7 +121,8 @@ class Cluster:
         for pod in self.objects.values():
             if pod["kind"] == "Pod" and not pod.get("status"):
                 pod["spec"]["nodeName"] = f"node-{pod['metadata']['labels'].get(names.WORKER, 'l')}"
-                pod["status"] = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+                ready = {"type": "Ready", "status": "True"}
+                pod["status"] = {"phase": "Running", "conditions": [ready], "podIP": f"10.0.0.{len(self.made)}"}
 
     def train(self, step: int, saved: int | None = None) -> None:
         """The ranks of the attempt under way have come to a step."""
@@ -170,7 +172,7 @@ class Cluster:
         if key not in self.objects:  # else the API server answers 409
             self._uids += 1
             manifest["metadata"]["uid"] = f"uid-{self._uids}"
-            if manifest["kind"] in ("Service", "NetworkPolicy"):
+            if manifest["kind"] == "NetworkPolicy":
                 annotations = manifest["metadata"].setdefault("annotations", {})
                 annotations[names.HASH] = render.desired_hash({**manifest, "metadata": _as_desired(manifest)})
             self.objects[key] = manifest

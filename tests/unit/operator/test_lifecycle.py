@@ -3,7 +3,7 @@
 import copy
 
 import pytest
-from model import SITE, Cluster, resource
+from model import HOSTS, SITE, Cluster, resource
 
 from resnext_operator import api, names, render
 from resnext_operator.api import GPU, KIND, Phase
@@ -522,28 +522,27 @@ def test_a_resize_that_the_dataset_forbids_is_refused_and_the_training_goes_on()
     assert condition(cluster, "Accepted")["status"] == "True"
 
 
-@pytest.mark.parametrize("kind", ["Service", "NetworkPolicy"])
-def test_a_child_that_was_made_by_another_version_is_updated_once(kind):
+def test_a_child_that_was_made_by_another_version_is_updated_once():
     cluster = a_running()
-    cluster.objects[f"{kind}/resnext-digits"]["metadata"]["annotations"][names.HASH] = "of-another-version"
+    cluster.objects["NetworkPolicy/resnext-digits"]["metadata"]["annotations"][names.HASH] = "of-another-version"
     cluster.settle()
     cluster.settle()
-    assert cluster.updated == [f"{kind}/resnext-digits"]
+    assert cluster.updated == ["NetworkPolicy/resnext-digits"]
     assert cluster.status["phase"] == Phase.RUNNING
 
 
 def test_a_child_stripped_of_its_hash_is_not_updated_for_ever():
     cluster = a_running()
-    cluster.objects["Service/resnext-digits"]["metadata"]["annotations"] = {}
+    cluster.objects["NetworkPolicy/resnext-digits"]["metadata"]["annotations"] = {}
     cluster.settle()
     assert not cluster.updated
 
 
 def test_a_child_that_goes_while_the_training_runs_is_made_again():
     cluster = a_running()
-    del cluster.objects["Service/resnext-digits"]
+    del cluster.objects["NetworkPolicy/resnext-digits"]
     cluster.settle()
-    assert "Service/resnext-digits" in cluster.objects
+    assert "NetworkPolicy/resnext-digits" in cluster.objects
 
 
 def test_a_lost_worker_is_replaced_only_when_the_attempts_end_is_recorded():
@@ -589,6 +588,6 @@ def test_a_secret_that_goes_before_the_pods_have_mounted_it_is_made_again():
 
 def test_slots_follow_the_gpus_and_the_launcher_asks_for_none():
     training = api.parse(resource(workers={"replicas": 2, "resources": {"limits": {GPU: 4}}}), SITE)
-    launcher = render.launcher_pod(training, 1, [(0, 0), (1, 0)])
+    launcher = render.launcher_pod(training, 1, HOSTS)
     assert "--world=8" in launcher["spec"]["containers"][0]["args"]
     assert GPU not in str(launcher)

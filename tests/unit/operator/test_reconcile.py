@@ -46,7 +46,7 @@ class Server(Cluster):
         return copy.deepcopy(body)
 
 
-def test_everything_is_made_once_and_a_service_of_another_version_is_updated_once():
+def test_everything_is_made_once_and_a_policy_of_another_version_is_updated_once():
     async def story():
         server, cache, queue = Server(), Cache(), WorkQueue()
         body = resource()
@@ -65,14 +65,13 @@ def test_everything_is_made_once_and_a_service_of_another_version_is_updated_onc
         for _ in range(3):
             await handlers.reconcile(key, runtime)
         posts = [where for verb, where in server.writes if verb == "POST"]
-        assert len(posts) == 7, posts  # service, config, network policy, claim, secret, two workers
+        assert len(posts) == 6, posts  # config, network policy, claim, secret, two workers
         assert told == ["Accepted"]
         server.writes.clear()
         await handlers.reconcile(key, runtime)
         assert server.writes == []
-        service = cache.children(body, ())
-        (service,) = (each for each in service if each["kind"] == "Service")
-        service["metadata"]["annotations"] = {"resnext.dev/desired-hash": "of-another-version"}
+        (policy,) = (each for each in cache.children(body, ()) if each["kind"] == "NetworkPolicy")
+        policy["metadata"]["annotations"] = {"resnext.dev/desired-hash": "of-another-version"}
         for _ in range(3):
             await handlers.reconcile(key, runtime)
         assert [verb for verb, _ in server.writes] == ["PUT"]

@@ -15,7 +15,7 @@ def test_a_sample_becomes_manifests(capsys):
     assert main(["render", "-f", str(SAMPLE)]) == 0
     kinds = [each["kind"] for each in yaml.safe_load_all(capsys.readouterr().out)]
     assert kinds.count("Pod") == 3
-    assert {"Service", "ConfigMap", "Secret", "NetworkPolicy", "PersistentVolumeClaim"} <= set(kinds)
+    assert {"ConfigMap", "Secret", "NetworkPolicy", "PersistentVolumeClaim"} <= set(kinds)
 
 
 @pytest.mark.parametrize(

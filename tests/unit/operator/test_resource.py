@@ -7,11 +7,14 @@ import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from model import SAMPLES, SITE, resource
+from model import HOSTS, SAMPLES, SITE, resource
 
 from resnext_operator import api, crd, names, render
+from resnext_operator.__main__ import manifests
 from resnext_operator.api import GPU, InvalidTraining
+from resnext_operator.ssh import KeyPair, Keys
 
+KEYS = Keys(*(KeyPair(f"the {whose} private key", f"the {whose} public key") for whose in ("user's", "host's")))
 TRAININGS = sorted(path.stem for path in SAMPLES.glob("resnext-*.yaml"))
 
 
@@ -188,12 +191,14 @@ def test_printed_columns_are_those_of_the_documentation():
 
 @given(replicas=st.integers(1, 64), slots=st.integers(1, 16))
 def test_every_host_of_the_launcher_is_a_worker_that_exists(replicas, slots):
-    training = api.parse(resource(workers={"replicas": replicas, "slots": slots}), SITE)
-    pods = [render.worker_pod(training, index, 0)["spec"] for index in range(replicas)]
-    launcher = render.launcher_pod(training, 1, [(index, 0) for index in range(replicas)])
+    rendered = manifests(resource(workers={"replicas": replicas, "slots": slots}), SITE, KEYS)
+    *pods, launcher = (each for each in rendered if each["kind"] == "Pod")
     arguments = launcher["spec"]["containers"][0]["args"]
     hosts = [argument.removeprefix("--host=") for argument in arguments if argument.startswith("--host=")]
-    assert hosts == [f"{pod['hostname']}.{pod['subdomain']}:{slots}" for pod in pods]
+    assert hosts == [f"{pod['metadata']['name']}:{slots}" for pod in pods]
+    known = {name: alias["ip"] for alias in launcher["spec"]["hostAliases"] for name in alias["hostnames"]}
+    assert list(known) == [pod["metadata"]["name"] for pod in pods]
+    assert len(set(known.values())) == replicas
     assert f"--world={replicas * slots}" in arguments
 
 
@@ -205,7 +210,7 @@ def test_only_workers_hold_gpus_and_data_and_only_the_first_the_checkpoints(stem
         volumes = (each.get("persistentVolumeClaim") for each in pod["spec"]["volumes"])
         return {each["claimName"] for each in volumes if each}
 
-    launcher = render.launcher_pod(training, 1, [(0, 0), (1, 0)])
+    launcher = render.launcher_pod(training, 1, HOSTS)
     assert claims(launcher) == set()
     assert GPU not in json.dumps(launcher)
     assert len(claims(render.worker_pod(training, 0, 0))) == 2
@@ -216,7 +221,7 @@ def test_only_workers_that_asked_for_gpus_see_any():
     blind = {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}
     for stem, sees in (("resnext-digits", False), ("resnext-250ep", True)):
         training = api.parse(resource(stem), SITE)
-        pods = (render.worker_pod(training, 0, 0), render.launcher_pod(training, 1, [(0, 0)]))
+        pods = (render.worker_pod(training, 0, 0), render.launcher_pod(training, 1, HOSTS))
         worker, launcher = (pod["spec"]["containers"][0]["env"] for pod in pods)
         assert (blind not in worker) is sees
         assert blind in launcher
@@ -225,7 +230,7 @@ def test_only_workers_that_asked_for_gpus_see_any():
 @pytest.mark.parametrize("stem", TRAININGS)
 def test_pods_keep_to_restricted_pod_security(stem):
     training = api.parse(resource(stem), SITE)
-    for pod in (render.worker_pod(training, 0, 0), render.launcher_pod(training, 1, [(0, 0)])):
+    for pod in (render.worker_pod(training, 0, 0), render.launcher_pod(training, 1, HOSTS)):
         spec = pod["spec"]
         assert spec["securityContext"]["runAsNonRoot"]
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}

@@ -2,7 +2,7 @@
 
 import jsonschema
 import pytest
-from model import SITE, resource
+from model import HOSTS, SITE, resource
 
 from resnext_operator import api, crd, render
 from resnext_operator.api import InvalidTraining
@@ -69,7 +69,7 @@ def test_an_avoided_node_is_added_to_what_the_user_wants():
 def test_the_launcher_has_an_affinity_of_its_own():
     affinity = {"nodeAffinity": {REQUIRED: {"nodeSelectorTerms": [A100]}}}
     training = api.parse(resource(launcher={"affinity": affinity}), SITE)
-    assert render.launcher_pod(training, 1, [(0, 0)])["spec"]["affinity"] == affinity
+    assert render.launcher_pod(training, 1, HOSTS)["spec"]["affinity"] == affinity
     assert "affinity" not in render.worker_pod(training, 0, 0)["spec"]
 
 
