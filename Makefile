@@ -46,9 +46,9 @@ test-e2e: $(VENV)/.dev ## The end-to-end tests on the kind cluster (or on KUBECO
 	@$(SETUP) kwok cluster images
 	@$(BIN)/pytest tests/e2e
 
-test-faults: $(VENV)/.dev ## A fault at every write of the operator, where `make test` takes a sample; a node lost, and drained (30 minutes)
+test-faults: $(VENV)/.dev ## A fault at every write of the operator, where `make test` takes a sample; lost nodes, ranks that stand still (35 minutes)
 	@$(SETUP) kwok cluster images
-	@RESNEXT_FAULTS=all $(BIN)/pytest -s tests/e2e/test_faults.py tests/e2e/test_nodes.py
+	@RESNEXT_FAULTS=all $(BIN)/pytest -s tests/e2e/test_faults.py tests/e2e/test_nodes.py tests/e2e/test_stalled.py
 
 bench-operator: $(VENV)/.dev ## 100 and 1,000 trainings at a time, beside the MPI Operator's figures (about 10 minutes)
 	@$(SETUP) kwok cluster

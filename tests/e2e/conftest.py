@@ -10,7 +10,7 @@ from kube import MONITORING, NAMESPACE, ROOT, SAMPLES, SYSTEM, Cluster, image, s
 from played.theatre import Theatre
 
 # `make test-faults` sets it: what takes minutes for a single sentence.
-collect_ignore = [] if os.environ.get("RESNEXT_FAULTS") == "all" else ["test_nodes.py"]
+collect_ignore = [] if os.environ.get("RESNEXT_FAULTS") == "all" else ["test_nodes.py", "test_stalled.py"]
 
 
 @pytest.fixture(scope="session")

@@ -283,9 +283,21 @@ async def to_succeeded(api: Api, it: Operator, count: int, workers: int) -> dict
     }
 
 
+async def rest(it: Operator) -> None:
+    """Until the last event is told, the last pod gone and the last progress recorded."""
+    before = await it.calls()
+    for _ in range(60):
+        await asyncio.sleep(5)
+        now = await it.calls()
+        if not any((now - before)[verb] for verb in WRITES):
+            return
+        before = now
+    raise RuntimeError("the operator finds no rest in five minutes")
+
+
 async def at_rest(it: Operator, seconds: float) -> dict[str, float]:
     """Over at least one resync."""
-    await asyncio.sleep(10)
+    await rest(it)
     before, cpu = await it.calls(), it.seconds()
     await asyncio.sleep(seconds)
     calls = await it.calls() - before
@@ -295,13 +307,13 @@ async def at_rest(it: Operator, seconds: float) -> dict[str, float]:
 
 async def under_way(it: Operator, ranks: Ranks, seconds: float) -> dict[str, float]:
     """Trainings that make steps all the time."""
-    before, asked, cpu, step = await it.calls(), ranks.asked, it.seconds(), 0
-    for step in range(int(seconds)):
+    before, asked, cpu, began = await it.calls(), ranks.asked, it.seconds(), time.monotonic()
+    while (step := int(time.monotonic() - began)) < seconds:
         ranks.progress = trains(1, 41 + step)
         await asyncio.sleep(1)
-    calls = await it.calls() - before
+    polls, calls, seconds = ranks.asked - asked, await it.calls() - before, time.monotonic() - began
     return {
-        "polls": (ranks.asked - asked) / seconds,
+        "polls": polls / seconds,
         "patches": calls["PATCH"] / seconds,
         "core": (it.seconds() - cpu) / seconds,
         "memory": it.memory(),
@@ -331,7 +343,7 @@ async def measure(few: int, many: int) -> dict[str, dict[str, float]]:
                 found[name] = await to_succeeded(api, it, count, workers)
                 _tell(name, found)
                 if name == "many":
-                    found["finished"] = await at_rest(it, 65)
+                    found["finished"] = await at_rest(it, Settings().resync_seconds + 5)
                     _tell("finished", found)
             await clear(api)
         await stage(api)
@@ -340,7 +352,8 @@ async def measure(few: int, many: int) -> dict[str, dict[str, float]]:
             await until(it, "Running", many, 600)
             found["running"] = await under_way(it, ranks, 30)
             _tell("running", found)
-        # Their words stay the same, so there is nothing to write.
+            await rest(it)
+        # The ranks' words stay the same, so there is nothing to write.
         found["restart"] = await restart(api, ranks, 20)
         await clear(api)
     return found
@@ -364,7 +377,7 @@ def figures(found: dict[str, dict[str, float]]) -> list[Figure]:
         Figure("1,000 x (1 + 2): calls per training, events aside", many["calls"], "", 14 + 2 * 2),
         Figure("1,000 x (1 + 2): CPU", many["cpu"], "s", 71, "71"),
         Figure("1,000 x (1 + 2): resident memory, at most", many["memory"], "MB", 200, "198"),
-        Figure("1,000 finished: writes in 65 s", finished["writes"], "", 0),
+        Figure("1,000 finished: writes in 3 minutes", finished["writes"], "", 0),
         Figure("1,000 finished: share of a core", 100 * finished["core"], "%", 1),
         Figure("1,000 running: polls per second", running["polls"], "", CAP),
         Figure("1,000 running: status patches per second", running["patches"], "", CAP),
@@ -383,9 +396,16 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     before = deployed()
     deploy(0)
+    # It would scrape thousands of pods that are not there.
+    prometheus = ("kubectl", "--namespace", "monitoring", "scale", "deployment/prometheus")
+    watched = bool(run("kubectl", "--namespace", "monitoring", "get", "deployment", "--output=name"))
+    if watched:
+        run(*prometheus, "--replicas=0")
     try:
         found = asyncio.run(measure(10, 100) if options.small else measure(100, 1000))
     finally:
+        if watched:
+            run(*prometheus, "--replicas=1")
         if before:
             deploy(before)
     rows = figures(found)

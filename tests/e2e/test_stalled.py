@@ -1,0 +1,54 @@
+"""A rank stands still, and the operator says so: a minute of silence each time, so in `make test-faults` alone."""
+
+from kube import Cluster
+
+LONG = {"epochs": 120, "checkpoint": {"everyEpochs": 1}}
+STAND_STILL, GO_ON = "STOP", "CONT"
+
+
+def signal(cluster: Cluster, pod: str, name: str) -> None:
+    cluster.kubectl("exec", pod, "--", "sh", "-c", f"kill -{name} $(cat /run/resnext/ranks/0.pid)")
+
+
+def test_a_rank_that_stands_still_is_told_and_when_it_goes_on_too_and_given_up_after_the_deadline(
+    cluster: Cluster, training
+):
+    # The watchdog of the ranks themselves is slower here than the operator.
+    policy = {"stallMultiple": 2, "stallDeadlineSeconds": 45}
+    name = training(training={**LONG, "stallTimeoutSeconds": 600}, runPolicy=policy)
+    pod = f"{name}-worker-1-0"
+
+    def saved(status):
+        return (status.get("checkpoint") or {}).get("step", 0)
+
+    def stalled(wanted):
+        return lambda _: cluster.condition(name, "Stalled").get("status") == wanted
+
+    cluster.until(name, lambda status: saved(status) >= 22)
+    signal(cluster, pod, STAND_STILL)
+    cluster.until(name, stalled("True"), seconds=120)
+    stands = cluster.condition(name, "Stalled")
+    assert stands["reason"] == "Stalled"
+    assert "rank 1 does not answer" in stands["message"]
+    assert "rank 0 at " in stands["message"]
+    signal(cluster, pod, GO_ON)
+    cluster.until(name, stalled("False"), seconds=30)
+    assert cluster.condition(name, "Stalled")["reason"] == "Moving"
+    assert cluster.status(name).get("failures", 0) == 0
+
+    kept = saved(cluster.status(name))
+    signal(cluster, pod, STAND_STILL)
+    cluster.until(name, stalled("True"), seconds=120)
+    cluster.until(name, lambda status: status.get("failures") == 1, seconds=120)
+    attempt = cluster.status(name)["attempts"][0]
+    assert attempt["cause"] == "hung"
+    assert "rank 1 does not answer" in attempt["message"]
+    step = cluster.status(name)["progress"]["step"]
+    assert kept <= saved(cluster.status(name)) <= step
+    cluster.until(name, lambda status: len(status["attempts"]) == 2 and status["phase"] == "Running")
+    # It makes steps again: nothing of the rank that stood still is left in its pod.
+    cluster.until(name, lambda status: status["progress"]["step"] > step)
+    assert cluster.condition(name, "Stalled")["status"] == "False"
+    story = " ".join(cluster.kubectl("describe", "rnx", name).split())
+    for told in ("Warning Stalled", "Normal Moving", "Warning Hung"):
+        assert told in story
