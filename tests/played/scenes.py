@@ -83,7 +83,8 @@ class Stage:
 
 
 async def create_to_succeeded(stage: Stage) -> None:
-    await stage.create(last_attempt=1, seconds=1)
+    # Long enough for an operator that is killed and started meanwhile to ask how far it has come.
+    await stage.create(last_attempt=1, seconds=4)
     await stage.phase("Succeeded")
 
 
