@@ -1,9 +1,18 @@
 """For all tests."""
 
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 from hypothesis import settings
+
+# kubectl, helm and kind, as `make` has them: a single test can then be run by itself.
+SETUP = Path(__file__).parents[1] / "images" / "setup"
+CACHE = subprocess.run([sys.executable, SETUP, "cache"], check=True, capture_output=True, text=True).stdout.strip()
+if f"{CACHE}/bin" not in os.environ["PATH"].split(os.pathsep):
+    os.environ["PATH"] = os.pathsep.join((f"{CACHE}/bin", os.environ["PATH"]))
 
 # How long one example takes says more of what else the machine does than of the code.
 settings.register_profile("no deadline", deadline=None)
