@@ -380,3 +380,21 @@ def test_a_launcher_that_was_made_and_not_recorded_is_recorded_as_if_it_had_been
     cluster.settle()
     assert names_of(cluster.pods("launcher")) == ["resnext-digits-launcher-1"]
     assert cluster.status == recorded
+
+
+def test_a_launcher_that_came_and_went_unseen_had_all_workers_ready(cluster):
+    cluster.settle()
+    cluster.ready()
+    slow = cluster.pods("worker")[1]
+    slow["status"]["conditions"][0]["status"] = "False"
+    cluster.settle()
+    before = copy.deepcopy(cluster.status)
+    assert condition(cluster, "WorkersReady")["message"] == "1 of 2 workers are ready"
+    slow["status"]["conditions"][0]["status"] = "True"
+    cluster.settle()
+    cluster.ready()
+    cluster.end(Verdict.FINISHED)
+    cluster.body["status"] = before  # the operator was away all the time
+    cluster.settle()
+    assert cluster.status["phase"] == "Succeeded"
+    assert condition(cluster, "WorkersReady")["message"] == "2 of 2 workers are ready"
