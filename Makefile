@@ -46,11 +46,11 @@ test-e2e: $(VENV)/.dev ## The end-to-end tests on the kind cluster (or on KUBECO
 	@$(SETUP) kwok cluster images
 	@$(BIN)/pytest tests/e2e
 
-test-faults: $(VENV)/.dev ## A fault at every write of the operator, where `make test` takes a sample; lost nodes, ranks that stand still (35 minutes)
+test-faults: $(VENV)/.dev ## A fault at every write of the operator, where `make test` takes a sample; lost nodes, ranks that stand still (25 minutes)
 	@$(SETUP) kwok cluster images
 	@RESNEXT_FAULTS=all $(BIN)/pytest -s tests/e2e/test_faults.py tests/e2e/test_nodes.py tests/e2e/test_stalled.py
 
-bench-operator: $(VENV)/.dev ## 100 and 1,000 trainings at a time, beside the MPI Operator's figures (about 10 minutes)
+bench-operator: $(VENV)/.dev ## 100 and 1,000 trainings at a time, beside the MPI Operator's figures (about 15 minutes)
 	@$(SETUP) kwok cluster
 	@PYTHONPATH=tests $(BIN)/python tests/bench/operator --json build/bench/operator.json
 

@@ -7,7 +7,6 @@ import copy
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,18 +15,12 @@ from urllib.parse import quote
 
 import pytest
 import yaml
+from played.api import ROOT, setup
 
-ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "manifests" / "samples"
 SYSTEM, MONITORING, NAMESPACE = "resnext-system", "monitoring", "e2e"
 Manifest = dict[str, Any]
 T = TypeVar("T")
-
-
-def setup(*arguments: str) -> str:
-    """What the set-up scripts answer: a path or an image's reference."""
-    command = [sys.executable, ROOT / "images" / "setup", *arguments]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
 def image(name: str) -> str:
