@@ -24,6 +24,12 @@ class Verdict(Enum):
     NO_GPU = 7
     HUNG = 8
     NO_GOOD_CHECKPOINT = 9
+    CHECKPOINT_NOT_SAVED = 10
+    """The last checkpoint could not be saved: retried, and counted."""
+    CHECKPOINT_LOCKED = 11
+    """Another training or an older attempt holds the checkpoint directory's lock: retried, and counted."""
+    SYSTEM_ERROR = 12
+    """The operating system failed (open files, memory, I/O, a stale network mount): retried, and counted."""
     STOPPED = 75
 
     @classmethod

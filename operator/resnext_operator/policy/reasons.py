@@ -58,6 +58,9 @@ class Reason(StrEnum):
     DATA_REFUSED = "DataRefused"
     NOT_FINITE = "NotFinite"
     NO_GOOD_CHECKPOINT = "NoGoodCheckpoint"
+    CHECKPOINT_NOT_SAVED = "CheckpointNotSaved"
+    CHECKPOINT_LOCKED = "CheckpointLocked"
+    SYSTEM_ERROR = "SystemError"
 
     # Why it failed for good, whatever the last attempt's cause was.
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
@@ -87,6 +90,9 @@ REMEDIES = {
     Reason.DATA_REFUSED: "Mend the dataset, create it again.",
     Reason.NOT_FINITE: "Lower optimizer.learningRate, or look at the images.",
     Reason.NO_GOOD_CHECKPOINT: "Restore one, or empty the folder.",
+    Reason.CHECKPOINT_NOT_SAVED: "Check free space and permissions of the checkpoint volume.",
+    Reason.CHECKPOINT_LOCKED: "Stop the other training that uses this directory, or set checkpoints.subPath.",
+    Reason.SYSTEM_ERROR: "Check limits, memory and storage on the node named in the message.",
     Reason.BACKOFF_LIMIT_EXCEEDED: "Cure the last cause, create it again.",
     Reason.DEADLINE_EXCEEDED: "Create it again with more time: it goes on.",
     Reason.PENDING_DEADLINE_EXCEEDED: "Read the message; create it again.",
