@@ -1,5 +1,6 @@
 """The ranks of a training. The only module that imports Horovod; one process alone needs none."""
 
+import ctypes
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -126,6 +127,8 @@ def pin_device(ranks: Ranks, device: str) -> str:
             with suppress(RuntimeError):
                 tf.config.threading.set_intra_op_parallelism_threads(max(1, cores))
         return "cpu"
+    if not gpus:
+        raise _no_gpu(f"rank {ranks.rank}: {_why_no_gpu()}")
     if ranks.local_rank >= len(gpus):
         raise _no_gpu(f"rank {ranks.rank} needs number {ranks.local_rank} of its machine, and {len(gpus)} are seen")
     try:
@@ -136,6 +139,34 @@ def pin_device(ranks: Ranks, device: str) -> str:
     except (tf.errors.OpError, RuntimeError, ValueError) as error:
         raise _no_gpu(f"rank {ranks.rank}: {error}") from None
     return "gpu"
+
+
+_DRIVER_FILES = ("libcuda.so.1", "libnvidia-ml.so.1")
+"""What TensorFlow loads of the NVIDIA driver. Without either it registers no GPU and reports nothing."""
+
+
+def _why_no_gpu() -> str:
+    """The most specific reason known for TensorFlow registering no GPU."""
+    if not tf.test.is_built_with_cuda():
+        return "this TensorFlow is built without CUDA: use the trainer's CUDA image, or set device to cpu"
+    missing = [name for name in _DRIVER_FILES if not _loads(name)]
+    if missing:
+        return (
+            f"{' and '.join(missing)} of the NVIDIA driver cannot be loaded: run on a node with the NVIDIA driver and "
+            "container toolkit, and set workers.runtimeClassName if its runtime is not the default one"
+        )
+    return (
+        "TensorFlow registered no GPU although the NVIDIA driver's libraries load: set the environment variable "
+        "TF_CPP_VMODULE=dso_loader=1 to log which CUDA library is missing"
+    )
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
 
 
 def _no_gpu(why: str) -> Refused:

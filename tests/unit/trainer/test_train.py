@@ -3,9 +3,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from runs import trained
 
-from resnext_trainer import checkpoint
+from resnext_trainer import checkpoint, distributed
 from resnext_trainer.refusal import Refused
 from resnext_trainer.report import Verdict
 
@@ -69,6 +70,20 @@ def test_gpus_that_are_not_there_are_never_replaced(settings):
     refusal = refused(settings | {"device": "gpu"})
     assert refusal.verdict is Verdict.NO_GPU
     assert refusal.message.startswith("GPUs were asked for and cannot be used: ")
+
+
+def test_missing_driver_names_its_files(settings, monkeypatch):
+    """TensorFlow itself reports nothing when libnvidia-ml.so.1 is missing."""
+    monkeypatch.setattr(tf.test, "is_built_with_cuda", lambda: True)
+    monkeypatch.setattr(distributed, "_DRIVER_FILES", ("libc.so.6", "libcuda-of-no-machine.so.1"))
+    message = refused(settings | {"device": "gpu"}).message
+    assert "libcuda-of-no-machine.so.1 of the NVIDIA driver cannot be loaded" in message
+    assert "libc.so.6" not in message
+
+
+def test_cpu_build_of_tensorflow_names_the_image(settings):
+    """A CPU image on a GPU node is a mistake of the spec, not of the node."""
+    assert "built without CUDA: use the trainer's CUDA image" in refused(settings | {"device": "gpu"}).message
 
 
 def test_the_world_must_be_the_one_that_was_started(settings):
