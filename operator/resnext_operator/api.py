@@ -8,12 +8,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
 from resnext_operator.scheduling import Affinity, Spread
+from resnext_operator.status import Phase as Phase
+from resnext_operator.status import readable
 from resnext_operator.volumes import Labels, Quantity, SameNamespace, Text, Volume, VolumeMount
 from resnext_trainer.config import Config, InvalidConfig, Rule, explain, resolve
 from resnext_trainer.config import Training as TrainingConfig
@@ -373,23 +374,6 @@ def placeholder_spec() -> Spec:
     return Spec.model_construct(training=TrainingConfig())
 
 
-class Phase(StrEnum):
-    """Where a training stands."""
-
-    PENDING = "Pending"
-    STARTING = "Starting"
-    RUNNING = "Running"
-    STOPPING = "Stopping"
-    SUSPENDED = "Suspended"
-    RESTARTING = "Restarting"
-    SUCCEEDED = "Succeeded"
-    FAILED = "Failed"
-
-    @property
-    def ended(self) -> bool:
-        return self in (Phase.SUCCEEDED, Phase.FAILED)
-
-
 @dataclass(frozen=True)
 class Site:
     """What holds for every training here, by the operator's settings."""
@@ -417,6 +401,9 @@ class Training:
     spec: Spec
     site: Site
     status: Mapping[str, Any]
+    """What of the stored status can be parsed."""
+    stored: Mapping[str, Any] = field(default_factory=dict)
+    """The status as it is stored, which may hold anything."""
 
     @property
     def key(self) -> Key:
@@ -435,6 +422,8 @@ def parse(body: Mapping[str, Any], site: Site) -> Training:
     """
     metadata, spec = body["metadata"], body.get("spec") or {}
     name = metadata["name"]
+    _check_object("spec", spec)
+    _check_object("spec.training", spec.get("training") or {})
     if len(name) > MAX_NAME:
         raise InvalidTraining(f"metadata.name: Invalid value: {json.dumps(name)}: {_NAME_RULE.message}")
     try:
@@ -452,8 +441,14 @@ def parse(body: Mapping[str, Any], site: Site) -> Training:
         deleting="deletionTimestamp" in metadata,
         spec=parsed,
         site=site,
-        status=body.get("status") or {},
+        status=readable(stored := body.get("status") or {}),
+        stored=stored,
     )
+
+
+def _check_object(path: str, value: Any) -> None:
+    if not isinstance(value, dict):
+        raise InvalidTraining(f"{path}: Invalid value: {json.dumps(value)[:100]}: should be an object")
 
 
 _NAME_RULE = Rule(

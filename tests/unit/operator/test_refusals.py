@@ -1,6 +1,7 @@
 """What is refused says which field, why and the way out; and nothing is made of it, nor left behind."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from model import SITE, Cluster, is_pod
@@ -8,6 +9,7 @@ from model import SITE, Cluster, is_pod
 from resnext_operator import handlers, policy, render, volumes
 from resnext_operator.api import Phase, Plan
 from resnext_operator.cache import Cache
+from resnext_operator.guard import Guard
 from resnext_operator.settings import InvalidSettings, Settings
 from resnext_trainer.report import Verdict
 
@@ -162,7 +164,7 @@ def test_the_appearance_of_a_volumes_claim_wakes_its_training():
     cluster.body["metadata"]["resourceVersion"] = "1"
     cache.put(cluster.body)
     claim = {"kind": "PersistentVolumeClaim", "metadata": {"name": "extra", "namespace": "default"}}
-    assert list(handlers.concerned(claim, cache)) == [("default", "resnext-digits")]
+    assert handlers.concerned(claim, SimpleNamespace(cache=cache, guard=Guard())) == {("default", "resnext-digits")}
 
 
 def test_on_the_nodes_network_a_worker_still_finds_the_cluster():
