@@ -18,7 +18,8 @@ _COLUMNS = (
     ("Progress", "string", ".status.printed.percent", 0),
     ("Age", "date", ".metadata.creationTimestamp", 0),
     ("Loss", "string", ".status.printed.loss", 1),
-    ("ETA", "date", ".status.progress.estimatedCompletionTime", 1),
+    # Remaining time as text: kubectl prints a date as an age, and one to come as <invalid>.
+    ("ETA", "string", ".status.printed.eta", 1),
     ("Checkpoint", "integer", ".status.checkpoint.step", 1),
     ("Attempt", "integer", ".status.attempts[-1:].number", 1),
     ("Reason", "string", ".status.reason", 1),
