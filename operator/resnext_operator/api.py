@@ -8,14 +8,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError
 
 from resnext_operator.scheduling import Affinity, Spread
 from resnext_operator.status import Phase as Phase
 from resnext_operator.status import readable
-from resnext_operator.volumes import Labels, Quantity, SameNamespace, Text, Volume, VolumeMount
+from resnext_operator.volumes import Labels, MapKey, Quantity, SameNamespace, Text, Volume, VolumeMount
 from resnext_trainer.config import Config, InvalidConfig, Rule, explain, resolve
 from resnext_trainer.config import Training as TrainingConfig
 from resnext_trainer.report import Progress, Report
@@ -30,7 +30,7 @@ Manifest = dict[str, Any]
 Key = tuple[str, str]
 """Namespace and name of a training."""
 
-Quantities = Annotated[dict[str, Quantity], Field(max_length=16)]
+Quantities = Annotated[dict[MapKey, Quantity], Field(max_length=16)]
 
 RESERVED_NAMES = ("HOME", "HOSTNAME", "NVIDIA_VISIBLE_DEVICES", "PATH", "PYTHONHOME", "PYTHONPATH")
 """Variables that are set for the pods: where their programs are, and which GPUs they see."""
@@ -74,7 +74,7 @@ class Toleration(Config):
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     """The taint's effect; left out, every effect."""
 
-    toleration_seconds: int | None = None
+    toleration_seconds: Annotated[int, Field(ge=0, le=MOST_SECONDS)] | None = None
     """How long a NoExecute taint is borne."""
 
 
@@ -126,10 +126,19 @@ class Placement(Config):
     """Environment variables; the ranks see them too."""
 
     labels: Labels = {}
-    """Labels on the pods, beside the operator's own."""
+    """Labels on the pods, beside the operator's own; none of resnext.dev."""
 
     annotations: Labels = {}
     """Annotations on the pods."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            f"!has(self.labels) || self.labels.all(key, !key.startsWith('{GROUP}/'))",
+            lambda it: not any(key.startswith(f"{GROUP}/") for key in it.labels),
+            "labels",
+            f"the operator knows its pods by the labels of {GROUP}: use a prefix of your own",
+        ),
+    )
 
 
 class Workers(Placement):
@@ -160,6 +169,7 @@ class Workers(Placement):
     """Use the nodes' own network, where the operator's settings allow it; one worker a node, and no NetworkPolicy."""
 
     rules = (
+        *Placement.rules,
         Rule(
             f"!(has(self.resources) && has(self.resources.limits) && '{GPU}' in self.resources.limits) "
             f"|| string(self.resources.limits['{GPU}']).matches('^[1-9][0-9]*$')",
@@ -215,6 +225,7 @@ class Launcher(Placement):
     """The pod that runs mpirun; it computes nothing and holds no GPU."""
 
     rules = (
+        *Placement.rules,
         Rule(
             f"!({_GPU_OF_LAUNCHER})",
             lambda it: GPU not in it.resources.limits and GPU not in it.resources.requests,

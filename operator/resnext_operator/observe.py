@@ -16,6 +16,9 @@ from resnext_trainer.report import Progress, Report
 
 _MOST_WORKERS = 4096
 
+# The kubelet cuts termination messages at 4 kB.
+_LONGEST_REPORT = 65_536
+
 # Reasons of a container that waits and will not start by itself soon.
 _STUCK = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError")
 
@@ -196,7 +199,7 @@ def _failure(status: Manifest) -> str:
 
 def _report(message: Any) -> Report | None:
     try:
-        return Report.model_validate(json.loads(message))
+        return Report.model_validate(json.loads(message)) if len(message) <= _LONGEST_REPORT else None
     except (TypeError, ValueError, RecursionError):
         return None
 
