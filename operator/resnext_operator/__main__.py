@@ -68,6 +68,7 @@ def _run(_: argparse.Namespace) -> int:
     # kopf logs each event and connection, and a traceback for each retry; the operator logs what matters of them.
     logging.getLogger("kopf").setLevel(logging.CRITICAL)
     try:
+        Settings.check_names()
         settings = Settings.from_environment()
     except InvalidSettings as error:
         print(error, file=sys.stderr)
