@@ -100,6 +100,11 @@ def _panels() -> list[Panel]:
             ("sum(resnext_operator_leader)", "leading"),
         ),
         _panel(
+            "Objects skipped by the operator",
+            "short",
+            ("sum by (loop) (resnext_operator_skipped_objects_total)", "{{loop}}"),
+        ),
+        _panel(
             "From creation to the first step",
             "s",
             (

@@ -4,6 +4,7 @@ With --check nothing is written, and a file that is not what it would be made to
 """
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ sys.path[:0] = [str(ROOT / "charts"), str(ROOT / "operator"), str(ROOT / "traine
 import dashboards  # noqa: E402
 
 from resnext_operator import crd  # noqa: E402
+from resnext_operator.settings import Settings  # noqa: E402
 
 CHART = ROOT / "charts" / "resnext-operator"
 NAMESPACE = "resnext-system"
@@ -42,6 +44,13 @@ def definition(keep: bool) -> str:
     if keep:
         manifest["metadata"]["annotations"] = {"helm.sh/resource-policy": "keep"}
     return _MADE + yaml.safe_dump(manifest, sort_keys=False, width=120)
+
+
+def values_schema() -> str:
+    """The schema of the chart's values, with the operator's settings as their class declares them."""
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    schema["properties"]["settings"] = Settings.chart_schema()
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
 def install(chart: Path) -> str:
@@ -112,6 +121,7 @@ def files() -> dict[Path, str]:
     made = {
         ROOT / "manifests" / "crd.yaml": definition(keep=False),
         CHART / "files" / "crd" / "resnexttrainings.yaml": definition(keep=True),
+        CHART / "values.schema.json": values_schema(),
         CHART / "files" / "dashboards" / "resnext.json": dashboards.resnext(),
         ROOT / "operator" / "REFERENCE.md": reference(),
     }

@@ -65,9 +65,10 @@ def _run(_: argparse.Namespace) -> int:
     from resnext_operator import process
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    # kopf tells of each event and connection; what matters of them, the operator tells itself.
-    logging.getLogger("kopf").setLevel(logging.WARNING)
+    # kopf logs each event and connection, and a traceback for each retry; the operator logs what matters of them.
+    logging.getLogger("kopf").setLevel(logging.CRITICAL)
     try:
+        Settings.check_names()
         settings = Settings.from_environment()
     except InvalidSettings as error:
         print(error, file=sys.stderr)

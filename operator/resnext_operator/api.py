@@ -8,13 +8,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError
 
 from resnext_operator.scheduling import Affinity, Spread
-from resnext_operator.volumes import Labels, Quantity, SameNamespace, Text, Volume, VolumeMount
+from resnext_operator.status import Phase as Phase
+from resnext_operator.status import readable
+from resnext_operator.volumes import Labels, MapKey, Quantity, SameNamespace, Text, Volume, VolumeMount
 from resnext_trainer.config import Config, InvalidConfig, Rule, explain, resolve
 from resnext_trainer.config import Training as TrainingConfig
 from resnext_trainer.report import Progress, Report
@@ -29,7 +30,7 @@ Manifest = dict[str, Any]
 Key = tuple[str, str]
 """Namespace and name of a training."""
 
-Quantities = Annotated[dict[str, Quantity], Field(max_length=16)]
+Quantities = Annotated[dict[MapKey, Quantity], Field(max_length=16)]
 
 RESERVED_NAMES = ("HOME", "HOSTNAME", "NVIDIA_VISIBLE_DEVICES", "PATH", "PYTHONHOME", "PYTHONPATH")
 """Variables that are set for the pods: where their programs are, and which GPUs they see."""
@@ -73,7 +74,7 @@ class Toleration(Config):
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     """The taint's effect; left out, every effect."""
 
-    toleration_seconds: int | None = None
+    toleration_seconds: Annotated[int, Field(ge=0, le=MOST_SECONDS)] | None = None
     """How long a NoExecute taint is borne."""
 
 
@@ -125,10 +126,19 @@ class Placement(Config):
     """Environment variables; the ranks see them too."""
 
     labels: Labels = {}
-    """Labels on the pods, beside the operator's own."""
+    """Labels on the pods, beside the operator's own; none of resnext.dev."""
 
     annotations: Labels = {}
     """Annotations on the pods."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            f"!has(self.labels) || self.labels.all(key, !key.startsWith('{GROUP}/'))",
+            lambda it: not any(key.startswith(f"{GROUP}/") for key in it.labels),
+            "labels",
+            f"the operator knows its pods by the labels of {GROUP}: use a prefix of your own",
+        ),
+    )
 
 
 class Workers(Placement):
@@ -159,6 +169,7 @@ class Workers(Placement):
     """Use the nodes' own network, where the operator's settings allow it; one worker a node, and no NetworkPolicy."""
 
     rules = (
+        *Placement.rules,
         Rule(
             f"!(has(self.resources) && has(self.resources.limits) && '{GPU}' in self.resources.limits) "
             f"|| string(self.resources.limits['{GPU}']).matches('^[1-9][0-9]*$')",
@@ -214,6 +225,7 @@ class Launcher(Placement):
     """The pod that runs mpirun; it computes nothing and holds no GPU."""
 
     rules = (
+        *Placement.rules,
         Rule(
             f"!({_GPU_OF_LAUNCHER})",
             lambda it: GPU not in it.resources.limits and GPU not in it.resources.requests,
@@ -373,23 +385,6 @@ def placeholder_spec() -> Spec:
     return Spec.model_construct(training=TrainingConfig())
 
 
-class Phase(StrEnum):
-    """Where a training stands."""
-
-    PENDING = "Pending"
-    STARTING = "Starting"
-    RUNNING = "Running"
-    STOPPING = "Stopping"
-    SUSPENDED = "Suspended"
-    RESTARTING = "Restarting"
-    SUCCEEDED = "Succeeded"
-    FAILED = "Failed"
-
-    @property
-    def ended(self) -> bool:
-        return self in (Phase.SUCCEEDED, Phase.FAILED)
-
-
 @dataclass(frozen=True)
 class Site:
     """What holds for every training here, by the operator's settings."""
@@ -417,6 +412,9 @@ class Training:
     spec: Spec
     site: Site
     status: Mapping[str, Any]
+    """What of the stored status can be parsed."""
+    stored: Mapping[str, Any] = field(default_factory=dict)
+    """The status as it is stored, which may hold anything."""
 
     @property
     def key(self) -> Key:
@@ -435,6 +433,8 @@ def parse(body: Mapping[str, Any], site: Site) -> Training:
     """
     metadata, spec = body["metadata"], body.get("spec") or {}
     name = metadata["name"]
+    _check_object("spec", spec)
+    _check_object("spec.training", spec.get("training") or {})
     if len(name) > MAX_NAME:
         raise InvalidTraining(f"metadata.name: Invalid value: {json.dumps(name)}: {_NAME_RULE.message}")
     try:
@@ -452,8 +452,14 @@ def parse(body: Mapping[str, Any], site: Site) -> Training:
         deleting="deletionTimestamp" in metadata,
         spec=parsed,
         site=site,
-        status=body.get("status") or {},
+        status=readable(stored := body.get("status") or {}),
+        stored=stored,
     )
+
+
+def _check_object(path: str, value: Any) -> None:
+    if not isinstance(value, dict):
+        raise InvalidTraining(f"{path}: Invalid value: {json.dumps(value)[:100]}: should be an object")
 
 
 _NAME_RULE = Rule(

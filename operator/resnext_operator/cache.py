@@ -1,61 +1,77 @@
 """What the cluster was last seen to hold, trimmed to what decisions need.
 
 Answers to the operator's own writes go in here at once, so that no decision is made on what was before them: nothing is
-created twice while the watch is behind.
+created twice while the watch is behind. Which training a child belongs to is decided by its owner reference: labels
+can be changed by whoever may change the child.
 """
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from resnext_operator import names
-from resnext_operator.api import KIND, Key, Manifest
+from resnext_operator.api import KIND, MANAGER, Key, Manifest
+from resnext_operator.raw import dictionary, items, key_of, managed_by, owned_by, owners, training_of
 
 PODS, CLAIMS = "Pod", "PersistentVolumeClaim"
-_METADATA = (
-    *("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp"),
-    *("labels", "ownerReferences"),
-)
+_METADATA = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp")
+_OWNER = ("apiVersion", "kind", "name", "uid")
+_LABELS = (names.TRAINING, names.WORKERS, names.REVISION, names.KEYS)
 _POD_STATUS = ("phase", "reason", "message", "podIP")
 _CONDITIONS = ("PodScheduled", "Ready", "DisruptionTarget")
 _STATES = ("waiting", "terminated")
 
+_DEEPEST = 24
+"""Levels of a resource that are kept: fields of ours end well before, and a status may hold anything."""
+
 
 def trimmed(found: Manifest) -> Manifest:
-    """An object without what nobody reads, and with one copy of each word: 2 kB of the 44 that a pod comes in with."""
-    metadata = {key: found["metadata"][key] for key in _METADATA if key in found["metadata"]}
-    if (desired := (found["metadata"].get("annotations") or {}).get(names.HASH)) and found["kind"] != PODS:
+    """An object without what nobody reads, and with one copy of each word: 2 kB of the 44 that a pod comes in with.
+
+    Raises ValueError for what cannot be an object: without a name, for example.
+    """
+    kind, raw = found.get("kind"), dictionary(found.get("metadata"))
+    metadata = {key: raw[key] for key in _METADATA if key in raw}
+    if not all(isinstance(metadata.get(key), str) for key in ("name", "namespace")) or not isinstance(kind, str):
+        raise ValueError("an object needs a kind, a name and a namespace")
+    spec, status = dictionary(found.get("spec")), dictionary(found.get("status"))
+    kept: Manifest = {"apiVersion": found.get("apiVersion"), "kind": kind, "metadata": metadata}
+    if kind == KIND:
+        # Of what another manager looks after nothing is read.
+        ours = managed_by(found) == MANAGER
+        kept |= {"spec": spec, "status": status} if ours else {"spec": {"managedBy": spec["managedBy"]}, "status": {}}
+        return dictionary(_interned(kept, _DEEPEST))
+    if labels := {key: value for key, value in dictionary(raw.get("labels")).items() if key in _LABELS}:
+        metadata["labels"] = labels
+    metadata["ownerReferences"] = [{key: each.get(key) for key in _OWNER} for each in owners(found)]
+    desired = dictionary(raw.get("annotations")).get(names.HASH)
+    if desired and kind != PODS:
         metadata["annotations"] = {names.HASH: desired}
-    kept = {"apiVersion": found.get("apiVersion"), "kind": found["kind"], "metadata": metadata}
-    if found["kind"] == KIND:
-        kept |= {"spec": found.get("spec") or {}, "status": found.get("status") or {}}
-    elif found["kind"] == PODS:
-        kept |= {
-            "spec": {"nodeName": found.get("spec", {}).get("nodeName")},
-            "status": _pod_status(found.get("status") or {}),
-        }
-    elif found["kind"] == CLAIMS:
-        kept |= {"spec": {"accessModes": (found.get("spec") or {}).get("accessModes") or []}}
-    interned: Manifest = _interned(kept)
-    return interned
+    if kind == PODS:
+        kept |= {"spec": {"nodeName": spec.get("nodeName")}, "status": _pod_status(status)}
+    elif kind == CLAIMS:
+        kept |= {"spec": {"accessModes": spec.get("accessModes") or []}}
+    return dictionary(_interned(kept, _DEEPEST))
 
 
 def _pod_status(status: Manifest) -> Manifest:
     kept = {key: status[key] for key in _POD_STATUS if key in status}
-    if conditions := [each for each in status.get("conditions") or () if each["type"] in _CONDITIONS]:
+    if conditions := [each for each in items(status.get("conditions")) if each.get("type") in _CONDITIONS]:
         kept["conditions"] = conditions
-    states = [each.get("state") or {} for each in status.get("containerStatuses") or ()]
+    states = [dictionary(each.get("state")) for each in items(status.get("containerStatuses"))]
     if told := [{key: state[key]} for state in states for key in _STATES if key in state]:
         kept["containerStatuses"] = [{"state": state} for state in told]
     return kept
 
 
-def _interned(value: Any) -> Any:
+def _interned(value: Any, depth: int) -> Any:
     """The JSON parser makes each word anew for each object: keys, labels, namespaces, times."""
+    if isinstance(value, dict | list) and depth == 0:
+        return None
     if isinstance(value, dict):
-        return {sys.intern(key): _interned(inner) for key, inner in value.items()}
+        return {sys.intern(key): _interned(inner, depth - 1) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_interned(inner) for inner in value]
+        return [_interned(inner, depth - 1) for inner in value]
     return sys.intern(value) if type(value) is str else value
 
 
@@ -99,66 +115,90 @@ class Cache:
 
     def put(self, found: Manifest) -> None:
         """An object as it was just seen; an older view of it changes nothing."""
-        kind, key = found["kind"], key_of(found)
-        known = self._trainings if kind == KIND else self._children.setdefault(kind, {})
-        if (old := known.get(key)) and version(old) > version(found):
-            return
         new = trimmed(found)
-        known[key] = new
-        if kind != KIND and (training := training_of(new)):
+        kind, key = new["kind"], key_of(new)
+        known = self._trainings if kind == KIND else self._children.setdefault(kind, {})
+        if old := known.get(key):
+            if version(old) > version(new):
+                return
+            self._leave(old)
+        training = None if kind == KIND else training_of(new)
+        if training:
             self._of.setdefault(training, {})[kind, key[1]] = new
+        # Without an owner of ours only a claim can matter to a training, which may name it.
+        if training or kind in (KIND, CLAIMS):
+            known[key] = new
+        else:
+            known.pop(key, None)
 
     def drop(self, gone: Manifest) -> None:
         """An object that is no more; its successor of the same name stays."""
-        kind, key = gone["kind"], key_of(gone)
+        last = trimmed(gone)
+        kind, key = last["kind"], key_of(last)
         known = self._trainings if kind == KIND else self._children.get(kind, {})
-        if (old := known.get(key)) and old["metadata"]["uid"] == gone["metadata"]["uid"]:
+        if (old := known.get(key)) and old["metadata"].get("uid") == last["metadata"].get("uid"):
             del known[key]
+            self._leave(old)
             if kind == KIND:
                 self._last_launcher.pop(key, None)
-            elif kind == PODS and (gone["metadata"].get("labels") or {}).get(names.ROLE) == "launcher":
-                self._remember(gone)
-            if kind != KIND and (training := training_of(old)):
-                siblings = self._of[training]
-                del siblings[kind, key[1]]
-                if not siblings:
-                    del self._of[training]
+            elif kind == PODS:
+                self._remember(last)
 
-    def _remember(self, launcher: Manifest) -> None:
+    def _leave(self, old: Manifest) -> None:
+        """An object no longer belongs to the training that it belonged to as it was seen last."""
+        if old["kind"] != KIND and (training := training_of(old)) and training in self._of:
+            self._of[training].pop((old["kind"], old["metadata"]["name"]), None)
+            if not self._of[training]:
+                del self._of[training]
+
+    def _remember(self, pod: Manifest) -> None:
         """A training that has gone before its pods will never ask."""
-        if (training := training_of(launcher)) and training in self._trainings:
-            self._last_launcher[training] = trimmed(launcher)
+        training = training_of(pod)
+        if training and training in self._trainings:
+            name = names.pod(training[1], pod["metadata"]["name"])
+            if name and name.role == "launcher":
+                self._last_launcher[training] = pod
 
-    def replace(self, kind: str, namespace: str | None, listed: Iterable[Manifest], at: int) -> list[Manifest]:
-        """All objects of a kind as of a version: what is missing and older than it is gone. Returns what changed."""
+    def concerned(self, found: Manifest) -> set[Key]:
+        """The training that an object belongs to, and the one that it belonged to as it was seen last."""
+        seen = [found, self._children.get(found["kind"], {}).get(key_of(found))]
+        return {training for each in seen if each and (training := training_of(each))}
+
+    def replace(
+        self,
+        kind: str,
+        namespace: str | None,
+        listed: Iterable[Manifest],
+        at: int,
+        skipped: Callable[[Manifest, Exception], None] = lambda _, __: None,
+    ) -> list[Manifest]:
+        """All objects of a kind as of a version: what is missing and older than it is gone. Returns what changed.
+
+        skipped: called with each object that cannot be parsed.
+        """
         changed, present = [], set()
         known = self._trainings if kind == KIND else self._children.setdefault(kind, {})
         for found in listed:
-            present.add(found["metadata"]["uid"])
-            old = known.get(key_of(found))
-            if old is None or version(old) < version(found):
-                self.put(found)
-                changed.append(found)
+            try:
+                present.add(found["metadata"].get("uid"))
+                old = known.get(key_of(found))
+                if old is None or version(old) < version(found):
+                    if old:
+                        changed.append(old)
+                    self.put(found)
+                    changed.append(found)
+            except Exception as error:
+                skipped(found, error)
         gone = [
             old
             for key, old in known.items()
-            if namespace in (None, key[0]) and old["metadata"]["uid"] not in present and version(old) <= at
+            if namespace in (None, key[0]) and old["metadata"].get("uid") not in present and version(old) <= at
         ]
         for old in gone:
             self.drop(old)
         return changed + gone
 
-
-def owned_by(child: Manifest, uid: str) -> bool:
-    return any(owner.get("uid") == uid for owner in child["metadata"].get("ownerReferences") or ())
-
-
-def training_of(child: Manifest) -> Key | None:
-    """The training that a child belongs to, by its label."""
-    name = (child["metadata"].get("labels") or {}).get(names.TRAINING)
-    return (child["metadata"]["namespace"], name) if name else None
-
-
-def key_of(found: Manifest) -> Key:
-    metadata: dict[str, Any] = found["metadata"]
-    return metadata["namespace"], metadata["name"]
+    def forget(self, namespace: str) -> None:
+        """Everything of a namespace that is gone or may not be read any more."""
+        for kind in (*self._children, KIND):
+            self.replace(kind, namespace, (), sys.maxsize)

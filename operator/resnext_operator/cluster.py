@@ -13,7 +13,9 @@ from kubernetes.aio.config import ConfigException, load_incluster_config, load_k
 
 from resnext_operator import names, render
 from resnext_operator.api import GROUP, KIND, PLURAL, VERSION, Manifest, Plan, Reference, Training
-from resnext_operator.cache import CLAIMS, owned_by, trimmed
+from resnext_operator.cache import CLAIMS, trimmed
+from resnext_operator.guard import Guard
+from resnext_operator.raw import namespace_and_name, owned_by
 
 PATHS = {
     KIND: (f"apis/{GROUP}/{VERSION}", PLURAL),
@@ -168,7 +170,8 @@ class Cluster:
 
     async def report(self, training: Training, status: Manifest) -> Manifest | None:
         """Write the status if it is another than the one that was read; returns the resource as it is then."""
-        changes = difference(training.status, status)
+        # Against what is stored, so that what could not be parsed is replaced or removed.
+        changes = difference(training.stored, status)
         if not changes:
             return None
         path = path_of(KIND, training.namespace, training.name, "status")
@@ -176,15 +179,23 @@ class Cluster:
         body = {"metadata": {"uid": training.uid}, "status": changes}
         return await self.request("PATCH", path, body, content=MERGE_PATCH)
 
-    async def list(self, kind: str, namespace: str | None, selector: str = "") -> tuple[list[Manifest], int]:
-        """All objects of a kind, trimmed page by page, and the version of the list as a whole."""
+    async def list(
+        self, kind: str, namespace: str | None, selector: str = "", guard: Guard | None = None
+    ) -> tuple[list[Manifest], int]:
+        """All objects of a kind, trimmed page by page, and the version of the list as a whole.
+
+        guard: takes note of objects that cannot be parsed, and are left out.
+        """
+        guard = guard or Guard()
         items: list[Manifest] = []
         token = ""
         while True:
             asked = {"limit": str(_PAGE), "labelSelector": selector, "continue": token}
             query = [(key, value) for key, value in asked.items() if value]
             page = await self.request("GET", path_of(kind, namespace), query=query, seconds=60)
-            items += [trimmed({**item, "kind": kind}) for item in page["items"]]
+            for item in page["items"]:
+                with guard.each("list", (kind, *namespace_and_name(item))):
+                    items.append(trimmed({**item, "kind": kind}))
             if not (token := page["metadata"].get("continue", "")):
                 return items, int(page["metadata"]["resourceVersion"])
 

@@ -18,7 +18,8 @@ _COLUMNS = (
     ("Progress", "string", ".status.printed.percent", 0),
     ("Age", "date", ".metadata.creationTimestamp", 0),
     ("Loss", "string", ".status.printed.loss", 1),
-    ("ETA", "date", ".status.progress.estimatedCompletionTime", 1),
+    # Remaining time as text: kubectl prints a date as an age, and one to come as <invalid>.
+    ("ETA", "string", ".status.printed.eta", 1),
     ("Checkpoint", "integer", ".status.checkpoint.step", 1),
     ("Attempt", "integer", ".status.attempts[-1:].number", 1),
     ("Reason", "string", ".status.reason", 1),
@@ -178,6 +179,10 @@ def _inlined(node: Schema, definitions: Schema, rules: dict[str, tuple[Rule, ...
             schema["x-kubernetes-validations"] = validations
     elif isinstance(node.get("additionalProperties"), dict):
         schema["additionalProperties"] = _inlined(node["additionalProperties"], definitions, rules)
+        # A structural schema says nothing of the keys of a map.
+        if most := node.get("propertyNames", {}).get("maxLength"):
+            words = f"String should have at most {most} characters"
+            schema["x-kubernetes-validations"] = [{"rule": f"self.all(key, size(key) <= {most})", "message": words}]
     return schema
 
 
@@ -187,17 +192,17 @@ def _of_either(branches: list[Schema]) -> Schema:
 
 
 def _of_words(branches: list[Schema]) -> Schema:
-    """For an integer or one of a few words: which words, and from where the integers go."""
+    """For an integer or one of a few words: which words, and the bounds of the integer."""
     words = [branch["const"] for branch in branches if "const" in branch]
-    least = [branch["minimum"] for branch in branches if "minimum" in branch]
+    bounds = [(branch["minimum"], branch["maximum"]) for branch in branches if "minimum" in branch]
     if not words:
         return {}
-    listed = ", ".join(f"'{word}'" for word in words)
+    listed, (least, most) = ", ".join(f"'{word}'" for word in words), bounds[0]
     return {
         "x-kubernetes-validations": [
             {
-                "rule": f"type(self) == string ? self in [{listed}] : self >= {least[0]}",
-                "message": f"write a number from {least[0]} on, or {' or '.join(words)}",
+                "rule": f"type(self) == string ? self in [{listed}] : self >= {least} && self <= {most}",
+                "message": f"write a number from {least} to {most}, or {' or '.join(words)}",
             }
         ]
     }

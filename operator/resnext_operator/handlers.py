@@ -1,8 +1,8 @@
 """Wires the cluster's events to `policy`: an event only queues a key; a key is read, decided, carried out, reported."""
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,11 +10,14 @@ import kopf
 
 from resnext_operator import api, names, observe, policy, render, ssh
 from resnext_operator.api import KIND, Key, Manifest
-from resnext_operator.cache import CLAIMS, Cache, key_of, training_of
+from resnext_operator.cache import CLAIMS, Cache, trimmed
 from resnext_operator.cluster import PATHS, Cluster, Refused, Stranger
+from resnext_operator.guard import Guard
 from resnext_operator.metrics import Metrics
 from resnext_operator.progress import Watch
+from resnext_operator.raw import dictionary, items, key_of, managed_by, namespace_and_name, word
 from resnext_operator.settings import Settings
+from resnext_operator.status import readable
 from resnext_operator.teller import Teller
 from resnext_operator.workqueue import WorkQueue
 
@@ -26,6 +29,9 @@ WATCHED = (KIND, *LABELLED, CLAIMS)
 
 # A quota or an admission rule is in the way: the user should read of it, and it may pass.
 _REFUSALS = (400, 403, 422)
+
+# As the API server's NamespaceLifecycle admission says it.
+_TERMINATING, _TERMINATING_SECONDS = "because it is being terminated", 60.0
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,7 @@ class Runtime:
     progress: Watch
     teller: Teller
     metrics: Metrics
+    guard: Guard = field(default_factory=Guard)
 
 
 def selector(kind: str) -> str:
@@ -46,8 +53,11 @@ def selector(kind: str) -> str:
     return names.TRAINING if kind in LABELLED else ""
 
 
-def registry(cache: Cache, queue: WorkQueue) -> kopf.OperatorRegistry:
-    """kopf's handlers: none of them adds a finalizer, and kopf itself writes nothing."""
+def registry(see: Callable[[str, Manifest], None], guard: Guard) -> kopf.OperatorRegistry:
+    """kopf's handlers: none of them adds a finalizer, and kopf itself writes nothing.
+
+    see: called with the type of each event and its object, trimmed.
+    """
     handlers = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=handlers)
@@ -56,9 +66,8 @@ def registry(cache: Cache, queue: WorkQueue) -> kopf.OperatorRegistry:
 
     async def seen(event: kopf.RawEvent, **_: Any) -> None:
         found: Manifest = dict(event["object"])
-        (cache.drop if event["type"] == "DELETED" else cache.put)(found)
-        for key in concerned(found, cache):
-            queue.add(key)
+        with guard.each("watch", (found.get("kind"), *namespace_and_name(found))):
+            see(str(event["type"]), trimmed(found))
 
     for kind in WATCHED:
         path, plural = PATHS[kind]
@@ -83,6 +92,15 @@ class _NoDifferences(kopf.DiffBaseStorage):
         pass
 
 
+def see(event: str, found: Manifest, runtime: Runtime) -> None:
+    """Take an object of the watch into the cache, and queue the trainings that it may matter to."""
+    with runtime.guard.each("watch", (found["kind"], *key_of(found))):
+        keys = concerned(found, runtime)
+        (runtime.cache.drop if event == "DELETED" else runtime.cache.put)(found)
+        for key in keys:
+            runtime.queue.add(key)
+
+
 def quiet() -> kopf.OperatorSettings:
     """kopf reads; events and state are the operator's own to write."""
     settings = kopf.OperatorSettings()
@@ -96,40 +114,47 @@ def quiet() -> kopf.OperatorSettings:
     return settings
 
 
-def concerned(found: Manifest, cache: Cache) -> Iterator[Key]:
-    """The trainings that an object may matter to."""
+def concerned(found: Manifest, runtime: Runtime) -> set[Key]:
+    """The trainings that an object may matter to, also as the cache has it."""
     if found["kind"] == KIND:
-        yield key_of(found)
-    elif found["kind"] != CLAIMS:
-        if key := training_of(found):
-            yield key
-    else:
-        for training in cache.trainings():
-            if training["metadata"]["namespace"] == found["metadata"]["namespace"] and (
-                found["metadata"]["name"] in claims(training)
-            ):
-                yield key_of(training)
+        return {key_of(found)}
+    if found["kind"] != CLAIMS:
+        return runtime.cache.concerned(found)
+    namespace, name = key_of(found)
+    keys: set[Key] = set()
+    for training in runtime.cache.trainings():
+        with runtime.guard.each("watch", key_of(training)):
+            if training["metadata"]["namespace"] == namespace and name in claims(training):
+                keys.add(key_of(training))
+    return keys
 
 
 def claims(training: Manifest) -> list[str]:
     """The claims that a training mounts."""
-    spec, name = training["spec"], training["metadata"]["name"]
-    checkpoints = (spec.get("checkpoints") or {}).get("claimName") or names.claim(name)
-    dataset = (spec.get("dataset") or {}).get("claimName")
-    volumes = [each.get("persistentVolumeClaim") or {} for each in (spec.get("workers") or {}).get("volumes") or ()]
-    return [name for name in (checkpoints, dataset, *(each.get("claimName") for each in volumes)) if name]
+    spec = dictionary(training.get("spec"))
+    checkpoints = word(dictionary(spec.get("checkpoints")), "claimName") or names.claim(training["metadata"]["name"])
+    dataset = word(dictionary(spec.get("dataset")), "claimName")
+    volumes = items(dictionary(spec.get("workers")).get("volumes"))
+    of_volumes = [word(dictionary(each.get("persistentVolumeClaim")), "claimName") for each in volumes]
+    return [name for name in (checkpoints, dataset, *of_volumes) if name]
 
 
 async def reconcile(key: Key, runtime: Runtime) -> None:
     """Read, decide, act, report."""
     body = runtime.cache.training(key)
     # Also what cannot be parsed is left alone, if another manager looks after it.
-    if body is None or body["spec"].get("managedBy", api.MANAGER) != api.MANAGER:
+    if body is None or managed_by(body) != api.MANAGER:
         return
     now = datetime.now(UTC)
     gone = runtime.cache.gone_launcher(body)
     children, progress = runtime.cache.children(body, claims(body)), runtime.progress
-    seen = observe.observe(children, [gone] if gone else [], progress.latest(key), progress.last_steps(key))
+    seen = observe.observe(
+        children,
+        [gone] if gone else [],
+        progress.latest(key),
+        progress.last_steps(key),
+        lambda child, error: runtime.guard.skipped("observe", (child.get("kind"), *namespace_and_name(child)), error),
+    )
     try:
         training = api.parse(body, runtime.settings.site)
     except api.InvalidTraining as error:
@@ -145,6 +170,10 @@ async def reconcile(key: Key, runtime: Runtime) -> None:
         await _refuse(body, seen, str(error), runtime, now)
         return
     except Refused as error:
+        if error.code == 403 and _TERMINATING in str(error):
+            # The namespace goes, and with it the training and whoever would read its status.
+            runtime.queue.add_later(key, _TERMINATING_SECONDS)
+            return
         if error.code in _REFUSALS:
             await _report(training, policy.hindered(training, plan, str(error), now), runtime, now)
         raise
@@ -160,8 +189,8 @@ def _new_keys(training: api.Training) -> Manifest:
 
 
 async def _refuse(body: Manifest, seen: api.Observed, message: str, runtime: Runtime, now: datetime) -> None:
-    metadata, status = body["metadata"], body.get("status") or {}
-    generation = metadata.get("generation", 1)
+    metadata, stored = body["metadata"], body.get("status") or {}
+    status, generation = readable(stored), metadata.get("generation", 1)
     stand_in = api.Training(
         metadata["namespace"],
         metadata["name"],
@@ -171,6 +200,7 @@ async def _refuse(body: Manifest, seen: api.Observed, message: str, runtime: Run
         api.placeholder_spec(),
         runtime.settings.site,
         status,
+        stored,
     )
     plan = policy.refused(status, seen, generation, message, now)
     for child in await runtime.cluster.carry_out(plan, stand_in):

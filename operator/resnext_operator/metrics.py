@@ -13,6 +13,9 @@ from prometheus_client.registry import Collector
 
 from resnext_operator.api import MANAGER, Phase
 from resnext_operator.cache import Cache
+from resnext_operator.guard import LOOPS, Guard
+from resnext_operator.raw import key_of, managed_by
+from resnext_operator.status import readable
 from resnext_trainer.report import Verdict
 
 CAUSES = (*(verdict.name.lower() for verdict in Verdict), "disruption", "out_of_memory")
@@ -38,6 +41,15 @@ class Metrics:
         )
         for cause in CAUSES:
             self.attempts.labels(cause)
+        self.skipped = Counter(
+            "resnext_operator_skipped_objects_total",
+            "Objects that could not be handled and were skipped, by loop.",
+            ["loop"],
+            registry=registry,
+        )
+        for loop in LOOPS:
+            self.skipped.labels(loop)
+        self.guard = Guard(lambda loop: self.skipped.labels(loop).inc())
         self.first_step = Histogram(
             "resnext_operator_first_step_seconds",
             "Seconds from a training's creation to its first step.",
@@ -50,13 +62,13 @@ class Metrics:
         Gauge("resnext_operator_leader", "1 on the replica that leads.", registry=registry).set_function(
             lambda: float(self.leading)
         )
-        registry.register(_Trainings(cache, lambda: self.leading))
+        registry.register(_Trainings(cache, lambda: self.leading, self.guard))
 
     def requested(self, verb: str, code: str) -> None:
         self.requests.labels(verb, code).inc()
 
     def recorded(self, before: Mapping[str, Any], after: Mapping[str, Any], created: str, now: datetime) -> None:
-        """Count what a status write has recorded for the first time."""
+        """Count what a status write has recorded for the first time; both can be parsed."""
         for attempt in _ended(after) - _ended(before):
             self.attempts.labels(attempt[1]).inc()
         if not _steps(before) and _steps(after):
@@ -66,8 +78,8 @@ class Metrics:
 class _Trainings(Collector):
     """Read at each scrape, on the leader alone: two replicas would count each training twice."""
 
-    def __init__(self, cache: Cache, leading: Callable[[], bool]) -> None:
-        self._cache, self._leading = cache, leading
+    def __init__(self, cache: Cache, leading: Callable[[], bool], guard: Guard) -> None:
+        self._cache, self._leading, self._guard = cache, leading, guard
 
     def collect(self) -> Iterator[Metric]:
         phases = GaugeMetricFamily("resnext_trainings", "Trainings by phase.", labels=["phase"])
@@ -83,17 +95,18 @@ class _Trainings(Collector):
         )
         if self._leading():
             tally: Tally[str] = Tally()
-            ours = (each for each in self._cache.trainings() if each["spec"].get("managedBy", MANAGER) == MANAGER)
-            for training in ours:
-                metadata, status = training["metadata"], training["status"]
-                names = [metadata["namespace"], metadata["name"]]
-                progress = status.get("progress") or {}
-                tally[status.get("phase", Phase.PENDING.value)] += 1
-                for k in ("1", "5"):
-                    if (ratio := progress.get(f"top{k}")) is not None:
-                        accuracy.add_metric([*names, k], ratio)
-                if (rate := progress.get("imagesPerSecond")) is not None:
-                    speed.add_metric(names, rate)
+            for training in self._cache.trainings():
+                if managed_by(training) != MANAGER:
+                    continue
+                with self._guard.each("metrics", key_of(training)):
+                    names, status = list(key_of(training)), readable(training.get("status"))
+                    progress = status.get("progress") or {}
+                    tally[status.get("phase", Phase.PENDING.value)] += 1
+                    for k in ("1", "5"):
+                        if (ratio := progress.get(f"top{k}")) is not None:
+                            accuracy.add_metric([*names, k], ratio)
+                    if (rate := progress.get("imagesPerSecond")) is not None:
+                        speed.add_metric(names, rate)
             for phase in Phase:
                 phases.add_metric([phase.value], tally[phase.value])
         yield from (phases, accuracy, speed)

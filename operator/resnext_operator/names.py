@@ -1,5 +1,8 @@
 """What everything is called: children, labels, annotations, paths and ports."""
 
+import re
+from dataclasses import dataclass
+
 from resnext_operator.api import GROUP
 
 TRAINING = f"{GROUP}/training"
@@ -57,3 +60,29 @@ def worker(training: str, index: int, incarnation: int) -> str:
 
 def launcher(training: str, attempt: int) -> str:
     return f"{training}-launcher-{attempt}"
+
+
+@dataclass(frozen=True)
+class PodName:
+    """What the name of a training's pod says; labels can be changed, a name cannot."""
+
+    role: str
+    """worker or launcher."""
+    number: int
+    """Index of a worker, attempt of a launcher."""
+    incarnation: int = 0
+
+
+_POD_NAME = re.compile(
+    r"-(?:worker-(?P<index>\d{1,4})-(?P<incarnation>\d{1,9})|launcher-(?P<attempt>\d{1,9}))", re.ASCII
+)
+
+
+def pod(training: str, name: str) -> PodName | None:
+    """The parts of a pod's name; None if the operator gives no pod of this training such a name."""
+    found = _POD_NAME.fullmatch(name.removeprefix(training)) if name.startswith(training) else None
+    if found is None:
+        return None
+    if attempt := found["attempt"]:
+        return PodName("launcher", int(attempt))
+    return PodName("worker", int(found["index"]), int(found["incarnation"]))

@@ -1,16 +1,23 @@
-"""From the cluster's raw objects to what `policy` needs to know of them."""
+"""From the cluster's raw objects to what `policy` needs to know of them.
+
+A pod's role and number come from its name, and its training from its owner: labels can be changed while it lives. A
+field of another type than it should have counts as one that is not there.
+"""
 
 import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from pydantic import ValidationError
-
 from resnext_operator import names
 from resnext_operator.api import LauncherSeen, Manifest, Observed, WorkerSeen
+from resnext_operator.raw import dictionary, items, training_of, word
 from resnext_trainer.report import Progress, Report
+
+_MOST_WORKERS = 4096
+
+# The kubelet cuts termination messages at 4 kB.
+_LONGEST_REPORT = 65_536
 
 # Reasons of a container that waits and will not start by itself soon.
 _STUCK = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError")
@@ -21,27 +28,32 @@ def observe(
     gone: Iterable[Manifest] = (),
     progress: Progress | None = None,
     last_steps: Mapping[int, int | None] | None = None,
+    skipped: Callable[[Manifest, Exception], None] = lambda _, __: None,
 ) -> Observed:
     """What the cluster shows.
 
     children: the training's objects, and the claims that it names.
     gone: launcher pods that are no longer there, as they were last seen.
+    skipped: called with each object that cannot be parsed; it counts as not there.
     """
     workers, launchers = [], []
     present: dict[tuple[str, str], str] = {}
     access_modes: dict[str, tuple[str, ...]] = {}
-    for child in children:
-        metadata = child["metadata"]
-        match child["kind"], (metadata.get("labels") or {}).get(names.ROLE):
-            case "Pod", "worker":
-                workers.append(worker(child))
-            case "Pod", "launcher":
-                launchers.append(launcher(child))
-            case kind, _:
-                present[kind, metadata["name"]] = (metadata.get("annotations") or {}).get(names.HASH, "")
-                if modes := (child.get("spec") or {}).get("accessModes"):
-                    access_modes[metadata["name"]] = tuple(modes)
-    launchers += [launcher(pod, gone=True) for pod in gone]
+    for child, is_gone in [*((each, False) for each in children), *((each, True) for each in gone)]:
+        try:
+            metadata = child["metadata"]
+            if child["kind"] == "Pod":
+                match _name(child):
+                    case names.PodName("worker"):
+                        workers.append(worker(child))
+                    case names.PodName("launcher"):
+                        launchers.append(launcher(child, is_gone))
+            else:
+                present[child["kind"], metadata["name"]] = word(dictionary(metadata.get("annotations")), names.HASH)
+                if modes := dictionary(child.get("spec")).get("accessModes"):
+                    access_modes[metadata["name"]] = tuple(map(str, modes))
+        except Exception as error:
+            skipped(child, error)
     return Observed(
         workers=tuple(sorted(workers, key=lambda each: (each.index, each.incarnation))),
         launchers=tuple(sorted(launchers, key=lambda each: each.attempt)),
@@ -52,19 +64,27 @@ def observe(
     )
 
 
+def _name(pod: Manifest) -> names.PodName | None:
+    """What a pod's name says, if it is one that the operator gives to pods of the training that owns it."""
+    training = training_of(pod)
+    return names.pod(training[1], pod["metadata"]["name"]) if training else None
+
+
 def worker(pod: Manifest) -> WorkerSeen:
     """A worker pod."""
-    metadata, status = pod["metadata"], pod.get("status") or {}
-    labels, ended = metadata["labels"], _terminated(status)
+    metadata, status, name = pod["metadata"], dictionary(pod.get("status")), _name(pod)
+    if name is None:
+        raise ValueError(f"{metadata['name']} is not the name of a worker pod")
+    labels, ended = dictionary(metadata.get("labels")), _terminated(status)
     trouble, unschedulable = _trouble(status)
     return WorkerSeen(
-        index=int(labels[names.WORKER]),
-        incarnation=int(labels[names.INCARNATION]),
+        index=name.number,
+        incarnation=name.incarnation,
         name=metadata["name"],
         uid=metadata["uid"],
-        phase=status.get("phase", "Pending"),
+        phase=word(status, "phase") or "Pending",
         ready=_condition(status, "Ready").get("status") == "True",
-        address=status.get("podIP", ""),
+        address=word(status, "podIP"),
         deleting="deletionTimestamp" in metadata,
         disrupted=_disrupted(status),
         unreachable="deletionTimestamp" in metadata and _unreachable(status),
@@ -75,45 +95,53 @@ def worker(pod: Manifest) -> WorkerSeen:
         else None,
         scheduled=_scheduled(status),
         failure=_failure(status),
-        exit_code=ended.get("exitCode"),
+        exit_code=_exit_code(ended),
         out_of_memory=_out_of_memory(ended),
         node=_node(pod),
-        revision=labels.get(names.REVISION, ""),
-        keys=labels.get(names.KEYS, ""),
+        revision=word(labels, names.REVISION),
+        keys=word(labels, names.KEYS),
     )
 
 
 def launcher(pod: Manifest, gone: bool = False) -> LauncherSeen:
     """A launcher pod."""
-    metadata, status = pod["metadata"], pod.get("status") or {}
+    metadata, status, name = pod["metadata"], dictionary(pod.get("status")), _name(pod)
+    if name is None:
+        raise ValueError(f"{metadata['name']} is not the name of a launcher pod")
     ended = _terminated(status)
     trouble, unschedulable = _trouble(status)
+    count = word(dictionary(metadata.get("labels")), names.WORKERS)
     return LauncherSeen(
-        attempt=int(metadata["labels"][names.ATTEMPT]),
+        attempt=name.number,
         name=metadata["name"],
         uid=metadata["uid"],
-        phase=status.get("phase", "Pending"),
+        phase=word(status, "phase") or "Pending",
         deleting="deletionTimestamp" in metadata,
         disrupted=_disrupted(status),
         unreachable="deletionTimestamp" in metadata and _unreachable(status),
         trouble=trouble,
         unschedulable=unschedulable,
         scheduled=_scheduled(status),
-        exit_code=ended.get("exitCode"),
-        report=_report(ended.get("message", "")),
+        exit_code=_exit_code(ended),
+        report=_report(ended.get("message")),
         ended=_time(ended.get("finishedAt")),
         node=_node(pod),
-        workers=int(count) if (count := metadata["labels"].get(names.WORKERS)) else None,
+        workers=int(count) if count.isascii() and count.isdigit() and 0 < int(count[:5]) <= _MOST_WORKERS else None,
         gone=gone,
     )
 
 
+def _exit_code(ended: Manifest) -> int | None:
+    code = ended.get("exitCode")
+    return code if isinstance(code, int) and not isinstance(code, bool) and abs(code) < 2**31 else None
+
+
 def _condition(status: Manifest, kind: str) -> Manifest:
-    return next((each for each in status.get("conditions") or () if each["type"] == kind), {})
+    return next((each for each in items(status.get("conditions")) if each.get("type") == kind), {})
 
 
 def _disrupted(status: Manifest) -> bool:
-    return _condition(status, "DisruptionTarget").get("status") == "True" or status.get("reason") in (
+    return _condition(status, "DisruptionTarget").get("status") == "True" or word(status, "reason") in (
         "Evicted",
         "NodeLost",
         "Preempting",
@@ -132,23 +160,22 @@ def _trouble(status: Manifest) -> tuple[str, bool]:
     scheduled = _condition(status, "PodScheduled")
     if scheduled.get("status") == "False":
         return str(scheduled.get("message") or scheduled.get("reason") or "not scheduled yet"), True
-    for container in status.get("containerStatuses") or ():
-        waiting = (container.get("state") or {}).get("waiting") or {}
-        if waiting.get("reason") in _STUCK:
-            return f"{waiting['reason']}: {waiting.get('message', '')}".rstrip(": "), False
+    for container in items(status.get("containerStatuses")):
+        waiting = dictionary(dictionary(container.get("state")).get("waiting"))
+        if (reason := word(waiting, "reason")) in _STUCK:
+            return f"{reason}: {waiting.get('message', '')}".rstrip(": "), False
     return "", False
 
 
 def _terminated(status: Manifest) -> Manifest:
-    for container in status.get("containerStatuses") or ():
-        if ended := (container.get("state") or {}).get("terminated"):
-            found: Manifest = ended
-            return found
+    for container in items(status.get("containerStatuses")):
+        if ended := dictionary(dictionary(container.get("state")).get("terminated")):
+            return ended
     return {}
 
 
 def _node(pod: Manifest) -> str:
-    return (pod.get("spec") or {}).get("nodeName") or ""
+    return word(dictionary(pod.get("spec")), "nodeName")
 
 
 def _scheduled(status: Manifest) -> datetime | None:
@@ -170,12 +197,17 @@ def _failure(status: Manifest) -> str:
     return str(ended.get("message") or "").strip() or f"ended with exit code {ended.get('exitCode')}"
 
 
-def _report(message: str) -> Report | None:
+def _report(message: Any) -> Report | None:
     try:
-        return Report.model_validate(json.loads(message))
-    except (ValueError, ValidationError):
+        return Report.model_validate(json.loads(message)) if len(message) <= _LONGEST_REPORT else None
+    except (TypeError, ValueError, RecursionError):
         return None
 
 
 def _time(text: Any) -> datetime | None:
-    return datetime.fromisoformat(re.sub("Z$", "+00:00", text)) if isinstance(text, str) else None
+    """A time of the API server's; None for any other text, and for a time that sums with it would overflow."""
+    try:
+        found = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return None
+    return found if found.tzinfo and 2000 <= found.year < 2200 else None

@@ -2,34 +2,34 @@
 
 import asyncio
 import hashlib
-import logging
 from datetime import datetime
-
-import aiohttp
 
 from resnext_operator import policy
 from resnext_operator.api import GROUP, KIND, VERSION, Event, Manifest, Training
-from resnext_operator.cluster import MERGE_PATCH, Cluster, Refused, path_of, words
-
-_log = logging.getLogger(__name__)
+from resnext_operator.cluster import MERGE_PATCH, Cluster, Refused, path_of
+from resnext_operator.guard import Guard
 
 _COMPONENT = "resnext-operator"
 
 # One alone falls minutes behind where 1,000 trainings begin at once.
 _LANES = 4
 
+# An API server that takes no events for long must not fill the operator's memory with them: 1 kB each.
+_MOST_WAITING = 2000
+
 
 class Teller:
     """Tells a training's events in their order; one that cannot be told is logged and left out."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
-        self._lanes: list[asyncio.Queue[Manifest]] = [asyncio.Queue() for _ in range(_LANES)]
+    def __init__(self, cluster: Cluster, guard: Guard | None = None) -> None:
+        self._cluster, self._guard = cluster, guard or Guard()
+        self._lanes: list[asyncio.Queue[Manifest]] = [asyncio.Queue(_MOST_WAITING) for _ in range(_LANES)]
 
     def tell(self, training: Training, event: Event, now: datetime) -> None:
         """Have an event told soon."""
         # Its manifest is a tenth of the training that it would hold until it is told.
-        self._lanes[hash(training.key) % _LANES].put_nowait(_manifest(training, event, policy.stamp(now)))
+        with self._guard.each("events", (*training.key, event.reason)):
+            self._lanes[hash(training.key) % _LANES].put_nowait(_manifest(training, event, policy.stamp(now)))
 
     async def run(self) -> None:
         """Tell what waits, for ever."""
@@ -38,12 +38,9 @@ class Teller:
     async def _tell(self, lane: asyncio.Queue[Manifest]) -> None:
         while True:
             event = await lane.get()
-            try:
+            about = event["involvedObject"]
+            with self._guard.each("events", (about["namespace"], about["name"], event["reason"])):
                 await self._write(event)
-            except (Refused, aiohttp.ClientError, TimeoutError) as error:
-                about = event["involvedObject"]
-                told = f"{about['namespace']}/{about['name']}: {event['reason']}"
-                _log.warning("event %s is not told: %s", told, words(error))
 
     async def _write(self, event: Manifest) -> None:
         """The same words again only raise the count of the event that is there."""
@@ -54,8 +51,9 @@ class Teller:
             if refused.code != 409:
                 raise
             path = path_of("Event", namespace, name)
+            count = (await self._cluster.request("GET", path)).get("count")
             again = {
-                "count": (await self._cluster.request("GET", path)).get("count", 1) + 1,
+                "count": min(count + 1, 2**31 - 1) if isinstance(count, int) else 1,
                 "lastTimestamp": event["lastTimestamp"],
             }
             await self._cluster.request("PATCH", path, again, content=MERGE_PATCH)

@@ -12,8 +12,10 @@ from resnext_trainer.config import Config, Rule
 Text = Annotated[str, Field(min_length=1, max_length=253)]
 # Kubernetes' own pattern without the signs: less than nothing of anything makes no sense in a pod.
 _QUANTITY = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][-+]?[0-9]+)?$"
-Quantity = Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=_QUANTITY, max_length=32)]
-Labels = Annotated[dict[str, Annotated[str, Field(max_length=1024)]], Field(max_length=32)]
+Quantity = Annotated[int, Field(ge=0, le=10**18)] | Annotated[str, Field(pattern=_QUANTITY, max_length=32)]
+MOST_KEY = 317  # a prefix of 253 characters, a slash, and a name of 63
+MapKey = Annotated[str, Field(max_length=MOST_KEY)]
+Labels = Annotated[dict[MapKey, Annotated[str, Field(max_length=1024)]], Field(max_length=32)]
 
 OWN_FOLDERS = (
     *("/checkpoints", "/data", "/dev/shm", "/etc/resnext", "/etc/resnext/config", "/etc/resnext/ssh"),

@@ -1,5 +1,6 @@
 """What the real API server and the operator refuse, in one and the same sentence, and from whom."""
 
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -27,6 +28,10 @@ TWO = {"persistentVolumeClaim": {"claimName": "x"}, "emptyDir": {}}
         {"workers": {"resources": {"limits": {GPU: 0}}}},
         {"workers": {"resources": {"limits": {"cpu": -1}}}},
         {"launcher": {"resources": {"limits": {GPU: 1}}}},
+        {"launcher": {"labels": {"resnext.dev/worker": "x"}}},
+        {"workers": {"labels": {"resnext.dev/training": "another"}}},
+        {"training": {"epochs": 1_000_000_000}},
+        {"training": {"data": {"path": "/" + "x" * 1024}}},
         {"workers": {"env": [{"name": "OMPI_COMM_WORLD_SIZE", "value": "1"}]}},
         {"workers": {"serviceAccountName": "admin"}},
         {"workers": {"volumes": [{"name": "x", **TWO}]}},
@@ -42,6 +47,15 @@ TWO = {"persistentVolumeClaim": {"claimName": "x"}, "emptyDir": {}}
 )
 def test_api_server_and_operator_refuse_in_the_same_words(cluster: Cluster, change):
     assert_both_refuse(cluster, sample("resnext-digits", "refused", change))
+
+
+def test_the_definition_fits_into_an_annotation(cluster: Cluster):
+    """`kubectl apply` keeps a copy of what it applies in an annotation, and annotations end at 256 KiB."""
+    definition = (ROOT / "manifests" / "crd.yaml").read_text()
+    assert len(json.dumps(yaml.safe_load(definition))) <= 256 * 1024
+    assert "resnexttrainings.resnext.dev" in cluster.run(
+        "kubectl", "apply", "--dry-run=server", "-f", "-", stdin=definition
+    )
 
 
 def test_a_name_that_is_too_long_for_its_pods_is_refused(cluster: Cluster):
@@ -129,7 +143,8 @@ def author(cluster: Cluster) -> Iterator[str]:
         *("--set", "admissionPolicy.enabled=true"),
     )
     cluster.run("kubectl", "apply", "-f", "-", stdin=policy)
-    grant(cluster, "trainings", {"resnext.dev": ["resnexttrainings"]}, ["create", "get", "patch", "update"])
+    plurals = ["resnexttrainings", "resnexttrainings/scale", "resnexttrainings/status"]
+    grant(cluster, "trainings", {"resnext.dev": plurals}, ["create", "get", "patch", "update"])
     yield AUTHOR
     cluster.run("kubectl", "delete", "--ignore-not-found", "-f", "-", stdin=policy)
     cluster.kubectl("delete", "role,rolebinding", "trainings", "pods", "--ignore-not-found")
@@ -174,6 +189,13 @@ def test_who_may_not_create_pods_may_not_write_trainings(cluster: Cluster, train
     cluster.kubectl("label", f"--as={author}", "rnx", name, "team=vision")
     with pytest.raises(Refused, match="may not create pods"):
         cluster.kubectl("patch", f"--as={author}", "rnx", name, "--type=merge", "-p", '{"spec":{"suspend":false}}')
+    scale = ("scale", f"--as={author}", "rnx", name, "--replicas=3")
+    with pytest.raises(Refused, match=r"may not create pods.* scaled by one who has it"):
+        cluster.kubectl(*scale)
+    status = ("patch", f"--as={author}", "rnx", name, "--subresource=status", "--type=merge", "-p")
+    with pytest.raises(Refused, match="may not write the status of a training: only the operator may"):
+        cluster.kubectl(*status, '{"status":{"phase":"Succeeded"}}')
+    assert cluster.status(name)["phase"] == "Suspended"
     # Only the garbage collector can take the finalizer of this deletion away.
     cluster.kubectl("delete", "rnx", name, "--cascade=foreground", "--timeout=30s")
 

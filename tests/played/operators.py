@@ -36,6 +36,9 @@ def _main(environment: Mapping[str, str], log: str, metrics_port: int) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    # Of the RESNEXT_ variables of `make` and of the tests the operator knows none, and rejects them.
+    for name in [name for name in os.environ if name.startswith("RESNEXT_")]:
+        del os.environ[name]
     os.environ.update(environment)
     # Read from the environment when the module was imported, which was long before.
     kube_config.KUBE_CONFIG_DEFAULT_LOCATION = environment["KUBECONFIG"]

@@ -32,6 +32,11 @@ Pipeline = Literal["auto", "dali", "tfdata"]
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
+# Every value has an upper bound: sums of them must not overflow, and the API server bounds the cost of rules.
+MOST_EPOCHS = 100_000
+Epochs = Annotated[int, Field(ge=1, le=MOST_EPOCHS)]
+Path = Annotated[str, Field(min_length=1, max_length=1024)]
+
 
 class InvalidConfig(ValueError):
     """A configuration that is refused; the text names each field, what is wrong with it and the way out."""
@@ -145,25 +150,27 @@ class Model(Config):
 class Optimizer(Config):
     """SGD with momentum; learning rate scaled with the batch after Goyal et al. 2017 (arXiv:1706.02677)."""
 
-    learning_rate: Annotated[float, Field(gt=0)] = 0.256
+    learning_rate: Annotated[float, Field(gt=0, le=1_000_000)] = 0.256
     """Peak learning rate for 256 images per step; the schedule scales it linearly with the global batch."""
 
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.875
     """Share of the velocity that each step keeps: v <- momentum * v + gradient, w <- w - rate * v."""
 
-    weight_decay: Annotated[float, Field(ge=0)] = 1 / 16384
+    weight_decay: Annotated[float, Field(ge=0, le=1000)] = 1 / 16384
     """Factor of the L2 term in the loss, over all weights but batch norm's scale and offset."""
 
     schedule: Literal["cosine", "step"] = "cosine"
     """How the rate falls: along half a cosine to zero, or by a factor of ten at each of stepEpochs."""
 
-    step_epochs: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1, max_length=16)] = (30, 60, 80)
+    step_epochs: Annotated[
+        tuple[Annotated[float, Field(gt=0, le=MOST_EPOCHS)], ...], Field(min_length=1, max_length=16)
+    ] = (30, 60, 80)
     """Epochs after which the rate of schedule step is divided by ten."""
 
-    warmup_epochs: Annotated[float, Field(ge=0)] = 5.0
+    warmup_epochs: Annotated[float, Field(ge=0, le=MOST_EPOCHS)] = 5.0
     """Epochs of linear warm-up from zero to the scaled peak; at most epochs."""
 
-    warmup_from_batch: Annotated[int, Field(ge=1)] = 512
+    warmup_from_batch: Annotated[int, Field(ge=1, le=1_000_000_000)] = 512
     """Global batch from which on there is a warm-up; smaller ones start at the peak."""
 
     gradient_compression: Literal["none", "fp16"] = "none"
@@ -176,7 +183,10 @@ class Augmentation(Config):
     crop_area: Annotated[tuple[Share, ...], Field(min_length=2, max_length=2)] = (0.08, 1.0)
     """Least and greatest share of the picture's area in a random crop."""
 
-    crop_ratio: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=2, max_length=2)] = (3 / 4, 4 / 3)
+    crop_ratio: Annotated[tuple[Annotated[float, Field(gt=0, le=1000)], ...], Field(min_length=2, max_length=2)] = (
+        3 / 4,
+        4 / 3,
+    )
     """Least and greatest aspect ratio (width over height) of a random crop."""
 
     flip: bool = True
@@ -204,7 +214,7 @@ class Precision(Config):
     mode: PrecisionMode = "fp16"
     """fp16 and bf16 are mixed precision; tf32 is float32 with the tensor cores' shorter products; fp32 is exact."""
 
-    loss_scale: Literal["dynamic"] | Annotated[int, Field(ge=1)] = "dynamic"
+    loss_scale: Literal["dynamic"] | Annotated[int, Field(ge=1, le=2**31 - 1)] = "dynamic"
     """Factor on the fp16 loss: a number, or `dynamic`: 2^15, doubled after 2000 good steps, halved on overflow."""
 
     rules = (
@@ -224,10 +234,10 @@ class Data(Config):
     """tfrecord: shards train-* and validation-*. folder: pictures as train/CLASS/* and validation/CLASS/*. synthetic:
     noise, to measure speed without a disk."""
 
-    path: Annotated[str, Field(min_length=1)] = "/data"
+    path: Path = "/data"
     """Folder with the shards, or with the folders train and validation (or val); it is never written to."""
 
-    index_path: str | None = None
+    index_path: Annotated[str, Field(max_length=1024)] | None = None
     """Folder with one index a shard (NAME.idx, made by `resnext-train data index`); the shards' own if left out."""
 
     pipeline: Pipeline = "auto"
@@ -236,7 +246,7 @@ class Data(Config):
     first_label: Annotated[int, Field(ge=0, le=1)] = 1
     """The label in the records that means class 0; ImageNet's TFRecords count from 1, and so do ours."""
 
-    synthetic_images: Annotated[int, Field(ge=1)] = 1_281_167
+    synthetic_images: Annotated[int, Field(ge=1, le=1_000_000_000)] = 1_281_167
     """Training images in an epoch of synthetic data."""
 
     bad_records: Share = 0.0
@@ -255,7 +265,7 @@ class Data(Config):
 class Evaluation(Config):
     """When and how accuracy is measured: on every image of the validation set, once."""
 
-    every_epochs: Annotated[int, Field(ge=1)] = 1
+    every_epochs: Epochs = 1
     """Epochs between two evaluations; the last epoch is always evaluated."""
 
     crop_fraction: Annotated[float, Field(gt=0, le=1)] = 0.875
@@ -265,13 +275,13 @@ class Evaluation(Config):
 class Checkpoint(Config):
     """What is kept on disk, and how often it is written."""
 
-    path: Annotated[str, Field(min_length=1)] = "/checkpoints"
+    path: Path = "/checkpoints"
     """Folder for checkpoints; only rank 0 reads and writes it."""
 
-    every_epochs: Annotated[int, Field(ge=1)] = 1
+    every_epochs: Epochs = 1
     """Epochs between two checkpoints; one is also written at the end and when asked to stop."""
 
-    keep: Annotated[int, Field(ge=2)] = 3
+    keep: Annotated[int, Field(ge=2, le=1_000_000)] = 3
     """How many of the newest checkpoints stay, at least two: one may be cut short. The best by top-1 is kept apart."""
 
 
@@ -291,10 +301,10 @@ class Training(Config):
     model: Model = Model()
     """The network."""
 
-    epochs: Annotated[int, Field(ge=1)] = 90
+    epochs: Epochs = 90
     """Passes over the training images."""
 
-    batch_size: Annotated[int, Field(ge=1)] = 256
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 256
     """Images per rank and step. Left out, it follows the precision: fp16 and bf16 256, tf32 128, fp32 64."""
 
     gradient_accumulation: Annotated[int, Field(ge=1, le=1024)] = 1
@@ -309,7 +319,7 @@ class Training(Config):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the target spread evenly over all classes in training."""
 
-    mixup: Annotated[float, Field(ge=0)] = 0.0
+    mixup: Annotated[float, Field(ge=0, le=1000)] = 0.0
     """MixUp's alpha (Zhang et al. 2018, arXiv:1710.09412); 0 is off."""
 
     augmentation: Augmentation = Augmentation()
@@ -333,7 +343,7 @@ class Training(Config):
     checkpoint: Checkpoint = Checkpoint()
     """What is saved, and how often."""
 
-    initial_checkpoint: Annotated[str, Field(min_length=1)] | None = None
+    initial_checkpoint: Path | None = None
     """Checkpoint, or folder of some, whose weights a new training starts from; another number of classes is fine."""
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -342,7 +352,7 @@ class Training(Config):
     deterministic: bool = False
     """Use only algorithms that give the same bits each time, on GPUs as well; slower there."""
 
-    max_rollbacks: Annotated[int, Field(ge=0)] = 3
+    max_rollbacks: Annotated[int, Field(ge=0, le=1_000_000)] = 3
     """How often a loss that is not finite takes the training back to its last checkpoint before it ends as failed."""
 
     profile_steps: Annotated[int, Field(ge=1, le=1000)] = 10
@@ -351,7 +361,7 @@ class Training(Config):
     stop_at: StopAt = StopAt()
     """A goal that ends the training early."""
 
-    stall_timeout_seconds: Annotated[int, Field(ge=10)] = 600
+    stall_timeout_seconds: Annotated[int, Field(ge=10, le=2**31 - 1)] = 600
     """A rank that finishes no step and no evaluation batch for this long ends the attempt as hung; before its first
     step it has ten minutes at least."""
 

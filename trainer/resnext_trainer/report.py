@@ -3,11 +3,13 @@
 Served by each rank as /progress, and written by the launcher as its termination message. Only pydantic is needed.
 """
 
+import math
 import sys
 from datetime import datetime
 from enum import Enum
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 
@@ -38,6 +40,19 @@ class Verdict(Enum):
         return cls(code) if code in {verdict.value for verdict in cls} else cls.CRASHED
 
 
+# Bounds that no training comes near: the API server stores numbers, and whoever answers may answer anything.
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Text = Annotated[str, Field(max_length=16_384)]
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and abs(value) <= 2**53 and math.isfinite(value) else None
+
+
+Number = Annotated[float | None, AfterValidator(_finite)]
+"""A number that is left out when it is not finite, as a loss may be: JSON has no word for it."""
+
+
 class Message(BaseModel):
     """Tolerant of fields that a newer trainer adds: operator and trainer may differ by a version."""
 
@@ -54,47 +69,47 @@ class Message(BaseModel):
 class SavedCheckpoint(Message):
     """A checkpoint that is whole on disk."""
 
-    step: int
+    step: Count
     """Steps done when it was saved."""
 
     time: datetime
     """When it was saved."""
 
-    path: str
+    path: Text
     """Its folder, as the pod sees it."""
 
 
 class Progress(Message):
     """How far a training is; counts are over the whole training, not over the attempt."""
 
-    attempt: int = 0
+    attempt: Count = 0
     """Which launch this is, from 1; never written to the status' progress."""
 
-    epoch: float = 0.0
+    epoch: Annotated[float, Field(ge=0, le=2**53, allow_inf_nan=False)] = 0.0
     """Epochs done, fractional."""
 
-    epochs: int
+    epochs: Count
     """Epochs to do."""
 
-    step: int = 0
+    step: Count = 0
     """Steps done."""
 
-    steps: int
+    steps: Count
     """Steps to do."""
 
-    images_per_second: float | None = None
+    images_per_second: Number = None
     """Training images per second over all ranks, over the last seconds of training."""
 
-    loss: float | None = None
+    loss: Number = None
     """Training loss, the mean over the last seconds."""
 
-    top1: float | None = None
+    top1: Number = None
     """Top-1 accuracy of the last evaluation, as a share."""
 
-    top5: float | None = None
+    top5: Number = None
     """Top-5 accuracy of the last evaluation, as a share."""
 
-    best_top1: float | None = None
+    best_top1: Number = None
     """Best top-1 accuracy of all evaluations."""
 
     checkpoint: SavedCheckpoint | None = None
@@ -113,7 +128,7 @@ class Report(Message):
     progress: Progress | None = None
     """How far the training was; none if it never came to a step."""
 
-    rank: int | None = None
+    rank: Count | None = None
     """The rank to blame; None if that is not known. Of a crash, the one that ended first, and its node was alive then:
     the daemon beside it could still tell."""
 

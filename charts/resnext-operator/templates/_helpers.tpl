@@ -14,3 +14,15 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- define "resnext.variable" -}}
 RESNEXT_{{ . | snakecase | upper }}
 {{- end }}
+
+{{- /* The namespaces that the operator serves, as a policy's matchConstraints say it; nothing where it serves all. */ -}}
+{{- define "resnext.served" -}}
+{{- with .Values.namespaces }}
+namespaceSelector:
+  matchExpressions:
+    - key: kubernetes.io/metadata.name
+      operator: In
+      values:
+        {{- toYaml . | nindent 8 }}
+{{- end }}
+{{- end }}

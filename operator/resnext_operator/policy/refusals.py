@@ -8,7 +8,7 @@ from typing import Any
 from resnext_operator import names
 from resnext_operator.api import LauncherSeen, Observed, Phase, Plan, Reference, Training, WorkerSeen
 from resnext_operator.policy.reasons import Reason, warning
-from resnext_operator.policy.record import Conditions, stamp
+from resnext_operator.policy.record import Conditions, drop_rates, keep_transitions, printed, stamp
 
 Refusal = tuple[Reason, str]
 
@@ -66,6 +66,8 @@ def refused(before: Mapping[str, Any], seen: Observed, generation: int, message:
     conditions = Conditions(before.get("conditions"), generation, now)
     conditions.set("Accepted", False, Reason.INVALID, message)
     conditions.set("Failed", True, Reason.INVALID, message)
+    if conditions.holds("Running"):
+        conditions.set("Running", False, Reason.INVALID, message)
     status = {
         **before,
         "phase": Phase.FAILED.value,
@@ -74,6 +76,8 @@ def refused(before: Mapping[str, Any], seen: Observed, generation: int, message:
         "observedGeneration": generation,
         "conditions": conditions.all(),
     }
+    drop_rates(status)
+    status["printed"] = printed(status)
     return Plan(status=status, delete=running, events=(warning(Reason.INVALID, message),))
 
 
@@ -92,5 +96,10 @@ def hindered(training: Training, plan: Plan, message: str, now: datetime) -> Pla
     events = () if launches else tuple(event for event in plan.events if event.reason not in _OF_PLACES)
     if training.status.get("reason") != Reason.PODS_REFUSED:
         events += (warning(Reason.PODS_REFUSED, message),)
-    status |= {"reason": Reason.PODS_REFUSED.value, "conditions": conditions.all()}
+    # The plan was decided from the stored status, and passes through states that are not stored.
+    kept = keep_transitions(training.status.get("conditions"), conditions.all())
+    status |= {"reason": Reason.PODS_REFUSED.value, "conditions": kept}
+    if workers := plan.status.get("workers"):
+        status["workers"] = workers
+    status["printed"] = printed(status)
     return Plan(status=status, events=events)

@@ -39,6 +39,16 @@ PLACING = timedelta(seconds=5)
 
 KEPT_ATTEMPTS = 10
 
+UNPLACED = (
+    Reason.UNSCHEDULABLE,
+    Reason.NOT_STARTING,
+    Reason.CLAIM_MISSING,
+    Reason.PODS_REFUSED,
+    Reason.DETACHING,
+    Reason.LAUNCHER_PENDING,
+)
+"""Why pods do not start; no longer the reason of a status when they have."""
+
 UPDATED = ("NetworkPolicy",)
 """Children that are brought up to date; a ConfigMap and a claim stay as they were created."""
 
@@ -187,6 +197,7 @@ class _Story:
     def _stop(self, reason: Reason, message: str) -> None:
         """The launcher first, whose SIGTERM makes the ranks save."""
         self._become(Phase.STOPPING, reason, message)
+        self._ready_workers(self._ready())
         launcher = self.launcher
         if launcher and not launcher.finished:
             self._drop(launcher)
@@ -242,6 +253,7 @@ class _Story:
         if self.seen.workers or any(not each.gone for each in self.seen.launchers):
             if self.phase is not Phase.SUSPENDED:
                 self._become(Phase.STOPPING, Reason.SUSPENDING, "the pods go")
+            self._ready_workers(self._ready())
             if self.recorded:
                 self._drop(*self.seen.workers, *(each for each in self.seen.launchers if not each.gone))
             return
@@ -250,7 +262,8 @@ class _Story:
             self._become(Phase.SUSPENDED, Reason.SUSPENDED, message)
             self.conditions.set("Suspended", True, Reason.SUSPENDED, "no pods; the checkpoint is kept")
             self.conditions.set("Running", False, Reason.SUSPENDED)
-            self._ready_workers(0)
+            self.conditions.set("Scheduled", False, Reason.SUSPENDED, "no pods")
+            self._ready_workers(0, Reason.SUSPENDED)
 
     def _too_late(self) -> bool:
         deadline = self.training.spec.run_policy.active_deadline_seconds
@@ -409,6 +422,19 @@ class _Story:
             self._placed_all()
             if detaching := self._detaching(pods[0]):
                 self._unplaced(Reason.DETACHING, detaching, "WorkersReady")
+            else:
+                self._leave_reason(Reason.SCHEDULED)
+        elif self.conditions.get("Scheduled").get("reason") in UNPLACED:
+            with_node = sum(1 for pod in pods if pod.node)
+            self.conditions.set(
+                "Scheduled", False, Reason.WAITING, f"{with_node} of {len(workers)} workers have a node"
+            )
+            self._leave_reason(Reason.WAITING)
+
+    def _leave_reason(self, reason: Reason) -> None:
+        """What kept the pods from starting is over."""
+        if self.status.get("reason") in UNPLACED:
+            self.status["reason"] = reason.value
 
     def _may_still_be_placed(self, pod: WorkerSeen) -> bool:
         if pod.unschedulable_since is None:
@@ -449,11 +475,15 @@ class _Story:
             return ""
         return f"there is no claim {' and no claim '.join(missing)} in namespace {self.training.namespace}: create it"
 
-    def _ready_workers(self, ready: int) -> None:
+    def _ready(self) -> int:
+        """Workers that are ready, whatever settings they were made from."""
+        return sum(1 for index, pod in self._living().items() if pod.ready and index < self.replicas)
+
+    def _ready_workers(self, ready: int, reason: Reason = Reason.WAITING) -> None:
         everyone = ready == self.replicas
         self.status["workers"] = {"replicas": self.replicas, "ready": ready}
         message = f"{ready} of {self.replicas} workers are ready"
-        self.conditions.set("WorkersReady", everyone, Reason.READY if everyone else Reason.WAITING, message)
+        self.conditions.set("WorkersReady", everyone, Reason.READY if everyone else reason, message)
 
     def _pending_since(self) -> datetime:
         last = self.attempts[-1]["endTime"] if self.attempts else self.status["startTime"]
@@ -551,10 +581,21 @@ class _Story:
         self._become(phase, reason, message, bad=phase is Phase.FAILED)
         self.conditions.set("Running", False, reason, message)
         self.conditions.set(phase.value, True, reason, message)
+        self._count_kept(reason)
+
+    def _count_kept(self, reason: Reason) -> None:
+        """The workers that stay after the end; those that are deleted are not counted any more."""
+        stay = self.training.spec.run_policy.clean_pod_policy == "None"
+        kept = self._ready() if stay else 0
+        self._ready_workers(kept, reason)
+        if not kept and self.conditions.holds("Scheduled"):
+            self.conditions.set("Scheduled", False, reason, "no pods")
 
     def _clean_up(self) -> None:
         """Nothing is made any more, whatever is missing; in the end the training goes as well."""
         policy, training = self.training.spec.run_policy, self.training
+        ended = self.conditions.get(self.phase.value).get("reason")
+        self._count_kept(Reason(ended) if ended in set(Reason) else Reason.WAITING)
         ttl = policy.ttl_seconds_after_finished
         if ttl is not None and (ended := self.status.get("completionTime")):
             left = datetime.fromisoformat(ended) + timedelta(seconds=ttl) - self.now
@@ -586,6 +627,8 @@ class _Story:
         self.status["conditions"] = self.conditions.all()
         if self.attempts:
             self.status["attempts"] = self.attempts[-KEPT_ATTEMPTS:]
+        if self.attempt is None or self.conditions.holds("Stalled"):
+            record.drop_rates(self.status)
         self.status["printed"] = record.printed(self.status)
         return Plan(
             create=tuple(self.create),

@@ -90,7 +90,7 @@ async def operator(api: Api, ranks: Ranks) -> AsyncIterator[Operator]:
         config, log = Path(folder) / "kubeconfig", Path(folder) / "log"
         config.write_text(json.dumps(_kubeconfig(api, await api.token())))
         environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if not name.startswith("RESNEXT_")},
             "KUBECONFIG": str(config),
             "RESNEXT_LEASE_NAMESPACE": SYSTEM,
             "RESNEXT_LEASE_NAME": RELEASE,

