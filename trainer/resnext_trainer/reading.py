@@ -9,6 +9,9 @@ import yaml
 
 from resnext_trainer.config import InvalidConfig, Training, resolve
 
+RESOLVED, WRITTEN = "training.json", "written.json"
+"""Files of a training's ConfigMap: the resolved configuration, and beside it what of that the user wrote."""
+
 
 class _Loader(yaml.SafeLoader):
     """YAML as kubectl reads it: 2026-01-01 is a text."""
@@ -28,7 +31,13 @@ def read(path: Path | None, assignments: Sequence[str] = ()) -> Training:
     written = _written(path) if path else {}
     for assignment in assignments:
         _assign(written, assignment)
-    return resolve(written)
+    training = resolve(written)
+    if path and path.name == RESOLVED and (beside := path.with_name(WRITTEN)).is_file():
+        by_user = _written(beside)
+        for assignment in assignments:
+            _assign(by_user, assignment)
+        return training.as_written_by(by_user)
+    return training
 
 
 def _written(path: Path) -> dict[str, Any]:
