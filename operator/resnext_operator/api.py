@@ -417,6 +417,8 @@ class Training:
     spec: Spec
     site: Site
     status: Mapping[str, Any]
+    written: Mapping[str, Any] = field(default_factory=dict)
+    """spec.training as the user wrote it; `spec` holds it resolved."""
 
     @property
     def key(self) -> Key:
@@ -453,6 +455,7 @@ def parse(body: Mapping[str, Any], site: Site) -> Training:
         spec=parsed,
         site=site,
         status=body.get("status") or {},
+        written=spec.get("training") or {},
     )
 
 

@@ -33,6 +33,10 @@ Pipeline = Literal["auto", "dali", "tfdata"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
+RESOLVED, WRITTEN = "training.json", "written.json"
+"""Files of a training's ConfigMap: the resolved configuration, and next to it what of that the user wrote."""
+
+
 class InvalidConfig(ValueError):
     """A configuration that is refused; the text names each field, what is wrong with it and the way out."""
 

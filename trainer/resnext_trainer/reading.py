@@ -7,10 +7,7 @@ from typing import Any
 
 import yaml
 
-from resnext_trainer.config import InvalidConfig, Training, resolve
-
-RESOLVED, WRITTEN = "training.json", "written.json"
-"""Files of a training's ConfigMap: the resolved configuration, and beside it what of that the user wrote."""
+from resnext_trainer.config import RESOLVED, WRITTEN, InvalidConfig, Training, resolve
 
 
 class _Loader(yaml.SafeLoader):

@@ -71,7 +71,11 @@ def _resumed(config: Training, ranks: Ranks, resumption: Resumption | None) -> t
 
 
 def _from_rank_0(ranks: Ranks, decide: Callable[[], Training]) -> Training:
-    decided: Training = ranks.gather(distributed.agree(ranks, decide))[0]
+    """What rank 0 decides; its refusal blames no rank, because no other could know better."""
+    try:
+        decided: Training = ranks.gather(distributed.agree(ranks, decide))[0]
+    except Refused as refused:
+        raise Refused(refused.verdict, refused.message, agreed=True) from None
     return decided
 
 
