@@ -72,6 +72,9 @@ def compare(now: Training, before: Mapping[str, Any], *, everywhere: bool = Fals
         elif (resume.kept or (everywhere and field in _DATASET)) and _has(before, field):
             kept.append(difference)
             _set(merged, field, was)
+    if "optimizer.warmupEpochs" not in written:
+        # As the default does: to train fewer epochs must not need a change of the recipe.
+        merged["optimizer"]["warmupEpochs"] = min(merged["optimizer"]["warmupEpochs"], merged["epochs"])
     return Comparison(
         config=_resumed(merged, now, kept),
         recipe=tuple(compared["recipe"]),

@@ -115,7 +115,10 @@ class Lock:
 
     def _is_ours(self) -> bool:
         # Opened anew: network file systems then ask the server.
-        found = _read(self._file)
+        try:
+            found = _read(self._file)
+        except FileNotFoundError:
+            return False
         later = _path(self._folder, self._generation + 1).exists()
         return found is not None and found.token == self._holder.token and not later
 
