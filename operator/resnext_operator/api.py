@@ -415,6 +415,8 @@ class Training:
     """What of the stored status can be parsed."""
     stored: Mapping[str, Any] = field(default_factory=dict)
     """The status as it is stored, which may hold anything."""
+    written: Mapping[str, Any] = field(default_factory=dict)
+    """spec.training as the user wrote it; `spec` holds it resolved."""
 
     @property
     def key(self) -> Key:
@@ -454,6 +456,7 @@ def parse(body: Mapping[str, Any], site: Site) -> Training:
         site=site,
         status=readable(stored := body.get("status") or {}),
         stored=stored,
+        written=spec.get("training") or {},
     )
 
 

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 from resnext_operator.api import GROUP
+from resnext_trainer.config import RESOLVED, WRITTEN
 
 TRAINING = f"{GROUP}/training"
 ROLE = f"{GROUP}/role"
@@ -23,7 +24,7 @@ HEALTH_PORT = 9429
 METRICS_PORT = 9430
 
 CONFIG_FOLDER = "/etc/resnext/config"
-CONFIG_FILE = "training.json"
+CONFIG_FILE, WRITTEN_FILE = RESOLVED, WRITTEN
 KEYS_FOLDER = "/etc/resnext/ssh"
 RUN_FOLDER = "/run/resnext"
 DATA_FOLDER = "/data"

@@ -9,6 +9,7 @@ from resnext_operator import names
 from resnext_operator.api import GROUP, KIND, VERSION, Manifest, Placement, Training
 from resnext_operator.scheduling import Affinity, Spread
 from resnext_operator.ssh import Keys
+from resnext_trainer.lock import TRAINING_UID
 
 _USER = 1000
 """uid and gid of everything in the pods; the images have this user."""
@@ -28,13 +29,18 @@ def prepared(training: Training) -> list[Manifest]:
 
 
 def config(training: Training) -> Manifest:
-    """The resolved configuration, device included: whether GPUs were asked for is known here."""
+    """The resolved configuration, device included: whether GPUs were asked for is known here.
+
+    Next to it what the user wrote: a run that resumes is compared by these fields alone.
+    """
     device = "gpu" if training.spec.workers.gpus else "cpu"
     resolved = training.spec.training.model_copy(update={"device": device})
-    content = json.dumps(resolved.model_dump(mode="json", by_alias=True, exclude_none=True), indent=2)
-    return _child(
-        training, "v1", "ConfigMap", names.config(training.name), {"data": {names.CONFIG_FILE: content + "\n"}}
-    )
+    contents = {
+        names.CONFIG_FILE: resolved.model_dump(mode="json", by_alias=True, exclude_none=True),
+        names.WRITTEN_FILE: training.written,
+    }
+    data = {file: json.dumps(content, indent=2) + "\n" for file, content in contents.items()}
+    return _child(training, "v1", "ConfigMap", names.config(training.name), {"data": data})
 
 
 def secret(training: Training, keys: Keys) -> Manifest:
@@ -342,6 +348,8 @@ def _pod(
                 "env": [
                     *_no_gpus(training, role),
                     *(each.model_dump(mode="json", by_alias=True) for each in placement.env),
+                    # Last, so that it holds: the checkpoints' lock names it.
+                    {"name": TRAINING_UID, "value": training.uid},
                 ],
                 "securityContext": {
                     "allowPrivilegeEscalation": False,

@@ -18,12 +18,13 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from resnext_trainer import distributed, train
+from resnext_trainer import distributed, fingerprint, train
 from resnext_trainer.checkpoint import Position
 from resnext_trainer.config import resolve
 from resnext_trainer.data import digits
 from resnext_trainer.distributed import Alone
 from resnext_trainer.keeper import Keeper
+from resnext_trainer.resumption import Resumption
 from resnext_trainer.signals import Requests
 from resnext_trainer.step import Step
 from resnext_trainer.telemetry import Telemetry
@@ -115,7 +116,10 @@ def saved(folder: Path) -> dict[str, object]:
     config = resolve({"device": "cpu", "xla": False, "checkpoint": {"path": str(folder)}})
     ranks = Alone()
     distributed.pin_device(ranks, "cpu")
-    keeper = Keeper(config, 1, ranks, Step(config, ranks, "cpu"), Telemetry(out=io.StringIO()))
+    run = Resumption(config, 1, print)
+    run.select()
+    run.settle(fingerprint.of("synthetic", {}, config.data.synthetic_images), [None] * config.model.classes)
+    keeper = Keeper(config, 1, ranks, Step(config, ranks, "cpu"), Telemetry(out=io.StringIO()), run)
     seconds, waits = [], []
     for step in range(1, 5):
         started = time.perf_counter()
@@ -123,7 +127,7 @@ def saved(folder: Path) -> dict[str, object]:
         waits.append(time.perf_counter() - started)
         keeper.wait()
         seconds.append(time.perf_counter() - started)
-    size = sum(file.stat().st_size for file in folder.glob("step-00000004*/*"))
+    size = sum(file.stat().st_size for file in run.folder.glob("step-00000004*/*"))
     return {"seconds": seconds, "waitSeconds": waits, "MiB": size / 2**20}
 
 

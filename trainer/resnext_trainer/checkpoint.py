@@ -1,16 +1,17 @@
 """Checkpoints that are whole or not there: written aside, checksummed, synced to the disk, then renamed.
 
 Each is a folder `step-STEP-attempt-ATTEMPT` with the arrays (state.npz) and what they are (state.json, with the arrays'
-SHA-256). The best by top-1 is kept apart, in `best`. Only rank 0 comes here.
+SHA-256) and where they come from. The best by top-1 is kept apart, in `best`. Only rank 0 comes here.
 """
 
 import hashlib
+import json
 import logging
 import os
 import re
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,8 +20,10 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field, TypeAdapter
 
+from resnext_trainer.provenance import Provenance, version
 from resnext_trainer.refusal import Refused
 from resnext_trainer.report import SavedCheckpoint, Verdict
+from resnext_trainer.runs import FORMAT, check_format
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +34,9 @@ _BEST = "best"
 Count = Annotated[int, Field(ge=0)]
 
 Arrays = Mapping[str, np.ndarray]
+
+Guard = Callable[[], None]
+"""Raises where this process may not write any more; called before each rename."""
 
 NOT_WHOLE = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
 """What `read` raises for a checkpoint that is missing or damaged."""
@@ -63,23 +69,42 @@ class _State:
     time: datetime
     sha256: str
     """Of the arrays' file."""
+    format: int = 1
+    provenance: Provenance | None = None
+    """Where the weights come from; format 1 does not say."""
+    version: str = "unknown"
+    """Of the trainer; outside of the provenance, where every later format keeps it."""
 
 
 _STATE_FILE = TypeAdapter(_State)
 
 
-def save(folder: Path, position: Position, arrays: Arrays, attempt: int, keep: int) -> SavedCheckpoint:
+def _anybody() -> None:
+    """The guard of a directory that nobody else writes to."""
+
+
+def save(
+    folder: Path,
+    position: Position,
+    arrays: Arrays,
+    attempt: int,
+    keep: int,
+    provenance: Provenance | None = None,
+    guard: Guard = _anybody,
+) -> SavedCheckpoint:
     """Writes a checkpoint and removes those that are too old; OSError leaves the others as they are."""
     to = folder / f"step-{position.step:08d}-attempt-{attempt:04d}"
-    saved = _write(to, position, arrays)
+    saved = _write(to, position, arrays, provenance, guard)
     for _, old in _found(folder)[keep:]:
         shutil.rmtree(old, ignore_errors=True)
     return saved
 
 
-def save_best(folder: Path, position: Position, arrays: Arrays) -> SavedCheckpoint:
+def save_best(
+    folder: Path, position: Position, arrays: Arrays, provenance: Provenance | None = None, guard: Guard = _anybody
+) -> SavedCheckpoint:
     """Replaces the best checkpoint."""
-    return _write(folder / _BEST, position, arrays)
+    return _write(folder / _BEST, position, arrays, provenance, guard)
 
 
 def best(folder: Path) -> Position | None:
@@ -116,7 +141,7 @@ def newest(folder: Path) -> tuple[Position, Arrays, SavedCheckpoint] | None:
 
 def read(checkpoint: Path) -> tuple[Position, Arrays, SavedCheckpoint]:
     """A checkpoint's content; one of NOT_WHOLE where it is not what was written."""
-    state = _STATE_FILE.validate_json((checkpoint / _STATE).read_bytes())
+    state = _state(checkpoint)
     with (checkpoint / _ARRAYS).open("rb") as stream:
         if hashlib.file_digest(stream, "sha256").hexdigest() != state.sha256:
             raise ValueError("its checksum differs")
@@ -124,11 +149,40 @@ def read(checkpoint: Path) -> tuple[Position, Arrays, SavedCheckpoint]:
         arrays = {name: stored[name] for name in stored.files}
     if others := [name for name, array in arrays.items() if array.dtype != np.float32]:
         raise ValueError(f"{others[0]} is no float32")
-    saved = SavedCheckpoint(step=state.position.step, time=state.time, path=str(checkpoint))
-    return state.position, arrays, saved
+    return state.position, arrays, _saved(checkpoint, state)
 
 
-def _write(to: Path, position: Position, arrays: Arrays) -> SavedCheckpoint:
+def provenance(checkpoint: Path) -> Provenance | None:
+    """Where a checkpoint comes from, if it says so; one of NOT_WHOLE where its state is not what was written."""
+    return _state(checkpoint).provenance
+
+
+def newest_provenance(folder: Path) -> tuple[Position, SavedCheckpoint, Provenance | None] | None:
+    """The newest checkpoint, without its arrays, which may turn out to be damaged; None where there is none."""
+    for _, candidate in _found(folder):
+        try:
+            state = _state(candidate)
+        except NOT_WHOLE:
+            continue
+        return state.position, _saved(candidate, state), state.provenance
+    return None
+
+
+def _state(checkpoint: Path) -> _State:
+    file = checkpoint / _STATE
+    content = file.read_bytes()
+    check_format(json.loads(content), file)
+    return _STATE_FILE.validate_json(content)
+
+
+def _saved(checkpoint: Path, state: _State) -> SavedCheckpoint:
+    differences = state.provenance.differences if state.provenance else ()
+    return SavedCheckpoint(step=state.position.step, time=state.time, path=str(checkpoint), differences=differences)
+
+
+def _write(
+    to: Path, position: Position, arrays: Arrays, provenance: Provenance | None, guard: Guard
+) -> SavedCheckpoint:
     aside, old = to.with_name(f".{to.name}.writing"), _old(to)
     for left_over in to.parent.glob(".*.writing"):
         shutil.rmtree(left_over, ignore_errors=True)
@@ -139,19 +193,21 @@ def _write(to: Path, position: Position, arrays: Arrays) -> SavedCheckpoint:
             np.savez(stream, **arrays)  # type: ignore[arg-type]  # mypy takes the names for savez's own options
         with (aside / _ARRAYS).open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        (aside / _STATE).write_bytes(_STATE_FILE.dump_json(_State(position, now, digest), indent=1))
+        state = _State(position, now, digest, FORMAT, provenance, version())
+        (aside / _STATE).write_bytes(_STATE_FILE.dump_json(state, indent=1, by_alias=True))
         for part in (aside / _ARRAYS, aside / _STATE, aside):
             _sync(part)
+        guard()
         if to.exists():
             shutil.rmtree(old, ignore_errors=True)
             to.rename(old)
         aside.rename(to)
         _sync(to.parent)
-    except OSError:
+    except (OSError, Refused):
         shutil.rmtree(aside, ignore_errors=True)
         raise
     shutil.rmtree(old, ignore_errors=True)
-    return SavedCheckpoint(step=position.step, time=now, path=str(to))
+    return _saved(to, state)
 
 
 def _found(folder: Path) -> list[tuple[tuple[int, int], Path]]:

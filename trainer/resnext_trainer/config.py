@@ -5,11 +5,11 @@ Only pydantic is needed here, so that the operator can import it without TensorF
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
@@ -38,6 +38,10 @@ Epochs = Annotated[int, Field(ge=1, le=MOST_EPOCHS)]
 Path = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
+RESOLVED, WRITTEN = "training.json", "written.json"
+"""Files of a training's ConfigMap: the resolved configuration, and next to it what of that the user wrote."""
+
+
 class InvalidConfig(ValueError):
     """A configuration that is refused; the text names each field, what is wrong with it and the way out."""
 
@@ -54,6 +58,25 @@ class Rule:
     field: str
     """The field to name, in the user's spelling, relative to the model that carries the rule."""
     message: str
+
+
+@dataclass(frozen=True)
+class Resume:
+    """What a change of a field means for a run that is resumed from its checkpoints; part of each field's type.
+
+    The fields of a nested model have the class of the field that holds it, unless they declare their own.
+    """
+
+    name: Literal["recipe", "run"]
+    """recipe: part of what the weights are; a change is rejected unless checkpoint.onMismatch says otherwise.
+    run: how and where they are computed; a change is logged."""
+    kept: bool = True
+    """The run's value applies where the user writes none, so that a changed default changes no run."""
+
+
+RECIPE, RUN = Resume("recipe"), Resume("run")
+HERE = Resume("run", kept=False)
+"""Depends on the machine, or holds for one attempt: a run's earlier value means nothing elsewhere."""
 
 
 class Config(BaseModel):
@@ -234,13 +257,13 @@ class Data(Config):
     """tfrecord: shards train-* and validation-*. folder: pictures as train/CLASS/* and validation/CLASS/*. synthetic:
     noise, to measure speed without a disk."""
 
-    path: Path = "/data"
+    path: Annotated[Path, HERE] = "/data"
     """Folder with the shards, or with the folders train and validation (or val); it is never written to."""
 
-    index_path: Annotated[str, Field(max_length=1024)] | None = None
+    index_path: Annotated[Annotated[str, Field(max_length=1024)] | None, HERE] = None
     """Folder with one index a shard (NAME.idx, made by `resnext-train data index`); the shards' own if left out."""
 
-    pipeline: Pipeline = "auto"
+    pipeline: Annotated[Pipeline, RUN] = "auto"
     """Who reads, decodes and augments: NVIDIA DALI, tf.data, or DALI where it loads and tf.data elsewhere (auto)."""
 
     first_label: Annotated[int, Field(ge=0, le=1)] = 1
@@ -249,7 +272,7 @@ class Data(Config):
     synthetic_images: Annotated[int, Field(ge=1, le=1_000_000_000)] = 1_281_167
     """Training images in an epoch of synthetic data."""
 
-    bad_records: Share = 0.0
+    bad_records: Annotated[Share, RUN] = 0.0
     """Share of each split's records that may be unreadable, no JPEG or wrongly labelled: they are skipped and named."""
 
     rules = (
@@ -268,15 +291,22 @@ class Evaluation(Config):
     every_epochs: Epochs = 1
     """Epochs between two evaluations; the last epoch is always evaluated."""
 
-    crop_fraction: Annotated[float, Field(gt=0, le=1)] = 0.875
+    crop_fraction: Annotated[float, Field(gt=0, le=1), RECIPE] = 0.875
     """Side of the centre crop over the shorter side of the resized picture: 0.875 is 224 of 256."""
 
 
 class Checkpoint(Config):
     """What is kept on disk, and how often it is written."""
 
-    path: Path = "/checkpoints"
+    path: Annotated[Path, HERE] = "/checkpoints"
     """Folder for checkpoints; only rank 0 reads and writes it."""
+
+    on_mismatch: Annotated[Literal["refuse", "continue", "warmStart", "restart"], HERE] = "refuse"
+    """What to do if the checkpoints are of another recipe or dataset. refuse: fail and list the differences. continue:
+    resume and record them. warmStart: begin a new run with the weights of the old one. restart: begin a new run."""
+
+    lock_timeout_seconds: Annotated[int, Field(ge=1, le=540), HERE] = 120
+    """How long to wait for another training that writes to the same checkpoints, before this attempt fails."""
 
     every_epochs: Epochs = 1
     """Epochs between two checkpoints; one is also written at the end and when asked to stop."""
@@ -295,73 +325,73 @@ class StopAt(Config):
 class Training(Config):
     """One training of an image classifier; what is left out comes from the preset, else from the published recipe."""
 
-    preset: presets.Name | None = None
+    preset: Annotated[presets.Name | None, RECIPE] = None
     """A published recipe; every field below defaults from it."""
 
-    model: Model = Model()
+    model: Annotated[Model, RECIPE] = Model()
     """The network."""
 
-    epochs: Epochs = 90
+    epochs: Annotated[Epochs, RUN] = 90
     """Passes over the training images."""
 
-    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 256
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000), RUN] = 256
     """Images per rank and step. Left out, it follows the precision: fp16 and bf16 256, tf32 128, fp32 64."""
 
-    gradient_accumulation: Annotated[int, Field(ge=1, le=1024)] = 1
+    gradient_accumulation: Annotated[int, Field(ge=1, le=1024), RUN] = 1
     """Batches whose gradients each rank averages before an update: it is that of a batch so many times as large."""
 
-    optimizer: Optimizer = Optimizer()
+    optimizer: Annotated[Optimizer, RECIPE] = Optimizer()
     """SGD with momentum and its learning rate."""
 
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1), RECIPE] = 0.0
     """Decay per step of a moving average of the weights, which is then what accuracy and best go by; 0 keeps none."""
 
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    label_smoothing: Annotated[float, Field(ge=0, lt=1), RECIPE] = 0.1
     """Share of the target spread evenly over all classes in training."""
 
-    mixup: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    mixup: Annotated[float, Field(ge=0, le=1000), RECIPE] = 0.0
     """MixUp's alpha (Zhang et al. 2018, arXiv:1710.09412); 0 is off."""
 
-    augmentation: Augmentation = Augmentation()
+    augmentation: Annotated[Augmentation, RECIPE] = Augmentation()
     """How training images are cropped and flipped."""
 
-    precision: Precision = Precision()
+    precision: Annotated[Precision, RUN] = Precision()
     """The arithmetic."""
 
-    xla: bool = True
+    xla: Annotated[bool, RUN] = True
     """Compile forward and backward pass into one XLA program."""
 
-    device: Literal["auto", "gpu", "cpu"] = "auto"
+    device: Annotated[Literal["auto", "gpu", "cpu"], HERE] = "auto"
     """Where to compute. auto is gpu when the workers ask for GPUs, else cpu; gpu never falls back to cpu."""
 
-    data: Data = Data()
+    data: Annotated[Data, RECIPE] = Data()
     """The images."""
 
-    evaluation: Evaluation = Evaluation()
+    evaluation: Annotated[Evaluation, RUN] = Evaluation()
     """When accuracy is measured."""
 
-    checkpoint: Checkpoint = Checkpoint()
+    checkpoint: Annotated[Checkpoint, RUN] = Checkpoint()
     """What is saved, and how often."""
 
-    initial_checkpoint: Path | None = None
+    initial_checkpoint: Annotated[Path | None, RECIPE] = None
     """Checkpoint, or folder of some, whose weights a new training starts from; another number of classes is fine."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31), RECIPE] = 0
     """Seed of the weights and of the order of images."""
 
-    deterministic: bool = False
+    deterministic: Annotated[bool, RUN] = False
     """Use only algorithms that give the same bits each time, on GPUs as well; slower there."""
 
-    max_rollbacks: Annotated[int, Field(ge=0, le=1_000_000)] = 3
+    max_rollbacks: Annotated[int, Field(ge=0, le=1_000_000), RUN] = 3
     """How often a loss that is not finite takes the training back to its last checkpoint before it ends as failed."""
 
-    profile_steps: Annotated[int, Field(ge=1, le=1000)] = 10
+    profile_steps: Annotated[int, Field(ge=1, le=1000), HERE] = 10
     """Steps that rank 0 profiles when it gets SIGUSR1, into checkpoint.path/tensorboard."""
 
-    stop_at: StopAt = StopAt()
+    stop_at: Annotated[StopAt, RUN] = StopAt()
     """A goal that ends the training early."""
 
-    stall_timeout_seconds: Annotated[int, Field(ge=10, le=2**31 - 1)] = 600
+    stall_timeout_seconds: Annotated[int, Field(ge=10, le=2**31 - 1), HERE] = 600
     """A rank that finishes no step and no evaluation batch for this long ends the attempt as hung; before its first
     step it has ten minutes at least."""
 
@@ -382,9 +412,49 @@ class Training(Config):
         ),
     )
 
+    _written: frozenset[str] = PrivateAttr(frozenset())
+
+    @property
+    def written(self) -> frozenset[str]:
+        """The fields that the user wrote, such as optimizer.learningRate; neither preset nor default gave them."""
+        return self._written
+
+    def as_written_by(self, settings: Mapping[str, Any]) -> Self:
+        """The same training, of which the user wrote these settings."""
+        training = self.model_copy()
+        training._written = frozenset(fields(settings) & RESUME.keys())
+        return training
+
     def global_batch(self, ranks: int) -> int:
         """Images of one update, over all ranks."""
         return self.batch_size * self.gradient_accumulation * ranks
+
+
+def _classes(model: type[Config], prefix: str = "", above: Resume | None = None) -> Iterator[tuple[str, Resume | None]]:
+    """Every field that holds a value, by its name in the user's spelling, with its resume class."""
+    for field in model.model_fields.values():
+        own = next((each for each in field.metadata if isinstance(each, Resume)), above)
+        nested = [kind for kind in (field.annotation, *get_args(field.annotation)) if _is_config(kind)]
+        if nested:
+            yield from _classes(nested[0], f"{prefix}{field.alias}.", own)
+        else:
+            yield f"{prefix}{field.alias}", own
+
+
+def _is_config(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Config)
+
+
+RESUME: Mapping[str, Resume | None] = dict(_classes(Training))
+"""The resume class of every field; None where it declares none, which a test rejects."""
+
+
+def fields(settings: Mapping[str, Any], prefix: str = "") -> set[str]:
+    """The fields that settings hold a value of, such as optimizer.learningRate."""
+    found: set[str] = set()
+    for key, value in settings.items():
+        found |= fields(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}"}
+    return found
 
 
 def resolve(written: Mapping[str, Any]) -> Training:
@@ -398,7 +468,7 @@ def resolve(written: Mapping[str, Any]) -> Training:
     settings = _merged(_dependent_defaults(settings), settings)
     try:
         # Through JSON, because that is where strict validation takes a list for a tuple.
-        return Training.model_validate_json(json.dumps(settings))
+        return Training.model_validate_json(json.dumps(settings)).as_written_by(written)
     except ValidationError as error:
         raise InvalidConfig(explain(error)) from None
 

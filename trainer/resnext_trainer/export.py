@@ -6,7 +6,7 @@ Each format is written aside, loaded again, held against the trainer's own logit
 import importlib.util
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -73,10 +73,14 @@ def write(model: ResNeXt, image_size: int, output: Path, form: Format) -> Export
     return Exported(path, difference, greatest)
 
 
-def describe(output: Path, facts: Mapping[str, Any], classes: list[str]) -> None:
-    """Leaves beside the formats what their users must know, and the names of the classes."""
+def describe(output: Path, facts: Mapping[str, Any], classes: Sequence[str | None]) -> None:
+    """Leaves beside the formats what their users must know, and the names of the classes: an empty line has none."""
     (output / "model.json").write_text(json.dumps(facts, indent=1))
-    (output / "labels.txt").write_text("".join(f"{name}\n" for name in classes))
+    labels = output / "labels.txt"
+    if any(classes):
+        labels.write_text("".join(f"{name or ''}\n" for name in classes), encoding="utf-8")
+    else:
+        labels.unlink(missing_ok=True)  # of an earlier export
 
 
 def _compared(model: ResNeXt, loaded: _Logits, image_size: int) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from resnext_trainer import checkpoint
+from resnext_trainer import checkpoint, runs
 from resnext_trainer.averaging import PREFIX
 from resnext_trainer.checkpoint import Arrays
 from resnext_trainer.refusal import Refused
@@ -13,25 +13,30 @@ HEAD = "classifier/"
 """The variables that depend on the number of classes."""
 
 
-def initial(path: str) -> Arrays:
-    """The arrays of `initialCheckpoint`: a checkpoint, or a folder of some, of which the best or else the newest."""
-    folder = Path(path)
+FIELD = "spec.training.initialCheckpoint is"
+"""How the sentence of a refusal begins, before the path."""
+
+
+def initial(path: str, field: str = FIELD) -> Arrays:
+    """The arrays of a checkpoint, or of a run, or of the current run of a checkpoint directory: its best or newest."""
+    folder, origin = Path(path), f"{field} {path}"
     try:
+        folder = runs.located(folder)
         if (folder / "state.json").exists():
             return checkpoint.read(folder)[1]
         if checkpoint.best(folder):
             return checkpoint.read(folder / "best")[1]
         newest = checkpoint.newest(folder)
     except checkpoint.NOT_WHOLE as error:
-        raise _refused(path, f"it is no whole checkpoint ({error})") from None
+        raise _refused(origin, f"it is no whole checkpoint ({error})") from None
     except Refused as refused:
-        raise _refused(path, refused.message) from None
+        raise _refused(origin, refused.message) from None
     if newest is None:
-        raise _refused(path, "there is no checkpoint")
+        raise _refused(origin, "there is no checkpoint")
     return newest[1]
 
 
-def taken_over(shapes: Mapping[str, tuple[int, ...]], arrays: Arrays, path: str) -> Arrays:
+def taken_over(shapes: Mapping[str, tuple[int, ...]], arrays: Arrays, path: str, field: str = FIELD) -> Arrays:
     """The arrays for the variables of these shapes; a head of another number of classes is left out, and so begins new.
 
     Where the checkpoint keeps averaged weights those are taken. Raises Refused where the network is another.
@@ -41,9 +46,11 @@ def taken_over(shapes: Mapping[str, tuple[int, ...]], arrays: Arrays, path: str)
     fitting = {name: array for name, array in found.items() if array is not None and array.shape == shapes[name]}
     unfit = [name for name in shapes if name not in fitting]
     if others := [name for name in unfit if not name.startswith(HEAD)]:
-        raise _refused(path, f"it is of another network: {others[0]} has another shape there, or is missing")
+        raise _refused(
+            f"{field} {path}", f"it is of another network: {others[0]} has another shape there, or is missing"
+        )
     return {name: array for name, array in fitting.items() if not (unfit and name.startswith(HEAD))}
 
 
-def _refused(path: str, why: str) -> Refused:
-    return Refused(Verdict.CONFIGURATION_REFUSED, f"spec.training.initialCheckpoint is {path}, and {why}: set another")
+def _refused(origin: str, why: str) -> Refused:
+    return Refused(Verdict.CONFIGURATION_REFUSED, f"{origin}, and {why}: set another")

@@ -5,7 +5,6 @@ They are written beside the training, from a copy of its state, so that steps wa
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from resnext_trainer.config import Training
 from resnext_trainer.distributed import Ranks
 from resnext_trainer.refusal import Refused
 from resnext_trainer.report import SavedCheckpoint, Verdict
+from resnext_trainer.resumption import Resumption
 from resnext_trainer.step import Step
 from resnext_trainer.telemetry import Telemetry
 
@@ -25,10 +25,18 @@ _Found = tuple[Position, SavedCheckpoint | None]
 class Keeper:
     """The checkpoints of one attempt."""
 
-    def __init__(self, config: Training, attempt: int, ranks: Ranks, step: Step, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        config: Training,
+        attempt: int,
+        ranks: Ranks,
+        step: Step,
+        telemetry: Telemetry,
+        run: Resumption | None,
+    ) -> None:
+        """`run` is the one that the attempt resumes or begins; rank 0 alone has it."""
         self._config, self._attempt, self._ranks = config, attempt, ranks
-        self._step, self._telemetry = step, telemetry
-        self._folder = Path(config.checkpoint.path)
+        self._step, self._telemetry, self._of_rank_0 = step, telemetry, run
         self.saved: SavedCheckpoint | None = None
         """The newest checkpoint; known to every rank when it was read, to rank 0 when it was written."""
         self._best_top1: float | None = None
@@ -44,6 +52,16 @@ class Keeper:
         position, self.saved = self._ranks.gather(found)[0]
         self._ranks.broadcast(list(self._step.state().values()))
         return position
+
+    def check(self) -> None:
+        """Raises Refused on rank 0 if another process is known to write the run's checkpoints now."""
+        if self._of_rank_0:
+            self._of_rank_0.check_known()
+
+    @property
+    def _run(self) -> Resumption:
+        assert self._of_rank_0, "only rank 0 reads and writes checkpoints"
+        return self._of_rank_0
 
     def save(self, position: Position, *, newest: bool = True, best: bool = False) -> None:
         """Begins to save on rank 0, and ends what was begun before; `saved` and `wait` tell when it is there.
@@ -84,24 +102,27 @@ class Keeper:
                 self._telemetry.note(f"the checkpoint at step {position.step} could not be saved: {error}")
 
     def _write_best(self, position: Position, arrays: Arrays) -> None:
-        checkpoint.save_best(self._folder, position, arrays)
+        checkpoint.save_best(self._run.folder, position, arrays, self._run.provenance, self._run.check)
         self._best_top1 = position.top1
 
     def _write_newest(self, position: Position, arrays: Arrays) -> None:
         keep = self._config.checkpoint.keep
-        self.saved = checkpoint.save(self._folder, position, arrays, self._attempt, keep)
+        run = self._run
+        self.saved = checkpoint.save(run.folder, position, arrays, self._attempt, keep, run.provenance, run.check)
         self._telemetry.checkpoint_saved(self.saved.time)
 
     def _read(self) -> _Found:
         if self._ranks.rank != 0:
             return Position(), None
-        best = checkpoint.best(self._folder)
+        best = checkpoint.best(self._run.folder)
         self._best_top1 = best.top1 if best else None
-        newest = checkpoint.newest(self._folder)
+        newest = checkpoint.newest(self._run.folder)
         if newest is None:
             self._take_over()
             return Position(), None
         position, arrays, saved = newest
+        if self._run.provenance:
+            saved = saved.model_copy(update={"differences": self._run.provenance.differences})
         state = self._step.state()
         shapes = {name: tuple(variable.shape) for name, variable in state.items()}
         if shapes != {name: array.shape for name, array in arrays.items()}:
@@ -109,7 +130,7 @@ class Keeper:
                 Verdict.CONFIGURATION_REFUSED,
                 f"the checkpoint {saved.path} is of another network than {self._config.model.architecture} with "
                 f"{self._config.model.classes} classes (emaDecay {self._config.ema_decay:g}): set checkpoint.path, or "
-                "the volume behind it, to another one",
+                "the volume behind it, to another one, or checkpoint.onMismatch to warmStart or restart",
             )
         for name, variable in state.items():
             variable.assign(arrays[name])
@@ -117,14 +138,17 @@ class Keeper:
         return replace(position, best_top1=max(known, default=None)), saved
 
     def _take_over(self) -> None:
-        """Begins with the weights of `initialCheckpoint`, if one is set."""
-        path = self._config.initial_checkpoint
-        if path is None:
+        """Begins with the weights of the run before (onMismatch: warmStart) or of `initialCheckpoint`, if any."""
+        if (old := self._run.weights()) is not None:
+            path, field = str(old), "spec.training.checkpoint.onMismatch is warmStart, the weights are those of"
+        elif self._config.initial_checkpoint is not None:
+            path, field = self._config.initial_checkpoint, finetune.FIELD
+        else:
             return
         model = self._step.model
         variables = {**model.weights, **model.statistics}
         shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
-        taken = finetune.taken_over(shapes, finetune.initial(path), path)
+        taken = finetune.taken_over(shapes, finetune.initial(path, field), path, field)
         state = self._step.state()
         for name, array in taken.items():
             for variable in (state[name], state.get(PREFIX + name)):

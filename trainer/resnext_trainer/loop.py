@@ -4,7 +4,6 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from resnext_trainer.pace import Recent, Shares
 from resnext_trainer.profiler import Profiler
 from resnext_trainer.refusal import Refused
 from resnext_trainer.report import Progress, Verdict
+from resnext_trainer.resumption import Resumption
 from resnext_trainer.schedule import learning_rate
 from resnext_trainer.signals import Requests
 from resnext_trainer.step import Outcome, Step
@@ -49,8 +49,9 @@ class Loop:
         source: Source,
         telemetry: Telemetry,
         requests: Requests,
+        run: Resumption | None,
     ) -> None:
-        """`config.device` is the one that was pinned: gpu or cpu."""
+        """`config.device` is the one that was pinned: gpu or cpu. Rank 0 alone has the run."""
         self._config, self._attempt, self._ranks, self._source = config, attempt, ranks, source
         self._telemetry, self._requests = telemetry, requests
         self._global_batch = config.global_batch(ranks.size)
@@ -64,13 +65,10 @@ class Loop:
                 agreed=True,
             )
         self._step = Step(config, ranks, config.device)
-        self._keeper = Keeper(config, attempt, ranks, self._step, telemetry)
-        folder = Path(config.checkpoint.path)
-        self._journal = Journal(folder, self._journal_failed) if ranks.rank == 0 else None
+        self._keeper = Keeper(config, attempt, ranks, self._step, telemetry, run)
+        self._journal = Journal(run.folder, self._journal_failed) if run else None
         self._profiler = (
-            Profiler(requests.profile, config.profile_steps, folder / SCALARS, telemetry.note)
-            if ranks.rank == 0
-            else None
+            Profiler(requests.profile, config.profile_steps, run.folder / SCALARS, telemetry.note) if run else None
         )
         self._recent, self._shares = Recent(), Shares(telemetry.phase_seconds)
         self._overflows, self._compiled, self._bad_records = 0, False, 0
@@ -176,6 +174,7 @@ class Loop:
                 outcome = self._update(batches, rate)
         else:
             outcome = self._update(batches, rate)
+        self._keeper.check()
         self._check_finite(outcome)
         images = position.images + self._global_batch
         self._position = dataclasses.replace(position, step=position.step + 1, images=images)
@@ -313,7 +312,7 @@ class Loop:
 
     def _journal_failed(self, error: Exception) -> None:
         self._telemetry.journal_failed()
-        self._telemetry.note(f"the log in {self._config.checkpoint.path} could not be written: {error}")
+        self._telemetry.note(f"the log of the run could not be written: {error}")
 
     def _goal_reached(self) -> bool:
         goal, best = self._config.stop_at.top1, self._position.best_top1

@@ -14,6 +14,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from resnext_trainer import runs
 from resnext_trainer.refusal import Refused
 from resnext_trainer.report import Verdict
 
@@ -69,7 +70,7 @@ class Log:
 
 def read(path: Path) -> Log:
     """The log in a folder, or a file; raises Refused where there is no line in it. A torn line is left out."""
-    file = path / LOG if path.is_dir() else path
+    file = runs.located(path) / LOG if path.is_dir() else path
     try:
         lines = file.read_text(errors="replace").splitlines()
     except FileNotFoundError:

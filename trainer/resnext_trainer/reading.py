@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from resnext_trainer.config import InvalidConfig, Training, resolve
+from resnext_trainer.config import RESOLVED, WRITTEN, InvalidConfig, Training, resolve
 
 
 class _Loader(yaml.SafeLoader):
@@ -28,7 +28,13 @@ def read(path: Path | None, assignments: Sequence[str] = ()) -> Training:
     written = _written(path) if path else {}
     for assignment in assignments:
         _assign(written, assignment)
-    return resolve(written)
+    training = resolve(written)
+    if path and path.name == RESOLVED and (beside := path.with_name(WRITTEN)).is_file():
+        by_user = _written(beside)
+        for assignment in assignments:
+            _assign(by_user, assignment)
+        return training.as_written_by(by_user)
+    return training
 
 
 def _written(path: Path) -> dict[str, Any]:

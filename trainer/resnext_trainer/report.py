@@ -78,6 +78,9 @@ class SavedCheckpoint(Message):
     path: Text
     """Its folder, as the pod sees it."""
 
+    differences: tuple[str, ...] = ()
+    """What changed in the recipe or the dataset where its run continued nevertheless (onMismatch: continue)."""
+
 
 class Progress(Message):
     """How far a training is; counts are over the whole training, not over the attempt."""

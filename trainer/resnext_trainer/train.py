@@ -1,16 +1,18 @@
 """A training from start, or from its newest checkpoint, to its end: finished, stopped, or refused with a reason."""
 
 import socket
+from collections.abc import Callable
 
 import tensorflow as tf
 
-from resnext_trainer import distributed, watchdog
+from resnext_trainer import classes, distributed, fingerprint, watchdog
 from resnext_trainer.config import Training
-from resnext_trainer.data import Share, open_source
+from resnext_trainer.data import Share, Source, open_source
 from resnext_trainer.distributed import Ranks
 from resnext_trainer.loop import Loop
 from resnext_trainer.refusal import Refused
 from resnext_trainer.report import Report, Verdict
+from resnext_trainer.resumption import Resumption
 from resnext_trainer.signals import Requests
 from resnext_trainer.telemetry import Telemetry
 
@@ -28,21 +30,53 @@ def run(
 
     `workers` and `world` are the pods and ranks that there must be, where a launcher knows them.
     """
-    if config.deterministic:
-        tf.keras.utils.set_random_seed(config.seed)
-        tf.config.experimental.enable_op_determinism()
     ranks = distributed.join()
     # The device comes first: it cannot be chosen any more once TensorFlow has run anything, an exchange included.
     device = distributed.agree(ranks, lambda: distributed.pin_device(ranks, config.device))
     watchdog.meet(telemetry, ranks)
     distributed.agree(ranks, lambda: _check_world(ranks, workers, world))
     config = config.model_copy(update={"device": device})
-    source = distributed.agree(ranks, lambda: open_source(config, Share(ranks.rank, ranks.size)))
-    loop = Loop(config, attempt, ranks, source, telemetry, requests)
-    verdict, message = loop.to_its_end()
-    telemetry.liveness.alive("ending")
-    ranks.gather(None)  # Nobody leaves before all are done: mpirun ends the others when one is gone.
-    return Report(verdict=verdict.name.lower(), message=message, progress=loop.progress())
+    resumption = Resumption(config, attempt, telemetry.note) if ranks.rank == 0 else None
+    try:
+        config, source = _resumed(config, ranks, resumption)
+        if config.deterministic:
+            tf.keras.utils.set_random_seed(config.seed)
+            tf.config.experimental.enable_op_determinism()
+        loop = Loop(config, attempt, ranks, source, telemetry, requests, resumption)
+        verdict, message = loop.to_its_end()
+        telemetry.liveness.alive("ending")
+        ranks.gather(None)  # Nobody leaves before all are done: mpirun ends the others when one is gone.
+        return Report(verdict=verdict.name.lower(), message=message, progress=loop.progress())
+    finally:
+        if resumption:
+            resumption.close()
+
+
+def _resumed(config: Training, ranks: Ranks, resumption: Resumption | None) -> tuple[Training, Source]:
+    """The settings that the run resumes or begins with, and its dataset. Rank 0 decides for all."""
+    share = Share(ranks.rank, ranks.size)
+    opened = _from_rank_0(ranks, lambda: resumption.select() if resumption else config)
+    source = distributed.agree(ranks, lambda: open_source(opened, share))
+
+    def settle() -> Training:
+        if not resumption:
+            return config
+        dataset = fingerprint.of(opened.data.format, source.examples, source.training_images)
+        return resumption.settle(dataset, classes.names(opened))
+
+    settled = _from_rank_0(ranks, settle)
+    if settled != opened:
+        source = distributed.agree(ranks, lambda: open_source(settled, share))
+    return settled, source
+
+
+def _from_rank_0(ranks: Ranks, decide: Callable[[], Training]) -> Training:
+    """What rank 0 decides; its refusal blames no rank, because no other could know better."""
+    try:
+        decided: Training = ranks.gather(distributed.agree(ranks, decide))[0]
+    except Refused as refused:
+        raise Refused(refused.verdict, refused.message, agreed=True) from None
+    return decided
 
 
 def _check_world(ranks: Ranks, workers: int | None, world: int | None) -> None:

@@ -1,17 +1,19 @@
 """A network as a checkpoint has it, for the commands that use one and do not train it on."""
 
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from resnext_trainer import checkpoint, distributed
+from resnext_trainer import checkpoint, classes, compatibility, distributed, runs
 from resnext_trainer.averaging import PREFIX
 from resnext_trainer.checkpoint import Arrays, Position
-from resnext_trainer.config import Precision, Training
-from resnext_trainer.data import folder as folders
-from resnext_trainer.data.prepare import LABELS
+from resnext_trainer.classes import Names
+from resnext_trainer.config import InvalidConfig, Precision, Training
 from resnext_trainer.distributed import Ranks
+from resnext_trainer.provenance import Provenance
 from resnext_trainer.refusal import Refused
 from resnext_trainer.report import SavedCheckpoint, Verdict
 from resnext_trainer.step import Step
@@ -19,32 +21,75 @@ from resnext_trainer.step import Step
 _BEST, _NEWEST = "best", "newest"
 
 
-def exact(config: Training) -> Training:
-    """The same training in float32 and without XLA: for a few images, compiling would take longer than computing."""
-    return config.model_copy(update={"precision": Precision(mode="fp32"), "xla": False})
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint, and the settings and class names that it was trained with."""
+
+    config: Training
+    position: Position
+    saved: SavedCheckpoint
+    provenance: Provenance | None
+    """None for a checkpoint of format 1, which takes the settings of the command line alone."""
+    _arrays: Arrays
+
+    def network(self, ranks: Ranks) -> Step:
+        """The network with its weights, on the device that the settings ask for."""
+        step = Step(self.config, ranks, distributed.pin_device(ranks, self.config.device))
+        for name, variable in {**step.model.weights, **step.model.statistics}.items():
+            array = _array(self._arrays, name)
+            if array is None or array.shape != tuple(variable.shape):
+                raise _other_network(self.saved, f"{name} differs from that of {_described(self.config)}")
+            variable.assign(array)
+        return step
+
+    def exact(self) -> "Trained":
+        """The same in float32 and without XLA: for a few images, compiling would take longer than computing."""
+        config = self.config.model_copy(update={"precision": Precision(mode="fp32"), "xla": False})
+        return Trained(config, self.position, self.saved, self.provenance, self._arrays)
+
+    def class_names(self, labels: Path | None) -> Names:
+        """The names of the classes by number: from a file, or else as the checkpoint has them; None without a name.
+
+        A checkpoint of format 1 has none: there it is labels.txt beside the data, or its folders.
+        """
+        if labels is not None:
+            return classes.from_file(labels, self.config.model.classes)
+        return self.provenance.class_names if self.provenance else classes.names(self.config)
 
 
-def network(config: Training, ranks: Ranks) -> Step:
-    """The network that a configuration describes, with fresh weights, on the device that it asks for."""
-    return Step(config, ranks, distributed.pin_device(ranks, config.device))
+def read(config: Training, wanted: str | None) -> Trained:
+    """A checkpoint: `best`, `newest`, a directory, or (None) the best if there is one.
 
-
-def restore(step: Step, config: Training, wanted: str | None) -> tuple[Position, SavedCheckpoint]:
-    """Gives the network a checkpoint's weights: `best`, `newest`, a folder, or (None) the best if there is one.
-
-    Raises Refused where there is none, where it is not whole, or where it is of another network.
+    Its own settings apply, under those that the user wrote. Raises Refused where there is none, where it is not whole,
+    or where the user wrote another network.
     """
     position, arrays, saved = _read(Path(config.checkpoint.path), wanted)
-    for name, variable in {**step.model.weights, **step.model.statistics}.items():
-        array = _array(arrays, name)
-        if array is None or array.shape != tuple(variable.shape):
-            raise Refused(
-                Verdict.CONFIGURATION_REFUSED,
-                f"the checkpoint {saved.path} is of another network than {config.model.architecture} with "
-                f"{config.model.classes} classes ({name} differs): give --config as the training had it",
-            )
-        variable.assign(array)
-    return position, saved
+    provenance = checkpoint.provenance(Path(saved.path))
+    return Trained(_settings(config, provenance, saved), position, saved, provenance, arrays)
+
+
+def _settings(config: Training, provenance: Provenance | None, saved: SavedCheckpoint) -> Training:
+    if provenance is None:
+        return config
+    try:
+        comparison = compatibility.compare(config, provenance.config, everywhere=True)
+    except InvalidConfig as error:
+        raise Refused(Verdict.CONFIGURATION_REFUSED, f"{saved.path}: {error}") from None
+    if others := [str(each) for each in comparison.recipe if each.field.startswith("model.")]:
+        raise _other_network(saved, f"{'; '.join(others)}")
+    return comparison.config
+
+
+def _other_network(saved: SavedCheckpoint, why: str) -> Refused:
+    return Refused(
+        Verdict.CONFIGURATION_REFUSED,
+        f"the checkpoint {saved.path} is of another network ({why}): leave out what --config and --set say about the "
+        "model, or give the checkpoint's own configuration",
+    )
+
+
+def _described(config: Training) -> str:
+    return f"{config.model.architecture} with {json.dumps(config.model.classes)} classes"
 
 
 def _array(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray | None:
@@ -52,28 +97,10 @@ def _array(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray | None:
     return arrays.get(PREFIX + name, arrays.get(name))
 
 
-def class_names(config: Training, labels: Path | None) -> list[str]:
-    """The names of the classes by number: from a file, labels.txt beside the data, or its folders; else the numbers."""
-    data = config.data
-    if labels is None and data.format == "folder" and Path(data.path).is_dir():
-        return folders.class_names(data.path)
-    file = labels or Path(data.path, LABELS)
-    if labels is None and not file.is_file():
-        return [str(number) for number in range(config.model.classes)]
-    try:
-        names = file.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Refused(Verdict.CONFIGURATION_REFUSED, f"{file} cannot be read: {error}") from None
-    if len(names) != config.model.classes:
-        raise Refused(
-            Verdict.CONFIGURATION_REFUSED,
-            f"{file} names {len(names)} classes, and spec.training.model.classes is {config.model.classes}: "
-            "give the file of this data set with --labels",
-        )
-    return names
-
-
 def _read(folder: Path, wanted: str | None) -> tuple[Position, Arrays, SavedCheckpoint]:
+    if wanted not in (None, _BEST, _NEWEST) and not Path(wanted, "state.json").exists() and _holds_some(Path(wanted)):
+        folder, wanted = Path(wanted), None  # a run, or a checkpoint directory
+    folder = runs.located(folder)
     if wanted == _NEWEST or (wanted is None and not (folder / _BEST).is_dir()):
         newest = checkpoint.newest(folder)
         if newest is None:
@@ -84,6 +111,11 @@ def _read(folder: Path, wanted: str | None) -> tuple[Position, Arrays, SavedChec
         return checkpoint.read(chosen)
     except checkpoint.NOT_WHOLE as error:
         raise _none(f"{chosen} is no whole checkpoint ({error})") from None
+
+
+def _holds_some(path: Path) -> bool:
+    folder = runs.located(path)
+    return (folder / _BEST).is_dir() or checkpoint.newest_provenance(folder) is not None
 
 
 def _none(message: str) -> Refused:

@@ -33,6 +33,7 @@ class Reason(StrEnum):
     # Its steps.
     TRAINING = "Training"
     SAVED = "Saved"
+    RECIPE_CHANGED = "RecipeChanged"
     STALLED = "Stalled"
     MOVING = "Moving"
 

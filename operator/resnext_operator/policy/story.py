@@ -527,8 +527,14 @@ class _Story:
     def _record(self, progress: Progress) -> None:
         record.take_progress(self.status, self.attempt, progress, self.now)
         if progress.checkpoint:
-            saved = progress.checkpoint.model_dump(mode="json", by_alias=True)
-            if saved != self.status.get("checkpoint"):
+            saved, before = progress.checkpoint.model_dump(mode="json", by_alias=True), self.status.get("checkpoint")
+            known = before.get("differences", []) if isinstance(before, dict) else []
+            if saved["differences"] and saved["differences"] != known:
+                message = f"the run continues with another recipe or dataset: {'; '.join(saved['differences'])}"
+                self.events.append(Event("Normal", Reason.RECIPE_CHANGED, message))
+            if not saved["differences"]:
+                del saved["differences"]
+            if saved != before:
                 self.status["checkpoint"] = saved
                 message = "the training can go on from a checkpoint"
                 self.conditions.set("Checkpointed", True, Reason.SAVED, message)

@@ -2,9 +2,11 @@
 
 import math
 from io import StringIO
+from pathlib import Path
 
-from resnext_trainer import train
+from resnext_trainer import checkpoint, train
 from resnext_trainer.config import resolve
+from resnext_trainer.runs import located
 from resnext_trainer.signals import Requests
 from resnext_trainer.telemetry import Telemetry
 
@@ -29,3 +31,13 @@ def trained(settings, attempt=1, telemetry=None, stop_after=math.inf, **counts):
     telemetry = telemetry or StopAfter(stop_after)
     expected = {"workers": None, "world": None, **counts}
     return train.run(resolve(settings), attempt=attempt, telemetry=telemetry, requests=telemetry.requests, **expected)
+
+
+def folder(settings) -> Path:
+    """The directory of the current run of a training."""
+    return located(Path(settings["checkpoint"]["path"]))
+
+
+def newest(settings):
+    """Position, arrays and place of the newest checkpoint of a training."""
+    return checkpoint.newest(folder(settings))

@@ -2,14 +2,13 @@
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from runs import StopAfter, trained
+from runs import StopAfter, folder, newest, trained
 
-from resnext_trainer import checkpoint, optimizer
+from resnext_trainer import optimizer
 from resnext_trainer.data.batches import epoch_order
 from resnext_trainer.step import Step
 
@@ -17,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 def log_lines(settings):
-    log = Path(settings["checkpoint"]["path"]) / "log.jsonl"
+    log = folder(settings) / "log.jsonl"
     return [json.loads(line) for line in log.read_text().splitlines()]
 
 
@@ -46,7 +45,7 @@ def test_a_fault_takes_the_training_back_to_its_last_checkpoint_once(few, monkey
     assert len(calls) == at + 6  # from the end of the first epoch, step 6, again
     assert f"step {at} is not finite" in telemetry.log.getvalue()
     assert "back to step 6, the rest of its epoch in another order (rollback 1 of 3)" in telemetry.log.getvalue()
-    position, arrays, _ = checkpoint.newest(Path(few["checkpoint"]["path"]))
+    position, arrays, _ = newest(few)
     assert position.rollbacks == 1
     assert all(np.isfinite(array).all() for array in arrays.values())
     assert [line["step"] for line in log_lines(few) if line["loss"]] == list(range(1, 13))
@@ -77,7 +76,7 @@ def test_a_rollback_deals_what_was_not_seen_anew():
 
 def test_the_log_has_what_a_report_draws_and_forgets_what_is_done_again(few):
     trained(few, stop_after=8)
-    log = Path(few["checkpoint"]["path"]) / "log.jsonl"
+    log = folder(few) / "log.jsonl"
     with log.open("a") as stream:  # a crash left these
         stream.write('{"step": 11, "loss": 1.0}\n{"step": 12, "lo')
     trained(few, attempt=2)
@@ -91,7 +90,7 @@ def test_the_log_has_what_a_report_draws_and_forgets_what_is_done_again(few):
 
 def test_tensorboard_reads_the_scalars(few):
     trained(few)
-    events = Path(few["checkpoint"]["path"]) / "tensorboard"
+    events = folder(few) / "tensorboard"
     (file,) = events.glob("events.out.tfevents.*")
     drawn = {
         (value.tag, event.step)
@@ -105,7 +104,7 @@ def test_steps_are_profiled_when_asked(few):
     telemetry = StopAfter(4)
     telemetry.requests.profile.set()
     trained(few | {"profileSteps": 2}, telemetry=telemetry)
-    (profile,) = (Path(few["checkpoint"]["path"]) / "tensorboard" / "plugins" / "profile").glob("*/*.xplane.pb")
+    (profile,) = (folder(few) / "tensorboard" / "plugins" / "profile").glob("*/*.xplane.pb")
     assert profile.stat().st_size > 1000
     assert "a profile of 2 steps is in" in telemetry.log.getvalue()
     assert not telemetry.requests.profile.is_set()
@@ -132,7 +131,7 @@ def test_deterministic_is_what_tensorflow_is_told(few):
 
 def test_a_new_training_takes_all_but_the_head_from_one_with_other_classes(few, tmp_path):
     trained(few | {"emaDecay": 0.5}, stop_after=3)
-    _, source, _ = checkpoint.newest(Path(few["checkpoint"]["path"]))
+    _, source, _ = newest(few)
     again = few | {
         "model": {**few["model"], "classes": 12},
         "initialCheckpoint": few["checkpoint"]["path"],
@@ -143,7 +142,7 @@ def test_a_new_training_takes_all_but_the_head_from_one_with_other_classes(few, 
     telemetry = StopAfter(1)
     trained(again, telemetry=telemetry)
     assert "; new: classifier/kernel, classifier/bias" in telemetry.log.getvalue()
-    _, tuned, _ = checkpoint.newest(tmp_path / "tuned")
+    _, tuned, _ = newest(again)
     assert np.array_equal(tuned["stem/kernel"], source["average/stem/kernel"])
     assert tuned["classifier/kernel"].shape[-1] == 12
     resumed = StopAfter()

@@ -1,18 +1,13 @@
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from runs import trained
+from runs import newest, trained
 
-from resnext_trainer import checkpoint, distributed
+from resnext_trainer import distributed
 from resnext_trainer.refusal import Refused
 from resnext_trainer.report import Verdict
-
-
-def saved(settings):
-    return checkpoint.newest(Path(settings["checkpoint"]["path"]))
 
 
 def refused(settings, **counts):
@@ -28,7 +23,7 @@ def test_a_stopped_and_resumed_training_ends_where_an_uninterrupted_one_does(few
     report = trained(few)
     assert report.verdict == "finished"
     assert report.progress.step == report.progress.steps == 12
-    whole = saved(few)
+    whole = newest(few)
 
     few["checkpoint"] = {"path": str(tmp_path / "in-parts")}
     first = trained(few, stop_after=2)
@@ -36,7 +31,7 @@ def test_a_stopped_and_resumed_training_ends_where_an_uninterrupted_one_does(few
     assert first.progress.step == first.progress.checkpoint.step == 3  # the request travels with the next step
     assert trained(few, attempt=2, stop_after=6).verdict == "stopped"
     assert trained(few, attempt=3).verdict == "finished"
-    parts = saved(few)
+    parts = newest(few)
     assert parts[0] == whole[0]
     for name, array in whole[1].items():
         assert np.array_equal(array, parts[1][name]), name

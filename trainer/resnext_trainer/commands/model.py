@@ -9,6 +9,8 @@ from resnext_trainer.commands import Commands, at_a_terminal, command, config_op
 
 _FORMATS = ("saved-model", "onnx")
 
+_SETTINGS = "The settings are those of the checkpoint, under what --config and --set say."
+
 
 def add(commands: Commands) -> None:
     """`inspect`, `evaluate`, `predict`, `export`, `benchmark` and `report`."""
@@ -18,7 +20,8 @@ def add(commands: Commands) -> None:
         "evaluate",
         "measure a checkpoint's accuracy on the validation images",
         _evaluate,
-        "Every image counts once; under mpirun the ranks share them. Without --json a sentence, with it one object.",
+        "Every image counts once; under mpirun the ranks share them. Without --json a sentence, with it one object. "
+        + _SETTINGS,
     )
     config_options(evaluate)
     _checkpoint_option(evaluate)
@@ -30,7 +33,8 @@ def add(commands: Commands) -> None:
         "print the likeliest classes of images as JSON lines",
         _predict,
         'One object an image, in order: {"file", "classes": [{"name", "number", "probability"}, …]}, or {"file", '
-        '"error"} where it is none; then the exit code is 3. Images are cut as in evaluation, computed in float32.',
+        '"error"} where it is none; then the exit code is 3. A class without a name has no "name". Images are cut as '
+        "in evaluation, computed in float32. " + _SETTINGS,
     )
     predict.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder, or - for standard input")
     config_options(predict)
@@ -44,8 +48,8 @@ def add(commands: Commands) -> None:
         "write a trained network as SavedModel and ONNX",
         _export,
         "uint8 images [batch, size, size, 3] in, logits out, the normalisation inside, float32. Each is loaded again "
-        "and held against the trainer's own logits; the largest difference is printed. model.json and labels.txt lie "
-        "beside them.",
+        "and held against the trainer's own logits; the largest difference is printed. model.json lies beside them, "
+        "and labels.txt if the classes have names. " + _SETTINGS,
     )
     config_options(export)
     _checkpoint_option(export)
@@ -64,7 +68,7 @@ def add(commands: Commands) -> None:
         "The page loads nothing from elsewhere. What it shows is the log.jsonl that a training keeps beside its "
         "checkpoints; a run that still goes on has one, too.",
     )
-    report.add_argument("folder", type=Path, metavar="RUN", help="folder of the run's checkpoints, or its log.jsonl")
+    report.add_argument("folder", type=Path, metavar="RUN", help="checkpoint.path, a run in it, or a log.jsonl")
     report.add_argument("--output", type=Path, default=Path("report.html"), metavar="FILE", help="the page to write")
     report.add_argument("--title", default=argparse.SUPPRESS, help="its heading; the folder's name if left out")
 
@@ -106,7 +110,8 @@ def _checkpoint_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         metavar="best|newest|DIR",
-        help="the one of checkpoint.path to take, or a folder; the best, or the newest where none is the best yet",
+        help="the one of checkpoint.path to take, or the folder of a checkpoint, of a run or of its runs; the best, or "
+        "the newest where none is the best yet",
     )
 
 
@@ -115,8 +120,7 @@ def _labels_option(parser: argparse.ArgumentParser) -> None:
         "--labels",
         type=Path,
         metavar="FILE",
-        help="names of the classes, one a line, in place of labels.txt in data.path; without either, classes are "
-        "called by their numbers from 0",
+        help="names of the classes, one a line, instead of those in the checkpoint",
     )
 
 
@@ -132,7 +136,7 @@ def _inspect(options: argparse.Namespace) -> int:
 
 @at_a_terminal
 def _evaluate(options: argparse.Namespace) -> int:
-    config = read_config(options)
+    written = read_config(options)
     from resnext_trainer import distributed, trained
     from resnext_trainer.data import Share, open_source
     from resnext_trainer.evaluate import evaluate
@@ -140,8 +144,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     from resnext_trainer.report import Verdict
 
     ranks = distributed.join()
-    step = trained.network(config, ranks)
-    position, saved = trained.restore(step, config, options.checkpoint)
+    found = trained.read(written, options.checkpoint)
+    config, step = found.config, found.network(ranks)
     source = open_source(config, Share(ranks.rank, ranks.size))
     if not source.validation_images:
         raise Refused(Verdict.CONFIGURATION_REFUSED, "synthetic data has no validation images: set data.format")
@@ -150,10 +154,10 @@ def _evaluate(options: argparse.Namespace) -> int:
         counts = {"images": accuracy.images, "right1": accuracy.right1, "right5": accuracy.right5}
         facts = {"top1": accuracy.top1, "top5": accuracy.top5, **counts}
         if options.json:
-            print(json.dumps({"checkpoint": saved.path, "step": position.step, **facts}))
+            print(json.dumps({"checkpoint": found.saved.path, "step": found.position.step, **facts}))
         else:
             print(
-                f"{saved.path}, step {position.step}: top-1 {accuracy.top1:.4f}, top-5 {accuracy.top5:.4f} "
+                f"{found.saved.path}, step {found.position.step}: top-1 {accuracy.top1:.4f}, top-5 {accuracy.top5:.4f} "
                 f"({accuracy.right1:,} and {accuracy.right5:,} of {accuracy.images:,})"
             )
     return 0
@@ -161,24 +165,28 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 @at_a_terminal
 def _predict(options: argparse.Namespace) -> int:
-    config = read_config(options)
+    written = read_config(options)
     from resnext_trainer import predict, trained
     from resnext_trainer.distributed import Alone
     from resnext_trainer.report import Verdict
 
     files = predict.find(options.images)
-    names = trained.class_names(config, options.labels)
-    step = trained.network(trained.exact(config), Alone())
-    trained.restore(step, config, options.checkpoint)
+    found = trained.read(written, options.checkpoint).exact()
+    names = found.class_names(options.labels)
+    step = found.network(Alone())
     code = 0
-    for file, found in predict.guesses(step.logits, config, files, options.top, sys.stdin.buffer):
-        if isinstance(found, str):
+    for file, guessed in predict.guesses(step.logits, found.config, files, options.top, sys.stdin.buffer):
+        if isinstance(guessed, str):
             code = Verdict.DATA_REFUSED.value
-            print(json.dumps({"file": file, "error": found}), flush=True)
+            print(json.dumps({"file": file, "error": guessed}), flush=True)
         else:
             classes = [
-                {"name": names[guess.number], "number": guess.number, "probability": guess.probability}
-                for guess in found
+                {
+                    **({} if (name := names[guess.number]) is None else {"name": name}),
+                    "number": guess.number,
+                    "probability": guess.probability,
+                }
+                for guess in guessed
             ]
             print(json.dumps({"file": file, "classes": classes}), flush=True)
     return code
@@ -186,13 +194,13 @@ def _predict(options: argparse.Namespace) -> int:
 
 @at_a_terminal
 def _export(options: argparse.Namespace) -> int:
-    config = read_config(options)
+    written = read_config(options)
     from resnext_trainer import export, trained
     from resnext_trainer.distributed import Alone
 
-    names = trained.class_names(config, options.labels)
-    step = trained.network(trained.exact(config), Alone())
-    position, saved = trained.restore(step, config, options.checkpoint)
+    found = trained.read(written, options.checkpoint).exact()
+    names = found.class_names(options.labels)
+    config, position, step = found.config, found.position, found.network(Alone())
     for form in dict.fromkeys(options.format or _FORMATS):
         done = export.write(step.model, config.model.image_size, options.output, form)
         print(f"{done.path}: logits up to {done.greatest:.3g}, largest difference {done.difference:.3g}")
@@ -201,7 +209,7 @@ def _export(options: argparse.Namespace) -> int:
         "classes": config.model.classes,
         "imageSize": config.model.image_size,
         "cropFraction": config.evaluation.crop_fraction,
-        "checkpoint": saved.path,
+        "checkpoint": found.saved.path,
         "step": position.step,
         "top1": position.top1,
         "input": "images: uint8 [batch, size, size, 3], RGB: the centre square of cropFraction of the shorter side, "

@@ -1,10 +1,11 @@
 """Images and labels in batches. The order and the crops are ours, whoever decodes; see `batches`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from resnext_trainer.config import Training
+from resnext_trainer.fingerprint import Part
 
 if TYPE_CHECKING:
     from resnext_trainer.data.bad_records import BadRecords
@@ -33,6 +34,10 @@ class Source(Protocol):
     validation_images: int
 
     @property
+    def examples(self) -> "Mapping[str, Examples]":
+        """The pictures by split; none where there are no files."""
+
+    @property
     def bad(self) -> "BadRecords | None":
         """The records that this rank had to skip; None where there are no records."""
 
@@ -50,6 +55,9 @@ class Examples(Protocol):
     """The pictures of one split, each at its number."""
 
     def __len__(self) -> int: ...
+
+    def parts(self) -> list[Part]:
+        """The shards or class folders, for the dataset's fingerprint; reads no image."""
 
     def where(self, number: int) -> str:
         """A picture's place, for a message."""

@@ -12,7 +12,7 @@ validation record that cannot be used is masked like padding.
 import functools
 import io
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -63,10 +63,15 @@ class Batches:
 
     def __init__(self, config: Training, share: Share) -> None:
         self._config, self._share = config, share
-        self._records = {split: examples(config, split) for split in (_TRAIN, _VALIDATION)}
+        self._records: dict[str, Examples] = {split: examples(config, split) for split in (_TRAIN, _VALIDATION)}
         counts = {split: len(records) for split, records in self._records.items()}
         self.training_images, self.validation_images = counts[_TRAIN], counts[_VALIDATION]
         self.bad = BadRecords(config.data.bad_records, counts)
+
+    @property
+    def examples(self) -> Mapping[str, Examples]:
+        """The pictures by split."""
+        return self._records
 
     def train(self, epoch: int, seen: int = 0, redealt: Redealt = ()) -> Plan:
         """An epoch's batches after those seen; the records that fill no global batch are left for another epoch."""

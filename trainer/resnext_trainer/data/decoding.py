@@ -21,7 +21,7 @@ class Decoding(ABC):
     def __init__(self, config: Training, share: Share) -> None:
         self._batches = Batches(config, share)
         self._batch_size, self._image_size = config.batch_size, config.model.image_size
-        self.bad = self._batches.bad
+        self.bad, self.examples = self._batches.bad, self._batches.examples
         self.training_images, self.validation_images = self._batches.training_images, self._batches.validation_images
 
     def train(self, epoch: int, seen: int = 0, redealt: Redealt = ()) -> Iterator[Batch]:

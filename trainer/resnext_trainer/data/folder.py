@@ -5,12 +5,14 @@ makes shards of the same folders.
 """
 
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from resnext_trainer.data import images
 from resnext_trainer.data.tfrecord import refused
+from resnext_trainer.fingerprint import Part
 
 _TRAIN = "train"
 _NAMES = {_TRAIN: (_TRAIN,), "validation": ("validation", "val")}
@@ -23,9 +25,15 @@ class Pictures:
 
     files: tuple[Path, ...]
     labels: tuple[int, ...]
+    classes: Mapping[int, str]
+    """The names of the labels."""
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def parts(self) -> list[Part]:
+        """The class folders."""
+        return [Part(self.classes[label], count) for label, count in Counter(self.labels).items()]
 
     def where(self, number: int) -> str:
         """A picture's place, for a message."""
@@ -57,7 +65,7 @@ def find(path: str, split: str, classes: int, first_label: int) -> Pictures:
     labels = {name: number for number, name in enumerate(names, first_label)}
     pictures = [(file, labels[name]) for name, files in found.items() for file in files]
     files, numbers = zip(*pictures, strict=True)
-    return Pictures(files, numbers)
+    return Pictures(files, numbers, dict(enumerate(names, first_label)))
 
 
 def class_names(path: str) -> list[str]:

@@ -1,12 +1,12 @@
 """Noise in place of images, to measure speed without a disk. It has no validation set: there is nothing to learn."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import tensorflow as tf
 
 from resnext_trainer.config import Training
-from resnext_trainer.data import Batch, Redealt, Share
+from resnext_trainer.data import Batch, Examples, Redealt, Share
 
 
 class Synthetic:
@@ -15,6 +15,7 @@ class Synthetic:
     name = "synthetic"
     validation_images = 0
     bad = None
+    examples: Mapping[str, Examples] = {}
 
     def __init__(self, config: Training, share: Share) -> None:
         self.training_images = config.data.synthetic_images

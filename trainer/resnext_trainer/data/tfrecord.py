@@ -14,6 +14,7 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
+from resnext_trainer.fingerprint import Part
 from resnext_trainer.refusal import Refused
 from resnext_trainer.report import Verdict
 
@@ -44,6 +45,13 @@ class Records:
 
     def __len__(self) -> int:
         return len(self.offset)
+
+    def parts(self) -> list[Part]:
+        """The shards; their sizes are those that the indexes say, which `find` held against the files."""
+        records = np.bincount(self.file, minlength=len(self.files))
+        sizes = np.zeros(len(self.files), np.int64)
+        np.add.at(sizes, self.file, self.length)
+        return [Part(file.name, int(records[at]), int(sizes[at])) for at, file in enumerate(self.files)]
 
     def where(self, number: int) -> str:
         """A record's place, for a message."""

@@ -1,0 +1,232 @@
+"""One process at a time writes a run's checkpoints; the others are real processes here."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from resnext_trainer import lock
+from resnext_trainer.lock import Holder, Timing
+from resnext_trainer.refusal import Refused
+from resnext_trainer.report import Verdict
+
+QUICK = Timing(refresh=0.05, expiry=0.6, poll=0.02)
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from resnext_trainer import lock
+from resnext_trainer.lock import Holder, Timing
+from resnext_trainer.refusal import Refused
+timing = Timing(refresh=0.05, expiry=0.6, poll=0.02)
+try:
+    held = lock.acquire(Path(sys.argv[1]), Holder(sys.argv[2], int(sys.argv[3])), float(sys.argv[4]), print, timing)
+except Refused as refused:
+    sys.exit(refused.verdict.value)
+print("held", flush=True)
+{}
+"""
+
+KEEP = "time.sleep(60)"
+
+COUNT = """
+counter = Path(sys.argv[1], "counter")
+for _ in range(10):
+    number = int(counter.read_text())
+    time.sleep(0.002)
+    held.check()
+    counter.write_text(str(number + 1))
+held.release()
+"""
+
+
+def process(folder, training, attempt=1, wait=10.0, then=KEEP):
+    command = [sys.executable, "-c", HOLD.format(then), str(folder), training, str(attempt), str(wait)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Starts processes that hold the lock, and ends them."""
+    started = []
+
+    def start(training, attempt=1):
+        started.append(process(tmp_path, training, attempt))
+        assert started[-1].stdout.readline() == "held\n"
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.kill()
+        each.wait()
+
+
+def acquire(folder, training="b", attempt=1, wait=0.2):
+    return lock.acquire(folder, Holder(training, attempt), wait, lambda _: None, QUICK)
+
+
+def refused(act, *arguments, **named):
+    with pytest.raises(Refused) as caught:
+        act(*arguments, **named)
+    return caught.value
+
+
+def test_refreshed_lock_of_another_training_is_honoured(tmp_path, other):
+    """Also beyond its expiry, and the refusal can be retried and names the holder."""
+    other("a", 3)
+    refusal = refused(acquire, tmp_path, wait=1.5)
+    assert refusal.verdict is Verdict.CHECKPOINT_LOCKED
+    assert "training a, attempt 3" in refusal.message
+
+
+def test_lock_of_a_stopped_process_expires_and_it_notices(tmp_path):
+    """A process that was stopped and continues has lost the lock, and writes no more."""
+    writer = subprocess.Popen(
+        [sys.executable, "-c", HOLD.format("time.sleep(1)\nheld.check()"), str(tmp_path), "a", "1", "5"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert writer.stdout.readline() == "held\n"
+    writer.send_signal(signal.SIGSTOP)
+    mine = acquire(tmp_path, wait=5)
+    writer.send_signal(signal.SIGCONT)
+    _, errors = writer.communicate(timeout=20)
+    assert "took over its lock" in errors
+    assert writer.returncode == 1
+    mine.check()
+    mine.release()
+
+
+def test_lock_of_a_killed_process_is_free_at_once(tmp_path, other):
+    """On the same machine nobody waits for a lock to expire."""
+    killed = other("a")
+    killed.kill()
+    killed.wait()
+    started = time.monotonic()
+    lock.acquire(tmp_path, Holder("b", 1), 0, timing=Timing()).release()
+    assert time.monotonic() - started < 1
+
+
+def test_lock_of_a_lost_machine_expires(tmp_path):
+    """Its process cannot be looked for: only the age counts."""
+    first = lock.acquire(tmp_path, replace(Holder("a", 1), process="other-boot pid:[1] 7 99"), 0, timing=QUICK)
+    first._ended.set()  # nobody refreshes it any more
+    assert refused(acquire, tmp_path, wait=0).verdict is Verdict.CHECKPOINT_LOCKED
+    acquire(tmp_path, wait=5).release()
+
+
+@pytest.mark.parametrize("process", ["", "nonsense", "a b c d e"])
+def test_holder_that_does_not_name_a_process_is_honoured(tmp_path, process):
+    """Where /proc does not say it, or a later version writes something else."""
+    first = lock.acquire(tmp_path, replace(Holder("a", 1), process=process), 0, timing=QUICK)
+    assert refused(acquire, tmp_path, wait=0).verdict is Verdict.CHECKPOINT_LOCKED
+    first.release()
+
+
+def test_higher_attempt_takes_over_at_once_and_the_lower_ends(tmp_path):
+    """The straggler learns it before its next rename, without waiting for a refresh."""
+    old = lock.acquire(tmp_path, Holder("a", 1), 0, timing=Timing())
+    new = lock.acquire(tmp_path, Holder("a", 2), 0, timing=Timing())
+    refusal = refused(old.check)
+    assert refusal.verdict is Verdict.CHECKPOINT_LOCKED
+    assert "attempt 2" in refusal.message
+    old.release()
+    new.check()
+    new.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lower_attempt_gives_up_at_once(tmp_path, other):
+    """It is a straggler: to wait would not help."""
+    other("a", 2)
+    started = time.monotonic()
+    refusal = refused(acquire, tmp_path, "a", 1, wait=60)
+    assert time.monotonic() - started < 5
+    assert refusal.verdict is Verdict.CHECKPOINT_LOCKED
+
+
+def test_same_attempt_of_another_process_is_honoured(tmp_path, other):
+    """Two processes of one attempt must not write either."""
+    other("a", 2)
+    assert refused(acquire, tmp_path, "a", 2).verdict is Verdict.CHECKPOINT_LOCKED
+
+
+def test_released_lock_leaves_nothing_and_is_free(tmp_path):
+    """A clean end removes its file."""
+    acquire(tmp_path, "a").release()
+    assert list(tmp_path.iterdir()) == []
+    acquire(tmp_path, "b", wait=0).release()
+
+
+def test_waiting_process_gets_the_lock_when_it_is_released(tmp_path):
+    """It says once that it waits, and for whom."""
+    held, said = acquire(tmp_path, "a"), []
+    waiter = process(tmp_path, "b", wait=20)
+    assert "locked by training a, attempt 1" in waiter.stdout.readline()
+    held.release()
+    said.append(waiter.stdout.readline())
+    waiter.kill()
+    waiter.wait()
+    assert said == ["held\n"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\x80\xff", b"[]", b'{"training": 1}'])
+def test_file_that_names_nobody_is_honoured_while_fresh(tmp_path, content):
+    """It may be one that is being written; one left by a crash expires."""
+    file = tmp_path / "lock-00000001"
+    file.write_bytes(content)
+    assert refused(acquire, tmp_path, wait=0).verdict is Verdict.CHECKPOINT_LOCKED
+    old = time.time() - 3600
+    os.utime(file, (old, old))
+    acquire(tmp_path, wait=0).release()
+
+
+def test_age_is_that_of_the_servers_clock(tmp_path, monkeypatch):
+    """A local clock that is a day ahead or behind changes nothing."""
+    held = lock.acquire(tmp_path, replace(Holder("a", 1), process=""), 0, timing=QUICK)
+    for shift in (-86_400, 86_400):
+        now = time.time() + shift
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        assert refused(acquire, tmp_path, wait=0).verdict is Verdict.CHECKPOINT_LOCKED
+    held.release()
+
+
+def test_lock_from_the_future_expires_while_it_is_not_refreshed(tmp_path):
+    """The server's clock was set back: its age never grows to the expiry."""
+    file = tmp_path / "lock-00000001"
+    file.write_bytes(b"")
+    later = time.time() + 3600
+    os.utime(file, (later, later))
+    acquire(tmp_path, wait=5).release()
+
+
+def test_removed_lock_counts_as_lost(tmp_path):
+    """Someone has emptied the directory: another process may write there now."""
+    held = lock.acquire(tmp_path, Holder("a", 1), 0, timing=Timing())
+    (tmp_path / "lock-00000001").unlink()
+    assert "was removed" in refused(held.check).message
+    held.release()
+
+
+def test_loss_is_known_after_a_refresh(tmp_path):
+    """The training then ends at its next step, without a look at the disk."""
+    held = acquire(tmp_path, "a")
+    held.check_known()
+    newer = acquire(tmp_path, "a", 2)
+    time.sleep(4 * QUICK.refresh)
+    refused(held.check_known)
+    newer.release()
+
+
+def test_processes_that_race_never_write_at_the_same_time(tmp_path):
+    """Six processes count to sixty together; a lost update would show that two held the lock."""
+    (tmp_path / "counter").write_text("0")
+    racers = [process(tmp_path, f"t{number}", wait=60, then=COUNT) for number in range(6)]
+    assert [each.wait(60) for each in racers] == [0] * 6
+    assert (tmp_path / "counter").read_text() == "60"
+    assert [path.name for path in tmp_path.iterdir()] == ["counter"]

@@ -1,0 +1,311 @@
+"""Which run an attempt resumes or begins in a directory that has seen others."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resnext_trainer import checkpoint, fingerprint, presets, runs
+from resnext_trainer.checkpoint import Position
+from resnext_trainer.config import resolve
+from resnext_trainer.refusal import Refused
+from resnext_trainer.report import Verdict
+from resnext_trainer.resumption import Resumption
+
+FORMAT_1 = Path(__file__).parents[2] / "fixtures" / "checkpoint-format-1" / "run"
+
+ARRAYS = {"stem/kernel": np.ones(3, np.float32)}
+
+DATA = fingerprint.of("synthetic", {}, 64)
+OTHER_DATA = fingerprint.of("synthetic", {}, 65)
+
+MISMATCHES = [
+    pytest.param({"optimizer": {"learningRate": 0.2}}, DATA, "optimizer.learningRate: was 0.1, is 0.2", id="rate"),
+    pytest.param({"seed": 4}, DATA, "seed: was 0, is 4", id="seed"),
+    pytest.param(
+        {"preset": "resnext101-32x4d-250ep"}, DATA, 'preset: was unset, is "resnext101-32x4d-250ep"', id="preset"
+    ),
+    pytest.param({"emaDecay": 0.9}, DATA, "emaDecay: was 0.0, is 0.9", id="EMA"),
+    pytest.param({}, OTHER_DATA, "dataset.train: was 64 records in 1 part, is 65 records in 1 part", id="dataset"),
+]
+
+
+class Attempt:
+    """One attempt, as far as its checkpoints go."""
+
+    def __init__(self, root, changed=(), *, dataset=DATA, names=("cat", None), attempt=1, **checkpoint_settings):
+        self.notes = []
+        written = {"optimizer": {"learningRate": 0.1}, **dict(changed)}
+        written["checkpoint"] = {"path": str(root), "lockTimeoutSeconds": 1, **checkpoint_settings}
+        self.run = Resumption(resolve(written), attempt, self.notes.append)
+        try:
+            self.opened = self.run.select()
+            self.config = self.run.settle(dataset, names)
+        except BaseException:
+            self.run.close()
+            raise
+        self.attempt, self.folder = attempt, self.run.folder
+
+    @property
+    def newest(self):
+        found = checkpoint.newest(self.folder)
+        return found and found[0].step
+
+    def trained(self, step, **position):
+        """Saves a checkpoint and ends."""
+        at = Position(step=step, **position)
+        run = self.run
+        checkpoint.save(self.folder, at, ARRAYS, self.attempt, 3, run.provenance, run.check)
+        if at.top1 is not None:
+            checkpoint.save_best(self.folder, at, ARRAYS, run.provenance, run.check)
+        run.close()
+        return self
+
+
+def refused(*arguments, **named):
+    with pytest.raises(Refused) as caught:
+        Attempt(*arguments, **named)
+    return caught.value
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A directory with a run at step 1000."""
+    Attempt(tmp_path / "ck").trained(1000, epoch=2, top1=0.75)
+    return tmp_path / "ck"
+
+
+def test_same_recipe_resumes_its_run(root):
+    """Without a word about differences."""
+    again = Attempt(root, attempt=2)
+    assert (again.newest, again.notes) == (1000, [])
+
+
+@pytest.mark.parametrize(("changed", "dataset", "sentence"), MISMATCHES)
+def test_other_recipe_or_dataset_is_rejected(root, changed, dataset, sentence):
+    """With the difference, the run's step and what to do."""
+    before = sorted(root.rglob("*"))
+    refusal = refused(root, changed, dataset=dataset)
+    assert refusal.verdict is Verdict.CONFIGURATION_REFUSED
+    for words in (sentence, "step 1000", "checkpoint.onMismatch to continue, warmStart", "checkpoints.subPath"):
+        assert words in refusal.message
+    assert sorted(root.rglob("*")) == before
+
+
+def test_all_differences_are_in_one_message(root):
+    """Those of the recipe and of the dataset."""
+    message = refused(root, {"seed": 4, "mixup": 0.3}, dataset=OTHER_DATA).message
+    assert all(words in message for words in ("seed: was", "mixup: was", "dataset.train: was"))
+
+
+@pytest.mark.parametrize(("changed", "dataset", "sentence"), MISMATCHES)
+def test_continue_resumes_and_records_the_differences(root, changed, dataset, sentence):
+    """In the log, in each checkpoint and in what is reported; and not again afterwards."""
+    resumed = Attempt(root, changed, dataset=dataset, onMismatch="continue")
+    assert resumed.newest == 1000
+    assert sentence in "\n".join(resumed.notes)
+    resumed.trained(1010, epoch=2)
+    _, _, saved = checkpoint.newest(resumed.folder)
+    assert sentence in saved.differences
+    third = Attempt(root, changed, dataset=dataset, attempt=2)
+    assert (third.newest, third.notes) == (1010, [])
+    assert sentence in third.run.provenance.differences
+
+
+@pytest.mark.parametrize(("changed", "dataset", "sentence"), MISMATCHES)
+@pytest.mark.parametrize("mode", ["restart", "warmStart"])
+def test_new_run_begins_and_its_attempts_resume_it(root, changed, dataset, sentence, mode):
+    """The old run stays as it is, and counts no more."""
+    old = runs.current(root)
+    kept = {path: path.stat().st_mtime_ns for path in old.folder.rglob("*") if path.is_file()}
+    new = Attempt(root, changed, dataset=dataset, onMismatch=mode)
+    assert new.newest is None
+    assert new.folder != old.folder
+    assert new.run.weights() == (old.folder if mode == "warmStart" else None)
+    assert sentence in "\n".join(new.notes)
+    new.trained(20)
+    second = Attempt(root, changed, dataset=dataset, onMismatch=mode, attempt=2)
+    assert (second.newest, second.folder) == (20, new.folder)
+    assert checkpoint.best(second.folder) is None
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_new_run_that_ends_before_it_saves_is_resumed(root):
+    """Also as a warm start: its weights come from the old run again."""
+    old = runs.current(root)
+    first = Attempt(root, {"seed": 4}, onMismatch="warmStart")
+    first.run.close()
+    second = Attempt(root, {"seed": 4}, onMismatch="warmStart", attempt=2)
+    assert (second.folder, second.run.weights()) == (first.folder, old.folder)
+
+
+def test_run_settings_may_change(root):
+    """They apply, and the log says what changed."""
+    resumed = Attempt(root, {"batchSize": 4, "gradientAccumulation": 2, "xla": False, "epochs": 200})
+    assert resumed.newest == 1000
+    assert (resumed.config.batch_size, resumed.config.epochs, resumed.config.xla) == (4, 200, False)
+    assert "batchSize: was 256, is 4" in "\n".join(resumed.notes)
+
+
+@pytest.mark.parametrize(("epochs", "images", "trained"), [(1, 0, "2 epochs"), (2, 7, "2 epochs and 7 images")])
+@pytest.mark.parametrize("mode", ["refuse", "continue", "restart"])
+def test_fewer_epochs_than_trained_are_rejected(tmp_path, epochs, images, trained, mode):
+    """With both numbers; no onMismatch changes that."""
+    Attempt(tmp_path).trained(1000, epoch=2, images=images)
+    refusal = refused(tmp_path, {"epochs": epochs}, onMismatch=mode)
+    assert refusal.verdict is Verdict.CONFIGURATION_REFUSED
+    assert f"spec.training.epochs: {epochs}, but" in refusal.message
+    assert trained in refusal.message
+
+
+def test_as_many_epochs_as_trained_are_finished(root):
+    """Nothing is left to do, and that is no mistake."""
+    assert Attempt(root, {"epochs": 2}).newest == 1000
+
+
+def test_changed_defaults_keep_the_runs_values(root, monkeypatch):
+    """A later version has another default and another default of a dependent field."""
+    monkeypatch.setattr(presets, "BATCH_SIZE", {"fp16": 512})
+    stored = json.loads((runs.current(root).folder / "step-00001000-attempt-0001" / "state.json").read_text())
+    stored["provenance"]["config"]["labelSmoothing"] = 0.3  # what was the default then
+    (runs.current(root).folder / "step-00001000-attempt-0001" / "state.json").write_text(json.dumps(stored))
+    resumed = Attempt(root, attempt=2)
+    assert (resumed.config.batch_size, resumed.config.label_smoothing) == (256, 0.3)
+    assert "labelSmoothing: 0.3, not 0.1" in "\n".join(resumed.notes)
+    resumed.trained(1010, epoch=2)
+    assert checkpoint.newest_provenance(resumed.folder)[2].config["labelSmoothing"] == 0.3
+
+
+def test_removed_field_keeps_the_runs_value_and_is_named(tmp_path):
+    """Only written fields are compared; the log says that the recipe is not that of the defaults."""
+    Attempt(tmp_path, {"seed": 3}).trained(10)
+    resumed = Attempt(tmp_path, attempt=2)
+    assert resumed.config.seed == 3
+    assert "no longer written, but the run keeps" in "\n".join(resumed.notes)
+    assert "seed: 3, not 0" in "\n".join(resumed.notes)
+
+
+def test_class_names_are_kept_where_the_dataset_has_none(root):
+    """The dataset may be absent, or without its labels.txt, when a run resumes."""
+    resumed = Attempt(root, names=(None, None))
+    assert resumed.run.provenance.class_names == ("cat", None)
+
+
+def test_run_of_format_1_is_resumed_in_place_and_written_as_format_2(tmp_path, caplog):
+    """With one warning; from the next checkpoint on its recipe is compared."""
+    root = shutil.copytree(FORMAT_1, tmp_path / "ck")
+    first = Attempt(root, attempt=2)
+    assert (first.newest, first.folder) == (9, root)
+    assert caplog.text.count("is of checkpoint format 1") == 1
+    first.trained(10, epoch=1)
+    assert json.loads((root / "step-00000010-attempt-0002" / "state.json").read_text())["format"] == 2
+    caplog.clear()
+    again = Attempt(root, attempt=3)
+    assert (again.newest, caplog.text) == (10, "")
+    again.run.close()
+    assert "seed: was 0, is 4" in refused(root, {"seed": 4}).message
+
+
+def test_restart_leaves_a_run_of_format_1_where_it_is(tmp_path):
+    """Later attempts find the new run, not the old one at the top."""
+    root = shutil.copytree(FORMAT_1, tmp_path / "ck")
+    Attempt(root, attempt=2).trained(10, epoch=1)
+    new = Attempt(root, {"seed": 4}, onMismatch="warmStart")
+    assert (new.newest, new.run.weights()) == (None, root)
+    new.trained(20)
+    assert Attempt(root, {"seed": 4}, attempt=2).newest == 20
+    assert checkpoint.newest(root)[0].step == 10
+
+
+def pointer(root):
+    return root / "current-run"
+
+
+def state(root):
+    return runs.current(root).folder / "step-00001000-attempt-0001" / "state.json"
+
+
+@pytest.mark.parametrize("file", [pointer, state])
+def test_newer_format_is_rejected_as_newer(root, file):
+    """It is not corrupt: no older checkpoint takes its place, and the message names the version."""
+    Attempt(root, attempt=2).trained(990)
+    path = file(root)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 3, "version": "9.1"}))
+    refusal = refused(root, attempt=3)
+    assert refusal.verdict is Verdict.CONFIGURATION_REFUSED
+    assert "is of checkpoint format 3, written by version 9.1" in refusal.message
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 2}', '{"format": 2, "run": "../x"}', '{"format": "2"}'])
+def test_damaged_pointer_is_rejected_with_the_runs(root, content):
+    """To begin from scratch would look like a lost run."""
+    run = runs.current(root)
+    pointer(root).write_text(content)
+    refusal = refused(root)
+    assert refusal.verdict is Verdict.NO_GOOD_CHECKPOINT
+    assert run.id in refusal.message
+
+
+def test_missing_pointer_is_rejected_where_runs_have_checkpoints(root):
+    """Someone has removed it: the message says what to write."""
+    run = runs.current(root)
+    pointer(root).unlink()
+    assert json.dumps({"format": 2, "run": run.id}) in refused(root).message
+    pointer(root).write_text(json.dumps({"format": 2, "run": run.id}))
+    assert Attempt(root).newest == 1000
+
+
+def test_directory_without_a_checkpoint_begins_a_run(tmp_path):
+    """An attempt that ended before it chose its run has left a directory without checkpoints."""
+    (tmp_path / "runs" / "20260101-000000-abcd" / "tensorboard").mkdir(parents=True)
+    assert Attempt(tmp_path).newest is None
+
+
+def test_removed_run_begins_from_scratch(root):
+    """The user has deleted what the pointer names."""
+    shutil.rmtree(runs.current(root).folder)
+    again = Attempt(root, {"seed": 4})
+    assert again.newest is None
+    again.trained(5)
+    assert Attempt(root, {"seed": 4}, attempt=2).newest == 5
+
+
+@pytest.mark.parametrize("name", ["runs", "runs/linked"])
+def test_symbolic_link_is_rejected(tmp_path, name):
+    """A link may lead out of the claim."""
+    root, elsewhere = tmp_path / "ck", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (root / name).parent.mkdir(parents=True)
+    (root / name).symlink_to(elsewhere)
+    pointer(root).write_text('{"format": 2, "run": "linked"}')
+    assert "is a symbolic link" in refused(root).message
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_run_is_locked_until_its_attempt_ends(root, monkeypatch):
+    """Also for a restart, which would begin another current run."""
+    monkeypatch.setenv("RESNEXT_TRAINING_UID", "training-a")
+    first = Attempt(root)
+    monkeypatch.setenv("RESNEXT_TRAINING_UID", "training-b")
+    for changed in ({}, {"seed": 4}):
+        refusal = refused(root, changed, onMismatch="restart")
+        assert refusal.verdict is Verdict.CHECKPOINT_LOCKED
+        assert "training training-a, attempt 1" in refusal.message
+    first.run.close()
+    assert Attempt(root).newest == 1000
+
+
+def test_higher_attempt_takes_over_and_the_straggler_writes_nothing(root, monkeypatch):
+    """Neither a checkpoint nor the best one; what is there stays whole."""
+    monkeypatch.setenv("RESNEXT_TRAINING_UID", "training-a")
+    straggler = Attempt(root, attempt=1)
+    Attempt(root, attempt=2)
+    for write in (checkpoint.save_best, lambda *given: checkpoint.save(*given[:3], 1, 3, *given[3:])):
+        with pytest.raises(Refused, match="attempt 2") as caught:
+            write(straggler.folder, Position(step=1005), ARRAYS, straggler.run.provenance, straggler.run.check)
+        assert caught.value.verdict is Verdict.CHECKPOINT_LOCKED
+    assert straggler.newest == 1000
+    assert checkpoint.best(straggler.folder).top1 == 0.75
+    assert not list(straggler.folder.glob(".*.writing"))
