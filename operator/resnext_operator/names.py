@@ -1,6 +1,6 @@
 """What everything is called: children, labels, annotations, paths and ports."""
 
-from resnext_operator.api import GROUP
+from resnext_operator.api import CHECKPOINTS, GROUP
 
 TRAINING = f"{GROUP}/training"
 ROLE = f"{GROUP}/role"
@@ -24,7 +24,7 @@ CONFIG_FILE = "training.json"
 KEYS_FOLDER = "/etc/resnext/ssh"
 RUN_FOLDER = "/run/resnext"
 DATA_FOLDER = "/data"
-CHECKPOINTS_FOLDER = "/checkpoints"
+CHECKPOINTS_FOLDER = CHECKPOINTS
 
 
 def labels(training: str, role: str | None = None) -> dict[str, str]:

@@ -9,6 +9,7 @@ from resnext_operator import names
 from resnext_operator.api import GROUP, KIND, VERSION, Manifest, Placement, Training
 from resnext_operator.scheduling import Affinity, Spread
 from resnext_operator.ssh import Keys
+from resnext_trainer import checkpoint_dir, signals
 
 _USER = 1000
 """uid and gid of everything in the pods; the images have this user."""
@@ -142,7 +143,8 @@ def worker_pod(
     if index == 0:
         claimed = {"claimName": claim_of_checkpoints(training)}
         volumes.append({"name": "checkpoints", "persistentVolumeClaim": claimed})
-        mounts.append(_mount("checkpoints", names.CHECKPOINTS_FOLDER, training.spec.checkpoints.sub_path))
+        # The whole claim: what the kubelet creates for a subPath belongs to root, where fsGroup does not reach.
+        mounts.append(_mount("checkpoints", names.CHECKPOINTS_FOLDER, ""))
     of_user = _volumes_of_user(training)
     volumes += of_user[0]
     mounts += of_user[1]
@@ -176,6 +178,7 @@ def worker_pod(
             **({names.KEYS: keys} if keys else {}),
         },
         avoided,
+        _of_checkpoints(training) if index == 0 else (),
     )
     pod["spec"] |= {
         "terminationGracePeriodSeconds": workers.termination_grace_period_seconds,
@@ -184,6 +187,17 @@ def worker_pod(
         **({"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"} if workers.host_network else {}),
     }
     return pod
+
+
+def _of_checkpoints(training: Training) -> list[Manifest]:
+    """Where the claim is in the pod, what is used of it, and how long the last save may take."""
+    variables = {
+        checkpoint_dir.ROOT: names.CHECKPOINTS_FOLDER,
+        # The kubelet would expand $(NAME), and makes $ of $$.
+        checkpoint_dir.SUB_PATH: training.spec.checkpoints.sub_path.replace("$", "$$"),
+        signals.GRACE: str(training.spec.workers.termination_grace_period_seconds),
+    }
+    return [{"name": name, "value": value} for name, value in variables.items() if value]
 
 
 def _volumes_of_user(training: Training) -> tuple[list[Manifest], list[Manifest]]:
@@ -308,6 +322,7 @@ def _pod(
     volumes: list[Manifest],
     labels: dict[str, str],
     avoided: Sequence[str] = (),
+    environment: Sequence[Manifest] = (),
 ) -> Manifest:
     """A pod as Pod Security's `restricted` wants it, with a read-only root and no token."""
     spec: Manifest = {
@@ -341,6 +356,7 @@ def _pod(
                 "image": training.image,
                 "env": [
                     *_no_gpus(training, role),
+                    *environment,
                     *(each.model_dump(mode="json", by_alias=True) for each in placement.env),
                 ],
                 "securityContext": {

@@ -1,10 +1,11 @@
 """A training from start, or from its newest checkpoint, to its end: finished, stopped, or refused with a reason."""
 
+import os
 import socket
 
 import tensorflow as tf
 
-from resnext_trainer import distributed, watchdog
+from resnext_trainer import checkpoint_dir, distributed, watchdog
 from resnext_trainer.config import Training
 from resnext_trainer.data import Share, open_source
 from resnext_trainer.distributed import Ranks
@@ -36,6 +37,7 @@ def run(
     device = distributed.agree(ranks, lambda: distributed.pin_device(ranks, config.device))
     watchdog.meet(telemetry, ranks)
     distributed.agree(ranks, lambda: _check_world(ranks, workers, world))
+    distributed.agree(ranks, lambda: _prepare_checkpoints(config, ranks))
     config = config.model_copy(update={"device": device})
     source = distributed.agree(ranks, lambda: open_source(config, Share(ranks.rank, ranks.size)))
     loop = Loop(config, attempt, ranks, source, telemetry, requests)
@@ -43,6 +45,12 @@ def run(
     telemetry.liveness.alive("ending")
     ranks.gather(None)  # Nobody leaves before all are done: mpirun ends the others when one is gone.
     return Report(verdict=verdict.name.lower(), message=message, progress=loop.progress())
+
+
+def _prepare_checkpoints(config: Training, ranks: Ranks) -> None:
+    """Tests the checkpoint directory before the first step, on the rank that writes there."""
+    if ranks.rank == 0:
+        checkpoint_dir.prepare(config.checkpoint.path, os.environ)
 
 
 def _check_world(ranks: Ranks, workers: int | None, world: int | None) -> None:
