@@ -84,8 +84,12 @@ def _created(path: str) -> int:
     nearest = _nearest(path)
     with _refusing(nearest, nearest):
         Path(path).mkdir(parents=True, exist_ok=True)
-    with _refusing(path, path, "readable"):
-        return os.open(path, _READ)
+    with _refusing(path, path):
+        here = os.open(path, _PASSED)
+    try:
+        return _readable(here, path)
+    finally:
+        os.close(here)
 
 
 def _opened(path: str, root: str) -> int:
@@ -100,10 +104,16 @@ def _opened(path: str, root: str) -> int:
                 above, here = here, _entered(here, name, where)
             os.close(above)
             where = _join(where, name)
-        with _refusing(where, here, "readable"):
-            return os.open(".", _READ, dir_fd=here)
+        return _readable(here, where)
     finally:
         os.close(here)
+
+
+def _readable(passed: int, path: str) -> int:
+    """The same directory, open for reading: checkpoints are found by listing it."""
+    able = "readable" if os.access(".", os.W_OK, dir_fd=passed) else "writable"
+    with _refusing(path, passed, able):
+        return os.open(".", _READ, dir_fd=passed)
 
 
 def _entered(parent: int, name: str, where: str) -> int:

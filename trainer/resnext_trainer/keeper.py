@@ -91,7 +91,8 @@ class Keeper:
         self._writing = None
 
     def has(self, position: Position) -> bool:
-        """Whether rank 0 has saved this position; to be asked when nothing is being written."""
+        """Whether rank 0 has saved this position."""
+        self.wait()
         return self.saved is not None and self.saved.step == position.step
 
     def _write(self, position: Position, arrays: Arrays, *, newest: bool, best: bool) -> None:

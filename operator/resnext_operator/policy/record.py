@@ -49,7 +49,9 @@ class Conditions:
 
 def take_progress(status: Manifest, attempt: Manifest | None, progress: Progress, now: datetime) -> None:
     """Put into the status how far the training is; nothing moves while no step is made."""
-    shown = progress.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"attempt", "checkpoint"})
+    shown = progress.model_dump(
+        mode="json", by_alias=True, exclude_none=True, exclude={"attempt", "checkpoint", "resumed_step"}
+    )
     before = status.get("progress") or {}
     # A new attempt has no accuracy before its first evaluation; the last one known still holds.
     merged = {**{key: before[key] for key in ("top1", "top5", "bestTop1") if key in before}, **shown}
