@@ -255,6 +255,13 @@ class ClaimTemplate(Config):
     """How much to ask for."""
 
 
+_CONTROL = r"[\x00-\x1f\x7f]"  # of RE2 and of Python alike
+
+
+def _climbs(path: str) -> bool:
+    return "/../" in f"/{path}/"
+
+
 class Checkpoints(Config):
     """Where checkpoints go: /checkpoints in worker 0 alone, so ReadWriteOnce is enough."""
 
@@ -265,9 +272,16 @@ class Checkpoints(Config):
     """A claim to make, called NAME-checkpoints. Deleting the training never deletes it."""
 
     sub_path: Annotated[str, Field(max_length=512)] = ""
-    """Folder in the claim."""
+    """Directory in the claim that the training sees as /checkpoints; worker 0 creates it if it is missing."""
 
     rules = (
+        Rule(
+            "!has(self.subPath) || !(self.subPath.startsWith('/') || ('/' + self.subPath + '/').contains('/../') "
+            f"|| self.subPath.matches(r'{_CONTROL}'))",
+            lambda it: not (it.sub_path.startswith("/") or _climbs(it.sub_path) or re.search(_CONTROL, it.sub_path)),
+            "subPath",
+            "it is a directory in the claim: write a relative path without .. and control characters",
+        ),
         Rule(
             "!(has(self.claimName) && has(self.template))",
             lambda it: it.claim_name is None or it.template is None,
@@ -308,6 +322,9 @@ class RunPolicy(Config):
 def _asks_for_gpus(it: "Spec") -> bool:
     return it.workers.gpus > 0
 
+
+CHECKPOINTS = "/checkpoints"
+"""Where worker 0 mounts the checkpoints' claim."""
 
 _GPUS = f"has(self.workers) && has(self.workers.resources) && has(self.workers.resources.limits) && '{GPU}' in "
 _GPUS += "self.workers.resources.limits"
@@ -369,6 +386,18 @@ class Spec(Config):
             lambda it: it.dataset is not None or it.training.data.format == "synthetic",
             "dataset",
             "the images' claim is missing: set dataset.claimName, or training.data.format to synthetic",
+        ),
+        Rule(
+            "!(has(self.training.checkpoint) && has(self.training.checkpoint.path)) "
+            f"|| (self.training.checkpoint.path + '/').startsWith('{CHECKPOINTS}/') "
+            "&& !(self.training.checkpoint.path + '/').contains('/../')",
+            lambda it: (
+                f"{it.training.checkpoint.path}/".startswith(f"{CHECKPOINTS}/")
+                and not _climbs(it.training.checkpoint.path)
+            ),
+            "training.checkpoint.path",
+            f"what is written elsewhere is lost with the pod: set it to {CHECKPOINTS} or a directory below (without "
+            "..), or leave it out",
         ),
     )
 

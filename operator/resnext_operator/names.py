@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from resnext_operator.api import GROUP
+from resnext_operator.api import CHECKPOINTS, GROUP
 from resnext_trainer.config import RESOLVED, WRITTEN
 
 TRAINING = f"{GROUP}/training"
@@ -28,7 +28,7 @@ CONFIG_FILE, WRITTEN_FILE = RESOLVED, WRITTEN
 KEYS_FOLDER = "/etc/resnext/ssh"
 RUN_FOLDER = "/run/resnext"
 DATA_FOLDER = "/data"
-CHECKPOINTS_FOLDER = "/checkpoints"
+CHECKPOINTS_FOLDER = CHECKPOINTS
 
 
 def labels(training: str, role: str | None = None) -> dict[str, str]:

@@ -9,6 +9,7 @@ from resnext_operator import names
 from resnext_operator.api import GROUP, KIND, VERSION, Manifest, Placement, Training
 from resnext_operator.scheduling import Affinity, Spread
 from resnext_operator.ssh import Keys
+from resnext_trainer import checkpoint_dir, signals
 from resnext_trainer.lock import TRAINING_UID
 
 _USER = 1000
@@ -148,7 +149,8 @@ def worker_pod(
     if index == 0:
         claimed = {"claimName": claim_of_checkpoints(training)}
         volumes.append({"name": "checkpoints", "persistentVolumeClaim": claimed})
-        mounts.append(_mount("checkpoints", names.CHECKPOINTS_FOLDER, training.spec.checkpoints.sub_path))
+        # The whole claim: what the kubelet creates for a subPath belongs to root, where fsGroup does not reach.
+        mounts.append(_mount("checkpoints", names.CHECKPOINTS_FOLDER, ""))
     of_user = _volumes_of_user(training)
     volumes += of_user[0]
     mounts += of_user[1]
@@ -182,6 +184,7 @@ def worker_pod(
             **({names.KEYS: keys} if keys else {}),
         },
         avoided,
+        _of_checkpoints(training) if index == 0 else (),
     )
     pod["spec"] |= {
         "terminationGracePeriodSeconds": workers.termination_grace_period_seconds,
@@ -190,6 +193,17 @@ def worker_pod(
         **({"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"} if workers.host_network else {}),
     }
     return pod
+
+
+def _of_checkpoints(training: Training) -> list[Manifest]:
+    """Where the claim is in the pod, what is used of it, and how long the last save may take."""
+    variables = {
+        checkpoint_dir.ROOT: names.CHECKPOINTS_FOLDER,
+        # The kubelet would expand $(NAME), and makes $ of $$.
+        checkpoint_dir.SUB_PATH: training.spec.checkpoints.sub_path.replace("$", "$$"),
+        signals.GRACE: str(training.spec.workers.termination_grace_period_seconds),
+    }
+    return [{"name": name, "value": value} for name, value in variables.items() if value]
 
 
 def _volumes_of_user(training: Training) -> tuple[list[Manifest], list[Manifest]]:
@@ -314,6 +328,7 @@ def _pod(
     volumes: list[Manifest],
     labels: dict[str, str],
     avoided: Sequence[str] = (),
+    environment: Sequence[Manifest] = (),
 ) -> Manifest:
     """A pod as Pod Security's `restricted` wants it, with a read-only root and no token."""
     spec: Manifest = {
@@ -347,6 +362,7 @@ def _pod(
                 "image": training.image,
                 "env": [
                     *_no_gpus(training, role),
+                    *environment,
                     *(each.model_dump(mode="json", by_alias=True) for each in placement.env),
                     # Last, so that it holds: the checkpoints' lock names it.
                     {"name": TRAINING_UID, "value": training.uid},

@@ -155,8 +155,8 @@ class VolumeMount(Config):
 
     rules = (
         Rule(
-            f"!(self.mountPath in [{_own}])",
-            lambda it: it.mount_path not in OWN_FOLDERS,
+            f"!(self.mountPath in [{_own}] || self.mountPath.startsWith('/checkpoints/'))",
+            lambda it: it.mount_path not in OWN_FOLDERS and not it.mount_path.startswith("/checkpoints/"),
             "mountPath",
             "the pods mount something of their own there: choose another folder",
         ),

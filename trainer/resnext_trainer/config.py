@@ -299,7 +299,7 @@ class Checkpoint(Config):
     """What is kept on disk, and how often it is written."""
 
     path: Annotated[Path, HERE] = "/checkpoints"
-    """Folder for checkpoints; only rank 0 reads and writes it."""
+    """Directory for checkpoints; only rank 0 reads and writes it. In a cluster /checkpoints or a directory below it."""
 
     on_mismatch: Annotated[Literal["refuse", "continue", "warmStart", "restart"], HERE] = "refuse"
     """What to do if the checkpoints are of another recipe or dataset. refuse: fail and list the differences. continue:
@@ -310,6 +310,13 @@ class Checkpoint(Config):
 
     every_epochs: Epochs = 1
     """Epochs between two checkpoints; one is also written at the end and when asked to stop."""
+
+    every_minutes: Annotated[float, Field(ge=0, le=10_080)] = 15.0
+    """Minutes after which a checkpoint is also written within an epoch, on all ranks at one step; 0 writes none."""
+
+    save_timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
+    """Time in which the last checkpoint is tried again if it cannot be written, at the end or when asked to stop; then
+    the attempt ends with exit status 10. When asked to stop it also ends before the pod's termination grace period."""
 
     keep: Annotated[int, Field(ge=2, le=1_000_000)] = 3
     """How many of the newest checkpoints stay, at least two: one may be cut short. The best by top-1 is kept apart."""

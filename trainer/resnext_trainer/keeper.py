@@ -3,8 +3,11 @@
 They are written beside the training, from a copy of its state, so that steps wait for memory and not for a disk.
 """
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import replace
+from threading import Thread
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +44,8 @@ class Keeper:
         """The newest checkpoint; known to every rank when it was read, to rank 0 when it was written."""
         self._best_top1: float | None = None
         """Top-1 of the best checkpoint on the disk. Rank 0 knows it."""
-        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self.failure = ""
+        """Why what was last written could not be; empty if it could, or is being written. Rank 0 knows it."""
         self._writing: Future[None] | None = None
 
     def restore(self) -> Position:
@@ -63,11 +67,20 @@ class Keeper:
         assert self._of_rank_0, "only rank 0 reads and writes checkpoints"
         return self._of_rank_0
 
-    def save(self, position: Position, *, newest: bool = True, best: bool = False) -> None:
+    def save(
+        self,
+        position: Position,
+        state: Mapping[str, Any] | None = None,
+        *,
+        newest: bool = True,
+        best: bool = False,
+    ) -> None:
         """Begins to save on rank 0, and ends what was begun before; `saved` and `wait` tell when it is there.
 
         As the newest; and apart, if this is the best and its top-1 accuracy better than that of the best checkpoint
         there is. A disk that is full must not end a training: that is counted, and tried again later.
+
+        state: what to save; the step's own if it is None.
         """
         if self._ranks.rank != 0:
             return
@@ -76,15 +89,24 @@ class Keeper:
         if newest or best:
             with self._telemetry.phase("checkpoint"):
                 # A copy: on a CPU the next step writes into the same memory.
-                arrays = {name: np.array(variable.numpy()) for name, variable in self._step.state().items()}
-            self._writing = self._writer.submit(self._write, position, arrays, newest=newest, best=best)
+                values = self._step.state() if state is None else state
+                arrays = {name: np.array(value.numpy()) for name, value in values.items()}
+            self._writing = _in_background(lambda: self._write(position, arrays, newest=newest, best=best))
 
-    def wait(self) -> None:
-        """Returns when all is on the disk that was to be, or could not be."""
+    def wait(self, seconds: float | None = None) -> bool:
+        """Returns when all is on the disk that was to be, or could not be; False where that takes longer."""
         if self._writing:
             with self._telemetry.phase("checkpoint"):
-                self._writing.result()
+                try:
+                    self._writing.result(seconds)
+                except TimeoutError:
+                    return False
             self._writing = None
+        return True
+
+    def abandon(self) -> None:
+        """Waits no longer for a checkpoint that is still being written."""
+        self._writing = None
 
     def has(self, position: Position) -> bool:
         """Whether rank 0 has saved this position."""
@@ -92,12 +114,14 @@ class Keeper:
         return self.saved is not None and self.saved.step == position.step
 
     def _write(self, position: Position, arrays: Arrays, *, newest: bool, best: bool) -> None:
+        self.failure = ""
         # The best first: else an end between the two would leave a checkpoint that knows of a best one never written.
         for write, wanted in ((self._write_best, best), (self._write_newest, newest)):
             try:
                 if wanted:
                     write(position, arrays)
             except OSError as error:
+                self.failure = str(error)
                 self._telemetry.checkpoint_failed()
                 self._telemetry.note(f"the checkpoint at step {position.step} could not be saved: {error}")
 
@@ -158,3 +182,19 @@ class Keeper:
         self._telemetry.note(
             f"{len(taken)} variables come from {path}; " + (f"new: {', '.join(new)}" if new else "none is new")
         )
+
+
+def _in_background(act: Callable[[], None]) -> "Future[None]":
+    """Runs `act` in a thread that the process does not wait for at its end: a write may hang with its volume."""
+    done: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            act()
+        except BaseException as error:
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    Thread(target=run, name="checkpoint", daemon=True).start()
+    return done

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from resnext_trainer.distributed import Ranks
 from resnext_trainer.evaluate import Accuracy, evaluate
 from resnext_trainer.journal import SCALARS, Entry, Journal
 from resnext_trainer.keeper import Keeper
+from resnext_trainer.last_save import LastSave
 from resnext_trainer.liveness import EXCHANGE
 from resnext_trainer.pace import Recent, Shares
 from resnext_trainer.profiler import Profiler
@@ -72,7 +73,11 @@ class Loop:
         )
         self._recent, self._shares = Recent(), Shares(telemetry.phase_seconds)
         self._overflows, self._compiled, self._bad_records = 0, False, 0
+        self._save_again = math.inf
+        """When the next checkpoint within an epoch is due; rank 0's clock counts."""
+        self._time_to_save = False
         self._position = self._begin()
+        self._resumed_step = self._position.step
 
     def to_its_end(self) -> tuple[Verdict, str]:
         """Trains, and says how it ended, with a sentence about it.
@@ -110,6 +115,7 @@ class Loop:
             top5=position.top5,
             best_top1=position.best_top1,
             checkpoint=self._keeper.saved,
+            resumed_step=self._resumed_step,
         )
 
     def _begin(self) -> Position:
@@ -135,6 +141,7 @@ class Loop:
             telemetry.accuracy(position.top1, position.top5 or 0.0)
         if self._journal:
             self._journal.begin(position.step)
+        self._plan_save()
         return position
 
     def _until_the_end(self) -> tuple[Verdict, str]:
@@ -142,11 +149,13 @@ class Loop:
             if not self._train_epoch():
                 self._step.average_statistics()
                 self._save()
+                unsaved = self._finish_saving(stopping=True)
                 done = f"epoch {self._epochs_done():.2f} of {self._config.epochs}, step {self._position.step}"
-                return Verdict.STOPPED, f"stopped as asked at {done}" + self._where_saved()
+                return Verdict.STOPPED, f"stopped as asked at {done}{unsaved}"
             self._after_epoch()
+        unsaved = self._finish_saving()
         accuracy = "" if self._position.top1 is None else f", top-1 {self._position.top1:.4f}"
-        return Verdict.FINISHED, f"{self._position.epoch} epochs, {self._position.step} steps{accuracy}"
+        return Verdict.FINISHED, f"{self._position.epoch} epochs, {self._position.step} steps{accuracy}{unsaved}"
 
     def _train_epoch(self) -> bool:
         """The rest of the current epoch; False if it was left because a rank was asked to stop."""
@@ -158,6 +167,8 @@ class Loop:
             outcome = self._train_step(batches)
             if outcome.stop and self._fits_another_step():
                 return False
+            if outcome.save:
+                self._save_within_epoch()
             self._telemetry.progress(self.progress())
         self._check_bad_records()
         self._position = dataclasses.replace(self._position, epoch=position.epoch + 1, images=0, redealt=())
@@ -205,7 +216,8 @@ class Loop:
                 sums = ours if sums is None else self._step.add(sums, ours)
         with telemetry.phase(EXCHANGE):
             gradients, statistics, loss = sums
-            outcome = self._step.update(gradients, statistics, loss, rate, self._requests.stop.is_set())
+            save = self._ranks.rank == 0 and time.monotonic() >= self._save_again
+            outcome = self._step.update(gradients, statistics, loss, rate, self._requests.stop.is_set(), save)
         self._compiled = True
         return outcome
 
@@ -242,6 +254,7 @@ class Loop:
         redealt = (*found.redealt, (found.images, tried + 1))
         self._position = dataclasses.replace(found, rollbacks=tried + 1, redealt=redealt)
         self._recent, self._overflows = Recent(), 0
+        self._plan_save()
         if self._journal:
             self._journal.begin(found.step)
         self._telemetry.rolled_back()
@@ -258,7 +271,7 @@ class Loop:
         evaluates = self._source.validation_images and (last or epoch % config.evaluation.every_epochs == 0)
         if evaluates:
             self._evaluate()
-        due = last or self._goal_reached() or epoch % config.checkpoint.every_epochs == 0
+        due = last or self._goal_reached() or epoch % config.checkpoint.every_epochs == 0 or self._time_to_save
         if due or evaluates:
             self._save(newest=due, best=bool(evaluates))
         self._telemetry.progress(self.progress())
@@ -288,11 +301,42 @@ class Loop:
             + (f" with averaged weights; {_sentence(plain)} with the last" if averaged else "")
         )
 
-    def _save(self, *, newest: bool = True, best: bool = False) -> None:
-        """Saves, unless the last update has left a weight that is not finite: that is no place to go back to."""
-        if not self._step.finite():
+    def _save_within_epoch(self) -> None:
+        """Saves where the epoch goes on; at its end the evaluation comes first."""
+        self._time_to_save = True
+        if self._fits_another_step():
+            self._save(self._step.averaged_state())
+
+    def _save(self, state: Mapping[str, Any] | None = None, *, newest: bool = True, best: bool = False) -> None:
+        """Saves, unless the last update has left a weight that is not finite: that is no place to go back to.
+
+        state: what to save; the step's own if it is None.
+        """
+        state = self._step.state() if state is None else state
+        if not self._step.finite(state):
             raise _NotFinite(f"a weight after step {self._position.step} is not finite")
-        self._keeper.save(self._position, newest=newest, best=best)
+        self._keeper.save(self._position, state, newest=newest, best=best)
+        if newest:
+            self._plan_save()
+
+    def _plan_save(self) -> None:
+        minutes = self._config.checkpoint.every_minutes
+        self._save_again = time.monotonic() + 60 * minutes if minutes else math.inf
+        self._time_to_save = False
+
+    def _finish_saving(self, *, stopping: bool = False) -> str:
+        """Returns when the last checkpoint is on the disk; Refused on every rank where it cannot be saved in time."""
+        started, until = time.monotonic(), float(self._config.checkpoint.save_timeout_seconds)
+
+        def seconds_left() -> float:
+            nonlocal until
+            spent = time.monotonic() - started
+            if stopping or self._requests.stop.is_set():
+                until = min(until, spent + self._requests.seconds_to_save)
+            return until - spent
+
+        last = LastSave(self._keeper, self._ranks, self._telemetry, self._config.checkpoint.path)
+        return last.finish(self._position, seconds_left, best=not stopping)
 
     def _count_bad_records(self) -> None:
         if self._source.bad and (found := len(self._source.bad.found)) > self._bad_records:
@@ -322,12 +366,6 @@ class Loop:
         # Images, not steps: a training that resumes with another number of ranks has steps of another size.
         images = self._steps_per_epoch * self._global_batch
         return self._position.epoch + min(1.0, self._position.images / images)
-
-    def _where_saved(self) -> str:
-        """On rank 0, which knows: a stop whose checkpoint failed must not read as if it had one."""
-        if self._ranks.rank == 0 and not self._keeper.has(self._position):
-            return "; its checkpoint could not be saved"
-        return ""
 
 
 def _sentence(accuracy: Accuracy) -> str:

@@ -118,6 +118,9 @@ class Progress(Message):
     checkpoint: SavedCheckpoint | None = None
     """The newest checkpoint."""
 
+    resumed_step: int | None = None
+    """Step that this attempt started from, 0 without a checkpoint; never written to the status' progress."""
+
 
 class Report(Message):
     """How an attempt ended. As one line of standard output it starts with REPORT_TAG."""

@@ -1,5 +1,6 @@
 """What a rank is asked for by a signal while it trains."""
 
+import math
 import os
 import signal
 import threading
@@ -11,11 +12,20 @@ PROFILE = signal.SIGUSR1
 """Asks rank 0 to profile its next steps. mpirun forwards it too."""
 
 
+GRACE = "RESNEXT_TERMINATION_GRACE_SECONDS"
+"""The environment variable with the time between a pod's SIGTERM and its end; unset outside a cluster."""
+
+_ENDING_SECONDS = 20.0
+"""Of that time, what the step under way and the end of all ranks may take."""
+
+
 class Requests:
     """Set when asked, and looked at between steps."""
 
-    def __init__(self) -> None:
+    def __init__(self, grace_seconds: float = math.inf) -> None:
         self.stop, self.profile = threading.Event(), threading.Event()
+        self.seconds_to_save = max(grace_seconds - _ENDING_SECONDS, grace_seconds / 2)
+        """Time for the last save, once asked to stop, before whoever asked ends the process."""
 
 
 def block() -> None:
@@ -28,7 +38,7 @@ def block() -> None:
 
 def listen() -> Requests:
     """From now on signals become requests; those that came before have waited for this moment."""
-    requests = Requests()
+    requests = Requests(float(os.environ.get(GRACE, math.inf)))
 
     def asked_to_stop(number: int, _frame: object) -> None:
         requests.stop.set()

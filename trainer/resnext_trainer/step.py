@@ -4,11 +4,12 @@ Accumulated batches count as further ranks would: gradients and batch norm's mov
 So the update is that of the batch so many times as large, where batch norm normalises each part by itself.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from resnext_trainer.averaging import Average
+from resnext_trainer.averaging import PREFIX, Average
 from resnext_trainer.config import Training
 from resnext_trainer.distributed import Ranks
 from resnext_trainer.model import ResNeXt, build
@@ -26,6 +27,8 @@ class Outcome(NamedTuple):
     """Whether the update was made."""
     stop: bool
     """Whether any rank was asked to stop."""
+    save: bool
+    """Whether any rank finds that it is time for a checkpoint."""
 
 
 class Step:
@@ -47,21 +50,30 @@ class Step:
         self.add = tf.function(lambda one, other: tf.nest.map_structure(tf.add, one, other), autograph=False)
         """Sum of what two calls of `gradients` returned."""
         self._apply = tf.function(self._averaged_update, autograph=False)
-        self._finite = tf.function(self._all_finite, autograph=False)
+        self._finite = tf.function(_all_finite, autograph=False)
 
-    def update(self, gradients: Any, statistics: Any, loss: Any, rate: float, stop: bool) -> Outcome:
-        """Averages over the ranks and updates the weights; the request to stop travels with the gradients."""
-        asked = tf.constant(float(stop))
-        mean_loss, finite, stopping = self._apply(gradients, statistics, loss, tf.constant(rate, tf.float32), asked)
-        return Outcome(float(mean_loss), bool(finite), float(stopping) > 0)
+    def update(
+        self, gradients: Any, statistics: Any, loss: Any, rate: float, stop: bool, save: bool = False
+    ) -> Outcome:
+        """Averages over the ranks and updates the weights; requests to stop and to save travel with the gradients."""
+        asked = tf.constant([float(stop), float(save)])
+        mean_loss, finite, asked = self._apply(gradients, statistics, loss, tf.constant(rate, tf.float32), asked)
+        stopping, saving = asked.numpy() > 0
+        return Outcome(float(mean_loss), bool(finite), bool(stopping), bool(saving))
 
     def average_statistics(self) -> None:
         """Gives every rank the mean of the ranks' moving statistics, before they are used or saved."""
-        variables = list(self.model.statistics.values())
-        if self._average:
-            variables += self._average.network.statistics.values()
-        for variable, mean in zip(variables, self._ranks.average(variables), strict=True):
-            variable.assign(mean)
+        statistics = self._statistics()
+        for name, mean in self._mean_statistics().items():
+            statistics[name].assign(mean)
+
+    def averaged_state(self) -> dict[str, Any]:
+        """`state` with the mean of the ranks' moving statistics, while each rank keeps its own.
+
+        Assigned within an epoch the means would change the result in its last bits, and when that happens is up to
+        the clock.
+        """
+        return {**self.state(), **self._mean_statistics()}
 
     def state(self) -> dict[str, Any]:
         """Every variable by name, as a checkpoint keeps it."""
@@ -76,9 +88,9 @@ class Step:
         for name, fresh in Step(self._config, self._ranks, self._device).state().items():
             variables[name].assign(fresh)
 
-    def finite(self) -> bool:
+    def finite(self, state: Mapping[str, Any]) -> bool:
         """Whether every weight and statistic is a finite number; alike on every rank once statistics are averaged."""
-        return bool(self._finite())
+        return bool(self._finite([state[name] for name in (*self.model.weights, *self.model.statistics)]))
 
     def _network(self) -> ResNeXt:
         config = self._config
@@ -91,9 +103,14 @@ class Step:
             lambda images: network(images, training=False)[0], jit_compile=self._config.xla, autograph=False
         )
 
-    def _all_finite(self) -> Any:
-        variables = [*self.model.weights.values(), *self.model.statistics.values()]
-        return tf.reduce_all([tf.reduce_all(tf.math.is_finite(variable)) for variable in variables])
+    def _statistics(self) -> dict[str, Any]:
+        """The moving statistics of the network and of its average, by the names that they have in `state`."""
+        averaged = self._average.network.statistics if self._average else {}
+        return {**self.model.statistics, **{PREFIX + name: value for name, value in averaged.items()}}
+
+    def _mean_statistics(self) -> dict[str, Any]:
+        statistics = self._statistics()
+        return dict(zip(statistics, self._ranks.average(list(statistics.values())), strict=True))
 
     def _gradients(self, images: Any, labels: Any, mix: Any) -> tuple[Any, Any, Any]:
         """Gradients of the scaled loss, the moving statistics after this batch, and the mean cross entropy.
@@ -114,7 +131,7 @@ class Step:
             scaled = (loss + config.optimizer.weight_decay * decay) * self.optimizer.scale
         return tape.gradient(scaled, list(weights.values())), statistics, loss
 
-    def _averaged_update(self, gradients: Any, statistics: Any, loss: Any, rate: Any, stop: Any) -> Any:
+    def _averaged_update(self, gradients: Any, statistics: Any, loss: Any, rate: Any, asked: Any) -> Any:
         parts = self._config.gradient_accumulation
         if parts > 1:
             gradients, statistics, loss = tf.nest.map_structure(
@@ -122,14 +139,18 @@ class Step:
             )
         # Averaged while still scaled: an overflow on one rank reaches all, so all skip the same step.
         compress = self._config.optimizer.gradient_compression == "fp16"
-        *gradients, loss, stop = self._ranks.average([*gradients, loss, stop], compress=compress)
+        *gradients, loss, asked = self._ranks.average([*gradients, loss, asked], compress=compress)
         finite = self.optimizer.apply(gradients, rate)
         for name, moved in statistics.items():
             variable = self.model.statistics[name]
             variable.assign(tf.where(finite, moved, variable))
         if self._average:
             self._average.follow(finite)
-        return loss, finite, stop
+        return loss, finite, asked
+
+
+def _all_finite(values: list[Any]) -> Any:
+    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(value)) for value in values])
 
 
 def _mixed(values: Any, share: Any) -> Any:

@@ -1,11 +1,12 @@
 """A training from start, or from its newest checkpoint, to its end: finished, stopped, or refused with a reason."""
 
+import os
 import socket
 from collections.abc import Callable
 
 import tensorflow as tf
 
-from resnext_trainer import classes, distributed, fingerprint, watchdog
+from resnext_trainer import checkpoint_dir, classes, distributed, fingerprint, watchdog
 from resnext_trainer.config import Training
 from resnext_trainer.data import Share, Source, open_source
 from resnext_trainer.distributed import Ranks
@@ -35,6 +36,7 @@ def run(
     device = distributed.agree(ranks, lambda: distributed.pin_device(ranks, config.device))
     watchdog.meet(telemetry, ranks)
     distributed.agree(ranks, lambda: _check_world(ranks, workers, world))
+    distributed.agree(ranks, lambda: _prepare_checkpoints(config, ranks))
     config = config.model_copy(update={"device": device})
     resumption = Resumption(config, attempt, telemetry.note) if ranks.rank == 0 else None
     try:
@@ -77,6 +79,12 @@ def _from_rank_0(ranks: Ranks, decide: Callable[[], Training]) -> Training:
     except Refused as refused:
         raise Refused(refused.verdict, refused.message, agreed=True) from None
     return decided
+
+
+def _prepare_checkpoints(config: Training, ranks: Ranks) -> None:
+    """Tests the checkpoint directory before the first step, on the rank that writes there."""
+    if ranks.rank == 0:
+        checkpoint_dir.prepare(config.checkpoint.path, os.environ)
 
 
 def _check_world(ranks: Ranks, workers: int | None, world: int | None) -> None:

@@ -34,6 +34,7 @@ class Reason(StrEnum):
     TRAINING = "Training"
     SAVED = "Saved"
     RECIPE_CHANGED = "RecipeChanged"
+    RESUMED_EARLIER = "ResumedEarlier"
     STALLED = "Stalled"
     MOVING = "Moving"
 
@@ -80,6 +81,7 @@ REMEDIES = {
     Reason.UNSCHEDULABLE: "Add nodes or GPUs, or ask for less.",
     Reason.NOT_STARTING: "Correct the image or its pull secret.",
     Reason.LAUNCHER_PENDING: "As for workers: nodes, image, pull secret.",
+    Reason.RESUMED_EARLIER: "Check the checkpoint volume.",
     Reason.STALLED: "Look at that rank's node, or raise runPolicy.stallMultiple.",
     Reason.DISRUPTION: "Nothing; it goes on.",
     Reason.CRASHED: "Read the attempt's message and the pod's log.",

@@ -58,7 +58,9 @@ class Conditions:
 
 def take_progress(status: Manifest, attempt: Manifest | None, progress: Progress, now: datetime) -> None:
     """Put into the status how far the training is; nothing moves while no step is made."""
-    shown = progress.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"attempt", "checkpoint"})
+    shown = progress.model_dump(
+        mode="json", by_alias=True, exclude_none=True, exclude={"attempt", "checkpoint", "resumed_step"}
+    )
     before = status.get("progress") or {}
     merged = {**{key: before[key] for key in _RESULTS if key in before}, **shown}
     if attempt is not None:

@@ -218,7 +218,10 @@ class _Story:
     def _conclude(self, ending: Ending) -> None:
         if (launcher := self.launcher) and launcher.report and launcher.report.progress:
             self._record(launcher.report.progress)
+        started = self.attempts[-1].get("message")  # what was to be said about its start
         self.attempts[-1] |= {"endTime": stamp(self.now), **ending.as_status()}
+        if started:
+            self.attempts[-1]["message"] = f"{ending.message}; {started}"
         if saved := self.status.get("checkpoint"):
             self.attempts[-1]["checkpointStep"] = saved["step"]
         self.recorded = False
@@ -538,6 +541,24 @@ class _Story:
                 self.status["checkpoint"] = saved
                 message = "the training can go on from a checkpoint"
                 self.conditions.set("Checkpointed", True, Reason.SAVED, message)
+        self._compare_start(progress)
+
+    def _compare_start(self, progress: Progress) -> None:
+        """An attempt that started before the step that was saved does work again: once per attempt, that is said."""
+        attempt, start = self.attempts[-1], progress.resumed_step
+        if start is None or "resumedStep" in attempt:
+            return
+        attempt["resumedStep"] = start
+        saved = attempt.get("checkpointStepBefore")
+        if isinstance(saved, int) and start < saved:
+            how = f"resumed from step {start}" if start else "started from the beginning"
+            message = (
+                f"attempt {attempt['number']} {how} although step {saved} was saved: that checkpoint is missing or "
+                "damaged, the launcher's log says which; the steps between are trained again"
+            )
+            attempt["message"] = message
+            self.conditions.set("Checkpointed", start > 0, Reason.RESUMED_EARLIER, message)
+            self.events.append(warning(Reason.RESUMED_EARLIER, message))
 
     def _watch_pace(self) -> None:
         """Stalled is judged only by an answer of this operator's own time: one that was away has missed the steps."""

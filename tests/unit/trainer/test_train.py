@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
-from runs import newest, trained
+from runs import StopAfter, newest, trained
 
 from resnext_trainer import distributed
 from resnext_trainer.refusal import Refused
@@ -98,12 +98,15 @@ def test_a_checkpoint_of_another_network_is_refused(few):
     assert refused(few).verdict is Verdict.CONFIGURATION_REFUSED
 
 
-def test_a_disk_that_cannot_be_written_ends_no_training(settings, tmp_path):
+def test_unwritable_directory_refused_before_first_step(settings, tmp_path):
+    """By all ranks alike, so that mpirun sees them end in order."""
     (tmp_path / "file").write_text("")
     settings |= {"checkpoint": {"path": str(tmp_path / "file" / "below")}, "data": {"format": "synthetic"}}
-    settings["data"]["syntheticImages"] = 128
-    report = trained(settings)
-    assert (report.verdict, report.progress.checkpoint) == ("finished", None)
+    telemetry = StopAfter()
+    with pytest.raises(Refused, match="is not a directory but a file") as caught:
+        trained(settings, telemetry=telemetry)
+    assert (caught.value.verdict, caught.value.agreed) == (Verdict.CONFIGURATION_REFUSED, True)
+    assert telemetry.liveness.step == 0
 
 
 @pytest.mark.slow

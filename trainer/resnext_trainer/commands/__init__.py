@@ -65,13 +65,14 @@ def config_options(parser: argparse.ArgumentParser) -> None:
 
 def read_config(options: argparse.Namespace) -> "Training":
     """The configuration; a mistake in it is a refusal like any other."""
-    from resnext_trainer import reading
+    from resnext_trainer import checkpoint_dir, reading
     from resnext_trainer.config import InvalidConfig
     from resnext_trainer.refusal import Refused
     from resnext_trainer.report import Verdict
 
     try:
-        return reading.read(getattr(options, "config", None), options.assignments)
+        config = reading.read(getattr(options, "config", None), options.assignments)
+        return checkpoint_dir.located(config, os.environ)
     except InvalidConfig as error:
         raise Refused(Verdict.CONFIGURATION_REFUSED, str(error)) from None
 

@@ -1,0 +1,258 @@
+"""The checkpoint directory is tested before the first step: what can never be written is refused with the remedy."""
+
+import errno
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from resnext_trainer import checkpoint_dir
+from resnext_trainer.checkpoint_dir import ROOT, SUB_PATH
+from resnext_trainer.config import resolve
+from resnext_trainer.refusal import Refused
+from resnext_trainer.report import Verdict
+
+OTHER = 65534
+"""A user who owns nothing here."""
+
+PREPARE = """
+import os, sys
+from resnext_trainer import checkpoint_dir
+from resnext_trainer.refusal import Refused
+uid, path, root = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
+os.umask(0o077)
+if uid != os.geteuid():
+    os.setgroups([])
+    os.setgid(uid)
+    os.setuid(uid)
+try:
+    checkpoint_dir.prepare(path, {checkpoint_dir.ROOT: root[0]} if root else {})
+except Refused as refused:
+    sys.exit(f"{refused.verdict.name} {refused.message}")
+"""
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="changes owners, users and mounts")
+
+
+def prepared(path: Path, root: Path | None = None, uid: int | None = None) -> str:
+    """The refusal, with its verdict, of a process of this user; empty if there is none."""
+    user = os.geteuid() if uid is None else uid
+    command = [sys.executable, "-c", PREPARE, str(user), str(path), *([str(root)] if root else [])]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stderr.strip()
+
+
+@pytest.fixture
+def claim() -> Iterator[Path]:
+    """A claim's root below directories that every user may enter."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        root = Path(folder, "claim")
+        root.mkdir()
+        root.chmod(0o755)
+        yield root
+
+
+@contextmanager
+def mounted(*command: str | Path) -> Iterator[None]:
+    """A mount that lasts as long as the block; skipped where mounting is not allowed."""
+    try:
+        subprocess.run(["mount", *command], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no mounts here: {error}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", command[-1]], check=True)
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o7777
+
+
+@pytest.mark.parametrize("in_cluster", [True, False])
+def test_missing_directory_created_and_left_empty(claim, in_cluster):
+    """In a claim each component gets mode 0770 whatever the umask is; the test leaves nothing behind."""
+    path = claim / "runs" / "a"
+    assert prepared(path, claim if in_cluster else None) == ""
+    assert not list(path.iterdir())
+    if in_cluster:
+        assert [mode(path), mode(path.parent)] == [0o770, 0o770]
+
+
+def test_new_component_keeps_inherited_group(claim):
+    """fsGroup works by the set-group-ID bit of the claim's root."""
+    claim.chmod(0o2775)
+    assert prepared(claim / "a", claim) == ""
+    assert mode(claim / "a") == 0o2770
+
+
+def test_existing_directory_keeps_mode_and_content(claim):
+    """The paths of existing runs stay as they are."""
+    (claim / "a").mkdir(0o755)
+    (claim / "a" / "log.jsonl").write_text("kept")
+    assert prepared(claim / "a", claim) == ""
+    assert mode(claim / "a") == 0o755
+    assert [each.name for each in (claim / "a").iterdir()] == ["log.jsonl"]
+
+
+@as_root
+@pytest.mark.parametrize("in_cluster", [True, False])
+@pytest.mark.parametrize(("bits", "below"), [(0o755, ""), (0o770, ""), (0o700, ""), (0o755, "runs/a"), (0o750, "a")])
+def test_directory_of_root_refused_with_owner_and_mode(claim, bits, below, in_cluster):
+    """0755 as an administrator leaves it, 0770 and 0750 as the kubelet creates a subPath."""
+    claim.chmod(bits)
+    said = prepared(claim / below, claim if in_cluster else None, OTHER)
+    assert said.startswith("CONFIGURATION_REFUSED ")
+    assert (
+        f"{claim} is not writable by uid {OTHER} (owner root, mode {bits:04o}): change the owner or set "
+        "securityContext.fsGroup on the volume"
+    ) in said
+
+
+@as_root
+def test_sub_path_of_root_in_own_claim_refused(claim):
+    """What an earlier operator had the kubelet create stays root's."""
+    os.chown(claim, OTHER, OTHER)
+    (claim / "runs").mkdir(0o750)
+    said = prepared(claim / "runs" / "a", claim, OTHER)
+    assert f"{claim}/runs is not writable by uid {OTHER} (owner root, mode 0750)" in said
+
+
+@as_root
+def test_parent_that_can_only_be_entered_accepted(claim):
+    """To pass through a directory takes no permission to list it."""
+    claim.chmod(0o711)
+    (claim / "ours").mkdir()
+    os.chown(claim / "ours", OTHER, OTHER)
+    assert prepared(claim / "ours" / "a", claim, OTHER) == ""
+
+
+@as_root
+def test_directory_that_cannot_be_listed_refused(claim):
+    """Checkpoints are found by listing the directory."""
+    claim.chmod(0o733)
+    assert f"{claim} is not readable by uid {OTHER} (owner root, mode 0733)" in prepared(claim, claim, OTHER)
+
+
+@as_root
+@pytest.mark.parametrize("below", ["", "runs/a"])
+def test_read_only_mount_refused(claim, below):
+    """Root may write everywhere, but not there."""
+    with mounted("--bind", "-o", "ro", claim, claim):
+        said = prepared(claim / below, claim)
+    assert said.startswith(f"CONFIGURATION_REFUSED {claim} is not writable (owner root, mode 0755): Read-only file")
+    assert said.endswith("mount the volume read-write")
+
+
+@as_root
+def test_full_volume_is_system_error(claim):
+    """It may be free by the next attempt: no fault of the configuration."""
+    with mounted("-t", "tmpfs", "-o", "size=4k,mode=0777", "none", claim):
+        (claim / "filler").write_bytes(b"x" * 4096)
+        said = prepared(claim, claim)
+        assert sorted(each.name for each in claim.iterdir()) == ["filler"]
+    assert said.startswith(f"SYSTEM_ERROR {claim} is not writable")
+    assert "No space left on device: free space on the volume, or enlarge it" in said
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENOMEM])
+def test_fault_that_may_pass_is_system_error(claim, monkeypatch, number):
+    """Storage and limits: retried, and never a refused configuration."""
+
+    def failing(*_arguments, **_named):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(Refused, match=os.strerror(number)) as caught:
+        checkpoint_dir.prepare(str(claim), {ROOT: str(claim)})
+    assert caught.value.verdict is Verdict.SYSTEM_ERROR
+    assert not list(claim.iterdir())
+
+
+@pytest.mark.parametrize("below", ["file", "file/below"])
+@pytest.mark.parametrize("in_cluster", [True, False])
+def test_file_in_its_place_refused(claim, below, in_cluster):
+    """Named with its owner, whether it stands for the directory or for one above it."""
+    (claim / "file").write_text("")
+    said = prepared(claim / below, claim if in_cluster else None)
+    assert said.startswith(f"CONFIGURATION_REFUSED {claim}/file is not a directory but a file (owner ")
+    assert "remove it, or set checkpoints.subPath" in said
+
+
+@pytest.mark.parametrize("target", ["/tmp", ".", "nowhere", "inside"])
+@pytest.mark.parametrize("below", ["link", "link/a"])
+def test_symbolic_link_in_claim_refused(claim, target, below):
+    """Also one that stays inside today, or leads nowhere: it can be changed at any time."""
+    (claim / "inside").mkdir()
+    (claim / "link").symlink_to(target)
+    said = prepared(claim / below, claim)
+    assert said.startswith(f"CONFIGURATION_REFUSED {claim}/link is a symbolic link to {target} (owner ")
+    assert not (claim / "inside" / "a").exists()
+
+
+def test_symbolic_link_outside_cluster_accepted(claim):
+    """On one's own machine a link to a larger disk is ordinary."""
+    (claim / "disk").mkdir()
+    (claim / "link").symlink_to("disk")
+    assert prepared(claim / "link" / "a") == ""
+    assert (claim / "disk" / "a").is_dir()
+
+
+@pytest.mark.parametrize("path", ["../elsewhere", "a/../../elsewhere", "a/..", ".."])
+def test_parent_component_in_claim_refused(claim, path):
+    """Even where it would lead back into the claim."""
+    said = prepared(f"{claim}/{path}", claim)
+    assert said.startswith("CONFIGURATION_REFUSED ")
+    assert "leaves the checkpoints' claim" in said
+    assert not (claim.parent / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("path", ["/tmp/ck", "ck", "/", "/checkpoints-2", "/check"])
+def test_path_outside_claim_refused(path):
+    """In a cluster it would be lost with the pod."""
+    with pytest.raises(Refused, match=r"is outside the checkpoints' claim, which is mounted at /checkpoints") as caught:
+        checkpoint_dir.prepare(path, {ROOT: "/checkpoints"})
+    assert caught.value.verdict is Verdict.CONFIGURATION_REFUSED
+
+
+def test_missing_claim_root_refused(claim):
+    """The pod lacks its mount."""
+    said = prepared(claim / "no" / "a", claim / "no")
+    assert said.startswith(f"CONFIGURATION_REFUSED {claim}/no is not writable: No such file or directory")
+
+
+def test_name_that_is_too_long_refused(claim):
+    """A component of more than 255 bytes exists nowhere."""
+    said = prepared(claim / ("n" * 300), claim)
+    assert said.startswith("CONFIGURATION_REFUSED ")
+    assert "File name too long: use a shorter path" in said
+
+
+@pytest.mark.parametrize(
+    ("path", "sub_path", "seen"),
+    [
+        ("/checkpoints", "runs/a", "/checkpoints/runs/a"),
+        ("/checkpoints/", "runs//a/", "/checkpoints/runs/a"),
+        ("/checkpoints/b", "runs/a", "/checkpoints/runs/a/b"),
+        ("/checkpoints/b", "", "/checkpoints/b"),
+        ("/checkpoints", ".", "/checkpoints"),
+        ("/elsewhere/b", "runs/a", "/elsewhere/b"),
+        ("/checkpoints2", "runs/a", "/checkpoints2"),
+    ],
+)
+def test_path_means_same_place_as_with_kubelets_sub_path(path, sub_path, seen):
+    """What the kubelet mounted at /checkpoints is reached below it now: existing runs stay where they are."""
+    config = resolve({"checkpoint": {"path": path}, "initialCheckpoint": path})
+    found = checkpoint_dir.located(config, {ROOT: "/checkpoints", SUB_PATH: sub_path})
+    assert (found.checkpoint.path, found.initial_checkpoint) == (seen, seen)
+
+
+def test_path_outside_cluster_stays():
+    """Without a pod's variables the configuration alone counts."""
+    config = resolve({"checkpoint": {"path": "/checkpoints"}})
+    assert checkpoint_dir.located(config, {SUB_PATH: "runs/a"}) == config

@@ -1,0 +1,200 @@
+"""Finished and stopped mean saved: the last checkpoint is tried again, and an attempt without it ends as not saved."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from runs import StopAfter, trained
+
+from resnext_trainer import checkpoint, last_save
+from resnext_trainer.refusal import Refused
+from resnext_trainer.report import REPORT_TAG, Verdict
+from resnext_trainer.signals import Requests
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Pauses of tenths of a second."""
+    monkeypatch.setattr(last_save, "_FIRST_PAUSE", 0.1)
+    monkeypatch.setattr(last_save, "_LOOK_SECONDS", 0.2)
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Makes the writes of these numbers fail, counted from 1 over newest and best together; returns all that began."""
+
+    def fail(which, how=FULL):
+        begun, write = [], checkpoint._write
+
+        def writing(to, *what):
+            begun.append(to.name)
+            if which(len(begun), to.name):
+                if callable(how):
+                    how()
+                raise FULL if callable(how) else how
+            return write(to, *what)
+
+        monkeypatch.setattr(checkpoint, "_write", writing)
+        return begun
+
+    return fail
+
+
+def newest(settings):
+    return checkpoint.newest(Path(settings["checkpoint"]["path"]))
+
+
+def with_time(settings, seconds):
+    return settings | {"checkpoint": {**settings["checkpoint"], "saveTimeoutSeconds": seconds}}
+
+
+def refused(settings, **how):
+    with pytest.raises(Refused) as caught:
+        trained(settings, **how)
+    assert (caught.value.verdict, caught.value.agreed) == (Verdict.CHECKPOINT_NOT_SAVED, True)
+    return caught.value.message
+
+
+def test_failure_within_training_ends_no_training(few, failing):
+    """A disk that is full for a while costs nothing but a checkpoint on the way."""
+    failing(lambda number, _: number <= 2)  # best and newest of the first epoch
+    report = trained(few)
+    assert (report.verdict, report.progress.checkpoint.step) == ("finished", 12)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.ESTALE, errno.EDQUOT, errno.EACCES])
+def test_last_save_is_tried_until_it_succeeds(few, failing, number):
+    """Finished only with the checkpoint of the last step on the disk, and the best next to it."""
+    begun = failing(lambda number, _: 3 <= number <= 7, OSError(number, os.strerror(number)))
+    telemetry = StopAfter()
+    report = trained(few, telemetry=telemetry)
+    assert (report.verdict, report.progress.checkpoint.step) == ("finished", 12)
+    assert newest(few)[0].step == 12
+    assert checkpoint.best(Path(few["checkpoint"]["path"])).best_top1 == report.progress.best_top1
+    assert len(begun) > 7
+    assert "saving step 12 again, try 2" in telemetry.log.getvalue()
+
+
+def test_last_save_that_fails_for_good_is_not_saved(few, failing):
+    """With what the system said, what is kept, and the setting that helps."""
+    failing(lambda number, _: number > 2)
+    started = time.monotonic()
+    message = refused(with_time(few, 2))
+    assert message.startswith(f"the checkpoint of step 12 could not be saved in {few['checkpoint']['path']} (")
+    assert "No space left on device; the newest checkpoint is of step 6" in message
+    assert "checkpoint.saveTimeoutSeconds" in message
+    assert time.monotonic() - started > 2
+    assert newest(few)[0].step == 6
+
+
+def test_write_that_hangs_is_not_saved(few, failing):
+    """A volume whose server is away must not hold the attempt forever."""
+    released = threading.Event()
+    failing(lambda number, _: number > 2, how=lambda: released.wait(60))
+    message = refused(with_time(few, 2))
+    released.set()
+    assert "the write did not end" in message
+
+
+def test_stop_without_checkpoint_is_not_stopped(few, failing):
+    """A stop that is not saved counts as a failure; it is never reported as stopped."""
+    failing(lambda *_: True)
+    message = refused(with_time(few, 2), stop_after=2)
+    assert "the checkpoint of step 3 could not be saved" in message
+    assert "there is no checkpoint" in message
+
+
+def test_stop_is_saved_within_termination_grace_period(few, failing):
+    """The pod is killed after it, with no word about the checkpoint."""
+    failing(lambda *_: True)
+    telemetry = StopAfter(2)
+    telemetry.requests.seconds_to_save = 1.0
+    started = time.monotonic()
+    refused(few, telemetry=telemetry)  # of 600 s
+    assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize(("grace", "seconds"), [(120, 100), (30, 15), (5, 2.5), (float("inf"), float("inf"))])
+def test_grace_period_leaves_time_to_end(grace, seconds):
+    """For the step under way and for the launcher's last words."""
+    assert Requests(grace).seconds_to_save == seconds
+
+
+def test_best_that_cannot_be_written_is_named(few, failing):
+    """The last step is saved, so the training has finished; that best is an older one is said."""
+    failing(lambda number, name: name == "best" and number > 2)
+    report = trained(with_time(few, 1))
+    assert (report.verdict, report.progress.checkpoint.step) == ("finished", 12)
+    if report.progress.top1 == report.progress.best_top1:
+        assert "; best could not be saved: [Errno 28]" in report.message
+
+
+def test_finished_training_asked_again_writes_nothing(few, failing):
+    """What is on the disk already counts as saved."""
+    trained(few)
+    failing(lambda *_: True)
+    assert trained(few, attempt=2).verdict == "finished"
+
+
+# -- whole processes ---------------------------------------------------------------------------------------------------
+
+SYNTHETIC = {"format": "synthetic", "syntheticImages": 64}
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="changes users and mounts")
+
+
+def run(settings, folder, uid=None):
+    """`resnext-train train` as it is; returns exit status, report and all that it said."""
+    config = folder / "training.json"
+    config.write_text(json.dumps(settings))
+    as_user = {} if uid is None else {"user": uid, "group": uid, "extra_groups": []}
+    done = subprocess.run(
+        [sys.executable, "-m", "resnext_trainer", "train", "--config", config, "--metrics-port", "0"],
+        env={**os.environ, "HOME": "/tmp", "TF_CPP_MIN_LOG_LEVEL": "2"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        **as_user,
+    )
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith(REPORT_TAG))
+    return done.returncode, json.loads(line.removeprefix(REPORT_TAG)), done.stdout + done.stderr
+
+
+@as_root
+def test_process_on_full_volume_exits_with_status_10(settings, tmp_path):
+    """A real file system too small for a checkpoint."""
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", volume], check=False).returncode:
+        pytest.skip("no mounts here")
+    try:
+        settings |= {"data": SYNTHETIC, "checkpoint": {"path": str(volume), "saveTimeoutSeconds": 3}}
+        code, report, said = run(settings, tmp_path)
+    finally:
+        subprocess.run(["umount", "--lazy", volume], check=True)
+    assert (code, report["verdict"]) == (10, "checkpoint_not_saved"), said
+    assert "No space left on device" in report["message"]
+
+
+@as_root
+def test_process_without_permission_exits_with_status_2(settings):
+    """As in a pod: another user than the one who owns the volume."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        volume = Path(folder, "volume")
+        volume.mkdir(0o755)
+        code, report, said = run(
+            settings | {"data": SYNTHETIC, "checkpoint": {"path": str(volume)}}, Path(folder), 1000
+        )
+    assert (code, report["verdict"]) == (2, "configuration_refused"), said
+    assert f"{volume} is not writable by uid 1000 (owner root, mode 0755): change the owner" in report["message"]
+    assert "step 1" not in said
