@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
+from resnext_trainer.data import labels
 from resnext_trainer.model import ResNeXt
 from resnext_trainer.refusal import Refused
 from resnext_trainer.report import Verdict
@@ -75,8 +76,8 @@ def write(model: ResNeXt, image_size: int, output: Path, form: Format) -> Export
 
 def describe(output: Path, facts: Mapping[str, Any], classes: list[str]) -> None:
     """Leaves beside the formats what their users must know, and the names of the classes."""
-    (output / "model.json").write_text(json.dumps(facts, indent=1))
-    (output / "labels.txt").write_text("".join(f"{name}\n" for name in classes))
+    (output / "model.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    (output / labels.LABELS).write_text(labels.text(classes), encoding="utf-8")
 
 
 def _compared(model: ResNeXt, loaded: _Logits, image_size: int) -> tuple[float, float]:

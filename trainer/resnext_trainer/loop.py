@@ -296,15 +296,14 @@ class Loop:
         self._keeper.save(self._position, newest=newest, best=best)
 
     def _count_bad_records(self) -> None:
-        if self._source.bad and (found := len(self._source.bad.found)) > self._bad_records:
+        if self._source.bad and (found := len(self._source.bad)) > self._bad_records:
             self._telemetry.bad_records(found - self._bad_records)
             self._bad_records = found
 
     def _check_bad_records(self) -> None:
         """Each rank alone keeps to the share; whether all together do is seen once an epoch."""
         if self._source.bad and self._config.data.bad_records:
-            found = set().union(*self._ranks.gather(self._source.bad.found))
-            self._source.bad.check(found, agreed=True)
+            self._source.bad.check_together(self._ranks.gather(self._source.bad.marks))
 
     def _enter(self, **measured: float | None) -> None:
         if self._journal:

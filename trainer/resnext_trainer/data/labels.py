@@ -1,13 +1,13 @@
-"""Names of classes: which ones a folder may have, and the file labels.txt, one name a line, in UTF-8 in every locale."""
+"""Names of classes: which ones a folder may have, and the file labels.txt, UTF-8 in every locale."""
 
 import os
 import unicodedata
 from collections.abc import Sequence
-from pathlib import Path
 
 from resnext_trainer.data import files
-from resnext_trainer.refusal import Refused, printable
+from resnext_trainer.refusal import Refused
 from resnext_trainer.report import Verdict
+from resnext_trainer.text import printable
 
 LABELS = "labels.txt"
 """The names of the classes, one a line, beside the shards; line 1 is the class that the records call 1."""
@@ -35,9 +35,9 @@ def _refused(folder: str | os.PathLike[str], why: str) -> Refused:
     return Refused(Verdict.DATA_REFUSED, f"{printable(folder)}: the name of this class folder {why}: rename it")
 
 
-def write(file: Path, names: Sequence[str]) -> None:
-    """Writes the names, one a line."""
-    file.write_text("".join(f"{name}\n" for name in names), encoding="utf-8", newline="\n")
+def text(names: Sequence[str]) -> str:
+    """The content of the file: the names, one a line."""
+    return "".join(f"{name}\n" for name in names)
 
 
 def read(file: str | os.PathLike[str]) -> list[str]:
@@ -48,6 +48,6 @@ def read(file: str | os.PathLike[str]) -> list[str]:
     try:
         text = files.read(file).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise files.BadFile(f"is not UTF-8 text ({error})") from None
+        raise files.BadFile(f"is no text in UTF-8 ({error})") from None
     lines = text.removesuffix("\n").split("\n") if text else []
     return [line.removesuffix("\r") for line in lines]
