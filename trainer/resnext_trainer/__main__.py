@@ -1,6 +1,7 @@
 """The command line, `resnext-train`. Heavy libraries are imported by the commands that need them: help is instant."""
 
 import argparse
+import io
 import os
 import sys
 import traceback
@@ -19,6 +20,10 @@ _KEYS = Path("/etc/resnext/ssh")
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files may hold what the terminal's encoding does not: they are escaped.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     given = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(given)
     options.given = given[1:]
@@ -95,13 +100,16 @@ def _train(options: argparse.Namespace) -> int:
     from resnext_trainer import signals
 
     requests = signals.listen()
+    from resnext_trainer import limits
     from resnext_trainer.output import LEFT_ALONE
-    from resnext_trainer.refusal import Refused
+    from resnext_trainer.refusal import Refused, system_errors
     from resnext_trainer.report import Report, Verdict, print_report
 
+    limits.raise_open_files()
     in_order = True
     try:
-        report = _trained(options, requests)
+        with system_errors():
+            report = _trained(options, requests)
     except Refused as refused:
         in_order = refused.agreed
         blamed = _mpi_rank() if _under_mpi() and not in_order else refused.rank

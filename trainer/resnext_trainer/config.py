@@ -269,6 +269,15 @@ class Data(Config):
     first_label: Annotated[int, Field(ge=0, le=1)] = 1
     """The label in the records that means class 0; ImageNet's TFRecords count from 1, and so do ours."""
 
+    image_feature: Annotated[str, Field(min_length=1, max_length=256)] = "image/encoded"
+    """Feature of a record that holds the picture, as JPEG; TensorFlow Datasets call it image."""
+
+    label_feature: Annotated[str, Field(min_length=1, max_length=256)] = "image/class/label"
+    """Feature of a record that holds the label, as an integer; TensorFlow Datasets call it label."""
+
+    incomplete_shards: Annotated[Literal["refuse", "allow"], RUN] = "refuse"
+    """What happens if shards of SPLIT-I-of-N are missing or empty: the training is refused, or uses the others."""
+
     synthetic_images: Annotated[int, Field(ge=1, le=1_000_000_000)] = 1_281_167
     """Training images in an epoch of synthetic data."""
 

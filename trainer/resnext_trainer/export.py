@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
+from resnext_trainer.data import labels
 from resnext_trainer.model import ResNeXt
 from resnext_trainer.refusal import Refused
 from resnext_trainer.report import Verdict
@@ -75,12 +76,12 @@ def write(model: ResNeXt, image_size: int, output: Path, form: Format) -> Export
 
 def describe(output: Path, facts: Mapping[str, Any], classes: Sequence[str | None]) -> None:
     """Leaves beside the formats what their users must know, and the names of the classes: an empty line has none."""
-    (output / "model.json").write_text(json.dumps(facts, indent=1))
-    labels = output / "labels.txt"
+    (output / "model.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    file = output / labels.LABELS
     if any(classes):
-        labels.write_text("".join(f"{name or ''}\n" for name in classes), encoding="utf-8")
+        file.write_text(labels.text([name or "" for name in classes]), encoding="utf-8")
     else:
-        labels.unlink(missing_ok=True)  # of an earlier export
+        file.unlink(missing_ok=True)  # of an earlier export
 
 
 def _compared(model: ResNeXt, loaded: _Logits, image_size: int) -> tuple[float, float]:

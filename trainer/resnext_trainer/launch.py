@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from resnext_trainer import ssh
 from resnext_trainer.output import TAGGED, Output
+from resnext_trainer.refusal import system_error
 from resnext_trainer.report import REPORT_TAG, Report, Verdict
 from resnext_trainer.signals import PROFILE, STOP
 
@@ -85,7 +86,7 @@ def run(options: Options) -> int:
     """One attempt; its report goes to the termination log, its verdict becomes the exit code."""
     report = Attempt(options).run()
     print(f"{report.verdict}: {report.message}", flush=True)
-    with options.termination_log.open("w") as log:
+    with options.termination_log.open("w", encoding="utf-8") as log:
         log.write(fitted(report))
     return Verdict[report.verdict.upper()].value
 
@@ -111,6 +112,8 @@ class Attempt:
             write_files(options)
             return self._mpirun()
         except OSError as error:
+            if refused := system_error(error):
+                return _report(refused.verdict, refused.message)
             return _report(Verdict.CRASHED, f"the ranks could not be started: {error}")
 
     def _asked_to_stop(self, _number: int, _frame: FrameType | None) -> None:
@@ -124,7 +127,7 @@ class Attempt:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
             errors="replace",
         )
         threading.Thread(target=self._forward_stop, args=(process,), daemon=True).start()
@@ -185,9 +188,11 @@ def write_files(options: Options) -> None:
     run_dir, keys = options.run_dir, options.keys
     run_dir.mkdir(parents=True, exist_ok=True)
     ssh.private_copy(keys / "id_ed25519", run_dir / "id_ed25519")
-    (run_dir / "known_hosts").write_text(ssh.known_hosts((keys / "host_ed25519.pub").read_text()))
-    (run_dir / "ssh_config").write_text(ssh.ssh_config(options.ssh_port, run_dir))
-    (run_dir / "hostfile").write_text(hostfile(options.hosts))
+    (run_dir / "known_hosts").write_text(
+        ssh.known_hosts((keys / "host_ed25519.pub").read_text(encoding="utf-8")), encoding="utf-8"
+    )
+    (run_dir / "ssh_config").write_text(ssh.ssh_config(options.ssh_port, run_dir), encoding="utf-8")
+    (run_dir / "hostfile").write_text(hostfile(options.hosts), encoding="utf-8")
 
 
 def hostfile(hosts: Sequence[Host]) -> str:

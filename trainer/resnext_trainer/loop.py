@@ -339,15 +339,14 @@ class Loop:
         return last.finish(self._position, seconds_left, best=not stopping)
 
     def _count_bad_records(self) -> None:
-        if self._source.bad and (found := len(self._source.bad.found)) > self._bad_records:
+        if self._source.bad and (found := len(self._source.bad)) > self._bad_records:
             self._telemetry.bad_records(found - self._bad_records)
             self._bad_records = found
 
     def _check_bad_records(self) -> None:
         """Each rank alone keeps to the share; whether all together do is seen once an epoch."""
         if self._source.bad and self._config.data.bad_records:
-            found = set().union(*self._ranks.gather(self._source.bad.found))
-            self._source.bad.check(found, agreed=True)
+            self._source.bad.check_together(self._ranks.gather(self._source.bad.marks))
 
     def _enter(self, **measured: float | None) -> None:
         if self._journal:

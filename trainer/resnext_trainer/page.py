@@ -72,7 +72,7 @@ def read(path: Path) -> Log:
     """The log in a folder, or a file; raises Refused where there is no line in it. A torn line is left out."""
     file = runs.located(path) / LOG if path.is_dir() else path
     try:
-        lines = file.read_text(errors="replace").splitlines()
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         raise _refused(f"{file} is not there: give the folder of a run's checkpoints, or its {LOG}") from None
     entries = {}

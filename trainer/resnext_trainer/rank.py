@@ -37,7 +37,7 @@ def end_straggler(pid_file: Path) -> None:
     It hangs in an exchange with ranks that are no more, holds the metrics' port, and has nothing to save.
     """
     try:
-        pid = int(pid_file.read_text())
+        pid = int(pid_file.read_text(encoding="utf-8"))
         if b"resnext_trainer" not in Path(f"/proc/{pid}/cmdline").read_bytes() or pid == os.getpid():
             return
         os.kill(pid, signal.SIGKILL)
@@ -55,7 +55,7 @@ def become_trainer(run_dir: Path, arguments: Sequence[str]) -> None:
     local_rank = os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", "0")
     pid_file = ranks(run_dir) / f"{local_rank}.pid"
     end_straggler(pid_file)
-    pid_file.write_text(str(os.getpid()))
-    of_pod = json.loads(environment_file(run_dir).read_text())
+    pid_file.write_text(str(os.getpid()), encoding="utf-8")
+    of_pod = json.loads(environment_file(run_dir).read_text(encoding="utf-8"))
     command = [sys.executable, "-m", "resnext_trainer", "train", *arguments]
     os.execve(sys.executable, command, environment(of_pod, os.environ))

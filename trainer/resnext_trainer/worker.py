@@ -60,17 +60,17 @@ def prepare(keys: Path, ssh_port: int, run_dir: Path) -> None:
     shutil.rmtree(rank.ranks(run_dir), ignore_errors=True)
     rank.ranks(run_dir).mkdir(parents=True)
     ssh.private_copy(keys / "host_ed25519", run_dir / "host_ed25519")
-    (run_dir / "sshd_config").write_text(ssh.sshd_config(ssh_port, keys, run_dir))
+    (run_dir / "sshd_config").write_text(ssh.sshd_config(ssh_port, keys, run_dir), encoding="utf-8")
     file = rank.environment_file(run_dir)
     file.touch(mode=0o600)  # it may hold a user's secrets
-    file.write_text(json.dumps(dict(os.environ)))
+    file.write_text(json.dumps(dict(os.environ)), encoding="utf-8")
 
 
 def killed_for_memory(counters: tuple[Path, ...] = _MEMORY_COUNTERS) -> int:
     """How many processes of this pod the kernel has killed for memory; 0 where it does not say."""
     for counter in counters:
         with suppress(OSError):
-            for line in counter.read_text().splitlines():
+            for line in counter.read_text(encoding="utf-8").splitlines():
                 name, _, value = line.partition(" ")
                 if name == "oom_kill":
                     return int(value)
@@ -105,7 +105,7 @@ def _reap() -> set[int]:
 
 def _pids(run_dir: Path) -> list[int]:
     """The local ranks that live; a number of an earlier attempt may belong to another program by now."""
-    pids = [int(file.read_text() or 0) for file in rank.ranks(run_dir).glob("*.pid")]
+    pids = [int(file.read_text(encoding="utf-8") or 0) for file in rank.ranks(run_dir).glob("*.pid")]
     return [pid for pid in pids if _is_rank(pid)]
 
 
@@ -124,4 +124,4 @@ def _signal(pid: int, number: signal.Signals) -> None:
 def _say(termination_log: Path, sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
     with suppress(OSError):
-        termination_log.write_text(sentence)
+        termination_log.write_text(sentence, encoding="utf-8")

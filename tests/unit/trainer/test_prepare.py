@@ -159,7 +159,7 @@ def test_another_data_set_is_not_overwritten(pictures, digits_folder, tmp_path, 
 
 def test_a_file_that_cannot_be_read_is_named(pictures, tmp_path, capsys):
     (pictures / "cat" / "broken.jpg").symlink_to("/nowhere")
-    assert run(pictures, tmp_path / "out") == 1
+    assert run(pictures, tmp_path / "out") == 3
     assert "broken.jpg" in capsys.readouterr().err
 
 

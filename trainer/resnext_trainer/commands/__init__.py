@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resnext_trainer.text import encodable
+
 if TYPE_CHECKING:
     from resnext_trainer.config import Training
 
@@ -83,11 +85,14 @@ def at_a_terminal(run: Run) -> Run:
     def wrapped(options: argparse.Namespace) -> int:
         # TensorFlow tells at length on standard error what it was built with.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        from resnext_trainer.refusal import Refused
+        from resnext_trainer import limits
+        from resnext_trainer.refusal import Refused, system_errors
         from resnext_trainer.report import Verdict
 
+        limits.raise_open_files()
         try:
-            return run(options)
+            with system_errors():
+                return run(options)
         except Refused as refused:
             print(refused.message, file=sys.stderr)
             return refused.verdict.value
@@ -96,7 +101,7 @@ def at_a_terminal(run: Run) -> Run:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return Verdict.CRASHED.value
         except OSError as error:
-            print(error, file=sys.stderr)
+            print(encodable(str(error)), file=sys.stderr)
             return Verdict.CRASHED.value
         except KeyboardInterrupt:
             return _INTERRUPTED

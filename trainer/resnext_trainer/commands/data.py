@@ -3,11 +3,14 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from resnext_trainer.commands import Commands, at_a_terminal, command, positive, share
+from resnext_trainer.text import printable
 
-_NAMED = 20
-"""How many bad records are named one by one."""
+if TYPE_CHECKING:
+    from resnext_trainer.data import Examples
+    from resnext_trainer.data.summary import Summary
 
 
 def add(commands: Commands) -> None:
@@ -22,7 +25,8 @@ def add(commands: Commands) -> None:
         _prepare,
         "JPEGs are stored as they are, other images as JPEGs of quality 95, on all cores. Killed, it goes on where it "
         "was when it is run again. Labels count from 1 in the order of the folders' names, which labels.txt keeps. "
-        "The images are only read. Hidden files are ignored.",
+        "The images are only read. Only files with a picture's extension are used; the others are counted and named, "
+        "hidden ones ignored. 16 bits are scaled to 8, and transparency is composited on white.",
     )
     prepare.add_argument("--input", type=Path, required=True, metavar="DIR", help="folder with a folder for each class")
     prepare.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the shards")
@@ -37,7 +41,8 @@ def add(commands: Commands) -> None:
     prepare.add_argument(
         "--skip-bad",
         action="store_true",
-        help="leave out files that are no images, and name them, in place of refusing",
+        help="skip files that are no images, links that lead nowhere and files that cannot be read, and name them, "
+        "instead of failing",
     )
 
     digits = command(data, "digits", "write scikit-learn's 1,797 handwritten digits as a data set", _digits)
@@ -47,17 +52,38 @@ def add(commands: Commands) -> None:
     validate = command(
         data,
         "validate",
-        "read every record: checksums, labels, and whether its JPEG decodes",
+        "read every record: checksums, labels, and whether its picture decodes",
         _validate,
-        f"Bad records are named by file and offset, {_NAMED} of them one by one; exit code 3 if there is any.",
+        "Bad records are counted by cause, and the first 20 named by file and offset; exit code 3 if there is any.",
+    )
+    index.add_argument("--path", required=True, help="folder with the shards train-* and validation-*")
+    validate.add_argument(
+        "--path",
+        required=True,
+        help="folder with the shards train-* and validation-*, or with folders of pictures train/CLASS and "
+        "validation/CLASS",
+    )
+    validate.add_argument(
+        "--format", choices=("tfrecord", "folder"), help="what the folder holds; found out if omitted"
     )
     for with_shards in (index, validate):
-        with_shards.add_argument("--path", required=True, help="folder with the shards train-* and validation-*")
         with_shards.add_argument("--index-path", help="folder of the indexes, if it is another")
+        with_shards.add_argument(
+            "--incomplete-shards",
+            choices=("refuse", "allow"),
+            default="refuse",
+            help="what happens if shards of SPLIT-I-of-N are missing or empty",
+        )
     validate.add_argument(
         "--classes", type=positive, metavar="N", help="number of classes; that of labels.txt, if there is one"
     )
     validate.add_argument("--first-label", type=int, choices=(0, 1), default=1, help="the label of the first class")
+    validate.add_argument(
+        "--image-feature", default="image/encoded", metavar="NAME", help="feature of a record that holds the JPEG"
+    )
+    validate.add_argument(
+        "--label-feature", default="image/class/label", metavar="NAME", help="feature of a record that holds the label"
+    )
 
 
 @at_a_terminal
@@ -68,15 +94,17 @@ def _prepare(options: argparse.Namespace) -> int:
     output = options.output.resolve()
     for source in filter(None, (options.input, options.validation)):
         if output.is_relative_to(source.resolve()):
-            raise tfrecord.refused(f"--output {options.output} lies in {source}, which is only read: choose another")
+            raise tfrecord.refused(
+                f"--output {printable(options.output)} lies in {printable(source)}, which is only read: choose another"
+            )
     plan = prepare.plan(options.input, options.validation, options.held_out, options.shard_images)
     with progress("images", sum(map(len, plan.splits.values()))) as advance:
         done = prepare.carry_out(plan, options.input, options.output, skip_bad=options.skip_bad, advance=advance)
-    for sentence in sorted(done.skipped):
-        print(f"left out: {sentence}", file=sys.stderr)
+    _print_problems("left out", done.skipped)
+    _print_problems("not used", plan.unused)
     for split, records in done.records.items():
         print(f"{split}: {plan.shards(split)} shards, {records:,} records")
-    print(f"{done.classes} classes, named in {options.output / prepare.LABELS}")
+    print(f"{done.classes} classes, named in {printable(options.output / prepare.LABELS)}")
     return 0
 
 
@@ -84,7 +112,7 @@ def _digits(options: argparse.Namespace) -> int:
     from resnext_trainer.data import digits
 
     made = digits.prepare(options.output)
-    print(f"{options.output}: {'written' if made else 'is there already'}")
+    print(f"{printable(options.output)}: {'written' if made else 'is there already'}")
     return 0
 
 
@@ -92,49 +120,86 @@ def _digits(options: argparse.Namespace) -> int:
 def _index(options: argparse.Namespace) -> int:
     from resnext_trainer.data import tfrecord
 
-    for name, records in tfrecord.index_folder(options.path, options.index_path).items():
-        print(f"{name}: {records:,} records")
+    incomplete = options.incomplete_shards == "allow"
+    for name, records in tfrecord.index_folder(options.path, options.index_path, incomplete=incomplete).items():
+        print(f"{printable(name)}: {records:,} records")
     return 0
 
 
-def _named(labels: Path) -> int:
+def _named(file: Path) -> int:
     """How many classes a file names."""
-    from resnext_trainer.data import tfrecord
+    from resnext_trainer.data import labels, tfrecord
 
     try:
-        count = len(labels.read_text().splitlines())
-    except UnicodeDecodeError as error:
-        raise tfrecord.refused(f"{labels} is no text ({error}): mend it, or give --classes") from None
+        count = len(labels.read(file))
+    except ValueError as error:
+        raise tfrecord.refused(f"{printable(file)} {error}: correct it, or give --classes") from None
     if not count:
-        raise tfrecord.refused(f"{labels} names no class: mend it, or give --classes")
+        raise tfrecord.refused(f"{printable(file)} names no class: correct it, or give --classes")
     return count
 
 
 @at_a_terminal
 def _validate(options: argparse.Namespace) -> int:
-    from resnext_trainer.data import tfrecord
-    from resnext_trainer.data.prepare import LABELS
+    from resnext_trainer.data import shards
+    from resnext_trainer.data.labels import LABELS
     from resnext_trainer.data.validate import validate
     from resnext_trainer.report import Verdict
     from resnext_trainer.terminal import progress
 
-    splits = {split: tfrecord.find(options.path, split, options.index_path) for split in tfrecord.SPLITS}
+    splits = {split: _examples(options, split) for split in shards.SPLITS}
     classes = options.classes
     if classes is None and (names := Path(options.path, LABELS)).is_file():
         classes = _named(names)
-    allowed = range(options.first_label, options.first_label + classes) if classes else None
-    problems = []
+    first, bad = options.first_label, 0
     with progress("records", sum(map(len, splits.values()))) as advance:
-        found = {split: validate(records, allowed, advance) for split, records in splits.items()}
+        found = {split: validate(records, first, classes, advance) for split, records in splits.items()}
     for split, findings in found.items():
-        problems += findings.problems
-        labels = f", labels {min(findings.labels)} to {max(findings.labels)}" if findings.labels else ""
-        print(
-            f"{split}: {findings.shards} shards, {findings.records:,} records, {len(findings.labels)} classes{labels}"
-        )
-    for problem in problems[:_NAMED]:
-        print(problem, file=sys.stderr)
-    if problems:
-        print(f"{len(problems):,} bad records", file=sys.stderr)
+        span = f", labels {min(findings.labels)} to {max(findings.labels)}" if findings.labels else ""
+        print(f"{split}: {findings.shards} shards, {findings.records:,} records, {len(findings.labels)} classes{span}")
+    for split, findings in found.items():
+        _print_problems(split, findings.problems)
+        if advice := findings.advice(first, classes):
+            print(f"{split}: {advice}", file=sys.stderr)
+        bad += len(findings.problems)
+    bad += _print_unread(splits)
+    if bad:
+        print(f"{bad:,} bad records", file=sys.stderr)
         return Verdict.DATA_REFUSED.value
     return 0
+
+
+def _examples(options: argparse.Namespace, split: str) -> "Examples":
+    from resnext_trainer.data import folder, shards, tfrecord
+
+    form = options.format
+    if form is None:
+        holds_shards = Path(options.path).is_dir() and shards.any_of(Path(options.path))
+        form = "folder" if not holds_shards and folder.is_data_set(options.path) else "tfrecord"
+    if form == "folder":
+        return folder.find_any(options.path, split, options.first_label)
+    return tfrecord.find(
+        options.path,
+        split,
+        options.index_path,
+        incomplete=options.incomplete_shards == "allow",
+        features=tfrecord.Features(options.image_feature, options.label_feature),
+    )
+
+
+def _print_unread(splits: "dict[str, Examples]") -> int:
+    """Names the files of a folder that are no part of the data set; returns how many of them cannot be used."""
+    from resnext_trainer.data.folder import Pictures
+
+    count = 0
+    for split, pictures in splits.items():
+        if isinstance(pictures, Pictures):
+            _print_problems(split, pictures.unusable)
+            _print_problems(f"{split}, not used", pictures.unused)
+            count += len(pictures.unusable)
+    return count
+
+
+def _print_problems(title: str, problems: "Summary") -> None:
+    for line in problems.lines():
+        print(f"{title}: {line.strip()}", file=sys.stderr)

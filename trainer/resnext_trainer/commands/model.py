@@ -241,7 +241,7 @@ def _report(options: argparse.Namespace) -> int:
 
     log = page.read(options.folder)
     folder = options.folder.resolve() if options.folder.is_dir() else options.folder.resolve().parent
-    options.output.write_text(page.render(log, getattr(options, "title", folder.name)))
+    options.output.write_text(page.render(log, getattr(options, "title", folder.name)), encoding="utf-8")
     print(f"{options.output}: {len(log.entries):,} entries up to step {log.entries[-1].step:,}")
     if log.unreadable:
         print(f"{log.unreadable:,} lines were no entries and are left out", file=sys.stderr)

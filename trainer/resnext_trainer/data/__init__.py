@@ -1,8 +1,10 @@
 """Images and labels in batches. The order and the crops are ours, whoever decodes; see `batches`."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
 
 from resnext_trainer.config import Training
 from resnext_trainer.fingerprint import Part
@@ -52,7 +54,7 @@ class Source(Protocol):
 
 
 class Examples(Protocol):
-    """The pictures of one split, each at its number."""
+    """The pictures of one split, each at its number, in groups that are read one after the other."""
 
     def __len__(self) -> int: ...
 
@@ -65,6 +67,13 @@ class Examples(Protocol):
     def read(self, number: int) -> tuple[bytes, int]:
         """A picture as a JPEG, and its label as stored; raises Refused where there is none."""
 
+    def stored(self, number: int) -> tuple[bytes, int]:
+        """The same; ValueError says what is wrong with the picture, and not which it is."""
+
+    @property
+    def groups(self) -> Sequence[np.ndarray]:
+        """The numbers of the pictures that lie together: in a shard, or in the folder of a class."""
+
 
 def examples(config: Training, split: str) -> Examples:
     """The pictures of a split, in the configured format; raises Refused where they are not as they should be."""
@@ -73,7 +82,13 @@ def examples(config: Training, split: str) -> Examples:
     data = config.data
     if data.format == "folder":
         return folder.find(data.path, split, config.model.classes, data.first_label)
-    return tfrecord.find(data.path, split, data.index_path)
+    return tfrecord.find(
+        data.path,
+        split,
+        data.index_path,
+        incomplete=data.incomplete_shards == "allow",
+        features=tfrecord.Features(data.image_feature, data.label_feature),
+    )
 
 
 def open_source(config: Training, share: Share) -> Source:

@@ -1,16 +1,19 @@
-"""The records that cannot be used: which they are, and how many a training puts up with."""
+"""The records that cannot be used: which they are, and how many a training tolerates. A bit a record."""
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
-from resnext_trainer.data import tfrecord
+import numpy as np
+
+from resnext_trainer.data.shards import refused
+from resnext_trainer.data.summary import NAMED
 from resnext_trainer.refusal import Refused
 
 log = logging.getLogger(__name__)
 
-Found = tuple[str, int]
-"""A split (train, validation) and a record's number in it."""
+Marks = Mapping[str, np.ndarray]
+"""By split (train, validation): a bit a record, set where it is bad."""
 
 
 class BadRecords:
@@ -19,29 +22,48 @@ class BadRecords:
     def __init__(self, share: float, records: Mapping[str, int]) -> None:
         self._share, self._records = share, records
         self._lock = threading.Lock()
-        self.found: set[Found] = set()
+        self._counts = dict.fromkeys(records, 0)
+        self.marks: Marks = {split: np.zeros(-(-count // 8), np.uint8) for split, count in records.items()}
 
-    def __contains__(self, record: Found) -> bool:
-        return record in self.found
+    def __contains__(self, record: tuple[str, int]) -> bool:
+        split, number = record
+        return bool(self.marks[split][number >> 3] >> (number & 7) & 1)
+
+    def __len__(self) -> int:
+        return sum(self._counts.values())
+
+    def __bool__(self) -> bool:
+        return True  # also without a bad record
 
     def add(self, split: str, number: int, reason: Refused) -> None:
-        """Skips a record from now on and names it in the log; raises Refused where that is one too many."""
+        """Skips a record from now on; raises Refused where that is one too many.
+
+        The first records of each split are named in the log, later ones counted whenever their number has doubled.
+        """
         with self._lock:  # several threads read
-            if (split, number) in self.found:
+            if (split, number) in self:
                 return
-            self.found.add((split, number))
+            self.marks[split][number >> 3] |= 1 << (number & 7)
+            self._counts[split] += 1
+            count = self._counts[split]
         if not self._share:
             raise reason
-        self.check(self.found, reason.message)
-        log.warning("skipped a %s record: %s", split, reason.message)
+        self._check(split, count, reason.message)
+        if count <= NAMED:
+            log.warning("skipped a %s record: %s", split, reason.message)
+        elif count & (count - 1) == 0:
+            log.warning("skipped %d %s records so far, at last: %s", count, split, reason.message)
 
-    def check(self, found: Iterable[Found], last: str = "the log names them", *, agreed: bool = False) -> None:
-        """Raises Refused if this is more than the share of any split."""
-        splits = [split for split, _ in list(found)]
-        for split, records in self._records.items():
-            if splits.count(split) > self._share * records:
-                raise tfrecord.refused(
-                    f"{splits.count(split)} of {records:,} {split} records are bad, and data.badRecords allows a share "
-                    f"of {self._share:g}: {last}",
-                    agreed=agreed,
-                )
+    def check_together(self, marks: Sequence[Marks]) -> None:
+        """Raises Refused, on every rank alike, if all ranks together have found more than the share of a split."""
+        for split in self._records:
+            together = np.bitwise_or.reduce([each[split] for each in marks])
+            self._check(split, int(np.bitwise_count(together).sum()), "the log names the first of them", agreed=True)
+
+    def _check(self, split: str, count: int, last: str, *, agreed: bool = False) -> None:
+        if count > self._share * self._records[split]:
+            raise refused(
+                f"{count:,} of {self._records[split]:,} {split} records are bad, and data.badRecords allows a share "
+                f"of {self._share:g}: {last}",
+                agreed=agreed,
+            )

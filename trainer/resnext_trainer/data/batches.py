@@ -21,8 +21,9 @@ import numpy as np
 from resnext_trainer.config import Training
 from resnext_trainer.data import Examples, Redealt, Share, examples, tfrecord
 from resnext_trainer.data.bad_records import BadRecords
-from resnext_trainer.data.geometry import Cut, centre_cut, jpeg_size, random_cut
-from resnext_trainer.refusal import Refused
+from resnext_trainer.data.geometry import Cut, centre_cut, jpeg_size, random_cut, regular
+from resnext_trainer.refusal import Refused, system_errors
+from resnext_trainer.report import Verdict
 
 _READERS = 4
 """Batches read at the same time, ahead of the decoder: enough to hide a network disk's delay."""
@@ -119,9 +120,14 @@ class Batches:
             return None
         records = self._records[split]
         try:
-            jpeg, label = records.read(number)
-            return jpeg, self._cut(jpeg, records, number, epoch), self._checked(label, records, number), number
+            # A fault of the process or its storage ends the attempt, to be retried; it makes no bad record.
+            with system_errors():
+                jpeg, label = records.read(number)
+                jpeg, cut = self._cut(jpeg, records, number, epoch)
+                return jpeg, cut, self._checked(label, records, number), number
         except Refused as reason:
+            if reason.verdict is not Verdict.DATA_REFUSED:
+                raise
             self.bad.add(split, number, reason)
             return None
 
@@ -131,8 +137,12 @@ class Batches:
         encoded = load(batch)
         any_bad = False
         for jpeg, cut, number in zip(encoded.jpegs, encoded.cuts, encoded.numbers, strict=True):
-            if number != PADDING and not decodes(jpeg, cut):
-                where = self._records[split].where(number)
+            if number == PADDING:
+                continue
+            where = self._records[split].where(number)
+            with system_errors(where):
+                good = decodes(jpeg, cut)
+            if not good:
                 self.bad.add(split, number, tfrecord.refused(f"{where}: the image cannot be decoded"))
                 any_bad = True
         return any_bad
@@ -140,21 +150,24 @@ class Batches:
     def _checked(self, label: int, records: Examples, number: int) -> int:
         first, classes = self._config.data.first_label, self._config.model.classes
         if not first <= label < first + classes:
+            advice = f"set data.firstLabel to {1 - first}" if label in (0, first + classes) else "set model.classes"
             raise tfrecord.refused(
                 f"{records.where(number)}: its label is {label}, and model.classes {classes} with data.firstLabel "
-                f"{first} mean {first} to {first + classes - 1}: set them as the data has it"
+                f"{first} mean {first} to {first + classes - 1}: {advice} as the data has it"
             )
         return label - first
 
-    def _cut(self, jpeg: bytes, records: Examples, number: int, epoch: int | None) -> Cut:
+    def _cut(self, jpeg: bytes, records: Examples, number: int, epoch: int | None) -> tuple[bytes, Cut]:
+        """The JPEG as every decoder reads it, and the window of it."""
         try:
             height, width = jpeg_size(jpeg)
+            jpeg = regular(jpeg)
         except ValueError as error:
             raise tfrecord.refused(f"{records.where(number)}: the image cannot be decoded: {error}") from None
         if epoch is None:
-            return centre_cut(height, width, self._config.evaluation.crop_fraction)
+            return jpeg, centre_cut(height, width, self._config.evaluation.crop_fraction)
         random = np.random.default_rng([self._config.seed, epoch, number])
-        return random_cut(height, width, self._config.augmentation, random)
+        return jpeg, random_cut(height, width, self._config.augmentation, random)
 
 
 _Example = tuple[bytes, Cut, int, int]

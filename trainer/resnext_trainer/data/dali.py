@@ -76,9 +76,16 @@ class Dali(Decoding):
     def _decodes(self, jpeg: bytes, cut: Cut) -> bool:
         try:
             self._pipeline(iter([_inputs([jpeg] * self._batch_size, [cut] * self._batch_size)])).run()
-        except RuntimeError:
+        except RuntimeError as error:
+            if self._out_of_memory(error):
+                raise MemoryError(str(error)) from None
             return False
         return True
+
+    @staticmethod
+    def _out_of_memory(error: Exception) -> bool:
+        # DALI has one class of errors; these are the words of its allocators and of CUDA's.
+        return any(words in str(error) for words in ("bad_alloc", "out of memory", "MemoryAllocation", "OutOfMemory"))
 
     def _pipeline(self, source: Iterator[tuple[Any, ...]]) -> Any:
         from nvidia.dali import Pipeline, fn, types

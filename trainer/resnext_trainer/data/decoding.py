@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from resnext_trainer.config import Training
-from resnext_trainer.data import Batch, Redealt, Share, tfrecord
+from resnext_trainer.data import Batch, Redealt, Share
 from resnext_trainer.data.batches import Batches, Plan
 from resnext_trainer.data.geometry import Cut
 from resnext_trainer.refusal import Refused
+from resnext_trainer.report import Verdict
 
 
 class Decoding(ABC):
@@ -42,9 +43,11 @@ class Decoding(ABC):
             except self.broken as error:
                 if refusals:
                     raise refusals[0] from None
-                # The batch is known, not the image in it: each is tried, the bad are skipped, and it is made anew.
+                if self._out_of_memory(error):
+                    raise _failed(error) from None
+                # The batch is known, not the image in it: each is tried, the bad are skipped, and it is made again.
                 if not plan.condemn(done, self._decodes):
-                    raise tfrecord.refused(f"an image cannot be decoded: {error}") from None
+                    raise _failed(error) from None
 
     @abstractmethod
     def _run(self, plan: Plan, first: int, refusals: list[Refused]) -> Iterator[Batch]:
@@ -52,4 +55,14 @@ class Decoding(ABC):
 
     @abstractmethod
     def _decodes(self, jpeg: bytes, cut: Cut) -> bool:
-        """Whether this image can be decoded."""
+        """Whether this image can be decoded; raises Refused where memory is the reason."""
+
+    @staticmethod
+    @abstractmethod
+    def _out_of_memory(error: Exception) -> bool:
+        """Whether the library failed for want of memory, and not because of an image."""
+
+
+def _failed(error: Exception) -> Refused:
+    """A failure of which no image is the reason: each of them decodes alone, or memory was short."""
+    return Refused(Verdict.SYSTEM_ERROR, f"a batch could not be decoded, and no image of it is the reason: {error}")

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resnext_trainer.data import tfrecord
-from resnext_trainer.data.prepare import LABELS
+from resnext_trainer.data import labels, tfrecord
 
 _SIZE = 32
 _SHARDS = {"train": 4, "validation": 2}
@@ -23,7 +22,7 @@ def prepare(output: Path) -> bool:
     output.mkdir(parents=True, exist_ok=True)
     for split, images in digits().items():
         tfrecord.write(output, split, images, _SHARDS[split])
-    (output / LABELS).write_text("".join(f"{digit}\n" for digit in range(10)))
+    (output / labels.LABELS).write_text(labels.text([str(digit) for digit in range(10)]), encoding="utf-8")
     return True
 
 

@@ -15,16 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from resnext_trainer.data import tfrecord
-from resnext_trainer.data.folder import class_folders
+from resnext_trainer.data import files, labels, tfrecord
+from resnext_trainer.data.folder import Listing, listing
 from resnext_trainer.data.images import as_jpeg
+from resnext_trainer.data.summary import Summary
+from resnext_trainer.refusal import Refused, system_errors
+from resnext_trainer.text import printable
 
-LABELS = "labels.txt"
-"""The names of the classes, one a line, beside the shards; line 1 is the class that the records call 1."""
-
+LABELS = labels.LABELS
 _PLAN = "prepare.json"
-_NAMED = 10
-"""How many files a message names at most."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,10 @@ class Plan:
     classes: tuple[str, ...]
     splits: Mapping[str, Sequence[Picture]]
     shard_images: int
+    unusable: Summary = field(default_factory=Summary)
+    """Files that are no regular files, and folders that cannot be listed."""
+    unused: Summary = field(default_factory=Summary)
+    """Files without a picture's extension."""
 
     def shards(self, split: str) -> int:
         """Number of shards of a split."""
@@ -52,9 +55,17 @@ class Plan:
         summary = hashlib.sha256(json.dumps([self.shard_images, *self.classes]).encode())
         for split, pictures in self.splits.items():
             for picture in pictures:
-                name = os.path.relpath(picture.file, root)
-                summary.update(json.dumps([split, name, picture.file.stat().st_size]).encode())
+                name = os.fsencode(os.path.relpath(picture.file, root)).decode("utf-8", "surrogateescape")
+                summary.update(json.dumps([split, name, _size(picture.file)]).encode())
         return summary.hexdigest()
+
+
+def _size(file: Path) -> int:
+    with system_errors(file):
+        try:
+            return file.stat().st_size
+        except FileNotFoundError:
+            return 0  # deleted after it was listed: reading it says so
 
 
 @dataclass
@@ -64,8 +75,8 @@ class Prepared:
     classes: int
     records: dict[str, int] = field(default_factory=dict)
     """By split."""
-    skipped: list[str] = field(default_factory=list)
-    """Sentences about files that are no images and were left out."""
+    skipped: Summary = field(default_factory=Summary)
+    """Files that are no images and were left out."""
 
 
 def plan(source: Path, validation: Path | None, held_out: float, shard_images: int) -> Plan:
@@ -73,30 +84,45 @@ def plan(source: Path, validation: Path | None, held_out: float, shard_images: i
 
     Without a folder for validation, the share `held_out` of each class is kept for it, one picture at least.
     """
-    training = class_folders(source)
+    found = listing(source)
+    training, others = found.classes, [found]
     classes = tuple(training)
     if len(classes) < 2:
-        raise tfrecord.refused(f"{source} holds the class folder {classes[0]} alone: there is nothing to tell apart")
+        raise tfrecord.refused(
+            f"{printable(source)} holds the class folder {classes[0]} alone: there is nothing to tell apart"
+        )
     random = np.random.default_rng(0)
     shuffled = {name: [files[at] for at in random.permutation(len(files))] for name, files in training.items()}
     if validation is None:
         count = {name: max(1, round(held_out * len(files))) for name, files in shuffled.items()}
         if few := [name for name, files in shuffled.items() if len(files) < 2]:
             raise tfrecord.refused(
-                f"{source}/{few[0]} holds one image, and one must be held out: add images, or give --validation"
+                f"{printable(source / few[0])} holds one image, and one must be held out: add images, or give "
+                "--validation"
             )
         held = {name: files[: count[name]] for name, files in shuffled.items()}
         shuffled = {name: files[count[name] :] for name, files in shuffled.items()}
     else:
-        held = class_folders(validation)
+        others.append(listing(validation))
+        held = others[-1].classes
         if unknown := sorted(set(held) - set(classes)):
-            raise tfrecord.refused(f"{validation}/{unknown[0]} is a class that {source} does not have")
-    labels = {name: number for number, name in enumerate(classes, 1)}
+            raise tfrecord.refused(
+                f"{printable(validation / unknown[0])} is a class that {printable(source)} does not have"
+            )
+    number_of = {name: number for number, name in enumerate(classes, 1)}
     splits = {}
     for split, by_class in (("train", shuffled), ("validation", held)):
-        pictures = [Picture(file, labels[name]) for name, files in by_class.items() for file in files]
+        pictures = [Picture(file, number_of[name]) for name, files in by_class.items() for file in files]
         splits[split] = [pictures[at] for at in random.permutation(len(pictures))]
-    return Plan(classes, splits, shard_images)
+    return Plan(classes, splits, shard_images, *_joined(others))
+
+
+def _joined(listings: Sequence[Listing]) -> tuple[Summary, Summary]:
+    unusable, unused = Summary(), Summary()
+    for each in listings:
+        unusable.merge(each.unusable)
+        unused.merge(each.unused)
+    return unusable, unused
 
 
 def carry_out(
@@ -106,23 +132,30 @@ def carry_out(
 
     Raises Refused naming the files that are no images, once all have been looked at, unless they are to be skipped.
     """
+    if len(wanted.unusable) and not skip_bad:
+        raise _bad_files(wanted.unusable)
     _claim(output, wanted, source)
-    done, refusals = Prepared(len(wanted.classes)), list[str]()
-    stop = threading.Event()
+    done, refusals = Prepared(len(wanted.classes)), Summary()
+    done.skipped.merge(wanted.unusable)
+    stop, lock = threading.Event(), threading.Lock()
 
     def pictures(share: Sequence[Picture]) -> Iterator[tuple[bytes, int]]:
-        bad = []
+        bad = Summary()
         for picture in share:
             if stop.is_set():
                 raise InterruptedError("interrupted: run it again, and it goes on")
             try:
-                yield as_jpeg(picture.file.read_bytes()), picture.label
+                with system_errors(picture.file):
+                    jpeg = as_jpeg(files.read(picture.file))
             except ValueError as error:
-                bad.append(f"{picture.file}: {error}")
+                bad.add("files that are no images", f"{printable(picture.file)}: {error}")
+            else:
+                yield jpeg, picture.label
             advance(1)
-        if bad and not skip_bad:
+        if len(bad) and not skip_bad:
             raise _NoImages(bad)
-        done.skipped.extend(bad)
+        with lock:
+            done.skipped.merge(bad)
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="shard") as pool:
         try:
@@ -141,26 +174,29 @@ def carry_out(
                 try:
                     future.result()
                 except _NoImages as found:
-                    refusals.extend(found.sentences)
+                    refusals.merge(found.summary)
         except BaseException:
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    if refusals:
-        raise tfrecord.refused(
-            f"{len(refusals):,} of the files are no images, and their shards are not written:\n"
-            + "\n".join(sorted(refusals)[:_NAMED])
-            + ("\n…" if len(refusals) > _NAMED else "")
-            + "\nRemove them, or leave them out with --skip-bad."
-        )
+    if len(refusals):
+        raise _bad_files(refusals)
     done.records = {split: len(tfrecord.find(str(output), split)) for split in tfrecord.SPLITS}
     return done
 
 
 class _NoImages(Exception):
-    def __init__(self, sentences: Sequence[str]) -> None:
+    def __init__(self, summary: Summary) -> None:
         super().__init__()
-        self.sentences = sentences
+        self.summary = summary
+
+
+def _bad_files(found: Summary) -> Refused:
+    return tfrecord.refused(
+        f"{len(found):,} of the files cannot be used, and their shards are not written:\n"
+        + "\n".join(found.lines())
+        + "\nRemove them, or skip them with --skip-bad."
+    )
 
 
 def _share(wanted: Plan, pictures: Sequence[Picture], shard: int) -> Sequence[Picture]:
@@ -172,23 +208,25 @@ def _claim(output: Path, wanted: Plan, source: Path) -> None:
     here = {"sha256": wanted.digest(source), "classes": len(wanted.classes)}
     note = output / _PLAN
     try:
-        there = json.loads(note.read_text())
+        there = json.loads(note.read_text(encoding="utf-8"))
     except FileNotFoundError:
         there = here
         if any(output.glob("train-*")) or any(output.glob("validation-*")):
-            raise tfrecord.refused(f"{output} holds shards that were made by something else: choose another") from None
+            raise tfrecord.refused(
+                f"{printable(output)} holds shards that were made by something else: choose another"
+            ) from None
     except ValueError:
         there = None
     if there != here:
         raise tfrecord.refused(
-            f"{output} holds shards of other images, or of the same in another division: choose another folder, "
-            "or empty it"
+            f"{printable(output)} holds shards of other images, or of the same in another division: choose another "
+            "folder, or empty it"
         )
     output.mkdir(parents=True, exist_ok=True)
     for file, text in (
-        (output / LABELS, "".join(f"{name}\n" for name in wanted.classes)),
+        (output / LABELS, labels.text(wanted.classes)),
         (note, json.dumps(here)),
     ):
         aside = file.with_suffix(".tmp")
-        aside.write_text(text)
+        aside.write_text(text, encoding="utf-8", newline="\n")
         aside.rename(file)

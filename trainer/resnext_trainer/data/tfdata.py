@@ -47,9 +47,15 @@ class TfData(Decoding):
     def _decodes(self, jpeg: bytes, cut: Cut) -> bool:
         try:
             self._image(tf.constant(jpeg), tf.constant(_numbers(cut), tf.int32), tf.constant(0))
+        except tf.errors.ResourceExhaustedError as error:
+            raise MemoryError(error.message) from None
         except tf.errors.OpError:
             return False
         return True
+
+    @staticmethod
+    def _out_of_memory(error: Exception) -> bool:
+        return isinstance(error, tf.errors.ResourceExhaustedError)
 
     def _image(self, jpeg: Any, cut: Any, label: Any) -> Batch:
         size = self._image_size

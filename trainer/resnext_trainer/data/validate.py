@@ -1,15 +1,21 @@
-"""Every record looked at: its checksums, its label, and whether its JPEG decodes."""
+"""Every record looked at: its checksums, its label, and whether its picture decodes."""
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from resnext_trainer.data import images
-from resnext_trainer.data.tfrecord import Records
+from resnext_trainer.data import Examples, images
+from resnext_trainer.data.summary import Summary
+from resnext_trainer.refusal import system_errors
+
+MOST_CLASSES = 100_000
+"""As many as model.classes may be: a greater label is none."""
+
+_LABELS = "records with a label out of range"
 
 
 @dataclass
@@ -19,45 +25,79 @@ class Findings:
     shards: int
     records: int
     labels: Counter[int] = field(default_factory=Counter)
-    """Records by label, as stored."""
-    problems: list[str] = field(default_factory=list)
-    """One sentence a bad record, with file and offset, in the order of the records."""
+    """Records by label, as stored, those that may occur."""
+    problems: Summary = field(default_factory=Summary)
+    least: int | None = None
+    greatest: int | None = None
+    """The least and the greatest label of all."""
+
+    def count(self, label: int) -> None:
+        """Takes a label into account, one that may occur or not."""
+        self.least = label if self.least is None else min(self.least, label)
+        self.greatest = label if self.greatest is None else max(self.greatest, label)
+
+    def merge(self, other: "Findings") -> None:
+        """Adds what was found in another part."""
+        self.labels += other.labels
+        self.problems.merge(other.problems)
+        for label in (other.least, other.greatest):
+            if label is not None:
+                self.count(label)
+
+    def advice(self, first: int, classes: int | None) -> str | None:
+        """The setting that helps where labels are out of range."""
+        if self.least is None or self.greatest is None:
+            return None
+        most = classes or MOST_CLASSES
+        if first <= self.least and self.greatest < first + most:
+            return None
+        found = f"labels are {self.least} to {self.greatest}"
+        other = 1 - first
+        if other <= self.least and self.greatest < other + most:
+            return f"{found}: set data.firstLabel to {other} (here --first-label {other})"
+        if self.least >= 0 and self.greatest < MOST_CLASSES:
+            start = min(self.least, 1)
+            needed = f"model.classes to at least {self.greatest + 1 - start} (here --classes)"
+            return (
+                f"{found}: set data.firstLabel to {start} and {needed}" if start != first else f"{found}: set {needed}"
+            )
+        return f"{found}: data.labelFeature must name the feature of the class's number, from 0 or 1 on"
 
 
-def validate(records: Records, labels: range | None, advance: Callable[[int], None] = lambda _: None) -> Findings:
-    """Reads all of a split on all cores; `labels` are those that may occur, any if None."""
-    findings = Findings(len(records.files), len(records))
+def validate(
+    records: Examples, first: int, classes: int | None, advance: Callable[[int], None] = lambda _: None
+) -> Findings:
+    """Reads all of a split on all cores; labels may be `first` to `first + classes - 1`."""
+    groups = records.groups
+    allowed = range(first, first + (classes or MOST_CLASSES))
+    findings = Findings(len(groups), len(records))
+
+    def look(numbers: np.ndarray) -> Findings:
+        part = Findings(1, len(numbers))
+        for number in map(int, numbers):
+            try:
+                with system_errors(records.where(number)):
+                    jpeg, label = records.stored(number)
+                    part.count(label)
+                    if label not in allowed:
+                        part.problems.add(_LABELS, f"{records.where(number)}: {_label(label, allowed)}")
+                    else:
+                        images.check(jpeg)
+                        part.labels[label] += 1
+            except ValueError as error:
+                part.problems.add(f"records: {error}", f"{records.where(number)}: {error}")
+            advance(1)
+        return part
+
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="shard") as pool:
-        shards = [np.flatnonzero(records.file == file) for file in range(len(records.files))]
-
-        def look(numbers: np.ndarray) -> tuple[Counter[int], list[str]]:
-            counted, problems = Counter[int](), []
-            for number, outcome in zip(numbers, _outcomes(records, numbers, labels), strict=True):
-                if isinstance(outcome, int):
-                    counted[outcome] += 1
-                else:
-                    problems.append(f"{records.where(number)}: {outcome}")
-                advance(1)
-            return counted, problems
-
         try:
-            for counted, problems in pool.map(look, shards):
-                findings.labels += counted
-                findings.problems += problems
+            for part in pool.map(look, groups):
+                findings.merge(part)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return findings
 
 
-def _outcomes(records: Records, numbers: np.ndarray, labels: range | None) -> Iterator[int | str]:
-    """Each record's label, or what is wrong with it."""
-    for number in numbers:
-        try:
-            jpeg, label = records.stored(number)
-            if labels is not None and label not in labels:
-                raise ValueError(f"its label is {label}, and {labels[0]} to {labels[-1]} are allowed")
-            images.check(jpeg)
-            yield label
-        except ValueError as error:
-            yield str(error)
+def _label(label: int, allowed: range) -> str:
+    return f"its label is {label}, and {allowed[0]} to {allowed[-1]} are allowed"
