@@ -15,11 +15,12 @@ from pydantic import Field, ValidationError
 
 from resnext_operator.scheduling import Affinity, Spread
 from resnext_operator.volumes import Labels, Quantity, SameNamespace, Text, Volume, VolumeMount
-from resnext_trainer.config import Config, InvalidConfig, Rule, explain, resolve
+from resnext_trainer.config import Config, InvalidConfig, Rule, explain, resolve, without_nulls
 from resnext_trainer.config import Training as TrainingConfig
 from resnext_trainer.report import Progress, Report
+from resnext_trainer.resource import GROUP, KIND, VERSION
 
-GROUP, VERSION, PLURAL, KIND, SHORT = "resnext.dev", "v1alpha1", "resnexttrainings", "ResNeXtTraining", "rnx"
+PLURAL, SHORT = "resnexttrainings", "rnx"
 RESOURCE = (GROUP, VERSION, PLURAL)
 GPU = "nvidia.com/gpu"
 MANAGER = "resnext.dev/operator"
@@ -433,13 +434,15 @@ def parse(body: Mapping[str, Any], site: Site) -> Training:
 
     Raises InvalidTraining in the API server's words.
     """
-    metadata, spec = body["metadata"], body.get("spec") or {}
+    metadata = body["metadata"]
     name = metadata["name"]
     if len(name) > MAX_NAME:
         raise InvalidTraining(f"metadata.name: Invalid value: {json.dumps(name)}: {_NAME_RULE.message}")
     try:
-        resolved = resolve(spec.get("training") or {}).model_dump(mode="json", by_alias=True)
-        parsed = Spec.model_validate_json(json.dumps({**spec, "training": resolved}))
+        spec = without_nulls(body.get("spec") or {}, Spec, "spec")
+        if isinstance(training := spec.get("training"), Mapping):
+            spec["training"] = resolve(training).model_dump(mode="json", by_alias=True)
+        parsed = Spec.model_validate_json(json.dumps(spec), by_name=False)
     except InvalidConfig as error:
         raise InvalidTraining(str(error)) from None
     except ValidationError as error:
