@@ -15,12 +15,12 @@ from pydantic import Field, ValidationError
 
 from resnext_operator.scheduling import Affinity, Spread
 from resnext_operator.volumes import Labels, Quantity, SameNamespace, Text, Volume, VolumeMount
+from resnext_trainer import resource
 from resnext_trainer.config import Config, InvalidConfig, Rule, explain, resolve, without_nulls
 from resnext_trainer.config import Training as TrainingConfig
 from resnext_trainer.report import Progress, Report
-from resnext_trainer.resource import GROUP, KIND, VERSION
 
-PLURAL, SHORT = "resnexttrainings", "rnx"
+GROUP, VERSION, PLURAL, KIND, SHORT = resource.GROUP, resource.VERSION, "resnexttrainings", resource.KIND, "rnx"
 RESOURCE = (GROUP, VERSION, PLURAL)
 GPU = "nvidia.com/gpu"
 MANAGER = "resnext.dev/operator"

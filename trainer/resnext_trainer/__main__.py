@@ -33,7 +33,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Train ResNeXt image classifiers, on one machine or on many.",
         epilog="Exit codes: 0 finished, 1 crashed, 2 configuration refused, 3 data refused, 4 loss not finite, "
         "5 wrong number of ranks, 6 a worker unreachable, 7 no usable GPU, 8 a rank hung, 9 no good checkpoint, "
-        "10 last checkpoint not saved, 11 checkpoint directory locked, 12 operating-system error, 75 stopped after a checkpoint.",
+        "10 last checkpoint not saved, 11 checkpoint directory locked, 12 operating-system error, "
+        "75 stopped after a checkpoint.",
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 

@@ -61,7 +61,7 @@ def _stream(text: str) -> Iterator[Any]:
             raise
         except ValueError as error:
             if count > 1:
-                raise InvalidManifest(f"not JSON: {error}") from None
+                raise InvalidManifest(f"neither YAML nor JSON: {error}") from None
             line, newline, after = text[at:].partition("\n")
             yield from _yaml_stream(after if newline and not line.strip() else text[at:].lstrip())
             return
@@ -89,11 +89,12 @@ def _yaml_document(text: str, first_line: int = 1) -> Any:
     try:
         return _constructed(_composed(text))
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"line {first_line + mark.line}: " if mark else ""
-        raise InvalidManifest(f"{where}{error.problem or error.context}") from None
+        # Parser errors have a mark; of the few that have none, there is no line to name.
+        line: int | None = getattr(error.problem_mark or error.context_mark, "line", None)
+        where = "" if line is None else f"line {first_line + line}: "
+        raise InvalidManifest(f"neither YAML nor JSON: {where}{error.problem or error.context}") from None
     except yaml.YAMLError as error:
-        raise InvalidManifest(" ".join(str(error).split())) from None
+        raise InvalidManifest(f"neither YAML nor JSON: {' '.join(str(error).split())}") from None
 
 
 # Composition: events to nodes. Aliases stay visible, so that their expansion can be bounded.
@@ -130,20 +131,25 @@ def _composed(text: str) -> _Node:
             continue
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in anchors:
-                raise yaml.MarkedYAMLError(problem=f"unknown anchor {event.anchor!r}", problem_mark=event.start_mark)
-            node = _Node("alias", event.start_mark.line, event.anchor, children=[anchors[event.anchor]])
+                raise _problem(_Node("alias", _line(event)), f"unknown anchor {event.anchor!r}")
+            node = _Node("alias", _line(event), event.anchor, children=[anchors[event.anchor]])
         elif isinstance(event, yaml.ScalarEvent):
             tag = (event.tag or "!").replace(_PREFIX, "!!").removeprefix("!" * (event.tag in (None, "!")))
-            node = _Node("scalar", event.start_mark.line, event.value, event.implicit[0] and not event.tag, tag)
+            node = _Node("scalar", _line(event), event.value, event.implicit[0] and not event.tag, tag)
         else:
             kind = "mapping" if isinstance(event, yaml.MappingStartEvent) else "sequence"
-            node = _Node(kind, event.start_mark.line)
+            node = _Node(kind, _line(event))
         if event.anchor and node.kind != "alias":
             anchors[event.anchor] = node
         open_nodes[-1].children.append(node)
         if node.kind in ("mapping", "sequence"):
             open_nodes.append(node)
     return root.children[0] if root.children else _Node("scalar", 0, plain=True)
+
+
+def _line(event: yaml.Event) -> int:
+    line: int = event.start_mark.line if event.start_mark else 0
+    return line
 
 
 # Construction: nodes to values.
@@ -354,7 +360,8 @@ def _binary(node: _Node) -> str:
 def _json_number(text: str) -> int | float:
     if not _is_finite(number := float(text)):
         raise InvalidManifest(f"{text[:20]} is too large a number")
-    return _as_json(int(text) if text.lstrip("-").isdecimal() and len(text) <= 20 else number)
+    exact: int | float = _as_json(int(text) if text.lstrip("-").isdecimal() and len(text) <= 20 else number)
+    return exact
 
 
 def _no_constant(text: str) -> Any:
