@@ -5,12 +5,17 @@ import ipaddress
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from resnext_operator import api, crd, render, ssh
+from resnext_operator import api, crd, render
 from resnext_operator.settings import InvalidSettings, Settings
+from resnext_trainer import manifest_yaml, resource
+from resnext_trainer.manifest_yaml import InvalidManifest
+
+if TYPE_CHECKING:
+    from resnext_operator import ssh
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def manifests(resource: dict[str, Any], site: api.Site, keys: ssh.Keys) -> list[api.Manifest]:
+def manifests(resource: dict[str, Any], site: api.Site, keys: "ssh.Keys") -> list[api.Manifest]:
     """All that a training's first attempt consists of; the addresses of its workers are made up.
 
     Raises api.InvalidTraining when the resource is refused.
@@ -77,26 +82,27 @@ def _run(_: argparse.Namespace) -> int:
 
 
 def _render(options: argparse.Namespace) -> int:
+    from resnext_operator import ssh
+
     try:
-        text = sys.stdin.read() if options.filename == "-" else Path(options.filename).read_text()
-        printed = manifests(resource(text), Settings.from_environment().site, ssh.generate())
-    except (api.InvalidTraining, InvalidSettings, OSError) as error:
+        data = sys.stdin.buffer.read() if options.filename == "-" else Path(options.filename).read_bytes()
+        site = Settings.from_environment().site
+        printed = [each for training in trainings(data) for each in manifests(training, site, ssh.generate())]
+    except OSError as error:
+        where = "standard input" if options.filename == "-" else options.filename
+        print(f"{where}: {error.strerror}", file=sys.stderr)
+        return 2
+    except (api.InvalidTraining, InvalidManifest, InvalidSettings) as error:
         print(error, file=sys.stderr)
         return 2
     print(yaml.safe_dump_all(printed, sort_keys=False), end="")
     return 0
 
 
-def resource(text: str) -> dict[str, Any]:
-    """The one ResNeXtTraining in a YAML text; raises api.InvalidTraining if it holds something else."""
-    try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise api.InvalidTraining(f"not a file with one resource in YAML: {error}") from None
-    if not isinstance(found, dict) or found.get("kind") != api.KIND:
-        raise api.InvalidTraining(f"kind: must be {api.KIND}")
-    if not isinstance(found.get("metadata"), dict) or not isinstance(found["metadata"].get("name"), str):
-        raise api.InvalidTraining("metadata.name: Required value: pods are named after it")
+def trainings(data: bytes) -> list[dict[str, Any]]:
+    """Every ResNeXtTraining of a file. Raises InvalidManifest if it holds none."""
+    if not (found := resource.trainings(manifest_yaml.documents(data))):
+        raise InvalidManifest(f"kind: Required value: the file holds no {api.KIND}")
     return found
 
 

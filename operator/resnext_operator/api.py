@@ -16,11 +16,12 @@ from resnext_operator.scheduling import Affinity, Spread
 from resnext_operator.status import Phase as Phase
 from resnext_operator.status import readable
 from resnext_operator.volumes import Labels, MapKey, Quantity, SameNamespace, Text, Volume, VolumeMount
-from resnext_trainer.config import Config, InvalidConfig, Rule, explain, resolve
+from resnext_trainer import resource
+from resnext_trainer.config import Config, InvalidConfig, Rule, explain, resolve, without_nulls
 from resnext_trainer.config import Training as TrainingConfig
 from resnext_trainer.report import Progress, Report
 
-GROUP, VERSION, PLURAL, KIND, SHORT = "resnext.dev", "v1alpha1", "resnexttrainings", "ResNeXtTraining", "rnx"
+GROUP, VERSION, PLURAL, KIND, SHORT = resource.GROUP, resource.VERSION, "resnexttrainings", resource.KIND, "rnx"
 RESOURCE = (GROUP, VERSION, PLURAL)
 GPU = "nvidia.com/gpu"
 MANAGER = "resnext.dev/operator"
@@ -462,15 +463,18 @@ def parse(body: Mapping[str, Any], site: Site) -> Training:
 
     Raises InvalidTraining in the API server's words.
     """
-    metadata, spec = body["metadata"], body.get("spec") or {}
+    metadata, found = body["metadata"], body.get("spec") or {}
     name = metadata["name"]
-    _check_object("spec", spec)
-    _check_object("spec.training", spec.get("training") or {})
+    _check_object("spec", found)
+    _check_object("spec.training", found.get("training") or {})
     if len(name) > MAX_NAME:
         raise InvalidTraining(f"metadata.name: Invalid value: {json.dumps(name)}: {_NAME_RULE.message}")
     try:
-        resolved = resolve(spec.get("training") or {}).model_dump(mode="json", by_alias=True)
-        parsed = Spec.model_validate_json(json.dumps({**spec, "training": resolved}))
+        spec = without_nulls(found, Spec, "spec")
+        written = spec.get("training")
+        if isinstance(written, Mapping):
+            spec["training"] = resolve(written).model_dump(mode="json", by_alias=True)
+        parsed = Spec.model_validate_json(json.dumps(spec), by_name=False)
     except InvalidConfig as error:
         raise InvalidTraining(str(error)) from None
     except ValidationError as error:
@@ -485,7 +489,7 @@ def parse(body: Mapping[str, Any], site: Site) -> Training:
         site=site,
         status=readable(stored := body.get("status") or {}),
         stored=stored,
-        written=spec.get("training") or {},
+        written=written or {},
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from resnext_trainer.config import Training
 from resnext_trainer.data import folder as folders
-from resnext_trainer.data.prepare import LABELS
+from resnext_trainer.data import labels
 from resnext_trainer.refusal import Refused
 from resnext_trainer.report import Verdict
 
@@ -23,12 +23,12 @@ def names(config: Training) -> Names:
     try:
         if data.format == "folder":
             found = folders.class_names(data.path)
-        elif data.format == "tfrecord" and (file := Path(data.path, LABELS)).is_file():
-            found = _read(file)
+        elif data.format == "tfrecord" and (file := Path(data.path, labels.LABELS)).is_file():
+            found = labels.read(file)
             if len(found) != count:
                 log.warning("%s names %d classes, and model.classes is %d: no names are kept", file, len(found), count)
                 found = []
-    except (OSError, UnicodeDecodeError, Refused) as error:
+    except (OSError, ValueError, Refused) as error:
         log.warning("the names of the classes cannot be read: %s", error)
     return [*found[:count], *[None] * (count - len(found))]
 
@@ -36,8 +36,8 @@ def names(config: Training) -> Names:
 def from_file(file: Path, count: int) -> Names:
     """One name a line; Refused where there are not as many as classes."""
     try:
-        found = _read(file)
-    except (OSError, UnicodeDecodeError) as error:
+        found = labels.read(file)
+    except (OSError, ValueError) as error:
         raise Refused(Verdict.CONFIGURATION_REFUSED, f"{file} cannot be read: {error}") from None
     if len(found) != count:
         raise Refused(
@@ -46,9 +46,3 @@ def from_file(file: Path, count: int) -> Names:
             "give the file of this data set with --labels",
         )
     return found
-
-
-def _read(file: Path) -> list[str]:
-    # Not splitlines, which also splits at characters that a name may hold.
-    text = file.read_text(encoding="utf-8").removesuffix("\n")
-    return text.split("\n") if text else []

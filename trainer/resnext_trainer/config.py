@@ -478,15 +478,41 @@ def resolve(written: Mapping[str, Any]) -> Training:
 
     Raises InvalidConfig in the words of the API server, each field spelled from `spec.training` on.
     """
+    written = without_nulls(written, Training, "spec.training")
     settings = dict(written)
     if (recipe := presets.PRESETS.get(str(written.get("preset")))) is not None:
         settings = _merged(recipe, written)
     settings = _merged(_dependent_defaults(settings), settings)
     try:
         # Through JSON, because that is where strict validation takes a list for a tuple.
-        return Training.model_validate_json(json.dumps(settings)).as_written_by(written)
+        return Training.model_validate_json(json.dumps(settings), by_name=False).as_written_by(written)
     except ValidationError as error:
         raise InvalidConfig(explain(error)) from None
+
+
+def without_nulls(written: Mapping[str, Any], model: type[Config], root: str) -> dict[str, Any]:
+    """What the API server stores of a mapping: null is as good as not written, but not for an unknown field.
+
+    Raises InvalidConfig.
+    """
+    kept: dict[str, Any] = _without_nulls(written)
+    if kept != written:
+        try:
+            model.model_validate_json(json.dumps(written), by_name=False)
+        except ValidationError as error:
+            unknown = [each for each in error.errors(include_url=False) if each["type"] == "extra_forbidden"]
+            if unknown:
+                raise InvalidConfig("\n".join(_sentence(root, dict(each)) for each in unknown)) from None
+    return kept
+
+
+def _without_nulls(value: Any) -> Any:
+    match value:
+        case Mapping():
+            return {key: _without_nulls(each) for key, each in value.items() if each is not None}
+        case list():
+            return [_without_nulls(each) for each in value]
+    return value
 
 
 def _dependent_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -501,17 +527,38 @@ def _dependent_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def explain(error: ValidationError, root: str = "spec.training") -> str:
     """pydantic's complaints as the API server words them, one line each."""
-    return "\n".join(_sentence(root, dict(complaint)) for complaint in error.errors(include_url=False))
+    by_field: dict[str, list[dict[str, Any]]] = {}
+    for complaint in error.errors(include_url=False):
+        by_field.setdefault(_field(root, complaint["loc"]), []).append(dict(complaint))
+    return "\n".join(sentence for complaints in by_field.values() for sentence in _sentences(root, complaints))
 
 
-def _sentence(root: str, complaint: dict[str, Any]) -> str:
+def _sentences(root: str, complaints: list[dict[str, Any]]) -> list[str]:
+    """One for a value that fits no branch of a union (an integer or a string), else one for each complaint."""
+    if len(complaints) == 1 or {complaint["type"] for complaint in complaints} <= {"rule"}:
+        return [_sentence(root, complaint) for complaint in complaints]
+    meant = [complaint for complaint in complaints if not complaint["type"].endswith("_type")]
+    if meant:
+        return [_sentence(root, complaint) for complaint in meant]
+    kinds = " or ".join(complaint["msg"].removeprefix("Input should be ") for complaint in complaints)
+    written = json.dumps(complaints[0]["input"])
+    quotes = f': write "{written}" in quotes' if isinstance(complaints[0]["input"], float) else ""
+    return [f"{_field(root, complaints[0]['loc'])}: Invalid value: {written}: should be {kinds}{quotes}"]
+
+
+def _field(root: str, path: tuple[int | str, ...]) -> str:
     field = root
-    for part in complaint["loc"]:
+    for part in path:
         # A union's branches ("int", "literal['dynamic']") appear in the path, though no user wrote them.
         if isinstance(part, int):
             field += f"[{part}]"
         elif part.isidentifier() and part != "int":
             field += f".{part}"
+    return field
+
+
+def _sentence(root: str, complaint: dict[str, Any]) -> str:
+    field = _field(root, complaint["loc"])
     context = complaint.get("ctx", {})
     match complaint["type"]:
         case "rule":

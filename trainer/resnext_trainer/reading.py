@@ -1,58 +1,56 @@
 """From a file and `--set a.b=value` to a resolved configuration."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from resnext_trainer.config import RESOLVED, WRITTEN, InvalidConfig, Training, resolve
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML as kubectl reads it: 2026-01-01 is a text."""
-
-    yaml_implicit_resolvers = {
-        first: [(tag, form) for tag, form in resolvers if not tag.endswith(":timestamp")]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-_NOT_READABLE = (yaml.YAMLError, ValueError, TypeError, RecursionError)
-"""What YAML raises, and JSON of what it has made: a circle, a set, bytes, a thousand levels."""
+from resnext_trainer import manifest_yaml, resource
+from resnext_trainer.config import RESOLVED, WRITTEN, InvalidConfig, Training, resolve, without_nulls
+from resnext_trainer.manifest_yaml import InvalidManifest
 
 
 def read(path: Path | None, assignments: Sequence[str] = ()) -> Training:
     """The configuration in a file (none: the defaults), with the assignments over it. Raises InvalidConfig."""
-    written = _written(path) if path else {}
-    for assignment in assignments:
-        _assign(written, assignment)
-    training = resolve(written)
+    training = resolve(written(path, assignments))
     if path and path.name == RESOLVED and (beside := path.with_name(WRITTEN)).is_file():
-        by_user = _written(beside)
-        for assignment in assignments:
-            _assign(by_user, assignment)
-        return training.as_written_by(by_user)
+        return training.as_written_by(written(beside, assignments))
     return training
 
 
-def _written(path: Path) -> dict[str, Any]:
-    """`spec.training` of a whole resource, or the file as it is; JSON is YAML."""
+def written(path: Path | None, assignments: Sequence[str] = ()) -> dict[str, Any]:
+    """What the user wrote, as it would stand under `spec.training`, without nulls. Raises InvalidConfig."""
+    found = _in_file(path) if path else {}
+    for assignment in assignments:
+        _assign(found, assignment)
+    return without_nulls(found, Training, "spec.training")
+
+
+def _in_file(path: Path) -> dict[str, Any]:
+    """`spec.training` of the only ResNeXtTraining in a file, or the file as it is."""
     try:
-        document = _loaded(path.read_text())
+        documents = manifest_yaml.documents(path.read_bytes())
+        match documents:
+            case [dict() as settings] if "kind" not in settings:
+                return settings
+            case [dict(), *_]:
+                trainings = resource.trainings(documents)
+            case _:
+                trainings = []
     except OSError as error:
         raise InvalidConfig(f"--config {path}: {error.strerror}") from None
-    except _NOT_READABLE as error:
-        raise InvalidConfig(f"--config {path} is neither YAML nor JSON: {error}") from None
-    if isinstance(document, dict) and "kind" in document:
-        spec = document.get("spec")
-        document = spec.get("training", {}) if isinstance(spec, dict) else None
-    if not isinstance(document, dict):
-        raise InvalidConfig(
-            f"--config {path} holds no settings: write a ResNeXtTraining, or what stands under spec.training"
-        )
-    return document
+    except InvalidManifest as error:
+        raise InvalidConfig(f"--config {path}: {error}") from None
+    match trainings:
+        case [{"spec": {"training": dict() as settings}}]:
+            return settings
+        case [_]:
+            raise InvalidConfig(f"--config {path}: spec.training: Required value: must be a mapping")
+        case []:
+            raise InvalidConfig(
+                f"--config {path} holds no settings: write a {resource.KIND}, or what stands under spec.training"
+            )
+    names = ", ".join(each["metadata"]["name"] for each in trainings)
+    raise InvalidConfig(f"--config {path} holds {len(trainings)} trainings ({names}): keep one of them in the file")
 
 
 def _assign(written: dict[str, Any], assignment: str) -> None:
@@ -62,22 +60,16 @@ def _assign(written: dict[str, Any], assignment: str) -> None:
         raise InvalidConfig(f"--set {assignment}: write it as field=value, such as --set data.path=/data")
     *parents, field = name.split(".")
     for parent in parents:
-        below = written.setdefault(parent, {})
-        if not isinstance(below, dict):
-            raise InvalidConfig(f"--set {assignment}: {parent} is {below!r} and has no fields")
-        written = below
+        if written.get(parent) is None:
+            written[parent] = {}
+        if not isinstance(written[parent], dict):
+            raise InvalidConfig(f"--set {assignment}: {parent} is {written[parent]!r} and has no fields")
+        written = written[parent]
     written[field] = _value(value)
 
 
 def _value(text: str) -> Any:
     try:
-        return _loaded(text)
-    except _NOT_READABLE:
+        return manifest_yaml.value(text)
+    except InvalidManifest:
         return text
-
-
-def _loaded(text: str) -> Any:
-    """What JSON can say as well; one of _NOT_READABLE for all else."""
-    document = yaml.load(text, _Loader)  # a SafeLoader
-    json.dumps(document)
-    return document

@@ -9,6 +9,7 @@ from resnext_operator.__main__ import main
 from resnext_operator.api import KIND
 
 SAMPLE = Path(__file__).parents[3] / "manifests" / "samples" / "resnext-digits.yaml"
+HEAD = f"apiVersion: resnext.dev/v1alpha1\nkind: {KIND}\n"
 
 
 def test_a_sample_becomes_manifests(capsys):
@@ -21,11 +22,15 @@ def test_a_sample_becomes_manifests(capsys):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("metadata: [", "not a file with one resource in YAML"),
-        ("a: 1\n---\nb: 2\n", "not a file with one resource in YAML"),
-        ("hello", f"kind: must be {KIND}"),
-        (f"kind: {KIND}\n", "metadata.name: Required value"),
-        (f"kind: {KIND}\nmetadata: {{name: x}}\nspec: {{training: {{epochs: -1}}}}\n", "spec.training.epochs"),
+        ("metadata: [", "neither YAML nor JSON: line 2"),
+        ("a: 1\n---\nb: 2\n", "kind: Required value"),
+        ("hello", "kind: Required value"),
+        ("", f"the file holds no {KIND}"),
+        ("kind: Pod\n", f"the file holds no {KIND}"),
+        (f"kind: {KIND}\n", "apiVersion: Invalid value: null: must be resnext.dev/v1alpha1"),
+        (HEAD, "metadata.name: Required value"),
+        (HEAD + "metadata: {name: x}\n", "spec: Required value"),
+        (HEAD + "metadata: {name: x}\nspec: {training: {epochs: -1}}\n", "spec.training.epochs"),
     ],
 )
 def test_a_bad_file_is_refused_in_a_sentence(tmp_path, capsys, text, sentence):
