@@ -106,6 +106,9 @@ def quiet() -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.persistence.diffbase_storage = _NoDifferences()
     settings.posting.enabled = False
+    # It retries what is refused as well, for two minutes and unseen; then `scopes` starts it again.
+    settings.networking.error_backoffs = (0.5, 1.0)
+    settings.process.ultimate_exiting_timeout = None
     settings.scanning.disabled = True
     for kind in LABELLED:
         path, plural = PATHS[kind]

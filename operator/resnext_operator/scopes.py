@@ -161,7 +161,7 @@ class Scopes:
             # Whether it is still there, and what has changed meanwhile.
             for kind in handlers.WATCHED:
                 self._due[kind, namespace].set()
-            await asyncio.sleep(min(_FIRST_DELAY * 2.0 ** min(failures, 10), _LAST_DELAY_LEFT))
+            await asyncio.sleep(min(_FIRST_DELAY * 2.0 ** min(failures, 10), _LAST_DELAY))
 
 
 class _Kopf:
@@ -200,6 +200,8 @@ class _Kopf:
 
     async def _watch(self) -> None:
         loop, stop = asyncio.get_running_loop(), asyncio.Event()
+        # Tasks that kopf leaves behind when one of them has failed: why it ended is logged once, by `_keep_watched`.
+        loop.set_exception_handler(lambda *_: None)
 
         def stop_from_outside() -> None:
             with suppress(RuntimeError):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import jsonschema
 import pytest
@@ -168,6 +169,91 @@ def test_a_name_must_leave_room_for_the_pods_names():
     with pytest.raises(InvalidTraining, match=r"metadata\.name"):
         api.parse(body, SITE)
     assert len(names.worker("n" * api.MAX_NAME, 255, 99_999)) <= 63
+
+
+def unbounded(node, path):
+    """The values of a schema that have no upper bound."""
+    kind = node.get("type")
+    numbers = kind in ("integer", "number") or "minimum" in node
+    if numbers and not {"minimum", "maximum"} <= node.keys() and "x-kubernetes-validations" not in node:
+        yield path
+    if kind == "string" and not {"enum", "maxLength"} & node.keys():
+        yield path
+    if kind == "array" and "maxItems" not in node:
+        yield path
+    if "additionalProperties" in node:
+        keys = [rule["rule"] for rule in node.get("x-kubernetes-validations", ())]
+        if "maxProperties" not in node or keys != ["self.all(key, size(key) <= 317)"]:
+            yield path
+        yield from unbounded(node["additionalProperties"], f"{path}{{}}")
+    for name, child in node.get("properties", {}).items():
+        yield from unbounded(child, f"{path}.{name}")
+    if "items" in node:
+        yield from unbounded(node["items"], f"{path}[]")
+
+
+def test_every_value_under_spec_is_bounded():
+    """Sums of numbers cannot overflow then, and the API server can bound the cost of the rules."""
+    found = schema()["properties"]["spec"]
+    assert list(unbounded(found, "spec")) == []
+
+
+def test_the_status_schema_takes_what_any_version_writes():
+    """A rollback must be able to write: no enums, bounds or required fields."""
+    assert schema()["properties"]["status"].keys() == {"type", "description", "x-kubernetes-preserve-unknown-fields"}
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"training": {"epochs": 1_000_000_000}}, "spec.training.epochs"),
+        ({"training": {"batchSize": 10**9}}, "spec.training.batchSize"),
+        ({"training": {"optimizer": {"learningRate": 1e300}}}, "spec.training.optimizer.learningRate"),
+        ({"training": {"optimizer": {"stepEpochs": [1e18]}}}, "spec.training.optimizer.stepEpochs[0]"),
+        ({"training": {"data": {"path": "/" + "x" * 1024}}}, "spec.training.data.path"),
+        ({"training": {"checkpoint": {"keep": 10**12}}}, "spec.training.checkpoint.keep"),
+        ({"workers": {"tolerations": [{"tolerationSeconds": 2**40}]}}, "spec.workers.tolerations[0].tolerationSeconds"),
+        ({"workers": {"sharedMemory": 10**19}}, "spec.workers.sharedMemory"),
+        ({"launcher": {"labels": {f"l{number}": "x" for number in range(33)}}}, "spec.launcher.labels"),
+        ({"launcher": {"annotations": {"a": "x" * 1025}}}, "spec.launcher.annotations.a"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_value_beyond_its_bound_is_refused_by_both(change, field):
+    """By the schema, and by the operator with the field's name."""
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(resource(**change)["spec"], SPEC)
+    with pytest.raises(InvalidTraining, match=re.escape(field)):
+        api.parse(resource(**change), SITE)
+
+
+@pytest.mark.parametrize("pods", ["workers", "launcher"])
+@pytest.mark.parametrize("name", ["worker", "training", "attempt", "anything"])
+def test_labels_of_the_group_are_refused(pods, name):
+    """The operator's own labels are on its pods; a user's of the same prefix would be taken for them."""
+    with pytest.raises(InvalidTraining, match=rf"spec\.{pods}\.labels: .*use a prefix of your own"):
+        api.parse(resource(**{pods: {"labels": {f"resnext.dev/{name}": "x"}}}), SITE)
+    rules = [rule["rule"] for rule in schema()["properties"]["spec"]["properties"][pods]["x-kubernetes-validations"]]
+    assert "!has(self.labels) || self.labels.all(key, !key.startsWith('resnext.dev/'))" in rules
+
+
+@pytest.mark.parametrize("labels", [{"resnext.dev.example/a": "x"}, {"my.resnext.dev/a": "x"}, {"resnext.dev": "x"}])
+def test_labels_of_other_groups_are_taken(labels):
+    """Only the group itself is the operator's."""
+    assert api.parse(resource(workers={"labels": labels}), SITE).spec.workers.labels == labels
+
+
+def test_keys_of_maps_are_bounded():
+    """A structural schema says nothing of keys: a rule does, and the operator in the same way."""
+    with pytest.raises(InvalidTraining, match="at most 317 characters"):
+        api.parse(resource(workers={"nodeSelector": {"k" * 318: "x"}}), SITE)
+
+
+@pytest.mark.parametrize("spec", [["x"], "x", {"training": "x"}, {"training": ["x"]}, {"training": {"model": "x"}}])
+def test_a_spec_of_another_type_is_invalid(spec):
+    """One that an earlier schema let pass is refused in a sentence, and is no error of the operator."""
+    with pytest.raises(InvalidTraining, match=r"spec.*: should be|spec.*: Invalid value"):
+        api.parse({"metadata": {"name": "x"}, "spec": spec}, SITE)
 
 
 def test_nothing_under_spec_has_a_default_so_what_the_user_wrote_stays_visible():

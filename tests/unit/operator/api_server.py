@@ -1,0 +1,184 @@
+"""An API server of a few lines that speaks HTTP: discovery, lists, watches and writes of what the operator needs.
+
+A namespace that it does not serve is answered with 403, as one whose Role has gone with it.
+"""
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from resnext_operator.cluster import PATHS
+
+# What kopf waits for before it watches anything.
+_OF_KOPF = {
+    "Namespace": ("api/v1", "namespaces"),
+    "CustomResourceDefinition": ("apis/apiextensions.k8s.io/v1", "customresourcedefinitions"),
+}
+_PREFIXES = {prefix for prefix, _ in [*PATHS.values(), *_OF_KOPF.values()]}
+_KINDS = {plural: kind for kind, (_, plural) in PATHS.items()}
+
+
+class ApiServer:
+    """Objects by their path; every write and every refusal is noted."""
+
+    def __init__(self, *namespaces):
+        self.namespaces = set(namespaces)
+        self.objects, self.version = {}, 100
+        self.writes, self.refusals = [], []
+        self.watches = {}
+        self.failing = set()
+        """Plurals whose lists end with an error of the server."""
+
+    @asynccontextmanager
+    async def serve(self, folder):
+        """The path of a kubeconfig for it."""
+        app = web.Application()
+        app.router.add_get("/api", self._versions)
+        app.router.add_get("/apis", self._groups)
+        for prefix in _PREFIXES:
+            app.router.add_get(f"/{prefix}", self._resources)
+            app.router.add_route("*", f"/{prefix}/namespaces/{{namespace}}/{{plural}}", self._collection)
+            app.router.add_route("*", f"/{prefix}/namespaces/{{namespace}}/{{plural}}/{{name}}", self._object)
+            app.router.add_route("*", f"/{prefix}/namespaces/{{namespace}}/{{plural}}/{{name}}/status", self._object)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "test",
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+            "clusters": [{"name": "test", "cluster": {"server": f"http://127.0.0.1:{runner.addresses[0][1]}"}}],
+            "users": [{"name": "test", "user": {"token": "x"}}],
+        }
+        path = folder / "kubeconfig"
+        path.write_text(json.dumps(config))
+        try:
+            yield path
+        finally:
+            self.end_watches()
+            await runner.cleanup()
+
+    def end_watches(self, namespace=None):
+        """Close the connections of watches, as the API server does now and then."""
+        for (where, _), queues in self.watches.items():
+            for queue in queues if namespace in (None, where) else ():
+                queue.put_nowait(None)
+
+    def put(self, body, event=None):
+        """Store an object and tell the watches."""
+        self.version += 1
+        namespace, name = body["metadata"]["namespace"], body["metadata"]["name"]
+        prefix, plural = PATHS[body["kind"]]
+        path = f"/{prefix}/namespaces/{namespace}/{plural}/{name}"
+        metadata = {
+            "uid": f"uid-{name}",
+            "generation": 1,
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+            **body["metadata"],
+            "resourceVersion": str(self.version),
+        }
+        event = event or ("MODIFIED" if path in self.objects else "ADDED")
+        self.objects[path] = {"apiVersion": prefix.partition("/")[2], **body, "metadata": metadata}
+        for queue in self.watches.get((namespace, plural), ()):
+            queue.put_nowait({"type": event, "object": self.objects[path]})
+        return self.objects[path]
+
+    def of(self, namespace, plural):
+        return [each for path, each in self.objects.items() if f"/namespaces/{namespace}/{plural}/" in path]
+
+    async def _versions(self, _):
+        return web.json_response({"versions": ["v1"]})
+
+    async def _groups(self, _):
+        groups = [prefix.split("/")[1:] for prefix in _PREFIXES if "apis/" in prefix]
+        versions = [(name, {"groupVersion": f"{name}/{version}", "version": version}) for name, version in groups]
+        found = [{"name": name, "versions": [each], "preferredVersion": each} for name, each in versions]
+        return web.json_response({"groups": found})
+
+    async def _resources(self, request):
+        verbs = ["list", "watch", "get", "create", "patch", "delete"]
+        found = [
+            {"name": plural, "singularName": kind.lower(), "kind": kind, "namespaced": kind in PATHS, "verbs": verbs}
+            for kind, (prefix, plural) in {**PATHS, **_OF_KOPF}.items()
+            if f"/{prefix}" == request.path
+        ]
+        return web.json_response({"resources": found})
+
+    def _refused(self, request):
+        namespace = request.match_info["namespace"]
+        if namespace in self.namespaces:
+            return None
+        self.refusals.append(request.path)
+        return _status(403, f"forbidden in namespace {namespace}")
+
+    async def _collection(self, request):
+        if refused := self._refused(request):
+            return refused
+        namespace, plural = request.match_info["namespace"], request.match_info["plural"]
+        if request.method == "POST":
+            body = await request.json()
+            path = f"{request.path}/{body['metadata']['name']}"
+            self.writes.append(("POST", path))
+            if path in self.objects:
+                return _status(409, "there already")
+            body["metadata"].setdefault("namespace", namespace)
+            return web.json_response(self.put({"kind": _KINDS[plural], **body}), status=201)
+        if plural in self.failing:
+            return _status(500, "no list of these")
+        if request.query.get("watch"):
+            return await self._watch(request, namespace, plural)
+        metadata = {"resourceVersion": str(self.version)}
+        return web.json_response({"metadata": metadata, "items": self.of(namespace, plural)})
+
+    async def _watch(self, request, namespace, plural):
+        queue = asyncio.Queue()
+        since = int(request.query.get("resourceVersion", 0))
+        for missed in self.of(namespace, plural):
+            if int(missed["metadata"]["resourceVersion"]) > since:
+                queue.put_nowait({"type": "ADDED", "object": missed})
+        self.watches.setdefault((namespace, plural), []).append(queue)
+        stream = web.StreamResponse()
+        await stream.prepare(request)
+        try:
+            while (event := await queue.get()) is not None:
+                await stream.write(json.dumps(event).encode() + b"\n")
+        finally:
+            self.watches[namespace, plural].remove(queue)
+        return stream
+
+    async def _object(self, request):
+        if refused := self._refused(request):
+            return refused
+        path = request.path.removesuffix("/status")
+        if request.method != "GET":
+            self.writes.append((request.method, request.path))
+        if (found := self.objects.get(path)) is None:
+            return _status(404, "not there")
+        body = await request.json() if request.method in ("PUT", "PATCH", "DELETE") and request.can_read_body else {}
+        if request.method == "PATCH":
+            return web.json_response(self.put({**found, "status": _merged(found.get("status") or {}, body["status"])}))
+        if request.method == "PUT":
+            return web.json_response(self.put({"kind": found["kind"], **body}))
+        if request.method == "DELETE":
+            return web.json_response(self.objects.pop(path))
+        return web.json_response(found)
+
+
+def _status(code, message):
+    return web.json_response({"kind": "Status", "code": code, "message": message, "reason": "x"}, status=code)
+
+
+def _merged(old, patch):
+    """RFC 7386."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(old) if isinstance(old, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            result.pop(key, None)
+        else:
+            result[key] = _merged(result.get(key), value)
+    return result

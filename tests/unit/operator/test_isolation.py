@@ -1,0 +1,441 @@
+"""Whatever one training's objects hold, all other trainings are reconciled, and no loop ends."""
+
+import asyncio
+import json
+import logging
+import resource as limits
+import string
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+
+import pytest
+from aiohttp import web
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from model import SITE, Cluster, resource
+from prometheus_client import generate_latest
+from test_reconcile import Server
+
+from resnext_operator import api, handlers, names, observe, process, progress, render
+from resnext_operator.api import KIND, Phase
+from resnext_operator.cache import Cache
+from resnext_operator.cluster import difference, path_of
+from resnext_operator.guard import Guard
+from resnext_operator.metrics import Metrics
+from resnext_operator.progress import Watch
+from resnext_operator.settings import Settings
+from resnext_operator.status import readable
+from resnext_operator.workqueue import WorkQueue
+
+WORDS = st.text(string.printable, max_size=20) | st.sampled_from(["True", "Running", "2026-01-01T00:00:00Z", "NaN", ""])
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | WORDS
+JSON = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(WORDS, inner, max_size=4), max_leaves=12
+)
+
+
+def shaped(*fields):
+    """Objects whose fields have the right names and any content."""
+    return st.dictionaries(st.sampled_from(fields), JSON, max_size=6) | JSON
+
+
+ATTEMPT = shaped(
+    "number", "startTime", "endTime", "cause", "pod", "node", "workers", "firstStep", "firstTime", "message"
+)
+CONDITION = shaped("type", "status", "reason", "message", "lastTransitionTime")
+PROGRESS = shaped("epoch", "epochs", "step", "steps", "imagesPerSecond", "top1", "loss", "updatedTime")
+STATUS = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(("phase", "reason", "startTime", "completionTime", "failures", "stepSeconds", "any"), JSON),
+        "conditions": st.lists(CONDITION, max_size=3) | JSON,
+        "attempts": st.lists(ATTEMPT, max_size=3) | JSON,
+        **dict.fromkeys(("progress", "workers", "checkpoint", "printed"), PROGRESS),
+    },
+)
+STATE = shaped("exitCode", "message", "reason", "finishedAt")
+POD_STATUS = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(("phase", "podIP", "message", "reason"), JSON),
+        "conditions": st.lists(CONDITION, max_size=3) | JSON,
+        "containerStatuses": st.lists(
+            st.fixed_dictionaries({"state": st.dictionaries(st.sampled_from(["waiting", "terminated"]), STATE)}),
+            max_size=2,
+        )
+        | JSON,
+    },
+)
+LABELS = st.dictionaries(
+    st.sampled_from([names.TRAINING, names.ROLE, names.WORKER, names.ATTEMPT, names.WORKERS, names.KEYS]) | WORDS,
+    JSON,
+    max_size=5,
+)
+MANY = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def training(name, **content):
+    body = resource(**content.pop("spec", {}))
+    metadata = {"namespace": "default", "name": name, "uid": f"uid-{name}", "generation": 1}
+    metadata |= {"creationTimestamp": "2026-01-01T00:00:00Z", "resourceVersion": "1"}
+    return {**body, "metadata": metadata, **content}
+
+
+def runtime_of(*bodies):
+    """Everything that reconciling needs, on an API server of a few lines."""
+    server, cache, queue = Server(), Cache(), WorkQueue()
+    metrics = Metrics(cache, queue.__len__)
+    teller = SimpleNamespace(tell=lambda *_: None)
+    watch = Watch(cache, queue, Settings(), metrics.guard)
+    runtime = handlers.Runtime(Settings(), server, cache, queue, watch, teller, metrics, metrics.guard)
+    metrics.leading = True
+    for body in bodies:
+        server.objects[path_of(KIND, "default", body["metadata"]["name"])] = body
+        handlers.see("ADDED", body, runtime)
+    claim = {"kind": "PersistentVolumeClaim", "metadata": {"namespace": "default", "name": "digits-data"}}
+    handlers.see("ADDED", claim | {"spec": {"accessModes": ["ReadWriteMany"]}}, runtime)
+    return runtime
+
+
+async def serves(runtime, name):
+    """Whether a training is reconciled: its workers are created."""
+    await handlers.reconcile(("default", name), runtime)
+    return f"/api/v1/namespaces/default/pods/{name}-worker-0-0" in runtime.cluster.objects
+
+
+@MANY
+@given(status=STATUS)
+def test_any_status_is_parsed_rewritten_and_harms_no_other(status):
+    """What the operator cannot parse it replaces; afterwards everything stored can be parsed."""
+
+    async def story():
+        runtime = runtime_of(training("odd", status=status), training("good"))
+        assert await serves(runtime, "good")
+        await handlers.reconcile(("default", "odd"), runtime)
+        stored = runtime.cluster.objects[path_of(KIND, "default", "odd")]["status"]
+        stored = {key: value for key, value in stored.items() if value is not None}
+        assert readable(stored)["phase"] in set(Phase)
+        assert b"resnext_trainings" in generate_latest(runtime.metrics.registry)
+
+    asyncio.run(story())
+
+
+@MANY
+@given(status=STATUS)
+def test_a_parsed_status_is_stable_and_its_patch_complete(status):
+    """Parsing twice changes nothing, and the patch from what was stored leaves nothing but the new status."""
+    parsed = readable(status)
+    assert readable(parsed) == parsed
+    assert json.loads(json.dumps(parsed, allow_nan=False)) == parsed
+    patch = difference(status, parsed)
+    assert {key for key, value in patch.items() if value is None} == set(status) - set(parsed)
+
+
+@MANY
+@given(labels=LABELS, annotations=LABELS, status=POD_STATUS, which=st.sampled_from(["worker-0-0", "launcher-1", "x"]))
+def test_any_pod_harms_no_other_training(labels, annotations, status, which):
+    """A pod with any labels, annotations and status, owned by one training, is seen by the others' loops as well."""
+
+    async def story():
+        runtime = runtime_of(training("odd"), training("good"))
+        owner = render.owner(api.parse(training("odd"), SITE))
+        metadata = {"namespace": "default", "name": f"odd-{which}", "uid": "p", "resourceVersion": "5"}
+        metadata |= {"labels": labels, "annotations": annotations, "ownerReferences": [owner]}
+        handlers.see("ADDED", {"kind": "Pod", "metadata": metadata, "spec": {}, "status": status}, runtime)
+        assert await serves(runtime, "good")
+        await handlers.reconcile(("default", "odd"), runtime)
+        runtime.progress._running()
+        assert b"resnext_trainings" in generate_latest(runtime.metrics.registry)
+        handlers.see("DELETED", {"kind": "Pod", "metadata": metadata, "spec": {}, "status": status}, runtime)
+        await handlers.reconcile(("default", "odd"), runtime)
+
+    asyncio.run(story())
+
+
+@MANY
+@given(message=JSON | shaped("verdict", "message", "progress", "rank", "log"))
+def test_any_termination_message_ends_an_attempt(message):
+    """A launcher may end with any words: the exit code alone decides then."""
+    cluster = Cluster()
+    cluster.run()
+    text = message if isinstance(message, str) else json.dumps(message)
+    cluster.end_pod(cluster.pods("launcher")[0], 8, text)
+    cluster.settle()
+    assert cluster.status["attempts"][0]["cause"] == "hung"
+
+
+@MANY
+@given(owners=JSON, metadata=LABELS, kind=st.sampled_from(["Pod", "ConfigMap", KIND, "PersistentVolumeClaim"]))
+def test_any_object_in_a_list_harms_no_other(owners, metadata, kind):
+    """An object that is none is skipped and counted; those after it are taken in."""
+    runtime = runtime_of()
+    odd = {"kind": kind, "metadata": {**metadata, "ownerReferences": owners}}
+    good = training("good")
+    listed = [odd, {"kind": kind}, good]
+    skipped = []
+    runtime.cache.replace(KIND, None, listed, 10, lambda found, _: skipped.append(found))
+    assert runtime.cache.training(("default", "good"))
+    assert len(skipped) == 2
+
+
+# -- named cases -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        {"phase": ["x"]},
+        {"phase": "Dancing", "conditions": "x", "attempts": {"number": 1}},
+        {"attempts": [{"number": "1"}], "failures": -1},
+        {"attempts": [{"number": 10**18, "startTime": "2026-01-01T00:00:00Z"}]},
+        {"startTime": "0001-01-01T00:00:00Z", "completionTime": "9999-12-31T23:59:59Z"},
+        {"startTime": "2026-01-01T00:00:00", "stepSeconds": [1e308] * 9},
+        {"conditions": [{"type": "Stalled", "status": "True", "lastTransitionTime": "yesterday"}]},
+        {"progress": {"step": 1, "steps": 10, "epochs": 1, "updatedTime": 5, "top1": "0.5"}},
+    ],
+    ids=str,
+)
+def test_garbage_in_a_status_is_replaced(status):
+    """Reconciled as if that field were not there; the next status that is written holds none of it."""
+    cluster = Cluster()
+    cluster.body["status"] = status
+    cluster.run()
+    assert cluster.status["phase"] == Phase.RUNNING
+    assert readable(cluster.status) == cluster.status
+
+
+def test_an_ended_training_stays_so_without_its_phase():
+    """Else whoever removes the phase would have a finished training run again."""
+    cluster = Cluster(runPolicy={"ttlSecondsAfterFinished": 60})
+    cluster.run()
+    cluster.body["status"] |= {"phase": 7, "completionTime": {}} | {
+        "conditions": [
+            *cluster.status["conditions"],
+            {**cluster.status["conditions"][0], "type": "Succeeded", "status": "True"},
+        ]
+    }
+    made = list(cluster.made)
+    cluster.settle()
+    assert (cluster.status["phase"], cluster.made) == (Phase.SUCCEEDED, made)
+    cluster.wait(seconds=61)
+    cluster.settle()
+    assert cluster.deleted
+
+
+def test_fields_of_a_newer_version_are_kept_while_small():
+    """A rollback must not lose what a newer operator has written, nor keep a megabyte for whoever wrote that."""
+    newer = {"restarts": {"node-1": 3}, "note": "x" * 100}
+    assert readable({**newer, "junk": "x" * 5000, "deep": json.loads("[" * 50 + "]" * 50)}) == newer
+
+
+@pytest.mark.parametrize("seconds", [1, 2, 3600])
+def test_a_billion_epochs_can_be_suspended(seconds):
+    """The time left of such a training is no date; it is only displayed, and decides nothing."""
+    cluster = Cluster(runPolicy={"activeDeadlineSeconds": 10**6})
+    cluster.run()
+    cluster.wait(seconds=seconds)
+    cluster.progress = cluster.progress.model_copy(update={"step": 21, "steps": 2**53, "epochs": 10**9})
+    cluster.settle()
+    assert "estimatedCompletionTime" not in cluster.status["progress"]
+    cluster.body["spec"]["suspend"] = True
+    cluster.settle()
+    assert cluster.status["phase"] == Phase.SUSPENDED
+
+
+@pytest.mark.parametrize("label", [names.WORKER, names.ATTEMPT, names.ROLE, names.TRAINING, names.INCARNATION])
+def test_changed_labels_change_no_role(label):
+    """A launcher labelled as a worker, and a worker of another training, stay what their names and owner say."""
+    cluster = Cluster()
+    cluster.run()
+    before = cluster.seen
+    for pod in (*cluster.pods("worker"), *cluster.pods("launcher")):
+        pod["metadata"]["labels"][label] = "x"
+    assert cluster.seen == before
+
+
+def test_a_foreign_name_is_no_pod_of_the_training():
+    """A pod that a user gave the training as its owner is ignored."""
+    cluster = Cluster()
+    cluster.run()
+    stray = json.loads(json.dumps(cluster.pods("worker")[0]))
+    for name in ("stray", "resnext-digits-worker-x-0", "resnext-digits-worker-0-0-0", "resnext-digits-launcher-"):
+        stray["metadata"]["name"] = name
+        assert observe.observe([stray]) == observe.Observed()
+
+
+def test_a_claim_event_reaches_trainings_after_an_odd_one():
+    """One spec that an earlier schema let pass keeps no other training from hearing of its claim."""
+    odd = training("odd", spec={"dataset": None})
+    odd["spec"] |= {"checkpoints": ["x"], "workers": {"volumes": {"a": 1}}, "dataset": "x"}
+    runtime = runtime_of(odd, training("good"))
+    claim = {"kind": "PersistentVolumeClaim", "metadata": {"namespace": "default", "name": "digits-data"}}
+    assert ("default", "good") in handlers.concerned(claim, runtime)
+
+
+def test_skipped_objects_are_counted_and_logged_once(caplog):
+    """The metric tells how many; the log names each once in ten minutes."""
+    metrics = Metrics(Cache(), lambda: 0)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(50):
+            with metrics.guard.each("list", ("Pod", "lab", "odd")):
+                raise ValueError("no number")
+    assert [each.getMessage() for each in caplog.records] == [
+        "list: Pod/lab/odd is skipped, because it cannot be handled: ValueError: no number"
+    ]
+    assert b'resnext_operator_skipped_objects_total{loop="list"} 50.0' in generate_latest(metrics.registry)
+
+
+# -- /progress ---------------------------------------------------------------------------------------------------------
+
+GOOD = {"attempt": 1, "epoch": 1.0, "epochs": 8, "step": 20, "steps": 160, "loss": 0.5}
+
+
+def pod(of, role, address):
+    owner = render.owner(api.parse(training(of), SITE))
+    metadata = {"namespace": "default", "name": f"{of}-{role}", "uid": f"{of}-{role}", "ownerReferences": [owner]}
+    return {"kind": "Pod", "metadata": metadata, "spec": {}, "status": {"phase": "Running", "podIP": address}}
+
+
+@asynccontextmanager
+async def ranks(answer, monkeypatch):
+    """A rank at 127.0.0.1 that answers well, and one at 127.0.0.2 that answers as the test wants."""
+    runners, port = [], 0
+    for address, handler in (("127.0.0.1", lambda _: asyncio.sleep(0, web.json_response(GOOD))), ("127.0.0.2", answer)):
+
+        async def respond(request, handler=handler):
+            return await handler(request)
+
+        app = web.Application()
+        app.router.add_get("/progress", respond)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
+        await runner.setup()
+        await web.TCPSite(runner, address, port).start()
+        port = runner.addresses[0][1]
+        runners.append(runner)
+    monkeypatch.setattr(names, "METRICS_PORT", port)
+    monkeypatch.setattr(progress, "_ANSWER_SECONDS", 0.5)
+    try:
+        yield
+    finally:
+        for runner in runners:
+            await runner.cleanup()
+
+
+def body(content, **headers):
+    async def answer(_):
+        return web.Response(body=content, headers=headers)
+
+    return answer
+
+
+async def endless(request):
+    stream = web.StreamResponse()
+    await stream.prepare(request)
+    while True:
+        await stream.write(b" " * 65_536)
+
+
+async def silent(_):
+    await asyncio.sleep(60)
+
+
+async def redirecting(_):
+    raise web.HTTPFound("http://127.0.0.1/progress")
+
+
+ODD = {
+    "byte 0xff": body(b"\xff"),
+    "no JSON": body(b"{"),
+    "a list": body(b"[1]"),
+    "NaN": body(b'{"epochs": 8, "steps": NaN}'),
+    "an absurd step": body(json.dumps({**GOOD, "step": 10**30}).encode()),
+    "below zero": body(json.dumps({**GOOD, "step": -1}).encode()),
+    "deep": body(b"[" * 60_000),
+    "a surrogate": body(rb'{"epochs": 8, "steps": 1, "checkpoint": {"step": 1, "time": 1, "path": "\ud800"}}'),
+    "a megabyte": body(b" " * 2**20 + json.dumps(GOOD).encode()),
+    "compressed": body(b"\x1f\x8b\x08\x00", **{"Content-Encoding": "gzip"}),
+    "endless": endless,
+    "silent": silent,
+    "a redirect": redirecting,
+}
+
+
+@pytest.mark.parametrize("answer", ODD.values(), ids=ODD)
+def test_any_answer_of_a_rank_leaves_others_asked(answer, monkeypatch):
+    """The other training's progress comes in, the loop lives on, and memory stays bounded."""
+
+    async def story():
+        runtime = runtime_of(training("odd"), training("good"))
+        for of, address in (("odd", "127.0.0.2"), ("good", "127.0.0.1")):
+            for role in ("worker-0-0", "launcher-1"):
+                handlers.see("ADDED", pod(of, role, address), runtime)
+        async with ranks(answer, monkeypatch):
+            watch = Watch(runtime.cache, runtime.queue, Settings(progress_seconds=0.1))
+            before = limits.getrusage(limits.RUSAGE_SELF).ru_maxrss
+            asking = asyncio.create_task(watch.run())
+            for _ in range(40):
+                await asyncio.sleep(0.05)
+                if watch.latest(("default", "good")):
+                    break
+            await asyncio.sleep(0.7)
+            assert not asking.done()
+            assert watch.latest(("default", "good")).step == 20
+            assert watch.latest(("default", "odd")) is None
+            assert limits.getrusage(limits.RUSAGE_SELF).ru_maxrss - before < 64_000, "kilobytes"
+            asking.cancel()
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("loss", ["NaN", "1e999", "-Infinity"])
+def test_a_loss_that_is_not_finite_is_left_out(loss, monkeypatch):
+    """A training whose loss diverges still tells its step."""
+
+    async def story():
+        runtime = runtime_of(training("odd"))
+        for role in ("worker-0-0", "launcher-1"):
+            handlers.see("ADDED", pod("odd", role, "127.0.0.2"), runtime)
+        answer = body(json.dumps({**GOOD, "loss": 0.5}).replace("0.5", loss).encode())
+        async with ranks(answer, monkeypatch):
+            watch = Watch(runtime.cache, runtime.queue, Settings(progress_seconds=0.1))
+            asking = asyncio.create_task(watch.run())
+            await asyncio.sleep(0.3)
+            found = watch.latest(("default", "odd"))
+            assert (found.step, found.loss) == (20, None)
+            asking.cancel()
+
+    asyncio.run(story())
+
+
+def test_slots_of_an_odd_spec_are_bounded():
+    """An earlier schema bounded nothing: a billion slots would be a billion questions."""
+    for slots, bounded in ((10**9, 16), (-1, 1), ("7", 7)):
+        odd = training("odd")
+        odd["spec"]["workers"] = {"slots": slots}
+        runtime = runtime_of(odd)
+        assert runtime.progress._slots(("default", "odd")) == bounded
+
+
+def test_a_key_that_fails_is_not_logged_with_each_try(caplog):
+    """The same failure of the same training is one line in ten minutes."""
+
+    async def story():
+        runtime = runtime_of()
+        failing = SimpleNamespace(knows=lambda _: True)
+        runtime.cache.training = lambda key: {}[key]
+        working = asyncio.create_task(process._work(runtime, failing))
+        for _ in range(5):
+            runtime.queue.add(("default", "odd"))
+            await asyncio.sleep(0.02)
+            runtime.queue.add(("default", "odd"))
+        working.cancel()
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(story())
+    assert len([each for each in caplog.records if "default/odd" in each.getMessage()]) == 1
+
+
+def test_guard_lets_cancellation_pass():
+    """A loop that is cancelled ends."""
+    with pytest.raises(asyncio.CancelledError), Guard().each("list", "x"):
+        raise asyncio.CancelledError

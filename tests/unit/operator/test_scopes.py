@@ -1,0 +1,214 @@
+"""The whole process on an API server of a few lines: a failure in one namespace, or of one kind, stops no other."""
+
+import asyncio
+import logging
+import signal
+import socket
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+from api_server import ApiServer
+from kubernetes.aio.config import kube_config
+from model import resource
+
+from resnext_operator import process, scopes
+from resnext_operator.settings import Settings
+
+CONFIG = "/api/v1/namespaces/{}/configmaps/{}-config"
+
+
+def training(namespace, name="flowers", **content):
+    """A training without a dataset, so that nothing keeps its pods from being created."""
+    body = resource(dataset=None, training={"data": {"format": "synthetic"}}, workers={"replicas": 1})
+    return {"kind": body["kind"], "metadata": {"namespace": namespace, "name": name}, "spec": body["spec"], **content}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(scopes, "_FIRST_DELAY", 0.05)
+    monkeypatch.setattr(scopes, "_LAST_DELAY", 0.2)
+    monkeypatch.setattr(scopes, "_LAST_DELAY_LEFT", 0.2)
+    logging.getLogger("kopf").setLevel(logging.CRITICAL)
+
+
+class Operator:
+    """The process, and what it serves."""
+
+    def __init__(self, port, task):
+        self.port, self.task = port, task
+
+    async def get(self, path):
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"http://127.0.0.1:{self.port}{path}") as answer,
+        ):
+            return answer.status, await answer.text()
+
+    async def until(self, holds, what, seconds=20):
+        for _ in range(int(seconds / 0.05)):
+            assert not self.task.done(), "the operator ended"
+            if holds():
+                return
+            await asyncio.sleep(0.05)
+        raise AssertionError(f"not within {seconds} s: {what}")
+
+    async def ready(self):
+        for _ in range(400):
+            try:
+                if (await self.get("/readyz"))[0] == 200:
+                    return
+            except aiohttp.ClientError:
+                pass
+            await asyncio.sleep(0.05)
+        raise AssertionError("never ready")
+
+
+@asynccontextmanager
+async def operator(server, folder, monkeypatch, namespaces, **settings):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    async with server.serve(folder) as config:
+        monkeypatch.setenv("KUBECONFIG", str(config))
+        monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(config))
+        given = {"namespaces": namespaces, "port": port, "lease_namespace": "system", "relist_seconds": 60.0}
+        server.namespaces.add("system")
+        task = asyncio.create_task(process.run(Settings(**{**given, **settings})))
+        try:
+            yield Operator(port, task)
+        finally:
+            task.cancel()
+            await asyncio.wait((task,))
+
+
+def test_a_deleted_namespace_is_left_and_others_go_on(tmp_path, monkeypatch, caplog):
+    """With a namespace that answers 403: ready, the other is served, one line in the log; it is taken up again."""
+    caplog.set_level(logging.INFO, "resnext_operator")
+
+    async def story():
+        server = ApiServer("one")
+        server.put(training("one"))
+        async with operator(server, tmp_path, monkeypatch, ("one", "gone")) as it:
+            await it.ready()
+            await it.until(lambda: CONFIG.format("one", "flowers") in server.objects, "the training in one")
+            refused = len(server.refusals)
+            await it.until(lambda: len(server.refusals) > refused + 10, "tries in the other namespace")
+            server.put(training("one", "trees"))
+            await it.until(lambda: CONFIG.format("one", "trees") in server.objects, "an event of the watch in one")
+            lines = [each.getMessage() for each in caplog.records if "gone" in each.getMessage()]
+            assert len(lines) == 1, lines
+            assert "is left alone until it can be read" in lines[0]
+            server.namespaces.add("gone")
+            server.put(training("gone"))
+            await it.until(lambda: CONFIG.format("gone", "flowers") in server.objects, "the namespace that came")
+            server.put(training("gone", "late"))
+            await it.until(lambda: CONFIG.format("gone", "late") in server.objects, "an event of the watch there")
+
+    asyncio.run(story())
+
+
+def test_a_namespace_deleted_while_watched_is_left(tmp_path, monkeypatch, caplog):
+    """kopf ends when its watch is refused; the other namespace's watch lives on, and so does the process."""
+    caplog.set_level(logging.INFO, "resnext_operator")
+
+    async def story():
+        server = ApiServer("one", "two")
+        server.put(training("one"))
+        server.put(training("two"))
+        async with operator(server, tmp_path, monkeypatch, ("one", "two")) as it:
+            for namespace in ("one", "two"):
+                await it.until(lambda name=namespace: CONFIG.format(name, "flowers") in server.objects, namespace)
+                await it.until(lambda name=namespace: server.watches.get((name, "pods")), "a watch")
+            server.namespaces.discard("two")
+            server.objects = {path: each for path, each in server.objects.items() if "/two/" not in path}
+            server.end_watches("two")
+            await it.until(lambda: any("namespace two is left" in each.getMessage() for each in caplog.records), "left")
+            server.put(training("one", "trees"))
+            await it.until(lambda: CONFIG.format("one", "trees") in server.objects, "an event in one")
+            _, text = await it.get("/metrics")
+            assert 'resnext_trainings{phase="Pending"} 2.0' in text, "those of one alone"
+            server.namespaces.add("two")
+            server.put(training("two", "again"))
+            await it.until(lambda: CONFIG.format("two", "again") in server.objects, "the namespace that came again")
+
+    asyncio.run(story())
+
+
+def test_watches_that_end_are_begun_again_in_all_namespaces(tmp_path, monkeypatch):
+    """A watch whose connection closes, as each does in time, misses nothing."""
+
+    async def story():
+        server = ApiServer("one")
+        async with operator(server, tmp_path, monkeypatch, ("one",)) as it:
+            await it.until(lambda: server.watches.get(("one", "resnexttrainings")), "a watch")
+            server.end_watches()
+            server.put(training("one"))
+            await it.until(lambda: CONFIG.format("one", "flowers") in server.objects, "the training")
+
+    asyncio.run(story())
+
+
+def test_a_kind_that_cannot_be_listed_holds_up_its_namespace_alone(tmp_path, monkeypatch):
+    """Nothing is decided where not everything is known; when the list comes, it is."""
+
+    async def story():
+        server = ApiServer("one")
+        server.put(training("one"))
+        server.failing.add("networkpolicies")
+        async with operator(server, tmp_path, monkeypatch, ("one", "gone")) as it:
+            await it.ready()
+            await asyncio.sleep(0.5)
+            assert not server.of("one", "configmaps")
+            server.failing.clear()
+            await it.until(lambda: CONFIG.format("one", "flowers") in server.objects, "the training")
+
+    asyncio.run(story())
+
+
+def test_one_odd_status_blocks_no_other_training(tmp_path, monkeypatch):
+    """One that nests 5,000 levels deep ends neither the list nor the watch, and is replaced."""
+
+    def deep(levels):
+        status = {}
+        for _ in range(levels):
+            status = {"x": status}
+        return status
+
+    async def story():
+        server = ApiServer("one")
+        server.put(training("one", "deep", status=deep(2000)))
+        server.put(training("one", "odd", status={"phase": ["x"], "conditions": "x", "attempts": [{}], "progress": 3}))
+        server.put(training("one", "trees"))
+        async with operator(server, tmp_path, monkeypatch, ("one",)) as it:
+            for name in ("deep", "odd", "trees"):
+                await it.until(lambda name=name: CONFIG.format("one", name) in server.objects, name)
+            await it.until(lambda: server.watches.get(("one", "resnexttrainings")), "a watch")
+            server.put(training("one", "late", status=deep(2000)))
+            server.put(training("one", "last"))
+            for name in ("late", "last"):
+                await it.until(lambda name=name: CONFIG.format("one", name) in server.objects, name)
+
+            def clean():
+                statuses = [each.get("status", {}) for each in server.of("one", "resnexttrainings")]
+                return all(status.get("phase") == "Pending" and "x" not in status for status in statuses)
+
+            await it.until(clean, "all statuses rewritten")
+            assert (await it.get("/metrics"))[0] == 200
+
+    asyncio.run(story())
+
+
+def test_sigterm_ends_the_process_with_success(tmp_path, monkeypatch):
+    """The Lease is released and every watch ends, within seconds."""
+
+    async def story():
+        server = ApiServer("one")
+        async with operator(server, tmp_path, monkeypatch, ("one", "gone")) as it:
+            await it.until(lambda: server.watches.get(("one", "pods")), "a watch")
+            await it.until(lambda: server.of("system", "leases"), "a lease")
+            signal.raise_signal(signal.SIGTERM)
+            assert await asyncio.wait_for(it.task, 10) == 0
+            assert server.of("system", "leases")[0]["spec"]["holderIdentity"] == ""
+
+    asyncio.run(story())
