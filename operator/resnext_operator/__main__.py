@@ -11,6 +11,7 @@ import yaml
 
 from resnext_operator import api, crd, render
 from resnext_operator.settings import InvalidSettings, Settings
+from resnext_operator.status import readable
 from resnext_trainer import manifest_yaml, resource
 from resnext_trainer.manifest_yaml import InvalidManifest
 
@@ -119,10 +120,12 @@ def _follow(options: argparse.Namespace) -> int:
 
     config.load_config()
     objects = client.CustomObjectsApi()
-    status = follow(
-        lambda: objects.get_namespaced_custom_object(*api.RESOURCE[:2], options.namespace, api.PLURAL, options.name),
-        Console(highlight=False),
-    )
+
+    def get() -> dict[str, Any]:
+        where = (*api.RESOURCE[:2], options.namespace, api.PLURAL, options.name)
+        return {"status": readable(objects.get_namespaced_custom_object(*where).get("status"))}
+
+    status = follow(get, Console(highlight=False))
     print(json.dumps(status.get("progress") or {}))
     return 0 if status.get("phase") == api.Phase.SUCCEEDED else 1
 
