@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 Manifest = dict[str, Any]
@@ -88,11 +89,16 @@ def number(value: Any) -> float | None:
 
 def timestamp(value: Any) -> str | None:
     """A time as the operator writes it, in UTC: its texts sort as the times do."""
+    return value if isinstance(value, str) and len(value) == 20 and _is_time(value) else None
+
+
+# A status holds dozens of times, most of them in each version of it: 8 microseconds for each otherwise.
+@lru_cache(maxsize=65_536)
+def _is_time(value: str) -> bool:
     try:
-        found = datetime.strptime(value, "%Y-%m-%dT%H:%M:%SZ")
-    except (TypeError, ValueError):
-        return None
-    return value if found.year in _YEARS else None
+        return datetime.strptime(value, "%Y-%m-%dT%H:%M:%SZ").year in _YEARS
+    except ValueError:
+        return False
 
 
 def _moment(value: Any) -> str | None:

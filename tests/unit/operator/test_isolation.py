@@ -6,6 +6,7 @@ import logging
 import resource as limits
 import string
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +20,7 @@ from test_reconcile import Server
 from resnext_operator import api, handlers, names, observe, process, progress, render
 from resnext_operator.api import KIND, Phase
 from resnext_operator.cache import Cache
-from resnext_operator.cluster import difference, path_of
+from resnext_operator.cluster import Refused, difference, path_of
 from resnext_operator.guard import Guard
 from resnext_operator.metrics import Metrics
 from resnext_operator.progress import Watch
@@ -433,6 +434,27 @@ def test_a_key_that_fails_is_not_logged_with_each_try(caplog):
     with caplog.at_level(logging.WARNING):
         asyncio.run(story())
     assert len([each for each in caplog.records if "default/odd" in each.getMessage()]) == 1
+
+
+def test_a_terminating_namespace_is_left_quietly(caplog):
+    """The API server creates nothing there any more: no error, no status, no event; another namespace's is served."""
+
+    class Terminating(Server):
+        async def request(self, verb, path, body=None, **how):
+            if verb == "POST" and "/default/" in path:
+                words = "unable to create new content in namespace default because it is being terminated"
+                raise Refused(403, words)
+            return await super().request(verb, path, body, **how)
+
+    async def story():
+        runtime = replace(runtime_of(training("odd")), cluster=Terminating())
+        await handlers.reconcile(("default", "odd"), runtime)
+        assert runtime.cluster.writes == []
+        assert runtime.queue._later[("default", "odd")].when() > asyncio.get_running_loop().time() + 30
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(story())
+    assert not caplog.records
 
 
 def test_guard_lets_cancellation_pass():
