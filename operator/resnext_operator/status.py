@@ -247,6 +247,8 @@ _PROGRESS = {
     "updatedTime": timestamp,
 }
 
+_CHECKPOINT = {"step": integer(), "time": _moment, "path": text, "differences": _list(text, 1000)}
+
 _STATUS: Mapping[str, Parser] = {
     "phase": _phase,
     "reason": text,
@@ -260,6 +262,6 @@ _STATUS: Mapping[str, Parser] = {
     "workers": _object({"replicas": integer(), "ready": integer()}, ("replicas", "ready"), closed=True),
     "progress": _object(_PROGRESS, ("epochs", "step", "steps", "updatedTime")),
     "stepSeconds": _list(lambda value: found if (found := number(value)) and found > 0 else None, 100),
-    "checkpoint": _object({"step": integer(), "time": _moment, "path": text}, ("step", "time", "path")),
+    "checkpoint": _object(_CHECKPOINT, ("step", "time", "path")),
     "printed": _object({}, ()),
 }
