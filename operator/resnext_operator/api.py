@@ -8,9 +8,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from resnext_operator.scheduling import Affinity, Spread
 from resnext_operator.status import Phase as Phase
@@ -304,6 +304,10 @@ class RunPolicy(Config):
     pending_deadline_seconds: Seconds | None = None
     """Most time that pods may take to start, for want of an image, quota or GPUs; then it fails. Left out, no limit."""
 
+    admission_timeout_seconds: Seconds = 60
+    """Time after which a set of pods that stays incomplete, because the API server rejects some, is deleted. The
+    operator then tries again after a random pause. Pods that are only unschedulable are left alone."""
+
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=MOST_SECONDS)] | None = None
     """Time from its end until the training is deleted, with its pods and without its checkpoints; left out, never."""
 
@@ -410,11 +414,6 @@ class Spec(Config):
         return {**of_dataset, **{f"spec.workers.volumes, {name}": claim.claim_name for name, claim in volumes if claim}}
 
 
-def placeholder_spec() -> Spec:
-    """Stands for a spec that cannot be parsed, where only the name and the status of its training matter."""
-    return Spec.model_construct(training=TrainingConfig())
-
-
 @dataclass(frozen=True)
 class Site:
     """What holds for every training here, by the operator's settings."""
@@ -447,6 +446,8 @@ class Training:
     """The status as it is stored, which may hold anything."""
     written: Mapping[str, Any] = field(default_factory=dict)
     """spec.training as the user wrote it; `spec` holds it resolved."""
+    invalid: str = ""
+    """Why the spec cannot be used, although an earlier version accepted it: what could be read of it is in `spec`."""
 
     @property
     def key(self) -> Key:
@@ -498,6 +499,40 @@ def _check_object(path: str, value: Any) -> None:
         raise InvalidTraining(f"{path}: Invalid value: {json.dumps(value)[:100]}: should be an object")
 
 
+def read_leniently(body: Mapping[str, Any], site: Site, invalid: str) -> Training:
+    """The resource with the fields of its spec that can be read, each by itself; the others have their defaults."""
+    metadata, spec = body["metadata"], body.get("spec")
+    return Training(
+        namespace=metadata.get("namespace", "default"),
+        name=metadata["name"],
+        uid=metadata.get("uid", ""),
+        generation=metadata.get("generation", 1),
+        deleting="deletionTimestamp" in metadata,
+        spec=_read(Spec, spec if isinstance(spec, Mapping) else {}, training=TrainingConfig()),
+        site=site,
+        status=readable(stored := body.get("status") or {}),
+        stored=stored,
+        invalid=invalid,
+    )
+
+
+_Model = TypeVar("_Model", bound=Config)
+
+
+def _read(model: type[_Model], written: Mapping[str, Any], **known: Any) -> _Model:
+    found: dict[str, Any] = {}
+    for name, described in model.model_fields.items():
+        if name in known or (alias := str(described.alias)) not in written:
+            continue
+        value, kind = written[alias], described.annotation
+        try:
+            found[name] = TypeAdapter(described.rebuild_annotation()).validate_json(json.dumps(value), strict=True)
+        except ValidationError:
+            if isinstance(kind, type) and issubclass(kind, Config) and isinstance(value, Mapping):
+                found[name] = _read(kind, value)
+    return cast("_Model", model.model_construct(**found, **known))
+
+
 _NAME_RULE = Rule(
     f"size(self.metadata.name) <= {MAX_NAME}",
     lambda it: len(it.name) <= MAX_NAME,
@@ -538,8 +573,13 @@ class WorkerSeen:
     scheduled: datetime | None = None
     failure: str = ""
     """Why its container ended."""
+    ended_by: str = ""
+    """The same in one word, such as StartError or OOMKilled."""
     exit_code: int | None = None
     out_of_memory: bool = False
+    created: datetime | None = None
+    gated: bool = False
+    """Not given to the scheduler yet, until all pods of the training are admitted."""
     node: str = ""
     revision: str = ""
     """Which settings it was made from; empty if that is not known."""
@@ -547,8 +587,12 @@ class WorkerSeen:
     """Which Secret it mounts; empty if that is not known."""
 
     @property
+    def finished(self) -> bool:
+        return self.phase in ("Failed", "Succeeded")
+
+    @property
     def lost(self) -> bool:
-        return self.deleting or self.phase in ("Failed", "Succeeded")
+        return self.deleting or self.finished
 
 
 @dataclass(frozen=True)
@@ -589,12 +633,30 @@ class Observed:
     """The children that are no pods, and the claims that the training names: the hash of what was desired, if known."""
     access_modes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """How each of these claims can be mounted."""
+    foreign_claims: frozenset[str] = frozenset()
+    """Which of these claims the operator did not create for this training."""
     progress: Progress | None = None
     """What worker 0 said last."""
     last_steps: Mapping[int, int | None] = field(default_factory=dict)
     """The last step of each rank, asked for when no step was made for a while; None for a rank that did not answer."""
     keys: str | None = None
     """The uid of the Secret with the keys; None when nobody has looked."""
+    quota: bool | None = None
+    """Whether the namespace has a ResourceQuota; known only once the API server would admit the pods: before, None."""
+    launcher_admitted: bool = False
+    """Whether the API server would admit the launcher now that all workers exist."""
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """An object that the API server did not create, and why."""
+
+    kind: str
+    name: str
+    role: str
+    """The pod's role; empty for what is no pod."""
+    code: int
+    message: str
 
 
 @dataclass(frozen=True)
@@ -624,9 +686,15 @@ class Plan:
     create: tuple[Manifest, ...] = ()
     update: tuple[Manifest, ...] = ()
     delete: tuple[Reference, ...] = ()
+    ungate: tuple[Reference, ...] = ()
+    """Workers to give to the scheduler."""
     status: Manifest = field(default_factory=dict)
     """The whole new status."""
     events: tuple[Event, ...] = ()
     needs_keys: bool = False
     """This plan is none yet: look for the Secret, make it if it is not there, and decide again knowing its uid."""
+    needs_admission: bool = False
+    """This plan is none yet: ask the API server whether it would admit the pods, and decide again."""
+    needs_launcher_admission: bool = False
+    """This plan is none yet: ask the API server again about the launcher, now that all workers exist."""
     requeue_after: timedelta | None = None

@@ -13,7 +13,7 @@ from typing import Any
 
 Manifest = dict[str, Any]
 
-KEPT_ATTEMPTS = 10
+KEPT_ATTEMPTS = KEPT_STARTS = 10
 MOST_ATTEMPTS = 1_000_000
 """Attempts of a training; their number is part of a pod's name."""
 
@@ -90,6 +90,15 @@ def timestamp(value: Any) -> str | None:
     """A time as the operator writes it, in UTC: its texts sort as the times do."""
     try:
         found = datetime.strptime(value, "%Y-%m-%dT%H:%M:%SZ")
+    except (TypeError, ValueError):
+        return None
+    return value if found.year in _YEARS else None
+
+
+def instant(value: Any) -> str | None:
+    """A time with milliseconds in UTC, for pauses of less than a few seconds."""
+    try:
+        found = datetime.strptime(value, "%Y-%m-%dT%H:%M:%S.%fZ")
     except (TypeError, ValueError):
         return None
     return value if found.year in _YEARS else None
@@ -227,6 +236,28 @@ _ATTEMPT: Mapping[str, Parser] = {
     "log": _list(text, 1000),
 }
 
+_FAILED_START: Mapping[str, Parser] = {
+    "time": timestamp,
+    "pod": text,
+    "node": text,
+    "reason": text,
+    "exitCode": integer(-(2**31), 2**31),
+    "message": text,
+    "log": _list(text, 1000),
+}
+
+_REJECTION: Mapping[str, Parser] = {
+    "cause": text,
+    "role": text,
+    "message": text,
+    "since": timestamp,
+    "heldSince": instant,
+    "retryTime": instant,
+    "tries": integer(0, MOST_ATTEMPTS),
+    "released": integer(0, MOST_ATTEMPTS),
+    "generation": integer(),
+}
+
 _PROGRESS = {
     "epoch": number,
     "epochs": integer(),
@@ -251,6 +282,9 @@ _STATUS: Mapping[str, Parser] = {
     "attempts": _attempts,
     "failures": integer(0, MOST_ATTEMPTS),
     "disruptions": integer(0, MOST_ATTEMPTS),
+    "podsAccountedUntil": timestamp,
+    "failedStarts": _list(_object(_FAILED_START, ("time", "pod", "message")), KEPT_STARTS),
+    "rejection": _object(_REJECTION, ("cause", "message", "since", "retryTime")),
     "workers": _object({"replicas": integer(), "ready": integer()}, ("replicas", "ready"), closed=True),
     "progress": _object(_PROGRESS, ("epochs", "step", "steps", "updatedTime")),
     "stepSeconds": _list(lambda value: found if (found := number(value)) and found > 0 else None, 100),

@@ -3,6 +3,7 @@
 Typed fields in a pod's own spelling; what is not here (NFS, iSCSI, projected tokens …) cannot be asked for.
 """
 
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -16,6 +17,22 @@ Quantity = Annotated[int, Field(ge=0, le=10**18)] | Annotated[str, Field(pattern
 MOST_KEY = 317  # a prefix of 253 characters, a slash, and a name of 63
 MapKey = Annotated[str, Field(max_length=MOST_KEY)]
 Labels = Annotated[dict[MapKey, Annotated[str, Field(max_length=1024)]], Field(max_length=32)]
+
+_SUFFIXES = {
+    **{suffix: Decimal(10) ** exponent for suffix, exponent in zip("num", (-9, -6, -3), strict=True)},
+    **{suffix: Decimal(10) ** (3 * power) for power, suffix in enumerate("kMGTPE", 1)},
+    **{f"{suffix}i": Decimal(1024) ** power for power, suffix in enumerate("KMGTPE", 1)},
+}
+
+
+def amount(quantity: int | str) -> Decimal:
+    """A quantity as a number, such as 0.5 for 500m; it must have the form of one."""
+    text = str(quantity)
+    suffix = text.lstrip("0123456789.")
+    if suffix in _SUFFIXES:
+        return Decimal(text.removesuffix(suffix)) * _SUFFIXES[suffix]
+    return Decimal(text)
+
 
 OWN_FOLDERS = (
     *("/checkpoints", "/data", "/dev/shm", "/etc/resnext", "/etc/resnext/config", "/etc/resnext/ssh"),
