@@ -15,7 +15,23 @@ from pydantic import Field, TypeAdapter, ValidationError
 from resnext_operator.scheduling import Affinity, Spread
 from resnext_operator.status import Phase as Phase
 from resnext_operator.status import readable
-from resnext_operator.volumes import Labels, MapKey, Quantity, SameNamespace, Text, Volume, VolumeMount
+from resnext_operator.volumes import (
+    LabelKey,
+    Labels,
+    LabelValue,
+    MapKey,
+    ObjectName,
+    Quantity,
+    SameNamespace,
+    Text,
+    Texts,
+    Volume,
+    VolumeMount,
+    Within,
+    amount,
+    keys_rule,
+    qualified_keys,
+)
 from resnext_trainer import resource
 from resnext_trainer.config import Config, InvalidConfig, Rule, explain, resolve, without_nulls
 from resnext_trainer.config import Training as TrainingConfig
@@ -42,12 +58,35 @@ RESERVED_PREFIXES = (
 )
 """Those by which mpirun and its ranks know each other, and find their hosts."""
 
+RESERVED_ANNOTATIONS = (
+    *("kubernetes.io/config.mirror", "scheduler.alpha.kubernetes.io/tolerations"),
+    *("controller.kubernetes.io/pod-deletion-cost", "seccomp.security.alpha.kubernetes.io/pod"),
+)
+_APPARMOR = "container.apparmor.security.beta.kubernetes.io/"
+_SECCOMP = "container.seccomp.security.alpha.kubernetes.io/"
+"""Annotations by which the API server judges a pod, and those that begin so, for one container each."""
+
 MOST_SECONDS = 2**31 - 1  # as in Kubernetes' own fields of this kind
 Seconds = Annotated[int, Field(ge=1, le=MOST_SECONDS)]
 
 
 class InvalidTraining(ValueError):
     """A resource that is refused; the text names each field, what is wrong and the way out."""
+
+
+_DEVICE_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_BASIC = ("cpu", "memory", "ephemeral-storage")
+_RESOURCE_CEL = (
+    f"key in [{', '.join(map(repr, _BASIC))}] "
+    f"|| (key.matches(r'^{_DEVICE_NAME.pattern}$') && !key.startsWith('requests.') && !key.contains('..') "
+    "&& key.indexOf('/') <= 244)"
+)
+_RESOURCE_MESSAGE = f"a resource is {', '.join(_BASIC)}, or a device with its domain, such as {GPU}"
+
+
+def _is_resource(name: str) -> bool:
+    device = _DEVICE_NAME.fullmatch(name) and not name.startswith("requests.") and ".." not in name
+    return name in _BASIC or (bool(device) and name.find("/") <= 244)
 
 
 class Resources(Config):
@@ -59,17 +98,40 @@ class Resources(Config):
     requests: Quantities = {}
     """At least this; what is left out follows the limits."""
 
+    rules = (
+        *(keys_rule(field, _RESOURCE_CEL, _is_resource, _RESOURCE_MESSAGE) for field in ("limits", "requests")),
+        *(
+            Rule(
+                f"!has(self.{field}) || self.{field}.all(key, !key.contains('/') || key == '{GPU}' "
+                f"|| quantity(string(self.{field}[key])).isInteger())",
+                lambda it, field=field: all(  # type: ignore[misc]
+                    amount(value) % 1 == 0 for key, value in getattr(it, field).items() if "/" in key and key != GPU
+                ),
+                field,
+                "devices are whole: write a whole number",
+            )
+            for field in ("limits", "requests")
+        ),
+        Rule(
+            "!has(self.requests) || !has(self.limits) || self.requests.all(key, !(key in self.limits) "
+            "|| quantity(string(self.requests[key])).compareTo(quantity(string(self.limits[key]))) <= 0)",
+            lambda it: all(amount(value) <= amount(it.limits.get(name, value)) for name, value in it.requests.items()),
+            "requests",
+            "a request is more than its limit: lower the request, or raise the limit",
+        ),
+    )
+
 
 class Toleration(Config):
     """A taint that the pods put up with, as in a pod."""
 
-    key: Text | None = None
+    key: LabelKey | None = None
     """The taint's key; left out, every taint."""
 
     operator: Literal["Exists", "Equal"] = "Equal"
     """Whether the value counts."""
 
-    value: Annotated[str, Field(max_length=253)] | None = None
+    value: LabelValue | None = None
     """The taint's value."""
 
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
@@ -77,6 +139,27 @@ class Toleration(Config):
 
     toleration_seconds: Annotated[int, Field(ge=0, le=MOST_SECONDS)] | None = None
     """How long a NoExecute taint is borne."""
+
+    rules = (
+        Rule(
+            "has(self.key) || (has(self.operator) && self.operator == 'Exists')",
+            lambda it: it.key is not None or it.operator == "Exists",
+            "operator",
+            "without a key every taint is meant: set operator to Exists, or write the key",
+        ),
+        Rule(
+            "!has(self.value) || self.value == '' || !has(self.operator) || self.operator == 'Equal'",
+            lambda it: not it.value or it.operator == "Equal",
+            "value",
+            "Exists takes no value: leave it out, or set operator to Equal",
+        ),
+        Rule(
+            "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+            lambda it: it.toleration_seconds is None or it.effect == "NoExecute",
+            "tolerationSeconds",
+            "only the effect NoExecute takes a time: set it, or leave out tolerationSeconds",
+        ),
+    )
 
 
 class Variable(Config):
@@ -114,13 +197,13 @@ class Placement(Config):
     affinity: Affinity | None = None
     """Nodes that the pods are drawn to or kept from."""
 
-    priority_class_name: Text | None = None
+    priority_class_name: ObjectName | None = None
     """Priority of the pods."""
 
     scheduler_name: Text | None = None
     """Another scheduler than the cluster's own."""
 
-    runtime_class_name: Text | None = None
+    runtime_class_name: ObjectName | None = None
     """Container runtime, such as nvidia."""
 
     env: Annotated[tuple[Variable, ...], Field(max_length=64)] = ()
@@ -129,7 +212,7 @@ class Placement(Config):
     labels: Labels = {}
     """Labels on the pods, beside the operator's own; none of resnext.dev."""
 
-    annotations: Labels = {}
+    annotations: Texts = {}
     """Annotations on the pods."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -138,6 +221,26 @@ class Placement(Config):
             lambda it: not any(key.startswith(f"{GROUP}/") for key in it.labels),
             "labels",
             f"the operator knows its pods by the labels of {GROUP}: use a prefix of your own",
+        ),
+        *map(qualified_keys, ("labels", "annotations", "node_selector")),
+        Rule(
+            "!has(self.resources) || !has(self.resources.requests) || self.resources.requests.all(key, "
+            "!key.contains('/') || (has(self.resources.limits) && key in self.resources.limits && quantity(string("
+            "self.resources.requests[key])).compareTo(quantity(string(self.resources.limits[key]))) == 0))",
+            lambda it: all(
+                name in it.resources.limits and amount(value) == amount(it.resources.limits[name])
+                for name, value in it.resources.requests.items()
+                if "/" in name
+            ),
+            "resources.requests",
+            "a request of devices must be their limit: write devices, such as GPUs, in limits alone",
+        ),
+        keys_rule(
+            "annotations",
+            f"!(key in [{', '.join(map(repr, RESERVED_ANNOTATIONS))}]) "
+            f"&& !['{_APPARMOR}', '{_SECCOMP}'].exists(prefix, key.startsWith(prefix))",
+            lambda key: key not in RESERVED_ANNOTATIONS and not key.startswith((_APPARMOR, _SECCOMP)),
+            "Kubernetes gives this annotation a meaning that pods of a training cannot have: leave it out",
         ),
     )
 
@@ -198,7 +301,33 @@ class Workers(Placement):
             "volumeMounts",
             "each needs a volume of its name: add it to volumes",
         ),
+        Rule(
+            "!has(self.volumeMounts) || self.volumeMounts.all(it, "
+            "self.volumeMounts.exists_one(other, other.mountPath == it.mountPath))",
+            lambda it: len({mount.mount_path for mount in it.volume_mounts}) == len(it.volume_mounts),
+            "volumeMounts",
+            "two volumes are mounted on one path: change one mountPath",
+        ),
+        Rule(
+            "!has(self.topologySpreadConstraints) || self.topologySpreadConstraints.all(it, "
+            "self.topologySpreadConstraints.exists_one(other, other.topologyKey == it.topologyKey "
+            "&& other.whenUnsatisfiable == it.whenUnsatisfiable))",
+            lambda it: len({(each.topology_key, each.when_unsatisfiable) for each in it.spreads}) == len(it.spreads),
+            "topologySpreadConstraints",
+            "two constraints have one topologyKey and one whenUnsatisfiable: remove one",
+        ),
+        Rule(
+            "!has(self.sharedMemory) || quantity(string(self.sharedMemory)).compareTo(quantity('0')) > 0",
+            lambda it: amount(it.shared_memory) > 0,
+            "sharedMemory",
+            "a size is more than 0: raise it, or leave it out",
+        ),
     )
+
+    @property
+    def spreads(self) -> tuple[Spread, ...]:
+        """The constraints that the user wrote."""
+        return self.topology_spread_constraints or ()
 
     @property
     def memory_limit(self) -> str:
@@ -226,34 +355,43 @@ class Launcher(Placement):
     """The pod that runs mpirun; it computes nothing and holds no GPU."""
 
     rules = (
-        *Placement.rules,
         Rule(
             f"!({_GPU_OF_LAUNCHER})",
             lambda it: GPU not in it.resources.limits and GPU not in it.resources.requests,
             "resources",
             f"the launcher computes nothing: ask for {GPU} in workers.resources.limits",
         ),
+        *Placement.rules,
     )
 
 
 class Dataset(Config):
     """The images."""
 
-    claim_name: Text
+    claim_name: ObjectName
     """Claim with the images, mounted read-only at /data in every worker: ReadOnlyMany or ReadWriteMany."""
 
-    sub_path: Annotated[str, Field(max_length=512)] = ""
+    sub_path: Within = ""
     """Folder in the claim."""
 
 
 class ClaimTemplate(Config):
     """A claim to make; it outlives the training."""
 
-    storage_class_name: Text | None = None
+    storage_class_name: ObjectName | None = None
     """Storage class; left out, the cluster's default."""
 
     size: Quantity = "10Gi"
     """How much to ask for."""
+
+    rules = (
+        Rule(
+            "!has(self.size) || quantity(string(self.size)).compareTo(quantity('0')) > 0",
+            lambda it: amount(it.size) > 0,
+            "size",
+            "a size is more than 0: raise it, or leave it out",
+        ),
+    )
 
 
 _CONTROL = r"[\x00-\x1f\x7f]"  # of RE2 and of Python alike
@@ -266,7 +404,7 @@ def _climbs(path: str) -> bool:
 class Checkpoints(Config):
     """Where checkpoints go: /checkpoints in worker 0 alone, so ReadWriteOnce is enough."""
 
-    claim_name: Text | None = None
+    claim_name: ObjectName | None = None
     """A claim that is there already."""
 
     template: ClaimTemplate | None = None
@@ -342,7 +480,7 @@ class Spec(Config):
     training: TrainingConfig
     """The training itself; immutable."""
 
-    image: Text | None = None
+    image: Annotated[str, Field(pattern=r"^[A-Za-z0-9\[][-A-Za-z0-9._:/@+\[\]]*$", max_length=512)] | None = None
     """The trainer's image; left out, the one that the operator was installed with."""
 
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
