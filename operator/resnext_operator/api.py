@@ -222,7 +222,8 @@ class Placement(Config):
             "labels",
             f"the operator knows its pods by the labels of {GROUP}: use a prefix of your own",
         ),
-        *map(qualified_keys, ("labels", "annotations", "node_selector")),
+        *map(qualified_keys, ("labels", "node_selector")),
+        qualified_keys("annotations", "(?i)"),
         Rule(
             "!has(self.resources) || !has(self.resources.requests) || self.resources.requests.all(key, "
             "!key.contains('/') || (has(self.resources.limits) && key in self.resources.limits && quantity(string("

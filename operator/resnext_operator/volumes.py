@@ -54,12 +54,13 @@ def keys_rule(field: str, holds_cel: str, holds: Callable[[str], bool], message:
     )
 
 
-def qualified_keys(field: str) -> Rule:
-    """The keys of a map are qualified names, as those of labels."""
+def qualified_keys(field: str, flags: str = "") -> Rule:
+    """The keys of a map are qualified names, as those of labels; flags: of the regular expression."""
+    pattern = flags + QUALIFIED
     return keys_rule(
         field,
-        f"key.matches(r'{QUALIFIED}') && key.indexOf('/') <= 253",
-        lambda key: re.fullmatch(QUALIFIED, key) is not None and key.find("/") <= 253,
+        f"key.matches(r'{pattern}') && key.indexOf('/') <= 253",
+        lambda key: re.fullmatch(pattern, key) is not None and key.find("/") <= 253,
         "a key is a name of at most 63 letters, digits, '-', '_' and '.', or a DNS name, '/' and such a name",
     )
 
