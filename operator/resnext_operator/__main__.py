@@ -1,7 +1,6 @@
 """The command line, `resnext-operator`."""
 
 import argparse
-import ipaddress
 import json
 import sys
 from pathlib import Path
@@ -53,14 +52,11 @@ def manifests(resource: dict[str, Any], site: api.Site, keys: "ssh.Keys") -> lis
     """
     training = api.parse(resource, site)
     workers = [render.worker_pod(training, index, 0) for index in range(training.spec.workers.replicas)]
-    # Those of RFC 2544, that no real pod has.
-    addresses = ipaddress.ip_network("198.18.0.0/15").hosts()
-    hosts = [(pod["metadata"]["name"], str(address)) for pod, address in zip(workers, addresses, strict=False)]
     return [
         *render.prepared(training),
         render.secret(training, keys),
         *workers,
-        render.launcher_pod(training, 1, hosts),
+        render.launcher_pod(training, 1, render.example_hosts(training)),
     ]
 
 

@@ -8,14 +8,30 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from resnext_operator.scheduling import Affinity, Spread
 from resnext_operator.status import Phase as Phase
 from resnext_operator.status import readable
-from resnext_operator.volumes import Labels, MapKey, Quantity, SameNamespace, Text, Volume, VolumeMount
+from resnext_operator.volumes import (
+    LabelKey,
+    Labels,
+    LabelValue,
+    MapKey,
+    ObjectName,
+    Quantity,
+    SameNamespace,
+    Text,
+    Texts,
+    Volume,
+    VolumeMount,
+    Within,
+    amount,
+    keys_rule,
+    qualified_keys,
+)
 from resnext_trainer import resource
 from resnext_trainer.config import Config, InvalidConfig, Rule, explain, resolve, without_nulls
 from resnext_trainer.config import Training as TrainingConfig
@@ -42,12 +58,35 @@ RESERVED_PREFIXES = (
 )
 """Those by which mpirun and its ranks know each other, and find their hosts."""
 
+RESERVED_ANNOTATIONS = (
+    *("kubernetes.io/config.mirror", "scheduler.alpha.kubernetes.io/tolerations"),
+    *("controller.kubernetes.io/pod-deletion-cost", "seccomp.security.alpha.kubernetes.io/pod"),
+)
+_APPARMOR = "container.apparmor.security.beta.kubernetes.io/"
+_SECCOMP = "container.seccomp.security.alpha.kubernetes.io/"
+"""Annotations by which the API server judges a pod, and those that begin so, for one container each."""
+
 MOST_SECONDS = 2**31 - 1  # as in Kubernetes' own fields of this kind
 Seconds = Annotated[int, Field(ge=1, le=MOST_SECONDS)]
 
 
 class InvalidTraining(ValueError):
     """A resource that is refused; the text names each field, what is wrong and the way out."""
+
+
+_DEVICE_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_BASIC = ("cpu", "memory", "ephemeral-storage")
+_RESOURCE_CEL = (
+    f"key in [{', '.join(map(repr, _BASIC))}] "
+    f"|| (key.matches(r'^{_DEVICE_NAME.pattern}$') && !key.startsWith('requests.') && !key.contains('..') "
+    "&& key.indexOf('/') <= 244)"
+)
+_RESOURCE_MESSAGE = f"a resource is {', '.join(_BASIC)}, or a device with its domain, such as {GPU}"
+
+
+def _is_resource(name: str) -> bool:
+    device = _DEVICE_NAME.fullmatch(name) and not name.startswith("requests.") and ".." not in name
+    return name in _BASIC or (bool(device) and name.find("/") <= 244)
 
 
 class Resources(Config):
@@ -59,17 +98,40 @@ class Resources(Config):
     requests: Quantities = {}
     """At least this; what is left out follows the limits."""
 
+    rules = (
+        *(keys_rule(field, _RESOURCE_CEL, _is_resource, _RESOURCE_MESSAGE) for field in ("limits", "requests")),
+        *(
+            Rule(
+                f"!has(self.{field}) || self.{field}.all(key, !key.contains('/') || key == '{GPU}' "
+                f"|| quantity(string(self.{field}[key])).isInteger())",
+                lambda it, field=field: all(  # type: ignore[misc]
+                    amount(value) % 1 == 0 for key, value in getattr(it, field).items() if "/" in key and key != GPU
+                ),
+                field,
+                "devices are whole: write a whole number",
+            )
+            for field in ("limits", "requests")
+        ),
+        Rule(
+            "!has(self.requests) || !has(self.limits) || self.requests.all(key, !(key in self.limits) "
+            "|| quantity(string(self.requests[key])).compareTo(quantity(string(self.limits[key]))) <= 0)",
+            lambda it: all(amount(value) <= amount(it.limits.get(name, value)) for name, value in it.requests.items()),
+            "requests",
+            "a request is more than its limit: lower the request, or raise the limit",
+        ),
+    )
+
 
 class Toleration(Config):
     """A taint that the pods put up with, as in a pod."""
 
-    key: Text | None = None
+    key: LabelKey | None = None
     """The taint's key; left out, every taint."""
 
     operator: Literal["Exists", "Equal"] = "Equal"
     """Whether the value counts."""
 
-    value: Annotated[str, Field(max_length=253)] | None = None
+    value: LabelValue | None = None
     """The taint's value."""
 
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
@@ -77,6 +139,27 @@ class Toleration(Config):
 
     toleration_seconds: Annotated[int, Field(ge=0, le=MOST_SECONDS)] | None = None
     """How long a NoExecute taint is borne."""
+
+    rules = (
+        Rule(
+            "has(self.key) || (has(self.operator) && self.operator == 'Exists')",
+            lambda it: it.key is not None or it.operator == "Exists",
+            "operator",
+            "without a key every taint is meant: set operator to Exists, or write the key",
+        ),
+        Rule(
+            "!has(self.value) || self.value == '' || !has(self.operator) || self.operator == 'Equal'",
+            lambda it: not it.value or it.operator == "Equal",
+            "value",
+            "Exists takes no value: leave it out, or set operator to Equal",
+        ),
+        Rule(
+            "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+            lambda it: it.toleration_seconds is None or it.effect == "NoExecute",
+            "tolerationSeconds",
+            "only the effect NoExecute takes a time: set it, or leave out tolerationSeconds",
+        ),
+    )
 
 
 class Variable(Config):
@@ -114,13 +197,13 @@ class Placement(Config):
     affinity: Affinity | None = None
     """Nodes that the pods are drawn to or kept from."""
 
-    priority_class_name: Text | None = None
+    priority_class_name: ObjectName | None = None
     """Priority of the pods."""
 
     scheduler_name: Text | None = None
     """Another scheduler than the cluster's own."""
 
-    runtime_class_name: Text | None = None
+    runtime_class_name: ObjectName | None = None
     """Container runtime, such as nvidia."""
 
     env: Annotated[tuple[Variable, ...], Field(max_length=64)] = ()
@@ -129,7 +212,7 @@ class Placement(Config):
     labels: Labels = {}
     """Labels on the pods, beside the operator's own; none of resnext.dev."""
 
-    annotations: Labels = {}
+    annotations: Texts = {}
     """Annotations on the pods."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -138,6 +221,27 @@ class Placement(Config):
             lambda it: not any(key.startswith(f"{GROUP}/") for key in it.labels),
             "labels",
             f"the operator knows its pods by the labels of {GROUP}: use a prefix of your own",
+        ),
+        *map(qualified_keys, ("labels", "node_selector")),
+        qualified_keys("annotations", "(?i)"),
+        Rule(
+            "!has(self.resources) || !has(self.resources.requests) || self.resources.requests.all(key, "
+            "!key.contains('/') || (has(self.resources.limits) && key in self.resources.limits && quantity(string("
+            "self.resources.requests[key])).compareTo(quantity(string(self.resources.limits[key]))) == 0))",
+            lambda it: all(
+                name in it.resources.limits and amount(value) == amount(it.resources.limits[name])
+                for name, value in it.resources.requests.items()
+                if "/" in name
+            ),
+            "resources.requests",
+            "a request of devices must be their limit: write devices, such as GPUs, in limits alone",
+        ),
+        keys_rule(
+            "annotations",
+            f"!(key in [{', '.join(map(repr, RESERVED_ANNOTATIONS))}]) "
+            f"&& !['{_APPARMOR}', '{_SECCOMP}'].exists(prefix, key.startsWith(prefix))",
+            lambda key: key not in RESERVED_ANNOTATIONS and not key.startswith((_APPARMOR, _SECCOMP)),
+            "Kubernetes gives this annotation a meaning that pods of a training cannot have: leave it out",
         ),
     )
 
@@ -198,7 +302,33 @@ class Workers(Placement):
             "volumeMounts",
             "each needs a volume of its name: add it to volumes",
         ),
+        Rule(
+            "!has(self.volumeMounts) || self.volumeMounts.all(it, "
+            "self.volumeMounts.exists_one(other, other.mountPath == it.mountPath))",
+            lambda it: len({mount.mount_path for mount in it.volume_mounts}) == len(it.volume_mounts),
+            "volumeMounts",
+            "two volumes are mounted on one path: change one mountPath",
+        ),
+        Rule(
+            "!has(self.topologySpreadConstraints) || self.topologySpreadConstraints.all(it, "
+            "self.topologySpreadConstraints.exists_one(other, other.topologyKey == it.topologyKey "
+            "&& other.whenUnsatisfiable == it.whenUnsatisfiable))",
+            lambda it: len({(each.topology_key, each.when_unsatisfiable) for each in it.spreads}) == len(it.spreads),
+            "topologySpreadConstraints",
+            "two constraints have one topologyKey and one whenUnsatisfiable: remove one",
+        ),
+        Rule(
+            "!has(self.sharedMemory) || quantity(string(self.sharedMemory)).compareTo(quantity('0')) > 0",
+            lambda it: amount(it.shared_memory) > 0,
+            "sharedMemory",
+            "a size is more than 0: raise it, or leave it out",
+        ),
     )
+
+    @property
+    def spreads(self) -> tuple[Spread, ...]:
+        """The constraints that the user wrote."""
+        return self.topology_spread_constraints or ()
 
     @property
     def memory_limit(self) -> str:
@@ -226,34 +356,43 @@ class Launcher(Placement):
     """The pod that runs mpirun; it computes nothing and holds no GPU."""
 
     rules = (
-        *Placement.rules,
         Rule(
             f"!({_GPU_OF_LAUNCHER})",
             lambda it: GPU not in it.resources.limits and GPU not in it.resources.requests,
             "resources",
             f"the launcher computes nothing: ask for {GPU} in workers.resources.limits",
         ),
+        *Placement.rules,
     )
 
 
 class Dataset(Config):
     """The images."""
 
-    claim_name: Text
+    claim_name: ObjectName
     """Claim with the images, mounted read-only at /data in every worker: ReadOnlyMany or ReadWriteMany."""
 
-    sub_path: Annotated[str, Field(max_length=512)] = ""
+    sub_path: Within = ""
     """Folder in the claim."""
 
 
 class ClaimTemplate(Config):
     """A claim to make; it outlives the training."""
 
-    storage_class_name: Text | None = None
+    storage_class_name: ObjectName | None = None
     """Storage class; left out, the cluster's default."""
 
     size: Quantity = "10Gi"
     """How much to ask for."""
+
+    rules = (
+        Rule(
+            "!has(self.size) || quantity(string(self.size)).compareTo(quantity('0')) > 0",
+            lambda it: amount(it.size) > 0,
+            "size",
+            "a size is more than 0: raise it, or leave it out",
+        ),
+    )
 
 
 _CONTROL = r"[\x00-\x1f\x7f]"  # of RE2 and of Python alike
@@ -266,7 +405,7 @@ def _climbs(path: str) -> bool:
 class Checkpoints(Config):
     """Where checkpoints go: /checkpoints in worker 0 alone, so ReadWriteOnce is enough."""
 
-    claim_name: Text | None = None
+    claim_name: ObjectName | None = None
     """A claim that is there already."""
 
     template: ClaimTemplate | None = None
@@ -304,6 +443,10 @@ class RunPolicy(Config):
     pending_deadline_seconds: Seconds | None = None
     """Most time that pods may take to start, for want of an image, quota or GPUs; then it fails. Left out, no limit."""
 
+    admission_timeout_seconds: Seconds = 60
+    """Time after which a set of pods that stays incomplete, because the API server rejects some, is deleted. The
+    operator then tries again after a random pause. Pods that are only unschedulable are left alone."""
+
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=MOST_SECONDS)] | None = None
     """Time from its end until the training is deleted, with its pods and without its checkpoints; left out, never."""
 
@@ -338,7 +481,7 @@ class Spec(Config):
     training: TrainingConfig
     """The training itself; immutable."""
 
-    image: Text | None = None
+    image: Annotated[str, Field(pattern=r"^[A-Za-z0-9\[][-A-Za-z0-9._:/@+\[\]]*$", max_length=512)] | None = None
     """The trainer's image; left out, the one that the operator was installed with."""
 
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
@@ -410,11 +553,6 @@ class Spec(Config):
         return {**of_dataset, **{f"spec.workers.volumes, {name}": claim.claim_name for name, claim in volumes if claim}}
 
 
-def placeholder_spec() -> Spec:
-    """Stands for a spec that cannot be parsed, where only the name and the status of its training matter."""
-    return Spec.model_construct(training=TrainingConfig())
-
-
 @dataclass(frozen=True)
 class Site:
     """What holds for every training here, by the operator's settings."""
@@ -447,6 +585,8 @@ class Training:
     """The status as it is stored, which may hold anything."""
     written: Mapping[str, Any] = field(default_factory=dict)
     """spec.training as the user wrote it; `spec` holds it resolved."""
+    invalid: str = ""
+    """Why the spec cannot be used, although an earlier version accepted it: what could be read of it is in `spec`."""
 
     @property
     def key(self) -> Key:
@@ -498,6 +638,40 @@ def _check_object(path: str, value: Any) -> None:
         raise InvalidTraining(f"{path}: Invalid value: {json.dumps(value)[:100]}: should be an object")
 
 
+def read_leniently(body: Mapping[str, Any], site: Site, invalid: str) -> Training:
+    """The resource with the fields of its spec that can be read, each by itself; the others have their defaults."""
+    metadata, spec = body["metadata"], body.get("spec")
+    return Training(
+        namespace=metadata.get("namespace", "default"),
+        name=metadata["name"],
+        uid=metadata.get("uid", ""),
+        generation=metadata.get("generation", 1),
+        deleting="deletionTimestamp" in metadata,
+        spec=_read(Spec, spec if isinstance(spec, Mapping) else {}, training=TrainingConfig()),
+        site=site,
+        status=readable(stored := body.get("status") or {}),
+        stored=stored,
+        invalid=invalid,
+    )
+
+
+_Model = TypeVar("_Model", bound=Config)
+
+
+def _read(model: type[_Model], written: Mapping[str, Any], **known: Any) -> _Model:
+    found: dict[str, Any] = {}
+    for name, described in model.model_fields.items():
+        if name in known or (alias := str(described.alias)) not in written:
+            continue
+        value, kind = written[alias], described.annotation
+        try:
+            found[name] = TypeAdapter(described.rebuild_annotation()).validate_json(json.dumps(value), strict=True)
+        except ValidationError:
+            if isinstance(kind, type) and issubclass(kind, Config) and isinstance(value, Mapping):
+                found[name] = _read(kind, value)
+    return cast("_Model", model.model_construct(**found, **known))
+
+
 _NAME_RULE = Rule(
     f"size(self.metadata.name) <= {MAX_NAME}",
     lambda it: len(it.name) <= MAX_NAME,
@@ -538,8 +712,13 @@ class WorkerSeen:
     scheduled: datetime | None = None
     failure: str = ""
     """Why its container ended."""
+    ended_by: str = ""
+    """The same in one word, such as StartError or OOMKilled."""
     exit_code: int | None = None
     out_of_memory: bool = False
+    created: datetime | None = None
+    gated: bool = False
+    """Not given to the scheduler yet, until all pods of the training are admitted."""
     node: str = ""
     revision: str = ""
     """Which settings it was made from; empty if that is not known."""
@@ -547,8 +726,12 @@ class WorkerSeen:
     """Which Secret it mounts; empty if that is not known."""
 
     @property
+    def finished(self) -> bool:
+        return self.phase in ("Failed", "Succeeded")
+
+    @property
     def lost(self) -> bool:
-        return self.deleting or self.phase in ("Failed", "Succeeded")
+        return self.deleting or self.finished
 
 
 @dataclass(frozen=True)
@@ -589,12 +772,30 @@ class Observed:
     """The children that are no pods, and the claims that the training names: the hash of what was desired, if known."""
     access_modes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """How each of these claims can be mounted."""
+    foreign_claims: frozenset[str] = frozenset()
+    """Which of these claims the operator did not create for this training."""
     progress: Progress | None = None
     """What worker 0 said last."""
     last_steps: Mapping[int, int | None] = field(default_factory=dict)
     """The last step of each rank, asked for when no step was made for a while; None for a rank that did not answer."""
     keys: str | None = None
     """The uid of the Secret with the keys; None when nobody has looked."""
+    quota: bool | None = None
+    """Whether the namespace has a ResourceQuota; known only once the API server would admit the pods: before, None."""
+    launcher_admitted: bool = False
+    """Whether the API server would admit the launcher now that all workers exist."""
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """An object that the API server did not create, and why."""
+
+    kind: str
+    name: str
+    role: str
+    """The pod's role; empty for what is no pod."""
+    code: int
+    message: str
 
 
 @dataclass(frozen=True)
@@ -624,9 +825,15 @@ class Plan:
     create: tuple[Manifest, ...] = ()
     update: tuple[Manifest, ...] = ()
     delete: tuple[Reference, ...] = ()
+    ungate: tuple[Reference, ...] = ()
+    """Workers to give to the scheduler."""
     status: Manifest = field(default_factory=dict)
     """The whole new status."""
     events: tuple[Event, ...] = ()
     needs_keys: bool = False
     """This plan is none yet: look for the Secret, make it if it is not there, and decide again knowing its uid."""
+    needs_admission: bool = False
+    """This plan is none yet: ask the API server whether it would admit the pods, and decide again."""
+    needs_launcher_admission: bool = False
+    """This plan is none yet: ask the API server again about the launcher, now that all workers exist."""
     requeue_after: timedelta | None = None

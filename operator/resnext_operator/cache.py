@@ -16,7 +16,7 @@ from resnext_operator.raw import dictionary, items, key_of, managed_by, owned_by
 PODS, CLAIMS = "Pod", "PersistentVolumeClaim"
 _METADATA = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp")
 _OWNER = ("apiVersion", "kind", "name", "uid")
-_LABELS = (names.TRAINING, names.WORKERS, names.REVISION, names.KEYS)
+_LABELS = (names.TRAINING, names.MANAGED_BY, names.WORKERS, names.REVISION, names.KEYS)
 _POD_STATUS = ("phase", "reason", "message", "podIP")
 _CONDITIONS = ("PodScheduled", "Ready", "DisruptionTarget")
 _STATES = ("waiting", "terminated")
@@ -43,12 +43,15 @@ def trimmed(found: Manifest) -> Manifest:
         return dictionary(_interned(kept, _DEEPEST))
     if labels := {key: value for key, value in dictionary(raw.get("labels")).items() if key in _LABELS}:
         metadata["labels"] = labels
-    metadata["ownerReferences"] = [{key: each.get(key) for key in _OWNER} for each in owners(found)]
+    # A claim of ours has no owner: whatever else owns a claim matters as well.
+    owned = items(raw.get("ownerReferences")) if kind == CLAIMS else owners(found)
+    metadata["ownerReferences"] = [{key: each.get(key) for key in _OWNER} for each in owned]
     desired = dictionary(raw.get("annotations")).get(names.HASH)
     if desired and kind != PODS:
         metadata["annotations"] = {names.HASH: desired}
     if kind == PODS:
-        kept |= {"spec": {"nodeName": spec.get("nodeName")}, "status": _pod_status(status)}
+        gates = {"schedulingGates": gates} if (gates := items(spec.get("schedulingGates"))) else {}
+        kept |= {"spec": {"nodeName": spec.get("nodeName"), **gates}, "status": _pod_status(status)}
     elif kind == CLAIMS:
         kept |= {"spec": {"accessModes": spec.get("accessModes") or []}}
     return dictionary(_interned(kept, _DEEPEST))

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -12,9 +12,10 @@ from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
 from resnext_operator import names, render
-from resnext_operator.api import GROUP, KIND, PLURAL, VERSION, Manifest, Plan, Reference, Training
-from resnext_operator.cache import CLAIMS, trimmed
+from resnext_operator.api import GROUP, KIND, PLURAL, VERSION, Manifest, Plan, Reference, Rejection, Training
+from resnext_operator.cache import trimmed
 from resnext_operator.guard import Guard
+from resnext_operator.ownership import Owner, owner_of
 from resnext_operator.raw import namespace_and_name, owned_by
 
 PATHS = {
@@ -25,11 +26,17 @@ PATHS = {
     "PersistentVolumeClaim": ("api/v1", "persistentvolumeclaims"),
     "Event": ("api/v1", "events"),
     "NetworkPolicy": ("apis/networking.k8s.io/v1", "networkpolicies"),
+    "ResourceQuota": ("api/v1", "resourcequotas"),
     "Lease": ("apis/coordination.k8s.io/v1", "leases"),
 }
 _JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"
+_STRATEGIC_PATCH = "application/strategic-merge-patch+json"
+# Quotas, admission rules and webhooks answer 403 as a rule; 422 and 400 mean that the object itself is invalid.
+_REJECTIONS = (400, 403, 422)
 _SECONDS = 15.0
 _PAGE = 500
+
+_Answer = TypeVar("_Answer")
 
 Count = Callable[[str, str], None]
 """Told the verb and the code of each request; a code of "none" stands for no answer."""
@@ -40,7 +47,15 @@ class Refused(Exception):
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(f"{code}: {message}")
-        self.code = code
+        self.code, self.message = code, message
+
+    def rejection(self, manifest: Manifest) -> Rejection | None:
+        """What this says about an object to create; None if it is no verdict on the object."""
+        if self.code not in _REJECTIONS:
+            return None
+        metadata = manifest["metadata"]
+        role = (metadata.get("labels") or {}).get(names.ROLE, "")
+        return Rejection(manifest["kind"], metadata["name"], role, self.code, self.message)
 
 
 class Leftover(Exception):
@@ -116,40 +131,69 @@ class Cluster:
         made = await self.create(new_keys(), training)
         return str(made["metadata"]["uid"])
 
-    async def carry_out(self, plan: Plan, training: Training) -> list[Manifest]:
-        """Delete, update and create what a plan says; returns the objects as they are now."""
+    async def carry_out(self, plan: Plan, training: Training) -> tuple[list[Manifest], list[Rejection]]:
+        """Delete, update and create what a plan says; returns the objects as they are now, and what was rejected."""
         done = await _all(self.delete(each, training.namespace) for each in plan.delete)
         done += await _all(self.update(each, training) for each in plan.update)
+        done += await _all(self.ungate(each, training.namespace) for each in plan.ungate)
         # Pods last: the scheduler and the kubelet complain of claims and ConfigMaps that are not there yet.
         for pods in (False, True):
             wanted = [manifest for manifest in plan.create if (manifest["kind"] == "Pod") == pods]
-            done += await _all(self.create(manifest, training) for manifest in wanted)
-        return [each for each in done if each is not None]
+            made = await _all(self.create_or_report(manifest, training) for manifest in wanted)
+            done += [each for each in made if not isinstance(each, Rejection)]
+            if rejections := [each for each in made if isinstance(each, Rejection)]:
+                return [each for each in done if each is not None], rejections
+        return [each for each in done if each is not None], []
+
+    async def create_or_report(self, manifest: Manifest, training: Training) -> Manifest | Rejection:
+        """Create a child, or say why the API server does not."""
+        try:
+            return await self.create(manifest, training)
+        except Refused as refused:
+            if (rejection := refused.rejection(manifest)) is None:
+                raise
+            return rejection
 
     async def create(self, manifest: Manifest, training: Training) -> Manifest:
         """Create a child, or find that it is there already; raises Stranger if that one is not ours."""
         kind, name = manifest["kind"], manifest["metadata"]["name"]
         try:
-            return await self.request("POST", path_of(kind, training.namespace), _marked(manifest))
+            return await self.request("POST", path_of(kind, training.namespace), render.marked(manifest))
         except Refused as refused:
             if refused.code != 409:
                 raise
         found = await self.request("GET", path_of(kind, training.namespace, name))
-        labelled = (found["metadata"].get("labels") or {}).get(names.TRAINING) == training.name
-        if owned_by(found, training.uid) or (kind == CLAIMS and labelled):
-            return found
-        owners = found["metadata"].get("ownerReferences") or ()
-        if any((owner["kind"], owner["name"]) == (KIND, training.name) for owner in owners):
-            raise Leftover(f"{kind} {name} of an earlier training {training.name} is not gone yet")
+        match owner_of({**found, "kind": kind}, training.name, training.uid):
+            case Owner.TRAINING:
+                return found
+            case Owner.EARLIER:
+                raise Leftover(f"{kind} {name} of an earlier training {training.name} is not gone yet")
+            case Owner.ANOTHER if kind == "PersistentVolumeClaim":
+                raise Stranger(
+                    f"claim {name} exists already and was not created for a training {training.name}: "
+                    f"set spec.checkpoints.claimName to {name} to keep checkpoints there, or rename the training"
+                )
         raise Stranger(f"{kind} {name} is there already and belongs to another: rename the training, or delete it")
+
+    async def ungate(self, pod: Reference, namespace: str) -> Manifest | None:
+        """Remove the operator's own scheduling gate from a pod; None if the pod is gone."""
+        gates = [{"$patch": "delete", "name": names.GATE}]
+        body = {"metadata": {"uid": pod.uid}, "spec": {"schedulingGates": gates}}
+        try:
+            return await self.request("PATCH", path_of("Pod", namespace, pod.name), body, content=_STRATEGIC_PATCH)
+        except Refused as refused:
+            # 404: gone; 409: a successor has the name.
+            if refused.code in (404, 409):
+                return None
+            raise
 
     async def update(self, manifest: Manifest, training: Training) -> Manifest:
         """Make of a child of ours what is desired now."""
         path = path_of(manifest["kind"], training.namespace, manifest["metadata"]["name"])
         found = await self.request("GET", path)
-        if not owned_by(found, training.uid):
+        if owner_of(found, training.name, training.uid) is not Owner.TRAINING:
             raise Leftover(f"{manifest['kind']} {manifest['metadata']['name']} is not of this training {training.name}")
-        desired = _marked(manifest)
+        desired = render.marked(manifest)
         # Of two that write, one is refused.
         desired["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"]
         return await self.request("PUT", path, desired)
@@ -210,20 +254,13 @@ class Cluster:
         return any(each["name"] == PLURAL for each in found.get("resources", ()))
 
 
-async def _all(writes: Iterable[Awaitable[Manifest | None]]) -> list[Manifest | None]:
+async def _all(writes: Iterable[Awaitable[_Answer]]) -> list[_Answer]:
     """Write side by side. All are awaited before a failure is raised, so that none is still under way afterwards."""
     answers = await asyncio.gather(*writes, return_exceptions=True)
     for answer in answers:
         if isinstance(answer, BaseException):
             raise answer
     return [answer for answer in answers if not isinstance(answer, BaseException)]
-
-
-def _marked(manifest: Manifest) -> Manifest:
-    """With the hash of what was desired, by which a later desire is told from it."""
-    metadata = manifest["metadata"]
-    annotations = {**metadata.get("annotations", {}), names.HASH: render.desired_hash(manifest)}
-    return {**manifest, "metadata": {**metadata, "annotations": annotations}}
 
 
 def difference(old: Any, new: Any) -> Manifest:

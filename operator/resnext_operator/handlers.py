@@ -9,15 +9,16 @@ from typing import Any
 import kopf
 
 from resnext_operator import api, names, observe, policy, render, ssh
+from resnext_operator.admission import Admission, Rejected
 from resnext_operator.api import KIND, Key, Manifest
 from resnext_operator.cache import CLAIMS, Cache, trimmed
 from resnext_operator.cluster import PATHS, Cluster, Refused, Stranger
 from resnext_operator.guard import Guard
 from resnext_operator.metrics import Metrics
+from resnext_operator.ownership import foreign_claims
 from resnext_operator.progress import Watch
 from resnext_operator.raw import dictionary, items, key_of, managed_by, namespace_and_name, word
 from resnext_operator.settings import Settings
-from resnext_operator.status import readable
 from resnext_operator.teller import Teller
 from resnext_operator.workqueue import WorkQueue
 
@@ -26,9 +27,6 @@ _log = logging.getLogger(__name__)
 # Claims carry no label of ours when the user made them, so all of a namespace are watched.
 LABELLED = ("Pod", "ConfigMap", "NetworkPolicy")
 WATCHED = (KIND, *LABELLED, CLAIMS)
-
-# A quota or an admission rule is in the way: the user should read of it, and it may pass.
-_REFUSALS = (400, 403, 422)
 
 # As the API server's NamespaceLifecycle admission says it.
 _TERMINATING, _TERMINATING_SECONDS = "because it is being terminated", 60.0
@@ -45,6 +43,7 @@ class Runtime:
     progress: Watch
     teller: Teller
     metrics: Metrics
+    admission: Admission
     guard: Guard = field(default_factory=Guard)
 
 
@@ -157,58 +156,71 @@ async def reconcile(key: Key, runtime: Runtime) -> None:
         progress.latest(key),
         progress.last_steps(key),
         lambda child, error: runtime.guard.skipped("observe", (child.get("kind"), *namespace_and_name(child)), error),
+        foreign_claims(children, body["metadata"]["name"], body["metadata"]["uid"]),
     )
-    try:
-        training = api.parse(body, runtime.settings.site)
-    except api.InvalidTraining as error:
-        await _refuse(body, seen, str(error), runtime, now)
-        return
+    training = read(body, runtime.settings.site)
     plan = policy.decide(training, seen, now)
     try:
-        if plan.needs_keys:
-            keys = await runtime.cluster.keys(training, lambda: _new_keys(training), likely=bool(seen.workers))
-            plan = policy.decide(training, replace(seen, keys=keys), now)
-        changed = await runtime.cluster.carry_out(plan, training)
+        plan = await _informed(plan, training, seen, runtime, now)
+        changed, rejections = await runtime.cluster.carry_out(plan, training)
     except Stranger as error:
-        await _refuse(body, seen, str(error), runtime, now)
+        await _refuse(training, seen, str(error), runtime, now)
         return
-    except Refused as error:
-        if error.code == 403 and _TERMINATING in str(error):
-            # The namespace goes, and with it the training and whoever would read its status.
-            runtime.queue.add_later(key, _TERMINATING_SECONDS)
-            return
-        if error.code in _REFUSALS:
-            await _report(training, policy.hindered(training, plan, str(error), now), runtime, now)
-        raise
+    except Rejected as rejected:
+        changed, rejections = [], [rejected.rejection]
+    except Refused as refused:
+        # A right is missing, or a Secret exceeds a quota: the user should read of it.
+        if refused.code != 403:
+            raise
+        changed, rejections = [], [api.Rejection("Request", "of the operator", "", refused.code, refused.message)]
     for child in changed:
         runtime.cache.put(child)
+    if any(_TERMINATING in rejection.message for rejection in rejections):
+        # The namespace goes, and with it the training and whoever would read its status.
+        runtime.queue.add_later(key, _TERMINATING_SECONDS)
+        return
+    if rejections:
+        runtime.admission.forget(training)
+        plan = policy.rejected(training, plan, rejections[0], now)
     await _report(training, plan, runtime, now)
     if plan.requeue_after is not None:
         runtime.queue.add_later(key, plan.requeue_after.total_seconds())
+
+
+def read(body: Manifest, site: api.Site) -> api.Training:
+    """The resource; of a spec that cannot be used, although an earlier version accepted it, what can be read."""
+    try:
+        return api.parse(body, site)
+    except api.InvalidTraining as error:
+        return api.read_leniently(body, site, str(error))
+
+
+async def _informed(
+    plan: api.Plan, training: api.Training, seen: api.Observed, runtime: Runtime, now: datetime
+) -> api.Plan:
+    """The plan that is decided when all is known that it depends on; raises Rejected."""
+    while plan.needs_admission or plan.needs_launcher_admission or plan.needs_keys:
+        if plan.needs_admission:
+            seen = replace(seen, quota=await runtime.admission.check(training))
+        if plan.needs_launcher_admission:
+            await runtime.admission.check_launcher(training)
+            seen = replace(seen, launcher_admitted=True)
+        if plan.needs_keys:
+            likely = bool(seen.workers)
+            seen = replace(seen, keys=await runtime.cluster.keys(training, lambda: _new_keys(training), likely=likely))
+        plan = policy.decide(training, seen, now)
+    return plan
 
 
 def _new_keys(training: api.Training) -> Manifest:
     return render.secret(training, ssh.generate())
 
 
-async def _refuse(body: Manifest, seen: api.Observed, message: str, runtime: Runtime, now: datetime) -> None:
-    metadata, stored = body["metadata"], body.get("status") or {}
-    status, generation = readable(stored), metadata.get("generation", 1)
-    stand_in = api.Training(
-        metadata["namespace"],
-        metadata["name"],
-        metadata["uid"],
-        generation,
-        False,
-        api.placeholder_spec(),
-        runtime.settings.site,
-        status,
-        stored,
-    )
-    plan = policy.refused(status, seen, generation, message, now)
-    for child in await runtime.cluster.carry_out(plan, stand_in):
+async def _refuse(training: api.Training, seen: api.Observed, message: str, runtime: Runtime, now: datetime) -> None:
+    plan = policy.refused(training.status, seen, training.generation, message, now)
+    for child in (await runtime.cluster.carry_out(plan, training))[0]:
         runtime.cache.put(child)
-    await _report(stand_in, plan, runtime, now)
+    await _report(training, plan, runtime, now)
 
 
 async def _report(training: api.Training, plan: api.Plan, runtime: Runtime, now: datetime) -> None:

@@ -15,9 +15,12 @@ WORKERS = f"{GROUP}/workers"
 REVISION = f"{GROUP}/revision"
 KEYS = f"{GROUP}/keys"
 HASH = f"{GROUP}/desired-hash"
+MANAGED_BY = "app.kubernetes.io/managed-by"
+GATE = f"{GROUP}/gang"
+"""The scheduling gate of workers that wait until all pods of their training are admitted."""
 
 OPERATOR = "resnext-operator"
-"""The operator's own pods, by their label app.kubernetes.io/name."""
+"""The operator's own pods, by their label app.kubernetes.io/name, and the manager that the children's labels name."""
 
 SSH_PORT = 2222
 HEALTH_PORT = 9429
@@ -35,7 +38,7 @@ def labels(training: str, role: str | None = None) -> dict[str, str]:
     """The labels of a training's child."""
     common = {
         "app.kubernetes.io/name": "resnext-training",
-        "app.kubernetes.io/managed-by": "resnext-operator",
+        MANAGED_BY: OPERATOR,
         TRAINING: training,
     }
     return {**common, ROLE: role} if role else common

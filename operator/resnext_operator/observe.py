@@ -29,6 +29,7 @@ def observe(
     progress: Progress | None = None,
     last_steps: Mapping[int, int | None] | None = None,
     skipped: Callable[[Manifest, Exception], None] = lambda _, __: None,
+    foreign_claims: frozenset[str] = frozenset(),
 ) -> Observed:
     """What the cluster shows.
 
@@ -59,6 +60,7 @@ def observe(
         launchers=tuple(sorted(launchers, key=lambda each: each.attempt)),
         present=present,
         access_modes=access_modes,
+        foreign_claims=foreign_claims,
         progress=progress,
         last_steps=last_steps or {},
     )
@@ -95,8 +97,11 @@ def worker(pod: Manifest) -> WorkerSeen:
         else None,
         scheduled=_scheduled(status),
         failure=_failure(status),
+        ended_by=word(ended, "reason") or word(status, "reason"),
         exit_code=_exit_code(ended),
         out_of_memory=_out_of_memory(ended),
+        created=_time(metadata.get("creationTimestamp")),
+        gated=_gated(pod),
         node=_node(pod),
         revision=word(labels, names.REVISION),
         keys=word(labels, names.KEYS),
@@ -158,7 +163,8 @@ def _unreachable(status: Manifest) -> bool:
 def _trouble(status: Manifest) -> tuple[str, bool]:
     """Why a pod does not start, and whether that is the scheduler's word."""
     scheduled = _condition(status, "PodScheduled")
-    if scheduled.get("status") == "False":
+    # A gate is no trouble: the operator, or a queue that has put its own there, removes it.
+    if scheduled.get("status") == "False" and scheduled.get("reason") != "SchedulingGated":
         return str(scheduled.get("message") or scheduled.get("reason") or "not scheduled yet"), True
     for container in items(status.get("containerStatuses")):
         waiting = dictionary(dictionary(container.get("state")).get("waiting"))
@@ -176,6 +182,10 @@ def _terminated(status: Manifest) -> Manifest:
 
 def _node(pod: Manifest) -> str:
     return word(dictionary(pod.get("spec")), "nodeName")
+
+
+def _gated(pod: Manifest) -> bool:
+    return any(gate.get("name") == names.GATE for gate in items(dictionary(pod.get("spec")).get("schedulingGates")))
 
 
 def _scheduled(status: Manifest) -> datetime | None:

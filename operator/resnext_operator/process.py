@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from resnext_operator import handlers
+from resnext_operator.admission import Admission
 from resnext_operator.cache import Cache
 from resnext_operator.cluster import Cluster, connect, words
 from resnext_operator.guard import Repeats
@@ -32,7 +33,7 @@ async def run(settings: Settings) -> int:
     async with connect(settings.connections, metrics.requested) as cluster, connect(1, metrics.requested) as apart:
         guard = metrics.guard
         watch, teller = Watch(cache, queue, settings, guard), Teller(cluster, guard)
-        runtime = Runtime(settings, cluster, cache, queue, watch, teller, metrics, guard)
+        runtime = Runtime(settings, cluster, cache, queue, watch, teller, metrics, Admission(cluster), guard)
         leader, scopes = Leader(apart, settings), Scopes(runtime)
         server = await serve(metrics, settings.port, scopes.ready)
         stop = _stop_signal()

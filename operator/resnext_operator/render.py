@@ -1,14 +1,16 @@
 """What should exist for a training: manifests, as a function of their arguments alone."""
 
 import hashlib
+import ipaddress
 import json
 from collections.abc import Sequence
 from typing import Any
 
 from resnext_operator import names
-from resnext_operator.api import GROUP, KIND, VERSION, Manifest, Placement, Training
+from resnext_operator.api import GROUP, KIND, VERSION, Manifest, Placement, Resources, Training
 from resnext_operator.scheduling import Affinity, Spread
 from resnext_operator.ssh import Keys
+from resnext_operator.volumes import amount
 from resnext_trainer import checkpoint_dir, signals
 from resnext_trainer.lock import TRAINING_UID
 
@@ -20,7 +22,11 @@ _UNREACHABLE_SECONDS = 30
 
 _PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 
-_LAUNCHER_RESOURCES = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}}
+_LAUNCHER_RESOURCES = {
+    "cpu": {"requests": "50m", "limits": "1"},
+    "memory": {"requests": "128Mi", "limits": "512Mi"},
+}
+"""Complete, because a namespace's quota may require a limit and a request of each."""
 
 
 def prepared(training: Training) -> list[Manifest]:
@@ -121,6 +127,13 @@ def claim(training: Training) -> Manifest:
     return manifest
 
 
+def example_hosts(training: Training) -> list[tuple[str, str]]:
+    """The first workers with addresses that no real pod has: those of RFC 2544."""
+    addresses = ipaddress.ip_network("198.18.0.0/15").hosts()
+    workers = range(training.spec.workers.replicas)
+    return [(names.worker(training.name, index, 0), str(next(addresses))) for index in workers]
+
+
 def revision(training: Training) -> str:
     """The settings that pods are made from, as a short hash: pods of another are replaced.
 
@@ -133,11 +146,17 @@ def revision(training: Training) -> str:
 
 
 def worker_pod(
-    training: Training, index: int, incarnation: int, keys: str = "", avoided: Sequence[str] = ()
+    training: Training,
+    index: int,
+    incarnation: int,
+    keys: str = "",
+    avoided: Sequence[str] = (),
+    gated: bool = False,
 ) -> Manifest:
     """A pod whose first process runs sshd; mpirun starts its ranks there.
 
-    keys: uid of the Secret that it mounts. avoided: nodes that it keeps away from if there are others.
+    keys: uid of the Secret that it mounts. avoided: nodes that it keeps away from if there are others. gated: the
+    scheduler leaves it alone until the operator has removed its gate, so that it holds no GPU but counts in quotas.
     """
     workers = training.spec.workers
     volumes, mounts = _common_volumes(training)
@@ -189,6 +208,7 @@ def worker_pod(
     pod["spec"] |= {
         "terminationGracePeriodSeconds": workers.termination_grace_period_seconds,
         **_spread(training, avoided),
+        **({"schedulingGates": [{"name": names.GATE}]} if gated else {}),
         # The containers' ports become the node's: the scheduler puts no second worker there.
         **({"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"} if workers.host_network else {}),
     }
@@ -278,8 +298,7 @@ def launcher_pod(training: Training, attempt: int, workers: Sequence[tuple[str, 
             f"--metrics-port={names.METRICS_PORT}",
             *(f"--host={name}:{ranks}" for name, _ in workers),
         ],
-        "resources": training.spec.launcher.resources.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-        or _LAUNCHER_RESOURCES,
+        "resources": _launcher_resources(training.spec.launcher.resources),
         "volumeMounts": mounts,
     }
     pod = _pod(
@@ -296,6 +315,19 @@ def launcher_pod(training: Training, attempt: int, workers: Sequence[tuple[str, 
     aliases = [{"ip": address, "hostnames": [name]} for name, address in workers]
     pod["spec"] |= {"terminationGracePeriodSeconds": grace, "hostAliases": aliases}
     return pod
+
+
+def _launcher_resources(written: Resources) -> Manifest:
+    """What the user wrote, and the defaults of what the user left out.
+
+    A limit alone is its request as well; a request alone gets the default limit, or its own amount if that is more.
+    """
+    limits, requests = dict(written.limits), dict(written.requests)
+    for name, default in _LAUNCHER_RESOURCES.items():
+        if name not in limits:
+            asked = requests.setdefault(name, default["requests"])
+            limits[name] = max(default["limits"], asked, key=amount)
+    return {"limits": limits, "requests": requests} if requests else {"limits": limits}
 
 
 def _common_volumes(training: Training) -> tuple[list[Manifest], list[Manifest]]:
@@ -372,6 +404,8 @@ def _pod(
                     "readOnlyRootFilesystem": True,
                     "capabilities": {"drop": ["ALL"]},
                 },
+                # The last lines of a container that ends without a message are in the pod's status then.
+                "terminationMessagePolicy": "FallbackToLogsOnError",
                 **container,
             }
         ],
@@ -426,6 +460,13 @@ def owner(training: Training) -> Manifest:
         "controller": True,
         "blockOwnerDeletion": True,
     }
+
+
+def marked(manifest: Manifest) -> Manifest:
+    """With the hash of what was desired, by which a later desire is told from it."""
+    metadata = manifest["metadata"]
+    annotations = {**metadata.get("annotations", {}), names.HASH: desired_hash(manifest)}
+    return {**manifest, "metadata": {**metadata, "annotations": annotations}}
 
 
 def desired_hash(manifest: Manifest) -> str:

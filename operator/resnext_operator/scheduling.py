@@ -3,14 +3,15 @@
 Selectors of pods reach no other namespace. Left out they mean the training's own workers, which is what most want.
 """
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from resnext_operator.volumes import Labels, Text
+from resnext_operator.volumes import DOMAIN, LabelKey, Labels, LabelValue, qualified_keys
 from resnext_trainer.config import Config, Rule
 
-Values = Annotated[tuple[Annotated[str, Field(max_length=63)], ...], Field(max_length=32)]
+Values = Annotated[tuple[LabelValue, ...], Field(max_length=32)]
 Weight = Annotated[int, Field(ge=1, le=100)]
 
 _FITTING = Rule(
@@ -24,7 +25,7 @@ _FITTING = Rule(
 class NodeRequirement(Config):
     """What a node's label, or field, must be."""
 
-    key: Text
+    key: LabelKey
     """The label's key, or the field: metadata.name."""
 
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"]
@@ -41,6 +42,12 @@ class NodeRequirement(Config):
             "values",
             "Gt and Lt compare with one value: write one",
         ),
+        Rule(
+            "!(self.operator in ['Gt', 'Lt']) || !has(self.values) || self.values.all(it, it.matches('^[0-9]{1,18}$'))",
+            lambda it: it.operator not in ("Gt", "Lt") or all(map(re.compile("[0-9]{1,18}").fullmatch, it.values)),
+            "values",
+            "Gt and Lt compare whole numbers: write one",
+        ),
     )
 
 
@@ -52,6 +59,17 @@ class NodeTerm(Config):
 
     match_fields: Annotated[tuple[NodeRequirement, ...], Field(max_length=8)] = ()
     """Of its fields."""
+
+    rules = (
+        Rule(
+            "!has(self.matchFields) || self.matchFields.all(it, it.key == 'metadata.name' "
+            "&& it.operator in ['In', 'NotIn'] && has(it.values) && size(it.values) == 1 "
+            f"&& it.values.all(name, name.matches(r'{DOMAIN}')))",
+            lambda it: all(map(_names_a_node, it.match_fields)),
+            "matchFields",
+            "the only field of nodes is metadata.name, with In or NotIn and the name of one node",
+        ),
+    )
 
 
 class NodeTerms(Config):
@@ -83,10 +101,15 @@ class NodeAffinity(Config):
     """Rather these."""
 
 
+def _names_a_node(requirement: NodeRequirement) -> bool:
+    named = requirement.key == "metadata.name" and requirement.operator in ("In", "NotIn")
+    return named and len(requirement.values) == 1 and re.fullmatch(DOMAIN, requirement.values[0]) is not None
+
+
 class LabelRequirement(Config):
     """What a pod's label must be."""
 
-    key: Text
+    key: LabelKey
     """The label's key."""
 
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
@@ -107,6 +130,8 @@ class LabelSelector(Config):
     match_expressions: Annotated[tuple[LabelRequirement, ...], Field(max_length=8)] = ()
     """Requirements that a pod meets."""
 
+    rules = (qualified_keys("match_labels"),)
+
 
 class PodTerm(Config):
     """Being where certain pods are."""
@@ -114,7 +139,7 @@ class PodTerm(Config):
     label_selector: LabelSelector | None = None
     """Which pods; left out, the training's workers."""
 
-    topology_key: Text
+    topology_key: LabelKey
     """Label of nodes that says what one place is, such as topology.kubernetes.io/zone."""
 
 
@@ -157,7 +182,7 @@ class Spread(Config):
     max_skew: Annotated[int, Field(ge=1, le=256)]
     """Most pods that one place has more than another."""
 
-    topology_key: Text
+    topology_key: LabelKey
     """Label of nodes that says what one place is."""
 
     when_unsatisfiable: Literal["DoNotSchedule", "ScheduleAnyway"]
@@ -168,3 +193,12 @@ class Spread(Config):
 
     min_domains: Annotated[int, Field(ge=1, le=256)] | None = None
     """Places that there must be, with DoNotSchedule."""
+
+    rules = (
+        Rule(
+            "!has(self.minDomains) || self.whenUnsatisfiable == 'DoNotSchedule'",
+            lambda it: it.min_domains is None or it.when_unsatisfiable == "DoNotSchedule",
+            "minDomains",
+            "a least number of places needs whenUnsatisfiable DoNotSchedule: set it, or leave out minDomains",
+        ),
+    )

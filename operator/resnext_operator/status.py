@@ -14,7 +14,7 @@ from typing import Any
 
 Manifest = dict[str, Any]
 
-KEPT_ATTEMPTS = 10
+KEPT_ATTEMPTS = KEPT_STARTS = 10
 MOST_ATTEMPTS = 1_000_000
 """Attempts of a training; their number is part of a pod's name."""
 
@@ -99,6 +99,15 @@ def _is_time(value: str) -> bool:
         return datetime.strptime(value, "%Y-%m-%dT%H:%M:%SZ").year in _YEARS
     except ValueError:
         return False
+
+
+def instant(value: Any) -> str | None:
+    """A time with milliseconds in UTC, for pauses of less than a few seconds."""
+    try:
+        found = datetime.strptime(value, "%Y-%m-%dT%H:%M:%S.%fZ")
+    except (TypeError, ValueError):
+        return None
+    return value if found.year in _YEARS else None
 
 
 def _moment(value: Any) -> str | None:
@@ -233,6 +242,28 @@ _ATTEMPT: Mapping[str, Parser] = {
     "log": _list(text, 1000),
 }
 
+_FAILED_START: Mapping[str, Parser] = {
+    "time": timestamp,
+    "pod": text,
+    "node": text,
+    "reason": text,
+    "exitCode": integer(-(2**31), 2**31),
+    "message": text,
+    "log": _list(text, 1000),
+}
+
+_REJECTION: Mapping[str, Parser] = {
+    "cause": text,
+    "role": text,
+    "message": text,
+    "since": timestamp,
+    "heldSince": instant,
+    "retryTime": instant,
+    "tries": integer(0, MOST_ATTEMPTS),
+    "released": integer(0, MOST_ATTEMPTS),
+    "generation": integer(),
+}
+
 _PROGRESS = {
     "epoch": number,
     "epochs": integer(),
@@ -259,6 +290,9 @@ _STATUS: Mapping[str, Parser] = {
     "attempts": _attempts,
     "failures": integer(0, MOST_ATTEMPTS),
     "disruptions": integer(0, MOST_ATTEMPTS),
+    "podsAccountedUntil": timestamp,
+    "failedStarts": _list(_object(_FAILED_START, ("time", "pod", "message")), KEPT_STARTS),
+    "rejection": _object(_REJECTION, ("cause", "message", "since", "retryTime")),
     "workers": _object({"replicas": integer(), "ready": integer()}, ("replicas", "ready"), closed=True),
     "progress": _object(_PROGRESS, ("epochs", "step", "steps", "updatedTime")),
     "stepSeconds": _list(lambda value: found if (found := number(value)) and found > 0 else None, 100),

@@ -3,19 +3,83 @@
 Typed fields in a pod's own spelling; what is not here (NFS, iSCSI, projected tokens …) cannot be asked for.
 """
 
+import re
+from collections.abc import Callable
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
+from pydantic.alias_generators import to_camel
 
 from resnext_trainer.config import Config, Rule
 
 Text = Annotated[str, Field(min_length=1, max_length=253)]
 # Kubernetes' own pattern without the signs: less than nothing of anything makes no sense in a pod.
-_QUANTITY = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][-+]?[0-9]+)?$"
+_QUANTITY = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][-+]?[0-9]{1,2})?$"
 Quantity = Annotated[int, Field(ge=0, le=10**18)] | Annotated[str, Field(pattern=_QUANTITY, max_length=32)]
 MOST_KEY = 317  # a prefix of 253 characters, a slash, and a name of 63
 MapKey = Annotated[str, Field(max_length=MOST_KEY)]
-Labels = Annotated[dict[MapKey, Annotated[str, Field(max_length=1024)]], Field(max_length=32)]
+
+_SUBDOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
+_NAME = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+QUALIFIED = f"^({_SUBDOMAIN}/)?{_NAME}$"
+"""Keys of labels, taints and nodes' labels: a name of at most 63 characters, with a DNS name and a slash before it."""
+
+DOMAIN = f"^{_SUBDOMAIN}$"
+ObjectName = Annotated[str, Field(pattern=DOMAIN, max_length=253)]
+"""Name of an object in the cluster: without one of this form there can be no such object."""
+
+LabelKey = Annotated[str, Field(pattern=QUALIFIED, max_length=253)]
+LabelValue = Annotated[str, Field(pattern=f"^({_NAME})?$", max_length=63)]
+Labels = Annotated[dict[MapKey, LabelValue], Field(max_length=32)]
+Texts = Annotated[dict[MapKey, Annotated[str, Field(max_length=1024)]], Field(max_length=32)]
+
+# Parts of a path that do not lead out of it, with and without the colon that no mount path may have.
+_PART, _PART_OF_MOUNT = (
+    rf"([^/.{colon}][^/{colon}]*|\.[^/.{colon}][^/{colon}]*|\.\.[^/{colon}]+{dot})"
+    for colon, dot in (("", r"|\."), (":", ""))
+)
+Within = Annotated[str, Field(pattern=rf"^({_PART}(/{_PART}?)*)?$", max_length=512)]
+"""A path below a folder: relative, and without `..`."""
+
+
+def keys_rule(field: str, holds_cel: str, holds: Callable[[str], bool], message: str) -> Rule:
+    """What the keys of a map have in common; `holds_cel` says it of `key`."""
+    path = f"self.{to_camel(field)}"
+    return Rule(
+        f"!has({path}) || {path}.all(key, {holds_cel})",
+        lambda it: all(map(holds, getattr(it, field))),
+        to_camel(field),
+        message,
+    )
+
+
+def qualified_keys(field: str, flags: str = "") -> Rule:
+    """The keys of a map are qualified names, as those of labels; flags: of the regular expression."""
+    pattern = flags + QUALIFIED
+    return keys_rule(
+        field,
+        f"key.matches(r'{pattern}') && key.indexOf('/') <= 253",
+        lambda key: re.fullmatch(pattern, key) is not None and key.find("/") <= 253,
+        "a key is a name of at most 63 letters, digits, '-', '_' and '.', or a DNS name, '/' and such a name",
+    )
+
+
+_SUFFIXES = {
+    **{suffix: Decimal(10) ** exponent for suffix, exponent in zip("num", (-9, -6, -3), strict=True)},
+    **{suffix: Decimal(10) ** (3 * power) for power, suffix in enumerate("kMGTPE", 1)},
+    **{f"{suffix}i": Decimal(1024) ** power for power, suffix in enumerate("KMGTPE", 1)},
+}
+
+
+def amount(quantity: int | str) -> Decimal:
+    """A quantity as a number, such as 0.5 for 500m; it must have the form of one."""
+    text = str(quantity)
+    suffix = text.lstrip("0123456789.")
+    if suffix in _SUFFIXES:
+        return Decimal(text.removesuffix(suffix)) * _SUFFIXES[suffix]
+    return Decimal(text)
+
 
 OWN_FOLDERS = (
     *("/checkpoints", "/data", "/dev/shm", "/etc/resnext", "/etc/resnext/config", "/etc/resnext/ssh"),
@@ -29,17 +93,22 @@ _listed = ", ".join(f"has(self.{source})" for source in _SOURCES)
 _own = ", ".join(f"'{folder}'" for folder in OWN_FOLDERS)
 
 
+def overlaps(path: str, other: str) -> bool:
+    """Whether one of two folders is the other, or in it."""
+    return path == other or path.startswith(f"{other}/") or other.startswith(f"{path}/")
+
+
 class SameNamespace(Config):
     """An object of the same namespace."""
 
-    name: Text
+    name: ObjectName
     """Its name."""
 
 
 class ClaimVolume(Config):
     """A claim; with several workers it must be ReadOnlyMany or ReadWriteMany."""
 
-    claim_name: Text
+    claim_name: ObjectName
     """Name of the claim."""
 
     read_only: bool = False
@@ -59,7 +128,7 @@ class EmptyDir(Config):
 class ConfigMapVolume(Config):
     """The entries of a ConfigMap, each as a file."""
 
-    name: Text
+    name: ObjectName
     """Name of the ConfigMap."""
 
     optional: bool = False
@@ -69,7 +138,7 @@ class ConfigMapVolume(Config):
 class SecretVolume(Config):
     """The entries of a Secret, each as a file."""
 
-    secret_name: Text
+    secret_name: ObjectName
     """Name of the Secret."""
 
     optional: bool = False
@@ -79,7 +148,7 @@ class SecretVolume(Config):
 class CsiVolume(Config):
     """A volume that a driver makes for the pod and takes away with it."""
 
-    driver: Text
+    driver: Annotated[str, Field(pattern=f"(?i){DOMAIN}", max_length=63)]
     """Name of the driver."""
 
     fs_type: Text | None = None
@@ -88,7 +157,7 @@ class CsiVolume(Config):
     read_only: bool = False
     """Mount it to be read alone."""
 
-    volume_attributes: Labels = {}
+    volume_attributes: Texts = {}
     """What the driver wants to know."""
 
     node_publish_secret_ref: SameNamespace | None = None
@@ -98,7 +167,7 @@ class CsiVolume(Config):
 class HostPath(Config):
     """A folder of the node, always mounted to be read alone, where the operator's settings allow it."""
 
-    path: Annotated[str, Field(pattern="^/", max_length=512)]
+    path: Annotated[str, Field(pattern=rf"^(/{_PART}?)+$", max_length=512)]
     """The folder; it, or one above it, must be in the operator's setting hostPaths."""
 
     type: Literal["", "Directory", "DirectoryOrCreate", "File"] = ""
@@ -144,10 +213,10 @@ class VolumeMount(Config):
     name: Annotated[str, Field(min_length=1, max_length=57)]
     """The volume's name."""
 
-    mount_path: Annotated[str, Field(pattern="^(/[^/:]+)+$", max_length=512)]
+    mount_path: Annotated[str, Field(pattern=f"^(/{_PART_OF_MOUNT})+$", max_length=512)]
     """The folder."""
 
-    sub_path: Annotated[str, Field(max_length=512)] = ""
+    sub_path: Within = ""
     """Folder in the volume."""
 
     read_only: bool = False
@@ -155,9 +224,10 @@ class VolumeMount(Config):
 
     rules = (
         Rule(
-            f"!(self.mountPath in [{_own}] || self.mountPath.startsWith('/checkpoints/'))",
-            lambda it: it.mount_path not in OWN_FOLDERS and not it.mount_path.startswith("/checkpoints/"),
+            f"![{_own}].exists(own, self.mountPath == own || self.mountPath.startsWith(own + '/') "
+            "|| own.startsWith(self.mountPath + '/'))",
+            lambda it: not any(overlaps(it.mount_path, own) for own in OWN_FOLDERS),
             "mountPath",
-            "the pods mount something of their own there: choose another folder",
+            f"the pods mount folders of their own there, at {', '.join(OWN_FOLDERS)}: choose another folder",
         ),
     )

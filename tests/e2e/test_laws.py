@@ -1,6 +1,7 @@
 """Where nothing changes nothing is written, and the operator needs exactly the rights that its role gives."""
 
 import asyncio
+import copy
 import json
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
@@ -13,6 +14,7 @@ from played.scenes import Stage, create_to_succeeded, quiet, stage_for, suspend_
 from played.theatre import Theatre
 
 from resnext_operator import names
+from resnext_operator.cluster import Refused
 
 # -- once matched, stays matched ---------------------------------------------------------------------------------------
 
@@ -117,6 +119,49 @@ def test_an_operator_that_has_lost_its_lease_ends_and_the_next_waits_for_its_tur
     theatre.run(watch())
 
 
+# -- specs of an earlier version ---------------------------------------------------------------------------------------
+
+
+def test_spec_of_an_earlier_version_keeps_its_pods(theatre: Theatre):
+    """Stored with a definition that allowed it: the pods stay the same, and a condition names the field."""
+
+    async def watch() -> None:
+        path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/resnexttrainings.resnext.dev"
+        async with AsyncExitStack() as stack:
+            stage = await stack.enter_async_context(stage_for(theatre))
+            where = {"namespaces": stage.namespace, "lease": (stage.namespace, "leader")}
+            await stack.enter_async_context(theatre.operator(**where))
+            await running(stage)
+            before = {pod["metadata"]["uid"] for pod in (await stage.children())["pods"]}
+            strict = (await theatre.api.find(path))["spec"]
+            loose = copy.deepcopy(strict["versions"])
+            anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+            loose[0]["schema"]["openAPIV3Schema"]["properties"]["spec"] = anything
+            await theatre.api.merge(path, {"spec": {"versions": loose}})
+
+            async def stored() -> bool:
+                try:
+                    await stage.change(workers={"tolerations": [{"key": "spot", "operator": "Exists", "value": "x"}]})
+                except Refused:
+                    return False  # by the definition of before, which the API server has still in use
+                return True
+
+            async def told() -> bool:
+                conditions = (await stage.status()).get("conditions", ())
+                return any(each["type"] == "SpecInvalid" and each["status"] == "True" for each in conditions)
+
+            try:
+                await stage.until(stored, "a definition that allows it")
+            finally:
+                await theatre.api.merge(path, {"spec": {"versions": strict["versions"]}})
+            await stage.until(told, "the condition")
+            await asyncio.sleep(3)
+            assert (await stage.status())["phase"] == "Running"
+            assert {pod["metadata"]["uid"] for pod in (await stage.children())["pods"]} == before
+
+    theatre.run(watch())
+
+
 # -- rights ------------------------------------------------------------------------------------------------------------
 
 Right = tuple[str, str, str]
@@ -159,6 +204,20 @@ async def with_another_hash(stage: Stage) -> None:
     await stage.until(updated, "the update")
 
 
+async def within_a_quota(stage: Stage) -> None:
+    """Workers get a scheduling gate, and the operator removes it when all are admitted."""
+    path = f"/api/v1/namespaces/{stage.namespace}/resourcequotas"
+    await stage.api.request("POST", path, {"metadata": {"name": "team"}, "spec": {"hard": {"pods": "10"}}})
+
+    async def known() -> bool:
+        found = await stage.api.find(f"{path}/team")
+        return bool(found and (found.get("status") or {}).get("hard"))
+
+    # Before that the API server admits no pod at all.
+    await stage.until(known, "the quota's status")
+    await create_to_succeeded(stage)
+
+
 async def to_the_end_of_its_time(stage: Stage) -> None:
     await stage.create(last_attempt=1, runPolicy={"ttlSecondsAfterFinished": 1})
 
@@ -174,7 +233,7 @@ def test_the_role_allows_what_the_operator_does_and_nothing_else(theatre: Theatr
     async def record() -> list[Call]:
         # Also the Lease is made, not only taken over.
         await theatre.api.remove(f"/apis/coordination.k8s.io/v1/namespaces/{SYSTEM}/leases/{RELEASE}")
-        lives = (suspend_to_resumed, with_another_hash, to_the_end_of_its_time)
+        lives = (suspend_to_resumed, with_another_hash, to_the_end_of_its_time, within_a_quota)
         async with AsyncExitStack() as stack:
             stages = [await stack.enter_async_context(stage_for(theatre)) for _ in lives]
             # Not everywhere: in a namespace that is going, every creation is forbidden.

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pytest
 import yaml
 from kube import NAMESPACE, ROOT, SYSTEM, Cluster, Refused, sample
+from validity import INVALID, VALID, merged
 
-from resnext_operator import api
+from resnext_operator import api, render
 
 GPU = api.GPU
 SYNTHETIC = {"dataset": None, "training": {"data": {"format": "synthetic", "syntheticImages": 64}}}
@@ -56,6 +57,82 @@ def test_the_definition_fits_into_an_annotation(cluster: Cluster):
     assert "resnexttrainings.resnext.dev" in cluster.run(
         "kubectl", "apply", "--dry-run=server", "-f", "-", stdin=definition
     )
+
+
+def test_api_server_rejects_each_class_of_invalid_pods(cluster: Cluster):
+    """When the training is created: none of these pods would ever exist."""
+    names = {f"invalid-{number}": name for number, name in enumerate(INVALID)}
+    documents = [as_text(odd(key, INVALID[name])) for key, name in names.items()]
+    with pytest.raises(Refused) as refusal:
+        cluster.kubectl("create", "--dry-run=server", "-f", "-", stdin="---\n".join(documents))
+    accepted = re.findall(r"resnext\.dev/(invalid-\d+) created", str(refusal.value))
+    assert [names[key] for key in accepted] == []
+    rejected = set(re.findall(r'"(invalid-\d+)" is invalid', str(refusal.value)))
+    assert [names[key] for key in names.keys() - rejected] == []
+
+
+def test_api_server_accepts_pods_of_odd_valid_specs(cluster: Cluster):
+    """The training, its workers with and without a gate, its launcher and its claim."""
+    for number, (name, spec) in enumerate(VALID.items()):
+        manifest = odd(f"valid-{number}", spec)
+        training = api.parse({**manifest, "metadata": {**manifest["metadata"], "uid": "none"}}, api.Site("trainer"))
+        workers = [render.worker_pod(training, 0, 0), render.worker_pod(training, 1, 0, gated=True)]
+        pods = [*workers, render.launcher_pod(training, 1, render.example_hosts(training))]
+        claims = [render.claim(training)] if render.makes_claim(training) else []
+        for each in (*pods, *claims):
+            each["metadata"] |= {"namespace": NAMESPACE}
+            each["metadata"].pop("ownerReferences", None)
+        texts = "---\n".join(map(as_text, (manifest, *pods, *claims)))
+        created = cluster.kubectl("create", "--dry-run=server", "-f", "-", stdin=texts)
+        assert created.count("created") == 1 + len(pods) + len(claims), name
+
+
+def odd(name, spec):
+    manifest = sample("resnext-digits", name)
+    return {**manifest, "spec": merged(manifest["spec"], spec)}
+
+
+def test_foreign_claim_is_not_mounted(cluster: Cluster):
+    """A claim NAME-checkpoints of another user is neither mounted nor written, and the message names the field."""
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "foreign-checkpoints"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    }
+    cluster.apply(claim)
+    try:
+        cluster.apply(sample("resnext-digits", "foreign"))
+        cluster.until("foreign", lambda status: status.get("phase") == "Failed")
+        accepted = cluster.condition("foreign", "Accepted")
+        assert accepted["reason"] == "ClaimNotOwned"
+        assert "set checkpoints.claimName to foreign-checkpoints" in accepted["message"]
+        assert not cluster.objects("pods", "resnext.dev/training=foreign")
+    finally:
+        cluster.kubectl("delete", "rnx/foreign", "pvc/foreign-checkpoints", "--ignore-not-found", "--wait=false")
+
+
+def test_quota_without_limits_is_named_before_workers_start(cluster: Cluster):
+    """A quota that wants limits.cpu: no worker is created for a launcher, or for workers, that it does not admit."""
+    namespace = "quota"
+    cluster.run("kubectl", "create", "namespace", namespace)
+    try:
+        quota = {"hard": {"limits.cpu": "8", "limits.memory": "16Gi"}}
+        cluster.apply(
+            {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "team"}, "spec": quota},
+            namespace=namespace,
+        )
+        wanted = {"workers": {"resources": {"limits": {"memory": "1Gi"}}}, **SYNTHETIC}
+        cluster.apply(sample("resnext-digits", "it", wanted), namespace=namespace)
+
+        def told() -> bool:
+            conditions = (cluster.get("rnx", "it", namespace).get("status") or {}).get("conditions", ())
+            return any("spec.workers.resources.limits.cpu" in each["message"] for each in conditions)
+
+        eventually(told)
+        assert not cluster.objects("pods", namespace=namespace)
+    finally:
+        cluster.run("kubectl", "delete", "namespace", namespace, "--wait=false")
 
 
 def test_a_name_that_is_too_long_for_its_pods_is_refused(cluster: Cluster):

@@ -35,6 +35,7 @@ class Call:
     """When, by the monotonic clock."""
     sent: bytes = b""
     got: bytes = b""
+    dry_run: bool = False
 
     @property
     def _parts(self) -> dict[str, str]:
@@ -70,7 +71,7 @@ class Call:
     @property
     def writes(self) -> bool:
         """Whether it changes something, Lease and Events aside: the Lease is renewed, and an Event is only told."""
-        return self.method != "GET" and self.resource not in _ASIDE
+        return self.method != "GET" and not self.dry_run and self.resource not in _ASIDE
 
     def __str__(self) -> str:
         return f"{self.verb} {self.resource} {self.name} -> {self.code}".replace("  ", " ")
@@ -133,7 +134,7 @@ class Proxy:
 
     async def _pass(self, request: web.Request) -> web.StreamResponse:
         watch = request.query.get("watch") in ("true", "1")
-        seen = Call(request.method, request.path, watch, 0, time.monotonic())
+        seen = Call(request.method, request.path, watch, 0, time.monotonic(), dry_run=_is_dry_run(request))
         if seen.writes or (self.fault is Fault.TWICE and seen.resource == "events"):
             # One after the other: the operator writes side by side, and N must mean the same in each run.
             async with self._turn:
@@ -200,10 +201,14 @@ class Proxy:
     def _note(self, request: web.Request, code: int, watch: bool, sent: bytes = b"", got: bytes = b"") -> None:
         write = request.method != "GET"
         kept = (sent, got) if write else (b"", b"")
-        call = Call(request.method, request.path, watch, code, time.monotonic(), *kept)
+        call = Call(request.method, request.path, watch, code, time.monotonic(), *kept, _is_dry_run(request))
         self.calls.append(call)
         if write and call.resource == "leases" and code < 300 and not self._dead:
             self.leads = self.leads or call.at
+
+
+def _is_dry_run(request: web.Request) -> bool:
+    return request.query.get("dryRun") == "All"
 
 
 _READABLE = {"Accept-Encoding": "identity"}

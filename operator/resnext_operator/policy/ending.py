@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from resnext_operator.api import LauncherSeen, Manifest, Training, WorkerSeen
+from resnext_operator.policy.record import last_lines
 from resnext_trainer.report import Report, Verdict
 
 FINAL = (
@@ -135,7 +136,9 @@ class Attempt:
         failed = replace(where, cause="crashed", exit_code=pod.exit_code, counted=True)
         if pod.out_of_memory:
             return replace(failed, cause="out_of_memory", message=f"{where.message}: {self._out_of_memory()}")
-        return replace(failed, message=f"{where.message}: {pod.failure}")
+        lines = last_lines(pod.failure)
+        log = lines if len(lines) > 1 else ()
+        return replace(failed, message=f"{where.message}: {lines[-1] if lines else pod.failure}", log=log)
 
     def _out_of_memory(self) -> str:
         if limit := self.training.spec.workers.memory_limit:

@@ -16,11 +16,15 @@ class Reason(StrEnum):
     INVALID = "Invalid"
     NOT_ALLOWED = "NotAllowed"
     CLAIM_NOT_SHARED = "ClaimNotShared"
+    CLAIM_NOT_OWNED = "ClaimNotOwned"
+    SPEC_INVALID = "SpecInvalid"
 
     # Its pods.
     DETACHING = "Detaching"
     CLAIM_MISSING = "ClaimMissing"
     PODS_REFUSED = "PodsRefused"
+    PODS_INVALID = "PodsInvalid"
+    WORKER_START_FAILED = "WorkerStartFailed"
     UNSCHEDULABLE = "Unschedulable"
     NOT_STARTING = "NotStarting"
     LAUNCHER_PENDING = "LauncherPending"
@@ -77,7 +81,10 @@ class Reason(StrEnum):
 
 REMEDIES = {
     Reason.CLAIM_MISSING: "Create it.",
-    Reason.PODS_REFUSED: "Read the message; raise the quota. It is tried again.",
+    Reason.SPEC_INVALID: "Suspend it, correct the fields that can change, and resume; or create it again, corrected.",
+    Reason.PODS_REFUSED: "Follow the advice in the message. The operator tries again.",
+    Reason.PODS_INVALID: "Correct the field that the message names.",
+    Reason.WORKER_START_FAILED: "Read the log lines in the message; check image, architecture and volumes.",
     Reason.UNSCHEDULABLE: "Add nodes or GPUs, or ask for less.",
     Reason.NOT_STARTING: "Correct the image or its pull secret.",
     Reason.LAUNCHER_PENDING: "As for workers: nodes, image, pull secret.",

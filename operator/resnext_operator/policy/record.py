@@ -21,6 +21,8 @@ _RESULTS = ("loss", "top1", "top5", "bestTop1")
 # A training that would take longer has no date of completion that anybody could use.
 _LONGEST = timedelta(days=3650)
 
+_LINES, _LINE = 20, 256
+
 
 class Conditions:
     """metav1.Conditions, whose transition time moves only with their status."""
@@ -161,6 +163,11 @@ def keep_transitions(before: Any, after: list[Manifest]) -> list[Manifest]:
         else each
         for each in after
     ]
+
+
+def last_lines(said: str) -> tuple[str, ...]:
+    """The last lines of a pod's message, which may be its log: 2,048 bytes if a kubelet wrote it, or more."""
+    return tuple(line[:_LINE] for line in said.splitlines() if line.strip())[-_LINES:]
 
 
 def stamp(now: datetime) -> str:

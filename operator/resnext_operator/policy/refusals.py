@@ -8,12 +8,9 @@ from typing import Any
 from resnext_operator import names
 from resnext_operator.api import LauncherSeen, Observed, Phase, Plan, Reference, Training, WorkerSeen
 from resnext_operator.policy.reasons import Reason, warning
-from resnext_operator.policy.record import Conditions, drop_rates, keep_transitions, printed, stamp
+from resnext_operator.policy.record import Conditions, drop_rates, printed, stamp
 
 Refusal = tuple[Reason, str]
-
-_OF_PLACES = (Reason.UNSCHEDULABLE, Reason.NOT_STARTING, Reason.CLAIM_MISSING, Reason.DETACHING)
-"""Told again by each try, since a refusal takes their place in the status."""
 
 
 def forbidden(training: Training) -> Refusal | None:
@@ -53,6 +50,17 @@ def unshared(training: Training, seen: Observed, replicas: int) -> Refusal | Non
     return None
 
 
+def foreign_claim(training: Training, seen: Observed) -> Refusal | None:
+    """A claim that has the name of the training's own, and that the operator did not create for it."""
+    name = names.claim(training.name)
+    if training.spec.checkpoints.claim_name is not None or name not in seen.foreign_claims:
+        return None
+    return Reason.CLAIM_NOT_OWNED, (
+        f"spec.checkpoints: claim {name} exists already and was not created for a training {training.name}, so it is "
+        f"not used: set checkpoints.claimName to {name} to keep checkpoints there, or rename the training"
+    )
+
+
 def refused(before: Mapping[str, Any], seen: Observed, generation: int, message: str, now: datetime) -> Plan:
     """For a resource that an API server without our rules let pass; `before` is its status.
 
@@ -79,27 +87,3 @@ def refused(before: Mapping[str, Any], seen: Observed, generation: int, message:
     drop_rates(status)
     status["printed"] = printed(status)
     return Plan(status=status, delete=running, events=(warning(Reason.INVALID, message),))
-
-
-def hindered(training: Training, plan: Plan, message: str, now: datetime) -> Plan:
-    """When the API server refuses an object, by a quota or an admission rule; it is asked again later.
-
-    The rest of the plan is recorded, so that deadlines count from what happened, and not from the last try. But for a
-    launcher: an attempt that was not made must not be in the record, or the next look would find it lost.
-    """
-    launches = any(each["metadata"]["labels"].get(names.ROLE) == "launcher" for each in plan.create)
-    status = dict(training.status if launches else plan.status)
-    status.setdefault("phase", Phase.PENDING.value)
-    status.setdefault("startTime", stamp(now))
-    conditions = Conditions(plan.status.get("conditions"), training.generation, now)
-    conditions.set("Scheduled", False, Reason.PODS_REFUSED, message)
-    events = () if launches else tuple(event for event in plan.events if event.reason not in _OF_PLACES)
-    if training.status.get("reason") != Reason.PODS_REFUSED:
-        events += (warning(Reason.PODS_REFUSED, message),)
-    # The plan was decided from the stored status, and passes through states that are not stored.
-    kept = keep_transitions(training.status.get("conditions"), conditions.all())
-    status |= {"reason": Reason.PODS_REFUSED.value, "conditions": kept}
-    if workers := plan.status.get("workers"):
-        status["workers"] = workers
-    status["printed"] = printed(status)
-    return Plan(status=status, events=events)

@@ -1,6 +1,7 @@
 """What is done about a training, in order: children, workers, a launcher, and again until it has ended."""
 
 from collections import Counter
+from collections.abc import Collection
 from datetime import datetime, timedelta
 
 from resnext_operator import render
@@ -17,13 +18,11 @@ from resnext_operator.api import (
     Training,
     WorkerSeen,
 )
-from resnext_operator.policy import record, refusals
+from resnext_operator.policy import record, refusals, rejections, startup
 from resnext_operator.policy.ending import FAULTS_OF_NODES, FAULTS_OF_PODS, Attempt, Ending
 from resnext_operator.policy.reasons import Reason, warning
 from resnext_operator.policy.record import Conditions, stamp
 from resnext_trainer.report import Progress
-
-BACKOFF_FIRST, BACKOFF_LAST = timedelta(seconds=10), timedelta(minutes=5)
 
 # Polls are seconds apart, and a minute without a step is nobody's trouble.
 LEAST_STALL = timedelta(minutes=1)
@@ -76,12 +75,13 @@ class _Story:
         self.create: list[Manifest] = []
         self.update: list[Manifest] = []
         self.delete: dict[str, Reference] = {}
+        self.ungate: list[Reference] = []
         self.events: list[Event] = []
-        self.needs_keys = False
+        self.needs_keys = self.needs_admission = self.needs_launcher_admission = False
         self.wait: timedelta | None = None
         # What the last status did not know must be written before its evidence goes.
         self.recorded = True
-        self.replicas = training.spec.workers.replicas
+        self.replicas = self._known_replicas() if training.invalid else training.spec.workers.replicas
 
     # -- the story -----------------------------------------------------------------------------------------------
 
@@ -103,6 +103,8 @@ class _Story:
             self._suspend()
         elif self._too_late():
             self._give_up()
+        elif self.attempt is None and self.training.invalid:
+            self._keep_pods()
         elif self.attempt is None:
             self._start()
         elif why := self._why_stop():
@@ -122,8 +124,14 @@ class _Story:
 
     def _accept(self) -> refusals.Refusal | None:
         """Why no attempt may begin; one that is under way keeps its pods, and as many as it has."""
+        if self.training.invalid:
+            self._note_invalid_spec()
+            return None
+        if self.conditions.holds("SpecInvalid"):
+            self.conditions.set("SpecInvalid", False, Reason.ACCEPTED)
         unshared = refusals.unshared(self.training, self.seen, self.replicas)
-        refusal = refusals.forbidden(self.training) or unshared
+        taken = refusals.foreign_claim(self.training, self.seen)
+        refusal = refusals.forbidden(self.training) or taken or unshared
         if refusal is None:
             if not self.conditions.holds("Accepted"):
                 self.conditions.set("Accepted", True, Reason.ACCEPTED, "nothing stands against it")
@@ -141,6 +149,26 @@ class _Story:
             return None
         return refusal
 
+    def _note_invalid_spec(self) -> None:
+        """An earlier version accepted the spec: what runs goes on, and nothing new can be created."""
+        if self.conditions.get("SpecInvalid").get("message") != self.training.invalid:
+            self.events.append(warning(Reason.SPEC_INVALID, self.training.invalid))
+        self.conditions.set("SpecInvalid", True, Reason.SPEC_INVALID, self.training.invalid)
+
+    def _known_replicas(self) -> int:
+        """How many workers there are, where the spec does not tell."""
+        last = self.training.status.get("attempts") or [{}]
+        return last[-1].get("workers") or len(self._living()) or self.training.spec.workers.replicas
+
+    def _keep_pods(self) -> None:
+        """Between two attempts with a spec that cannot be used: its pods are kept, and without pods it has failed."""
+        living = self._living()
+        if not living and all(each.gone or each.finished for each in self.seen.launchers):
+            self._end(Phase.FAILED, Reason.SPEC_INVALID, self.training.invalid)
+            return
+        self._ready_workers(sum(1 for pod in living.values() if pod.ready))
+        self._pending_too_long(self._pending_since())
+
     def _start_clock(self) -> None:
         """The start time, from which the deadline counts: none before the first resume, and anew at each."""
         if self.training.spec.suspend:
@@ -148,6 +176,8 @@ class _Story:
         if self.conditions.holds("Suspended"):
             self.conditions.set("Suspended", False, Reason.RESUMED)
             self.status["startTime"] = stamp(self.now)
+            # What failed to start may have been corrected meanwhile: no pause from before counts.
+            self.status.pop(startup.FAILED_STARTS, None)
         self.status.setdefault("startTime", stamp(self.now))
 
     def _adopt(self) -> None:
@@ -165,7 +195,8 @@ class _Story:
         saved = self.status.get("checkpoint")
         before = {"checkpointStepBefore": saved["step"]} if saved else {}
         self.attempts.append({"number": number, "startTime": stamp(self.now), "workers": workers, **before})
-        self.status.pop("stepSeconds", None)
+        for key in ("stepSeconds", "rejection", startup.FAILED_STARTS):
+            self.status.pop(key, None)
         message = f"attempt {number}: {workers} workers are ready, mpirun starts"
         self._become(Phase.STARTING, Reason.LAUNCHED, message)
 
@@ -180,19 +211,25 @@ class _Story:
             return Reason.DEADLINE_EXCEEDED, (
                 f"ran for {policy.active_deadline_seconds} s (runPolicy.activeDeadlineSeconds): saving a checkpoint"
             )
+        if self.training.invalid:
+            return self._why_hung()
         if (launched := attempt.get("workers", self.replicas)) != self.replicas:
             return Reason.RESIZING, f"from {launched} to {self.replicas} workers: saving a checkpoint to go on from"
-        if self._hung():
-            return Reason.HUNG, (
-                f"stalled for {policy.stall_deadline_seconds} s (runPolicy.stallDeadlineSeconds): "
-                f"{self.conditions.get('Stalled')['message']}"
-            )
+        if why := self._why_hung():
+            return why
         living = [pod for pod in self.seen.workers if not pod.lost]
-        if any(pod.revision not in ("", self.revision) for pod in living):
+        if not all(self._is_current(pod) for pod in living):
             return Reason.PODS_CHANGED, "the pods were asked for with other settings: saving a checkpoint to go on from"
         if launcher and launcher.phase == "Pending" and not all(self._has_keys(pod) for pod in living):
             return Reason.KEYS_REMADE, "the Secret with the keys had gone and was made anew: all pods are replaced"
         return None
+
+    def _why_hung(self) -> tuple[Reason, str] | None:
+        if not self._hung():
+            return None
+        seconds = self.training.spec.run_policy.stall_deadline_seconds
+        message = self.conditions.get("Stalled")["message"]
+        return Reason.HUNG, f"stalled for {seconds} s (runPolicy.stallDeadlineSeconds): {message}"
 
     def _stop(self, reason: Reason, message: str) -> None:
         """The launcher first, whose SIGTERM makes the ranks save."""
@@ -224,6 +261,7 @@ class _Story:
             self.attempts[-1]["message"] = f"{ending.message}; {started}"
         if saved := self.status.get("checkpoint"):
             self.attempts[-1]["checkpointStep"] = saved["step"]
+        startup.account(self.status, self.seen.workers)
         self.recorded = False
         reason = Reason.of_cause(ending.cause)
         if self.conditions.holds("Stalled"):
@@ -235,10 +273,7 @@ class _Story:
             self._end(Phase.FAILED, reason, ending.message)
             return
         if ending.counted:
-            self.status["failures"] = failures = self.status.get("failures", 0) + 1
-            if failures > self.training.spec.run_policy.backoff_limit:
-                limit = f"failed {failures} times (runPolicy.backoffLimit): {ending.message}"
-                self._end(Phase.FAILED, Reason.BACKOFF_LIMIT_EXCEEDED, limit)
+            if self._exhausted(ending.message):
                 return
         elif ending.cause == "disruption":
             self.status["disruptions"] = self.status.get("disruptions", 0) + 1
@@ -250,6 +285,7 @@ class _Story:
 
     def _suspend(self) -> None:
         """The launcher first, the workers when it has ended."""
+        self.status.pop("rejection", None)
         if self.attempt is not None and (why := self._why_stop()):
             self._stop(*why)
             return
@@ -290,42 +326,161 @@ class _Story:
         """Children, then workers, then, when all are ready, a launcher."""
         if self.phase not in (Phase.STARTING, Phase.RESTARTING, Phase.PENDING):
             self._become(Phase.PENDING, Reason.RESUMED, "the pods are made again")
+        if self._waits_for_another_spec():
+            return
         self._prepare()
+        self._count_failed_start()
+        if self.phase.ended:
+            return
         current = self._workers()
         ready = sum(1 for pod in current if pod and pod.ready)
         self._ready_workers(ready)
-        refused = self.conditions.get("Scheduled").get("reason") == Reason.PODS_REFUSED
-        if refused and self._pending_too_long(self._pending_since()):
+        self._admitted(current)
+        if (ready < len(current) or self.rejection) and self._pending_too_long(self._pending_since()):
             return
-        self._placed(current)
-        if ready < len(current) and self._pending_too_long(self._pending_since()):
-            return
+        if self.rejection:
+            if self._released(current):
+                return
+            self._unplaced(Reason.PODS_REFUSED, str(self.rejection.get("message")))
+        else:
+            self._placed(current)
         if self.recorded:
             stale = [each for each in self.seen.launchers if not each.gone and not each.finished]
-            kept = {pod.uid for pod in current if pod}
             self._drop(*stale, grace=STALE_GRACE)
-            self._drop(*(pod for pod in self.seen.workers if pod.uid not in kept))
+            self._drop_workers_but({pod.uid for pod in current if pod}, self._evidence())
         # That a worker is missing may be all that tells of an attempt's end, until that is recorded.
-        if self.recorded and not self._missing_claims():
+        if self.recorded and not self._missing_claims() and self._start_rested() and self._may_create():
             self._make_workers([index for index, pod in enumerate(current) if pod is None])
         if self.phase is Phase.PENDING and all(pod and pod.phase == "Running" for pod in current):
             self._become(Phase.STARTING, Reason.STARTING, "all workers are placed")
         # What a lost node still runs, if anything, cannot reach these pods' checkpoints: they name their attempt.
         old_launcher = any(not (each.gone or each.finished or each.unreachable) for each in self.seen.launchers)
-        if ready == len(current) and not old_launcher and self.recorded and self._rested():
+        if ready == len(current) and not old_launcher and self.recorded and self._rested() and self._may_create():
             self._launch([pod for pod in current if pod])
         self._look_for_keys([pod for pod in current if pod])
 
     def _make_workers(self, indexes: list[int]) -> None:
         if not indexes:
             return
-        if self.seen.keys is None:
-            self.needs_keys = True
+        self.needs_admission, self.needs_keys = self.seen.quota is None, self.seen.keys is None
+        if self.seen.quota is None or self.seen.keys is None:
             return
+        # A quota is charged for pods with a gate as well, but they hold no GPU while others of the set are rejected.
+        gated = self.seen.quota or self.rejection is not None
         for index in indexes:
             incarnations = [each.incarnation for each in self.seen.workers if each.index == index]
             number = max(incarnations, default=-1) + 1
-            self.create.append(render.worker_pod(self.training, index, number, self.seen.keys, self._avoided_nodes()))
+            avoided = self._avoided_nodes()
+            self.create.append(render.worker_pod(self.training, index, number, self.seen.keys, avoided, gated))
+
+    # -- starts that fail ----------------------------------------------------------------------------------------
+
+    def _count_failed_start(self) -> None:
+        """A worker that ends before an attempt has begun: the start of all of them counts as one failure."""
+        current = [pod for pod in self.seen.workers if pod.index < self.replicas]
+        current = [pod for pod in current if self._is_current(pod)]
+        failed = startup.failed_workers(current, self.status.get(startup.ACCOUNTED))
+        if not failed:
+            return
+        startup.account(self.status, self.seen.workers)
+        message = startup.record(self.status, failed[0], self.now)
+        self.recorded = False
+        if not self._exhausted(message):
+            self.phase, self.status["reason"] = Phase.RESTARTING, Reason.WORKER_START_FAILED.value
+            self.events.append(warning(Reason.WORKER_START_FAILED, f"failure {self.status['failures']}: {message}"))
+
+    def _exhausted(self, message: str) -> bool:
+        """Count a failure; more than backoffLimit of them fail the training."""
+        self.status["failures"] = failures = self.status.get("failures", 0) + 1
+        if failures <= self.training.spec.run_policy.backoff_limit:
+            return False
+        limit = f"failed {failures} times (runPolicy.backoffLimit): {message}"
+        self._end(Phase.FAILED, Reason.BACKOFF_LIMIT_EXCEEDED, limit)
+        return True
+
+    def _evidence(self) -> set[str]:
+        """The failed pods that stay, for their logs, until an attempt begins."""
+        if self.training.spec.run_policy.clean_pod_policy == "All":
+            return set()
+        return {each["pod"] for each in startup.failed_starts(self.status) if "pod" in each}
+
+    def _start_rested(self) -> bool:
+        """Whether the pause after the last failed start is over."""
+        starts = startup.failed_starts(self.status)
+        return not starts or self._paused_since(starts[-1]["time"])
+
+    # -- pods that the API server rejects ------------------------------------------------------------------------
+
+    @property
+    def rejection(self) -> Manifest | None:
+        """What was rejected at the last try, until all pods exist."""
+        found: Manifest | None = self.status.get("rejection")
+        return found
+
+    def _may_create(self) -> bool:
+        """Whether the pause after the last rejection is over."""
+        if self.rejection is None:
+            return True
+        left = datetime.fromisoformat(self.rejection["retryTime"]) - self.now
+        if left > timedelta(0):
+            self._again_in(left)
+        return left <= timedelta(0)
+
+    def _admitted(self, workers: list[WorkerSeen | None]) -> None:
+        """Give the workers to the scheduler when all exist and the API server would admit the launcher, too."""
+        pods = [pod for pod in workers if pod]
+        if len(pods) < len(workers):
+            return
+        if gated := [pod for pod in pods if pod.gated]:
+            if not self.seen.launcher_admitted:
+                self.needs_launcher_admission = self._may_create()
+                return
+            self.ungate += [Reference("Pod", pod.name, pod.uid) for pod in gated]
+        elif self.rejection and self.rejection.get("role") == "launcher":
+            return
+        if self.status.pop("rejection", None) is not None:
+            self.conditions.set("Scheduled", False, Reason.WAITING, "the pods are admitted, and wait for their nodes")
+
+    def _released(self, workers: list[WorkerSeen | None]) -> bool:
+        """Delete the pods of a set that stays incomplete because others are rejected; they may hold a quota's rest."""
+        rejection, policy = dict(self.rejection or {}), self.training.spec.run_policy
+        if not any(workers):
+            rejection.pop("heldSince", None)
+            self.status["rejection"] = rejection
+            return False
+        since = datetime.fromisoformat(rejection.setdefault("heldSince", rejections.precisely(self.now)))
+        self.status["rejection"] = rejection
+        left = since + timedelta(seconds=policy.admission_timeout_seconds) - self.now
+        if left > timedelta(0) or not self.recorded:
+            self._again_in(max(left, timedelta(0)))
+            return False
+        self.status["rejection"], wait = rejections.released(self.training, rejection, self.now)
+        self._drop(*self.seen.workers, *(each for each in self.seen.launchers if not each.finished))
+        message = (
+            f"not all pods were admitted within {policy.admission_timeout_seconds} s "
+            f"(runPolicy.admissionTimeoutSeconds): the others are deleted; next try in {wait.total_seconds():.0f} s"
+        )
+        self.events.append(warning(Reason.PODS_REFUSED, f"{message}: {rejection.get('message')}"))
+        self._unplaced(Reason.PODS_REFUSED, str(rejection.get("message")))
+        self._again_in(wait)
+        return True
+
+    def _waits_for_another_spec(self) -> bool:
+        """The API server calls the pods invalid: another try with the same spec would only repeat it."""
+        rejection = self.rejection
+        if rejection is None or rejection.get("cause") != rejections.Cause.INVALID:
+            return False
+        if rejection.get("generation") != self.training.generation:
+            del self.status["rejection"]
+            self.conditions.set(
+                "PodsInvalid", False, Reason.RESUMED, "the spec has changed: the pods are created again"
+            )
+            return False
+        if self.recorded:
+            self._drop(*self.seen.workers, *(each for each in self.seen.launchers if not each.finished))
+        self._ready_workers(0)
+        self._pending_too_long(self._pending_since())
+        return True
 
     def _launch(self, workers: list[WorkerSeen]) -> None:
         # The first launcher comes right after its workers; before a later one the Secret may have gone.
@@ -337,10 +492,14 @@ class _Story:
         self._begin(number, len(workers))
         hosts = [(pod.name, pod.address) for pod in workers]
         self.create.append(render.launcher_pod(self.training, number, hosts))
+        # The pods of failed starts as well: another worker of an attempt must not be taken for one of them.
+        self._drop_workers_but({pod.uid for pod in workers})
 
     def _run(self) -> None:
         """An attempt is under way."""
         self._prepare()
+        if not self.create:
+            self.status.pop("rejection", None)
         self._ready_workers(sum(1 for pod in self._workers() if pod and pod.ready))
         progress, number, launcher = self.seen.progress, self.attempts[-1]["number"], self.launcher
         answered = progress is not None and progress.attempt == number and progress.step > 0
@@ -358,6 +517,8 @@ class _Story:
     # -- its parts -----------------------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
+        if self.training.invalid or not self._may_create():
+            return
         for child in render.prepared(self.training):
             kind, name = child["kind"], child["metadata"]["name"]
             known = self.seen.present.get((kind, name))
@@ -376,9 +537,13 @@ class _Story:
         fitting = {
             index: pod
             for index, pod in self._living().items()
-            if pod.revision in ("", self.revision) and self._has_keys(pod) and pod.name not in blamed
+            if self._is_current(pod) and self._has_keys(pod) and pod.name not in blamed
         }
         return [fitting.get(index) for index in range(self.replicas)]
+
+    def _is_current(self, pod: WorkerSeen) -> bool:
+        """Whether it was created from the settings of the spec, as far as both are known."""
+        return pod.revision in ("", self.revision) or bool(self.training.invalid)
 
     def _blamed(self) -> set[str]:
         """The pods that an attempt was lost by and that another shall be made for, elsewhere if it may be the node."""
@@ -396,7 +561,7 @@ class _Story:
     def _look_for_keys(self, pods: list[WorkerSeen] | list[LauncherSeen]) -> None:
         """A pod that has its node and does not start may wait for a Secret that has gone."""
         waiting = [pod.scheduled for pod in pods if pod.phase == "Pending" and pod.scheduled and not pod.trouble]
-        if not waiting or self.seen.keys is not None:
+        if not waiting or self.seen.keys is not None or self.training.invalid:
             return
         if (left := min(waiting) + STUCK - self.now) > timedelta(0):
             self._again_in(left)
@@ -486,12 +651,17 @@ class _Story:
         everyone = ready == self.replicas
         self.status["workers"] = {"replicas": self.replicas, "ready": ready}
         message = f"{ready} of {self.replicas} workers are ready"
+        if not everyone and reason is Reason.WAITING and (starts := startup.failed_starts(self.status)):
+            reason, message = Reason.WORKER_START_FAILED, f"{message}; {starts[-1].get('message')}"
         self.conditions.set("WorkersReady", everyone, Reason.READY if everyone else reason, message)
 
     def _pending_since(self) -> datetime:
         last = self.attempts[-1]["endTime"] if self.attempts else self.status["startTime"]
         started = max(last, self.status["startTime"])  # stamps sort as the times do
-        return max(datetime.fromisoformat(started), self.conditions.since("WorkersReady"))
+        changed = self.conditions.since("WorkersReady")
+        # Pods that are deleted because others are rejected start no time of their own.
+        rejected = datetime.fromisoformat(self.rejection["since"]) if self.rejection else changed
+        return max(datetime.fromisoformat(started), min(changed, rejected))
 
     def _pending_too_long(self, since: datetime) -> bool:
         """Whether the pods took too long; the training has failed then."""
@@ -503,6 +673,8 @@ class _Story:
             return False
         scheduled = self.conditions.get("Scheduled")
         why = scheduled.get("message") if scheduled.get("status") == "False" else ""
+        if starts := startup.failed_starts(self.status):
+            why = starts[-1].get("message")
         message = f"pods did not start within {seconds} s (runPolicy.pendingDeadlineSeconds)"
         if self.attempt is not None:
             self.attempts[-1] |= {"endTime": stamp(self.now), "cause": "stopped", "message": message}
@@ -514,11 +686,14 @@ class _Story:
         last = self.attempts[-1] if self.attempts else {}
         if last.get("cause") in (None, "disruption", "stopped"):
             return True
-        pause = min(BACKOFF_FIRST * 2 ** min(self.status.get("failures", 1) - 1, 10), BACKOFF_LAST)
-        left = datetime.fromisoformat(last["endTime"]) + pause - self.now
+        return self._paused_since(last["endTime"])
+
+    def _paused_since(self, failed: str) -> bool:
+        """Whether the pause that the number of failures asks for is over."""
+        left = datetime.fromisoformat(failed) + startup.pause(self.status.get("failures", 1)) - self.now
         if left > timedelta(0):
             self._again_in(left)
-        return bool(left <= timedelta(0))
+        return left <= timedelta(0)
 
     # -- how far it is -------------------------------------------------------------------------------------------
 
@@ -604,6 +779,7 @@ class _Story:
 
     def _end(self, phase: Phase, reason: Reason, message: str) -> None:
         self.create.clear()
+        self.status.pop("rejection", None)
         self.status["completionTime"] = stamp(self.now)
         self._become(phase, reason, message, bad=phase is Phase.FAILED)
         self.conditions.set("Running", False, reason, message)
@@ -634,6 +810,9 @@ class _Story:
         pods: list[WorkerSeen | LauncherSeen] = [*self.seen.workers, *self.seen.launchers] if clean != "None" else []
         self._drop(*(pod for pod in pods if clean == "All" or pod.phase not in ("Failed", "Succeeded")))
 
+    def _drop_workers_but(self, uids: Collection[str], named: Collection[str] = ()) -> None:
+        self._drop(*(pod for pod in self.seen.workers if pod.uid not in uids and pod.name not in named))
+
     def _drop(self, *pods: WorkerSeen | LauncherSeen, grace: int | None = None) -> None:
         for pod in pods:
             if not pod.deleting and not getattr(pod, "gone", False):
@@ -661,9 +840,12 @@ class _Story:
             create=tuple(self.create),
             update=tuple(self.update),
             delete=tuple(self.delete.values()),
+            ungate=tuple(self.ungate),
             status=self.status,
             # What is refused and ends by it says so once.
             events=tuple(dict.fromkeys(self.events)),
             needs_keys=self.needs_keys,
+            needs_admission=self.needs_admission,
+            needs_launcher_admission=self.needs_launcher_admission,
             requeue_after=self.wait,
         )

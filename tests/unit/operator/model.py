@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from resnext_operator import api, names, observe, policy, render
-from resnext_operator.api import Manifest, Observed, Plan, Training
+from resnext_operator import api, handlers, names, observe, ownership, policy, render
+from resnext_operator.api import Manifest, Observed, Plan, Rejection, Training
 from resnext_operator.status import readable
 from resnext_trainer.report import Progress, Report, SavedCheckpoint, Verdict
 
@@ -33,7 +33,11 @@ def is_pod(role: str) -> Callable[[Manifest], bool]:
 
 
 def _as_desired(manifest: Manifest) -> Manifest:
-    return {key: value for key, value in manifest["metadata"].items() if key not in ("uid", "annotations")}
+    return {
+        key: value
+        for key, value in manifest["metadata"].items()
+        if key not in ("uid", "annotations", "creationTimestamp")
+    }
 
 
 class Cluster:
@@ -51,6 +55,9 @@ class Cluster:
         self.updated: list[str] = []
         self.deleted = False
         self._uids = 0
+        self.quota = False
+        self.checks = self.launcher_checks = 0
+        self.launcher_rejected: Rejection | None = None
         self.last_steps: dict[int, int | None] = {}
         for claim in ("digits-data", "imagenet"):
             self.claim(claim, "ReadWriteMany")
@@ -59,23 +66,41 @@ class Cluster:
 
     @property
     def training(self) -> Training:
-        return api.parse(copy.deepcopy(self.body), self.site)
+        return handlers.read(copy.deepcopy(self.body), self.site)
 
     @property
     def seen(self) -> Observed:
         children = [each for each in self.objects.values() if each["kind"] != "Secret"]  # nobody may watch them
-        return observe.observe(children, self.gone, self.progress, self.last_steps)
+        metadata = self.body["metadata"]
+        foreign = ownership.foreign_claims(children, metadata["name"], metadata["uid"])
+        return observe.observe(children, self.gone, self.progress, self.last_steps, foreign_claims=foreign)
 
     @property
     def status(self) -> Manifest:
         return self.body.get("status") or {}
 
     def decide(self) -> Plan:
-        plan = policy.decide(self.training, self.seen, self.now)
-        if plan.needs_keys:
-            plan = policy.decide(self.training, replace(self.seen, keys=self._keys()), self.now)
-            assert not plan.needs_keys
-        return plan
+        seen = self.seen
+        plan = policy.decide(self.training, seen, self.now)
+        for _ in range(3):
+            if plan.needs_admission:
+                self.checks += 1
+                seen = replace(seen, quota=self.quota)
+            if plan.needs_launcher_admission:
+                self.launcher_checks += 1
+                if self.launcher_rejected:
+                    return self.rejected(plan, self.launcher_rejected)
+                seen = replace(seen, launcher_admitted=True)
+            if plan.needs_keys:
+                seen = replace(seen, keys=self._keys())
+            if not (plan.needs_admission or plan.needs_launcher_admission or plan.needs_keys):
+                return plan
+            plan = policy.decide(self.training, seen, self.now)
+        raise AssertionError("the operator asks again and again")
+
+    def rejected(self, plan: Plan, rejection: Rejection) -> Plan:
+        """What is recorded when the API server rejects an object of a plan."""
+        return policy.rejected(self.training, plan, rejection, self.now)
 
     def _keys(self) -> str:
         name = names.keys(self.body["metadata"]["name"])
@@ -89,6 +114,8 @@ class Cluster:
             self.updated.append(f"{manifest['kind']}/{manifest['metadata']['name']}")
             del self.objects[self.updated[-1]]
             self._store(copy.deepcopy(manifest))
+        for reference in plan.ungate:
+            del self.objects[reference.name]["spec"]["schedulingGates"]
         for reference in plan.delete:
             if reference.kind == "Pod":
                 self.remove(reference.name)
@@ -102,7 +129,7 @@ class Cluster:
         """Decide and carry out until nothing is left to do; fails when that does not come to an end."""
         for _ in range(20):
             plan = self.decide()
-            if not (plan.create or plan.update or plan.delete) and plan.status == self.status:
+            if not (plan.create or plan.update or plan.delete or plan.ungate) and plan.status == self.status:
                 assert not plan.events
                 return
             self.carry_out(plan)
@@ -121,7 +148,8 @@ class Cluster:
     def ready(self) -> None:
         """Every pod that waits now runs: workers on a node each, the launcher on one of its own."""
         for pod in self.objects.values():
-            if pod["kind"] == "Pod" and not pod.get("status"):
+            gated = pod["kind"] == "Pod" and pod["spec"].get("schedulingGates")
+            if pod["kind"] == "Pod" and not pod.get("status") and not gated:
                 pod["spec"]["nodeName"] = f"node-{pod['metadata']['labels'].get(names.WORKER, 'l')}"
                 ready = {"type": "Ready", "status": "True"}
                 pod["status"] = {"phase": "Running", "conditions": [ready], "podIP": f"10.0.0.{len(self.made)}"}
@@ -174,6 +202,7 @@ class Cluster:
         if key not in self.objects:  # else the API server answers 409
             self._uids += 1
             manifest["metadata"]["uid"] = f"uid-{self._uids}"
+            manifest["metadata"]["creationTimestamp"] = policy.stamp(self.now)
             if manifest["kind"] == "NetworkPolicy":
                 annotations = manifest["metadata"].setdefault("annotations", {})
                 annotations[names.HASH] = render.desired_hash({**manifest, "metadata": _as_desired(manifest)})

@@ -8,6 +8,7 @@ import pytest
 from model import resource
 
 from resnext_operator import handlers
+from resnext_operator.admission import Admission
 from resnext_operator.api import Plan, Reference
 from resnext_operator.cache import Cache
 from resnext_operator.cluster import Cluster, Refused, path_of
@@ -20,11 +21,25 @@ class Server(Cluster):
 
     def __init__(self):
         self.objects, self.writes, self.version = {}, [], 0
+        self.dry_runs, self.quotas, self.refusals, self.refused_pods = [], [], {}, {}
+        self.quota_looks, self.patches = 0, []
 
-    async def request(self, verb, path, body=None, **_):
+    async def request(self, verb, path, body=None, *, query=(), **_):
+        if ("dryRun", "All") in query:
+            self.dry_runs.append(body["metadata"]["name"])
+            if refused := self.refusals.get(body["metadata"]["labels"]["resnext.dev/role"]):
+                raise refused
+            return body
+        if path.endswith("/resourcequotas"):
+            self.quota_looks += 1
+            return {"items": self.quotas}
         if verb != "GET":
             self.writes.append((verb, path))
+        if verb == "PATCH":
+            self.patches.append((verb, path, body))
         if verb == "POST":
+            if refused := self.refused_pods.get(body["metadata"]["name"]):
+                raise refused
             path = f"{path}/{body['metadata']['name']}"
             if path in self.objects:
                 raise Refused(409, "there already")
@@ -35,7 +50,10 @@ class Server(Cluster):
             body = {**body, "metadata": {**body["metadata"], "uid": found["metadata"]["uid"]}}
         elif verb == "PATCH":
             path = path.removesuffix("/status")
-            body = {**found, "status": {**found.get("status", {}), **body["status"]}} if "status" in body else found
+            if "status" in body:
+                body = {**found, "status": merged(found.get("status", {}), body["status"])}
+            else:
+                body = {**found, "spec": {**found["spec"], "schedulingGates": []}}
         elif verb == "DELETE":
             return self.objects.pop(path)
         else:
@@ -46,35 +64,215 @@ class Server(Cluster):
         return copy.deepcopy(body)
 
 
-def test_everything_is_made_once_and_a_policy_of_another_version_is_updated_once():
-    async def story():
-        server, cache, queue = Server(), Cache(), WorkQueue()
-        body = resource()
-        body["metadata"] |= {"creationTimestamp": "2026-01-01T00:00:00Z", "resourceVersion": "1"}
-        path = path_of("ResNeXtTraining", "default", "resnext-digits")
-        server.objects[path] = body
-        cache.put(body)
-        claim = {"kind": "PersistentVolumeClaim", "metadata": {"namespace": "default", "name": "digits-data"}}
-        cache.put(claim | {"spec": {"accessModes": ["ReadWriteMany"]}})
+def merged(under, patch):
+    """As RFC 7396 says."""
+    result = {key: value for key, value in under.items() if patch.get(key, value) is not None}
+    for key, value in patch.items():
+        if isinstance(value, dict):
+            result[key] = merged(result.get(key) or {}, value)
+        elif value is not None:
+            result[key] = value
+    return result
+
+
+class Place:
+    """Trainings, an API server of a few lines, and what reconciliation needs beside it."""
+
+    def __init__(self, *trainings):
+        self.server, self.cache, self.queue, self.told = Server(), Cache(), WorkQueue(), []
         said = SimpleNamespace(latest=lambda _: None, last_steps=lambda _: {})
         metrics = SimpleNamespace(recorded=lambda *_: None)
-        told = []
-        teller = SimpleNamespace(tell=lambda _, event, __: told.append(event.reason))
-        runtime = handlers.Runtime(Settings(), server, cache, queue, said, teller, metrics)
-        key = ("default", "resnext-digits")
-        for _ in range(3):
-            await handlers.reconcile(key, runtime)
-        posts = [where for verb, where in server.writes if verb == "POST"]
-        assert len(posts) == 6, posts  # config, network policy, claim, secret, two workers
-        assert told == ["Accepted"]
-        server.writes.clear()
-        await handlers.reconcile(key, runtime)
-        assert server.writes == []
-        (policy,) = (each for each in cache.children(body, ()) if each["kind"] == "NetworkPolicy")
+        teller = SimpleNamespace(tell=lambda _, event, __: self.told.append(event.reason))
+        self.runtime = handlers.Runtime(
+            Settings(), self.server, self.cache, self.queue, said, teller, metrics, Admission(self.server)
+        )
+        for body in trainings or (resource(),):
+            body["metadata"] |= {"creationTimestamp": "2026-01-01T00:00:00Z", "resourceVersion": "1"}
+            self.server.objects[path_of("ResNeXtTraining", "default", body["metadata"]["name"])] = body
+            self.cache.put(body)
+        claim = {"kind": "PersistentVolumeClaim", "metadata": {"namespace": "default", "name": "digits-data"}}
+        self.cache.put(claim | {"spec": {"accessModes": ["ReadWriteMany"]}})
+
+    async def reconcile(self, times=1, name="resnext-digits"):
+        for _ in range(times):
+            await handlers.reconcile(("default", name), self.runtime)
+
+    @property
+    def posts(self):
+        return [where for verb, where in self.server.writes if verb == "POST"]
+
+    def pods(self):
+        return [each for path, each in self.server.objects.items() if "/pods/" in path]
+
+    def status(self, name="resnext-digits"):
+        return self.server.objects[path_of("ResNeXtTraining", "default", name)].get("status") or {}
+
+
+def test_everything_is_made_once_and_a_policy_of_another_version_is_updated_once():
+    async def story():
+        place = Place()
+        await place.reconcile(3)
+        assert len(place.posts) == 6, place.posts  # config, network policy, claim, secret, two workers
+        assert place.told == ["Accepted"]
+        place.server.writes.clear()
+        await place.reconcile()
+        assert place.server.writes == []
+        (policy,) = (each for each in place.cache.children(resource(), ()) if each["kind"] == "NetworkPolicy")
         policy["metadata"]["annotations"] = {"resnext.dev/desired-hash": "of-another-version"}
-        for _ in range(3):
-            await handlers.reconcile(key, runtime)
-        assert [verb for verb, _ in server.writes] == ["PUT"]
+        await place.reconcile(3)
+        assert [verb for verb, _ in place.server.writes] == ["PUT"]
+
+    asyncio.run(story())
+
+
+def named(name):
+    body = resource()
+    body["metadata"] |= {"name": name, "uid": f"uid-of-{name}"}
+    return body
+
+
+def test_one_template_is_tried_once_for_many_trainings():
+    """100 ordinary trainings cost two dry runs and one look for a quota, and no write more than before."""
+
+    async def story():
+        names = [f"t{number}" for number in range(100)]
+        place = Place(*map(named, names))
+        await asyncio.gather(*(place.reconcile(2, name) for name in names))
+        assert len(place.server.dry_runs) == 2
+        assert place.server.quota_looks == 1
+        assert len(place.posts) == 600
+        patches = [path for verb, path in place.server.writes if verb == "PATCH"]
+        assert len(patches) == 100
+        assert all(path.endswith("/status") for path in patches)
+
+    asyncio.run(story())
+
+
+def test_another_template_is_tried_by_itself():
+    """Whatever the user's fields change in the pods."""
+
+    async def story():
+        larger = named("larger")
+        larger["spec"]["workers"]["resources"] = {"limits": {"memory": "2Gi"}}
+        place = Place(named("a"), larger)
+        await place.reconcile(name="a")
+        await place.reconcile(name="larger")
+        assert len(place.server.dry_runs) == 4
+
+    asyncio.run(story())
+
+
+QUOTA = 'pods "x" is forbidden: failed quota: team: must specify limits.cpu for: launcher'
+
+
+@pytest.mark.parametrize("role", ["worker", "launcher"])
+def test_rejected_dry_run_creates_nothing(role):
+    """No worker holds a GPU for a launcher that the quota does not admit; the field is named."""
+
+    async def story():
+        place = Place()
+        place.server.refusals[role] = Refused(403, QUOTA)
+        await place.reconcile(3)
+        assert place.posts == []
+        status = place.status()
+        assert (status["phase"], status["reason"]) == ("Pending", "PodsRefused")
+        part = "launcher" if role == "launcher" else "workers"
+        (scheduled,) = (each for each in status["conditions"] if each["type"] == "Scheduled")
+        assert f"set spec.{part}.resources.limits.cpu" in scheduled["message"]
+        assert place.told.count("PodsRefused") == 1
+        tried = len(place.server.dry_runs)
+        await place.reconcile(3)
+        assert len(place.server.dry_runs) == tried, "not before the pause is over"
+        place.server.refusals.clear()
+        await asyncio.sleep(2)
+        await place.reconcile(3)
+        assert len(place.pods()) == 2
+
+    asyncio.run(story())
+
+
+def test_dry_run_that_is_unsupported_says_nothing():
+    """A webhook that declares side effects: the API server cannot tell what would happen."""
+
+    async def story():
+        place = Place()
+        said = 'admission webhook "inject.example" does not support dry run'
+        place.server.refusals = {"worker": Refused(400, said), "launcher": Refused(400, said)}
+        await place.reconcile(3)
+        assert len(place.pods()) == 2
+        assert not any("schedulingGates" in pod["spec"] for pod in place.pods())
+
+    asyncio.run(story())
+
+
+def test_invalid_dry_run_fails_before_anything_is_created():
+    """A field that only the API server knows to be wrong."""
+
+    async def story():
+        place = Place()
+        place.server.refusals["worker"] = Refused(422, 'Pod "x" is invalid: spec.volumes[0]: Invalid value')
+        await place.reconcile(3)
+        assert place.posts == []
+        assert (place.status()["phase"], place.status()["reason"]) == ("Failed", "PodsInvalid")
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("code", [500, 429, 503])
+def test_api_server_in_trouble_is_no_rejection(code):
+    """The work queue tries again, as for any other request."""
+
+    async def story():
+        place = Place()
+        place.server.refusals["worker"] = Refused(code, "try later")
+        with pytest.raises(Refused):
+            await place.reconcile()
+        assert place.status() == {}
+
+    asyncio.run(story())
+
+
+def test_quota_gates_workers_until_the_launcher_is_admitted():
+    """The second dry run sees the quota charged for the workers."""
+
+    async def story():
+        place = Place()
+        place.server.quotas = [{"metadata": {"name": "team"}}]
+        await place.reconcile()
+        assert len(place.pods()) == 2
+        assert all(pod["spec"]["schedulingGates"] == [{"name": "resnext.dev/gang"}] for pod in place.pods())
+        exceeded = 'pods "x" is forbidden: exceeded quota: team, requested: pods=1, used: pods=2, limited: pods=2'
+        place.server.refusals["launcher"] = Refused(403, exceeded)
+        await place.reconcile(2)
+        assert [verb for verb, path in place.server.writes if "/pods/" in path and verb == "PATCH"] == []
+        assert place.status()["reason"] == "PodsRefused"
+        place.server.refusals.clear()
+        await asyncio.sleep(1.6)
+        await place.reconcile(2)
+        opened = [body for verb, path, body in place.server.patches if "/pods/" in path]
+        assert len(opened) == 2
+        for body in opened:
+            # Only its own gate: a queue may have put another one there.
+            assert body["spec"] == {"schedulingGates": [{"$patch": "delete", "name": "resnext.dev/gang"}]}
+        assert not any(pod["spec"]["schedulingGates"] for pod in place.pods())
+
+    asyncio.run(story())
+
+
+def test_rejected_pod_leaves_the_others_and_is_tried_alone():
+    """The first rejection of a set brings the gates; what exists is not created again."""
+
+    async def story():
+        place = Place()
+        place.server.refused_pods["resnext-digits-worker-1-0"] = Refused(403, QUOTA)
+        await place.reconcile(2)
+        assert [pod["metadata"]["name"] for pod in place.pods()] == ["resnext-digits-worker-0-0"]
+        assert place.status()["rejection"]["cause"] == "Quota"
+        place.server.refused_pods.clear()
+        await asyncio.sleep(1.6)
+        await place.reconcile(3)
+        assert len(place.pods()) == 2
+        assert len([path for path in place.posts if path.endswith("/pods")]) == 3
 
     asyncio.run(story())
 

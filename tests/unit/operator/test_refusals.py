@@ -10,11 +10,12 @@ from resnext_operator import handlers, policy, render, volumes
 from resnext_operator.__main__ import main
 from resnext_operator.api import Phase, Plan
 from resnext_operator.cache import Cache
+from resnext_operator.cluster import Refused
 from resnext_operator.guard import Guard
 from resnext_operator.settings import InvalidSettings, Settings
 from resnext_trainer.report import Verdict
 
-QUOTA = '403: pods "resnext-digits-worker-1-0" is forbidden: exceeded quota: compute, used: pods=1, limited: pods=1'
+QUOTA = 'pods "resnext-digits-worker-1-0" is forbidden: exceeded quota: compute, used: pods=1, limited: pods=1'
 FOLDER = {"volumes": [{"name": "fast", "hostPath": {"path": "/mnt/nvme/imagenet"}}]}
 OPEN = replace(SITE, host_paths=("/mnt/nvme", "/opt"), host_network=True)
 
@@ -187,7 +188,9 @@ def forbid(cluster):
     for manifest in plan.create:
         if manifest["kind"] != "Pod":
             cluster.carry_out(Plan(create=(manifest,), status=cluster.status))
-    hindered = policy.hindered(cluster.training, plan, QUOTA, cluster.now)
+    made = [each for each in plan.create if each["kind"] == "Pod"][-1]
+    rejection = Refused(403, QUOTA).rejection(made)
+    hindered = cluster.rejected(plan, rejection)
     assert not hindered.create
     cluster.body["status"] = hindered.status
     cluster.events += [event.reason for event in hindered.events]
@@ -221,6 +224,7 @@ def test_when_the_quota_is_raised_the_training_goes_on():
     cluster = Cluster()
     for _ in range(3):
         forbid(cluster)
+        cluster.wait(minutes=2)
     cluster.run()
     assert cluster.status["phase"] == Phase.RUNNING
     assert condition(cluster, "Scheduled")["status"] == "True"

@@ -1,0 +1,439 @@
+"""Pods that the API server rejects: why, what is advised, when it is tried again, and what is held meanwhile."""
+
+import pytest
+from model import Cluster, is_pod
+
+from resnext_operator import names
+from resnext_operator.api import Phase, Plan, Rejection
+from resnext_operator.policy import rejections
+from resnext_operator.policy.rejections import Cause
+from resnext_trainer.report import Verdict
+
+POD = 'pods "it-worker-1-0" is forbidden: '
+EXCEEDED = (
+    POD + "exceeded quota: team, requested: limits.cpu=2,pods=1,requests.nvidia.com/gpu=4, "
+    "used: limits.cpu=4,pods=2,requests.nvidia.com/gpu=8, limited: limits.cpu=5,pods=2,requests.nvidia.com/gpu=8"
+)
+UNSPECIFIED = POD + "failed quota: team: must specify limits.cpu for: worker; requests.memory for: worker"
+RANGE = POD + "[maximum cpu usage per Container is 1, but limit is 2, minimum memory usage per Container is 1Gi, "
+RANGE += "but request is 512Mi]"
+INVALID = 'Pod "it-worker-1-0" is invalid: spec.containers[0].resources.requests: Invalid value: "2": must be less'
+W, L = "spec.workers.resources", "spec.launcher.resources"
+
+
+def condition(cluster, kind):
+    return next((each for each in cluster.status["conditions"] if each["type"] == kind), {})
+
+
+def rejection(code=403, message=EXCEEDED, role="worker", kind="Pod"):
+    return Rejection(kind, "it-worker-1-0", role, code, message)
+
+
+def reject(cluster, *which, code=403, message=EXCEEDED, launcher=False):
+    """The API server creates what the plan says, but for some pods, by their index, or for the launcher."""
+    plan = cluster.decide()
+
+    def falls(each):
+        labels = each["metadata"]["labels"]
+        return each["kind"] == "Pod" and (launcher or labels.get(names.WORKER) in map(str, which))
+
+    fallen = [each for each in plan.create if falls(each)]
+    assert fallen, "nothing to reject"
+    made = tuple(each for each in plan.create if not falls(each))
+    cluster.carry_out(Plan(create=made, delete=plan.delete, ungate=plan.ungate, status=cluster.status))
+    role = "launcher" if launcher else "worker"
+    after = cluster.rejected(plan, rejection(code, message, role))
+    cluster.carry_out(Plan(status=after.status, events=after.events))
+    return after
+
+
+def gated(cluster):
+    return [pod for pod in cluster.pods("worker") if pod["spec"].get("schedulingGates")]
+
+
+# -- causes and advice -------------------------------------------------------------------------------------------------
+
+ADVICE = [
+    (403, EXCEEDED, "worker", Cause.QUOTA, [f"{W}.limits.cpu", f"{W}.limits.nvidia.com/gpu", "spec.workers.replicas"]),
+    (403, EXCEEDED, "launcher", Cause.QUOTA, [f"{L}.limits.cpu"]),
+    (403, UNSPECIFIED, "worker", Cause.QUOTA, [f"set {W}.limits.cpu and {W}.requests.memory"]),
+    (403, UNSPECIFIED, "launcher", Cause.QUOTA, [f"set {L}.limits.cpu"]),
+    (403, POD + "failed quota: q: must specify cpu,memory", "worker", Cause.QUOTA, [f"{W}.requests.cpu"]),
+    (403, RANGE, "worker", Cause.LIMIT_RANGE, [f"{W}.limits.cpu and {W}.requests.memory", "LimitRange"]),
+    (
+        403,
+        POD + "minimum cpu usage per Container is 1.  No request is specified",
+        "worker",
+        Cause.LIMIT_RANGE,
+        [f"{W}.requests.cpu"],
+    ),
+    (
+        403,
+        POD + "cpu max limit to request ratio per Container is 2, but provided ratio is 8.000000",
+        "worker",
+        Cause.LIMIT_RANGE,
+        [f"{W}.limits.cpu"],
+    ),
+    (403, POD + 'violates PodSecurity "baseline:latest": hostPath volumes', "worker", Cause.POD_SECURITY, ["hostPath"]),
+    (403, 'admission webhook "gpu.team" denied the request: no', "worker", Cause.WEBHOOK, ["owner of the webhook"]),
+    (400, 'admission webhook "gpu.team" denied the request: no', "worker", Cause.WEBHOOK, ["owner of the webhook"]),
+    (
+        422,
+        POD + "ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no",
+        "worker",
+        Cause.POLICY,
+        ["owner of the policy"],
+    ),
+    (
+        403,
+        'pods is forbidden: User "system:serviceaccount:a:b" cannot create resource "pods" in API group ""',
+        "worker",
+        Cause.RIGHTS,
+        ["service account"],
+    ),
+    (403, POD + "no PriorityClass with name high was found", "worker", Cause.OTHER, ["spec.workers.priorityClassName"]),
+    (403, POD + 'RuntimeClass "nvidia" not found', "launcher", Cause.OTHER, ["spec.launcher.runtimeClassName"]),
+    (
+        403,
+        POD + "unable to create new content in namespace a because it is being terminated",
+        "",
+        Cause.OTHER,
+        ["names"],
+    ),
+    (403, POD + 'error looking up service account a/default: serviceaccount "default" not found', "", Cause.OTHER, []),
+    (422, INVALID, "worker", Cause.INVALID, ["correct the field"]),
+    (400, "Pod in version v1 cannot be handled as a Pod: quantities must match", "", Cause.INVALID, []),
+]
+
+
+@pytest.mark.parametrize(("code", "message", "role", "cause", "words"), ADVICE)
+def test_advice_fits_the_cause_and_names_the_field(code, message, role, cause, words):
+    """In the API server's own words for each cause."""
+    found = rejection(code, message, role)
+    assert rejections.cause_of(found) is cause
+    said = rejections.advice(found)
+    assert all(word in said for word in words), said
+    assert ("quota" in said.lower()) <= (cause is Cause.QUOTA), "raising a quota helps against a quota alone"
+
+
+def test_claim_over_a_limit_names_the_template():
+    """A LimitRange may also be about storage."""
+    said = (
+        'persistentvolumeclaims "it-checkpoints" is forbidden: maximum storage usage per PersistentVolumeClaim is 5Gi'
+    )
+    found = rejection(message=said, role="", kind="PersistentVolumeClaim")
+    assert "spec.checkpoints.template.size" in rejections.advice(found)
+
+
+# -- tries and deadlines -----------------------------------------------------------------------------------------------
+
+
+def test_tries_pause_longer_and_at_most_a_minute():
+    """Not in step with another training that waits for the same quota."""
+    waits = {}
+    for uid in ("a", "b"):
+        cluster = Cluster()
+        cluster.body["metadata"]["uid"] = uid
+        waits[uid] = []
+        for _ in range(9):
+            wait = reject(cluster, 0, 1).requeue_after
+            assert not cluster.decide().create, "nothing is created before the pause is over"
+            waits[uid].append(wait.total_seconds())
+            cluster.wait(seconds=wait.total_seconds())
+    assert all(0.5 * 2**n <= wait <= 1.5 * 2**n for n, wait in enumerate(waits["a"][:6]))
+    assert max(waits["a"]) <= 90
+    assert waits["a"] != waits["b"]
+
+
+@pytest.mark.parametrize("field", ["pendingDeadlineSeconds", "activeDeadlineSeconds"])
+@pytest.mark.parametrize("what", ["workers", "launcher", "dry run"])
+def test_deadline_keeps_its_time_while_pods_are_rejected(field, what):
+    """45 seconds are 45 seconds, however long the pause before the next try is."""
+    cluster = Cluster(runPolicy={field: 45, "admissionTimeoutSeconds": 3600})
+    start = cluster.now
+    if what == "launcher":
+        cluster.settle()
+        cluster.ready()
+    while cluster.status.get("phase") != Phase.FAILED:
+        assert (cluster.now - start).total_seconds() <= 45
+        plan = cluster.decide()
+        if any(each["kind"] == "Pod" for each in plan.create):
+            if what == "dry run":
+                cluster.carry_out(cluster.rejected(plan, rejection()))
+            else:
+                reject(cluster, 1, launcher=what == "launcher")
+            continue
+        cluster.settle()
+        if cluster.status["phase"] != Phase.FAILED:
+            cluster.wait(seconds=cluster.decide().requeue_after.total_seconds())
+    assert (cluster.now - start).total_seconds() == pytest.approx(45, abs=0.1)
+
+
+def test_rejection_moves_no_transition_time_with_each_try():
+    """The condition says since when pods are rejected."""
+    cluster = Cluster()
+    reject(cluster, 1)
+    since = condition(cluster, "Scheduled")["lastTransitionTime"]
+    for _ in range(4):
+        cluster.wait(minutes=2)
+        reject(cluster, 0, 1) if not cluster.pods("worker") else cluster.settle()
+        assert condition(cluster, "Scheduled")["lastTransitionTime"] == since
+    assert cluster.events.count("PodsRefused") >= 1
+
+
+# -- invalid pods ------------------------------------------------------------------------------------------------------
+
+
+def test_invalid_pod_fails_before_the_first_attempt():
+    """No other try would change it; the pods of the set that were created go."""
+    cluster = Cluster()
+    reject(cluster, 1, code=422, message=INVALID)
+    assert cluster.status["phase"] == Phase.FAILED
+    for kind in ("PodsInvalid", "Failed"):
+        assert condition(cluster, kind)["status"] == "True"
+        assert condition(cluster, kind)["reason"] == "PodsInvalid"
+        assert INVALID in condition(cluster, kind)["message"]
+    cluster.settle()
+    assert not cluster.pods("worker")
+    assert cluster.events.count("PodsInvalid") == 1
+
+
+@pytest.mark.parametrize("message", [ADVICE[9][1], ADVICE[11][1]], ids=["webhook", "policy"])
+def test_denial_with_code_422_is_tried_again(message):
+    """A webhook or a policy may answer 422; it is no verdict of the API server on the fields."""
+    cluster = Cluster()
+    reject(cluster, 1, code=422, message=message)
+    assert cluster.status["phase"] == Phase.PENDING
+    assert cluster.status["reason"] == "PodsRefused"
+    cluster.wait(minutes=1)
+    cluster.run()
+    assert cluster.status["phase"] == Phase.RUNNING
+
+
+def an_invalid_successor(**policy):
+    """After an attempt, the pod that replaces a lost worker is invalid."""
+    cluster = Cluster(runPolicy=policy)
+    cluster.run()
+    cluster.vanish("resnext-digits-worker-1-0")
+    cluster.carry_out(cluster.decide())
+    reject(cluster, 1, code=422, message=INVALID)
+    return cluster
+
+
+def test_invalid_pod_after_an_attempt_waits_for_a_spec():
+    """Its pods are deleted, so that they hold no GPU, and nothing is tried before the spec has changed."""
+    cluster = an_invalid_successor()
+    cluster.settle()
+    assert cluster.status["phase"] != Phase.FAILED
+    assert not cluster.pods("worker")
+    invalid = condition(cluster, "PodsInvalid")
+    assert (invalid["status"], invalid["reason"]) == ("True", "PodsInvalid")
+    assert INVALID in invalid["message"]
+    cluster.wait(days=1)
+    cluster.settle()
+    assert not cluster.pods("worker")
+    cluster.body["metadata"]["generation"] += 1
+    cluster.run()
+    assert cluster.status["phase"] == Phase.RUNNING
+    assert condition(cluster, "PodsInvalid")["status"] == "False"
+
+
+def test_invalid_pod_waits_no_longer_than_pending_deadline():
+    """And the API server is quoted at the end."""
+    cluster = an_invalid_successor(pendingDeadlineSeconds=100)
+    cluster.settle()
+    assert cluster.status["phase"] != Phase.FAILED
+    cluster.wait(seconds=100)
+    cluster.settle()
+    failed = condition(cluster, "Failed")
+    assert failed["reason"] == "PendingDeadlineExceeded"
+    assert INVALID in failed["message"]
+
+
+# -- gangs -------------------------------------------------------------------------------------------------------------
+
+
+def test_ordinary_workers_have_no_gate():
+    """Without a quota and a rejection nothing is patched."""
+    cluster = Cluster()
+    cluster.settle()
+    assert not gated(cluster)
+    assert (cluster.checks, cluster.launcher_checks) == (1, 0)
+
+
+def test_workers_in_a_quota_have_a_gate_until_all_exist():
+    """The quota is charged, and no GPU is held."""
+    cluster = Cluster()
+    cluster.quota = True
+    plan = cluster.decide()
+    workers = [each for each in plan.create if is_pod("worker")(each)]
+    assert all(each["spec"]["schedulingGates"] == [{"name": "resnext.dev/gang"}] for each in workers)
+    cluster.settle()
+    assert len(cluster.pods("worker")) == 2
+    assert not gated(cluster)
+    assert cluster.launcher_checks == 1
+    cluster.run()
+    assert cluster.status["phase"] == Phase.RUNNING
+
+
+def test_gate_stays_while_a_worker_is_rejected():
+    """The scheduler gets none of them."""
+    cluster = Cluster()
+    cluster.quota = True
+    reject(cluster, 1)
+    assert len(gated(cluster)) == 1
+    cluster.wait(seconds=2)
+    cluster.settle()
+    assert not gated(cluster)
+    assert "rejection" not in cluster.status
+
+
+def test_gate_stays_while_the_launcher_is_rejected():
+    """A quota that is one pod short: the second dry run tells."""
+    cluster = Cluster()
+    cluster.quota = True
+    cluster.launcher_rejected = rejection(role="launcher")
+    for _ in range(4):
+        plan = cluster.decide()
+        cluster.carry_out(plan)
+        cluster.wait(seconds=3)
+    assert len(gated(cluster)) == 2
+    assert cluster.status["reason"] == "PodsRefused"
+    cluster.launcher_rejected = None
+    cluster.wait(seconds=20)
+    cluster.settle()
+    assert not gated(cluster)
+
+
+def test_rejected_set_is_deleted_after_its_timeout():
+    """Its pods may hold what another training needs; then it is tried again after a random pause, with gates."""
+    cluster = Cluster(runPolicy={"admissionTimeoutSeconds": 30})
+    reject(cluster, 1)
+    cluster.settle()
+    (left,) = cluster.pods("worker")
+    start = cluster.now
+    while cluster.pods("worker"):
+        assert (cluster.now - start).total_seconds() <= 31
+        plan = cluster.decide()
+        if any(each["kind"] == "Pod" for each in plan.create):
+            reject(cluster, 1)
+            continue
+        cluster.settle()
+        if cluster.pods("worker"):
+            assert left in cluster.pods("worker")
+            cluster.wait(seconds=cluster.decide().requeue_after.total_seconds())
+    assert (cluster.now - start).total_seconds() == pytest.approx(30, abs=0.1)
+    assert cluster.status["phase"] == Phase.PENDING
+    pause = cluster.decide().requeue_after.total_seconds()
+    assert 10 <= pause <= 30
+    cluster.wait(seconds=pause - 0.5)
+    cluster.settle()
+    assert not cluster.pods("worker")
+    cluster.wait(seconds=1)
+    plan = cluster.decide()
+    workers = [each for each in plan.create if is_pod("worker")(each)]
+    assert len(workers) == 2
+    assert all("schedulingGates" in each["spec"] for each in workers)
+    cluster.run()
+    assert cluster.status["phase"] == Phase.RUNNING
+    assert "rejection" not in cluster.status
+
+
+def test_rejected_launcher_frees_its_workers_after_the_timeout():
+    """Workers that are ready hold GPUs for a launcher that is never created."""
+    cluster = Cluster()
+    cluster.settle()
+    cluster.ready()
+    reject(cluster, launcher=True)
+    cluster.settle()
+    assert len(cluster.pods("worker")) == 2
+    for _ in range(40):
+        if not cluster.pods("worker"):
+            break
+        cluster.wait(seconds=2)
+        if any(is_pod("launcher")(each) for each in cluster.decide().create):
+            reject(cluster, launcher=True)
+        else:
+            cluster.settle()
+    assert not cluster.pods("worker")
+    assert not cluster.status.get("attempts")
+
+
+def test_unschedulable_pods_are_left_alone():
+    """An autoscaler needs minutes, also for a set of which a pod was rejected at first."""
+    cluster = Cluster()
+    reject(cluster, 1)
+    cluster.wait(seconds=2)
+    cluster.settle()
+    for pod in cluster.pods("worker"):
+        said = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu."
+        pod["status"] = {"conditions": [{"type": "PodScheduled", "status": "False", "message": said}]}
+    uids = {pod["metadata"]["uid"] for pod in cluster.pods("worker")}
+    cluster.wait(hours=2)
+    cluster.settle()
+    assert {pod["metadata"]["uid"] for pod in cluster.pods("worker")} == uids
+    assert cluster.status["reason"] == "Unschedulable"
+
+
+def test_gated_pod_is_not_unschedulable():
+    """The scheduler reports a pod with a gate as not scheduled."""
+    cluster = Cluster()
+    cluster.quota = True
+    reject(cluster, 1)
+    waits = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "message": "Scheduling is blocked"}
+    gated(cluster)[0]["status"] = {"phase": "Pending", "conditions": [waits]}
+    cluster.settle()
+    (seen,) = cluster.seen.workers
+    assert (seen.gated, seen.unschedulable, seen.trouble) == (True, False, "")
+    assert "Unschedulable" not in cluster.events
+
+
+def test_replaced_worker_in_a_quota_is_gated_alone():
+    """The others run on, and are not deleted for the time that it takes."""
+    cluster = Cluster()
+    cluster.quota = True
+    cluster.run()
+    kept = cluster.pods("worker")[0]["metadata"]["uid"]
+    cluster.vanish("resnext-digits-worker-1-0")
+    cluster.end(Verdict.CRASHED)
+    cluster.settle()
+    cluster.run()
+    assert cluster.status["phase"] == Phase.RUNNING
+    assert cluster.pods("worker")[0]["metadata"]["uid"] == kept
+
+
+def test_suspended_training_forgets_its_rejection():
+    """It begins again when it is resumed."""
+    cluster = Cluster()
+    reject(cluster, 1)
+    cluster.body["spec"]["suspend"] = True
+    cluster.settle()
+    assert cluster.status["phase"] == Phase.SUSPENDED
+    assert "rejection" not in cluster.status
+    cluster.body["spec"]["suspend"] = False
+    cluster.run()
+    assert cluster.status["phase"] == Phase.RUNNING
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"rejection": "x"},
+        {"rejection": {}},
+        {"rejection": {"retryTime": 5, "since": "x"}},
+        {"rejection": {"retryTime": "2026-01-01T00:00:00", "since": "2026-01-01T00:00:00"}},
+        {"rejection": {"retryTime": "2026-01-01T00:00:00Z", "since": "2026-01-01T00:00:00Z", "tries": "many"}},
+        {"failedStarts": "x"},
+        {"failedStarts": [1, {}, {"time": "now", "pod": 5}]},
+        {"podsAccountedUntil": 7},
+    ],
+    ids=str,
+)
+def test_status_of_any_form_stops_no_training(odd):
+    """What nobody of ours can have written is ignored and rewritten."""
+    cluster = Cluster()
+    cluster.body["status"] = odd
+    cluster.run()
+    assert cluster.status["phase"] == Phase.RUNNING
+    assert "rejection" not in cluster.status
+    assert "failedStarts" not in cluster.status

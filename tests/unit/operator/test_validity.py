@@ -1,0 +1,72 @@
+"""What would make an invalid pod is rejected before one is created; what would not is accepted, odd as it is."""
+
+import re
+
+import pytest
+import yaml
+from model import SITE, resource
+from validity import INVALID, VALID, merged
+
+from resnext_operator import api, render
+from resnext_operator.__main__ import main
+
+OVERLAPPING = ("/etc", "/etc/resnext", "/home", "/run", "/dev", "/checkpoints/old", "/data/a/b", "/dev/shm/x", "/tmp/x")
+
+
+def body(spec):
+    return resource(**merged(resource()["spec"], spec))
+
+
+@pytest.mark.parametrize("name", INVALID)
+def test_spec_of_an_invalid_pod_is_rejected(name):
+    """By the operator, in a sentence that begins with the field."""
+    with pytest.raises(api.InvalidTraining) as refusal:
+        api.parse(body(INVALID[name]), SITE)
+    assert re.match(r"spec\.[a-zA-Z.\[\]0-9]+: ", str(refusal.value))
+
+
+@pytest.mark.parametrize("name", VALID)
+def test_odd_spec_of_a_valid_pod_is_accepted(name):
+    """And rendered: what Kubernetes says of these pods is tested on a real API server."""
+    training = api.parse(body(VALID[name]), SITE)
+    launcher = render.launcher_pod(training, 1, render.example_hosts(training))
+    assert render.worker_pod(training, 0, 0)["kind"] == launcher["kind"] == "Pod"
+
+
+@pytest.mark.parametrize(
+    "name", ["GPU in requests only", "subPath leads out", "claim of size 0", "label of 64 characters"]
+)
+def test_render_rejects_an_invalid_spec(name, tmp_path, capsys):
+    """Without a cluster, with exit status 2."""
+    file = tmp_path / "it.yaml"
+    file.write_text(yaml.safe_dump(body(INVALID[name])))
+    assert main(["render", "--filename", str(file)]) == 2
+    assert "spec." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", OVERLAPPING)
+def test_mount_that_overlaps_a_folder_of_the_pods_is_rejected(path):
+    """Over it, in it, or above it."""
+    volumes = [{"name": "x", "emptyDir": {}}]
+    spec = {"workers": {"volumes": volumes, "volumeMounts": [{"name": "x", "mountPath": path}]}}
+    with pytest.raises(api.InvalidTraining, match="choose another folder"):
+        api.parse(body(spec), SITE)
+
+
+LAUNCHERS = [
+    ({}, {"cpu": ("50m", "1"), "memory": ("128Mi", "512Mi")}),
+    ({"limits": {"cpu": "20m"}}, {"cpu": (None, "20m"), "memory": ("128Mi", "512Mi")}),
+    ({"requests": {"cpu": 3}}, {"cpu": (3, 3), "memory": ("128Mi", "512Mi")}),
+    ({"requests": {"memory": "64Mi"}}, {"cpu": ("50m", "1"), "memory": ("64Mi", "512Mi")}),
+    ({"limits": {"memory": "1Gi"}, "requests": {"memory": "1Gi"}}, {"cpu": ("50m", "1"), "memory": ("1Gi", "1Gi")}),
+]
+
+
+@pytest.mark.parametrize(("written", "expected"), LAUNCHERS)
+def test_launcher_has_limits_of_cpu_and_memory(written, expected):
+    """A quota may require them; what the user wrote is kept, and no request is above its limit."""
+    training = api.parse(body({"launcher": {"resources": written}}), SITE)
+    found = render.launcher_pod(training, 1, render.example_hosts(training))["spec"]["containers"][0]["resources"]
+    for name, (request, limit) in expected.items():
+        assert found["requests"].get(name) == request
+        assert found["limits"][name] == limit
