@@ -254,6 +254,8 @@ _STATUS: Mapping[str, Parser] = {
     "workers": _object({"replicas": integer(), "ready": integer()}, ("replicas", "ready"), closed=True),
     "progress": _object(_PROGRESS, ("epochs", "step", "steps", "updatedTime")),
     "stepSeconds": _list(lambda value: found if (found := number(value)) and found > 0 else None, 100),
-    "checkpoint": _object({"step": integer(), "time": _moment, "path": text}, ("step", "time", "path")),
+    "checkpoint": _object(
+        {"step": integer(), "time": _moment, "path": text, "differences": _list(text, 100)}, ("step", "time", "path")
+    ),
     "printed": _object({}, ()),
 }
