@@ -390,7 +390,7 @@ class Training(Config):
     """What is saved, and how often."""
 
     initial_checkpoint: Annotated[Path | None, RECIPE] = None
-    """Checkpoint, or folder of some, whose weights a new training starts from; another number of classes is fine."""
+    """Checkpoint, run or checkpoint directory whose weights a new run starts from; it may have other classes."""
 
     seed: Annotated[int, Field(ge=0, lt=2**31), RECIPE] = 0
     """Seed of the weights and of the order of images."""
@@ -402,7 +402,7 @@ class Training(Config):
     """How often a loss that is not finite takes the training back to its last checkpoint before it ends as failed."""
 
     profile_steps: Annotated[int, Field(ge=1, le=1000), HERE] = 10
-    """Steps that rank 0 profiles when it gets SIGUSR1, into checkpoint.path/tensorboard."""
+    """Steps that rank 0 profiles when it gets SIGUSR1, into the run's tensorboard directory."""
 
     stop_at: Annotated[StopAt, RUN] = StopAt()
     """A goal that ends the training early."""

@@ -399,3 +399,21 @@ def test_a_launcher_that_came_and_went_unseen_had_all_workers_ready(cluster):
     assert cluster.status["phase"] == "Succeeded"
     assert condition(cluster, "WorkersReady")["message"] == "0 of 2 workers are ready", "they were deleted"
     assert condition(cluster, "Running")["reason"] == "Finished"
+
+
+def test_differences_of_a_continued_run_are_shown(running):
+    """In the status for as long as the run has them, and once as an event."""
+    differences = ("seed: was 0, is 4", "dataset.train: was 64 records in 1 part, is 65 records in 1 part")
+    for step in (40, 60):
+        running.wait(seconds=10)
+        running.train(step, saved=step)
+        saved = running.progress.checkpoint.model_copy(update={"differences": differences})
+        running.progress = running.progress.model_copy(update={"checkpoint": saved})
+        running.settle()
+        assert running.status["checkpoint"]["differences"] == list(differences)
+    assert running.events.count("RecipeChanged") == 1
+
+
+def test_run_without_differences_shows_none(running):
+    """Not even an empty list."""
+    assert "differences" not in running.status["checkpoint"]

@@ -338,3 +338,22 @@ def test_a_claim_for_checkpoints_has_no_owner_so_it_outlives_the_training():
     owned = {each["kind"]: "ownerReferences" in each["metadata"] for each in render.prepared(training)}
     assert owned.pop("PersistentVolumeClaim") is False
     assert all(owned.values())
+
+
+def test_config_map_holds_what_the_user_wrote():
+    """A run that resumes is compared by these fields alone; preset and defaults stand in training.json only."""
+    training = api.parse(resource("resnext-250ep"), SITE)
+    data = render.config(training)["data"]
+    assert json.loads(data["written.json"]) == resource("resnext-250ep")["spec"]["training"]
+    assert json.loads(data["training.json"])["mixup"] == 0.2
+
+
+def test_every_pod_knows_the_training_s_uid():
+    """The lock of the checkpoints names it; users cannot set a variable of the same name."""
+    body = resource()
+    training = api.parse(body, SITE)
+    for pod in (render.worker_pod(training, 0, 0), render.launcher_pod(training, 1, HOSTS)):
+        assert {"name": "RESNEXT_TRAINING_UID", "value": training.uid} in pod["spec"]["containers"][0]["env"]
+    body["spec"].setdefault("workers", {})["env"] = [{"name": "RESNEXT_TRAINING_UID", "value": "another"}]
+    with pytest.raises(InvalidTraining, match="the pods set this variable themselves"):
+        api.parse(body, SITE)

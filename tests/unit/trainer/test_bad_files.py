@@ -21,6 +21,8 @@ from resnext_trainer.data.geometry import jpeg_size
 from resnext_trainer.refusal import Refused
 from resnext_trainer.report import Verdict
 
+FORMAT_1 = Path(__file__).parents[2] / "fixtures" / "checkpoint-format-1"
+
 
 def laid(path: Path, content):
     """A file of these bytes, a folder, or nothing at all."""
@@ -176,7 +178,8 @@ def test_names_of_classes_that_are_none_are_refused_when_data_is_validated(
 def test_names_of_classes_that_do_not_fit_are_refused_by_predict(tmp_path, capsys, monkeypatch, content, code, words):
     labels = laid(tmp_path / "names.txt", content)
     monkeypatch.setattr("sys.stdin", io.StringIO())
-    options = ["--labels", str(labels), "--set", "model.classes=10"]
+    options = ["--labels", str(labels), "--config", str(FORMAT_1 / "config.yaml")]
+    options += ["--set", f"checkpoint.path={FORMAT_1 / 'run'}"]
     assert main(["predict", "-", *options]) == code
     message = capsys.readouterr().err
     assert str(labels) in message

@@ -31,14 +31,21 @@ def test_copy_with_other_times_is_the_same(shards, few_digits):
     assert of(shards).splits["train"].records == 96
 
 
-def renamed(shards):
+def rename(shards, before, after):
     for suffix in ("", ".idx"):
-        (shards / f"train-00000-of-00002{suffix}").rename(shards / f"train-00003-of-00002{suffix}")
+        (shards / f"{before}{suffix}").rename(shards / f"{after}{suffix}")
+
+
+def renamed(shards):
+    rename(shards, "train-00001-of-00002", "train-00002-of-00002")
+    rename(shards, "train-00000-of-00002", "train-00001-of-00002")
     return "dataset.train: was 96 records in 2 parts, is 96 records in 2 parts of other names or sizes"
 
 
 def removed(shards):
-    (shards / "train-00000-of-00002").unlink()
+    for suffix in ("", ".idx"):
+        (shards / f"train-00001-of-00002{suffix}").unlink()
+    rename(shards, "train-00000-of-00002", "train-00000-of-00001")
     return "dataset.train: was 96 records in 2 parts, is 48 records in 1 part"
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnext_trainer import trained
+from resnext_trainer import classes
 from resnext_trainer.config import resolve
 from resnext_trainer.data import Share, dali, examples, open_source, tfrecord
 from resnext_trainer.inspect import training_images
@@ -73,7 +73,7 @@ def test_other_formats_are_converted_and_val_is_a_split_too(config, pictures):
 
 
 def test_prediction_names_classes_after_their_folders(config):
-    assert trained.class_names(resolve(config), None) == [f"digit-{digit}" for digit in range(10)]
+    assert classes.names(resolve(config)) == [f"digit-{digit}" for digit in range(10)]
 
 
 def no_training(root):

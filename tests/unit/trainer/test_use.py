@@ -16,6 +16,7 @@ from resnext_trainer.config import resolve
 from resnext_trainer.data import tfrecord
 from resnext_trainer.model import SHAPES, ResNeXt
 from resnext_trainer.refusal import Refused
+from resnext_trainer.runs import located
 from resnext_trainer.signals import Requests
 from resnext_trainer.telemetry import Telemetry
 
@@ -94,7 +95,7 @@ def test_evaluate_refuses_with_the_reason(run, capsys, options, code, words):
 
 
 def test_a_damaged_checkpoint_is_refused(run, tmp_path, capsys):
-    damaged = shutil.copytree(run.folder / "checkpoints" / "best", tmp_path / "best")
+    damaged = shutil.copytree(located(run.folder / "checkpoints") / "best", tmp_path / "best")
     (damaged / "state.npz").write_bytes((damaged / "state.npz").read_bytes()[:-5])
     assert resnext_train(run, "evaluate", "--checkpoint", damaged) == 9
     assert "its checksum differs" in capsys.readouterr().err

@@ -1,0 +1,255 @@
+"""Trainings of a second on checkpoints of earlier ones, as users run them."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from runs import StopAfter, folder, newest, trained
+
+from resnext_trainer import checkpoint
+from resnext_trainer.__main__ import main
+from resnext_trainer.refusal import Refused
+from resnext_trainer.report import Verdict
+from resnext_trainer.runs import located
+
+FORMAT_1 = Path(__file__).parents[2] / "fixtures" / "checkpoint-format-1"
+
+
+@pytest.fixture
+def tiny(few_digits, tmp_path):
+    """The training of the fixture of format 1: twelve steps of a network with two thousand weights."""
+    return yaml.safe_load((FORMAT_1 / "config.yaml").read_text()) | {
+        "data": {"path": str(few_digits), "pipeline": "tfdata"},
+        "checkpoint": {"path": str(tmp_path / "ck")},
+    }
+
+
+def on_mismatch(settings, mode):
+    return {**settings, "checkpoint": {**settings["checkpoint"], "onMismatch": mode}}
+
+
+def refused(settings, **named):
+    with pytest.raises(Refused) as caught:
+        trained(settings, **named)
+    return caught.value
+
+
+def test_training_of_format_1_ends_as_format_2(tiny, tmp_path):
+    """In its own directory, from its step; its best accuracy and log count on."""
+    shutil.copytree(FORMAT_1 / "run", tmp_path / "ck")
+    report = trained(tiny, attempt=2)
+    assert (report.verdict, report.progress.step) == ("finished", 12)
+    assert newest(tiny)[0].step == 12
+    assert folder(tiny) == tmp_path / "ck"
+    steps = [json.loads(line)["step"] for line in (tmp_path / "ck" / "log.jsonl").read_text().splitlines()]
+    assert {1, 9, 12} <= set(steps)
+
+
+@pytest.mark.parametrize("changed", [{"seed": 5}, {"optimizer": {"learningRate": 0.2, "warmupEpochs": 0}}])
+def test_finished_training_is_no_result_of_another_recipe(tiny, changed):
+    """It was "finished" at once, with the other recipe's weights."""
+    trained(tiny)
+    refusal = refused(tiny | changed)
+    assert (refusal.verdict, refusal.agreed, refusal.rank) == (Verdict.CONFIGURATION_REFUSED, True, None)
+    assert "is of another recipe" in refusal.message
+
+
+def test_finished_training_is_no_result_of_another_dataset(tiny, few_digits, tmp_path):
+    """One shard less is another dataset."""
+    trained(tiny)
+    other = shutil.copytree(few_digits, tmp_path / "other")
+    for name in ("train-00001-of-00002", "train-00001-of-00002.idx"):
+        (other / name).unlink()
+    (other / "train-00000-of-00002").rename(other / "train-00000-of-00001")
+    (other / "train-00000-of-00002.idx").rename(other / "train-00000-of-00001.idx")
+    assert "dataset.train: was 96 records" in refused(tiny | {"data": {**tiny["data"], "path": str(other)}}).message
+
+
+def test_restarted_training_resumes_its_own_run(tiny):
+    """The old run is finished; the new one is stopped in the middle and resumed there."""
+    trained(tiny)
+    old = folder(tiny)
+    again = on_mismatch(tiny | {"seed": 5}, "restart")
+    assert trained(again, stop_after=3).progress.step == 4
+    report = trained(again, attempt=2, telemetry=(telemetry := StopAfter()))
+    assert "resuming from step 4" in telemetry.log.getvalue()
+    assert (report.verdict, report.progress.step) == ("finished", 12)
+    assert checkpoint.newest(old)[0].step == 12
+    assert folder(tiny) != old
+
+
+def test_warm_start_begins_with_the_old_weights(tiny):
+    """A rate this small leaves the weights as they came; a head of other classes begins new."""
+    trained(tiny)
+    old = checkpoint.read(folder(tiny) / "best")[1]
+    again = tiny | {"optimizer": {"learningRate": 1e-30, "warmupEpochs": 0}}
+    again |= {"model": {**tiny["model"], "classes": 12}}
+    trained(on_mismatch(again, "warmStart"), stop_after=1, telemetry=(telemetry := StopAfter(1)))
+    position, new, _ = newest(again)
+    assert position.step < 3
+    assert np.array_equal(new["stem/kernel"], old["stem/kernel"])
+    assert "new: classifier/kernel, classifier/bias" in telemetry.log.getvalue()
+
+
+def test_continued_training_says_what_changed(tiny):
+    """In its log, its checkpoints and its progress, which the operator shows."""
+    trained(tiny, stop_after=2)
+    again = on_mismatch(tiny | {"labelSmoothing": 0.3}, "continue")
+    report = trained(again, attempt=2, telemetry=(telemetry := StopAfter()))
+    sentence = "labelSmoothing: was 0.1, is 0.3"
+    assert sentence in telemetry.log.getvalue()
+    assert report.progress.checkpoint.differences == (sentence,)
+    assert newest(again)[2].differences == (sentence,)
+
+
+def test_smaller_batch_resumes_within_the_epoch(tiny):
+    """As after OutOfMemory: 48 of 96 images are seen, the rest comes in twelve steps of four."""
+    trained(tiny, stop_after=2)
+    report = trained(tiny | {"batchSize": 4}, attempt=2)
+    assert (report.verdict, report.progress.step) == ("finished", 3 + 12 + 24)
+
+
+def test_changed_default_changes_no_training(tiny, monkeypatch):
+    """A later version has another default seed, which nobody wrote; both ends are the same."""
+    trained(tiny, stop_after=2)
+    copied = shutil.copytree(tiny["checkpoint"]["path"], f"{tiny['checkpoint']['path']}-copy")
+    trained(tiny, attempt=2)
+    expected = newest(tiny)[1]
+
+    from resnext_trainer import config
+
+    later = config.resolve
+    monkeypatch.setattr(
+        "runs.resolve", lambda written: later({"seed": 7, "labelSmoothing": 0.5, **written}).as_written_by(written)
+    )
+    again = tiny | {"checkpoint": {"path": str(copied)}}
+    trained(again, attempt=2, telemetry=(telemetry := StopAfter()))
+    assert "seed: 0, not 7" in telemetry.log.getvalue()
+    found = newest(again)[1]
+    assert all(np.array_equal(array, found[name]) for name, array in expected.items())
+
+
+def started(settings, tmp_path, number):
+    """`resnext-train train` in a process of its own."""
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    command = [sys.executable, "-m", "resnext_trainer", "train", "--config", str(file), "--metrics-port", "0"]
+    with (tmp_path / f"{number}.log").open("w") as log:
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+
+
+def test_two_processes_on_one_directory_do_not_both_write(tiny, tmp_path):
+    """One trains; the other ends with a status that can be retried."""
+    settings = tiny | {"epochs": 100_000, "evaluation": {"cropFraction": 1.0, "everyEpochs": 1000}}
+    settings["checkpoint"] = {**tiny["checkpoint"], "lockTimeoutSeconds": 1}
+    both = [started(settings, tmp_path, number) for number in range(2)]
+    try:
+        deadline = time.monotonic() + 300
+        while all(each.poll() is None for each in both) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        loser, winner = sorted(both, key=lambda each: each.poll() is None)
+        assert loser.wait(1) == Verdict.CHECKPOINT_LOCKED.value
+        assert "is locked by training local-" in (tmp_path / f"{both.index(loser)}.log").read_text()
+        winner.send_signal(signal.SIGTERM)
+        assert winner.wait(300) == Verdict.STOPPED.value
+    finally:
+        for each in both:
+            each.kill()
+            each.wait()
+    assert len(list((tmp_path / "ck" / "runs").iterdir())) == 1
+    assert newest(settings)[0].step > 0
+
+
+@pytest.mark.parametrize("settings_from", ["checkpoint.path", "run", "checkpoint"])
+def test_commands_need_no_configuration(tiny, tmp_path, capsys, settings_from):
+    """A checkpoint has its own; also in its own directory, or a copy elsewhere."""
+    report = trained(tiny)
+    options = ["--set", f"checkpoint.path={tiny['checkpoint']['path']}"]
+    if settings_from != "checkpoint.path":
+        place = folder(tiny) if settings_from == "run" else folder(tiny) / "best"
+        options = ["--checkpoint", str(shutil.copytree(place, tmp_path / "copy"))]
+    assert main(["evaluate", "--json", *options]) == 0
+    assert json.loads(capsys.readouterr().out)["top1"] == report.progress.top1
+    assert main(["evaluate", *options, "--set", "model.padding=symmetric"]) == 2
+    assert 'model.padding: was "same", is "symmetric"' in capsys.readouterr().err
+
+
+def pictures(root, names):
+    for split, count in (("train", 8), ("validation", 2)):
+        for number, name in enumerate(names):
+            (root / split / name).mkdir(parents=True)
+            for picture in range(count):
+                Image.new("RGB", (32, 32), (40 * number, picture, 200)).save(root / split / name / f"{picture}.png")
+    return root
+
+
+def predicted(capsys, tmp_path, *options):
+    Image.new("RGB", (32, 32)).save(tmp_path / "one.png")
+    assert main(["predict", str(tmp_path / "one.png"), "--top", "100", *options]) == 0
+    return json.loads(capsys.readouterr().out)["classes"]
+
+
+def test_class_names_come_from_the_checkpoint(tiny, tmp_path, capsys):
+    """Numeric folders: 10 is before 7, and must stay so when the dataset is absent; a class without one has no name."""
+    data = pictures(tmp_path / "pictures", ["10", "7", "cat"])
+    tiny |= {"data": {"path": str(data), "format": "folder", "pipeline": "tfdata"}, "batchSize": 8}
+    tiny |= {"model": {**tiny["model"], "classes": 4}}
+    trained(tiny)
+    shutil.rmtree(data)
+    options = ("--set", f"checkpoint.path={tiny['checkpoint']['path']}")
+    names = {each["number"]: each.get("name") for each in predicted(capsys, tmp_path, *options)}
+    assert names == {0: "10", 1: "7", 2: "cat", 3: None}
+    assert main(["export", "--format", "saved-model", "--output", str(tmp_path / "out"), *options]) == 0
+    assert (tmp_path / "out" / "labels.txt").read_text() == "10\n7\ncat\n\n"
+
+
+def test_class_without_a_name_has_none(tiny, tmp_path, capsys):
+    """Neither its number as a name, nor a file of names from an earlier export."""
+    trained(tiny)
+    options = ("--set", f"checkpoint.path={tiny['checkpoint']['path']}")
+    assert all(each.keys() == {"number", "probability"} for each in predicted(capsys, tmp_path, *options))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "labels.txt").write_text("old\n")
+    assert main(["export", "--format", "saved-model", "--output", str(tmp_path / "out"), *options]) == 0
+    assert not (tmp_path / "out" / "labels.txt").exists()
+
+
+def test_report_reads_the_current_run(tiny, tmp_path, capsys):
+    """From checkpoint.path, the run's own directory, and its log."""
+    trained(tiny)
+    for place in (tiny["checkpoint"]["path"], folder(tiny), folder(tiny) / "log.jsonl"):
+        assert main(["report", str(place), "--output", str(tmp_path / "page.html")]) == 0
+        assert "up to step 12" in capsys.readouterr().out
+
+
+def test_initial_checkpoint_may_be_of_either_format(tiny, tmp_path):
+    """A directory of runs, a run, a checkpoint, and what an earlier version wrote."""
+    trained(tiny)
+    places = [tiny["checkpoint"]["path"], folder(tiny), folder(tiny) / "best", FORMAT_1 / "run"]
+    for number, place in enumerate(places):
+        new = tiny | {"initialCheckpoint": str(place), "checkpoint": {"path": str(tmp_path / f"new-{number}")}}
+        trained(new, telemetry=(telemetry := StopAfter(1)))
+        assert f"variables come from {place}; none is new" in telemetry.log.getvalue()
+
+
+def test_written_fields_come_with_the_operators_configuration(tiny, tmp_path):
+    """What stands in training.json is resolved: written.json next to it says what of that the user wrote."""
+    from resnext_trainer import reading
+    from resnext_trainer.config import resolve
+    from resnext_trainer.provenance import dumped
+
+    (tmp_path / "training.json").write_text(json.dumps(dumped(resolve(tiny))))
+    everything = reading.read(tmp_path / "training.json").written
+    assert {"mixup", "seed", "epochs"} <= everything
+    (tmp_path / "written.json").write_text(json.dumps({"epochs": 2, "optimizer": {"learningRate": 0.1}}))
+    written = reading.read(tmp_path / "training.json", ["data.path=/x"]).written
+    assert written == {"epochs", "optimizer.learningRate", "data.path"}
+    assert located(tmp_path) == tmp_path
