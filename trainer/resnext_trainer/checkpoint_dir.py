@@ -68,8 +68,8 @@ def located(config: Training, environment: Mapping[str, str]) -> Training:
 def prepare(path: str, environment: Mapping[str, str]) -> None:
     """Creates the directory if it is missing and tests that checkpoints can be written there.
 
-    Raises Refused: CONFIGURATION_REFUSED with owner, mode and remedy where only a person can help, SYSTEM_ERROR where
-    the fault may pass (a full disk, an I/O error, a stale mount).
+    Raises Refused: CONFIGURATION_REFUSED with owner, mode and remedy where only a person can help; where the fault may
+    pass CHECKPOINT_NOT_SAVED for a full disk, SYSTEM_ERROR for the rest (an I/O error, a stale mount).
     """
     root = environment.get(ROOT)
     directory = _created(path) if root is None else _opened(path, root)
@@ -234,10 +234,12 @@ def _refusal(error: OSError, path: str, at: str | int, able: str) -> Refused:
             return _refused(f"{path} is not a directory but a file{facts}: {_OTHER_PATH}")
     if error.errno in (errno.EACCES, errno.EPERM):
         return _refused(f"{path} is not {able} by uid {os.geteuid()}{facts}: {_OWNER_REMEDY}")
-    permanent = error.errno in _PERMANENT
+    permanent, full = error.errno in _PERMANENT, error.errno in (errno.ENOSPC, errno.EDQUOT)
     remedy = _REMEDY.get(error.errno or 0, _ELSEWHERE if permanent else "check the volume and its server")
     message = f"{path} is not {able}{facts}: {error.strerror}: {remedy}"
-    return _refused(message) if permanent else Refused(Verdict.SYSTEM_ERROR, message)
+    if permanent:
+        return _refused(message)
+    return Refused(Verdict.CHECKPOINT_NOT_SAVED if full else Verdict.SYSTEM_ERROR, message)
 
 
 def _owner_and_mode(found: os.stat_result) -> str:
