@@ -79,6 +79,16 @@ def prepare(path: str, environment: Mapping[str, str]) -> None:
         os.close(directory)
 
 
+def owner_and_mode(path: str) -> str:
+    """Of a path or, where it is missing, of the directory above it that would hold it."""
+    nearest = _nearest(path)
+    try:
+        facts = _owner_and_mode(Path(nearest).stat())
+    except OSError as error:
+        return f"{nearest}: {error.strerror}"
+    return facts if nearest == path else f"{nearest} has {facts}"
+
+
 def _created(path: str) -> int:
     """A directory outside a cluster, open for reading."""
     nearest = _nearest(path)

@@ -256,3 +256,12 @@ def test_path_outside_cluster_stays():
     """Without a pod's variables the configuration alone counts."""
     config = resolve({"checkpoint": {"path": "/checkpoints"}})
     assert checkpoint_dir.located(config, {SUB_PATH: "runs/a"}) == config
+
+
+def test_owner_and_mode_of_missing_file_are_its_directorys(claim):
+    """A file that cannot be created is a fault of the directory that would hold it."""
+    claim.chmod(0o750)
+    facts = checkpoint_dir.owner_and_mode(str(claim / "runs" / "lock"))
+    assert facts.startswith(f"{claim} has owner ")
+    assert facts.endswith(", mode 0750")
+    assert checkpoint_dir.owner_and_mode(str(claim)).startswith("owner ")
