@@ -29,8 +29,8 @@ created again by a later version of the operator, which mounts the claim in anot
 
 _MODE = 0o770
 
-# O_PATH: to pass through a directory takes no permission to read it.
-_PASSED = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+# O_PATH, which Linux has: to pass through a directory takes no permission to read it.
+_PASSED: int = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 # What no retry can cure: someone has to change the directory, its owner, its mount or the path.
