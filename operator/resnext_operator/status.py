@@ -232,6 +232,8 @@ _ATTEMPT: Mapping[str, Parser] = {
     "firstTime": timestamp,
     "workers": integer(1, 4096),
     "checkpointStepBefore": integer(),
+    "resumedStep": integer(),
+    "startMessage": text,
     "checkpointStep": integer(),
     "cause": text,
     "message": text,

@@ -29,8 +29,8 @@ created again by a later version of the operator, which mounts the claim in anot
 
 _MODE = 0o770
 
-# O_PATH: to pass through a directory takes no permission to read it.
-_PASSED = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+# O_PATH, which Linux has: to pass through a directory takes no permission to read it.
+_PASSED: int = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 # What no retry can cure: someone has to change the directory, its owner, its mount or the path.
@@ -68,8 +68,8 @@ def located(config: Training, environment: Mapping[str, str]) -> Training:
 def prepare(path: str, environment: Mapping[str, str]) -> None:
     """Creates the directory if it is missing and tests that checkpoints can be written there.
 
-    Raises Refused: CONFIGURATION_REFUSED with owner, mode and remedy where only a person can help, SYSTEM_ERROR where
-    the fault may pass (a full disk, an I/O error, a stale mount).
+    Raises Refused: CONFIGURATION_REFUSED with owner, mode and remedy where only a person can help; where the fault may
+    pass CHECKPOINT_NOT_SAVED for a full disk, SYSTEM_ERROR for the rest (an I/O error, a stale mount).
     """
     root = environment.get(ROOT)
     directory = _created(path) if root is None else _opened(path, root)
@@ -77,6 +77,16 @@ def prepare(path: str, environment: Mapping[str, str]) -> None:
         _test(directory, path)
     finally:
         os.close(directory)
+
+
+def owner_and_mode(path: str) -> str:
+    """Of a path or, where it is missing, of the directory above it that would hold it."""
+    nearest = _nearest(path)
+    try:
+        facts = _owner_and_mode(Path(nearest).stat())
+    except OSError as error:
+        return f"{nearest}: {error.strerror}"
+    return facts if nearest == path else f"{nearest} has {facts}"
 
 
 def _created(path: str) -> int:
@@ -234,10 +244,12 @@ def _refusal(error: OSError, path: str, at: str | int, able: str) -> Refused:
             return _refused(f"{path} is not a directory but a file{facts}: {_OTHER_PATH}")
     if error.errno in (errno.EACCES, errno.EPERM):
         return _refused(f"{path} is not {able} by uid {os.geteuid()}{facts}: {_OWNER_REMEDY}")
-    permanent = error.errno in _PERMANENT
+    permanent, full = error.errno in _PERMANENT, error.errno in (errno.ENOSPC, errno.EDQUOT)
     remedy = _REMEDY.get(error.errno or 0, _ELSEWHERE if permanent else "check the volume and its server")
     message = f"{path} is not {able}{facts}: {error.strerror}: {remedy}"
-    return _refused(message) if permanent else Refused(Verdict.SYSTEM_ERROR, message)
+    if permanent:
+        return _refused(message)
+    return Refused(Verdict.CHECKPOINT_NOT_SAVED if full else Verdict.SYSTEM_ERROR, message)
 
 
 def _owner_and_mode(found: os.stat_result) -> str:

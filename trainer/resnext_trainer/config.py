@@ -323,7 +323,7 @@ class Checkpoint(Config):
     every_minutes: Annotated[float, Field(ge=0, le=10_080)] = 15.0
     """Minutes after which a checkpoint is also written within an epoch, on all ranks at one step; 0 writes none."""
 
-    save_timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
+    save_timeout_seconds: Annotated[int, Field(ge=1, le=86_400), HERE] = 600
     """Time in which the last checkpoint is tried again if it cannot be written, at the end or when asked to stop; then
     the attempt ends with exit status 10. When asked to stop it also ends before the pod's termination grace period."""
 

@@ -118,7 +118,7 @@ class Progress(Message):
     checkpoint: SavedCheckpoint | None = None
     """The newest checkpoint."""
 
-    resumed_step: int | None = None
+    resumed_step: Count | None = None
     """Step that this attempt started from, 0 without a checkpoint; never written to the status' progress."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from resnext_trainer import checkpoint, compatibility, lock, runs
+from resnext_trainer import checkpoint, checkpoint_dir, compatibility, lock, runs
 from resnext_trainer.checkpoint import Position
 from resnext_trainer.compatibility import Comparison, Difference, shown
 from resnext_trainer.config import InvalidConfig, Training
@@ -239,7 +239,9 @@ def _explained(root: Path) -> Iterator[None]:
             verdict, remedy = Verdict.CHECKPOINT_NOT_SAVED, "free space on the volume"
         else:
             verdict, remedy = Verdict.SYSTEM_ERROR, "check the volume and its server"
-        where = error.filename or root
+        where = error.filename or str(root)
         raise Refused(
-            verdict, f"{where} cannot be used for checkpoints by uid {os.getuid()}: {error.strerror}: {remedy}"
+            verdict,
+            f"{where} cannot be used for checkpoints by uid {os.getuid()} ({checkpoint_dir.owner_and_mode(where)}): "
+            f"{error.strerror}: {remedy}",
         ) from None

@@ -255,10 +255,7 @@ class _Story:
     def _conclude(self, ending: Ending) -> None:
         if (launcher := self.launcher) and launcher.report and launcher.report.progress:
             self._record(launcher.report.progress)
-        started = self.attempts[-1].get("message")  # what was to be said about its start
         self.attempts[-1] |= {"endTime": stamp(self.now), **ending.as_status()}
-        if started:
-            self.attempts[-1]["message"] = f"{ending.message}; {started}"
         if saved := self.status.get("checkpoint"):
             self.attempts[-1]["checkpointStep"] = saved["step"]
         startup.account(self.status, self.seen.workers)
@@ -731,7 +728,7 @@ class _Story:
                 f"attempt {attempt['number']} {how} although step {saved} was saved: that checkpoint is missing or "
                 "damaged, the launcher's log says which; the steps between are trained again"
             )
-            attempt["message"] = message
+            attempt["startMessage"] = message
             self.conditions.set("Checkpointed", start > 0, Reason.RESUMED_EARLIER, message)
             self.events.append(warning(Reason.RESUMED_EARLIER, message))
 

@@ -150,17 +150,17 @@ def test_read_only_mount_refused(claim, below):
 
 
 @as_root
-def test_full_volume_is_system_error(claim):
+def test_full_volume_is_checkpoint_not_saved(claim):
     """It may be free by the next attempt: no fault of the configuration."""
     with mounted("-t", "tmpfs", "-o", "size=4k,mode=0777", "none", claim):
         (claim / "filler").write_bytes(b"x" * 4096)
         said = prepared(claim, claim)
         assert sorted(each.name for each in claim.iterdir()) == ["filler"]
-    assert said.startswith(f"SYSTEM_ERROR {claim} is not writable")
+    assert said.startswith(f"CHECKPOINT_NOT_SAVED {claim} is not writable")
     assert "No space left on device: free space on the volume, or enlarge it" in said
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENOMEM])
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENOMEM])
 def test_fault_that_may_pass_is_system_error(claim, monkeypatch, number):
     """Storage and limits: retried, and never a refused configuration."""
 
@@ -256,3 +256,12 @@ def test_path_outside_cluster_stays():
     """Without a pod's variables the configuration alone counts."""
     config = resolve({"checkpoint": {"path": "/checkpoints"}})
     assert checkpoint_dir.located(config, {SUB_PATH: "runs/a"}) == config
+
+
+def test_owner_and_mode_of_missing_file_are_its_directorys(claim):
+    """A file that cannot be created is a fault of the directory that would hold it."""
+    claim.chmod(0o750)
+    facts = checkpoint_dir.owner_and_mode(str(claim / "runs" / "lock"))
+    assert facts.startswith(f"{claim} has owner ")
+    assert facts.endswith(", mode 0750")
+    assert checkpoint_dir.owner_and_mode(str(claim)).startswith("owner ")

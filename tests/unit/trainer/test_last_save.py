@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import StopAfter, trained
+from runs import StopAfter, folder, newest, trained
 
 from resnext_trainer import checkpoint, last_save
 from resnext_trainer.refusal import Refused
@@ -49,10 +49,6 @@ def failing(monkeypatch):
     return fail
 
 
-def newest(settings):
-    return checkpoint.newest(Path(settings["checkpoint"]["path"]))
-
-
 def with_time(settings, seconds):
     return settings | {"checkpoint": {**settings["checkpoint"], "saveTimeoutSeconds": seconds}}
 
@@ -79,7 +75,7 @@ def test_last_save_is_tried_until_it_succeeds(few, failing, number):
     report = trained(few, telemetry=telemetry)
     assert (report.verdict, report.progress.checkpoint.step) == ("finished", 12)
     assert newest(few)[0].step == 12
-    assert checkpoint.best(Path(few["checkpoint"]["path"])).best_top1 == report.progress.best_top1
+    assert checkpoint.best(folder(few)).best_top1 == report.progress.best_top1
     assert len(begun) > 7
     assert "saving step 12 again, try 2" in telemetry.log.getvalue()
 
@@ -151,20 +147,33 @@ SYNTHETIC = {"format": "synthetic", "syntheticImages": 64}
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="changes users and mounts")
 
 
-def run(settings, folder, uid=None):
-    """`resnext-train train` as it is; returns exit status, report and all that it said."""
-    config = folder / "training.json"
+# The interpreter may be where another user cannot read it: everything is imported before the user changes.
+TRAIN = """
+import os, sys
+import resnext_trainer.train, resnext_trainer.watchdog, resnext_trainer.commands.model, resnext_trainer.reading
+from resnext_trainer.__main__ import main
+uid = int(sys.argv[1])
+if uid:
+    os.setgroups([])
+    os.setgid(uid)
+    os.setuid(uid)
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def run(settings, place, uid=0):
+    """`resnext-train train` as a process of this user; returns exit status, report and all that it said."""
+    config = place / "training.json"
     config.write_text(json.dumps(settings))
-    as_user = {} if uid is None else {"user": uid, "group": uid, "extra_groups": []}
     done = subprocess.run(
-        [sys.executable, "-m", "resnext_trainer", "train", "--config", config, "--metrics-port", "0"],
+        [sys.executable, "-c", TRAIN, str(uid), "train", "--config", config, "--metrics-port", "0"],
         env={**os.environ, "HOME": "/tmp", "TF_CPP_MIN_LOG_LEVEL": "2"},
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
-        **as_user,
     )
+    assert REPORT_TAG in done.stdout, done.stdout + done.stderr
     (line,) = (line for line in done.stdout.splitlines() if line.startswith(REPORT_TAG))
     return done.returncode, json.loads(line.removeprefix(REPORT_TAG)), done.stdout + done.stderr
 

@@ -148,3 +148,56 @@ def test_a_new_training_takes_all_but_the_head_from_one_with_other_classes(few, 
     resumed = StopAfter()
     trained(again, attempt=2, telemetry=resumed)
     assert "come from" not in resumed.log.getvalue()  # a resumed training is its own
+
+
+def kept_steps(settings):
+    return sorted(int(path.name.split("-")[1]) for path in folder(settings).glob("step-*"))
+
+
+def saving_every(settings, place, minutes, **checkpoints):
+    return settings | {"checkpoint": {"path": str(place), "keep": 100, "everyMinutes": minutes, **checkpoints}}
+
+
+@pytest.mark.parametrize("changed", [{}, {"emaDecay": 0.9, "gradientAccumulation": 2, "batchSize": 8}])
+def test_saves_within_epoch_change_no_result(few, tmp_path, changed):
+    """When a save is due is up to the clock; the weights must not be."""
+    few |= changed
+    often, never = saving_every(few, tmp_path / "often", 1e-9), saving_every(few, tmp_path / "never", 0)
+    trained(often)
+    trained(never)
+    assert kept_steps(often) == list(range(1, 13))
+    assert kept_steps(never) == [6, 12]
+    ours, theirs = newest(often), newest(never)
+    assert ours[0] == theirs[0]
+    for name, array in theirs[1].items():
+        assert np.array_equal(ours[1][name], array), name
+
+
+def test_crash_within_epoch_resumes_from_save_within_epoch(few, tmp_path, monkeypatch):
+    """At most everyMinutes of work are done again, and the result is that of an uninterrupted training."""
+    whole, parts = saving_every(few, tmp_path / "whole", 0), saving_every(few, tmp_path / "parts", 1e-9)
+    trained(whole)
+    calls, update = [], Step.update
+
+    def crashing(step, *arguments, **named):
+        calls.append(None)
+        if len(calls) == 5:
+            raise RuntimeError("power cut")
+        return update(step, *arguments, **named)
+
+    monkeypatch.setattr(Step, "update", crashing)
+    with pytest.raises(RuntimeError):
+        trained(parts)
+    assert newest(parts)[0].step == 4
+    report = trained(parts, attempt=2)
+    assert (report.verdict, report.progress.resumed_step) == ("finished", 4)
+    assert len(calls) == 5 + 8
+    for name, array in newest(whole)[1].items():
+        assert np.array_equal(newest(parts)[1][name], array), name
+
+
+def test_save_due_in_last_step_of_epoch_is_made_at_its_end(few, tmp_path):
+    """Also where an epoch has one step only, and everyEpochs comes much later."""
+    few = saving_every(few | {"epochs": 3, "batchSize": 96}, tmp_path / "kept", 1e-9, everyEpochs=1000)
+    trained(few)
+    assert kept_steps(few) == [1, 2, 3]

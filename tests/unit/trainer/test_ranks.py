@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import yaml
 
+from resnext_trainer import checkpoint
 from resnext_trainer.report import REPORT_TAG
+from resnext_trainer.runs import located
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("horovod") is None or shutil.which("mpirun") is None,
@@ -96,3 +98,48 @@ def test_a_refusal_is_reported_once_and_ends_all_ranks_in_order(settings, tmp_pa
     output = start(2, "-m", "resnext_trainer", "train", "--config", config, "--workers", 1, "--world", 2)
     assert output.count(REPORT_TAG) == 1
     assert '"data_refused"' in output
+
+
+def ended(output):
+    (line,) = (line for line in output.splitlines() if line.startswith(REPORT_TAG))
+    return json.loads(line.removeprefix(REPORT_TAG))
+
+
+@pytest.mark.slow
+def test_ranks_save_within_epoch_at_same_step_and_change_no_result(few, tmp_path):
+    """Rank 0's clock decides for all, and each rank keeps its own statistics."""
+    results = []
+    for minutes in (1e-9, 0):
+        place = tmp_path / str(minutes)
+        config = tmp_path / f"{minutes}.yaml"
+        checkpoints = {"path": str(place), "keep": 100, "everyMinutes": minutes}
+        config.write_text(yaml.safe_dump(few | {"batchSize": 8, "epochs": 1, "checkpoint": checkpoints}))
+        report = ended(start(2, "-m", "resnext_trainer", "train", "--config", config, "--world", 2))
+        assert report["verdict"] == "finished"
+        results.append((sorted(path.name for path in located(place).glob("step-*")), checkpoint.newest(located(place))))
+    (often, ours), (never, theirs) = results
+    assert (len(often), len(never)) == (6, 1)
+    assert ours[0] == theirs[0]
+    for name, array in theirs[1].items():
+        np.testing.assert_array_equal(ours[1][name], array, err_msg=name)
+
+
+@pytest.mark.slow
+def test_ranks_wait_for_last_save_longer_than_stall_timeout(few, tmp_path):
+    """The rank that waits shows signs of life as well; in the end all report that it is not saved."""
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", volume], check=False).returncode:
+        pytest.skip("no mounts here")
+    config = tmp_path / "training.yaml"
+    checkpoints = {"path": str(volume), "saveTimeoutSeconds": 14}
+    config.write_text(
+        yaml.safe_dump(few | {"batchSize": 8, "epochs": 1, "stallTimeoutSeconds": 10, "checkpoint": checkpoints})
+    )
+    try:
+        output = start(2, "-m", "resnext_trainer", "train", "--config", config, "--world", 2)
+    finally:
+        subprocess.run(["umount", "--lazy", volume], check=True)
+    report = ended(output)
+    assert report["verdict"] == "checkpoint_not_saved"
+    assert "No space left on device" in report["message"]

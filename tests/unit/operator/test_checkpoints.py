@@ -1,0 +1,193 @@
+"""Where checkpoints go, which paths are rejected, and what the status says of an attempt that does work again."""
+
+import re
+
+import pytest
+from model import HOSTS, SITE, Cluster, resource
+
+from resnext_operator import api, crd, policy, render
+from resnext_operator.api import InvalidTraining
+from resnext_trainer import checkpoint_dir
+from resnext_trainer.config import resolve
+from resnext_trainer.report import Progress, Report, Verdict
+
+MOUNTED_OF_A_CLAIM = "/checkpoints"
+
+
+def checkpoints_of(pod):
+    (container,) = pod["spec"]["containers"]
+    mounts = [mount for mount in container["volumeMounts"] if mount["name"] == "checkpoints"]
+    return mounts, {each["name"]: each["value"] for each in container["env"]}
+
+
+def parsed(**spec):
+    return api.parse(resource(**spec), SITE)
+
+
+def test_worker_0_mounts_whole_claim_without_sub_path():
+    """The kubelet creates a subPath as root's, which nobody else can write on hostPath and NFS."""
+    training = parsed(checkpoints={"claimName": "c", "subPath": "runs/a"})
+    mounts, environment = checkpoints_of(render.worker_pod(training, 0, 0))
+    assert mounts == [{"name": "checkpoints", "mountPath": MOUNTED_OF_A_CLAIM}]
+    assert environment[checkpoint_dir.ROOT] == MOUNTED_OF_A_CLAIM
+    assert environment[checkpoint_dir.SUB_PATH] == "runs/a"
+    assert environment["RESNEXT_TERMINATION_GRACE_SECONDS"] == "60"
+
+
+def test_no_other_pod_mounts_claim():
+    """So that ReadWriteOnce is enough."""
+    training = parsed(checkpoints={"claimName": "c", "subPath": "runs/a"})
+    for pod in (render.worker_pod(training, 1, 0), render.launcher_pod(training, 1, HOSTS)):
+        mounts, environment = checkpoints_of(pod)
+        assert not mounts
+        assert not environment.keys() & {checkpoint_dir.ROOT, checkpoint_dir.SUB_PATH}
+
+
+@pytest.mark.parametrize("path", ["/checkpoints", "/checkpoints/b"])
+@pytest.mark.parametrize("sub_path", ["", "runs/a", "a b/$(HOME)", "$$x"])
+def test_place_in_claim_is_the_one_of_kubelets_sub_path(path, sub_path):
+    """The place comes with the pod: a ConfigMap written by an earlier version means the same as ever."""
+    training = parsed(checkpoints={"claimName": "c", "subPath": sub_path})
+    _, environment = checkpoints_of(render.worker_pod(training, 0, 0))
+    # As the kubelet expands a value: $$ is a dollar, $(NAME) a variable.
+    assert not re.search(r"(?<!\$)(\$\$)*\$\(", environment.get(checkpoint_dir.SUB_PATH, ""))
+    seen = {name: value.replace("$$", "$") for name, value in environment.items()}
+    config = checkpoint_dir.located(resolve({"checkpoint": {"path": path}}), seen)
+    before = path.replace("/checkpoints", f"/checkpoints/{sub_path}".rstrip("/"), 1)
+    assert config.checkpoint.path == before
+
+
+def test_upgrade_keeps_pods():
+    """What a newer operator mounts otherwise is no reason to replace a running training's pods."""
+    body = resource(checkpoints={"claimName": "c", "subPath": "runs/a"})
+    assert render.revision(api.parse(body, SITE)) == render.revision(api.parse(resource(), SITE))
+
+
+SENTENCES = {
+    "spec.training.checkpoint.path": "what is written elsewhere is lost with the pod: set it to /checkpoints",
+    "spec.checkpoints.subPath": "it is a directory in the claim: write a relative path",
+    "spec.workers.volumeMounts[0].mountPath": "the pods mount something of their own there",
+}
+
+
+def below_checkpoints(path):
+    volume = {"name": "x", "emptyDir": {}}
+    return {"workers": {"volumes": [volume], "volumeMounts": [{"name": "x", "mountPath": path}]}}
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        *(
+            ({"training": {"checkpoint": {"path": path}}}, "spec.training.checkpoint.path")
+            for path in ("/tmp/ck", "ck", "/", "/checkpoints2", "/checkpoint", "/checkpoints/../tmp", "/checkpoints/..")
+        ),
+        *(
+            ({"checkpoints": {"claimName": "c", "subPath": path}}, "spec.checkpoints.subPath")
+            for path in ("/a", "..", "../a", "a/../b", "a/..", "a\nb", "a\x00", "/")
+        ),
+        (below_checkpoints("/checkpoints/a"), "spec.workers.volumeMounts[0].mountPath"),
+    ],
+    ids=lambda value: re.sub(r"[^\w./-]", "", str(value))[-40:],
+)
+def test_path_outside_claim_rejected_at_apply(change, field):
+    """In the same words by the API server and by the operator."""
+    with pytest.raises(InvalidTraining) as caught:
+        parsed(**change)
+    assert str(caught.value).startswith(f"{field}: Invalid value: ")
+    assert SENTENCES[field] in str(caught.value)
+    assert SENTENCES[field] in str(crd.manifest())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"training": {"checkpoint": {"path": "/checkpoints"}}},
+        {"training": {"checkpoint": {"path": "/checkpoints/a..b"}}},
+        {"training": {"checkpoint": {"everyMinutes": 0}}},
+        {"checkpoints": {"claimName": "c", "subPath": "runs/a"}},
+        {"checkpoints": {"claimName": "c", "subPath": "..a/b.."}},
+        {"checkpoints": {"claimName": "c", "subPath": "."}},
+        below_checkpoints("/checkpoints2"),
+    ],
+    ids=str,
+)
+def test_path_in_claim_accepted(change):
+    """What only looks like a way out is none."""
+    parsed(**change)
+
+
+# -- the step that an attempt starts from ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def restarted() -> Cluster:
+    """A second attempt, after a checkpoint of step 40."""
+    cluster = Cluster()
+    cluster.run()
+    cluster.wait(seconds=5)
+    cluster.train(45, 40)
+    cluster.settle()
+    cluster.end(Verdict.HUNG)
+    cluster.settle()
+    cluster.wait(seconds=15)
+    cluster.settle()
+    cluster.ready()
+    cluster.settle()
+    assert cluster.status["attempts"][-1] == {**cluster.status["attempts"][-1], "number": 2, "checkpointStepBefore": 40}
+    return cluster
+
+
+def resumes(cluster, step):
+    cluster.progress = Progress(attempt=2, epoch=2, epochs=8, step=step + 1, steps=160, resumed_step=step)
+
+
+@pytest.mark.parametrize(("step", "how"), [(20, "resumed from step 20"), (0, "started from the beginning")])
+def test_attempt_that_starts_earlier_says_so_in_status(restarted, step, how):
+    """In the attempt, in the condition and as one warning."""
+    resumes(restarted, step)
+    restarted.settle()
+    sentence = f"attempt 2 {how} although step 40 was saved"
+    attempt = restarted.status["attempts"][-1]
+    assert attempt["resumedStep"] == step
+    assert sentence in attempt["startMessage"]
+    (condition,) = (each for each in restarted.status["conditions"] if each["type"] == "Checkpointed")
+    assert sentence in condition["message"]
+    assert restarted.events.count("ResumedEarlier") == 1
+    assert "resumedStep" not in restarted.status["progress"]
+    restarted.end(Verdict.HUNG, "rank 1 is stuck")
+    restarted.settle()
+    attempt = restarted.status["attempts"][1]
+    assert attempt["message"] == "rank 1 is stuck"
+    assert sentence in attempt["startMessage"]
+    assert restarted.events.count("ResumedEarlier") == 1
+
+
+@pytest.mark.parametrize("step", [40, 44, None])
+def test_attempt_that_starts_where_it_should_says_nothing(restarted, step):
+    """Also at a later step than the operator knew of, and with a trainer that does not tell."""
+    restarted.progress = Progress(attempt=2, epoch=2, epochs=8, step=45, steps=160, resumed_step=step)
+    restarted.settle()
+    assert restarted.status["attempts"][-1].get("resumedStep") == step
+    assert "startMessage" not in restarted.status["attempts"][-1]
+    assert "ResumedEarlier" not in restarted.events
+
+
+def test_start_known_from_last_words_alone_is_recorded(restarted):
+    """An attempt may end before it was asked how far it is."""
+    progress = Progress(attempt=2, epoch=2, epochs=8, step=21, steps=160, resumed_step=20)
+    last_words = Report(verdict="hung", message="stuck", progress=progress).model_dump_json(by_alias=True)
+    restarted.end_pod(restarted.pods("launcher")[-1], Verdict.HUNG.value, last_words)
+    restarted.settle()
+    assert "resumed from step 20 although step 40 was saved" in restarted.status["attempts"][1]["startMessage"]
+
+
+def test_attempt_without_last_checkpoint_is_retried_and_counted():
+    """Up to backoffLimit."""
+    cluster = Cluster(runPolicy={"backoffLimit": 0})
+    cluster.run()
+    cluster.end(Verdict.CHECKPOINT_NOT_SAVED, "the checkpoint of step 40 could not be saved")
+    cluster.settle()
+    assert cluster.status["failures"] == 1
+    assert cluster.status["attempts"][0]["cause"] == "checkpoint_not_saved"
+    assert Verdict.CHECKPOINT_NOT_SAVED not in policy.FINAL
