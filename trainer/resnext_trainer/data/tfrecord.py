@@ -232,6 +232,9 @@ def _index_of(file: Path, index_folder: Path) -> Path:
             ) from None
         if candidate == index or not os.path.samestat(status, file.stat()):
             return candidate
+    start = _start(file)
+    if not _is_header(start[:_HEADER]) and (what := shards.kind(start)):
+        raise refused(f"{printable(file)} is not a TFRecord file: it is {what}")
     raise refused(f"{printable(index)} is missing; {_MAKE_INDEX}")
 
 
