@@ -135,7 +135,7 @@ class TestStrangers:
     @pytest.mark.parametrize(
         "name",
         [
-            "train-00001-of-00004.bak", "train-00001-of-00004.part", "train-00001-of-00004.tmp", "train-00001-of-00004~",
+            "train-00001-of-00004.bak", "train-00001-of-00004.part", "train-00001-of-00004.tmp", "train-00001-of-00004~",  # noqa: E501
             "train-00001-of-00004.gz", "train-00001-of-00004 (copy)", "train-00001-of-00004.1", "train_labels.csv",
             "training-00000-of-00004", "train-extra", "train.txt",
         ],

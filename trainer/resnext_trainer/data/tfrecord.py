@@ -355,7 +355,7 @@ def _write_records(file: Path, images: Iterable[tuple[bytes, int]]) -> None:
             record = Example()
             record.features.feature[Features.image].bytes_list.value.append(jpeg)
             record.features.feature[Features.label].int64_list.value.append(label)
-            content = record.SerializeToString()
+            content = record.SerializeToString(deterministic=True)
             length = struct.pack("<Q", len(content))
             checksums = (struct.pack("<I", _checksum(part)) for part in (length, content))
             try:
