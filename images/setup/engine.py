@@ -23,7 +23,7 @@ def answers() -> bool:
 
 def has_capability(number: int) -> bool:
     """Whether this process holds a Linux capability in its bounding set."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("CapBnd:"):
             return bool(int(line.split()[1], 16) >> number & 1)
     return True
@@ -75,7 +75,7 @@ def running() -> int | None:
         return None
     pid = int(PID.read_text())
     name = Path(f"/proc/{pid}/comm")
-    return pid if name.is_file() and name.read_text().strip() == "dockerd" else None
+    return pid if name.is_file() and name.read_text(encoding="utf-8").strip() == "dockerd" else None
 
 
 def stop() -> None:

@@ -120,10 +120,10 @@ class Record:
     def __init__(self, file: Path) -> None:
         self._file = file
         self.found: dict[Cell, dict[str, Any]] = {}
-        lines = file.read_text() if file.exists() else ""
+        lines = file.read_text(encoding="utf-8") if file.exists() else ""
         if lines and not lines.endswith("\n"):
             # Cut off while it was written: the next one begins a line of its own.
-            file.write_text(lines + "\n")
+            file.write_text(lines + "\n", encoding="utf-8")
         for line in lines.splitlines():
             try:
                 entry = json.loads(line)

@@ -74,7 +74,7 @@ class Watched(Telemetry):
 
 def resident() -> float:
     """This process's memory in MiB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 

@@ -25,7 +25,7 @@ ROUNDS = 2
 
 def cases() -> tuple[Case, ...]:
     """fp32 has a goal; bf16 is reported where the processor has it: elsewhere a step takes minutes, PyTorch's too."""
-    flags = Path("/proc/cpuinfo").read_text().split()
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
     in_hardware = any("bf16" in flag for flag in flags)
     networks = (("resnext101-32x4d", 8), ("resnext50-32x4d", 16))
     exact = tuple(Case(network, batch, "fp32", 4, 1.0) for network, batch in networks)

@@ -30,7 +30,7 @@ def condition(status, kind):
 
 def dashboard_queries():
     (dashboard,) = (ROOT / "charts" / "resnext-operator" / "files" / "dashboards").glob("*.json")
-    panels = json.loads(Path(dashboard).read_text())["panels"]
+    panels = json.loads(Path(dashboard).read_text(encoding="utf-8"))["panels"]
     return [target["expr"] for panel in panels for target in panel.get("targets", ())]
 
 

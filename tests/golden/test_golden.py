@@ -33,7 +33,7 @@ Plain.add_representer(str, Plain.represent_str)
 
 
 def rendered(path: Path) -> str:
-    body = yaml.safe_load(path.read_text())
+    body = yaml.safe_load(path.read_text(encoding="utf-8"))
     body["metadata"] |= {"namespace": "default", "uid": "00000000-0000-0000-0000-000000000000"}
     return yaml.dump_all(manifests(body, api.Site("resnext-trainer"), KEYS), Dumper=Plain, sort_keys=False, width=120)
 

@@ -132,7 +132,7 @@ class _Scalars:
 
 def _until(step: int, log: Path) -> Iterator[str]:
     """The whole lines about steps up to one."""
-    for line in log.read_text(errors="replace").splitlines():
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
         with suppress(ValueError, KeyError, TypeError):
             if json.loads(line)["step"] <= step:
                 yield line

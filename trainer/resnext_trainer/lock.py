@@ -276,7 +276,7 @@ def _read(file: Path) -> Holder | None:
 def _process(pid: int) -> str:
     """Names a process of this machine for as long as the machine runs; empty where /proc does not say."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()} {pid} {_start(pid)}"
     except (OSError, ValueError, IndexError):
         return ""
@@ -284,7 +284,7 @@ def _process(pid: int) -> str:
 
 def _start(pid: int) -> str:
     """When a process started; empty for one that has ended and was not waited for."""
-    state, *others = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    state, *others = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return "" if state in "ZX" else others[18]
 
 

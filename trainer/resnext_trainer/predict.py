@@ -12,10 +12,11 @@ import numpy as np
 import tensorflow as tf
 
 from resnext_trainer.config import Training
-from resnext_trainer.data import tfdata
-from resnext_trainer.data.geometry import centre_cut, jpeg_size
+from resnext_trainer.data import files, tfdata
+from resnext_trainer.data.geometry import centre_cut, jpeg_size, regular
 from resnext_trainer.data.images import as_jpeg
 from resnext_trainer.data.tfrecord import refused
+from resnext_trainer.refusal import system_errors
 
 STDIN = "-"
 
@@ -37,9 +38,10 @@ def find(names: Sequence[str]) -> list[str]:
         if name == STDIN or path.is_file():
             found.append(name)
         elif path.is_dir():
-            files = (file for file in path.rglob("*") if file.is_file())
+            # Dead links, pipes and the like are named as errors, never opened.
+            inside = (file for file in path.rglob("*") if not file.is_dir())
             found += sorted(
-                str(file) for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)
+                str(file) for file in inside if not any(part.startswith(".") for part in file.relative_to(path).parts)
             )
         else:
             raise refused(f"{name} is neither a file nor a folder")
@@ -55,12 +57,11 @@ def guesses(
 
     def image(name: str) -> Any:
         try:
-            jpeg = as_jpeg(stdin.read() if name == STDIN else Path(name).read_bytes())
+            with system_errors(name):
+                jpeg = regular(as_jpeg(stdin.read() if name == STDIN else files.read(name)))
             cut = centre_cut(*jpeg_size(jpeg), config.evaluation.crop_fraction)
             return tfdata.decoded(jpeg, (cut.top, cut.left, cut.height, cut.width), config.model.image_size)
-        except OSError as error:
-            return str(error.strerror)
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             return str(error)
 
     waiting = iter(names)

@@ -71,12 +71,12 @@ class Operator:
 
     def memory(self, what: str = "VmRSS") -> float:
         """MB, now or (VmHWM) at its most."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8")
         return int(re.search(rf"{what}:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]
 
     def seconds(self) -> float:
         """CPU time so far."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
@@ -128,7 +128,7 @@ def _kubeconfig(api: Api, token: str) -> Manifest:
 async def _ready(it: Operator, log: Path) -> None:
     for _ in range(600):
         if it.process.returncode is not None:
-            raise RuntimeError(f"the operator ended:\n{log.read_text()}")
+            raise RuntimeError(f"the operator ended:\n{log.read_text(encoding='utf-8')}")
         try:
             async with it.session.get(f"{it.url}/readyz") as answer:
                 if answer.status == 200:
@@ -136,7 +136,7 @@ async def _ready(it: Operator, log: Path) -> None:
         except aiohttp.ClientError:
             pass
         await asyncio.sleep(0.05)
-    raise RuntimeError(f"the operator does not become ready:\n{log.read_text()}")
+    raise RuntimeError(f"the operator does not become ready:\n{log.read_text(encoding='utf-8')}")
 
 
 # -- the audience ------------------------------------------------------------------------------------------------------

@@ -1,12 +1,14 @@
 """A folder of class folders in place of shards: the same images, the same batches, and nothing written."""
 
 import io
+import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from resnext_trainer import classes
+from resnext_trainer.__main__ import main
 from resnext_trainer.config import resolve
 from resnext_trainer.data import Share, dali, examples, open_source, tfrecord
 from resnext_trainer.inspect import training_images
@@ -118,3 +120,72 @@ def test_a_file_that_is_no_picture_is_skipped_up_to_the_share_and_named_beyond_i
     with pytest.raises(Refused, match=r"digit-5/bad\.jpg"):
         batches(config)
     assert len(batches(config, badRecords=0.1)) == 6
+
+
+class TestOtherFiles:
+    """What lies among the pictures and is none."""
+
+    @pytest.fixture
+    def littered(self, pictures):
+        """One of each kind in a class, and two beside the classes."""
+        place = pictures / "train" / "digit-5"
+        (place / "notes.txt").write_text("notes")
+        (place / "dead.jpg").symlink_to("/nowhere")
+        (place / "circle.png").symlink_to("circle.png")
+        os.mkfifo(place / "pipe.jpg")
+        (place / "folder.jpg").mkdir()
+        (place / "loop").symlink_to(place)
+        (pictures / "train" / "README.md").write_text("flat")
+        (pictures / "train" / "lost").symlink_to("/nowhere")
+        return pictures
+
+    @pytest.mark.usefixtures("littered")
+    def test_only_pictures_are_used_and_the_rest_is_named(self, config, caplog):
+        """A training starts, with the same pictures and order, and the log names the others."""
+        found = examples(resolve(config), "train")
+        assert len(found) == 96
+        for name in ("notes.txt", "dead.jpg", "circle.png", "pipe.jpg", "digit-5/loop", "README.md", "train/lost"):
+            assert name in caplog.text
+        assert len(batches(config)) == 6
+
+    def test_links_to_pictures_and_folders_are_followed(self, config, pictures, tmp_path):
+        """Data sets are often links into a store."""
+        (pictures / "train" / "digit-5").rename(tmp_path / "store")
+        (pictures / "train" / "digit-5").symlink_to(tmp_path / "store")
+        file = next(iter((tmp_path / "store").iterdir()))
+        file.rename(tmp_path / "one.jpg")
+        file.symlink_to(tmp_path / "one.jpg")
+        assert len(examples(resolve(config), "train")) == 96
+
+    def test_file_that_became_a_pipe_does_not_block(self, config):
+        """It is one bad picture."""
+        found = examples(resolve(config), "train")
+        found.files[0].unlink()
+        os.mkfifo(found.files[0])
+        with pytest.raises(Refused, match="a named pipe"):
+            found.read(0)
+
+    def test_validate_checks_folders(self, littered, capsys):
+        """Pictures are decoded; what cannot be used counts as bad, other files are only named."""
+        (littered / "validation" / "digit-3" / "text.jpg").write_text("notes")
+        assert main(["data", "validate", "--path", str(littered)]) == 3
+        message = capsys.readouterr().err
+        assert "text.jpg: it is no image" in message
+        for name in ("dead.jpg", "circle.png", "pipe.jpg", "digit-5/loop", "train/lost"):
+            assert f"{name}" in message
+        assert "not used: " in message
+        assert "6 bad records" in message
+
+    def test_validate_accepts_a_good_folder(self, pictures, capsys):
+        """Files without a picture's extension are no fault."""
+        (pictures / "train" / "digit-5" / "notes.txt").write_text("notes")
+        assert main(["data", "validate", "--path", str(pictures)]) == 0
+        output = capsys.readouterr()
+        assert "train: 10 shards, 96 records, 10 classes, labels 1 to 10" in output.out
+        assert "notes.txt" in output.err
+
+    def test_extension_may_be_in_capitals(self, config, pictures):
+        """ImageNet's files end in .JPEG."""
+        file = next(iter((pictures / "train" / "digit-5").iterdir()))
+        file.rename(file.with_suffix(".JPEG"))
+        assert len(examples(resolve(config), "train")) == 96

@@ -1,4 +1,5 @@
 import io
+import os
 import shutil
 
 import numpy as np
@@ -177,3 +178,68 @@ def test_a_full_disk_leaves_no_half_shard(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(tfrecord, "index", full)
     assert run(pictures, tmp_path / "out") == 1
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [prepare.LABELS, "prepare.json"]
+
+
+class TestOtherFiles:
+    """What lies among the pictures and is none."""
+
+    @pytest.fixture
+    def littered(self, pictures):
+        """One of each kind; five of them cannot be used."""
+        place = pictures / "cat"
+        (place / "notes.txt").write_text("notes")
+        (place / "dead.jpg").symlink_to("/nowhere")
+        (place / "text.jpg").write_text("notes")
+        os.mkfifo(place / "pipe.jpg")
+        (place / "loop").symlink_to(place)
+        (pictures / "gone").symlink_to("/nowhere")
+        return pictures
+
+    def test_they_are_named_and_nothing_is_written(self, littered, tmp_path, capsys):
+        """A pipe blocks nothing."""
+        assert run(littered, tmp_path / "out") == 3
+        message = capsys.readouterr().err
+        for name in ("dead.jpg", "pipe.jpg", "loop", "gone"):
+            assert str(name) in message
+        assert "--skip-bad" in message
+        assert not (tmp_path / "out").exists()
+
+    def test_skip_bad_covers_all_of_them(self, littered, tmp_path, capsys):
+        """All are named, and all pictures are written."""
+        assert run(littered, tmp_path / "out", "--skip-bad") == 0
+        message = capsys.readouterr().err
+        for name in ("dead.jpg", "pipe.jpg", "loop", "gone", "text.jpg"):
+            assert "left out: " in message
+            assert str(name) in message
+        assert "not used: " in message
+        assert "notes.txt" in message
+        assert sum(len(records(tmp_path / "out", split)) for split in ("train", "validation")) == 21
+
+    def test_other_extensions_are_named_and_no_fault(self, pictures, tmp_path, capsys):
+        """Notes and lists among pictures are common."""
+        (pictures / "cat" / "notes.txt").write_text("notes")
+        assert run(pictures, tmp_path / "out") == 0
+        assert "cat/notes.txt" in capsys.readouterr().err
+
+    def test_unreadable_file_is_named(self, pictures, tmp_path, capsys, monkeypatch):
+        """As root everything can be read: the system's answer is simulated."""
+        opened = os.open
+
+        def denied(file, *given, **named):
+            if str(file).endswith("3.jpg"):
+                raise PermissionError(13, "Permission denied")
+            return opened(file, *given, **named)
+
+        monkeypatch.setattr(os, "open", denied)
+        assert run(pictures, tmp_path / "out") == 3
+        assert "cat/3.jpg: cannot be read: Permission denied" in capsys.readouterr().err
+        assert run(pictures, tmp_path / "out", "--skip-bad") == 0
+
+    def test_thousands_of_bad_files_are_summarised(self, pictures, tmp_path, capsys):
+        """At most 20 are named."""
+        for number in range(300):
+            (pictures / "cat" / f"bad{number}.jpg").write_text("notes")
+        assert run(pictures, tmp_path / "out", "--skip-bad") == 0
+        message = capsys.readouterr().err
+        assert message.count("/cat/bad") == 20
+        assert "300 x files that are no images" in message

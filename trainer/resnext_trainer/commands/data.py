@@ -143,6 +143,7 @@ def _named(file: Path) -> int:
 def _validate(options: argparse.Namespace) -> int:
     from resnext_trainer.data import shards
     from resnext_trainer.data.labels import LABELS
+    from resnext_trainer.data.summary import Summary
     from resnext_trainer.data.validate import validate
     from resnext_trainer.report import Verdict
     from resnext_trainer.terminal import progress
@@ -151,20 +152,21 @@ def _validate(options: argparse.Namespace) -> int:
     classes = options.classes
     if classes is None and (names := Path(options.path, LABELS)).is_file():
         classes = _named(names)
-    first, bad = options.first_label, 0
+    first, problems = options.first_label, Summary()
     with progress("records", sum(map(len, splits.values()))) as advance:
         found = {split: validate(records, first, classes, advance) for split, records in splits.items()}
     for split, findings in found.items():
         span = f", labels {min(findings.labels)} to {max(findings.labels)}" if findings.labels else ""
         print(f"{split}: {findings.shards} shards, {findings.records:,} records, {len(findings.labels)} classes{span}")
     for split, findings in found.items():
-        _print_problems(split, findings.problems)
+        problems.merge(findings.problems)
         if advice := findings.advice(first, classes):
             print(f"{split}: {advice}", file=sys.stderr)
-        bad += len(findings.problems)
-    bad += _print_unread(splits)
-    if bad:
-        print(f"{bad:,} bad records", file=sys.stderr)
+    unused = _add_unread(splits, problems)
+    _print_problems("bad", problems)
+    _print_problems("not used", unused)
+    if len(problems):
+        print(f"{len(problems):,} bad records", file=sys.stderr)
         return Verdict.DATA_REFUSED.value
     return 0
 
@@ -187,17 +189,17 @@ def _examples(options: argparse.Namespace, split: str) -> "Examples":
     )
 
 
-def _print_unread(splits: "dict[str, Examples]") -> int:
-    """Names the files of a folder that are no part of the data set; returns how many of them cannot be used."""
+def _add_unread(splits: "dict[str, Examples]", problems: "Summary") -> "Summary":
+    """Adds a folder's files that cannot be used to the problems; returns those that are no part of the data set."""
     from resnext_trainer.data.folder import Pictures
+    from resnext_trainer.data.summary import Summary
 
-    count = 0
-    for split, pictures in splits.items():
+    unused = Summary()
+    for pictures in splits.values():
         if isinstance(pictures, Pictures):
-            _print_problems(split, pictures.unusable)
-            _print_problems(f"{split}, not used", pictures.unused)
-            count += len(pictures.unusable)
-    return count
+            problems.merge(pictures.unusable)
+            unused.merge(pictures.unused)
+    return unused
 
 
 def _print_problems(title: str, problems: "Summary") -> None:

@@ -6,6 +6,7 @@ fault, raised as BadFile.
 
 import errno
 import os
+import resource
 import stat
 import threading
 from collections.abc import Iterator
@@ -78,6 +79,12 @@ def read(file: str | os.PathLike[str], most: int = -1) -> bytes:
         raise system_error(error, file) or error from None
 
 
+def _affordable() -> int:
+    """A quarter of what the process may open, at most OPEN_FILES: libraries and metrics open files as well."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return OPEN_FILES if soft == resource.RLIM_INFINITY else max(1, min(OPEN_FILES, soft // 4))
+
+
 @dataclass(eq=False)
 class _Handle:
     descriptor: int
@@ -85,10 +92,10 @@ class _Handle:
 
 
 class OpenFiles:
-    """Keeps at most `limit` files open, and closes the least recently used ones; threads may share it."""
+    """A bounded number of open files, of which the least recently used are closed first; threads may share it."""
 
-    def __init__(self, limit: int = OPEN_FILES) -> None:
-        self._limit = limit
+    def __init__(self, limit: int | None = None) -> None:
+        self._limit = limit or _affordable()
         self._handles: dict[Path, _Handle] = {}
         """In the order of their last use."""
         self._lock = threading.Lock()

@@ -8,7 +8,7 @@ others are counted and named.
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -158,7 +158,7 @@ def _class_folders(folder: Path, unusable: Summary, unused: Summary) -> dict[str
             found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=_name)
         places = []
         for entry in found:
-            if entry.is_dir():
+            if _is(entry.is_dir, entry):
                 places.append(folder / entry.name)
             else:
                 _count_other(entry, unusable, unused, "files beside the class folders")
@@ -167,6 +167,15 @@ def _class_folders(folder: Path, unusable: Summary, unused: Summary) -> dict[str
     if not places:
         raise refused(f"{printable(folder)} holds no folder: the images of each class need a folder of their own")
     return {labels.class_name(place): place for place in places}
+
+
+def _is(kind: Callable[[], bool], entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is of a kind; a link in a circle, and one that may not be followed, is of none."""
+    try:
+        return kind()
+    except OSError as error:
+        files.failure(error, entry.path)  # raises Refused for a fault of the storage
+        return False
 
 
 def _name(entry: os.DirEntry[str]) -> bytes:
@@ -184,9 +193,9 @@ def _files(folder: Path, above: tuple[tuple[int, int], ...], unusable: Summary, 
             return []
         with os.scandir(folder) as entries:
             for entry in sorted((entry for entry in entries if not entry.name.startswith(".")), key=_name):
-                if entry.is_dir():
+                if _is(entry.is_dir, entry):
                     found += _files(folder / entry.name, (*above, here), unusable, unused)
-                elif Path(entry.name).suffix.lower() in images.EXTENSIONS and entry.is_file():
+                elif Path(entry.name).suffix.lower() in images.EXTENSIONS and _is(entry.is_file, entry):
                     found.append(folder / entry.name)
                 else:
                     _count_other(entry, unusable, unused, "files without a picture's extension")

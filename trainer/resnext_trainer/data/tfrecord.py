@@ -232,6 +232,9 @@ def _index_of(file: Path, index_folder: Path) -> Path:
             ) from None
         if candidate == index or not os.path.samestat(status, file.stat()):
             return candidate
+    start = _start(file)
+    if not _is_header(start[:_HEADER]) and (what := shards.kind(start)):
+        raise refused(f"{printable(file)} is not a TFRecord file: it is {what}")
     raise refused(f"{printable(index)} is missing; {_MAKE_INDEX}")
 
 
@@ -352,7 +355,7 @@ def _write_records(file: Path, images: Iterable[tuple[bytes, int]]) -> None:
             record = Example()
             record.features.feature[Features.image].bytes_list.value.append(jpeg)
             record.features.feature[Features.label].int64_list.value.append(label)
-            content = record.SerializeToString()
+            content = record.SerializeToString(deterministic=True)
             length = struct.pack("<Q", len(content))
             checksums = (struct.pack("<I", _checksum(part)) for part in (length, content))
             try:

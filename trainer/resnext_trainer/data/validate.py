@@ -1,6 +1,7 @@
 """Every record looked at: its checksums, its label, and whether its picture decodes."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from resnext_trainer.refusal import system_errors
 MOST_CLASSES = 100_000
 """As many as model.classes may be: a greater label is none."""
 
+_CLAUSE = re.compile(r"[:;,] ")
 _LABELS = "records with a label out of range"
 
 
@@ -85,7 +87,9 @@ def validate(
                         images.check(jpeg)
                         part.labels[label] += 1
             except ValueError as error:
-                part.problems.add(f"records: {error}", f"{records.where(number)}: {error}")
+                # Its first clause is enough beside each example; the advice stands beside the cause.
+                clause = _CLAUSE.split(str(error), maxsplit=1)[0]
+                part.problems.add(f"records: {error}", f"{records.where(number)}: {clause}")
             advance(1)
         return part
 

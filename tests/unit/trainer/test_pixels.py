@@ -1,0 +1,286 @@
+"""Pixel formats and JPEG headers, against Pillow, libpng and libjpeg."""
+
+import io
+import random
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from resnext_trainer.config import resolve
+from resnext_trainer.data import Share, dali, images, tfrecord
+from resnext_trainer.data.geometry import jpeg_size, regular
+from resnext_trainer.data.tfdata import TfData
+
+RAMP = np.tile(np.linspace(0, 65_535, 256).astype(np.uint16), (48, 1))
+COLOURS = np.kron(np.arange(48).reshape(4, 4, 3) * 5, np.ones((12, 12, 1))).astype(np.uint8)
+
+
+def encoded(picture, form, **options):
+    stream = io.BytesIO()
+    picture.save(stream, form, **options)
+    return stream.getvalue()
+
+
+def png(header, rows, *chunks):
+    """A PNG from its IHDR fields (width, height, depth, colour type) and raw rows."""
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    width, height, depth, colour = header
+    parts = [chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))]
+    parts += [chunk(*each) for each in chunks]
+    parts += [chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows))), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def tiff(values, photometric, bits=16, order="<"):
+    """A TIFF of one channel, one strip."""
+    height, width = values.shape
+    data = values.tobytes()
+    tags = [(256, 3, width), (257, 3, height), (258, 3, bits), (259, 3, 1), (262, 3, photometric), (273, 4, 8)]
+    tags += [(277, 3, 1), (278, 3, height), (279, 4, len(data))]
+    directory = struct.pack(f"{order}H", len(tags))
+    for tag, kind, value in tags:
+        packed = struct.pack(f"{order}HH", value, 0) if kind == 3 else struct.pack(f"{order}I", value)
+        directory += struct.pack(f"{order}HHI", tag, kind, 1) + packed
+    magic = b"II*\0" if order == "<" else b"MM\0*"
+    return magic + struct.pack(f"{order}I", 8 + len(data)) + data + directory + bytes(4)
+
+
+def seen(content):
+    """The pixels that training gets of a picture."""
+    jpeg = images.as_jpeg(content)
+    return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")).astype(int)
+
+
+BIG = RAMP.astype(">u2")
+SIXTEEN_BITS = {
+    "PNG": encoded(Image.fromarray(RAMP), "PNG"),
+    "TIFF": encoded(Image.fromarray(RAMP), "TIFF"),
+    "TIFF, deflated": encoded(Image.fromarray(RAMP), "TIFF", compression="tiff_adobe_deflate"),
+    "TIFF, big-endian": tiff(BIG, 1, order=">"),
+    "TIFF, white is zero": tiff(65_535 - RAMP, 0),
+    "JPEG 2000": encoded(Image.fromarray(RAMP), "JPEG2000"),
+    "PGM": b"P5 256 48 65535\n" + BIG.tobytes(),
+    "PNG in colour": png((256, 48, 16, 2), [np.repeat(row, 3).tobytes() for row in BIG]),
+    "PNG, grey and alpha": png((256, 48, 16, 4), [np.stack([row, row * 0 + 65_535], 1).astype(">u2").tobytes()
+                                                  for row in BIG]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SIXTEEN_BITS)
+def test_sixteen_bits_are_scaled_to_eight(case):
+    """All 256 levels of a ramp survive, up to the noise of the JPEG."""
+    pixels = seen(SIXTEEN_BITS[case])
+    assert np.abs(pixels - np.arange(256)[None, :, None]).max() <= 3
+
+
+def test_twelve_bits_are_scaled_to_eight():
+    """TIFF stores two values of 12 bits in three bytes."""
+    values = np.linspace(0, 4095, 256).astype(np.uint16)
+    first, second = values[0::2], values[1::2]
+    packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], 1).astype(np.uint8).reshape(-1)
+    rows = np.tile(packed, (16, 1))
+    content = bytearray(tiff(rows, 1, bits=12))
+    at = content.index(struct.pack("<HHIHH", 256, 3, 1, rows.shape[1], 0))
+    content[at : at + 12] = struct.pack("<HHIHH", 256, 3, 1, 256, 0)
+    assert np.abs(seen(bytes(content)) - np.arange(256)[None, :, None]).max() <= 3
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_transparent_grey_becomes_white(depth):
+    """The transparent level of a PNG counts in its own depth; libpng is the reference."""
+    levels = 2**depth
+    row = np.repeat(np.arange(levels), 256 // levels * 8)
+    bits = np.unpackbits(row.astype(np.uint8)[:, None], axis=1)[:, -depth:]
+    content = png((len(row), 16, depth, 0), [np.packbits(bits).tobytes()] * 16, (b"tRNS", struct.pack(">H", 0)))
+    layer = tf.io.decode_png(content, channels=4).numpy().astype(int)
+    expected = np.where(layer[..., 3:] == 0, 255, layer[..., :3])
+    assert np.abs(seen(content) - expected).max() <= 3
+    assert (seen(content)[:, 4] >= 252).all()
+
+
+def smooth(mode):
+    """A picture whose left half is transparent or half so."""
+    alpha = np.zeros((48, 48), np.uint8)
+    alpha[:, 16:32], alpha[:, 32:] = 128, 255
+    picture = Image.fromarray(COLOURS).convert("L" if mode == "LA" else "RGB")
+    picture.putalpha(Image.fromarray(alpha))
+    return picture
+
+
+def paletted(**options):
+    picture = Image.fromarray(COLOURS).quantize(16)
+    return encoded(picture, "PNG", transparency=options.get("transparency", 0))
+
+
+TRANSPARENT = {
+    "RGBA PNG": encoded(smooth("RGBA"), "PNG"),
+    "grey and alpha PNG": encoded(smooth("LA"), "PNG"),
+    "RGBA WebP": encoded(smooth("RGBA"), "WEBP", lossless=True),
+    "RGBA TIFF": encoded(smooth("RGBA"), "TIFF"),
+    "palette, one colour": paletted(),
+    "palette, many": paletted(transparency=bytes(range(0, 256, 16))),
+    "GIF": encoded(Image.fromarray(COLOURS).quantize(16), "GIF", transparency=0),
+    "RGB with a transparent colour": encoded(
+        Image.fromarray(COLOURS), "PNG", transparency=tuple(COLOURS[0, 0].tolist())
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TRANSPARENT)
+def test_transparency_is_composited_on_white(case):
+    """Hidden colours under a transparent pixel are no part of the picture."""
+    layer = np.asarray(Image.open(io.BytesIO(TRANSPARENT[case])).convert("RGBA")).astype(float)
+    share = layer[..., 3:] / 255
+    assert (share < 1).any()
+    expected = layer[..., :3] * share + 255 * (1 - share)
+    assert np.abs(seen(TRANSPARENT[case]) - expected).mean() <= 2
+
+
+PLAIN = {
+    "1": Image.fromarray(COLOURS).convert("1"),
+    "L": Image.fromarray(COLOURS).convert("L"),
+    "P": Image.fromarray(COLOURS).quantize(16),
+    "RGB": Image.fromarray(COLOURS),
+}
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "GIF", "BMP"])
+@pytest.mark.parametrize("mode", PLAIN)
+def test_plain_pictures_are_what_pillow_shows(mode, form):
+    """Eight bits and less, without transparency."""
+    content = encoded(PLAIN[mode], form)
+    expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
+    assert np.abs(seen(content) - expected).mean() <= 2
+
+
+FRAMES = [Image.fromarray(np.full((16, 16, 3), shade, np.uint8)) for shade in (0, 100, 200)]
+REJECTED = {
+    "floats": (encoded(Image.fromarray(RAMP.astype(np.float32)), "TIFF"), "floating-point"),
+    "32 bits": (encoded(Image.fromarray(RAMP.astype(np.int32)), "TIFF"), "32-bit or signed"),
+    "CMYK TIFF": (encoded(Image.fromarray(COLOURS).convert("CMYK"), "TIFF"), "CMYK"),
+    "animated GIF": (encoded(FRAMES[0], "GIF", save_all=True, append_images=FRAMES[1:]), "3 frames"),
+    "animated PNG": (encoded(FRAMES[0], "PNG", save_all=True, append_images=FRAMES[1:]), "3 frames"),
+    "animated WebP": (encoded(FRAMES[0], "WEBP", save_all=True, append_images=FRAMES[1:]), "3 frames"),
+    "TIFF of pages": (encoded(FRAMES[0], "TIFF", save_all=True, append_images=FRAMES[1:]), "3 frames"),
+    "16-bit colour that is transparent": (
+        png((1, 1, 16, 2), [bytes(6)], (b"tRNS", bytes(6))),
+        "16-bit colours is transparent",
+    ),
+    "EPS": (encoded(FRAMES[0], "EPS"), "no image in a format"),
+    "PDF": (encoded(FRAMES[0], "PDF"), "no image in a format"),
+}
+
+
+@pytest.mark.parametrize("case", REJECTED)
+def test_pixels_without_8_bit_rgb_are_rejected(case):
+    """A sentence says why; a wrong picture would teach something else."""
+    content, words = REJECTED[case]
+    with pytest.raises(ValueError, match=words):
+        images.as_jpeg(content)
+
+
+def test_preview_in_tiff_is_no_second_page():
+    """Cameras and scanners keep a small copy of the page beside it."""
+    small = FRAMES[0].resize((8, 8))
+    small.encoderinfo = {"tiffinfo": {254: 1}}
+    content = encoded(FRAMES[2], "TIFF", save_all=True, append_images=[small])
+    assert Image.open(io.BytesIO(content)).n_frames == 2
+    assert np.abs(seen(content) - 200).max() <= 2
+
+
+def test_cmyk_jpegs_stay_as_libjpeg_and_pillow_decode_them():
+    """Adobe's CMYK JPEGs are stored inverted."""
+    content = encoded(Image.fromarray(COLOURS).convert("CMYK"), "JPEG", quality=95)
+    assert images.as_jpeg(content) == content
+    ours = tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE").numpy().astype(int)
+    assert np.abs(ours - np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))).max() <= 2
+
+
+def test_memory_error_is_not_called_a_bad_picture(monkeypatch):
+    """Out of memory is a fault of the process."""
+
+    def exhausted(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", exhausted)
+    with pytest.raises(MemoryError):
+        images.converted(SIXTEEN_BITS["PNG"])
+
+
+JPEGS = [encoded(Image.fromarray(COLOURS), "JPEG", **options)
+         for options in ({}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_blocks": 2})]  # fmt: skip
+STRAY = (b"\0", b"ab", b"\xff", b"\xff\xff\xff", b"\xff\x00", b"\xff\xd3", b"\xff\x01", b"\xff\xe5\0\0",
+         b"\xff\xfe\0\1", b"\xff\xdc\0\4\0\5", b"\xff\xd9", b"\xff\xd8",
+         b"\xff\x02\0\4ab", b"\xff\xc8\0\4ab")  # fmt: skip
+
+
+def segments(jpeg):
+    """The segments of a header, and the rest from the scan on."""
+    found, at = [], 2
+    while jpeg[at + 1] != 0xDA:
+        length = 2 + int.from_bytes(jpeg[at + 2 : at + 4])
+        found.append(jpeg[at : at + length])
+        at += length
+    return found, jpeg[at:]
+
+
+def odd_jpeg(chance):
+    """A JPEG with stray bytes and markers in its header, segments in another order, changed bytes, or cut."""
+    found, rest = segments(chance.choice(JPEGS))
+    if chance.random() < 0.2:
+        chance.shuffle(found)
+    jpeg = b"\xff\xd8" + b"".join((chance.choice(STRAY) if chance.random() < 0.3 else b"") + each for each in found)
+    jpeg = bytearray(jpeg + rest)
+    if chance.random() < 0.2:
+        jpeg[chance.randrange(2, 600)] = chance.randrange(256)
+    return bytes(jpeg[: chance.randrange(len(jpeg))] if chance.random() < 0.1 else jpeg)
+
+
+def test_size_and_pixels_are_those_of_libjpeg():
+    """Whatever libjpeg finds in a header we find, and removing stray bytes changes no pixel."""
+    chance, accepted = random.Random(0), 0
+    for _ in range(1500):
+        jpeg = odd_jpeg(chance)
+        try:
+            size = tuple(map(int, tf.io.extract_jpeg_shape(jpeg)[:2]))
+        except tf.errors.OpError:
+            continue
+        accepted += 1
+        assert jpeg_size(jpeg) == size
+        try:
+            pixels = tf.io.decode_jpeg(jpeg, channels=3).numpy()
+        except tf.errors.OpError:
+            continue
+        assert (tf.io.decode_jpeg(regular(jpeg), channels=3).numpy() == pixels).all()
+    assert accepted > 500
+
+
+@pytest.mark.parametrize("pipeline", ["tfdata", "dali"])
+@pytest.mark.parametrize("stray", STRAY[:10])
+def test_stray_bytes_in_header_change_no_image(tmp_path, pipeline, stray):
+    """Both pipelines make of such a picture what they make of the same one without stray bytes."""
+    if pipeline == "dali" and not dali.loads():
+        pytest.skip("DALI is not installed")
+    found, rest = segments(JPEGS[0])
+    odd = b"\xff\xd8" + b"".join(stray + each for each in found) + stray + rest
+    for split in tfrecord.SPLITS:
+        tfrecord.write(tmp_path, split, [(JPEGS[0], 1), (odd, 1)], 1)
+    config = resolve({"model": {"classes": 2, "imageSize": 32}, "batchSize": 2, "data": {"path": str(tmp_path)}})
+    source = (TfData if pipeline == "tfdata" else dali.Dali)(config.model_copy(update={"device": "cpu"}), Share(0, 1))
+    ((pixels, labels),) = source.validate()
+    assert labels.numpy().tolist() == [0, 0]
+    assert (pixels[0].numpy() == pixels[1].numpy()).all()
+    images.check(odd)
+
+
+def test_ordinary_jpeg_is_not_copied():
+    """Reading a header costs microseconds; a copy of each picture would cost more."""
+    for jpeg in JPEGS:
+        assert regular(jpeg) is jpeg

@@ -1,0 +1,395 @@
+"""Which files are a split's shards: all of them are counted, or rejected by name."""
+
+import gzip
+import os
+import shutil
+import socket
+import zlib
+
+import numpy as np
+import pytest
+
+from resnext_trainer.__main__ import main
+from resnext_trainer.config import resolve
+from resnext_trainer.data import examples, shards, tfrecord
+from resnext_trainer.data.bad_records import BadRecords
+from resnext_trainer.data.summary import NAMED, Summary
+from resnext_trainer.refusal import Refused
+from resnext_trainer.report import Verdict
+
+
+@pytest.fixture
+def folder(few_digits, tmp_path):
+    """Two shards of training, two of validation."""
+    return shutil.copytree(few_digits, tmp_path / "data")
+
+
+@pytest.fixture
+def four(folder):
+    """Four shards of training instead."""
+    records = tfrecord.find(str(folder), "train")
+    pictures = [records.read(number) for number in range(16)]
+    for file in folder.glob("train-*"):
+        file.unlink()
+    tfrecord.write(folder, "train", pictures, 4)
+    return folder
+
+
+def found(folder, **options):
+    return [file.name for file in shards.find(folder, "train", **options)]
+
+
+def refusal(folder, **options):
+    with pytest.raises(Refused) as caught:
+        tfrecord.find(str(folder), "train", **options)
+    assert caught.value.verdict is Verdict.DATA_REFUSED
+    return caught.value.message
+
+
+def code(command, folder, *more):
+    return main(["data", command, "--path", str(folder), *map(str, more)])
+
+
+class TestDivision:
+    @pytest.mark.parametrize("lost", [[0], [3], [1, 2]])
+    def test_missing_shard_is_named_everywhere(self, four, capsys, lost):
+        """By index, validate and training alike; without its index as well."""
+        names = [f"train-{number:05d}-of-00004" for number in lost]
+        for name in names:
+            (four / name).unlink()
+            (four / f"{name}.idx").unlink()
+        words = (
+            f"{', '.join(names)} {'is' if len(lost) == 1 else 'are'} missing (found {4 - len(lost)} of 4 train shards"
+        )
+        for command in ("index", "validate"):
+            assert code(command, four) == 3
+            assert words in capsys.readouterr().err
+        with pytest.raises(Refused, match=names[0]):
+            examples(resolve({"data": {"path": str(four)}}), "train")
+
+    def test_subset_may_be_declared(self, four):
+        """By data.incompleteShards, or the option of the commands."""
+        (four / "train-00001-of-00004").unlink()
+        assert code("index", four, "--incomplete-shards", "allow") == 0
+        assert code("validate", four, "--incomplete-shards", "allow") == 0
+        subset = {"path": str(four), "incompleteShards": "allow"}
+        assert len(examples(resolve({"data": subset}), "train")) == 12
+
+    def test_two_divisions_are_rejected(self, four):
+        """Pictures would count twice."""
+        (four / "train-00000-of-00008").write_bytes((four / "train-00000-of-00004").read_bytes())
+        message = refusal(four, incomplete=True)
+        assert "2 divisions" in message
+        assert "train-00000-of-00008" in message
+
+    def test_division_of_other_suffix_is_rejected(self, four):
+        """A copy with .tfrecord beside the shards is a second division."""
+        (four / "train-00000-of-00004.tfrecord").write_bytes((four / "train-00000-of-00004").read_bytes())
+        assert "train-00000-of-00004.tfrecord" in refusal(four)
+
+    def test_number_beyond_division_is_rejected(self, four):
+        """There is no shard 7 of 4."""
+        (four / "train-00007-of-00004").write_bytes((four / "train-00000-of-00004").read_bytes())
+        assert "train-00007-of-00004" in refusal(four)
+
+    def test_same_number_twice_is_rejected(self, four):
+        """Numbers may be written with fewer digits."""
+        (four / "train-1-of-00004").write_bytes((four / "train-00001-of-00004").read_bytes())
+        assert "train-1-of-00004" in refusal(four)
+
+    def test_numbers_from_one_are_complete(self, four):
+        """Some tools count shards from 1."""
+        for number in reversed(range(4)):
+            (four / f"train-{number:05d}-of-00004").rename(four / f"train-{number + 1:05d}-of-00004")
+        assert len(found(four)) == 4
+        (four / "train-00002-of-00004").unlink()
+        assert "train-00002-of-00004 is missing" in refusal(four)
+
+    @pytest.mark.parametrize(
+        "form", ["train-{}-of-12", "train-{:05d}-of-00012.tfrecord", "train-{:03d}-of-012.tfrecords"]
+    )
+    def test_usual_names_are_counted(self, tmp_path, form):
+        """With any number of digits, and the suffixes in use."""
+        for number in range(12):
+            (tmp_path / form.format(number)).write_bytes(b"x")
+        assert len(found(tmp_path)) == 12
+
+    @pytest.mark.parametrize(
+        "names", [["train.tfrecord"], ["train-a", "train-b"], ["train_0.tfrecord", "train_1.tfrecord"]]
+    )
+    def test_names_without_division_are_counted(self, tmp_path, names):
+        """How many there should be is then not known."""
+        for name in names:
+            (tmp_path / name).write_bytes(b"x")
+        assert found(tmp_path) == names
+
+    def test_missing_thousands_are_named_briefly(self, tmp_path):
+        """A summary holds 20 names."""
+        (tmp_path / "train-00005-of-10000").write_bytes(b"x")
+        message = refusal(tmp_path)
+        assert message.count("of-10000") == NAMED
+        assert "and 9,979 more" in message
+
+
+class TestStrangers:
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "train-00001-of-00004.bak", "train-00001-of-00004.part", "train-00001-of-00004.tmp", "train-00001-of-00004~",  # noqa: E501
+            "train-00001-of-00004.gz", "train-00001-of-00004 (copy)", "train-00001-of-00004.1", "train_labels.csv",
+            "training-00000-of-00004", "train-extra", "train.txt",
+        ],
+    )  # fmt: skip
+    def test_file_with_splits_name_is_rejected(self, four, name):
+        """It may be a part of the data set, or a leftover: the user knows."""
+        (four / name).write_bytes((four / "train-00001-of-00004").read_bytes())
+        assert name in refusal(four, incomplete=True)
+
+    @pytest.mark.parametrize("name", [".train-00001-of-00004.swp", "train-00001-of-00004.tmp-idx", "notes", "train"])
+    def test_hidden_files_indexes_and_folders_are_skipped(self, four, name):
+        """They are never read."""
+        if name == "train":
+            (four / name).mkdir()
+        else:
+            (four / name).write_bytes(b"")
+        assert len(found(four)) == 4
+
+    @pytest.mark.parametrize("kind", ["dead link", "pipe", "socket", "folder", "circle"])
+    def test_shard_that_is_no_file_is_rejected(self, four, kind):
+        """A pipe would block the reader for ever."""
+        shard = four / "train-00002-of-00004"
+        shard.unlink()
+        if kind == "dead link":
+            shard.symlink_to("/nowhere")
+        elif kind == "circle":
+            shard.symlink_to(shard.name)
+        elif kind == "pipe":
+            os.mkfifo(shard)
+        elif kind == "folder":
+            shard.mkdir()
+        else:
+            here = os.open(four, os.O_RDONLY)
+            with socket.socket(socket.AF_UNIX) as server:
+                server.bind(f"/proc/self/fd/{here}/{shard.name}")
+            os.close(here)
+        assert f"{shard.name} is " in refusal(four)
+
+    def test_link_to_shard_is_followed(self, four, tmp_path):
+        """Data sets are often links into a store."""
+        (four / "train-00002-of-00004").rename(tmp_path / "elsewhere")
+        (four / "train-00002-of-00004").symlink_to(tmp_path / "elsewhere")
+        assert len(found(four)) == 4
+
+    def test_pipe_for_an_index_does_not_block(self, four):
+        """Neither does one for labels.txt."""
+        (four / "train-00002-of-00004.idx").unlink()
+        os.mkfifo(four / "train-00002-of-00004.idx")
+        assert "train-00002-of-00004.idx is no index" in refusal(four)
+
+    def test_empty_shard_is_named_unless_subset(self, four):
+        """An interrupted copy leaves an empty file."""
+        for name in ("train-00002-of-00004", "train-00002-of-00004.idx"):
+            (four / name).write_bytes(b"")
+        assert "train-00002-of-00004 is empty" in refusal(four)
+        assert len(tfrecord.find(str(four), "train", incomplete=True)) == 12
+
+    def test_other_names_of_splits_are_hinted_at(self, tmp_path):
+        """TensorFlow Datasets put the data set's name first."""
+        (tmp_path / "imagenet2012-train.tfrecord-00000-of-01024").write_bytes(b"x")
+        assert "found imagenet2012-train.tfrecord-00000-of-01024" in refusal(tmp_path)
+
+
+KINDS = {
+    "gzip": (gzip.compress(bytes(99)), "compressed with gzip"),
+    "zlib": (zlib.compress(bytes(99)), "compressed with zlib"),
+    "zstd": (b"\x28\xb5\x2f\xfd" + bytes(9), "compressed with zstd"),
+    "zip": (b"PK\x03\x04" + bytes(9), "a zip archive"),
+    "tar": (b"a".ljust(257, b"\0") + b"ustar" + bytes(99), "a tar archive"),
+    "LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "a Git LFS pointer"),
+    "annex": (b"/annex/objects/SHA256E-s1--0\n", "a git-annex pointer"),
+    "HTML": (b"\n<!DOCTYPE html><html><body>404", "an HTML page"),
+    "XML": (b"<?xml version='1.0'?><Error>", "XML"),
+    "JSON": (b'{"error": "denied"}', "JSON"),
+    "MD5": (b"d41d8cd98f00b204e9800998ecf8427e  train-00000-of-00004\n", "a list of checksums"),
+    "SHA": (b"a" * 64 + b" *train-00000-of-00004\n", "a list of checksums"),
+    "BSD sums": (b"SHA256 (train-00000-of-00004) = 00\n", "a list of checksums"),
+    "text": ("naïve notes\n".encode() * 90, "text"),
+    "JPEG": (b"\xff\xd8\xff\xe0" + bytes(99), "a JPEG"),
+    "zeros": (bytes(4096), "all zeros"),
+    "noise": (b"\x01\x02\x03\xfe" * 99, "not a TFRecord file"),
+    "short": (b"\x01\x02", "not a TFRecord file"),
+}
+
+
+@pytest.mark.parametrize("case", KINDS)
+def test_file_of_another_kind_is_recognised(four, capsys, case):
+    """Whether it is to be indexed, has no index, or has one of the shard whose place it took."""
+    content, words = KINDS[case]
+    shard = four / "train-00000-of-00004"
+    whole = shard.stat().st_size
+    shard.write_bytes(content)
+    assert code("index", four) == 3
+    message = capsys.readouterr().err
+    assert str(shard) in message
+    assert words in message
+    shard.write_bytes(content.ljust(whole, content[-1:]))
+    if case != "short":
+        assert words in refusal(four)
+
+
+def test_damaged_header_of_first_record_is_no_other_kind(four):
+    """One bad record among good ones is what badRecords is for."""
+    shard = four / "train-00000-of-00004"
+    content = bytearray(shard.read_bytes())
+    content[0] ^= 1
+    shard.write_bytes(content)
+    records = tfrecord.find(str(four), "train")
+    with pytest.raises(Refused, match="its checksum differs"):
+        records.read(0)
+    assert records.read(1)
+
+
+def test_damaged_length_is_named_by_index(four, capsys):
+    """The next record cannot be found."""
+    shard = four / "train-00000-of-00004"
+    second = tfrecord.find(str(four), "train").offset[1]
+    content = bytearray(shard.read_bytes())
+    content[second + 1] ^= 1
+    shard.write_bytes(content)
+    assert code("index", four) == 3
+    assert f"record 1 at byte {second}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".idx", ""])
+def test_indexes_in_a_folder_of_their_own(four, tmp_path, suffix):
+    """NVIDIA's scripts name an index like its shard."""
+    (tmp_path / "indexes").mkdir()
+    for index in four.glob("*.idx"):
+        index.rename(tmp_path / "indexes" / (index.name.removesuffix(".idx") + suffix))
+    assert len(tfrecord.find(str(four), "train", str(tmp_path / "indexes"))) == 16
+    assert "is missing" in refusal(four, index_path=str(four))
+
+
+def dialect(folder, **features):
+    """Both splits, their records with these features: bytes, or a function from number to label."""
+    from tensorflow.core.example.example_pb2 import Example
+
+    records = tfrecord.find(str(folder), "train")
+    jpegs = [records.read(number)[0] for number in range(30)]
+    for file in (*folder.glob("train-*"), *folder.glob("validation-*")):
+        file.unlink()
+
+    def contents():
+        for number, jpeg in enumerate(jpegs):
+            example = Example()
+            for name, value in features.items():
+                if callable(value):
+                    example.features.feature[name.replace("__", "/")].int64_list.value.append(value(number))
+                else:
+                    example.features.feature[name.replace("__", "/")].bytes_list.value.append(value or jpeg)
+            yield example.SerializeToString()
+
+    for split in tfrecord.SPLITS:
+        shard = folder / f"{split}-00000-of-00001"
+        with shard.open("wb") as stream:
+            for content in contents():
+                length = len(content).to_bytes(8, "little")
+                for part in (length, content):
+                    stream.write(part + tfrecord._checksum(part).to_bytes(4, "little"))
+        tfrecord.index(shard, folder / f"{shard.name}.idx")
+
+
+class TestDialects:
+    def test_other_features_are_found_once_with_settings(self, folder, capsys):
+        """TensorFlow Datasets' names; with the settings named, the data set is read."""
+        dialect(folder, image=None, label=lambda number: number % 3, file_name=b"x.JPEG")
+        assert code("validate", folder) == 3
+        message = capsys.readouterr().err
+        assert "file_name (bytes), image (bytes), label (integers)" in message
+        assert message.count("data.imageFeature to image and data.labelFeature to label") == 1
+        assert message.count("-of-00001 at byte") == NAMED
+        options = ["--image-feature", "image", "--label-feature", "label", "--first-label", "0", "--classes", "3"]
+        assert code("validate", folder, *options) == 0
+        data = {"path": str(folder), "imageFeature": "image", "labelFeature": "label"}
+        assert examples(resolve({"data": data}), "train").read(4)[1] == 1
+
+    def test_png_in_records_is_summarised(self, folder, capsys):
+        """One line says what was found and the way out."""
+        import io
+
+        from PIL import Image
+
+        stream = io.BytesIO()
+        Image.new("RGB", (9, 9)).save(stream, "PNG")
+        dialect(folder, image__encoded=stream.getvalue(), image__class__label=lambda number: 1 + number % 3)
+        assert code("validate", folder) == 3
+        message = capsys.readouterr().err
+        assert message.count("data prepare") == 1
+        assert "60 x records: image/encoded holds PNG" in message
+
+    @pytest.mark.parametrize(("labels", "first", "advice"), [((0, 2), 1, 0), ((1, 3), 0, 1)])
+    def test_labels_that_begin_elsewhere_name_the_setting(self, folder, capsys, labels, first, advice):
+        """Also where the number of classes is not given."""
+        least, greatest = labels
+        dialect(folder, image__encoded=None, image__class__label=lambda number: least + number % 3)
+        assert code("validate", folder, "--classes", 3, "--first-label", first) == 3
+        message = capsys.readouterr().err
+        assert f"labels are {least} to {greatest}: set data.firstLabel to {advice}" in message
+        assert code("validate", folder, "--classes", 3, "--first-label", advice) == 0
+
+    def test_label_below_first_needs_no_classes(self, folder, capsys):
+        """A label of 0 is never right where labels count from 1."""
+        dialect(folder, image__encoded=None, image__class__label=lambda number: number % 3)
+        assert code("validate", folder) == 3
+        assert "set data.firstLabel to 0" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("label", [-1, 10**12])
+    def test_labels_that_are_no_numbers_of_classes(self, folder, capsys, label):
+        """They are bounded, so that counting them takes no memory."""
+        dialect(folder, image__encoded=None, image__class__label=lambda _: label)
+        assert code("validate", folder) == 3
+        assert "data.labelFeature" in capsys.readouterr().err
+
+
+class TestSummary:
+    def test_size_does_not_grow_with_the_problems(self):
+        """1.3 million problems of as many causes."""
+        summary = Summary()
+        for number in range(100_000):
+            summary.add(f"cause {number}", f"record {number}")
+            summary.add("one cause", f"record {number}")
+        assert len(summary) == 200_000
+        lines = list(summary.lines())
+        assert len(lines) <= 3 * NAMED
+        assert sum(line.startswith("  record") for line in lines) <= NAMED
+
+    def test_merged_summaries_count_together(self):
+        """Shards are looked at by several threads."""
+        first, second = Summary(), Summary()
+        for number in range(30):
+            first.add("damaged", f"a{number}")
+            second.add("damaged", f"b{number}")
+            second.add("empty", f"c{number}")
+        first.merge(second)
+        lines = list(first.lines())
+        assert lines[0] == "60 x damaged"
+        assert "30 x empty" in lines
+        assert sum(line.startswith("  ") and "more" not in line for line in lines) == NAMED
+
+    def test_bad_records_take_a_bit_each(self, caplog):
+        """1.3 million of them, of which the log names the first."""
+        import tracemalloc
+
+        reason = shards.refused("/data/train-0 at byte 0: its checksum differs")
+        tracemalloc.start()
+        bad = BadRecords(1.0, {"train": 1_300_000, "validation": 10})
+        for number in range(0, 1_300_000, 13):
+            bad.add("train", number, reason)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(bad) == 100_000
+        assert ("train", 13) in bad
+        assert ("train", 14) not in bad
+        assert peak < 2_000_000
+        assert len(caplog.messages) < 2 * NAMED
+        assert sum(np.bitwise_count(marks).sum() for marks in bad.marks.values()) == 100_000

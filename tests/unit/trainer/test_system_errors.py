@@ -1,0 +1,238 @@
+"""Faults of the process and its node: retried with the file and the errno, never called bad data."""
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from resnext_trainer import __main__, limits
+from resnext_trainer.__main__ import main
+from resnext_trainer.config import resolve
+from resnext_trainer.data import Share, dali, files, images, open_source, tfrecord
+from resnext_trainer.data.tfdata import TfData
+from resnext_trainer.refusal import Refused, system_error, system_errors
+from resnext_trainer.report import Verdict
+
+OF_THE_SYSTEM = ("EMFILE", "ENFILE", "ENOMEM", "EIO", "ESTALE", "ETIMEDOUT", "ENOTCONN", "EAGAIN", "EREMOTEIO")
+OF_THE_FILE = ("ENOENT", "EACCES", "EPERM", "EISDIR", "ELOOP", "ENAMETOOLONG", "ENXIO")
+
+
+def failing(number, when=lambda _: True):
+    """A function in the place of os.pread or os.open that fails like the operating system."""
+
+    def call(original):
+        def replaced(*given, **named):
+            if when(given[0]):
+                raise OSError(number, os.strerror(number))
+            return original(*given, **named)
+
+        return replaced
+
+    return call
+
+
+@pytest.fixture(params=["tfrecord", "folder"])
+def data(request, few_digits, tmp_path):
+    """The same pictures in both formats, a tenth of which may be bad."""
+    if request.param == "folder":
+        for split in tfrecord.SPLITS:
+            records = tfrecord.find(str(few_digits), split)
+            for number in range(len(records)):
+                jpeg, label = records.read(number)
+                (tmp_path / split / str(label)).mkdir(parents=True, exist_ok=True)
+                (tmp_path / split / str(label) / f"{number}.jpg").write_bytes(jpeg)
+    path = tmp_path if request.param == "folder" else few_digits
+    return {"format": request.param, "path": str(path), "badRecords": 1.0, "pipeline": "tfdata"}
+
+
+def source(few, data, **changed):
+    return open_source(resolve(few | {"data": data | changed}), Share(0, 1))
+
+
+@pytest.mark.parametrize("name", OF_THE_SYSTEM)
+def test_errno_of_the_system_ends_with_its_own_verdict(few, data, monkeypatch, name):
+    """Even if every record may be bad: this one is none."""
+    training = source(few, data)
+    monkeypatch.setattr(files.os, "open", failing(getattr(errno, name))(os.open))
+    with pytest.raises(Refused) as caught:
+        list(training.train(0))
+    assert caught.value.verdict is Verdict.SYSTEM_ERROR
+    assert f"({name})" in caught.value.message
+    assert data["path"] in caught.value.message
+    assert len(training.bad) == 0
+
+
+@pytest.mark.parametrize("name", OF_THE_FILE)
+def test_errno_of_a_file_makes_a_bad_record(few, data, monkeypatch, name):
+    """A file that cannot be read is the data's fault."""
+    training = source(few, data)
+    monkeypatch.setattr(files.os, "open", failing(getattr(errno, name))(os.open))
+    with pytest.raises(Refused) as caught:
+        list(training.train(0))
+    assert caught.value.verdict is Verdict.DATA_REFUSED
+    assert len(training.bad) > 0
+
+
+@pytest.mark.skipif(not dali.loads(), reason="DALI is not installed")
+def test_dali_ends_with_the_same_verdict(few, data, monkeypatch):
+    """DALI turns exceptions of its source into its own."""
+    training = source(few, data, pipeline="dali")
+    monkeypatch.setattr(files.os, "open", failing(errno.EIO)(os.open))
+    with pytest.raises(Refused) as caught:
+        list(training.train(0))
+    assert caught.value.verdict is Verdict.SYSTEM_ERROR
+
+
+def test_memory_error_while_reading_is_no_bad_record(few, data, monkeypatch):
+    """tf.data would turn it into an error of its own."""
+    training = source(few, data)
+
+    def exhausted(*_):
+        raise MemoryError
+
+    reader = tfrecord if data["format"] == "tfrecord" else images
+    monkeypatch.setattr(reader, "example" if reader is tfrecord else "is_jpeg", exhausted)
+    with pytest.raises(Refused) as caught:
+        list(training.train(0))
+    assert caught.value.verdict is Verdict.SYSTEM_ERROR
+    assert len(training.bad) == 0
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["each image fails", "only the batch fails"])
+def test_memory_for_decoding_is_no_bad_image(few, data, monkeypatch, alone):
+    """TensorFlow reports exhausted memory like an image that does not decode."""
+    training = source(few, data)
+
+    def exhausted(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    def unknown(*_):
+        raise tf.errors.UnknownError(None, None, "something else")
+
+    monkeypatch.setattr(TfData, "_run", exhausted if alone else unknown)
+    if alone:
+        monkeypatch.setattr(TfData, "_image", exhausted)
+    with pytest.raises(Refused) as caught:
+        list(training.train(0))
+    assert caught.value.verdict is Verdict.SYSTEM_ERROR
+    assert len(training.bad) == 0
+
+
+@pytest.mark.parametrize("command", ["index", "validate"])
+@pytest.mark.parametrize("name", ["EMFILE", "EIO"])
+def test_commands_exit_with_system_error(few_digits, capsys, monkeypatch, command, name):
+    """Status 12, with the file and the errno."""
+    monkeypatch.setattr(files.os, "open", failing(getattr(errno, name), lambda it: "train-" in str(it))(os.open))
+    assert main(["data", command, "--path", str(few_digits), "--index-path", str(few_digits)]) == 12
+    message = capsys.readouterr().err
+    assert "train-00000-of-00002" in message
+    assert f"({name})" in message
+
+
+def test_prepare_exits_with_system_error(few_digits, tmp_path, capsys, monkeypatch):
+    """Also with --skip-bad: a picture that storage does not return is not bad."""
+    for name in ("cat", "dog"):
+        for number in range(3):
+            (tmp_path / "pictures" / name).mkdir(parents=True, exist_ok=True)
+            jpeg, _ = tfrecord.find(str(few_digits), "train").read(number)
+            (tmp_path / "pictures" / name / f"{number}.jpg").write_bytes(jpeg)
+    monkeypatch.setattr(files.os, "open", failing(errno.ESTALE, lambda it: str(it).endswith("1.jpg"))(os.open))
+    options = ["--input", str(tmp_path / "pictures"), "--output", str(tmp_path / "out"), "--skip-bad"]
+    assert main(["data", "prepare", *options]) == 12
+    assert "(ESTALE)" in capsys.readouterr().err
+
+
+def test_training_reports_system_error(monkeypatch, capsys):
+    """Exit status 12 and a report, from any place that opens files."""
+
+    def exhausted(*_):
+        raise OSError(errno.ENFILE, os.strerror(errno.ENFILE), "/data/train-0")
+
+    monkeypatch.setattr(__main__, "_trained", exhausted)
+    assert main(["train"]) == 12
+    output = capsys.readouterr().out
+    assert '"verdict":"system_error"' in output
+    assert "/data/train-0: Too many open files in system (ENFILE)" in output
+
+
+def test_error_names_file_errno_and_remedy():
+    """In one sentence."""
+    refused = system_error(OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/data/train-0"))
+    assert refused.message == "/data/train-0: Too many open files (EMFILE): raise the limit of open files (ulimit -n)"
+    assert system_error(FileNotFoundError(errno.ENOENT, "missing")) is None
+    assert system_error(ValueError()) is None
+    assert "(ENOMEM)" in system_error(MemoryError(), "/data/train-0").message
+    with pytest.raises(FileNotFoundError), system_errors():
+        raise FileNotFoundError(errno.ENOENT, "missing")
+
+
+class TestOpenFiles:
+    @pytest.fixture
+    def many(self, tmp_path):
+        found = [tmp_path / str(number) for number in range(40)]
+        for number, file in enumerate(found):
+            file.write_bytes(bytes([number]) * 10)
+        return found
+
+    def test_open_files_are_bounded(self, many):
+        """The least recently used are closed; each read is right."""
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        pool = files.OpenFiles(4)
+        for _ in range(2):
+            for number, file in enumerate(many):
+                assert pool.read(file, 2, 3) == bytes([number]) * 2
+                assert len(pool) <= 4
+        assert len(list(Path("/proc/self/fd").iterdir())) - before <= 4
+        del pool
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+    def test_threads_never_read_a_closed_file(self, many):
+        """More threads than open files: none is closed while it is read."""
+        pool, barrier = files.OpenFiles(2), threading.Barrier(8)
+
+        def read(seed):
+            barrier.wait()
+            chance = np.random.default_rng(seed)
+            for number in chance.integers(0, len(many), 400):
+                if pool.read(many[number], 3, 1) != bytes([number]) * 3:
+                    return False
+            return True
+
+        with ThreadPoolExecutor(8) as threads:
+            assert all(threads.map(read, range(8)))
+        assert len(pool) <= 2
+
+    def test_more_shards_than_descriptors_are_read(self, few_digits, tmp_path):
+        """1,024 open files were too few for ImageNet's 1,152 shards; here 100 for 200, which no raised limit helps."""
+        records = tfrecord.find(str(few_digits), "train")
+        pictures = [records.read(number) for number in range(50)]
+        for split in tfrecord.SPLITS:
+            tfrecord.write(tmp_path, split, pictures * 4, 200)
+        script = (
+            "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100));"
+            "from resnext_trainer.data import tfrecord;"
+            "found = tfrecord.find(sys.argv[1], 'train');"
+            "assert len([found.read(number) for number in range(len(found))]) == 200"
+        )
+        subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
+
+    def test_soft_limit_is_raised(self):
+        """In a process of its own, because limits cannot be raised again."""
+        script = (
+            "import resource; _, hard = resource.getrlimit(resource.RLIMIT_NOFILE);"
+            "resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard));"
+            "from resnext_trainer import limits; limits.raise_open_files();"
+            "print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+        )
+        output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        assert int(output) == min(65_536, hard if hard != resource.RLIM_INFINITY else 65_536)
+        assert limits.raise_open_files() is None

@@ -1,0 +1,147 @@
+"""Names of classes and files in any bytes, and text files in any locale."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnext_trainer.__main__ import main
+from resnext_trainer.data import folder, labels, tfrecord
+from resnext_trainer.refusal import Refused
+from resnext_trainer.report import Report, Verdict
+from resnext_trainer.text import encodable, printable
+
+KEPT = (
+    "café",
+    "日本",
+    "a b",
+    " leading",
+    "trailing ",
+    "emoji 🐱",
+    "n01440764",
+    "\u00a0",
+    "نیم‌فاصله",
+    "cafe\u0301",
+    '"quoted"',
+)
+REJECTED = {
+    b"caf\xe9": r"caf\xe9",
+    b"two\nlines": r"two\nlines",
+    b"return\r": r"return\r",
+    b"tab\tbed": r"tab\tbed",
+    "\ufeffmark".encode(): r"\ufeffmark",
+    "line\u2028separator": r"line\u2028separator",
+    "paragraph\u2029": r"paragraph\u2029",
+    "next\u0085line": r"next\x85line",
+    b"bell\x07": r"bell\x07",
+    b"cut \xe6\x97": r"cut \xe6\x97",
+}
+
+
+def jpeg(seed):
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def place(*parts):
+    return Path(*map(os.fsdecode, map(os.fsencode, parts)))
+
+
+def classes(root, names):
+    for name in names:
+        place(root, name).mkdir(parents=True)
+        for number in range(2):
+            place(root, name, f"{number}.jpg").write_bytes(jpeg(number))
+    return root
+
+
+def prepare(root, output):
+    return main(["data", "prepare", "--input", str(root), "--output", str(output)])
+
+
+def test_unusual_names_of_classes_are_kept_exactly(tmp_path):
+    """In labels.txt and in the order of their bytes."""
+    root = classes(tmp_path / "in", KEPT)
+    assert prepare(root, tmp_path / "out") == 0
+    expected = sorted(KEPT, key=str.encode)
+    assert labels.read(tmp_path / "out" / "labels.txt") == expected
+    assert (tmp_path / "out" / "labels.txt").read_bytes().decode().split("\n")[:-1] == expected
+
+
+@pytest.mark.parametrize("name", REJECTED, ids=REJECTED.values())
+def test_names_that_no_file_can_keep_are_rejected(tmp_path, capsys, name):
+    """By name, escaped, so that it can be printed."""
+    root = classes(tmp_path / "in", ["cat", name])
+    assert prepare(root, tmp_path / "out") == 3
+    message = capsys.readouterr().err
+    assert REJECTED[name] in message
+    assert "rename it" in message
+    assert len(message.splitlines()) == 1
+    with pytest.raises(Refused) as caught:
+        folder.listing(root)
+    assert Report(verdict="data_refused", message=caught.value.message).model_dump_json()
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.jpg", b"two\nlines.jpg", "separator\u2028.jpg".encode()])
+def test_unusual_names_of_files_are_used_and_escaped(tmp_path, capsys, name):
+    """A picture's name stands in messages alone."""
+    root = classes(tmp_path / "in", ["cat", "dog"])
+    file = place(root, "cat", name)
+    file.write_bytes(jpeg(9))
+    assert prepare(root, tmp_path / "out") == 0
+    file.write_bytes(b"notes")
+    assert prepare(root, tmp_path / "again") == 3
+    assert printable(name) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"cat\ndog\n", ["cat", "dog"]),
+        (b"cat\ndog", ["cat", "dog"]),
+        (b"\xef\xbb\xbfcat\r\ndog\r\n", ["cat", "dog"]),
+        ("cat\u2028x\ndog\x85y\n".encode(), ["cat\u2028x", "dog\x85y"]),
+        (b"cat\x0b\x0c\x1c\n", ["cat\x0b\x0c\x1c"]),
+        (b"", []),
+    ],
+)
+def test_labels_end_with_line_feeds_alone(tmp_path, content, expected):
+    """str.splitlines splits at U+2028 and others as well; editors on Windows add a mark and carriage returns."""
+    (tmp_path / "labels.txt").write_bytes(content)
+    assert labels.read(tmp_path / "labels.txt") == expected
+
+
+@pytest.mark.parametrize("text", ["caf\udce9", "\ud800", "é", "a\nb"])
+def test_messages_can_always_be_encoded(text):
+    """A refusal is printed, logged and sent as JSON."""
+    message = Refused(Verdict.DATA_REFUSED, text).message
+    assert message.encode()
+    assert encodable("é") == "é"
+    assert "\n" not in printable(text)
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8", "POSIX"])
+def test_files_are_utf8_in_every_locale(tmp_path, locale):
+    """Also where Python would take ASCII for files; names, order and plan are the same."""
+    root = classes(tmp_path / "in", KEPT)
+    here = tmp_path / "here"
+    assert prepare(root, here) == 0
+    there = tmp_path / "there"
+    environment = os.environ | {"LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "resnext_trainer", "data"]
+    options = ["--input", str(root), "--output", str(there)]
+    subprocess.run([*command, "prepare", *options], check=True, env=environment, capture_output=True)
+    for file in here.iterdir():
+        assert (there / file.name).read_bytes() == file.read_bytes()
+    done = subprocess.run([*command, "validate", "--path", str(root / "..")], env=environment, capture_output=True)
+    assert done.returncode == 3
+    assert b"Traceback" not in done.stderr
+    assert json.loads((there / "prepare.json").read_text(encoding="utf-8"))["classes"] == len(KEPT)
+    assert len(tfrecord.find(str(there), "train")) == len(KEPT)
