@@ -11,7 +11,7 @@ import yaml
 
 from resnext_operator import api, crd, render
 from resnext_operator.settings import InvalidSettings, Settings
-from resnext_trainer import manifest_yaml, resource
+from resnext_trainer import manifest_yaml, resource, shell
 from resnext_trainer.manifest_yaml import InvalidManifest
 
 if TYPE_CHECKING:
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    return shell.guarded("resnext-operator", lambda: _act(arguments))
+
+
+def _act(arguments: list[str] | None) -> int:
     options = parser().parse_args(arguments)
     code: int = options.act(options)
     return code
@@ -89,8 +93,8 @@ def _render(options: argparse.Namespace) -> int:
         site = Settings.from_environment().site
         printed = [each for training in trainings(data) for each in manifests(training, site, ssh.generate())]
     except OSError as error:
-        where = "standard input" if options.filename == "-" else options.filename
-        print(f"{where}: {error.strerror}", file=sys.stderr)
+        where = "standard input is closed or unreadable" if options.filename == "-" else options.filename
+        print(f"{where}: {error.strerror}: write -f FILE, or pipe one into -f -", file=sys.stderr)
         return 2
     except (api.InvalidTraining, InvalidManifest, InvalidSettings) as error:
         print(error, file=sys.stderr)

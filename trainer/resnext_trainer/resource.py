@@ -41,6 +41,8 @@ def resources(documents: list[Any]) -> list[dict[str, Any]]:
 def _flattened(document: Any) -> Iterator[dict[str, Any]]:
     if not isinstance(document, dict) or not (isinstance(kind := document.get("kind"), str) and kind):
         raise InvalidManifest("kind: Required value: each document must be a Kubernetes resource")
+    if not isinstance(version := document.get("apiVersion", ""), str | None):
+        raise InvalidManifest(f"apiVersion: Invalid value: {json.dumps(version)}: must be a string")
     if "items" not in document:
         yield document
         return
