@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from resnext_operator import api, crd, render
 from resnext_operator.settings import InvalidSettings, Settings
 from resnext_trainer import manifest_yaml, resource, shell
@@ -99,7 +97,7 @@ def _render(options: argparse.Namespace) -> int:
     except (api.InvalidTraining, InvalidManifest, InvalidSettings) as error:
         print(error, file=sys.stderr)
         return 2
-    print(yaml.safe_dump_all(printed, sort_keys=False), end="")
+    print(manifest_yaml.dump(printed), end="")
     return 0
 
 
@@ -111,7 +109,7 @@ def trainings(data: bytes) -> list[dict[str, Any]]:
 
 
 def _crd(_: argparse.Namespace) -> int:
-    print(yaml.safe_dump(crd.manifest(), sort_keys=False, width=120), end="")
+    print(manifest_yaml.dump([crd.manifest()], width=120), end="")
     return 0
 
 

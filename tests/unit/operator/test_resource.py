@@ -13,6 +13,7 @@ from resnext_operator import api, crd, names, render
 from resnext_operator.__main__ import manifests
 from resnext_operator.api import GPU, InvalidTraining
 from resnext_operator.ssh import KeyPair, Keys
+from resnext_trainer.resource import SPEC_FIELDS
 
 KEYS = Keys(*(KeyPair(f"the {whose} private key", f"the {whose} public key") for whose in ("user's", "host's")))
 TRAININGS = sorted(path.stem for path in SAMPLES.glob("resnext-*.yaml"))
@@ -252,3 +253,8 @@ def test_a_claim_for_checkpoints_has_no_owner_so_it_outlives_the_training():
     owned = {each["kind"]: "ownerReferences" in each["metadata"] for each in render.prepared(training)}
     assert owned.pop("PersistentVolumeClaim") is False
     assert all(owned.values())
+
+
+def test_trainer_knows_the_fields_of_the_spec():
+    """`--config` rejects an unknown one without the operator's models."""
+    assert set(SPEC_FIELDS) == {field.alias for field in api.Spec.model_fields.values()}
