@@ -5,15 +5,12 @@ import ipaddress
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from resnext_operator import api, crd, render
+from resnext_operator import api, crd, render, ssh
 from resnext_operator.settings import InvalidSettings, Settings
 from resnext_trainer import manifest_yaml, resource, shell
 from resnext_trainer.manifest_yaml import InvalidManifest
-
-if TYPE_CHECKING:
-    from resnext_operator import ssh
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def manifests(resource: dict[str, Any], site: api.Site, keys: "ssh.Keys") -> list[api.Manifest]:
+def manifests(resource: dict[str, Any], site: api.Site, keys: ssh.Keys) -> list[api.Manifest]:
     """All that a training's first attempt consists of; the addresses of its workers are made up.
 
     Raises api.InvalidTraining when the resource is refused.
@@ -84,8 +81,6 @@ def _run(_: argparse.Namespace) -> int:
 
 
 def _render(options: argparse.Namespace) -> int:
-    from resnext_operator import ssh
-
     try:
         data = sys.stdin.buffer.read() if options.filename == "-" else Path(options.filename).read_bytes()
         site = Settings.from_environment().site
