@@ -1,17 +1,25 @@
 """`resnext-operator render` prints what would be created, or says in one sentence what is wrong with the file."""
 
+import contextlib
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 from documents import CASES
+from hypothesis import given
+from hypothesis import strategies as st
+from model import SITE
 
 from resnext_operator.__main__ import main, trainings
-from resnext_operator.api import KIND, Spec
+from resnext_operator.api import KIND, InvalidTraining, Spec, parse
 from resnext_trainer import manifest_yaml
-from resnext_trainer.config import without_nulls
+from resnext_trainer.config import Training, without_nulls
+from resnext_trainer.manifest_yaml import InvalidManifest
+from resnext_trainer.resource import SPEC_FIELDS
 
 SAMPLE = Path(__file__).parents[3] / "manifests" / "samples" / "resnext-digits.yaml"
+FIELDS = [str(field.alias) for model in (Training, Spec) for field in model.model_fields.values()]
 HEAD = f"apiVersion: resnext.dev/v1alpha1\nkind: {KIND}\n"
 
 
@@ -87,6 +95,23 @@ def test_file_is_rendered_if_the_api_server_accepts_it(tmp_path, capsys, name, c
         assert [without_nulls(each["spec"], Spec, "spec") for each in trainings(data)] == specs
     else:
         assert capsys.readouterr().err.count("\n") == 1
+
+
+KEYS = st.sampled_from([*SPEC_FIELDS, *FIELDS, "name", "limits", "size", "x"]) | st.text(max_size=3)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(spec=st.dictionaries(KEYS, VALUES, max_size=3), extra=st.dictionaries(KEYS, VALUES, max_size=1))
+def test_any_spec_is_rendered_or_rejected(spec, extra):
+    """Never another exception than those that the command reports."""
+    document = {"apiVersion": "resnext.dev/v1alpha1", "kind": KIND, "metadata": {"name": "x"}, "spec": spec} | extra
+    with contextlib.suppress(InvalidManifest, InvalidTraining):
+        for training in trainings(json.dumps(document).encode()):
+            parse(training, SITE)
 
 
 def test_a_missing_file_is_named(capsys):

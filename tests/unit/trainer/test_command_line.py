@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import re
@@ -6,10 +7,12 @@ import sys
 
 import pytest
 from documents import CASES
+from hypothesis import given
+from hypothesis import strategies as st
 
 from resnext_trainer import reading
 from resnext_trainer.__main__ import main
-from resnext_trainer.config import InvalidConfig
+from resnext_trainer.config import InvalidConfig, Training
 from resnext_trainer.report import REPORT_TAG
 
 RESOURCE = """
@@ -112,6 +115,18 @@ def test_config_has_the_values_that_the_api_server_stores(tmp_path, name):
 def test_set_reads_a_value_as_a_file_does(assignment, value):
     """Null unsets the field."""
     assert reading.written(None, ["mixup=0.1", "mixup=null", assignment]) == value
+
+
+FIELDS = st.sampled_from([str(field.alias) for field in Training.model_fields.values()]) | st.text(max_size=3)
+
+
+@given(
+    st.lists(st.builds("{}{}{}={}".format, FIELDS, st.sampled_from(["", "."]), FIELDS, st.text(max_size=8)), max_size=3)
+)
+def test_any_assignment_is_applied_or_rejected(assignments):
+    """Never another exception."""
+    with contextlib.suppress(InvalidConfig):
+        reading.read(None, assignments)
 
 
 @pytest.mark.parametrize(
