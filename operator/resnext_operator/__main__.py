@@ -111,15 +111,28 @@ def _crd(_: argparse.Namespace) -> int:
 def _follow(options: argparse.Namespace) -> int:
     from kubernetes import client, config
     from rich.console import Console
+    from urllib3.exceptions import HTTPError
 
     from resnext_operator.follow import follow
 
-    config.load_config()
-    objects = client.CustomObjectsApi()
-    status = follow(
-        lambda: objects.get_namespaced_custom_object(*api.RESOURCE[:2], options.namespace, api.PLURAL, options.name),
-        Console(highlight=False),
-    )
+    try:
+        config.load_config()
+        objects = client.CustomObjectsApi()
+        status = follow(
+            lambda: objects.get_namespaced_custom_object(
+                *api.RESOURCE[:2], options.namespace, api.PLURAL, options.name
+            ),
+            Console(highlight=False),
+        )
+    except config.ConfigException as error:
+        print(f"no cluster: {error}: set KUBECONFIG", file=sys.stderr)
+        return 1
+    except client.ApiException as error:
+        print(f"{api.KIND} {options.namespace}/{options.name}: {error.status} {error.reason}", file=sys.stderr)
+        return 1
+    except HTTPError as error:
+        print(f"the API server cannot be reached: {error}", file=sys.stderr)
+        return 1
     print(json.dumps(status.get("progress") or {}))
     return 0 if status.get("phase") == api.Phase.SUCCEEDED else 1
 

@@ -1,5 +1,6 @@
 """What a configuration means, without training: the network's size, the steps, and the learning rate on the way."""
 
+import contextlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -140,7 +141,10 @@ def count_images(config: Training, given: int | None) -> Images:
         return Images(*_IMAGENET_IMAGES, f"ImageNet, because data.path {path} does not exist")
     from resnext_trainer.data import examples
 
-    return Images(len(examples(config, "train")), len(examples(config, "validation")), path)
+    training, validation = len(examples(config, "train")), None
+    with contextlib.suppress(Refused):  # a dataset that has no validation images yet
+        validation = len(examples(config, "validation"))
+    return Images(training, validation, path)
 
 
 def show(facts: dict[str, Any], *, as_json: bool) -> None:
@@ -159,6 +163,8 @@ def show(facts: dict[str, Any], *, as_json: bool) -> None:
                 for point, rate in value.items():
                     table.add_row(f"learningRate at {where} {point}", f"{rate:.6g}")
             case "stages" | "config":
+                pass
+            case _ if value is None:
                 pass
             case _:
                 table.add_row(name, f"{value:,}" if isinstance(value, int) else _printed(value))

@@ -55,6 +55,9 @@ def guarded(program: str, run: Callable[[], int]) -> int:
             raise
         print(f"{program}: {sentence}", file=sys.stderr)
         return FAILED
+    except OSError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -73,7 +76,11 @@ class _Output(io.TextIOWrapper):
 
     def __init__(self, stdout: io.TextIOWrapper) -> None:
         super().__init__(
-            stdout.buffer, encoding=stdout.encoding, errors=stdout.errors, line_buffering=stdout.line_buffering
+            stdout.buffer,
+            encoding=stdout.encoding,
+            errors=stdout.errors,
+            line_buffering=stdout.line_buffering,
+            write_through=stdout.write_through,
         )
 
     def write(self, text: str) -> int:

@@ -73,6 +73,21 @@ def test_closed_errors_keep_the_exit_code():
 
 
 @pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (f"KUBECONFIG=/nope HOME=/nope {OPERATOR} follow x", "set KUBECONFIG"),
+        (f"{TRAIN} worker --keys /nope --run-dir $(mktemp -d) --termination-log /dev/null", "/nope/host_ed25519"),
+        (f"{TRAIN} rank --config /nope --world 1 --run-dir /nope", "/nope/ranks"),
+    ],
+)
+def test_command_outside_of_its_pod_is_a_sentence(command, sentence):
+    """The file that is missing is named."""
+    code, text = shell(command)
+    assert code == 1
+    assert sentence in text
+
+
+@pytest.mark.parametrize(
     ("program", "arguments", "module", "sentence"),
     [
         ("resnext_trainer", ["inspect"], "tensorflow", "TensorFlow is not installed: pip install 'resnext-operator[tr"),
