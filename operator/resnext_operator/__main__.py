@@ -4,21 +4,20 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import yaml
-
-from resnext_operator import api, crd, render
+from resnext_operator import api, crd, render, ssh
 from resnext_operator.settings import InvalidSettings, Settings
 from resnext_operator.status import readable
-from resnext_trainer import manifest_yaml, resource
+from resnext_trainer import manifest_yaml, resource, shell
 from resnext_trainer.manifest_yaml import InvalidManifest
-
-if TYPE_CHECKING:
-    from resnext_operator import ssh
 
 
 def main(arguments: list[str] | None = None) -> int:
+    return shell.guarded("resnext-operator", lambda: _act(arguments))
+
+
+def _act(arguments: list[str] | None) -> int:
     options = parser().parse_args(arguments)
     code: int = options.act(options)
     return code
@@ -45,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def manifests(resource: dict[str, Any], site: api.Site, keys: "ssh.Keys") -> list[api.Manifest]:
+def manifests(resource: dict[str, Any], site: api.Site, keys: ssh.Keys) -> list[api.Manifest]:
     """All that a training's first attempt consists of; the addresses of its workers are made up.
 
     Raises api.InvalidTraining when the resource is refused.
@@ -79,20 +78,18 @@ def _run(_: argparse.Namespace) -> int:
 
 
 def _render(options: argparse.Namespace) -> int:
-    from resnext_operator import ssh
-
     try:
         data = sys.stdin.buffer.read() if options.filename == "-" else Path(options.filename).read_bytes()
         site = Settings.from_environment().site
         printed = [each for training in trainings(data) for each in manifests(training, site, ssh.generate())]
     except OSError as error:
-        where = "standard input" if options.filename == "-" else options.filename
-        print(f"{where}: {error.strerror}", file=sys.stderr)
+        where = "standard input is closed or unreadable" if options.filename == "-" else options.filename
+        print(f"{where}: {error.strerror}: write -f FILE, or pipe one into -f -", file=sys.stderr)
         return 2
     except (api.InvalidTraining, InvalidManifest, InvalidSettings) as error:
         print(error, file=sys.stderr)
         return 2
-    print(yaml.safe_dump_all(printed, sort_keys=False), end="")
+    print(manifest_yaml.dump(printed), end="")
     return 0
 
 
@@ -104,24 +101,35 @@ def trainings(data: bytes) -> list[dict[str, Any]]:
 
 
 def _crd(_: argparse.Namespace) -> int:
-    print(yaml.safe_dump(crd.manifest(), sort_keys=False, width=120), end="")
+    print(manifest_yaml.dump([crd.manifest()], width=120), end="")
     return 0
 
 
 def _follow(options: argparse.Namespace) -> int:
     from kubernetes import client, config
     from rich.console import Console
+    from urllib3.exceptions import HTTPError
 
     from resnext_operator.follow import follow
 
-    config.load_config()
-    objects = client.CustomObjectsApi()
+    where = (*api.RESOURCE[:2], options.namespace, api.PLURAL, options.name)
+    try:
+        config.load_config()
+        objects = client.CustomObjectsApi()
 
-    def get() -> dict[str, Any]:
-        where = (*api.RESOURCE[:2], options.namespace, api.PLURAL, options.name)
-        return {"status": readable(objects.get_namespaced_custom_object(*where).get("status"))}
+        def get() -> dict[str, Any]:
+            return {"status": readable(objects.get_namespaced_custom_object(*where).get("status"))}
 
-    status = follow(get, Console(highlight=False))
+        status = follow(get, Console(highlight=False))
+    except config.ConfigException as error:
+        print(f"no cluster: {error}: set KUBECONFIG", file=sys.stderr)
+        return 1
+    except client.ApiException as error:
+        print(f"{api.KIND} {options.namespace}/{options.name}: {error.status} {error.reason}", file=sys.stderr)
+        return 1
+    except HTTPError as error:
+        print(f"the API server cannot be reached: {error}", file=sys.stderr)
+        return 1
     print(json.dumps(status.get("progress") or {}))
     return 0 if status.get("phase") == api.Phase.SUCCEEDED else 1
 

@@ -8,6 +8,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resnext_trainer import shell
 from resnext_trainer.commands import Help, command, config_options, data, model, read_config
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     given = sys.argv[1:] if arguments is None else arguments
+    return shell.guarded("resnext-train", lambda: _run(given))
+
+
+def _run(given: list[str]) -> int:
     options = _parser().parse_args(given)
     options.given = given[1:]
     code: int = options.run(options)
@@ -114,6 +119,15 @@ def _train(options: argparse.Namespace) -> int:
         in_order = refused.agreed
         blamed = _mpi_rank() if _under_mpi() and not in_order else refused.rank
         report = Report(verdict=refused.verdict.name.lower(), message=refused.message, rank=blamed)
+    except shell.OutputLost:
+        _leave(Verdict.CRASHED.value)
+        raise
+    except ModuleNotFoundError as error:
+        if not (sentence := shell.missing_package(error)):
+            raise
+        in_order = False
+        report = Report(verdict=Verdict.CRASHED.name.lower(), message=sentence, rank=_mpi_rank())
+        print(f"resnext-train: {sentence}", file=sys.stderr)
     except BaseException as error:
         traceback.print_exc()
         # Horovod's own error, or TensorFlow's about one of Horovod's operations: the others are gone.

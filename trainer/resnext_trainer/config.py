@@ -338,6 +338,13 @@ class StopAt(Config):
     """End as finished once an evaluation's top-1 accuracy reaches this share."""
 
 
+_EPOCHS_OF_PRESET = "".join(
+    f"has(self.preset) && self.preset == '{name}' ? {preset['epochs']} : " for name, preset in presets.PRESETS.items()
+)
+_EPOCHS = f"has(self.epochs) ? self.epochs : {_EPOCHS_OF_PRESET}90"
+"""In CEL: how many epochs a training has, also if the user writes none."""
+
+
 class Training(Config):
     """One training of an image classifier; what is left out comes from the preset, else from the published recipe."""
 
@@ -413,8 +420,8 @@ class Training(Config):
 
     rules = (
         Rule(
-            "!(has(self.optimizer) && has(self.optimizer.warmupEpochs) && has(self.epochs)) "
-            "|| self.optimizer.warmupEpochs <= double(self.epochs)",
+            "!(has(self.optimizer) && has(self.optimizer.warmupEpochs)) "
+            f"|| self.optimizer.warmupEpochs <= double({_EPOCHS})",
             lambda it: it.optimizer.warmup_epochs <= it.epochs,
             "optimizer.warmupEpochs",
             "warm-up must end within the training: set it to at most epochs",

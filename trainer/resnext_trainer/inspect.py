@@ -1,19 +1,27 @@
 """What a configuration means, without training: the network's size, the steps, and the learning rate on the way."""
 
+import contextlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
 from resnext_trainer.config import Training
 from resnext_trainer.model import ResNeXt, build
+from resnext_trainer.refusal import Refused
+from resnext_trainer.report import Verdict
 from resnext_trainer.schedule import learning_rate
 
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Where along the training the learning rate is shown, beside the end of the warm-up."""
+
+_IMAGENET_CLASSES = 1000
+_IMAGENET_IMAGES = (1_281_167, 50_000)
+"""ILSVRC 2012: images for training and for validation."""
 
 _PRODUCTS = {"Conv2D", "MatMul"}
 
@@ -35,12 +43,22 @@ class Stage:
     """Numbers that convolutions and the classifier put out: what training keeps in memory grows with them."""
 
 
-def meaning(config: Training, world: int, training_images: int, at: Sequence[int] = ()) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Images:
+    """How many images a training has."""
+
+    training: int
+    validation: int | None
+    source: str
+    """Where the numbers come from."""
+
+
+def meaning(config: Training, world: int, images: Images, at: Sequence[int] = ()) -> dict[str, Any]:
     """The facts, by the names under which they are printed; `at` are steps whose learning rate is wanted."""
     model = build(config.model, native_groups=True)
     decayed = model.decayed
     global_batch = config.global_batch(world)
-    steps = training_images // global_batch
+    steps = images.training // global_batch
 
     def rate(epoch: float) -> float:
         return learning_rate(config.optimizer, global_batch, config.epochs, epoch)
@@ -56,7 +74,9 @@ def meaning(config: Training, world: int, training_images: int, at: Sequence[int
         "decayedVariables": len(decayed),
         "undecayedVariables": len(model.weights) - len(decayed),
         "precision": config.precision.mode,
-        "trainingImages": training_images,
+        "trainingImages": images.training,
+        "validationImages": images.validation,
+        "imagesFrom": images.source,
         "globalBatch": global_batch,
         "stepsPerEpoch": steps,
         "steps": steps * config.epochs,
@@ -104,13 +124,27 @@ def _weights(model: ResNeXt, stage: str) -> int:
     return sum(math.prod(value.shape) for name, value in model.weights.items() if name.startswith(f"{stage}/"))
 
 
-def training_images(config: Training) -> int:
-    """How many there are; raises Refused where the data set is not as it should be."""
+def count_images(config: Training, given: int | None) -> Images:
+    """Those of --images, of the dataset, or ImageNet's if there is no dataset. Raises Refused."""
+    if given is not None:
+        return Images(given, None, "--images")
     if config.data.format == "synthetic":
-        return config.data.synthetic_images
+        return Images(config.data.synthetic_images, None, "data.syntheticImages")
+    path = config.data.path
+    if not Path(path).exists():
+        if config.model.classes != _IMAGENET_CLASSES:
+            raise Refused(
+                Verdict.DATA_REFUSED,
+                f"data.path: {path} does not exist, and ImageNet's counts apply to {_IMAGENET_CLASSES} classes only, "
+                f"not to {config.model.classes}: pass --images with the number of training images",
+            )
+        return Images(*_IMAGENET_IMAGES, f"ImageNet, because data.path {path} does not exist")
     from resnext_trainer.data import examples
 
-    return len(examples(config, "train"))
+    training, validation = len(examples(config, "train")), None
+    with contextlib.suppress(Refused):  # a dataset that has no validation images yet
+        validation = len(examples(config, "validation"))
+    return Images(training, validation, path)
 
 
 def show(facts: dict[str, Any], *, as_json: bool) -> None:
@@ -130,12 +164,30 @@ def show(facts: dict[str, Any], *, as_json: bool) -> None:
                     table.add_row(f"learningRate at {where} {point}", f"{rate:.6g}")
             case "stages" | "config":
                 pass
+            case _ if value is None:
+                pass
             case _:
-                table.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
+                table.add_row(name, f"{value:,}" if isinstance(value, int) else _printed(value))
     parts = Table("stage", "output", "weights", "MACs", box=None)
     for stage in facts["stages"]:
         shape = " x ".join(map(str, stage["output"]))
         parts.add_row(stage["name"], shape, f"{stage['weights']:,}", f"{stage['macs']:,}")
+    recipe = Table("field", "value", box=None)
+    for field, value in _fields(facts["config"]):
+        recipe.add_row(field, _printed(value))
     console = Console()
-    console.print(table)
-    console.print(parts)
+    for each in (table, parts, recipe):
+        console.print(each, markup=False)
+
+
+def _fields(config: Mapping[str, Any], parent: str = "") -> Iterator[tuple[str, Any]]:
+    """Every field of the resolved configuration as --set spells it."""
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _fields(value, f"{parent}{name}.")
+        else:
+            yield f"{parent}{name}", value
+
+
+def _printed(value: Any) -> str:
+    return value if isinstance(value, str) else "unset" if value is None else json.dumps(value)

@@ -11,7 +11,7 @@ import codecs
 import json
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -39,6 +39,23 @@ def value(text: str) -> Any:
         return _yaml_document(text)
     except RecursionError:
         raise InvalidManifest("nested too deeply") from None
+
+
+def dump(documents: Iterable[Any], width: int = 80) -> str:
+    """Documents as YAML that kubectl reads as the same values: a string such as 1e3 or yes is quoted."""
+    return yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, width=width)
+
+
+class _Dumper(yaml.SafeDumper):
+    pass
+
+
+def _represented(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    style = None if isinstance(_resolved(text), str) else "'"
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _represented)
 
 
 def _decoded(data: bytes) -> str:

@@ -22,6 +22,7 @@ _METADATA = (
     "selfLink",
 )
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_NAMESPACE = re.compile(r"([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?")
 _LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
 
 
@@ -41,6 +42,8 @@ def resources(documents: list[Any]) -> list[dict[str, Any]]:
 def _flattened(document: Any) -> Iterator[dict[str, Any]]:
     if not isinstance(document, dict) or not (isinstance(kind := document.get("kind"), str) and kind):
         raise InvalidManifest("kind: Required value: each document must be a Kubernetes resource")
+    if not isinstance(version := document.get("apiVersion", ""), str | None):
+        raise InvalidManifest(f"apiVersion: Invalid value: {json.dumps(version)}: must be a string")
     if "items" not in document:
         yield document
         return
@@ -64,6 +67,12 @@ def _check(training: dict[str, Any]) -> None:
     if not _NAME.fullmatch(name) or len(name) > 253:
         raise InvalidManifest(
             f"metadata.name: Invalid value: {json.dumps(name)}: write lower-case letters, digits, - and ., "
+            "with a letter or a digit first and last"
+        )
+    namespace = metadata.get("namespace")
+    if namespace is not None and not (isinstance(namespace, str) and _NAMESPACE.fullmatch(namespace)):
+        raise InvalidManifest(
+            f"metadata.namespace: Invalid value: {json.dumps(namespace)}: write lower-case letters, digits and -, "
             "with a letter or a digit first and last"
         )
     for field in ("labels", "annotations"):

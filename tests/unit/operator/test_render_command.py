@@ -1,14 +1,25 @@
 """`resnext-operator render` prints what would be created, or says in one sentence what is wrong with the file."""
 
+import contextlib
+import json
 from pathlib import Path
 
 import pytest
 import yaml
+from documents import CASES
+from hypothesis import given
+from hypothesis import strategies as st
+from model import SITE
 
-from resnext_operator.__main__ import main
-from resnext_operator.api import KIND
+from resnext_operator.__main__ import main, trainings
+from resnext_operator.api import KIND, InvalidTraining, Spec, parse
+from resnext_trainer import manifest_yaml
+from resnext_trainer.config import Training, without_nulls
+from resnext_trainer.manifest_yaml import InvalidManifest
+from resnext_trainer.resource import SPEC_FIELDS
 
 SAMPLE = Path(__file__).parents[3] / "manifests" / "samples" / "resnext-digits.yaml"
+FIELDS = [str(field.alias) for model in (Training, Spec) for field in model.model_fields.values()]
 HEAD = f"apiVersion: resnext.dev/v1alpha1\nkind: {KIND}\n"
 
 
@@ -40,6 +51,67 @@ def test_a_bad_file_is_refused_in_a_sentence(tmp_path, capsys, text, sentence):
     said = capsys.readouterr()
     assert sentence in said.err
     assert not said.out
+
+
+def test_every_training_of_a_file_is_rendered(tmp_path, capsys):
+    """Other kinds in the file are ignored."""
+    path = tmp_path / "trainings.yaml"
+    sample = SAMPLE.read_text()
+    path.write_text(f"kind: ConfigMap\n---\n{sample}\n---\n{sample.replace('name: resnext-digits', 'name: second')}")
+    assert main(["render", "-f", str(path)]) == 0
+    printed = manifest_yaml.documents(capsys.readouterr().out.encode())
+    names = [each["metadata"]["name"] for each in printed if each["kind"] == "Pod"]
+    assert len(names) == 6
+    assert sum(name.startswith("second-") for name in names) == 3
+
+
+def test_printed_strings_are_read_as_strings(tmp_path, capsys):
+    """kubectl would read a bare 1e3 or 010 as a number."""
+    texts = ["1e3", "010", "0x10", "yes", "2026-01-01", "1:30", "null", ".5", "1_000"]
+    env = ", ".join(f"{{name: V{number}, value: '{text}'}}" for number, text in enumerate(texts))
+    path = tmp_path / "training.yaml"
+    path.write_text(
+        f"{HEAD}metadata: {{name: x}}\nspec: {{training: {{data: {{format: synthetic}}}}, workers: {{env: [{env}]}}}}\n"
+    )
+    assert main(["render", "-f", str(path)]) == 0
+    printed = manifest_yaml.documents(capsys.readouterr().out.encode())
+    (worker,) = (
+        each
+        for each in printed
+        if each["metadata"]["name"] == "x-worker-0-0" or "worker" in str(each["metadata"]["name"])
+    )
+    values = {each["name"]: each.get("value") for each in worker["spec"]["containers"][0]["env"]}
+    assert [values[f"V{number}"] for number in range(len(texts))] == texts
+
+
+@pytest.mark.parametrize(("name", "case"), CASES.items(), ids=CASES)
+def test_file_is_rendered_if_the_api_server_accepts_it(tmp_path, capsys, name, case):
+    """The same verdict, in a sentence; the same values."""
+    data, specs = case
+    path = tmp_path / "training.yaml"
+    path.write_bytes(data)
+    assert main(["render", "-f", str(path)]) == (2 if specs is None else 0), name
+    if specs is not None:
+        assert [without_nulls(each["spec"], Spec, "spec") for each in trainings(data)] == specs
+    else:
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+KEYS = st.sampled_from([*SPEC_FIELDS, *FIELDS, "name", "limits", "size", "x"]) | st.text(max_size=3)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(spec=st.dictionaries(KEYS, VALUES, max_size=3), extra=st.dictionaries(KEYS, VALUES, max_size=1))
+def test_any_spec_is_rendered_or_rejected(spec, extra):
+    """Never another exception than those that the command reports."""
+    document = {"apiVersion": "resnext.dev/v1alpha1", "kind": KIND, "metadata": {"name": "x"}, "spec": spec} | extra
+    with contextlib.suppress(InvalidManifest, InvalidTraining):
+        for training in trainings(json.dumps(document).encode()):
+            parse(training, SITE)
 
 
 def test_a_missing_file_is_named(capsys):

@@ -14,6 +14,7 @@ from resnext_operator import api, crd, names, render
 from resnext_operator.__main__ import manifests
 from resnext_operator.api import GPU, InvalidTraining
 from resnext_operator.ssh import KeyPair, Keys
+from resnext_trainer.resource import SPEC_FIELDS
 
 KEYS = Keys(*(KeyPair(f"the {whose} private key", f"the {whose} public key") for whose in ("user's", "host's")))
 TRAININGS = sorted(path.stem for path in SAMPLES.glob("resnext-*.yaml"))
@@ -357,3 +358,8 @@ def test_every_pod_knows_the_training_s_uid():
     body["spec"].setdefault("workers", {})["env"] = [{"name": "RESNEXT_TRAINING_UID", "value": "another"}]
     with pytest.raises(InvalidTraining, match="the pods set this variable themselves"):
         api.parse(body, SITE)
+
+
+def test_trainer_knows_the_fields_of_the_spec():
+    """`--config` rejects an unknown one without the operator's models."""
+    assert set(SPEC_FIELDS) == {field.alias for field in api.Spec.model_fields.values()}

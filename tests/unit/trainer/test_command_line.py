@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import re
@@ -5,10 +6,13 @@ import subprocess
 import sys
 
 import pytest
+from documents import CASES
+from hypothesis import given
+from hypothesis import strategies as st
 
 from resnext_trainer import reading
 from resnext_trainer.__main__ import main
-from resnext_trainer.config import InvalidConfig
+from resnext_trainer.config import InvalidConfig, Training
 from resnext_trainer.report import REPORT_TAG
 
 RESOURCE = """
@@ -77,11 +81,70 @@ def test_a_configuration_is_read_from_a_resource_from_yaml_and_from_json(tmp_pat
     assert (config.epochs, config.data.path, config.stop_at.top1, config.xla) == (7, "/other", 0.9, False)
 
 
+OUTSIDE = ("snake case in the workers", "number as a label", "fraction of a CPU as a number")
+"""Faults of fields that the operator alone reads."""
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in OUTSIDE])
+def test_config_has_the_values_that_the_api_server_stores(tmp_path, name):
+    """A file with one training is accepted by both or by neither."""
+    data, specs = CASES[name]
+    (tmp_path / "config").write_bytes(data)
+    if specs and len(specs) == 1:
+        assert reading.written(tmp_path / "config") == specs[0]["training"]
+        assert reading.read(tmp_path / "config").epochs == specs[0]["training"]["epochs"]
+    else:
+        with pytest.raises(InvalidConfig):
+            reading.read(tmp_path / "config")
+
+
+@pytest.mark.parametrize(
+    ("assignment", "value"),
+    [
+        ("optimizer.weightDecay=1e-4", {"optimizer": {"weightDecay": 0.0001}}),
+        ("epochs=90.0", {"epochs": 90}),
+        ("epochs=0x10", {"epochs": 16}),
+        ("xla=off", {"xla": False}),
+        ("data.path=2026-01-01", {"data": {"path": "2026-01-01"}}),
+        ("data.path=1:30", {"data": {"path": "1:30"}}),
+        ("data={path: /x, indexPath: null}", {"data": {"path": "/x"}}),
+        ("mixup=null", {}),
+        ("mixup=", {}),
+    ],
+)
+def test_set_reads_a_value_as_a_file_does(assignment, value):
+    """Null unsets the field."""
+    assert reading.written(None, ["mixup=0.1", "mixup=null", assignment]) == value
+
+
+FIELDS = st.sampled_from([str(field.alias) for field in Training.model_fields.values()]) | st.text(max_size=3)
+
+
+@given(
+    st.lists(st.builds("{}{}{}={}".format, FIELDS, st.sampled_from(["", "."]), FIELDS, st.text(max_size=8)), max_size=3)
+)
+def test_any_assignment_is_applied_or_rejected(assignments):
+    """Never another exception."""
+    with contextlib.suppress(InvalidConfig):
+        reading.read(None, assignments)
+
+
 @pytest.mark.parametrize(
     ("text", "assignments", "words"),
     [
         ("- 1", [], "holds no settings"),
         ("{", [], "neither YAML nor JSON"),
+        ("", [], "holds no settings"),
+        ("kind: Pod", [], "holds no settings"),
+        ("text", [], "holds no settings"),
+        (f"{RESOURCE}---{RESOURCE}", [], "holds 2 trainings (flowers, flowers)"),
+        (RESOURCE.replace("v1alpha1", "v1"), [], "must be resnext.dev/v1alpha1"),
+        ("batch_size: 7", [], 'unknown field "spec.training.batch_size"'),
+        ("epoch: null", [], 'unknown field "spec.training.epoch"'),
+        ("", ["epochs=1:30"], "holds no settings"),
+        ("{}", ["epochs=1:30"], 'spec.training.epochs: Invalid value: "1:30"'),
+        ("{}", ["mixup=.inf"], 'spec.training.mixup: Invalid value: ".inf"'),
+        ("{}", ["batch_size=7"], 'unknown field "spec.training.batch_size"'),
         ("epochs: 7", ["epochs"], "field=value"),
         ("epochs: 7", ["epochs.first=1"], "epochs is 7 and has no fields"),
         ("epoch: 7", [], 'unknown field "spec.training.epoch"'),

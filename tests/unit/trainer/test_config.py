@@ -38,7 +38,8 @@ def test_the_batch_follows_the_precision_unless_the_user_says(mode):
 def test_a_resolved_configuration_resolves_to_itself(preset, epochs, mode, batch):
     written = {"preset": preset, "epochs": epochs, "batchSize": batch, "precision": {"mode": mode} if mode else None}
     training = resolve({key: value for key, value in written.items() if value is not None})
-    assert resolve(training.model_dump(mode="json", by_alias=True)) == training
+    settings = training.model_dump(mode="json", by_alias=True)
+    assert resolve(settings).model_dump(mode="json", by_alias=True) == settings
 
 
 @pytest.mark.parametrize("preset", presets.PRESETS)

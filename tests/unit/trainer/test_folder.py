@@ -11,7 +11,7 @@ from resnext_trainer import classes
 from resnext_trainer.__main__ import main
 from resnext_trainer.config import resolve
 from resnext_trainer.data import Share, dali, examples, open_source, tfrecord
-from resnext_trainer.inspect import training_images
+from resnext_trainer.inspect import count_images
 from resnext_trainer.refusal import Refused
 from resnext_trainer.report import Verdict
 
@@ -53,7 +53,7 @@ def test_a_folder_holds_what_the_shards_of_the_same_pictures_hold(few, config):
 
     for split in tfrecord.SPLITS:
         assert content(config, split) == content(few, split)
-    assert training_images(resolve(config)) == 96
+    assert count_images(resolve(config), None).training == 96
 
 
 @pytest.mark.parametrize("pipeline", ["tfdata", "dali"])

@@ -67,3 +67,30 @@ def test_options_out_of_range_are_refused(options):
     with pytest.raises(SystemExit) as caught:
         main(["inspect", *options])
     assert caught.value.code == 2
+
+
+NO_DATA = ("--set", "data.path=/no/such/dataset")
+
+
+def test_imagenet_is_counted_without_the_dataset(capsys):
+    """With a note where the numbers come from."""
+    assert main(["inspect", "--json", *NO_DATA]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["trainingImages"], facts["validationImages"]) == (1_281_167, 50_000)
+    assert facts["imagesFrom"] == "ImageNet, because data.path /no/such/dataset does not exist"
+
+
+def test_other_classes_without_dataset_need_images(capsys):
+    """Only ImageNet's counts are known."""
+    assert main(["inspect", *NO_DATA, "--set", "model.classes=10"]) == 3
+    assert "pass --images" in capsys.readouterr().err
+
+
+def test_tables_show_every_field_of_the_recipe(capsys):
+    """In the spelling of --set."""
+    assert main(["inspect", "--images", "5000", "--set", "preset=resnext101-32x4d-250ep"]) == 0
+    rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line.split()}
+    assert rows["mixup"] == ["0.2"]
+    assert rows["optimizer.learningRate"] == ["0.256"]
+    assert rows["checkpoint.path"] == ["/checkpoints"]
+    assert rows["stopAt.top1"] == ["unset"]

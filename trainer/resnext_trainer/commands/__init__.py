@@ -17,9 +17,6 @@ Commands = Any
 
 Run = Callable[[argparse.Namespace], int]
 
-_INTERRUPTED = 130
-"""What a shell returns for a command ended by Ctrl-C."""
-
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
     """Names a default where it says something, and keeps each command and its text on one line."""
@@ -96,15 +93,9 @@ def at_a_terminal(run: Run) -> Run:
         except Refused as refused:
             print(refused.message, file=sys.stderr)
             return refused.verdict.value
-        except BrokenPipeError:
-            # Whoever read the output has seen enough; Python must not complain about it once more at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return Verdict.CRASHED.value
         except OSError as error:
             print(encodable(str(error)), file=sys.stderr)
             return Verdict.CRASHED.value
-        except KeyboardInterrupt:
-            return _INTERRUPTED
 
     return wrapped
 

@@ -108,6 +108,7 @@ def _prepare(options: argparse.Namespace) -> int:
     return 0
 
 
+@at_a_terminal
 def _digits(options: argparse.Namespace) -> int:
     from resnext_trainer.data import digits
 

@@ -74,14 +74,21 @@ def add(commands: Commands) -> None:
 
 
 def _add_inspect(commands: Commands) -> None:
-    inspect = command(commands, "inspect", "print what a configuration means, without training", _inspect)
+    inspect = command(
+        commands,
+        "inspect",
+        "print what a configuration means, without training",
+        _inspect,
+        "Every field of the resolved configuration, the network, its steps and learning rates. If data.path does not "
+        "exist, 1000 classes are taken for ImageNet's 1,281,167 training and 50,000 validation images.",
+    )
     config_options(inspect)
     inspect.add_argument("--world", type=positive, default=1, help="number of ranks")
-    inspect.add_argument("--images", type=positive, help="training images, in place of those that data.path holds")
+    inspect.add_argument("--images", type=positive, help="training images, instead of those in data.path")
     inspect.add_argument(
         "--at", type=_step, action="append", default=[], metavar="STEP", help="a step to tell the learning rate of"
     )
-    inspect.add_argument("--json", action="store_true", help="print JSON, with the whole resolved configuration")
+    inspect.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_benchmark(commands: Commands) -> None:
@@ -129,7 +136,7 @@ def _inspect(options: argparse.Namespace) -> int:
     config = read_config(options)
     from resnext_trainer import inspect
 
-    images = options.images or inspect.training_images(config)
+    images = inspect.count_images(config, options.images)
     inspect.show(inspect.meaning(config, options.world, images, options.at), as_json=options.json)
     return 0
 

@@ -1,0 +1,23 @@
+"""kubectl, the API server and our own reader give a manifest one meaning."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from documents import CASES
+from kube import NAMESPACE, Cluster
+
+from resnext_trainer import manifest_yaml, resource
+
+
+@pytest.mark.parametrize(("data", "specs"), CASES.values(), ids=CASES)
+def test_dry_run_has_the_verdict_and_values_of_the_table(cluster: Cluster, tmp_path: Path, data, specs):
+    """The unit tests compare `render` and `--config` with the same table."""
+    path = tmp_path / "training.yaml"
+    path.write_bytes(data)
+    command = ["kubectl", "--namespace", NAMESPACE, "create", "--dry-run=server", "-o", "json", "-f", path]
+    done = subprocess.run(command, env=cluster.environment, capture_output=True, check=False, timeout=60)
+    assert (done.returncode == 0) == (specs is not None), done.stderr
+    if specs is not None:
+        stored = resource.trainings(manifest_yaml.documents(done.stdout))
+        assert [each["spec"] for each in stored] == specs
