@@ -16,7 +16,7 @@ from aiohttp import web
 from kubernetes.aio.config import kube_config
 
 from played.api import RELEASE, Api, Manifest
-from played.cast import trains
+from played.cast import own_address, trains
 from played.proxy import Fault, Proxy, kubeconfig
 from resnext_operator import names
 from resnext_operator.__main__ import main
@@ -36,6 +36,9 @@ def _main(environment: Mapping[str, str], log: str, metrics_port: int) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    # Such as RESNEXT_FAULTS, which is the tests' own.
+    for name in [each for each in os.environ if each.startswith("RESNEXT_")]:
+        del os.environ[name]
     os.environ.update(environment)
     # Read from the environment when the module was imported, which was long before.
     kube_config.KUBE_CONFIG_DEFAULT_LOCATION = environment["KUBECONFIG"]
@@ -139,8 +142,8 @@ class Ranks:
         app.add_routes([web.get("/progress", answer)])
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
-        # Without an address there would be two sockets, and with port 0 two ports.
-        await web.TCPSite(runner, "0.0.0.0", port).start()
+        # The pods' own address alone: a test may answer otherwise at another address of this machine.
+        await web.TCPSite(runner, own_address(), port).start()
         self.port = runner.addresses[0][1]
         try:
             yield self
