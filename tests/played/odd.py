@@ -142,7 +142,7 @@ class Tenant:
             (self.patch_metadata, 4),
             (self.suspend, 6),
             (self.scale, 5),
-            (self.delete_training, 5),
+            (self.delete_training, 8),
             (self.create_child, 10),
             (self.delete_child, 6),
             (self.relabel_pod, 8),

@@ -3,11 +3,13 @@
 import asyncio
 import json
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import islice, takewhile
 from random import Random
 from statistics import median
 
@@ -22,6 +24,7 @@ from played.process import Process, process
 from played.theatre import Theatre
 from resnext_operator.cluster import Refused
 
+_NEXT_RECORD = re.compile(r"\d{4}-\d\d-\d\d \d\d:")
 LANES = 3
 """Ordinary trainings at a time."""
 _ACTIONS_PER_SECOND = 4.0
@@ -52,7 +55,8 @@ class Outcome:
     """What a run came to."""
 
     seconds: float = 0.0
-    succeeded: int = 0
+    took: list[float] = field(default_factory=list)
+    """Seconds until each ordinary training Succeeded."""
     faults: list[str] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     actions: Counter[str] = field(default_factory=Counter)
@@ -66,7 +70,7 @@ class Outcome:
     def problems(self) -> list[str]:
         """Every sentence is a reason to fail."""
         found = list(self.faults)
-        if not self.succeeded:
+        if not self.took:
             found.append("no ordinary training succeeded")
         third = len(self.samples) // 3
         middle, last = self.samples[third : 2 * third], self.samples[2 * third :]
@@ -76,9 +80,8 @@ class Outcome:
                 found.append(f"{what}: {after:.1f} in the last third of the time, {before:.1f} in the middle third")
         if len(self.log) > _MOST_LINES_PER_SECOND * self.seconds:
             found.append(f"the operator logged {len(self.log)} lines in {self.seconds:.0f} s")
-        if tracebacks := [index for index, line in enumerate(self.log) if line.startswith("Traceback")]:
-            first = "\n".join(self.log[max(0, tracebacks[0] - 1) : tracebacks[0] + 60])
-            found.append(f"the operator logged {len(tracebacks)} tracebacks; the first:\n{first}")
+        for error, count in tracebacks(self.log).items():
+            found.append(f"the operator logged {count} times:\n{error}")
         for what, size in self.left.items():
             if size > self.sizes.get(what, 0) + _MOST_LEFT:
                 found.append(
@@ -89,10 +92,22 @@ class Outcome:
     def __str__(self) -> str:
         memory = [each.memory for each in self.samples] or [0.0]
         return (
-            f"{self.succeeded} ordinary trainings Succeeded next to {self.actions.total()} odd requests in "
-            f"{self.seconds:.0f} s; resident memory {min(memory):.0f} to {max(memory):.0f} MB, "
+            f"{len(self.took)} ordinary trainings Succeeded next to {self.actions.total()} odd requests in "
+            f"{self.seconds:.0f} s, each in {median(self.took or [0.0]):.0f} s ({max(self.took, default=0.0):.0f} s "
+            f"at most); resident memory {min(memory):.0f} to {max(memory):.0f} MB, "
             f"at the end {self.samples[-1] if self.samples else 'unknown'}; {len(self.log)} lines logged"
         )
+
+
+def tracebacks(log: list[str]) -> Counter[str]:
+    """Tracebacks without the line before them, where names and delays differ, and how often each was logged."""
+    found: Counter[str] = Counter()
+    lines = iter(log)
+    for line in lines:
+        if line.lstrip(" |+-").startswith("Traceback"):
+            inner = takewhile(lambda each: not _NEXT_RECORD.match(each), lines)
+            found["\n".join([line, *islice(inner, 60)])] += 1
+    return found
 
 
 async def soak(theatre: Theatre, seed: int, seconds: float) -> Outcome:
@@ -125,7 +140,7 @@ async def soak(theatre: Theatre, seed: int, seconds: float) -> Outcome:
             if not watcher.done():
                 await asyncio.gather(odd_ones, *lanes)
                 outcome.seconds = time.monotonic() - began
-                await asyncio.gather(*(_delete_all(api, namespace) for namespace in (tenant, plain)))
+                await asyncio.gather(*(_delete_all(api, namespace) for namespace in (tenant, plain, spare)))
                 await _until_empty(it, outcome)
         finally:
             for task in (odd_ones, watcher, *lanes):
@@ -168,11 +183,11 @@ async def _train(api: Api, namespace: str, lane: int, end: float, outcome: Outco
         while status.get("phase") not in ("Succeeded", "Failed") and time.monotonic() < began + _TO_SUCCEED:
             await asyncio.sleep(0.5)
             status = ((await api.find(f"{trainings}/{name}")) or {}).get("status") or {}
+        took = time.monotonic() - began
         if status.get("phase") != "Succeeded" or len(status.get("attempts") or ()) != 1:
-            took = time.monotonic() - began
             outcome.faults.append(f"{name} after {took:.0f} s: {json.dumps(status)}")
         else:
-            outcome.succeeded += 1
+            outcome.took.append(took)
         await api.remove(f"{trainings}/{name}")
 
 
