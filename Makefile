@@ -21,7 +21,7 @@ endif
 export RESNEXT_STARTED := $(shell date +%s)
 export PATH := $(CACHE)/bin:$(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo try test test-unit test-e2e test-faults bench bench-operator check format generate image-cuda down clean
+.PHONY: help demo try test test-unit test-e2e test-faults test-soak bench bench-operator check format generate image-cuda down clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 16
@@ -36,7 +36,12 @@ try: $(VENV)/.trainer ## Train the sample without a cluster: two ranks under mpi
 test: $(VENV)/.trainer $(VENV)/.dev ## Everything: checks, unit, golden, chart and end-to-end tests
 	@$(MAKE) --no-print-directory check
 	@$(SETUP) ssh timm kwok cluster images
-	@$(BIN)/pytest tests
+	@# The soak test waits most of its time: it runs next to the tests that need no cluster.
+	@mkdir -p build
+	@RESNEXT_SOAK_SECONDS=180 nice $(BIN)/pytest -s tests/e2e/test_soak.py >build/soak.log 2>&1 & soak=$$!; \
+	status=0; $(BIN)/pytest tests/unit tests/golden tests/proofs || status=$$?; \
+	wait $$soak || status=$$?; cat build/soak.log; \
+	$(BIN)/pytest tests/e2e || status=$$?; exit $$status
 
 test-unit: $(VENV)/.trainer $(VENV)/.dev ## The tests that need no cluster and little time
 	@$(SETUP) clients ssh
@@ -49,6 +54,10 @@ test-e2e: $(VENV)/.dev ## The end-to-end tests on the kind cluster (or on KUBECO
 test-faults: $(VENV)/.dev ## A fault at every write of the operator, where `make test` takes a sample; lost nodes, ranks that stand still (25 minutes)
 	@$(SETUP) kwok cluster images
 	@RESNEXT_FAULTS=all $(BIN)/pytest -s tests/e2e/test_faults.py tests/e2e/test_nodes.py tests/e2e/test_stalled.py
+
+test-soak: $(VENV)/.dev ## Odd objects of one tenant next to another's ordinary trainings (30 minutes; RESNEXT_SOAK_SEED=N for others)
+	@$(SETUP) kwok cluster images
+	@RESNEXT_SOAK_SECONDS=1800 $(BIN)/pytest -s tests/e2e/test_soak.py
 
 bench-operator: $(VENV)/.dev ## 100 and 1,000 trainings at a time, beside the MPI Operator's figures (about 15 minutes)
 	@$(SETUP) kwok cluster

@@ -11,6 +11,9 @@ from played.theatre import Theatre
 
 # `make test-faults` sets it: what takes minutes for a single sentence.
 collect_ignore = [] if os.environ.get("RESNEXT_FAULTS") == "all" else ["test_nodes.py", "test_stalled.py"]
+# `make test` and `make test-soak` run it by itself.
+if "RESNEXT_SOAK_SECONDS" not in os.environ:
+    collect_ignore.append("test_soak.py")
 
 
 @pytest.fixture(scope="session")

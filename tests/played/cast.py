@@ -44,10 +44,10 @@ def trains(attempt: int, step: int = 40) -> Progress:
     return Progress(attempt=attempt, epoch=4, epochs=8, step=step, steps=80, loss=0.5, checkpoint=SAVED)
 
 
-def own_address() -> str:
+def own_address(towards: str = "192.0.2.1") -> str:
     """An address of this machine, for the pods' ranks live here; no packet is sent, and loopback is refused in pods."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))
+        probe.connect((towards, 9))
         return str(probe.getsockname()[0])
 
 
@@ -286,3 +286,30 @@ def volume(namespace: str, name: str) -> Manifest:
             "claimRef": {"namespace": namespace, "name": names.claim(name)},
         },
     }
+
+
+async def namespace_with_claim(api: Api, namespace: str, claim: str) -> None:
+    """An empty namespace with one claim for the checkpoints of all trainings, already bound."""
+    await api.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace, "labels": {PLAYED: "true"}}})
+    access = {"storageClassName": STORAGE, "accessModes": ["ReadWriteMany"]}
+    bound = volume(namespace, "shared")
+    bound["spec"] |= access | {"claimRef": {"namespace": namespace, "name": claim}}
+    spec = access | {"resources": {"requests": {"storage": "1Gi"}}}
+    claims = f"/api/v1/namespaces/{namespace}/persistentvolumeclaims"
+    await api.request("POST", "/api/v1/persistentvolumes", bound)
+    await api.request("POST", claims, {"metadata": {"name": claim}, "spec": spec})
+    # Pods that wait for it would be looked at again by the scheduler in many seconds only.
+    while (await api.request("GET", f"{claims}/{claim}")).get("status", {}).get("phase") != "Bound":
+        await asyncio.sleep(0.2)
+    # Without it the API server rejects pods.
+    while not await api.find(f"/api/v1/namespaces/{namespace}/serviceaccounts/default"):
+        await asyncio.sleep(0.1)
+
+
+async def clear(api: Api, namespace: str) -> None:
+    """Delete a namespace and the volumes that were made for it, and wait until it does not exist any more."""
+    await api.remove(f"/api/v1/namespaces/{namespace}")
+    for each in await api.items("/api/v1/persistentvolumes", f"{PLAYED}={namespace}"):
+        await api.remove(f"/api/v1/persistentvolumes/{each['metadata']['name']}")
+    while await api.find(f"/api/v1/namespaces/{namespace}"):
+        await asyncio.sleep(1)

@@ -16,7 +16,7 @@ from aiohttp import web
 from kubernetes.aio.config import kube_config
 
 from played.api import RELEASE, Api, Manifest
-from played.cast import trains
+from played.cast import own_address, trains
 from played.proxy import Fault, Proxy, kubeconfig
 from resnext_operator import names
 from resnext_operator.__main__ import main
@@ -142,8 +142,8 @@ class Ranks:
         app.add_routes([web.get("/progress", answer)])
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
-        # Without an address there would be two sockets, and with port 0 two ports.
-        await web.TCPSite(runner, "0.0.0.0", port).start()
+        # The pods' own address alone: a test may answer otherwise at another address of this machine.
+        await web.TCPSite(runner, own_address(), port).start()
         self.port = runner.addresses[0][1]
         try:
             yield self

@@ -30,12 +30,12 @@ def guarded(program: str, run: Callable[[], int]) -> int:
     if sys.stdin is None:
         # Write-only, so that a command that reads it gets an error and not an empty text.
         os.open(os.devnull, os.O_WRONLY)
-        sys.stdin = open(0, closefd=False)  # noqa: SIM115
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     if sys.stdout is None:
         print(f"{program}: standard output is closed: open it, for example with >/dev/null", file=sys.stderr)
         return FAILED
     if sys.stderr is None:
-        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout is sys.__stdout__:
         sys.stdout = _Output(sys.stdout)
     try:

@@ -11,11 +11,8 @@ import asyncio
 import json
 import os
 import platform
-import re
 import signal
-import socket
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -24,10 +21,10 @@ from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
-import aiohttp
-from played.api import RELEASE, SYSTEM, TRAININGS, Api, Manifest, connect, deploy, deployed, run
-from played.cast import PLAYED, STORAGE, cast, training, trains
+from played.api import TRAININGS, Api, connect, deploy, deployed, run
+from played.cast import cast, clear, namespace_with_claim, training, trains
 from played.operators import Ranks
+from played.process import Process, process
 from rich.console import Console
 from rich.table import Table
 
@@ -35,108 +32,19 @@ from resnext_operator.settings import Settings
 
 NAMESPACE, CLAIM = "bench", "checkpoints"
 CAP = Settings().progress_per_second
-PROGRAM = """
-from resnext_operator import names
-from resnext_operator.__main__ import main
-names.METRICS_PORT = {}  # the pods' address is this machine's, and a real rank may be at the usual port
-raise SystemExit(main(["run"]))
-"""
 METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 
-@dataclass
-class Operator:
-    """The process, and what it says of itself."""
-
-    process: asyncio.subprocess.Process
-    url: str
-    session: aiohttp.ClientSession
-
-    async def metrics(self) -> dict[str, float]:
-        async with self.session.get(f"{self.url}/metrics") as answer:
-            text = await answer.text()
-        return {name: float(value) for name, value in re.findall(r"^([a-z_]+(?:\{[^}]*\})?) (\S+)$", text, re.M)}
-
-    async def phases(self) -> dict[str, int]:
-        found = await self.metrics()
-        return {key.split('"')[1]: int(value) for key, value in found.items() if key.startswith("resnext_trainings{")}
-
-    async def calls(self) -> Counter[str]:
-        """Requests by verb; those of kopf, which lists and watches, are not counted."""
-        counted: Counter[str] = Counter()
-        for key, value in (await self.metrics()).items():
-            if key.startswith("resnext_operator_api_requests_total"):
-                counted[re.search(r'verb="(\w+)"', key)[1]] += int(value)  # type: ignore[index]
-        return counted
-
-    def memory(self, what: str = "VmRSS") -> float:
-        """MB, now or (VmHWM) at its most."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8")
-        return int(re.search(rf"{what}:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]
-
-    def seconds(self) -> float:
-        """CPU time so far."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 @asynccontextmanager
-async def operator(api: Api, ranks: Ranks) -> AsyncIterator[Operator]:
-    """`resnext-operator run` until it is ready; as RESNEXT_* only what a Deployment sets."""
-    with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
-        free.bind(("", 0))
-        port = free.getsockname()[1]
-        free.close()
-        config, log = Path(folder) / "kubeconfig", Path(folder) / "log"
-        config.write_text(json.dumps(_kubeconfig(api, await api.token())))
-        environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("RESNEXT_")},
-            "KUBECONFIG": str(config),
-            "RESNEXT_LEASE_NAMESPACE": SYSTEM,
-            "RESNEXT_LEASE_NAME": RELEASE,
-            "RESNEXT_PORT": str(port),
-        }
-        with log.open("w") as output:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-c", PROGRAM.format(ranks.port), env=environment, stdout=output, stderr=output
-            )
-        async with aiohttp.ClientSession() as session:
-            it = Operator(process, f"http://127.0.0.1:{port}", session)
-            try:
-                await _ready(it, log)
-                yield it
-            finally:
-                if process.returncode is None:
-                    process.terminate()
-                    await process.wait()
-                if troubles := [
-                    line for line in log.read_text().splitlines() if " WARNING " in line or "ERROR" in line
-                ]:
-                    print(f"the operator's log has {len(troubles)} warnings; the first:", troubles[0], file=sys.stderr)
-
-
-def _kubeconfig(api: Api, token: str) -> Manifest:
-    cluster = {"server": api.where.host, "certificate-authority": api.where.ssl_ca_cert}
-    return {
-        "current-context": "bench",
-        "contexts": [{"name": "bench", "context": {"cluster": "bench", "user": "bench"}}],
-        "clusters": [{"name": "bench", "cluster": cluster}],
-        "users": [{"name": "bench", "user": {"token": token}}],
-    }
-
-
-async def _ready(it: Operator, log: Path) -> None:
-    for _ in range(600):
-        if it.process.returncode is not None:
-            raise RuntimeError(f"the operator ended:\n{log.read_text(encoding='utf-8')}")
+async def operator(api: Api, ranks: Ranks) -> AsyncIterator[Process]:
+    """The operator; warnings in its log are reported at its end."""
+    async with process(api, ranks) as it:
         try:
-            async with it.session.get(f"{it.url}/readyz") as answer:
-                if answer.status == 200:
-                    return
-        except aiohttp.ClientError:
-            pass
-        await asyncio.sleep(0.05)
-    raise RuntimeError(f"the operator does not become ready:\n{log.read_text(encoding='utf-8')}")
+            yield it
+        finally:
+            lines = it.log.read_text().splitlines()
+            if troubles := [line for line in lines if " WARNING " in line or "ERROR" in line]:
+                print(f"the operator's log has {len(troubles)} warnings; the first:", troubles[0], file=sys.stderr)
 
 
 # -- the audience ------------------------------------------------------------------------------------------------------
@@ -174,40 +82,6 @@ async def watching(api: Api) -> AsyncIterator[Seen]:
         await asyncio.wait((task,))
 
 
-async def stage(api: Api) -> None:
-    """An empty namespace with one claim for all: the peer's pods mount none at all."""
-    await api.request("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE, "labels": {PLAYED: "true"}}})
-    volume = {
-        "metadata": {"name": f"played-{NAMESPACE}", "labels": {PLAYED: NAMESPACE}},
-        "spec": {
-            "storageClassName": STORAGE,
-            "capacity": {"storage": "1Gi"},
-            "accessModes": ["ReadWriteMany"],
-            "hostPath": {"path": "/nowhere"},
-            "claimRef": {"namespace": NAMESPACE, "name": CLAIM},
-        },
-    }
-    spec = {
-        "storageClassName": STORAGE,
-        "accessModes": ["ReadWriteMany"],
-        "resources": {"requests": {"storage": "1Gi"}},
-    }
-    claims = f"/api/v1/namespaces/{NAMESPACE}/persistentvolumeclaims"
-    await api.request("POST", "/api/v1/persistentvolumes", volume)
-    await api.request("POST", claims, {"metadata": {"name": CLAIM}, "spec": spec})
-    # Pods that wait for it would be looked at again by the scheduler in many seconds only.
-    while (await api.request("GET", f"{claims}/{CLAIM}")).get("status", {}).get("phase") != "Bound":
-        await asyncio.sleep(0.2)
-
-
-async def clear(api: Api) -> None:
-    """The trainings first, so that the garbage collector works before the namespace's own sweep does."""
-    await api.remove(f"/api/v1/namespaces/{NAMESPACE}")
-    await api.remove(f"/api/v1/persistentvolumes/played-{NAMESPACE}")
-    while await api.find(f"/api/v1/namespaces/{NAMESPACE}"):
-        await asyncio.sleep(1)
-
-
 async def create(api: Api, count: int, workers: int, last_attempt: int) -> None:
     turn = asyncio.Semaphore(20)
     path = f"{TRAININGS}/namespaces/{NAMESPACE}/resnexttrainings"
@@ -221,7 +95,7 @@ async def create(api: Api, count: int, workers: int, last_attempt: int) -> None:
     await asyncio.gather(*(one(index) for index in range(count)))
 
 
-async def until(it: Operator, phase: str, count: int, seconds: float) -> float:
+async def until(it: Process, phase: str, count: int, seconds: float) -> float:
     """When so many trainings are in the phase."""
     deadline = time.monotonic() + seconds
     while (found := (await it.phases()).get(phase, 0)) < count:
@@ -259,7 +133,7 @@ async def events(api: Api) -> int:
     return len((await api.request("GET", f"/api/v1/namespaces/{NAMESPACE}/events", query=query, seconds=60))["items"])
 
 
-async def to_succeeded(api: Api, it: Operator, count: int, workers: int) -> dict[str, float]:
+async def to_succeeded(api: Api, it: Process, count: int, workers: int) -> dict[str, float]:
     told, before, cpu = await events(api), await it.calls(), it.seconds()
     async with watching(api) as seen:
         began = time.monotonic()
@@ -283,7 +157,7 @@ async def to_succeeded(api: Api, it: Operator, count: int, workers: int) -> dict
     }
 
 
-async def rest(it: Operator) -> None:
+async def rest(it: Process) -> None:
     """Until the last event is told, the last pod gone and the last progress recorded."""
     before = await it.calls()
     for _ in range(60):
@@ -295,7 +169,7 @@ async def rest(it: Operator) -> None:
     raise RuntimeError("the operator finds no rest in five minutes")
 
 
-async def at_rest(it: Operator, seconds: float) -> dict[str, float]:
+async def at_rest(it: Process, seconds: float) -> dict[str, float]:
     """Over at least one resync."""
     await rest(it)
     before, cpu = await it.calls(), it.seconds()
@@ -305,7 +179,7 @@ async def at_rest(it: Operator, seconds: float) -> dict[str, float]:
     return {"writes": writes, "core": (it.seconds() - cpu) / seconds, "memory": it.memory()}
 
 
-async def under_way(it: Operator, ranks: Ranks, seconds: float) -> dict[str, float]:
+async def under_way(it: Process, ranks: Ranks, seconds: float) -> dict[str, float]:
     """Trainings that make steps all the time."""
     before, asked, cpu, began = await it.calls(), ranks.asked, it.seconds(), time.monotonic()
     while (step := int(time.monotonic() - began)) < seconds:
@@ -338,15 +212,15 @@ async def measure(few: int, many: int) -> dict[str, dict[str, float]]:
         while await api.find(f"/api/v1/namespaces/{NAMESPACE}"):
             await asyncio.sleep(1)
         for name, count, workers in (("few", few, 4), ("many", many, 2)):
-            await stage(api)
+            await namespace_with_claim(api, NAMESPACE, CLAIM)
             async with operator(api, ranks) as it:
                 found[name] = await to_succeeded(api, it, count, workers)
                 _tell(name, found)
                 if name == "many":
                     found["finished"] = await at_rest(it, Settings().resync_seconds + 5)
                     _tell("finished", found)
-            await clear(api)
-        await stage(api)
+            await clear(api, NAMESPACE)
+        await namespace_with_claim(api, NAMESPACE, CLAIM)
         async with operator(api, ranks) as it:
             await create(api, many, 2, last_attempt=0)
             await until(it, "Running", many, 600)
@@ -355,7 +229,7 @@ async def measure(few: int, many: int) -> dict[str, dict[str, float]]:
             await rest(it)
         # The ranks' words stay the same, so there is nothing to write.
         found["restart"] = await restart(api, ranks, 20)
-        await clear(api)
+        await clear(api, NAMESPACE)
     return found
 
 
