@@ -120,6 +120,8 @@ class ApiServer:
         namespace, plural = request.match_info["namespace"], request.match_info["plural"]
         if request.method == "POST":
             body = await request.json()
+            if request.query.get("dryRun"):
+                return web.json_response(body, status=201)
             path = f"{request.path}/{body['metadata']['name']}"
             self.writes.append(("POST", path))
             if path in self.objects:

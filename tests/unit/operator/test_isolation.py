@@ -18,6 +18,7 @@ from prometheus_client import generate_latest
 from test_reconcile import Server
 
 from resnext_operator import api, handlers, names, observe, process, progress, render
+from resnext_operator.admission import Admission
 from resnext_operator.api import KIND, Phase
 from resnext_operator.cache import Cache
 from resnext_operator.cluster import Refused, difference, path_of
@@ -88,7 +89,8 @@ def runtime_of(*bodies):
     metrics = Metrics(cache, queue.__len__)
     teller = SimpleNamespace(tell=lambda *_: None)
     watch = Watch(cache, queue, Settings(), metrics.guard)
-    runtime = handlers.Runtime(Settings(), server, cache, queue, watch, teller, metrics, metrics.guard)
+    admission = Admission(server)
+    runtime = handlers.Runtime(Settings(), server, cache, queue, watch, teller, metrics, admission, metrics.guard)
     metrics.leading = True
     for body in bodies:
         server.objects[path_of(KIND, "default", body["metadata"]["name"])] = body
