@@ -66,6 +66,7 @@ class Server(Cluster):
 
 def merged(under, patch):
     """As RFC 7396 says."""
+    under = under if isinstance(under, dict) else {}
     result = {key: value for key, value in under.items() if patch.get(key, value) is not None}
     for key, value in patch.items():
         if isinstance(value, dict):
