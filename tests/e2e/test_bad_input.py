@@ -36,6 +36,20 @@ def test_api_server_and_trainer_refuse_in_the_same_words(cluster: Cluster, tmp_p
     assert re.sub(r'^Invalid value: ([-.\d]+: |"[^"]*": )?', "", reason) in str(refusal.value)
 
 
+def test_worker_that_cannot_start_is_counted(cluster: Cluster):
+    """A volume over /usr hides the program: counted, with the runtime's message in the status, and not for ever."""
+    hidden = {"volumes": [{"name": "x", "emptyDir": {}}], "volumeMounts": [{"name": "x", "mountPath": "/usr"}]}
+    cluster.apply(sample("resnext-digits", "hidden", {"workers": hidden, "runPolicy": {"backoffLimit": 1}}))
+    try:
+        status = cluster.until("hidden", lambda status: status.get("phase") == "Failed" and status, 120)
+        assert status["reason"] == "BackoffLimitExceeded"
+        assert [start["reason"] for start in status["failedStarts"]] == ["StartError"] * 2
+        assert status["failures"] == 2
+        assert cluster.pods("hidden", "worker"), "cleanPodPolicy keeps what has failed"
+    finally:
+        cluster.kubectl("delete", "rnx/hidden", "--ignore-not-found", "--wait=false")
+
+
 @pytest.fixture(scope="module")
 def damaged(cluster: Cluster) -> None:
     """Copies of the digits in folders of their claim, each with one fault."""
