@@ -36,8 +36,6 @@ class Difference:
 class Comparison:
     """A configuration next to that of a run."""
 
-    config: Training
-    """What the run resumes with: the written fields, over the run's values of all others."""
     recipe: tuple[Difference, ...]
     """Written fields of the recipe that differ."""
     run: tuple[Difference, ...]
@@ -46,10 +44,24 @@ class Comparison:
     """Fields that nobody wrote now: `before` is the run's value, which applies, `now` the preset's or the default."""
     unknown: tuple[str, ...]
     """Fields that the run has and this version does not know."""
+    now: Training
+    merged: Mapping[str, Any]
+    """The written fields, over the run's values of all others."""
+
+    def config(self) -> Training:
+        """What the run resumes with. Raises InvalidConfig where written and kept values together break a rule."""
+        if not self.kept:
+            return self.now
+        try:
+            resumed = Training.model_validate_json(json.dumps(self.merged))
+        except ValidationError as error:
+            names = ", ".join(f"{each.field} {shown(each.before)}" for each in self.kept)
+            raise InvalidConfig(f"{explain(error)} (with the run's values of what is not written: {names})") from None
+        return resumed.as_written_by(_nested(self.now.written))
 
 
 def compare(now: Training, before: Mapping[str, Any], *, everywhere: bool = False) -> Comparison:
-    """The configuration next to a run's stored one. Raises InvalidConfig where both together break a rule.
+    """The configuration next to a run's stored one.
 
     `everywhere`: the dataset's place, too, is the run's if nobody wrote another; for commands that do not train.
     """
@@ -76,22 +88,13 @@ def compare(now: Training, before: Mapping[str, Any], *, everywhere: bool = Fals
         # As the default does: to train fewer epochs must not need a change of the recipe.
         merged["optimizer"]["warmupEpochs"] = min(merged["optimizer"]["warmupEpochs"], merged["epochs"])
     return Comparison(
-        config=_resumed(merged, now, kept),
         recipe=tuple(compared["recipe"]),
         run=tuple(compared["run"]),
         kept=tuple(kept),
+        now=now,
+        merged=merged,
         unknown=tuple(sorted(fields(before) - RESUME.keys() - _containers())),
     )
-
-
-def _resumed(merged: Mapping[str, Any], now: Training, kept: list[Difference]) -> Training:
-    if not kept:
-        return now
-    try:
-        return Training.model_validate_json(json.dumps(merged)).as_written_by(_nested(now.written))
-    except ValidationError as error:
-        names = ", ".join(f"{each.field} {shown(each.before)}" for each in kept)
-        raise InvalidConfig(f"{explain(error)} (with the run's own values of what is not written: {names})") from None
 
 
 def _nested(written: frozenset[str]) -> dict[str, Any]:

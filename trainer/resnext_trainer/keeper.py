@@ -150,11 +150,13 @@ class Keeper:
         state = self._step.state()
         shapes = {name: tuple(variable.shape) for name, variable in state.items()}
         if shapes != {name: array.shape for name, array in arrays.items()}:
+            continues = self._config.checkpoint.on_mismatch == "continue"
             raise Refused(
                 Verdict.CONFIGURATION_REFUSED,
                 f"the checkpoint {saved.path} is of another network than {self._config.model.architecture} with "
                 f"{self._config.model.classes} classes (emaDecay {self._config.ema_decay:g}): set checkpoint.path, or "
-                "the volume behind it, to another one, or checkpoint.onMismatch to warmStart or restart",
+                "the volume behind it, to another one"
+                + (", or checkpoint.onMismatch to warmStart or restart" if continues else ""),
             )
         for name, variable in state.items():
             variable.assign(arrays[name])

@@ -53,14 +53,10 @@ class Resumption:
         before = self._found[2] if self._found else None
         if before is None:
             return self._config
-        try:
-            self._comparison = compatibility.compare(self._config, before.config)
-        except InvalidConfig as error:
-            if self._begins_anew:
-                return self._config
-            raise self._refused(str(error)) from None
-        resumes = not self._comparison.recipe or self._config.checkpoint.on_mismatch == "continue"
-        return self._comparison.config if resumes else self._config
+        self._comparison = compatibility.compare(self._config, before.config)
+        if not self._comparison.recipe or self._config.checkpoint.on_mismatch == "continue":
+            return self._resumed(self._comparison)
+        return self._config
 
     def settle(self, dataset: Fingerprint, class_names: Sequence[str | None]) -> Training:
         """Resumes the run, or begins another one, as `checkpoint.onMismatch` says; the settings that apply.
@@ -78,7 +74,7 @@ class Resumption:
             raise self._mismatch(differences)
         elif self._found:
             if self._comparison:
-                config = self._comparison.config
+                config = self._resumed(self._comparison)
             self._check_epochs(config, self._found[0])
             self._tell(before, differences)
         self.provenance = self._provenance(config, before, dataset, class_names, differences)
@@ -192,6 +188,12 @@ class Resumption:
             "Undo the changes, set checkpoints.subPath or checkpoint.path to another directory, or set "
             "checkpoint.onMismatch to continue, warmStart (new run, old weights) or restart (new run)"
         )
+
+    def _resumed(self, comparison: Comparison) -> Training:
+        try:
+            return comparison.config()
+        except InvalidConfig as error:
+            raise self._refused(str(error)) from None
 
     def _refused(self, message: str) -> Refused:
         return Refused(Verdict.CONFIGURATION_REFUSED, message)

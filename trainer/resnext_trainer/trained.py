@@ -71,13 +71,13 @@ def read(config: Training, wanted: str | None) -> Trained:
 def _settings(config: Training, provenance: Provenance | None, saved: SavedCheckpoint) -> Training:
     if provenance is None:
         return config
-    try:
-        comparison = compatibility.compare(config, provenance.config, everywhere=True)
-    except InvalidConfig as error:
-        raise Refused(Verdict.CONFIGURATION_REFUSED, f"{saved.path}: {error}") from None
+    comparison = compatibility.compare(config, provenance.config, everywhere=True)
     if others := [str(each) for each in comparison.recipe if each.field.startswith("model.")]:
         raise _other_network(saved, f"{'; '.join(others)}")
-    return comparison.config
+    try:
+        return comparison.config()
+    except InvalidConfig as error:
+        raise Refused(Verdict.CONFIGURATION_REFUSED, f"{saved.path}: {error}") from None
 
 
 def _other_network(saved: SavedCheckpoint, why: str) -> Refused:

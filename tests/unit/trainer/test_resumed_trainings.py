@@ -20,6 +20,8 @@ from resnext_trainer.refusal import Refused
 from resnext_trainer.report import Verdict
 from resnext_trainer.runs import located
 
+pytestmark = pytest.mark.slow
+
 FORMAT_1 = Path(__file__).parents[2] / "fixtures" / "checkpoint-format-1"
 
 

@@ -141,6 +141,15 @@ def test_new_run_that_ends_before_it_saves_is_resumed(root):
     assert (second.folder, second.run.weights()) == (first.folder, old.folder)
 
 
+def test_network_that_fits_no_kept_field_is_a_difference(tmp_path):
+    """The run's custom breaks a rule of the new architecture: that is a mismatch like any other."""
+    custom = {"model": {"architecture": "custom", "classes": 10, "custom": {"blocks": [1]}}}
+    Attempt(tmp_path, custom).trained(10)
+    other = {"model": {"architecture": "resnet50"}}
+    assert 'model.architecture: was "custom", is "resnet50"' in refused(tmp_path, other).message
+    assert Attempt(tmp_path, other, onMismatch="restart").newest is None
+
+
 def test_run_settings_may_change(root):
     """They apply, and the log says what changed."""
     resumed = Attempt(root, {"batchSize": 4, "gradientAccumulation": 2, "xla": False, "epochs": 200})
