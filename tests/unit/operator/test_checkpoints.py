@@ -66,7 +66,7 @@ def test_upgrade_keeps_pods():
 SENTENCES = {
     "spec.training.checkpoint.path": "what is written elsewhere is lost with the pod: set it to /checkpoints",
     "spec.checkpoints.subPath": "it is a directory in the claim: write a relative path",
-    "spec.workers.volumeMounts[0].mountPath": "the pods mount something of their own there",
+    "spec.workers.volumeMounts[0].mountPath": "the pods mount folders of their own there",
 }
 
 
