@@ -1,6 +1,8 @@
 """Pixel formats and JPEG headers, against Pillow, libpng and libjpeg."""
 
+import errno
 import io
+import os
 import random
 import struct
 import zlib
@@ -10,10 +12,13 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from resnext_trainer import predict
 from resnext_trainer.config import resolve
-from resnext_trainer.data import Share, dali, images, tfrecord
+from resnext_trainer.data import Share, dali, files, images, tfrecord
 from resnext_trainer.data.geometry import jpeg_size, regular
 from resnext_trainer.data.tfdata import TfData
+from resnext_trainer.refusal import Refused
+from resnext_trainer.report import Verdict
 
 RAMP = np.tile(np.linspace(0, 65_535, 256).astype(np.uint16), (48, 1))
 COLOURS = np.kron(np.arange(48).reshape(4, 4, 3) * 5, np.ones((12, 12, 1))).astype(np.uint8)
@@ -284,3 +289,53 @@ def test_ordinary_jpeg_is_not_copied():
     """Reading a header costs microseconds; a copy of each picture would cost more."""
     for jpeg in JPEGS:
         assert regular(jpeg) is jpeg
+
+
+class TestPredict:
+    """What `predict` makes of files; the network is replaced by the mean of its images."""
+
+    def guessed(self, names):
+        config = resolve({"model": {"classes": 2, "imageSize": 32}, "batchSize": 4})
+        shades = []
+
+        def logits(pixels):
+            shades.extend(np.asarray(pixels).mean(axis=(1, 2, 3)).tolist())
+            return tf.zeros([len(pixels), 2])
+
+        found = list(predict.guesses(logits, config, predict.find(names), 1, io.BytesIO()))
+        return found, shades
+
+    def test_predict_converts_like_prepare(self, tmp_path):
+        """16 bits, transparency and stray bytes in a header."""
+        for name, content in {
+            "1.png": SIXTEEN_BITS["PNG"],
+            "2.png": encoded(Image.new("RGBA", (40, 40)), "PNG"),
+            "3.jpg": b"\xff\xd8junk" + JPEGS[0][2:],
+        }.items():
+            (tmp_path / name).write_bytes(content)
+        found, shades = self.guessed([str(tmp_path)])
+        assert not [what for _, what in found if isinstance(what, str)]
+        assert shades[0] == pytest.approx(127, abs=4)
+        assert shades[1] == pytest.approx(255, abs=2)
+
+    def test_predict_names_what_is_no_file_and_goes_on(self, tmp_path):
+        """Pipes, dead links and rejected pixels are errors of their own lines."""
+        os.mkfifo(tmp_path / "1.jpg")
+        (tmp_path / "2.jpg").symlink_to("/nowhere")
+        (tmp_path / "3.tif").write_bytes(REJECTED["floats"][0])
+        (tmp_path / "4.jpg").write_bytes(JPEGS[0])
+        found, _ = self.guessed([str(tmp_path)])
+        assert ["a named pipe" in found[0][1], "nowhere" in found[1][1], "floating-point" in found[2][1]] == [True] * 3
+        assert not isinstance(found[3][1], str)
+
+    def test_predict_stops_at_faults_of_the_system(self, tmp_path, monkeypatch):
+        """A disk that fails says nothing about a picture."""
+        (tmp_path / "1.jpg").write_bytes(JPEGS[0])
+
+        def failed(file, *_):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(file))
+
+        monkeypatch.setattr(files.os, "open", failed)
+        with pytest.raises(Refused, match=r"1\.jpg: Input/output error \(EIO\)") as caught:
+            self.guessed([str(tmp_path)])
+        assert caught.value.verdict is Verdict.SYSTEM_ERROR

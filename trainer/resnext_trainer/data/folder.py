@@ -88,11 +88,14 @@ def find(path: str, split: str, classes: int, first_label: int) -> Pictures:
             f"{printable(path)} holds {len(names)} class folders for training, and model.classes is {classes}: "
             f"set it to {len(names)}"
         )
-    return _pictures(path, split, names, first_label)
+    found = _pictures(path, split, names, first_label)
+    for line in (*found.unusable.lines(), *found.unused.lines()):
+        log.warning("%s: %s", split, line)
+    return found
 
 
 def find_any(path: str, split: str, first_label: int) -> Pictures:
-    """The same, with as many classes as there are."""
+    """The same, with as many classes as there are, and without a word in the log."""
     return _pictures(path, split, class_names(path), first_label)
 
 
@@ -101,8 +104,6 @@ def _pictures(path: str, split: str, names: list[str], first_label: int) -> Pict
     found = listing(folder)
     if unknown := sorted(set(found.classes) - set(names)):
         raise refused(f"{printable(folder / unknown[0])} is a class that {printable(path)}/{_TRAIN} does not have")
-    for line in (*found.unusable.lines(), *found.unused.lines()):
-        log.warning("%s: %s", split, line)
     number_of = {name: number for number, name in enumerate(names, first_label)}
     pictures = [(file, number_of[name]) for name, of_class in found.classes.items() for file in of_class]
     paths, numbers = zip(*pictures, strict=True)
