@@ -136,22 +136,22 @@ class Tenant:
     def makers(self) -> list[tuple[Callable[[], Action], int]]:
         """What is requested, and how often in proportion."""
         return [
-            (self.create_training, 12),
+            (self.create_training, 24),
             (partial(self.create_training, sound=False), 3),
             (self.patch_status, 12),
             (self.patch_metadata, 4),
             (self.suspend, 6),
             (self.scale, 5),
             (self.delete_training, 8),
-            (self.create_child, 10),
+            (self.create_child, 5),
             (self.delete_child, 6),
             (self.relabel_pod, 8),
-            (self.patch_pod_status, 14),
+            (self.patch_pod_status, 20),
             (self.create_labelled_pod, 5),
             (self.create_quota, 1),
             (self.create_limits, 1),
-            (self.delete_quota, 3),
-            (self.delete_limits, 3),
+            (self.delete_quota, 6),
+            (self.delete_limits, 6),
             (self.create_namespace, 1),
             (self.create_in_spare, 2),
             (self.delete_namespace, 1),
@@ -168,11 +168,11 @@ class Tenant:
         return Action("create training", "POST", self._trainings(), manifest, valid=sound)
 
     def _training(self, name: str) -> Manifest:
-        attempts = self.random.choice((0, 0, 1, 2))
+        attempts = self.random.choice((0, 0, 0, 1, 2))
         code = self.random.choice((0, 0, 1, 3))
         replicas = self.random.randrange(1, 4)
         manifest = training(name, replicas=replicas, last_attempt=attempts, seconds=2, exit_code=code)
-        # One pair of pods in the labels and annotations of both roles is otherwise the same object.
+        # A copy: workers and launcher share one dictionary of annotations otherwise.
         manifest = json.loads(json.dumps(manifest))
         if self.random.random() < 0.8:
             manifest["spec"]["checkpoints"] = {"claimName": CLAIM, "subPath": name}
@@ -273,7 +273,8 @@ class Tenant:
     def create_child(self) -> Action:
         """Objects of another make that have the names of children."""
         kind = self.random.choice(tuple(_KINDS))
-        name = self._child(kind)
+        # Half of the trainings are left without, for such an object ends its training.
+        name = self._child(kind, self.random.choice(TRAININGS_OF_TENANT[::2]))
         labels = self.random.choice(({}, names.labels(self._name(), "worker"), self._labels()))
         manifest: Manifest = {"metadata": {"name": name, "labels": labels}}
         if kind == "pods":
@@ -296,7 +297,7 @@ class Tenant:
     def delete_child(self) -> Action:
         kind = self.random.choice(tuple(_KINDS))
         body = {"gracePeriodSeconds": 0} if self.random.random() < 0.5 else None
-        return Action(f"delete {kind}", "DELETE", f"{self._of(kind)}/{self._child(kind)}", body)
+        return Action(f"delete {kind}", "DELETE", f"{self._of(kind)}/{self._child(kind, self._name())}", body)
 
     def create_labelled_pod(self) -> Action:
         """A pod of no training that claims to be one's."""
@@ -364,7 +365,11 @@ class Tenant:
         return Action("delete quota", "DELETE", f"{self._of('resourcequotas')}/{_QUOTA}")
 
     def create_limits(self) -> Action:
-        spec = {"limits": [{"type": "Container", "max": {"cpu": "1m"}}]}
+        limit = self.random.choice(
+            # The first is a default limit too, below what the pods request.
+            ({"type": "Container", "max": {"cpu": "1m"}}, {"type": "Pod", "min": {"cpu": "100"}})
+        )
+        spec = {"limits": [limit]}
         return Action("create limits", "POST", self._of("limitranges"), {"metadata": {"name": _LIMITS}, "spec": spec})
 
     def delete_limits(self) -> Action:
@@ -392,18 +397,17 @@ class Tenant:
     def _of(self, kind: str) -> str:
         return f"{_KINDS.get(kind, '/api/v1')}/namespaces/{self.namespace}/{kind}"
 
-    def _pod(self) -> str:
-        name = self._name()
-        if self.random.random() < 0.1:
+    def _pod(self, name: str = "") -> str:
+        if not name and self.random.random() < 0.1:
             return f"stray-{self.random.randrange(8)}"
+        name = name or self._name()
         if self.random.random() < 0.3:
             return names.launcher(name, self.random.randrange(1, 4))
         return names.worker(name, self.random.choice((0, 0, 0, 1, 2)), self.random.choice((0, 0, 0, 1, 2)))
 
-    def _child(self, kind: str) -> str:
-        name = self._name()
+    def _child(self, kind: str, name: str) -> str:
         if kind == "pods":
-            return self._pod()
+            return self._pod(name)
         if kind == "networkpolicies":
             return name
         return {"configmaps": names.config, "secrets": names.keys, "persistentvolumeclaims": names.claim}[kind](name)

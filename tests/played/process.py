@@ -108,7 +108,7 @@ class Process:
         for _ in range(100):
             await asyncio.sleep(0.1)
             try:
-                found: dict[str, int] = json.loads(path.read_text())
+                found: dict[str, int] = json.loads(path.read_text(encoding="utf-8"))
             except (FileNotFoundError, json.JSONDecodeError):
                 continue
             return found
@@ -126,7 +126,7 @@ async def process(
         port = free.getsockname()[1]
         free.close()
         config, log = folder / "kubeconfig", folder / "log"
-        config.write_text(json.dumps(_kubeconfig(api, await api.token())))
+        config.write_text(json.dumps(_kubeconfig(api, await api.token())), encoding="utf-8")
         environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("RESNEXT_")},
             "KUBECONFIG": str(config),
@@ -135,8 +135,10 @@ async def process(
             "RESNEXT_NAMESPACES": namespaces,
             "RESNEXT_PORT": str(port),
         }
-        command = (sys.executable, "-c", PROGRAM, str(folder / "sizes"), str(ranks.port))
-        with log.open("w") as output:
+        # It ends with us, also when we are killed.
+        killed = ("setpriv", "--pdeathsig=KILL")
+        command = (*killed, sys.executable, "-c", PROGRAM, str(folder / "sizes"), str(ranks.port))
+        with log.open("w", encoding="utf-8") as output:
             started = await asyncio.create_subprocess_exec(*command, env=environment, stdout=output, stderr=output)
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
             it = Process(started, f"http://127.0.0.1:{port}", session, folder)
@@ -162,7 +164,7 @@ def _kubeconfig(api: Api, token: str) -> Manifest:
 async def _ready(it: Process) -> None:
     for _ in range(1200):
         if it.process.returncode is not None:
-            raise RuntimeError(f"the operator ended:\n{it.log.read_text()}")
+            raise RuntimeError(f"the operator ended:\n{it.log.read_text(encoding='utf-8')}")
         try:
             async with it.session.get(f"{it.url}/readyz") as answer:
                 if answer.status == 200:
@@ -170,4 +172,4 @@ async def _ready(it: Process) -> None:
         except aiohttp.ClientError:
             pass
         await asyncio.sleep(0.05)
-    raise RuntimeError(f"the operator does not become ready:\n{it.log.read_text()}")
+    raise RuntimeError(f"the operator does not become ready:\n{it.log.read_text(encoding='utf-8')}")

@@ -27,7 +27,7 @@ from resnext_operator.cluster import Refused
 _NEXT_RECORD = re.compile(r"\d{4}-\d\d-\d\d \d\d:")
 LANES = 3
 """Ordinary trainings at a time."""
-_ACTIONS_PER_SECOND = 4.0
+_ACTIONS_PER_SECOND = 8.0
 _TO_SUCCEED = 120.0  # seconds; about 5 on an idle machine
 _TO_CLEAR = 180.0
 _MOST_GROWTH = 1.15
@@ -61,6 +61,8 @@ class Outcome:
     samples: list[Sample] = field(default_factory=list)
     actions: Counter[str] = field(default_factory=Counter)
     """By what was requested and the code of the answer."""
+    answers: int = 0
+    """Of odd ranks to GET /progress."""
     sizes: dict[str, int] = field(default_factory=dict)
     """Of the operator's caches and queues before anything was created."""
     left: dict[str, int] = field(default_factory=dict)
@@ -92,10 +94,11 @@ class Outcome:
     def __str__(self) -> str:
         memory = [each.memory for each in self.samples] or [0.0]
         return (
-            f"{len(self.took)} ordinary trainings Succeeded next to {self.actions.total()} odd requests in "
-            f"{self.seconds:.0f} s, each in {median(self.took or [0.0]):.0f} s ({max(self.took, default=0.0):.0f} s "
-            f"at most); resident memory {min(memory):.0f} to {max(memory):.0f} MB, "
-            f"at the end {self.samples[-1] if self.samples else 'unknown'}; {len(self.log)} lines logged"
+            f"{len(self.took)} ordinary trainings Succeeded in {median(self.took or [0.0]):.0f} s each "
+            f"({max(self.took, default=0.0):.0f} s at most), next to {self.actions.total()} odd requests and "
+            f"{self.answers} odd answers in {self.seconds:.0f} s; resident memory {min(memory):.0f} to "
+            f"{max(memory):.0f} MB, at the end {self.samples[-1] if self.samples else 'unknown'}; "
+            f"{len(self.log)} lines logged"
         )
 
 
@@ -125,7 +128,7 @@ async def soak(theatre: Theatre, seed: int, seconds: float) -> Outcome:
             await api.request("POST", f"{roles}{each['kind'].lower()}s", each)
         address = own_address(await _address_of_a_node(api))
         if address != own_address():
-            await stack.enter_async_context(_odd_ranks(address, theatre.ranks.port, seed))
+            await stack.enter_async_context(_odd_ranks(address, theatre.ranks.port, seed, outcome))
         watched = ",".join((tenant, plain, spare)) if seed % 2 else ""
         it = await stack.enter_async_context(process(api, theatre.ranks, lease=(plain, "leader"), namespaces=watched))
         outcome.sizes = await it.sizes()
@@ -147,7 +150,7 @@ async def soak(theatre: Theatre, seed: int, seconds: float) -> Outcome:
                 task.cancel()
             await asyncio.wait({odd_ones, watcher, *lanes})
             outcome.seconds = outcome.seconds or time.monotonic() - began
-            outcome.log = it.log.read_text(errors="replace").splitlines()
+            outcome.log = it.log.read_text(encoding="utf-8", errors="replace").splitlines()
     return outcome
 
 
@@ -267,7 +270,7 @@ async def _address_of_a_node(api: Api) -> str:
 
 
 @asynccontextmanager
-async def _odd_ranks(address: str, port: int, seed: int) -> AsyncIterator[None]:
+async def _odd_ranks(address: str, port: int, seed: int, outcome: Outcome) -> AsyncIterator[None]:
     """Answer GET /progress there as no trainer does."""
     random = Random(seed)
     open_: set[asyncio.Task[None]] = set()
@@ -276,6 +279,7 @@ async def _odd_ranks(address: str, port: int, seed: int) -> AsyncIterator[None]:
         task = asyncio.current_task()
         assert task
         open_.add(task)
+        outcome.answers += 1
         part, pause, times = odd.answer(random)
         try:
             with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
