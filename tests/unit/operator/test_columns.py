@@ -7,7 +7,8 @@ import pytest
 from model import Cluster
 from prometheus_client import generate_latest
 
-from resnext_operator import crd, policy
+from resnext_operator import crd, names, policy
+from resnext_operator.api import Rejection
 from resnext_operator.cache import Cache
 from resnext_operator.metrics import Metrics
 from resnext_operator.policy import record
@@ -26,6 +27,16 @@ def trains(cluster, step, **known):
     known = {"images_per_second": 640.0, "loss": 0.5, "top1": 0.9, "best_top1": 0.9, **known}
     cluster.progress = cluster.progress.model_copy(update=known)
     cluster.settle()
+
+
+def reject(cluster):
+    """The API server rejects each pod that the plan creates."""
+    plan = cluster.decide()
+    if pods := [each for each in plan.create if each["kind"] == "Pod"]:
+        metadata = pods[0]["metadata"]
+        quota = f'pods "{metadata["name"]}" is forbidden: exceeded quota: team'
+        plan = cluster.rejected(plan, Rejection("Pod", metadata["name"], metadata["labels"][names.ROLE], 403, quota))
+    cluster.body["status"] = plan.status
 
 
 @pytest.fixture
@@ -188,8 +199,7 @@ def test_workers_column_follows_refused_launchers():
     cluster.settle()
     cluster.ready()
     for _ in range(3):
-        plan = cluster.decide()
-        cluster.body["status"] = policy.hindered(cluster.training, plan, "403: exceeded quota", cluster.now).status
+        reject(cluster)
         assert cluster.status["workers"] == {"replicas": 2, "ready": 2}
         agree(cluster)
         cluster.wait(seconds=30)
@@ -204,8 +214,7 @@ def test_transition_times_stay_while_pods_are_refused(ready):
         cluster.ready()
 
     def refuse():
-        plan = cluster.decide()
-        cluster.body["status"] = policy.hindered(cluster.training, plan, "403: exceeded quota", cluster.now).status
+        reject(cluster)
         return {each["type"]: each["lastTransitionTime"] for each in cluster.status["conditions"]}
 
     first = refuse()

@@ -47,7 +47,10 @@ CONFIGURATIONS = {
     "a date": (b"epochs: 2026-01-01", 'spec.training.epochs: Invalid value: "2026-01-01"'),
     "a date that is none": (b"epochs: 2026-99-99", 'spec.training.epochs: Invalid value: "2026-99-99"'),
     "not a number": (b"epochs: .nan", "--config {}: neither YAML nor JSON: line 1: .nan: JSON has no such number"),
-    "infinite": (b"optimizer: {learningRate: .inf}", "--config {}: neither YAML nor JSON: line 1: .inf: JSON has no such number"),
+    "infinite": (
+        b"optimizer: {learningRate: .inf}",
+        "--config {}: neither YAML nor JSON: line 1: .inf: JSON has no such",
+    ),
     "a list for an object": (b"model: [1]", "spec.training.model: Invalid value: [1]: should be an object"),
     "out of range": (b"epochs: -3", "spec.training.epochs: Invalid value: -3: should be greater than or equal to 1"),
     "a number for a name": (b"1: 2", 'unknown field "1" in spec.training'),
