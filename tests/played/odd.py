@@ -264,7 +264,8 @@ class Tenant:
         return Action("scale", "PATCH", path, body, MERGE)
 
     def delete_training(self) -> Action:
-        how = self.random.choice(("Background", "Foreground", "Orphan"))
+        # Orphans belong to another afterwards, so the next training of this name ends at once.
+        how = self.random.choice((*("Background",) * 6, *("Foreground",) * 3, "Orphan"))
         body = {"propagationPolicy": how}
         return Action("delete training", "DELETE", f"{self._trainings()}/{self._name()}", body)
 
