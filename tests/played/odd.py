@@ -147,6 +147,7 @@ class Tenant:
             (self.delete_child, 6),
             (self.relabel_pod, 8),
             (self.patch_pod_status, 20),
+            (self.answer_oddly, 20),
             (self.create_labelled_pod, 5),
             (self.create_quota, 1),
             (self.create_limits, 1),
@@ -264,7 +265,8 @@ class Tenant:
         return Action("scale", "PATCH", path, body, MERGE)
 
     def delete_training(self) -> Action:
-        how = self.random.choice(("Background", "Foreground", "Orphan"))
+        # Orphans belong to another afterwards, so the next training of this name ends at once.
+        how = self.random.choice((*("Background",) * 6, *("Foreground",) * 3, "Orphan"))
         body = {"propagationPolicy": how}
         return Action("delete training", "DELETE", f"{self._trainings()}/{self._name()}", body)
 
@@ -350,6 +352,12 @@ class Tenant:
         return Action(
             "patch pod status", "PATCH", f"{self._of('pods')}/{self._pod()}/status", {"status": status}, MERGE
         )
+
+    def answer_oddly(self) -> Action:
+        """The first worker 0 of a training gets the address of odd ranks, so the operator asks there for progress."""
+        body = {"status": {"podIP": ADDRESS_OF_ODD_RANKS, "podIPs": [{"ip": ADDRESS_OF_ODD_RANKS}]}}
+        path = f"{self._of('pods')}/{names.worker(self._name(), 0, 0)}/status"
+        return Action("patch worker 0's address", "PATCH", path, body, MERGE)
 
     # -- quotas and namespaces -----------------------------------------------------------------------------------------
 
