@@ -42,7 +42,12 @@ _SIGNS = (
     (Cause.POD_SECURITY, r"violates PodSecurity"),
     (Cause.WEBHOOK, r"admission webhook "),
     (Cause.POLICY, r"ValidatingAdmissionPolicy "),
-    (Cause.LIMIT_RANGE, r"usage per (Container|Pod|PersistentVolumeClaim)|limit to request ratio per "),
+    # The spec's own requests are at most its limits: where they are not, the limit is a LimitRange's default.
+    (
+        Cause.LIMIT_RANGE,
+        r"usage per (Container|Pod|PersistentVolumeClaim)|limit to request ratio per "
+        r"|must be less than or equal to \S+ limit",
+    ),
     (Cause.RIGHTS, r'User "[^"]*" cannot '),
 )
 """How a message shows its cause; the first that fits."""
@@ -110,6 +115,7 @@ def _fields(rejection: Rejection) -> list[str]:
         ):
             found.append(f"{'limits' if 'limit' in rest else 'requests'}.{name}")
         found += [f"limits.{name}" for name in re.findall(r"(\S+) max limit to request ratio per", said)]
+        found += [f"limits.{name}" for name in re.findall(r"must be less than or equal to (\S+) limit", said)]
     fields = [_field(part, name.strip(), rejection.role) for name in found]
     return list(dict.fromkeys(filter(None, fields)))
 

@@ -60,6 +60,14 @@ ADVICE = [
     (403, UNSPECIFIED, "launcher", Cause.QUOTA, [f"set {L}.limits.cpu"]),
     (403, POD + "failed quota: q: must specify cpu,memory", "worker", Cause.QUOTA, [f"{W}.requests.cpu"]),
     (403, RANGE, "worker", Cause.LIMIT_RANGE, [f"{W}.limits.cpu and {W}.requests.memory", "LimitRange"]),
+    # A default limit below the spec's request: the API server calls the pod invalid, and the spec is right.
+    (
+        422,
+        f"{INVALID} than or equal to cpu limit of 1m",
+        "worker",
+        Cause.LIMIT_RANGE,
+        [f"{W}.limits.cpu", "LimitRange"],
+    ),
     (
         403,
         POD + "minimum cpu usage per Container is 1.  No request is specified",
