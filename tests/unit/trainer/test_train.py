@@ -53,7 +53,7 @@ def test_a_finished_training_is_finished_when_asked_again(few):
 
 
 def test_a_loss_that_stays_not_finite_ends_with_its_step_after_the_allowed_rollbacks(few):
-    few |= {"optimizer": {"learningRate": 1e30}, "maxRollbacks": 1}
+    few |= {"optimizer": {"learningRate": 1e6}, "maxRollbacks": 1}
     refusal = refused(few)
     assert refusal.verdict is Verdict.NOT_FINITE
     assert refusal.agreed
