@@ -33,6 +33,7 @@ TWO = {"persistentVolumeClaim": {"claimName": "x"}, "emptyDir": {}}
         {"workers": {"labels": {"resnext.dev/training": "another"}}},
         {"training": {"epochs": 1_000_000_000}},
         {"training": {"data": {"path": "/" + "x" * 1024}}},
+        {"training": {"optimizer": {"stepEpochs": [1.0] * 17}}},
         {"workers": {"env": [{"name": "OMPI_COMM_WORLD_SIZE", "value": "1"}]}},
         {"workers": {"serviceAccountName": "admin"}},
         {"workers": {"volumes": [{"name": "x", **TWO}]}},

@@ -578,6 +578,12 @@ def _sentence(root: str, complaint: dict[str, Any]) -> str:
         case "literal_error":
             supported = context["expected"].replace("'", '"').replace(" or ", ", ")
             return f"{field}: Unsupported value: {json.dumps(complaint['input'])}: supported values: {supported}"
+        case "string_too_long":
+            # Without the value, which may fill a screen.
+            return f"{field}: Too long: may not be more than {context['max_length']} bytes"
+        case "too_long":
+            most = context["max_length"]
+            return f"{field}: Too many: {len(complaint['input'])}: must have at most {most} items"
         case _:
             words = complaint["msg"].replace("Input should be", "should be")
             return f"{field}: Invalid value: {json.dumps(complaint['input'])}: {words}"

@@ -246,7 +246,7 @@ def test_labels_of_other_groups_are_taken(labels):
 
 def test_keys_of_maps_are_bounded():
     """A structural schema says nothing of keys: a rule does, and the operator in the same way."""
-    with pytest.raises(InvalidTraining, match="at most 317 characters"):
+    with pytest.raises(InvalidTraining, match="may not be more than 317 bytes"):
         api.parse(resource(workers={"nodeSelector": {"k" * 318: "x"}}), SITE)
 
 
