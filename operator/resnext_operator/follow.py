@@ -104,13 +104,9 @@ def numbers(progress: Mapping[str, Any], now: datetime) -> str:
 def reason(status: Mapping[str, Any]) -> str:
     """The operator's own words for where the training stands: of the condition that has the status's reason.
 
-    Its time would not tell it: several conditions change within one second, as the API writes times.
+    Several conditions may have it; the one named after the phase is about the training as a whole. Their times do not
+    help: several conditions change within one second, the resolution of the API's times.
     """
-    return next(
-        (
-            str(each["message"])
-            for each in status.get("conditions") or ()
-            if each.get("reason") == status.get("reason") and each.get("message")
-        ),
-        "",
-    )
+    found = [each for each in status.get("conditions") or () if each.get("reason") == status.get("reason")]
+    found.sort(key=lambda each: each.get("type") != status.get("phase"))
+    return next((str(each["message"]) for each in found if each.get("message")), "")

@@ -31,7 +31,8 @@ def story(monkeypatch):
         "reason": "Finished",
         "conditions": [
             {"reason": "Saved", "message": "it can go on from a checkpoint"},
-            {"reason": "Finished", "message": "250 epochs"},
+            {"type": "WorkersReady", "reason": "Finished", "message": "0 of 2 workers are ready"},
+            {"type": "Succeeded", "reason": "Finished", "message": "250 epochs"},
         ],
     }
     return iter([{}, status("Starting"), *middle, ended])
