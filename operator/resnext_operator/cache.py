@@ -2,7 +2,7 @@
 
 Answers to the operator's own writes go in here at once, so that no decision is made on what was before them: nothing is
 created twice while the watch is behind. Which training a child belongs to is decided by its owner reference: labels
-can be changed by whoever may change the child.
+can be changed by every user who may change the child.
 """
 
 import sys

@@ -167,7 +167,7 @@ class Cluster:
             case Owner.TRAINING:
                 return found
             case Owner.EARLIER:
-                raise Leftover(f"{kind} {name} of an earlier training {training.name} is not gone yet")
+                raise Leftover(f"{kind} {name} of an earlier training {training.name} is still being deleted")
             case Owner.ANOTHER if kind == "PersistentVolumeClaim":
                 raise Stranger(
                     f"claim {name} exists already and was not created for a training {training.name}: "

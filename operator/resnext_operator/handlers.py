@@ -176,7 +176,7 @@ async def reconcile(key: Key, runtime: Runtime) -> None:
     for child in changed:
         runtime.cache.put(child)
     if any(_TERMINATING in rejection.message for rejection in rejections):
-        # The namespace goes, and with it the training and whoever would read its status.
+        # The namespace is being deleted, and the training with it: a status would serve nobody.
         runtime.queue.add_later(key, _TERMINATING_SECONDS)
         return
     if rejections:

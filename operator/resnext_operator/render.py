@@ -463,7 +463,7 @@ def owner(training: Training) -> Manifest:
 
 
 def marked(manifest: Manifest) -> Manifest:
-    """With the hash of what was desired, by which a later desire is told from it."""
+    """With the hash of the desired object, which shows whether a later one differs."""
     metadata = manifest["metadata"]
     annotations = {**metadata.get("annotations", {}), names.HASH: desired_hash(manifest)}
     return {**manifest, "metadata": {**metadata, "annotations": annotations}}

@@ -73,7 +73,7 @@ class Settings(BaseModel):
     """Every training is looked at this often, whatever happened; what waits for a time, when it has come."""
 
     relist_seconds: Annotated[float, Field(gt=0, le=86_400)] = 300.0
-    """Everything is listed anew this often, for what a broken watch has missed."""
+    """Interval of a complete relist, which finds what a broken watch has missed."""
 
     progress_seconds: Annotated[float, Field(gt=0, le=3600)] = 3.0
     """Pause between two questions to worker 0 about its progress."""

@@ -1,4 +1,4 @@
-"""A stored status as the policy can work with it: whoever may write `/status` may have written anything.
+"""A stored status as the policy can work with it: users who may write `/status` may have written anything.
 
 What cannot be parsed is left out, so the next status that the operator writes replaces it. Fields that this version
 does not know, such as those of a newer one, are kept while they are small.

@@ -114,7 +114,7 @@ class Lock:
                 log.warning("%s could not be refreshed (%s)", self._file, error)
 
     def _is_ours(self) -> bool:
-        # Opened anew: network file systems then ask the server.
+        # Opened again: network file systems then ask the server.
         try:
             found = _read(self._file)
         except FileNotFoundError:

@@ -40,7 +40,7 @@ class Verdict(Enum):
         return cls(code) if code in {verdict.value for verdict in cls} else cls.CRASHED
 
 
-# Bounds that no training comes near: the API server stores numbers, and whoever answers may answer anything.
+# Bounds that no training comes near: the API server stores numbers, and a rank may answer anything.
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Text = Annotated[str, Field(max_length=16_384)]
 

@@ -25,7 +25,7 @@ class Requests:
     def __init__(self, grace_seconds: float = math.inf) -> None:
         self.stop, self.profile = threading.Event(), threading.Event()
         self.seconds_to_save = max(grace_seconds - _ENDING_SECONDS, grace_seconds / 2)
-        """Time for the last save, once asked to stop, before whoever asked ends the process."""
+        """Time for the last save after a request to stop, before the process is killed."""
 
 
 def block() -> None:

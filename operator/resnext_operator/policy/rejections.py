@@ -62,7 +62,7 @@ def cause_of(rejection: Rejection) -> Cause:
 
 
 def advice(rejection: Rejection) -> str:
-    """What to do about it, with the field's name where the message tells which."""
+    """What to do about it, with the field's name where the message contains it."""
     said, part = rejection.message, "launcher" if rejection.role == "launcher" else "workers"
     fields = _fields(rejection)
     listed = " and ".join(fields)

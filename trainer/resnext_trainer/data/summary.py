@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 NAMED = 20
-"""Most examples that are named, and most causes that are told apart."""
+"""Maximum number of examples that are named, and of causes that are counted separately."""
 
 _OTHER = "other problems"
 
