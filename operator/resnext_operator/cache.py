@@ -155,7 +155,7 @@ class Cache:
                 del self._of[training]
 
     def _remember(self, pod: Manifest) -> None:
-        """A training that has gone before its pods will never ask."""
+        """A training that was deleted before its pods does not need it."""
         training = training_of(pod)
         if training and training in self._trainings:
             name = names.pod(training[1], pod["metadata"]["name"])
@@ -175,7 +175,7 @@ class Cache:
         at: int,
         skipped: Callable[[Manifest, Exception], None] = lambda _, __: None,
     ) -> list[Manifest]:
-        """All objects of a kind as of a version: what is missing and older than it is gone. Returns what changed.
+        """All objects of a kind as of a version: what is missing and older was deleted. Returns what changed.
 
         skipped: called with each object that cannot be parsed.
         """
@@ -202,6 +202,6 @@ class Cache:
         return changed + gone
 
     def forget(self, namespace: str) -> None:
-        """Everything of a namespace that is gone or may not be read any more."""
+        """Everything of a namespace that was deleted or cannot be read any more."""
         for kind in (*self._children, KIND):
             self.replace(kind, namespace, (), sys.maxsize)

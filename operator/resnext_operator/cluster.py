@@ -176,13 +176,13 @@ class Cluster:
         raise Stranger(f"{kind} {name} is there already and belongs to another: rename the training, or delete it")
 
     async def ungate(self, pod: Reference, namespace: str) -> Manifest | None:
-        """Remove the operator's own scheduling gate from a pod; None if the pod is gone."""
+        """Remove the operator's own scheduling gate from a pod; None if the pod was deleted."""
         gates = [{"$patch": "delete", "name": names.GATE}]
         body = {"metadata": {"uid": pod.uid}, "spec": {"schedulingGates": gates}}
         try:
             return await self.request("PATCH", path_of("Pod", namespace, pod.name), body, content=_STRATEGIC_PATCH)
         except Refused as refused:
-            # 404: gone; 409: a successor has the name.
+            # 404: deleted; 409: a successor has the name.
             if refused.code in (404, 409):
                 return None
             raise
@@ -206,7 +206,7 @@ class Cluster:
         try:
             answer = await self.request("DELETE", path_of(gone.kind, namespace, gone.name), options)
         except Refused as refused:
-            # 404: gone; 409: a successor has the name.
+            # 404: deleted; 409: a successor has the name.
             if refused.code in (404, 409):
                 return None
             raise

@@ -47,7 +47,7 @@ def run(
         loop = Loop(config, attempt, ranks, source, telemetry, requests, resumption)
         verdict, message = loop.to_its_end()
         telemetry.liveness.alive("ending")
-        ranks.gather(None)  # Nobody leaves before all are done: mpirun ends the others when one is gone.
+        ranks.gather(None)  # No rank leaves before all are done: mpirun ends the others when one exits.
         return Report(verdict=verdict.name.lower(), message=message, progress=loop.progress())
     finally:
         if resumption:
