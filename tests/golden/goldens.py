@@ -24,9 +24,9 @@ class Plain(yaml.SafeDumper):
 Plain.add_representer(str, Plain.represent_str)
 
 
-def dump(*documents: Any) -> str:
-    """Documents as YAML for a golden file."""
-    text: str = yaml.dump_all(documents, Dumper=Plain, sort_keys=False, width=120, allow_unicode=True)
+def dump(*documents: Any, width: int = 10_000) -> str:
+    """Documents as YAML for a golden file; a text is one line unless `width` breaks it."""
+    text: str = yaml.dump_all(documents, Dumper=Plain, sort_keys=False, width=width, allow_unicode=True)
     return text
 
 

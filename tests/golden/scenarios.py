@@ -119,7 +119,7 @@ def image_missing() -> Manifest:
 @scenario
 def quota() -> Manifest:
     """Rejected by a quota (403), then admitted."""
-    with Simulation() as it:
+    with Simulation(runPolicy={"admissionTimeoutSeconds": 60}) as it:
         with it.step("applied; the quota rejects workers"):
             it.server.quotas = [{"metadata": {"name": "team"}}]
             it.server.rejections = {"-worker-": (403, EXCEEDED)}

@@ -22,7 +22,7 @@ KEYS = Keys(
 def rendered(path: Path) -> str:
     body = yaml.safe_load(path.read_text(encoding="utf-8"))
     body["metadata"] |= {"namespace": "default", "uid": "00000000-0000-0000-0000-000000000000"}
-    return dump(*manifests(body, api.Site("resnext-trainer"), KEYS))
+    return dump(*manifests(body, api.Site("resnext-trainer"), KEYS), width=120)
 
 
 @pytest.mark.parametrize("sample", sorted(SAMPLES.glob("resnext-*.yaml")), ids=lambda path: path.stem)

@@ -39,12 +39,14 @@ def described(exposition: str) -> list[dict[str, Any]]:
 def test_operator_metrics_match_golden() -> None:
     """Every metric of the operator, with a training in the cache."""
     cache = Cache()
+    progress: dict[str, Any] = {"epoch": 0.5, "epochs": 1, "step": 1, "steps": 2, "top1": 0.5, "imagesPerSecond": 1.0}
+    progress["updatedTime"] = "2026-01-01T00:00:00Z"
     body = {
         "apiVersion": "resnext.dev/v1alpha1",
         "kind": "ResNeXtTraining",
         "metadata": {"name": "it", "namespace": "default", "uid": "uid", "resourceVersion": "1"},
         "spec": {},
-        "status": {"phase": "Running", "progress": {"step": 1, "steps": 2, "top1": 0.5, "imagesPerSecond": 1.0}},
+        "status": {"phase": "Running", "progress": progress},
     }
     cache.put(body)
     metrics = Metrics(cache, lambda: 0)
@@ -91,7 +93,7 @@ def normalised(text: str) -> str:
     for line in text.splitlines():
         usage = bool(lines) and lines[-1].startswith("usage:") and line.startswith(" ")
         if usage or re.match(r" {8,}\S", line):
-            lines[-1] += f" {line.strip()}"
+            lines[-1] += f"{' ' if usage else '  '}{line.strip()}"
         else:
             lines.append(re.match(r" *", line)[0] + re.sub(r" {2,}", "  ", line.strip()))  # type: ignore[index]
     return re.sub(r"(?<=\S) {2,}", "  ", "\n".join(lines)).strip() + "\n"
