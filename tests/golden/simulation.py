@@ -98,7 +98,7 @@ class Clock:
 
 
 class ApiServer(Cluster):
-    """The operator's client, answered from memory. Every change is reported to `watch` as a watch would."""
+    """The operator's client, answered from memory. Every change is reported to `watch` by `deliver`."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock, self._uids, self._version = clock, 0, 0
@@ -108,6 +108,7 @@ class ApiServer(Cluster):
         """Code and message for pods whose name contains the key; dry runs are rejected as well."""
         self.quotas: list[Manifest] = []
         self.watch: Callable[[str, Manifest], None] = lambda _event, _found: None
+        self._events: list[tuple[str, Manifest]] = []
 
     async def request(self, verb: str, path: str, body: Any = None, **options: Any) -> Manifest:
         dry_run = ("dryRun", "All") in options.get("query", ())
@@ -161,8 +162,14 @@ class ApiServer(Cluster):
         body["metadata"] = known | body["metadata"] | {"resourceVersion": str(self._version)}
         self.objects[path] = body
         if body.get("kind"):
-            self.watch(event, copy.deepcopy(body))
+            self._events.append((event, copy.deepcopy(body)))
         return copy.deepcopy(body)
+
+    def deliver(self) -> None:
+        """The watch reports what has changed: always after the answers to the operator's own requests."""
+        events, self._events = self._events, []
+        for event, found in events:
+            self.watch(event, found)
 
     def delete_object(self, path: str, *, at_once: bool = True) -> None:
         """Delete an object; a pod on a node first gets its deletion timestamp, and its kubelet then ends it."""
@@ -175,7 +182,7 @@ class ApiServer(Cluster):
             return
         del self.objects[path]
         self.log.append(f"deleted {found['kind']} {found['metadata']['name']}")
-        self.watch("DELETED", copy.deepcopy(found))
+        self._events.append(("DELETED", copy.deepcopy(found)))
 
 
 class Queue:
@@ -363,6 +370,7 @@ class Simulation:
     def settle(self) -> None:
         """Reconcile until nothing is due; kubelets end the pods that are deleted."""
         for _ in range(50):
+            self.server.deliver()
             if self.operator.queue.due:
                 before = self.status.get("phase")
                 self._runner.run(self.operator.reconcile())
