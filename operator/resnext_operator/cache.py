@@ -25,6 +25,10 @@ _DEEPEST = 24
 """Levels of a resource that are kept: fields of ours end well before, and a status may hold anything."""
 
 
+_MAX_DELETED = 10_000
+"""UIDs of deleted objects that are remembered: far more than can be deleted while one answer is on its way."""
+
+
 def trimmed(found: Manifest) -> Manifest:
     """An object without what nobody reads, and with one copy of each word: 2 kB of the 44 that a pod comes in with.
 
@@ -91,6 +95,7 @@ class Cache:
         self._children: dict[str, dict[Key, Manifest]] = {}
         self._of: dict[Key, dict[tuple[str, str], Manifest]] = {}
         self._last_launcher: dict[Key, Manifest] = {}
+        self._deleted: dict[str, None] = {}
 
     def known(self) -> list[Key]:
         return list(self._trainings)
@@ -117,9 +122,14 @@ class Cache:
         return found if found and owned_by(found, training["metadata"]["uid"]) else None
 
     def put(self, found: Manifest) -> None:
-        """An object as it was just seen; an older view of it changes nothing."""
+        """An object as it was just seen; an older view of it, or one of a deleted object, changes nothing.
+
+        The answer to a DELETE shows the object once more, and may be processed after the watch reported the deletion.
+        """
         new = trimmed(found)
         kind, key = new["kind"], key_of(new)
+        if new["metadata"].get("uid") in self._deleted:
+            return
         known = self._trainings if kind == KIND else self._children.setdefault(kind, {})
         if old := known.get(key):
             if version(old) > version(new):
@@ -138,6 +148,10 @@ class Cache:
         """An object that is no more; its successor of the same name stays."""
         last = trimmed(gone)
         kind, key = last["kind"], key_of(last)
+        if isinstance(uid := last["metadata"].get("uid"), str):
+            self._deleted[uid] = None
+            if len(self._deleted) > _MAX_DELETED:
+                del self._deleted[next(iter(self._deleted))]
         known = self._trainings if kind == KIND else self._children.get(kind, {})
         if (old := known.get(key)) and old["metadata"].get("uid") == last["metadata"].get("uid"):
             del known[key]

@@ -89,6 +89,31 @@ def test_a_launcher_that_goes_after_its_training_is_not_remembered():
     assert cache.gone_launcher(training()) is None
 
 
+def test_deleted_object_is_not_restored_by_a_late_answer():
+    """The answer to a DELETE may be processed after the event; its version may even be newer than the cached one."""
+    cache = Cache()
+    for deleted in (pod(version=5), training(version=5)):
+        cache.put(deleted)
+        cache.drop(deleted)
+        cache.put(deleted | {"metadata": deleted["metadata"] | {"resourceVersion": "6"}})
+    assert not cache.known()
+    cache.put(training(uid="t2"))
+    cache.put(pod(uid="p2", owner="t2"))
+    assert cache.known()
+    assert [child["metadata"]["uid"] for child in cache.children(training(uid="t2"), ())] == ["p2"]
+
+
+def test_deleted_objects_are_remembered_in_bounded_memory(monkeypatch):
+    monkeypatch.setattr("resnext_operator.cache._MAX_DELETED", 3)
+    cache = Cache()
+    for number in range(10):
+        cache.drop(pod(name=f"flowers-worker-{number}-0", uid=f"p{number}"))
+    cache.put(pod(name="flowers-worker-9-0", uid="p9"))
+    assert not cache.children(training(), ())
+    cache.put(pod(name="flowers-worker-0-0", uid="p0"))
+    assert len(cache.children(training(), ())) == 1
+
+
 def test_what_nobody_reads_is_not_kept():
     cache = Cache()
     cache.put(pod())
