@@ -80,7 +80,6 @@ class Reason(StrEnum):
 
 
 REMEDIES = {
-    Reason.CLAIM_MISSING: "Create it.",
     Reason.SPEC_INVALID: "Suspend it, correct the fields that can change, and resume; or create it again, corrected.",
     Reason.PODS_REFUSED: "Follow the advice in the message. The operator tries again.",
     Reason.PODS_INVALID: "Correct the field that the message names.",
@@ -109,11 +108,13 @@ REMEDIES = {
 }
 """What to do, where the message itself does not say it."""
 
+ADVICE = " → "
+"""Stands in a message before what to do."""
+
 
 def warning(reason: Reason, message: str) -> Event:
-    """What went wrong, and what to do about it: the end of a long message gives way, the remedy never."""
-    if (remedy := REMEDIES.get(reason)) is None:
-        return Event("Warning", reason, message)
-    room = _LONGEST - len(remedy) - 4
-    said = message if len(message) <= room else f"{message[:room]}…"
-    return Event("Warning", reason, f"{said} → {remedy}")
+    """What went wrong, and what to do about it: a long message is shortened, the advice is not."""
+    said, _, advice = message.rpartition(ADVICE) if ADVICE in message else (message, "", REMEDIES.get(reason, ""))
+    end = f"{ADVICE}{advice}" if advice else ""
+    room = max(0, _LONGEST - len(end) - 1)
+    return Event("Warning", reason, (said if len(said) <= room else f"{said[:room]}…") + end)

@@ -437,6 +437,7 @@ class _Story:
             return
         if self.status.pop("rejection", None) is not None:
             self.conditions.set("Scheduled", False, Reason.WAITING, "the pods are admitted, and wait for their nodes")
+            self._leave_reason(Reason.WAITING)
 
     def _released(self, workers: list[WorkerSeen | None]) -> bool:
         """Delete the pods of a set that stays incomplete because others are rejected; they may hold a quota's rest."""

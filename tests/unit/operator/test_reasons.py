@@ -50,3 +50,14 @@ def test_a_long_warning_keeps_its_remedy():
     event = warning(Reason.CRASHED, "x" * 5000)
     assert len(event.message) <= 1024
     assert event.message.endswith(REMEDIES[Reason.CRASHED])
+
+
+@pytest.mark.parametrize("reason", [Reason.PODS_REFUSED, Reason.SAVED])
+def test_long_warning_keeps_the_advice_of_its_message(reason):
+    event = warning(reason, "x" * 5000 + " → raise the quota")
+    assert len(event.message) <= 1024
+    assert event.message.endswith("x… → raise the quota")
+
+
+def test_long_warning_without_advice_is_shortened():
+    assert len(warning(Reason.SAVED, "x" * 5000).message) <= 1024
