@@ -28,10 +28,10 @@ help: ## List the targets
 
 demo: $(VENV)/.operator ## Bring up a cluster here and train a ResNeXt on it with kubectl apply
 	@$(SETUP) cluster images
-	@$(BIN)/python manifests/demo.py
+	@$(BIN)/python hack/demo.py
 
 try: $(VENV)/.trainer ## Train the sample without a cluster: two ranks under mpirun on this machine
-	@$(BIN)/python manifests/try.py
+	@$(BIN)/python hack/local_demo.py
 
 test: $(VENV)/.trainer $(VENV)/.dev ## Everything: checks, unit, golden, chart and end-to-end tests
 	@$(MAKE) --no-print-directory check
@@ -73,7 +73,7 @@ check: $(VENV)/.dev ## Format, lint, types, import contracts, generated files
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(SETUP) clients
-	@$(BIN)/python charts/generate.py --check
+	@$(BIN)/python -m hack.codegen --check
 
 format: $(VENV)/.dev ## Format the code
 	@$(BIN)/ruff format .
@@ -81,7 +81,7 @@ format: $(VENV)/.dev ## Format the code
 
 generate: $(VENV)/.dev ## Write the CRD, install.yaml, dashboards and reference docs anew
 	@$(SETUP) clients
-	@$(BIN)/python charts/generate.py
+	@$(BIN)/python -m hack.codegen
 
 image-cuda: ## Build the trainer's CUDA image and prove that its libraries load (large: ~15 GB of disk)
 	@$(SETUP) cuda

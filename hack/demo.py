@@ -14,7 +14,7 @@ from rich.console import Console
 
 from resnext_operator.follow import follow
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "manifests" / "samples"
 NAMESPACE, NAME = "demo", "resnext-digits"
 console = Console(highlight=False, soft_wrap=True)

@@ -9,9 +9,10 @@ from pathlib import Path
 from resnext_trainer.launch import parsed
 
 RANKS = 2
-SAMPLE = Path(__file__).parent / "samples" / "resnext-digits.yaml"
+ROOT = Path(__file__).parents[1]
+SAMPLE = ROOT / "manifests" / "samples" / "resnext-digits.yaml"
 TRAIN = Path(sys.executable).with_name("resnext-train")
-SETUP = Path(__file__).parent.parent / "images" / "setup"
+SETUP = ROOT / "images" / "setup"
 
 
 def command(folder: Path) -> list[str | Path]:
