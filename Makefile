@@ -61,11 +61,11 @@ test-soak: $(VENV)/.dev ## Odd objects of one tenant next to another's ordinary 
 
 bench-operator: $(VENV)/.dev ## 100 and 1,000 trainings at a time, beside the MPI Operator's figures (about 15 minutes)
 	@$(SETUP) kwok cluster
-	@PYTHONPATH=tests $(BIN)/python tests/bench/operator --json build/bench/operator.json
+	@PYTHONPATH=tests $(BIN)/python -m benchmarks.operator --json build/bench/operator.json
 
 bench: $(VENV)/.trainer ## Speed and memory on this machine's CPUs (BENCH=input for one, TORCH=PYTHON for another PyTorch)
 	@$(SETUP) torch turbojpeg
-	@$(BIN)/python tests/bench --torch $(TORCH) --folder $(CACHE)/bench $(BENCH)
+	@$(BIN)/python -m benchmarks --torch $(TORCH) --folder $(CACHE)/bench $(BENCH)
 
 check: $(VENV)/.dev ## Format, lint, types, import contracts, generated files
 	@$(BIN)/ruff format --check .

@@ -1,6 +1,6 @@
 """Decodes whole JPEGs with libjpeg-turbo and does nothing else: what a machine can decode at most.
 
-    bare.py FOLDER [--seconds S]
+    libjpeg_baseline.py FOLDER [--seconds S]
 
 ctypes lets go of Python's lock for the call, which takes a millisecond: a thread for each core keeps them busy.
 """

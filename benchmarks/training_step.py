@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from alternately import TRAIN, Command, alternately, speed
-from results import Ratio, Result
+from benchmarks.interleave import TRAIN, Command, interleave, speed
+from benchmarks.results import Ratio, Result
 
-THEIRS = Path(__file__).with_name("theirs.py")
+PYTORCH = Path(__file__).with_name("pytorch_baseline.py")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def run(torch: str) -> Result:
     """torch: the Python that has PyTorch."""
     ratios, numbers = [], {}
     for case in cases():
-        found = alternately(ROUNDS, commands(case, torch))
+        found = interleave(ROUNDS, commands(case, torch))
         name = f"{case.network} batch {case.batch} {case.precision}"
         numbers[name] = found
         version = found["PyTorch"][0]["versions"]["torch"]
@@ -57,5 +57,5 @@ def commands(case: Case, torch: str) -> dict[str, Command]:
     ours = [TRAIN, "benchmark", "training", "--synthetic", "--json", *timing]
     for setting in settings:
         ours += ["--set", setting]
-    theirs = [torch, THEIRS, "step", case.network, "--batch", str(case.batch), "--precision", case.precision, *timing]
+    theirs = [torch, PYTORCH, "step", case.network, "--batch", str(case.batch), "--precision", case.precision, *timing]
     return {"ours": ours, "PyTorch": theirs}

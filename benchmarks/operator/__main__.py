@@ -1,6 +1,6 @@
 """How fast and how small the operator is: many trainings at a time on the real API server, whose pods kwok plays.
 
-    PYTHONPATH=tests python tests/bench/operator [--json FILE] [--small]
+    python -m benchmarks.operator [--json FILE] [--small]
 
 Prints a table, beside the MPI Operator's figures on such a cluster, and writes the same as JSON. The operator runs at
 its default settings, as a process of this machine, with the token of its own service account.
@@ -262,7 +262,9 @@ def figures(found: dict[str, dict[str, float]]) -> list[Figure]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.operator", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path, help="write the figures there as well")
     parser.add_argument("--small", action="store_true", help="a tenth of the trainings, to try the script itself")
     options = parser.parse_args()

@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 from statistics import median
 
-from alternately import facts
-from results import Ratio, Result
+from benchmarks.interleave import facts
+from benchmarks.results import Ratio, Result
 
-RANK = Path(__file__).with_name("rank.py")
+RANK = Path(__file__).with_name("monitored_rank.py")
 
 IMAGES, FASTEST = 1_281_167, 8_500
 """ImageNet's training images, and the images a second that are published for eight A100: an epoch of 151 s."""

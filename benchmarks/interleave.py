@@ -45,7 +45,7 @@ def facts(command: Command, timeout: float | None = None, **environment: str) ->
     return found
 
 
-def alternately(rounds: int, commands: Mapping[str, Command]) -> dict[str, list[dict[str, Any]]]:
+def interleave(rounds: int, commands: Mapping[str, Command]) -> dict[str, list[dict[str, Any]]]:
     """What each command printed in each round."""
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
     for number in range(rounds):

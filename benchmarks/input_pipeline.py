@@ -3,19 +3,19 @@
 import sys
 from pathlib import Path
 
-import pictures
-from alternately import TRAIN, Command, alternately, speed
-from results import Ratio, Result
+from benchmarks import synthetic_jpegs
+from benchmarks.interleave import TRAIN, Command, interleave, speed
+from benchmarks.results import Ratio, Result
 
-THEIRS, BARE = (Path(__file__).with_name(name) for name in ("theirs.py", "bare.py"))
+PYTORCH, LIBJPEG = (Path(__file__).with_name(name) for name in ("pytorch_baseline.py", "libjpeg_baseline.py"))
 
 BATCH, ROUNDS, STEPS, WARM_UP = 128, 3, 60, 10
 
 
 def run(torch: str, folder: Path) -> Result:
     """torch: the Python that has torchvision; folder: where the pictures are, or will be."""
-    shards, files = pictures.prepare(folder)
-    found = alternately(ROUNDS, commands(torch, shards, files))
+    shards, files = synthetic_jpegs.prepare(folder)
+    found = interleave(ROUNDS, commands(torch, shards, files))
     ours = speed(found["tf.data"])
     version = found["torchvision"][0]["versions"]["torchvision"]
     ratios = (
@@ -39,6 +39,6 @@ def commands(torch: str, shards: Path, files: Path) -> dict[str, Command]:
     return {
         "tf.data": ours("tfdata"),
         "dali": ours("dali"),
-        "torchvision": [torch, THEIRS, "input", files, "--batch", str(BATCH), *timing],
-        "bare": [sys.executable, BARE, files],
+        "torchvision": [torch, PYTORCH, "input", files, "--batch", str(BATCH), *timing],
+        "bare": [sys.executable, LIBJPEG, files],
     }

@@ -8,17 +8,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import feed
-import overhead
-import results
-import scaling
-import steps
+from benchmarks import input_pipeline, overhead, results, scaling, training_step
 
 NAMES = ("step", "input", "ranks", "overhead")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="tests/bench", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all if left out")
     parser.add_argument(
         "--torch",
@@ -31,8 +27,8 @@ def main() -> int:
     if unknown := set(options.names) - set(NAMES):
         parser.error(f"no benchmark is called {', '.join(sorted(unknown))}")
     run: dict[str, Callable[[], results.Result]] = {
-        "step": lambda: steps.run(options.torch),
-        "input": lambda: feed.run(options.torch, options.folder / "pictures"),
+        "step": lambda: training_step.run(options.torch),
+        "input": lambda: input_pipeline.run(options.torch, options.folder / "pictures"),
         "ranks": scaling.run,
         "overhead": lambda: overhead.run(options.folder),
     }

@@ -4,8 +4,8 @@ import os
 import shlex
 from collections.abc import Sequence
 
-from alternately import TRAIN, Command, alternately, speed
-from results import Ratio, Result
+from benchmarks.interleave import TRAIN, Command, interleave, speed
+from benchmarks.results import Ratio, Result
 
 NETWORK, BATCH, STEPS, ROUNDS = "resnext101-32x4d", 8, 3, 2
 
@@ -14,7 +14,7 @@ def run() -> Result:
     cores = sorted(os.sched_getaffinity(0))[:2]
     if len(cores) < 2:
         raise SystemExit("two ranks on a core each need two cores")
-    found = alternately(
+    found = interleave(
         ROUNDS, {"one rank": alone(cores), "one of two apart": apart(cores), "two ranks": together(cores)}
     )
     one, beside, two = (speed(found[name]) for name in ("one rank", "one of two apart", "two ranks"))

@@ -1,7 +1,7 @@
 """One rank of a small network through thousands of steps, watched: its memory, and its time outside of the work itself.
 
-    rank.py train FOLDER [--digits] [--steps N]
-    rank.py checkpoint FOLDER
+    monitored_rank.py train FOLDER [--digits] [--steps N]
+    monitored_rank.py checkpoint FOLDER
 
 One JSON object on standard output.
 """

@@ -1,7 +1,7 @@
 """PyTorch's side of the comparisons. Run by a Python that has torch and torchvision, old or new; it needs no more.
 
-    PYTHON theirs.py step NETWORK [--batch N] [--precision fp32|bf16|…] [--device cuda] [--compile] [--timm]
-    PYTHON theirs.py input FOLDER [--batch N]
+    PYTHON pytorch_baseline.py step NETWORK [--batch N] [--precision fp32|bf16|…] [--device cuda] [--compile] [--timm]
+    PYTHON pytorch_baseline.py input FOLDER [--batch N]
 
 One JSON object on standard output.
 """
