@@ -39,7 +39,7 @@ test: $(VENV)/.trainer $(VENV)/.dev ## Everything: checks, unit, golden, chart a
 	@# The soak test waits most of its time: it runs next to the tests that need no cluster.
 	@mkdir -p build
 	@RESNEXT_SOAK_SECONDS=180 nice $(BIN)/pytest -s tests/e2e/test_soak.py >build/soak.log 2>&1 & soak=$$!; \
-	status=0; $(BIN)/pytest tests/unit tests/golden tests/proofs || status=$$?; \
+	status=0; $(BIN)/pytest tests/unit tests/golden tests/parity || status=$$?; \
 	wait $$soak || status=$$?; cat build/soak.log; \
 	$(BIN)/pytest tests/e2e || status=$$?; exit $$status
 
@@ -61,7 +61,7 @@ test-soak: $(VENV)/.dev ## Odd objects of one tenant next to another's ordinary 
 
 bench-operator: $(VENV)/.dev ## 100 and 1,000 trainings at a time, beside the MPI Operator's figures (about 15 minutes)
 	@$(SETUP) kwok cluster
-	@PYTHONPATH=tests $(BIN)/python -m benchmarks.operator --json build/bench/operator.json
+	@$(BIN)/python -m benchmarks.operator --json build/bench/operator.json
 
 bench: $(VENV)/.trainer ## Speed and memory on this machine's CPUs (BENCH=input for one, TORCH=PYTHON for another PyTorch)
 	@$(SETUP) torch turbojpeg

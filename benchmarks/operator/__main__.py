@@ -21,14 +21,14 @@ from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
-from played.api import TRAININGS, Api, connect, deploy, deployed, run
-from played.cast import cast, clear, namespace_with_claim, training, trains
-from played.operators import Ranks
-from played.process import Process, process
 from rich.console import Console
 from rich.table import Table
 
 from resnext_operator.settings import Settings
+from tests.support.simcluster.api import TRAININGS, Api, connect, deploy, deployed, run
+from tests.support.simcluster.kwok_nodes import clear, kwok_nodes, namespace_with_claim, training, trains
+from tests.support.simcluster.operators import Ranks
+from tests.support.simcluster.process import Process, process
 
 NAMESPACE, CLAIM = "bench", "checkpoints"
 CAP = Settings().progress_per_second
@@ -208,7 +208,7 @@ async def measure(few: int, many: int) -> dict[str, dict[str, float]]:
     async with AsyncExitStack() as stack:
         api = await stack.enter_async_context(connect())
         ranks = await stack.enter_async_context(Ranks().serve())
-        await stack.enter_async_context(cast(api, nodes=10))
+        await stack.enter_async_context(kwok_nodes(api, nodes=10))
         while await api.find(f"/api/v1/namespaces/{NAMESPACE}"):
             await asyncio.sleep(1)
         for name, count, workers in (("few", few, 4), ("many", many, 2)):

@@ -1,4 +1,4 @@
-"""Who plays: nodes that are not there, and pods on them that do what ours do, by kwok's stages.
+"""Simulated nodes, and pods on them that behave as the operator's own do, by kwok's stages.
 
 A training says in its pods' annotations how its attempts go. Nothing but pods on these nodes is touched: the nodes
 carry a label that kwok picks them by, and a taint that keeps every other pod away.
@@ -14,9 +14,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from played.api import Api, Manifest, kubeconfig, setup
 from resnext_operator import names
 from resnext_trainer.report import Progress, Report, SavedCheckpoint, Verdict
+from tests.support.simcluster.api import Api, Manifest, kubeconfig, setup
 
 PLAYED = "resnext.dev/played"
 LAST_ATTEMPT, SECONDS, EXIT_CODE = (f"{PLAYED}-{what}" for what in ("last-attempt", "seconds", "exit-code"))
@@ -174,7 +174,7 @@ def node(index: int) -> Manifest:
 
 
 @asynccontextmanager
-async def cast(api: Api, nodes: int = 2, parallelism: int = 4) -> AsyncIterator[None]:
+async def kwok_nodes(api: Api, nodes: int = 2, parallelism: int = 4) -> AsyncIterator[None]:
     """kwok and its nodes; both are gone afterwards."""
     config = {
         "apiVersion": "config.kwok.x-k8s.io/v1alpha1",
@@ -196,30 +196,30 @@ async def cast(api: Api, nodes: int = 2, parallelism: int = 4) -> AsyncIterator[
         # It ends with us, also when we are killed.
         command = ("setpriv", "--pdeathsig=KILL", kwok, f"--kubeconfig={kubeconfig()}", f"--config={script}")
         with log.open("w") as output:
-            player = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         try:
-            await _dismiss(api)
+            await _delete_leftovers(api)
             for index in range(nodes):
                 await api.request("POST", "/api/v1/nodes", node(index))
             for _ in range(300):
                 if all(_ready(each) for each in await api.items("/api/v1/nodes", PLAYED)):
                     break
-                if player.poll() is not None:
+                if process.poll() is not None:
                     break
                 await asyncio.sleep(0.1)
             else:
                 raise RuntimeError(f"the played nodes do not become ready:\n{log.read_text()[-3000:]}")
-            if player.poll() is not None:
+            if process.poll() is not None:
                 raise RuntimeError(f"kwok ended:\n{log.read_text()[-3000:]}")
             yield
         finally:
-            await _dismiss(api)
-            player.kill()
-            player.wait()
+            await _delete_leftovers(api)
+            process.kill()
+            process.wait()
 
 
-async def _dismiss(api: Api) -> None:
-    """All that is played, also by one who was killed before."""
+async def _delete_leftovers(api: Api) -> None:
+    """Delete all simulated objects, also those of a run that was killed."""
     namespaces = [each["metadata"]["name"] for each in await api.items("/api/v1/namespaces", PLAYED)]
     for name in namespaces:
         await api.remove(f"/api/v1/namespaces/{name}")

@@ -5,9 +5,9 @@ from itertools import islice
 from random import Random
 
 import pytest
-from played.odd import ADDRESS_OF_ODD_RANKS, SPARE, Action, actions, addressed, answer
 
 from resnext_operator.api import Site, parse
+from tests.support.simcluster.odd_objects import ADDRESS_OF_ODD_RANKS, SPARE, Action, actions, addressed, answer
 
 MANY = 1000
 

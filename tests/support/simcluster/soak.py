@@ -16,13 +16,13 @@ from statistics import median
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-from played import odd
-from played.api import TRAININGS, Api
-from played.cast import clear, namespace_with_claim, own_address, training
-from played.operators import may_lead
-from played.process import Process, process
-from played.theatre import Theatre
 from resnext_operator.cluster import Refused
+from tests.support.simcluster import odd_objects as odd
+from tests.support.simcluster.api import TRAININGS, Api
+from tests.support.simcluster.environment import Environment
+from tests.support.simcluster.kwok_nodes import PLAYED, clear, namespace_with_claim, own_address, training
+from tests.support.simcluster.operators import lease_rbac
+from tests.support.simcluster.process import Process, process
 
 _NEXT_RECORD = re.compile(r"\d{4}-\d\d-\d\d \d\d:")
 LANES = 3
@@ -113,9 +113,9 @@ def tracebacks(log: list[str]) -> Counter[str]:
     return found
 
 
-async def soak(theatre: Theatre, seed: int, seconds: float) -> Outcome:
+async def soak(environment: Environment, seed: int, seconds: float) -> Outcome:
     """Run for so long, then delete everything. With an odd seed the operator watches named namespaces, else all."""
-    api, outcome = theatre.api, Outcome()
+    api, outcome = environment.api, Outcome()
     tenant, plain = (f"soak-{os.getpid()}-{what}" for what in ("odd", "plain"))
     spare = tenant + odd.SPARE
     async with AsyncExitStack() as stack:
@@ -124,13 +124,15 @@ async def soak(theatre: Theatre, seed: int, seconds: float) -> Outcome:
             stack.push_async_callback(_clear, api, namespace, outcome)
         stack.push_async_callback(_clear, api, spare, outcome)
         roles = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{plain}/"
-        for each in may_lead(plain, "leader"):
+        for each in lease_rbac(plain, "leader"):
             await api.request("POST", f"{roles}{each['kind'].lower()}s", each)
         address = own_address(await _address_of_a_node(api))
         if address != own_address():
-            await stack.enter_async_context(_odd_ranks(address, theatre.ranks.port, seed, outcome))
+            await stack.enter_async_context(_odd_ranks(address, environment.ranks.port, seed, outcome))
         watched = ",".join((tenant, plain, spare)) if seed % 2 else ""
-        it = await stack.enter_async_context(process(api, theatre.ranks, lease=(plain, "leader"), namespaces=watched))
+        it = await stack.enter_async_context(
+            process(api, environment.ranks, lease=(plain, "leader"), namespaces=watched)
+        )
         outcome.sizes = await it.sizes()
         began = time.monotonic()
         end = began + seconds
@@ -262,7 +264,7 @@ async def _address_of_a_node(api: Api) -> str:
     """Where this machine reaches a real node: it has a second address on that network."""
     addresses = [
         address["address"]
-        for each in await api.items("/api/v1/nodes", "!resnext.dev/played")
+        for each in await api.items("/api/v1/nodes", f"!{PLAYED}")
         for address in each["status"].get("addresses", ())
         if address["type"] == "InternalIP"
     ]

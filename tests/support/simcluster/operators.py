@@ -15,12 +15,12 @@ from typing import Any
 from aiohttp import web
 from kubernetes.aio.config import kube_config
 
-from played.api import RELEASE, Api, Manifest
-from played.cast import own_address, trains
-from played.proxy import Fault, Proxy, kubeconfig
 from resnext_operator import names
 from resnext_operator.__main__ import main
 from resnext_trainer.report import Progress
+from tests.support.simcluster.api import RELEASE, Api, Manifest
+from tests.support.simcluster.kwok_nodes import own_address, trains
+from tests.support.simcluster.proxy import Fault, Proxy, kubeconfig
 
 # Forked off a process that has imported all there is: 0.1 s in place of 2.5 s, most of a run's time otherwise.
 _FORKED = multiprocessing.get_context("forkserver")
@@ -151,7 +151,7 @@ class Ranks:
             await runner.cleanup()
 
 
-def may_lead(namespace: str, name: str) -> list[Manifest]:
+def lease_rbac(namespace: str, name: str) -> list[Manifest]:
     """What the chart allows for its own Lease, for another one."""
     rules = [
         {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},

@@ -15,7 +15,8 @@ from urllib.parse import quote
 
 import pytest
 import yaml
-from played.api import ROOT, setup
+
+from tests.support.simcluster.api import ROOT, setup
 
 SAMPLES = ROOT / "manifests" / "samples"
 SYSTEM, MONITORING, NAMESPACE = "resnext-system", "monitoring", "e2e"

@@ -1,4 +1,4 @@
-"""Parts of a training's life as short plays, and what of a run is compared with another run."""
+"""Parts of a training's life as scenarios, and what of a run is compared with another run."""
 
 import asyncio
 import json
@@ -11,12 +11,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from played.api import TRAININGS, Api, Manifest
-from played.cast import PLAYED, SAVED, training, volume
-from played.operators import Operator, may_lead
-from played.proxy import Call, Fault
-from played.theatre import Theatre
 from resnext_operator import names
+from tests.support.simcluster.api import TRAININGS, Api, Manifest
+from tests.support.simcluster.environment import Environment
+from tests.support.simcluster.kwok_nodes import PLAYED, SAVED, training, volume
+from tests.support.simcluster.operators import Operator, lease_rbac
+from tests.support.simcluster.proxy import Call, Fault
 
 NAME = "it"
 KINDS = {
@@ -29,8 +29,8 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Where one training plays: in a namespace of its own, for its children are found by it."""
+class TrainingScenario:
+    """One training in a namespace of its own, by which its children are found."""
 
     api: Api
     namespace: str
@@ -82,48 +82,48 @@ class Stage:
         return f"/api/v1/namespaces/{self.namespace}/pods/{name}"
 
 
-async def create_to_succeeded(stage: Stage) -> None:
+async def create_to_succeeded(scenario: TrainingScenario) -> None:
     # Long enough for an operator that is killed and started meanwhile to ask how far it has come.
-    await stage.create(last_attempt=1, seconds=4)
-    await stage.phase("Succeeded")
+    await scenario.create(last_attempt=1, seconds=4)
+    await scenario.phase("Succeeded")
 
 
-async def suspend_to_resumed(stage: Stage) -> None:
-    await stage.create(last_attempt=2, seconds=0.5)
-    await stage.trains()
-    await stage.change(suspend=True)
-    await stage.phase("Suspended")
-    await stage.change(suspend=False)
-    await stage.phase("Succeeded")
+async def suspend_to_resumed(scenario: TrainingScenario) -> None:
+    await scenario.create(last_attempt=2, seconds=0.5)
+    await scenario.trains()
+    await scenario.change(suspend=True)
+    await scenario.phase("Suspended")
+    await scenario.change(suspend=False)
+    await scenario.phase("Succeeded")
 
 
-async def worker_lost(stage: Stage) -> None:
-    await stage.create(last_attempt=2, seconds=0.5)
-    await stage.trains()
-    await stage.api.remove(stage.pod(names.worker(NAME, 1, 0)), at_once=True)
-    await stage.phase("Succeeded")
+async def worker_lost(scenario: TrainingScenario) -> None:
+    await scenario.create(last_attempt=2, seconds=0.5)
+    await scenario.trains()
+    await scenario.api.remove(scenario.pod(names.worker(NAME, 1, 0)), at_once=True)
+    await scenario.phase("Succeeded")
 
 
-async def resize(stage: Stage) -> None:
-    await stage.create(last_attempt=2, seconds=0.5)
-    await stage.trains()
-    await stage.change(workers={"replicas": 3})
-    await stage.phase("Succeeded")
+async def resize(scenario: TrainingScenario) -> None:
+    await scenario.create(last_attempt=2, seconds=0.5)
+    await scenario.trains()
+    await scenario.change(workers={"replicas": 3})
+    await scenario.phase("Succeeded")
 
 
-async def delete(stage: Stage) -> None:
-    await stage.create()
-    await stage.trains()
-    await stage.api.request("DELETE", stage.path)
+async def delete(scenario: TrainingScenario) -> None:
+    await scenario.create()
+    await scenario.trains()
+    await scenario.api.request("DELETE", scenario.path)
 
     async def gone() -> bool:
-        return not any(found for kind, found in (await stage.children()).items() if kind != "persistentvolumeclaims")
+        return not any(found for kind, found in (await scenario.children()).items() if kind != "persistentvolumeclaims")
 
-    await stage.until(gone, "the end of all children")
+    await scenario.until(gone, "the end of all children")
 
 
-SCENES = (create_to_succeeded, suspend_to_resumed, worker_lost, resize, delete)
-Scene = Callable[[Stage], Awaitable[None]]
+SCENARIOS = (create_to_succeeded, suspend_to_resumed, worker_lost, resize, delete)
+ScenarioSteps = Callable[[TrainingScenario], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Outcome:
     at_rest: tuple[Call, ...]
     """Writes after the end: there should be none."""
     starts: int
-    struck: bool
+    injected: bool
     log: str
 
     def differences(self, clean: "Outcome") -> list[str]:
@@ -152,21 +152,23 @@ class Outcome:
         return told
 
 
-async def play(scene: Scene, theatre: Theatre, fault: Fault | None = None, at_write: int = 0) -> Outcome:
-    """One run of a scene with an operator of its own, in a namespace of its own."""
-    async with stage_for(theatre) as stage:
-        lease = (stage.namespace, "leader")
-        how = {"namespaces": stage.namespace, "lease": lease, "fault": fault, "at_write": at_write}
-        async with theatre.operator(**how) as it:
+async def run_scenario(
+    steps: ScenarioSteps, environment: Environment, fault: Fault | None = None, at_write: int = 0
+) -> Outcome:
+    """One run of a scenario with an operator of its own, in a namespace of its own."""
+    async with training_scenario(environment) as scenario:
+        lease = (scenario.namespace, "leader")
+        how = {"namespaces": scenario.namespace, "lease": lease, "fault": fault, "at_write": at_write}
+        async with environment.operator(**how) as it:
             try:
-                await scene(stage)
-                written = await quiet(it)
-                state = masked(await _everything(stage))
+                await steps(scenario)
+                written = await wait_until_idle(it)
+                state = masked(await _everything(scenario))
             except Exception as error:
                 log = it.log.read_text()[-3000:]
                 calls = "\n".join(map(str, it.proxy.writes))
                 raise AssertionError(
-                    f"{scene.__name__}, {fault} at write {at_write}: {error}\n{calls}\n{log}"
+                    f"{steps.__name__}, {fault} at write {at_write}: {error}\n{calls}\n{log}"
                 ) from error
             return Outcome(
                 state=state,
@@ -174,34 +176,34 @@ async def play(scene: Scene, theatre: Theatre, fault: Fault | None = None, at_wr
                 writes=tuple(it.proxy.writes),
                 at_rest=tuple(it.proxy.writes[written:]),
                 starts=it.starts,
-                struck=it.proxy.struck,
+                injected=it.proxy.injected,
                 log=it.log.read_text()[-6000:],
             )
 
 
 @asynccontextmanager
-async def stage_for(theatre: Theatre) -> AsyncIterator[Stage]:
-    api, namespace = theatre.api, f"scene-{os.getpid()}-{next(theatre.numbers)}"
+async def training_scenario(environment: Environment) -> AsyncIterator[TrainingScenario]:
+    api, namespace = environment.api, f"scene-{os.getpid()}-{next(environment.numbers)}"
     paths = {"Role": "roles", "RoleBinding": "rolebindings"}
     await api.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace, "labels": {PLAYED: "true"}}})
-    for each in may_lead(namespace, "leader"):
+    for each in lease_rbac(namespace, "leader"):
         path = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/{paths[each['kind']]}"
         await api.request("POST", path, each)
     kept = volume(namespace, NAME)
     await api.request("POST", "/api/v1/persistentvolumes", kept)
-    stage = Stage(api, namespace)
+    scenario = TrainingScenario(api, namespace)
     # Without it the API server refuses pods, and the operator would ask again in a while.
-    await stage.until(
+    await scenario.until(
         lambda: api.find(f"/api/v1/namespaces/{namespace}/serviceaccounts/default"), "the service account"
     )
     try:
-        yield stage
+        yield scenario
     finally:
         await api.remove(f"/api/v1/namespaces/{namespace}")
         await api.remove(f"/api/v1/persistentvolumes/{kept['metadata']['name']}")
 
 
-async def quiet(it: Operator) -> int:
+async def wait_until_idle(it: Operator) -> int:
     """Wait for the last write, also if it is tried again after an error, and then over resyncs and a relist.
 
     One that was killed is waited for until it leads again. Returns the number of writes up to the last one.
@@ -217,11 +219,13 @@ async def quiet(it: Operator) -> int:
     return written
 
 
-async def _everything(stage: Stage) -> dict[str, Manifest]:
+async def _everything(scenario: TrainingScenario) -> dict[str, Manifest]:
     found = {
-        f"{kind}/{each['metadata']['name']}": each for kind, all_ in (await stage.children()).items() for each in all_
+        f"{kind}/{each['metadata']['name']}": each
+        for kind, all_ in (await scenario.children()).items()
+        for each in all_
     }
-    if it := await stage.api.find(stage.path):
+    if it := await scenario.api.find(scenario.path):
         found["training"] = it
     return found
 
@@ -231,7 +235,7 @@ def _touched(calls: list[Call]) -> Counter[str]:
     done = {
         (call.verb, call.resource, *_identity(call))
         for call in calls
-        if call.writes and call.verb in ("create", "delete") and call.code < 300
+        if call.is_write and call.verb in ("create", "delete") and call.code < 300
     }
     return Counter(f"{verb} {resource}/{name}" for verb, resource, name, _ in done)
 

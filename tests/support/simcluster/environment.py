@@ -1,4 +1,4 @@
-"""The cluster made ready for plays, once for all tests of a session."""
+"""The cluster prepared for scenarios, once for all tests of a module."""
 
 import asyncio
 import itertools
@@ -7,15 +7,15 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanag
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from played.api import Api, connect, deploy, deployed
-from played.cast import cast
-from played.operators import Operator, Ranks, operator
+from tests.support.simcluster.api import Api, connect, deploy, deployed
+from tests.support.simcluster.kwok_nodes import kwok_nodes
+from tests.support.simcluster.operators import Operator, Ranks, operator
 
 T = TypeVar("T")
 
 
 @dataclass
-class Theatre:
+class Environment:
     """One event loop, one administrator's connection, and the operator's token."""
 
     runner: asyncio.Runner
@@ -25,15 +25,15 @@ class Theatre:
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def operator(self, **how: Any) -> AbstractAsyncContextManager[Operator]:
-        """See `played.operators.operator`."""
+        """See `tests.support.simcluster.operators.operator`."""
         return operator(self.api, self.token, self.ranks, **how)
 
-    def run(self, play: Coroutine[Any, Any, T]) -> T:
-        return self.runner.run(play)
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(coroutine)
 
 
 @contextmanager
-def theatre() -> Iterator[Theatre]:
+def simulated_environment() -> Iterator[Environment]:
     """No operator but the tests' own works meanwhile: the deployed one is away, and comes back afterwards."""
     before = deployed()
     deploy(0)
@@ -44,11 +44,11 @@ def theatre() -> Iterator[Theatre]:
             async def enter() -> tuple[Api, str, Ranks]:
                 api = await stack.enter_async_context(connect())
                 ranks = await stack.enter_async_context(Ranks().serve())
-                await stack.enter_async_context(cast(api))
+                await stack.enter_async_context(kwok_nodes(api))
                 return api, await api.token(), ranks
 
             try:
-                yield Theatre(runner, *runner.run(enter()))
+                yield Environment(runner, *runner.run(enter()))
             finally:
                 runner.run(stack.aclose())
     finally:

@@ -17,7 +17,7 @@ from kubernetes.aio.config import load_kube_config
 from resnext_operator.api import GROUP, PLURAL, VERSION
 from resnext_operator.cluster import Cluster, Refused
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SYSTEM, RELEASE = "resnext-system", "resnext-operator"
 Manifest = dict[str, Any]
 TRAININGS = f"/apis/{GROUP}/{VERSION}"

@@ -17,8 +17,8 @@ from typing import Any
 
 import aiohttp
 
-from played.api import RELEASE, SYSTEM, Api, Manifest
-from played.operators import Ranks
+from tests.support.simcluster.api import RELEASE, SYSTEM, Api, Manifest
+from tests.support.simcluster.operators import Ranks
 
 # The pods have this machine's address, and a real rank may listen at the usual port.
 # SIGUSR1 writes the sizes of what the operator's own objects hold: a leak of small entries does not show in the

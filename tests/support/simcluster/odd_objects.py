@@ -12,9 +12,9 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from played.api import TRAININGS, Manifest
-from played.cast import PLAYED, training
 from resnext_operator import names
+from tests.support.simcluster.api import TRAININGS, Manifest
+from tests.support.simcluster.kwok_nodes import PLAYED, training
 
 MERGE = "application/merge-patch+json"
 CLAIM = "checkpoints"

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from played.api import Manifest
+from tests.support.simcluster.api import Manifest
 
 _PATH = re.compile(
     r"/(?:api|apis/(?P<group>[^/]+))/(?P<version>[^/]+)(?:/namespaces/(?P<namespace>[^/]+))?"
@@ -69,7 +69,7 @@ class Call:
         }[self.method]
 
     @property
-    def writes(self) -> bool:
+    def is_write(self) -> bool:
         """Whether it changes something, Lease and Events aside: the Lease is renewed, and an Event is only told."""
         return self.method != "GET" and not self.dry_run and self.resource not in _ASIDE
 
@@ -99,7 +99,7 @@ class Proxy:
     kill: Callable[[], None] = lambda: None
     calls: list[Call] = field(default_factory=list)
     url: str = ""
-    struck: bool = False
+    injected: bool = False
     leads: float | None = None
     """Since when the operator that lives now has the Lease, by the monotonic clock."""
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -107,7 +107,7 @@ class Proxy:
 
     @property
     def writes(self) -> list[Call]:
-        return [call for call in self.calls if call.writes]
+        return [call for call in self.calls if call.is_write]
 
     def revive(self) -> None:
         """Another operator comes."""
@@ -135,7 +135,7 @@ class Proxy:
     async def _pass(self, request: web.Request) -> web.StreamResponse:
         watch = request.query.get("watch") in ("true", "1")
         seen = Call(request.method, request.path, watch, 0, time.monotonic(), dry_run=_is_dry_run(request))
-        if seen.writes or (self.fault is Fault.TWICE and seen.resource == "events"):
+        if seen.is_write or (self.fault is Fault.TWICE and seen.resource == "events"):
             # One after the other: the operator writes side by side, and N must mean the same in each run.
             async with self._turn:
                 return await self._write(request)
@@ -145,21 +145,21 @@ class Proxy:
         if self._dead:
             return _gone(request)
         number = len(self.writes) + 1
-        strikes = self.fault if self.at_write in (0, number) and not (self.struck and self.at_write) else None
-        if strikes is None:
+        fault = self.fault if self.at_write in (0, number) and not (self.injected and self.at_write) else None
+        if fault is None:
             return await self._forward(request, False)
-        self.struck = True
-        if strikes is Fault.TWICE:
+        self.injected = True
+        if fault is Fault.TWICE:
             await self._ask(request)
             return await self._forward(request, False)
-        if strikes is Fault.KILLED_AFTER:
+        if fault is Fault.KILLED_AFTER:
             answered = await self._forward(request, False)
             # Time to read the answer, and to go on as far as the next write.
             await asyncio.sleep(0.02)
             self._kill()
             return answered
         await self._ask(request)
-        if strikes is Fault.KILLED_BEFORE:
+        if fault is Fault.KILLED_BEFORE:
             self._kill()
         return _gone(request)
 

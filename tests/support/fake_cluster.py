@@ -15,7 +15,7 @@ from resnext_operator.api import Manifest, Observed, Plan, Rejection, Training
 from resnext_operator.status import readable
 from resnext_trainer.report import Progress, Report, SavedCheckpoint, Verdict
 
-SAMPLES = Path(__file__).parents[3] / "manifests" / "samples"
+SAMPLES = Path(__file__).parents[2] / "manifests" / "samples"
 SITE = api.Site("registry.example/resnext-trainer:1")
 HOSTS = [("resnext-digits-worker-0-0", "10.0.0.1"), ("resnext-digits-worker-1-0", "10.0.0.2")]
 
