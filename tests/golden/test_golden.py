@@ -3,7 +3,6 @@
 UPDATE_GOLDEN=1 writes them anew; the difference is then reviewed like code.
 """
 
-import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import yaml
 from resnext_operator import api
 from resnext_operator.__main__ import manifests
 from resnext_operator.ssh import KeyPair, Keys
+from tests.golden.goldens import check, dump
 
 SAMPLES = Path(__file__).parents[2] / "manifests" / "samples"
 KEYS = Keys(
@@ -19,28 +19,12 @@ KEYS = Keys(
 )
 
 
-class Plain(yaml.SafeDumper):
-    """A golden is read from top to bottom: no anchors, and a file within a file keeps its lines."""
-
-    def ignore_aliases(self, _data: object) -> bool:
-        return True
-
-    def represent_str(self, data: str) -> yaml.ScalarNode:
-        return self.represent_scalar("tag:yaml.org,2002:str", data, style="|" if "\n" in data else None)
-
-
-Plain.add_representer(str, Plain.represent_str)
-
-
 def rendered(path: Path) -> str:
     body = yaml.safe_load(path.read_text(encoding="utf-8"))
     body["metadata"] |= {"namespace": "default", "uid": "00000000-0000-0000-0000-000000000000"}
-    return yaml.dump_all(manifests(body, api.Site("resnext-trainer"), KEYS), Dumper=Plain, sort_keys=False, width=120)
+    return dump(*manifests(body, api.Site("resnext-trainer"), KEYS), width=120)
 
 
 @pytest.mark.parametrize("sample", sorted(SAMPLES.glob("resnext-*.yaml")), ids=lambda path: path.stem)
 def test_sample_renders_as_reviewed(sample):
-    golden = Path(__file__).parent / sample.name
-    if os.environ.get("UPDATE_GOLDEN"):
-        golden.write_text(rendered(sample))
-    assert rendered(sample) == golden.read_text()
+    check(sample.name, rendered(sample))

@@ -41,7 +41,7 @@ def rules(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_helm_finds_nothing_to_complain_about():
-    assert "0 chart(s) failed" in helm("lint", "--strict", CHART)
+    helm("lint", "--strict", CHART)  # raises on failure
 
 
 @pytest.mark.parametrize(

@@ -127,3 +127,22 @@ def test_a_pod_is_observed_as_it_was_before_it_was_trimmed():
     seen["status"] = {"phase": "Pending", "containerStatuses": [waiting]}
     assert observe.worker(trimmed(seen)) == observe.worker(seen)
     assert observe.worker(seen).trouble
+    seen["status"] = {"phase": "Running", "podIP": "10.0.0.7", "containerStatuses": [{"state": {"running": {}}}]}
+    assert observe.worker(trimmed(seen)) == observe.worker(seen)
+    assert observe.worker(seen).address == "10.0.0.7"
+    seen["status"] = {"phase": "Failed", "reason": "Evicted", "message": "The node was low on memory."}
+    assert observe.worker(trimmed(seen)) == observe.worker(seen)
+    assert observe.worker(seen).disrupted
+
+
+def test_a_launcher_is_observed_as_it_was_before_it_was_trimmed():
+    """Nothing that a decision reads may be trimmed away."""
+    report = json.dumps({"verdict": "hung", "message": "words", "rank": 1})
+    state = {"terminated": {"exitCode": 8, "message": report, "startedAt": STARTED, "finishedAt": STARTED}}
+    seen = pod(name="flowers-launcher-1", role="launcher")
+    seen["metadata"]["creationTimestamp"] = STARTED
+    seen["status"] = {"phase": "Failed", "containerStatuses": [{"name": "launcher", "state": state}]}
+    assert observe.launcher(trimmed(seen)) == observe.launcher(seen)
+    assert observe.launcher(seen).report.rank == 1
+    seen["status"] = {"phase": "Failed", "reason": "Evicted", "message": "The node was low on memory."}
+    assert observe.launcher(trimmed(seen)) == observe.launcher(seen)

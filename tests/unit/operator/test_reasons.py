@@ -17,9 +17,27 @@ def test_every_reason_is_documented_with_what_to_do_and_no_other():
     assert sorted(row[0] for row in rows) == sorted(reason.value for reason in Reason)
 
 
+REASONS = {
+    Verdict.FINISHED: Reason.FINISHED,
+    Verdict.CRASHED: Reason.CRASHED,
+    Verdict.CONFIGURATION_REFUSED: Reason.CONFIGURATION_REFUSED,
+    Verdict.DATA_REFUSED: Reason.DATA_REFUSED,
+    Verdict.NOT_FINITE: Reason.NOT_FINITE,
+    Verdict.WRONG_WORLD: Reason.WRONG_WORLD,
+    Verdict.UNREACHABLE: Reason.UNREACHABLE,
+    Verdict.NO_GPU: Reason.NO_GPU,
+    Verdict.HUNG: Reason.HUNG,
+    Verdict.NO_GOOD_CHECKPOINT: Reason.NO_GOOD_CHECKPOINT,
+    Verdict.CHECKPOINT_NOT_SAVED: Reason.CHECKPOINT_NOT_SAVED,
+    Verdict.CHECKPOINT_LOCKED: Reason.CHECKPOINT_LOCKED,
+    Verdict.SYSTEM_ERROR: Reason.SYSTEM_ERROR,
+    Verdict.STOPPED: Reason.STOPPED,
+}
+
+
 @pytest.mark.parametrize("verdict", Verdict, ids=lambda it: it.name.lower())
-def test_every_verdict_has_a_reason(verdict):
-    assert Reason.of_cause(verdict.name.lower()) in Reason
+def test_every_verdict_has_its_reason(verdict):
+    assert Reason.of_cause(verdict.name.lower()) is REASONS[verdict]
 
 
 def test_what_a_warning_advises_is_what_the_documentation_says():

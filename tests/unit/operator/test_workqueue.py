@@ -3,7 +3,6 @@
 import asyncio
 import time
 
-from resnext_operator.cluster import difference
 from resnext_operator.workqueue import WorkQueue
 
 KEY = ("lab", "flowers")
@@ -82,10 +81,3 @@ def test_of_two_times_the_earlier_holds():
         assert await asyncio.wait_for(queue.get(), 1) == KEY
 
     asyncio.run(scenario())
-
-
-def test_a_status_patch_holds_the_changes_alone():
-    old = {"phase": "Running", "progress": {"step": 1, "loss": 2.0}, "reason": "Training"}
-    new = {"phase": "Running", "progress": {"step": 2}}
-    assert difference(old, new) == {"reason": None, "progress": {"step": 2, "loss": None}}
-    assert difference(new, new) == {}

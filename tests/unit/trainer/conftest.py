@@ -54,3 +54,19 @@ def few(settings, few_digits):
         "optimizer": {"learningRate": 0.1},
         "data": {"path": str(few_digits), "pipeline": "tfdata"},
     }
+
+
+@pytest.fixture
+def pictures(few_digits, tmp_path):
+    """The few digits as files, in the order of their records within each class."""
+    from resnext_trainer.data import tfrecord
+
+    root = tmp_path / "pictures"
+    for split in tfrecord.SPLITS:
+        records = tfrecord.find(str(few_digits), split)
+        for number in range(len(records)):
+            jpeg, label = records.read(number)
+            file = root / split / f"digit-{label - 1}" / f"{number:03d}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(jpeg)
+    return root

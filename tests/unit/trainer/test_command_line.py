@@ -1,6 +1,5 @@
 import contextlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -49,11 +48,12 @@ def test_help_names_every_command_and_loads_nothing_heavy():
     assert not {"tensorflow", "numpy", "pydantic", "rich", "yaml", "prometheus_client"} & set(text.split())
 
 
-def test_help_takes_less_than_a_third_of_a_second_of_processor_time():
-    before = os.times()
-    resnext_train("--help")
-    after = os.times()
-    assert (after.children_user - before.children_user) + (after.children_system - before.children_system) < 0.3
+def test_help_loads_few_modules():
+    """A count, unlike a time, is the same on a busy machine."""
+    code = "import sys; before = set(sys.modules); from resnext_trainer.__main__ import main\n"
+    code += "try: main(['--help'])\nfinally: print(len(set(sys.modules) - before), file=sys.stderr)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr
+    assert int(loaded) < 120
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from resnext_trainer.config import Augmentation, resolve
 from resnext_trainer.data import Share, dali, tfrecord
 from resnext_trainer.data.batches import Batches
 from resnext_trainer.data.digits import prepare
-from resnext_trainer.data.geometry import centre_cut, jpeg_size, random_cut
+from resnext_trainer.data.geometry import Cut, centre_cut, jpeg_size, random_cut
 from resnext_trainer.data.tfdata import TfData, decoded
 from resnext_trainer.refusal import Refused
 from resnext_trainer.report import Verdict
@@ -134,7 +134,23 @@ def test_crops_stay_inside_and_keep_their_bounds():
             assert 0 <= cut.top <= height - cut.height
             assert 0 <= cut.left <= width - cut.width
             assert min(cut.height, cut.width) > 0
-    assert centre_cut(375, 500, 0.875) == centre_cut(375, 500, 0.875).__class__(23, 86, 328, 328)
+    assert centre_cut(375, 500, 0.875) == Cut(23, 86, 328, 328)
+
+
+def test_random_cut_keeps_area_and_aspect_ratio():
+    """Within half a pixel of each side, to which a window is rounded."""
+    random = np.random.default_rng(0)
+    settings = Augmentation()
+    (least, greatest), (narrow, wide) = settings.crop_area, settings.crop_ratio
+    cuts = [random_cut(375, 500, settings, random) for _ in range(500)]
+    for cut in cuts:
+        assert least * 375 * 500 <= (cut.height + 0.5) * (cut.width + 0.5)
+        assert (cut.height - 0.5) * (cut.width - 0.5) <= greatest * 375 * 500
+        assert narrow <= (cut.width + 0.5) / (cut.height - 0.5)
+        assert (cut.width - 0.5) / (cut.height + 0.5) <= wide
+    areas = [cut.height * cut.width / (375 * 500) for cut in cuts]
+    assert min(areas) < 0.12
+    assert max(areas) > 0.8
 
 
 def test_the_size_is_the_jpegs(digits_folder):

@@ -86,3 +86,21 @@ def test_one_rank_that_is_asked_to_stop_stops_all_and_a_checkpoint_is_saved(trai
     report = training.report()
     assert report.verdict == "stopped"
     assert report.progress.checkpoint.step == report.progress.step > 2
+
+
+def test_system_error_of_one_rank_ends_all_as_retried(few, pictures, tmp_path):
+    """The kernel returns EIO for one image: the attempt ends with a retried status that names it, not as bad data."""
+    training = Training(tmp_path, few | {"data": {"format": "folder", "path": str(pictures), "pipeline": "tfdata"}})
+    try:
+        launcher = training.begin()
+        picture = next(pictures.glob("train/*/*.jpg"))
+        unreadable = tmp_path / "unreadable"
+        unreadable.symlink_to("/proc/self/mem")  # nothing is mapped at address 0: a read there fails with EIO
+        unreadable.replace(picture)
+        assert launcher.wait(IN_TIME) == Verdict.SYSTEM_ERROR.value
+        report = training.report()
+        assert (report.verdict, report.rank) in (("system_error", 0), ("system_error", 1))
+        assert f"{picture.name}: Input/output error (EIO): check the storage and the node" in report.message
+        wait_for(lambda: not training.ranks())
+    finally:
+        training.end()

@@ -72,7 +72,10 @@ def test_lines_stay_inside_their_chart(tmp_path):
 @pytest.mark.parametrize("value", [0.0, 1.0, -3.5, 1e-12, 1e12])
 def test_a_value_that_never_changes_is_drawn(tmp_path, value):
     assert report(tmp_path, [line(1, loss=value), line(2, loss=value)]) == 0
-    parsed((tmp_path / "page.html").read_text())
+    text = (tmp_path / "page.html").read_text()
+    parsed(text)
+    # Loss, images/s, learning rate.
+    assert text.count("<polyline") == 3
 
 
 def test_a_long_run_makes_no_large_page(tmp_path):
@@ -97,7 +100,10 @@ def test_torn_and_strange_lines_are_left_out_and_counted(tmp_path, capsys):
 @pytest.mark.parametrize("values", [{"time": 1e200}, {"time": -5}, {"loss": 10**400}, {"time": "noon", "loss": [1]}])
 def test_values_out_of_range_are_left_out(tmp_path, values):
     assert report(tmp_path, [line(1), line(2, **values), line(3)]) == 0
-    assert len(page.read(tmp_path / "log.jsonl").entries) == 3
+    first, odd, last = page.read(tmp_path / "log.jsonl").entries
+    assert [entry.time for entry in (first, last)] == [1010.0, 1030.0]
+    assert odd.values.get("loss") == (None if "loss" in values else 2.98)
+    assert odd.time == (None if "time" in values else 1020.0)
 
 
 def test_a_step_that_was_made_again_counts_once(tmp_path):

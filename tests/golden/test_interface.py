@@ -1,0 +1,119 @@
+"""Names and texts of the interface: metrics with labels and help, reasons with remedies, command lines."""
+
+import contextlib
+import io
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from resnext_operator.__main__ import main as operator_main
+from resnext_operator.cache import Cache
+from resnext_operator.metrics import Metrics
+from resnext_operator.policy.reasons import REMEDIES, Reason
+from resnext_trainer.__main__ import main as trainer_main
+from resnext_trainer.telemetry import Telemetry
+from tests.golden.goldens import check, dump
+
+_INCLUDED = ("le", "quantile")
+
+
+def described(exposition: str) -> list[dict[str, Any]]:
+    """Name, type, labels and help of each metric, without the times of creation."""
+    families = [each for each in text_string_to_metric_families(exposition) if not each.name.endswith("_created")]
+    return [
+        {
+            "name": each.name,
+            "type": each.type,
+            "labels": sorted({label for sample in each.samples for label in sample.labels} - {*_INCLUDED}),
+            "help": each.documentation,
+        }
+        for each in families
+    ]
+
+
+def test_operator_metrics_match_golden() -> None:
+    """Every metric of the operator, with a training in the cache."""
+    cache = Cache()
+    progress: dict[str, Any] = {"epoch": 0.5, "epochs": 1, "step": 1, "steps": 2, "top1": 0.5, "imagesPerSecond": 1.0}
+    progress["updatedTime"] = "2026-01-01T00:00:00Z"
+    body = {
+        "apiVersion": "resnext.dev/v1alpha1",
+        "kind": "ResNeXtTraining",
+        "metadata": {"name": "it", "namespace": "default", "uid": "uid", "resourceVersion": "1"},
+        "spec": {},
+        "status": {"phase": "Running", "progress": progress},
+    }
+    cache.put(body)
+    metrics = Metrics(cache, lambda: 0)
+    metrics.leading = True
+    metrics.requested("GET", "200")
+    check("operator-metrics.yaml", dump(described(generate_latest(metrics.registry).decode())))
+
+
+def test_trainer_metrics_match_golden() -> None:
+    """Every metric of a rank, as Prometheus reads it."""
+    telemetry = Telemetry(1)
+    telemetry.info(architecture="resnext50-32x4d")
+    with urlopen(f"http://127.0.0.1:{telemetry.serve(0)}/metrics") as answer:
+        check("trainer-metrics.yaml", dump(described(answer.read().decode())))
+
+
+def test_reasons_match_golden() -> None:
+    """Every reason of events and conditions, and what its warning advises."""
+    check("reasons.yaml", dump({reason.value: REMEDIES.get(reason, "") for reason in Reason}))
+
+
+Main = Callable[[list[str]], int]
+
+
+def help_of(main: Main, command: list[str]) -> str:
+    """What --help prints."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        main([*command, "--help"])
+    return out.getvalue()
+
+
+def subcommands(text: str) -> list[str]:
+    """The names that a help lists under its COMMAND placeholder or heading."""
+    listed = text.partition("\n  COMMAND\n")[2].partition("\n\n")[0]
+    return re.findall(r"^    (\S+)", listed, re.MULTILINE)
+
+
+def normalised(text: str) -> str:
+    """One line for each paragraph and each option: line breaks and columns depend on Python's version."""
+    # Until 3.12 argparse repeats the metavar: -f FILE, --filename FILE.
+    text = re.sub(r"(-\w) (\S+|\{[^}]*\}), (--[\w-]+) \2", r"\1, \3 \2", text)
+    lines: list[str] = []
+    for line in text.splitlines():
+        usage = bool(lines) and lines[-1].startswith("usage:") and line.startswith(" ")
+        if usage or re.match(r" {8,}\S", line):
+            lines[-1] += f"{' ' if usage else '  '}{line.strip()}"
+        else:
+            lines.append(re.match(r" *", line)[0] + re.sub(r" {2,}", "  ", line.strip()))  # type: ignore[index]
+    return re.sub(r"(?<=\S) {2,}", "  ", "\n".join(lines)).strip() + "\n"
+
+
+def helps(main: Main, command: Iterable[str] = ()) -> dict[str, str]:
+    """The help of a command and of all commands below it."""
+    given = list(command)
+    text = help_of(main, given)
+    found = {" ".join(given): normalised(text)}
+    for each in subcommands(text):
+        found |= helps(main, [*given, each])
+    return found
+
+
+@pytest.mark.parametrize(("program", "main"), [("resnext-train", trainer_main), ("resnext-operator", operator_main)])
+def test_help_matches_golden(program: str, main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The help of the program and of every subcommand, in a wide terminal."""
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setenv("NO_COLOR", "1")
+    texts = {f"{program} {command}".strip(): text for command, text in helps(main).items()}
+    assert len(texts) > 4, f"subcommands of {program} are missing"
+    check(f"{program}-help.yaml", dump(texts))
