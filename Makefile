@@ -28,10 +28,10 @@ help: ## List the targets
 
 demo: $(VENV)/.operator ## Bring up a cluster here and train a ResNeXt on it with kubectl apply
 	@$(SETUP) cluster images
-	@$(BIN)/python manifests/demo.py
+	@$(BIN)/python hack/demo.py
 
 try: $(VENV)/.trainer ## Train the sample without a cluster: two ranks under mpirun on this machine
-	@$(BIN)/python manifests/try.py
+	@$(BIN)/python hack/local_demo.py
 
 test: $(VENV)/.trainer $(VENV)/.dev ## Everything: checks, unit, golden, chart and end-to-end tests
 	@$(MAKE) --no-print-directory check
@@ -39,7 +39,7 @@ test: $(VENV)/.trainer $(VENV)/.dev ## Everything: checks, unit, golden, chart a
 	@# The soak test waits most of its time: it runs next to the tests that need no cluster.
 	@mkdir -p build
 	@RESNEXT_SOAK_SECONDS=180 nice $(BIN)/pytest -s tests/e2e/test_soak.py >build/soak.log 2>&1 & soak=$$!; \
-	status=0; $(BIN)/pytest tests/unit tests/golden tests/proofs || status=$$?; \
+	status=0; $(BIN)/pytest tests/unit tests/golden tests/parity || status=$$?; \
 	wait $$soak || status=$$?; cat build/soak.log; \
 	$(BIN)/pytest tests/e2e || status=$$?; exit $$status
 
@@ -61,11 +61,11 @@ test-soak: $(VENV)/.dev ## Odd objects of one tenant next to another's ordinary 
 
 bench-operator: $(VENV)/.dev ## 100 and 1,000 trainings at a time, beside the MPI Operator's figures (about 15 minutes)
 	@$(SETUP) kwok cluster
-	@PYTHONPATH=tests $(BIN)/python tests/bench/operator --json build/bench/operator.json
+	@$(BIN)/python -m benchmarks.operator --json build/bench/operator.json
 
 bench: $(VENV)/.trainer ## Speed and memory on this machine's CPUs (BENCH=input for one, TORCH=PYTHON for another PyTorch)
 	@$(SETUP) torch turbojpeg
-	@$(BIN)/python tests/bench --torch $(TORCH) --folder $(CACHE)/bench $(BENCH)
+	@$(BIN)/python -m benchmarks --torch $(TORCH) --folder $(CACHE)/bench $(BENCH)
 
 check: $(VENV)/.dev ## Format, lint, types, import contracts, generated files
 	@$(BIN)/ruff format --check .
@@ -73,7 +73,7 @@ check: $(VENV)/.dev ## Format, lint, types, import contracts, generated files
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(SETUP) clients
-	@$(BIN)/python charts/generate.py --check
+	@$(BIN)/python -m hack.codegen --check
 
 format: $(VENV)/.dev ## Format the code
 	@$(BIN)/ruff format .
@@ -81,7 +81,7 @@ format: $(VENV)/.dev ## Format the code
 
 generate: $(VENV)/.dev ## Write the CRD, install.yaml, dashboards and reference docs anew
 	@$(SETUP) clients
-	@$(BIN)/python charts/generate.py
+	@$(BIN)/python -m hack.codegen
 
 image-cuda: ## Build the trainer's CUDA image and prove that its libraries load (large: ~15 GB of disk)
 	@$(SETUP) cuda

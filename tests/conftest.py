@@ -19,10 +19,6 @@ settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: whole trainings; `make test` runs them, `make test-unit` does not")
-
-
 def pytest_terminal_summary(terminalreporter):
     """How long `make` took before and with the tests; pytest's own last line counts the tests alone."""
     if started := os.environ.get("RESNEXT_STARTED"):

@@ -4,10 +4,10 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import played.theatre
 import pytest
-from kube import MONITORING, NAMESPACE, ROOT, SAMPLES, SYSTEM, Cluster, image, sample, setup
-from played.theatre import Theatre
+
+from tests.support.kube import MONITORING, NAMESPACE, ROOT, SAMPLES, SYSTEM, Cluster, image, sample, setup
+from tests.support.simcluster.environment import Environment, simulated_environment
 
 # `make test-faults` sets it: what takes minutes for a single sentence.
 collect_ignore = [] if os.environ.get("RESNEXT_FAULTS") == "all" else ["test_nodes.py", "test_stalled.py"]
@@ -59,7 +59,7 @@ def training(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Calla
 
 
 @pytest.fixture(scope="module")
-def theatre() -> Iterator[Theatre]:
+def environment() -> Iterator[Environment]:
     """Played nodes and pods, and none but the tests' own operators, for as long as one module needs it."""
-    with played.theatre.theatre() as it:
+    with simulated_environment() as it:
         yield it

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 import yaml
-from kube import Cluster, Refused, sample
+
+from tests.support.kube import Cluster, Refused, sample
 
 
 @pytest.mark.parametrize(

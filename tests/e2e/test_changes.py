@@ -1,7 +1,8 @@
 """What a user changes on the way, and what goes by itself."""
 
 import pytest
-from kube import Cluster, Refused
+
+from tests.support.kube import Cluster, Refused
 
 
 def saved(status):

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 import pytest
-from kube import Cluster, Refused, in_node
+
+from tests.support.kube import Cluster, Refused, in_node
 
 SMALL = {"training": {"epochs": 1}}
 

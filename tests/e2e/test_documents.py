@@ -4,10 +4,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from documents import CASES
-from kube import NAMESPACE, Cluster
 
 from resnext_trainer import manifest_yaml, resource
+from tests.support.documents import CASES
+from tests.support.kube import NAMESPACE, Cluster
 
 
 @pytest.mark.parametrize(("data", "specs"), CASES.values(), ids=CASES)

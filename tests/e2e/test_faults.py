@@ -8,9 +8,10 @@ import asyncio
 import os
 
 import pytest
-from played.proxy import Fault
-from played.scenes import SCENES, Outcome, Scene, play
-from played.theatre import Theatre
+
+from tests.support.simcluster.environment import Environment
+from tests.support.simcluster.proxy import Fault
+from tests.support.simcluster.scenarios import SCENARIOS, Outcome, ScenarioSteps, run_scenario
 
 ALL = os.environ.get("RESNEXT_FAULTS") == "all"
 
@@ -27,36 +28,36 @@ def strikes(writes: int) -> list[tuple[Fault, int]]:
 
 
 @pytest.mark.timeout(7200 if ALL else 300)
-@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
-def test_a_fault_at_any_write_changes_neither_the_end_nor_what_is_made(theatre: Theatre, scene: Scene):
-    told, struck = theatre.run(sweep(theatre, scene))
-    print(f"{scene.__name__}: {struck} faults")
+@pytest.mark.parametrize("steps", SCENARIOS, ids=lambda steps: steps.__name__)
+def test_a_fault_at_any_write_changes_neither_the_end_nor_what_is_made(environment: Environment, steps: ScenarioSteps):
+    told, injected = environment.run(sweep(environment, steps))
+    print(f"{steps.__name__}: {injected} faults")
     assert not told, "\n".join(told)
 
 
-async def sweep(theatre: Theatre, scene: Scene) -> tuple[list[str], int]:
+async def sweep(environment: Environment, steps: ScenarioSteps) -> tuple[list[str], int]:
     turn = asyncio.Semaphore(SIDE_BY_SIDE)
 
     async def one(fault: Fault | None = None, at_write: int = 0) -> Outcome:
         async with turn:
-            return await play(scene, theatre, fault, at_write)
+            return await run_scenario(steps, environment, fault, at_write)
 
     clean, again = await asyncio.gather(one(), one())
     # What differs here would hide what a fault changes.
     told = [f"between two runs without a fault: {each}" for each in again.differences(clean)]
     faults = strikes(len(clean.writes))
     runs = await asyncio.gather(*(one(*each) for each in faults), return_exceptions=True)
-    struck = 0
+    injected = 0
     for (fault, number), run in zip(faults, runs, strict=True):
         if isinstance(run, BaseException):
             told.append(str(run))
             continue
         # Where the pods are quicker, fewer looks and writes are enough; then there is nothing to strike at.
-        struck += run.struck
-        killed = run.struck and fault in (Fault.KILLED_AFTER, Fault.KILLED_BEFORE)
+        injected += run.injected
+        killed = run.injected and fault in (Fault.KILLED_AFTER, Fault.KILLED_BEFORE)
         told += [f"{fault} {number} ({clean.writes[number - 1]}): {each}" for each in run.differences(clean)]
         if run.starts != 1 + killed:
             told.append(f"{fault} {number}: it ended by itself:\n{run.log}")
-    if struck < 0.9 * len(faults):
-        told.append(f"{struck} of {len(faults)} faults struck: the rest of the writes never came")
-    return told, struck
+    if injected < 0.9 * len(faults):
+        told.append(f"{injected} of {len(faults)} faults struck: the rest of the writes never came")
+    return told, injected

@@ -7,84 +7,90 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack
 
 import yaml
-from kube import ROOT
-from played.api import RELEASE, SYSTEM, run
-from played.proxy import Call, Fault
-from played.scenes import Stage, create_to_succeeded, quiet, stage_for, suspend_to_resumed
-from played.theatre import Theatre
 
 from resnext_operator import names
 from resnext_operator.cluster import Refused
+from tests.support.kube import ROOT
+from tests.support.simcluster.api import RELEASE, SYSTEM, run
+from tests.support.simcluster.environment import Environment
+from tests.support.simcluster.proxy import Call, Fault
+from tests.support.simcluster.scenarios import (
+    TrainingScenario,
+    create_to_succeeded,
+    suspend_to_resumed,
+    training_scenario,
+    wait_until_idle,
+)
 
 # -- once matched, stays matched ---------------------------------------------------------------------------------------
 
 
-async def running(stage: Stage) -> None:
-    await stage.create()
-    await stage.trains()
+async def running(scenario: TrainingScenario) -> None:
+    await scenario.create()
+    await scenario.trains()
 
 
-async def suspended(stage: Stage) -> None:
-    await running(stage)
-    await stage.change(suspend=True)
-    await stage.phase("Suspended")
+async def suspended(scenario: TrainingScenario) -> None:
+    await running(scenario)
+    await scenario.change(suspend=True)
+    await scenario.phase("Suspended")
 
 
-async def finished(stage: Stage) -> None:
-    await create_to_succeeded(stage)
+async def finished(scenario: TrainingScenario) -> None:
+    await create_to_succeeded(scenario)
 
 
-async def failed(stage: Stage) -> None:
-    await stage.create(last_attempt=1, exit_code=3)
-    await stage.phase("Failed")
+async def failed(scenario: TrainingScenario) -> None:
+    await scenario.create(last_attempt=1, exit_code=3)
+    await scenario.phase("Failed")
 
 
-async def pending(stage: Stage) -> None:
-    await stage.create(workers={"replicas": 2, "nodeSelector": {"no": "such-node"}})
-
-    async def told() -> bool:
-        return (await stage.status()).get("reason") == "Unschedulable"
-
-    await stage.until(told, "the scheduler's word")
-
-
-async def without_claim(stage: Stage) -> None:
-    await stage.create(checkpoints={"claimName": "nowhere"})
+async def pending(scenario: TrainingScenario) -> None:
+    await scenario.create(workers={"replicas": 2, "nodeSelector": {"no": "such-node"}})
 
     async def told() -> bool:
-        return (await stage.status()).get("reason") == "ClaimMissing"
+        return (await scenario.status()).get("reason") == "Unschedulable"
 
-    await stage.until(told, "the missing claim")
+    await scenario.until(told, "the scheduler's word")
+
+
+async def without_claim(scenario: TrainingScenario) -> None:
+    await scenario.create(checkpoints={"claimName": "nowhere"})
+
+    async def told() -> bool:
+        return (await scenario.status()).get("reason") == "ClaimMissing"
+
+    await scenario.until(told, "the missing claim")
 
 
 AT_REST = (running, suspended, finished, failed, pending, without_claim)
 
 
-def test_where_nothing_changes_nothing_is_written(theatre: Theatre):
+def test_where_nothing_changes_nothing_is_written(environment: Environment):
     """Over resyncs and relists, by the operator that did the work and by the next one alike."""
 
     async def watch() -> None:
         async with AsyncExitStack() as stack:
-            stages = [await stack.enter_async_context(stage_for(theatre)) for _ in AT_REST]
-            namespaces = ",".join(stage.namespace for stage in stages)
-            lease = (stages[0].namespace, "leader")
-            it = await stack.enter_async_context(theatre.operator(namespaces=namespaces, lease=lease))
-            await asyncio.gather(*(bring(stage) for bring, stage in zip(AT_REST, stages, strict=True)))
+            scenarios = [await stack.enter_async_context(training_scenario(environment)) for _ in AT_REST]
+            namespaces = ",".join(scenario.namespace for scenario in scenarios)
+            lease = (scenarios[0].namespace, "leader")
+            it = await stack.enter_async_context(environment.operator(namespaces=namespaces, lease=lease))
+            await asyncio.gather(*(bring(scenario) for bring, scenario in zip(AT_REST, scenarios, strict=True)))
             for life in ("the first operator", "the next operator"):
-                written = await quiet(it)
-                asked, lists = theatre.ranks.asked, len(relists(it.proxy.calls))
+                written = await wait_until_idle(it)
+                asked, lists = environment.ranks.asked, len(relists(it.proxy.calls))
                 await asyncio.sleep(3)
                 told = [str(call) for call in it.proxy.writes[written:]]
                 assert not told, f"{life} wrote with nothing to do: {told}"
                 # It was at work all the time.
-                assert theatre.ranks.asked > asked
+                assert environment.ranks.asked > asked
                 assert len(relists(it.proxy.calls)) > lists
                 it.kill()
                 await asyncio.sleep(2)
             assert it.starts == 3
             assert len(it.proxy.writes) == written, "the third operator wrote as well"
 
-    theatre.run(watch())
+    environment.run(watch())
 
 
 def relists(calls: list[Call]) -> list[Call]:
@@ -94,72 +100,74 @@ def relists(calls: list[Call]) -> list[Call]:
 # -- who leads ---------------------------------------------------------------------------------------------------------
 
 
-def test_an_operator_that_has_lost_its_lease_ends_and_the_next_waits_for_its_turn(theatre: Theatre):
+def test_an_operator_that_has_lost_its_lease_ends_and_the_next_waits_for_its_turn(environment: Environment):
     async def watch() -> None:
         async with AsyncExitStack() as stack:
-            stage = await stack.enter_async_context(stage_for(theatre))
-            where = {"namespaces": stage.namespace, "lease": (stage.namespace, "leader")}
-            it = await stack.enter_async_context(theatre.operator(**where))
-            await running(stage)
-            path = f"/apis/coordination.k8s.io/v1/namespaces/{stage.namespace}/leases/leader"
-            await theatre.api.merge(path, {"spec": {"holderIdentity": "another"}})
+            scenario = await stack.enter_async_context(training_scenario(environment))
+            where = {"namespaces": scenario.namespace, "lease": (scenario.namespace, "leader")}
+            it = await stack.enter_async_context(environment.operator(**where))
+            await running(scenario)
+            path = f"/apis/coordination.k8s.io/v1/namespaces/{scenario.namespace}/leases/leader"
+            await environment.api.merge(path, {"spec": {"holderIdentity": "another"}})
 
             async def followed() -> bool:
                 return it.starts == 2
 
-            await stage.until(followed, "its end", 10)
+            await scenario.until(followed, "its end", 10)
             assert "lease leader was taken by another" in it.log.read_text()
             written = len(it.proxy.writes)
-            await stage.change(suspend=True)
+            await scenario.change(suspend=True)
             await asyncio.sleep(5)
             assert [str(call) for call in it.proxy.writes[written:]] == []
-            await stage.phase("Suspended")
+            await scenario.phase("Suspended")
             assert it.starts == 2
 
-    theatre.run(watch())
+    environment.run(watch())
 
 
 # -- specs of an earlier version ---------------------------------------------------------------------------------------
 
 
-def test_spec_of_an_earlier_version_keeps_its_pods(theatre: Theatre):
+def test_spec_of_an_earlier_version_keeps_its_pods(environment: Environment):
     """Stored with a definition that allowed it: the pods stay the same, and a condition names the field."""
 
     async def watch() -> None:
         path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/resnexttrainings.resnext.dev"
         async with AsyncExitStack() as stack:
-            stage = await stack.enter_async_context(stage_for(theatre))
-            where = {"namespaces": stage.namespace, "lease": (stage.namespace, "leader")}
-            await stack.enter_async_context(theatre.operator(**where))
-            await running(stage)
-            before = {pod["metadata"]["uid"] for pod in (await stage.children())["pods"]}
-            strict = (await theatre.api.find(path))["spec"]
+            scenario = await stack.enter_async_context(training_scenario(environment))
+            where = {"namespaces": scenario.namespace, "lease": (scenario.namespace, "leader")}
+            await stack.enter_async_context(environment.operator(**where))
+            await running(scenario)
+            before = {pod["metadata"]["uid"] for pod in (await scenario.children())["pods"]}
+            strict = (await environment.api.find(path))["spec"]
             loose = copy.deepcopy(strict["versions"])
             anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
             loose[0]["schema"]["openAPIV3Schema"]["properties"]["spec"] = anything
-            await theatre.api.merge(path, {"spec": {"versions": loose}})
+            await environment.api.merge(path, {"spec": {"versions": loose}})
 
             async def stored() -> bool:
                 try:
-                    await stage.change(workers={"tolerations": [{"key": "spot", "operator": "Exists", "value": "x"}]})
+                    await scenario.change(
+                        workers={"tolerations": [{"key": "spot", "operator": "Exists", "value": "x"}]}
+                    )
                 except Refused:
                     return False  # by the definition of before, which the API server has still in use
                 return True
 
             async def told() -> bool:
-                conditions = (await stage.status()).get("conditions", ())
+                conditions = (await scenario.status()).get("conditions", ())
                 return any(each["type"] == "SpecInvalid" and each["status"] == "True" for each in conditions)
 
             try:
-                await stage.until(stored, "a definition that allows it")
+                await scenario.until(stored, "a definition that allows it")
             finally:
-                await theatre.api.merge(path, {"spec": {"versions": strict["versions"]}})
-            await stage.until(told, "the condition")
+                await environment.api.merge(path, {"spec": {"versions": strict["versions"]}})
+            await scenario.until(told, "the condition")
             await asyncio.sleep(3)
-            assert (await stage.status())["phase"] == "Running"
-            assert {pod["metadata"]["uid"] for pod in (await stage.children())["pods"]} == before
+            assert (await scenario.status())["phase"] == "Running"
+            assert {pod["metadata"]["uid"] for pod in (await scenario.children())["pods"]} == before
 
-    theatre.run(watch())
+    environment.run(watch())
 
 
 # -- rights ------------------------------------------------------------------------------------------------------------
@@ -190,59 +198,59 @@ def needed(calls: list[Call]) -> Iterator[Right]:
                     yield owner["apiVersion"].partition("/")[0], f"{owner['kind'].lower()}s/finalizers", "update"
 
 
-async def with_another_hash(stage: Stage) -> None:
+async def with_another_hash(scenario: TrainingScenario) -> None:
     """What an older version of the operator has made is brought up to date."""
-    await running(stage)
+    await running(scenario)
     old = {"metadata": {"annotations": {names.HASH: "of-another-version"}}}
-    path = f"/apis/networking.k8s.io/v1/namespaces/{stage.namespace}/networkpolicies/it"
-    await stage.api.merge(path, old)
+    path = f"/apis/networking.k8s.io/v1/namespaces/{scenario.namespace}/networkpolicies/it"
+    await scenario.api.merge(path, old)
 
     async def updated() -> bool:
-        found = await stage.api.find(path)
+        found = await scenario.api.find(path)
         return bool(found and found["metadata"]["annotations"][names.HASH] != "of-another-version")
 
-    await stage.until(updated, "the update")
+    await scenario.until(updated, "the update")
 
 
-async def within_a_quota(stage: Stage) -> None:
+async def within_a_quota(scenario: TrainingScenario) -> None:
     """Workers get a scheduling gate, and the operator removes it when all are admitted."""
-    path = f"/api/v1/namespaces/{stage.namespace}/resourcequotas"
-    await stage.api.request("POST", path, {"metadata": {"name": "team"}, "spec": {"hard": {"pods": "10"}}})
+    path = f"/api/v1/namespaces/{scenario.namespace}/resourcequotas"
+    await scenario.api.request("POST", path, {"metadata": {"name": "team"}, "spec": {"hard": {"pods": "10"}}})
 
     async def known() -> bool:
-        found = await stage.api.find(f"{path}/team")
+        found = await scenario.api.find(f"{path}/team")
         return bool(found and (found.get("status") or {}).get("hard"))
 
     # Before that the API server admits no pod at all.
-    await stage.until(known, "the quota's status")
-    await create_to_succeeded(stage)
+    await scenario.until(known, "the quota's status")
+    await create_to_succeeded(scenario)
 
 
-async def to_the_end_of_its_time(stage: Stage) -> None:
-    await stage.create(last_attempt=1, runPolicy={"ttlSecondsAfterFinished": 1})
+async def to_the_end_of_its_time(scenario: TrainingScenario) -> None:
+    await scenario.create(last_attempt=1, runPolicy={"ttlSecondsAfterFinished": 1})
 
     async def gone() -> bool:
-        return await stage.api.find(stage.path) is None
+        return await scenario.api.find(scenario.path) is None
 
-    await stage.until(gone, "the training's deletion")
+    await scenario.until(gone, "the training's deletion")
 
 
-def test_the_role_allows_what_the_operator_does_and_nothing_else(theatre: Theatre):
+def test_the_role_allows_what_the_operator_does_and_nothing_else(environment: Environment):
     """Recorded over lives that take every path; what only a race would need is provoked by sending each write twice."""
 
     async def record() -> list[Call]:
         # Also the Lease is made, not only taken over.
-        await theatre.api.remove(f"/apis/coordination.k8s.io/v1/namespaces/{SYSTEM}/leases/{RELEASE}")
+        await environment.api.remove(f"/apis/coordination.k8s.io/v1/namespaces/{SYSTEM}/leases/{RELEASE}")
         lives = (suspend_to_resumed, with_another_hash, to_the_end_of_its_time, within_a_quota)
         async with AsyncExitStack() as stack:
-            stages = [await stack.enter_async_context(stage_for(theatre)) for _ in lives]
+            scenarios = [await stack.enter_async_context(training_scenario(environment)) for _ in lives]
             # Not everywhere: in a namespace that is going, every creation is forbidden.
-            where = {"namespaces": ",".join(stage.namespace for stage in stages), "lease": (SYSTEM, RELEASE)}
-            it = await stack.enter_async_context(theatre.operator(**where, fault=Fault.TWICE))
-            await asyncio.gather(*(live(stage) for live, stage in zip(lives, stages, strict=True)))
+            where = {"namespaces": ",".join(scenario.namespace for scenario in scenarios), "lease": (SYSTEM, RELEASE)}
+            it = await stack.enter_async_context(environment.operator(**where, fault=Fault.TWICE))
+            await asyncio.gather(*(live(scenario) for live, scenario in zip(lives, scenarios, strict=True)))
             return it.proxy.calls
 
-    calls = theatre.run(record())
+    calls = environment.run(record())
     # With the operator's own token: this is the role at work, not only its text.
     assert [str(call) for call in calls if call.code == 403] == []
     assert set(needed(calls)) == set(granted("ClusterRole")) | set(granted("Role"))

@@ -5,7 +5,8 @@ import os
 import time
 
 import pytest
-from kube import Cluster, Manifest, sample
+
+from tests.support.kube import Cluster, Manifest, sample
 
 # More than any of these tests waits for.
 LONG = {"epochs": 60, "checkpoint": {"everyEpochs": 1}}

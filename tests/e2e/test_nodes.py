@@ -4,7 +4,8 @@ import re
 import time
 
 import pytest
-from kube import Cluster, in_node
+
+from tests.support.kube import Cluster, in_node
 
 LONG = {"epochs": 120, "checkpoint": {"everyEpochs": 1}}
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 import yaml
-from kube import NAMESPACE, ROOT, SYSTEM, Cluster, Refused, sample
-from validity import INVALID, VALID, merged
 
 from resnext_operator import api, render
+from tests.support.kube import NAMESPACE, ROOT, SYSTEM, Cluster, Refused, sample
+from tests.support.validity import INVALID, VALID, merged
 
 GPU = api.GPU
 SYNTHETIC = {"dataset": None, "training": {"data": {"format": "synthetic", "syntheticImages": 64}}}

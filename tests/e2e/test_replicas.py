@@ -4,9 +4,9 @@ import time
 from datetime import datetime
 
 import pytest
-from kube import SYSTEM, Cluster, in_node
 
 from resnext_operator.leader import LEASE
+from tests.support.kube import SYSTEM, Cluster, in_node
 
 OPERATOR = "deployment/resnext-operator"
 SYNTHETIC = {"dataset": None, "training": {"data": {"format": "synthetic", "syntheticImages": 64}}}

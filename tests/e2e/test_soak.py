@@ -6,17 +6,18 @@
 import os
 
 import pytest
-from played.soak import soak
-from played.theatre import Theatre
+
+from tests.support.simcluster.environment import Environment
+from tests.support.simcluster.soak import soak
 
 SECONDS = float(os.environ["RESNEXT_SOAK_SECONDS"])
 SEED = int(os.environ.get("RESNEXT_SOAK_SEED", "1"))
 
 
 @pytest.mark.timeout(SECONDS + 900)
-def test_operator_with_odd_tenant_serves_the_other(theatre: Theatre):
+def test_operator_with_odd_tenant_serves_the_other(environment: Environment):
     """All ordinary trainings succeed, the operator never ends, and its memory, caches and series do not grow."""
-    outcome = theatre.run(soak(theatre, SEED, SECONDS))
+    outcome = environment.run(soak(environment, SEED, SECONDS))
     print(f"RESNEXT_SOAK_SEED={SEED}: {outcome}")
     for what, count in sorted(outcome.actions.items()):
         print(f"{count:6} {what}")

@@ -1,6 +1,6 @@
 """A rank stands still, and the operator says so: a minute of silence each time, so in `make test-faults` alone."""
 
-from kube import Cluster
+from tests.support.kube import Cluster
 
 LONG = {"epochs": 120, "checkpoint": {"everyEpochs": 1}}
 STAND_STILL, GO_ON = "STOP", "CONT"

@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from kube import NAMESPACE, ROOT, SYSTEM, Cluster
+
+from tests.support.kube import NAMESPACE, ROOT, SYSTEM, Cluster
 
 # Long enough to break something in the middle, short enough to wait for the end: half a minute on two cores.
 LONG = {"epochs": 12, "checkpoint": {"everyEpochs": 1}}

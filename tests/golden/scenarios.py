@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from simulation import NAME, Manifest, Simulation
+from tests.golden.simulation import NAME, Manifest, Simulation
 
 Scenario = Callable[[], Manifest]
 

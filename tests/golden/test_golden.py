@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from goldens import check, dump
 
 from resnext_operator import api
 from resnext_operator.__main__ import manifests
 from resnext_operator.ssh import KeyPair, Keys
+from tests.golden.goldens import check, dump
 
 SAMPLES = Path(__file__).parents[2] / "manifests" / "samples"
 KEYS = Keys(

@@ -8,7 +8,6 @@ from typing import Any
 from urllib.request import urlopen
 
 import pytest
-from goldens import check, dump
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -18,6 +17,7 @@ from resnext_operator.metrics import Metrics
 from resnext_operator.policy.reasons import REMEDIES, Reason
 from resnext_trainer.__main__ import main as trainer_main
 from resnext_trainer.telemetry import Telemetry
+from tests.golden.goldens import check, dump
 
 _INCLUDED = ("le", "quantile")
 

@@ -1,8 +1,9 @@
 """What users see of a training in the main scenarios, step by step: events, conditions, phase, columns, status."""
 
 import pytest
-from goldens import FOLDER, check, dump
-from scenarios import SCENARIOS, exit_statuses
+
+from tests.golden.goldens import FOLDER, check, dump
+from tests.golden.scenarios import SCENARIOS, exit_statuses
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

@@ -5,10 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from alternately import CommandFailed, alternately, facts
-from gpu import PRECISIONS, Cell, Record, Setting, cells, command, measure_all, ratios
 
-SETTING = Setting(
+from benchmarks.gpu import PRECISIONS, BenchmarkConfig, Measurement, Record, command, measure_all, measurements, ratios
+from benchmarks.interleave import CommandFailed, facts, interleave
+
+CONFIG = BenchmarkConfig(
     network="resnext101-32x4d",
     settings=("model.architecture=resnext101-32x4d",),
     device="gpu",
@@ -46,61 +47,61 @@ def soon():
 
 
 def test_every_precision_is_measured_with_and_without_xla_on_every_pipeline_at_its_preset():
-    asked = set(cells(SETTING))
+    asked = set(measurements(CONFIG))
     for precision in PRECISIONS:
         for compiled in (True, False):
             for pipeline in ("synthetic", "dali", "tfdata"):
-                assert Cell("ours", precision, compiled, SETTING.batch[precision], pipeline) in asked
+                assert Measurement("ours", precision, compiled, CONFIG.batch[precision], pipeline) in asked
 
 
 def test_nothing_is_measured_twice():
-    asked = list(cells(SETTING))
+    asked = list(measurements(CONFIG))
     assert len(asked) == len(set(asked))
 
 
 def test_what_is_compared_first_is_measured_first():
-    first, second, *_ = cells(SETTING)
-    assert (first, second) == (Cell("ours", "fp16", True, 256), Cell("theirs", "fp16", True, 256))
+    first, second, *_ = measurements(CONFIG)
+    assert (first, second) == (Measurement("ours", "fp16", True, 256), Measurement("theirs", "fp16", True, 256))
 
 
 def test_without_pytorch_only_ours_is_measured():
-    assert {cell.who for cell in cells(replace(SETTING, torch=None))} == {"ours"}
+    assert {measurement.who for measurement in measurements(replace(CONFIG, torch=None))} == {"ours"}
 
 
 def test_more_gpus_than_there_are_is_not_asked_for():
-    assert {cell.gpus for cell in cells(replace(SETTING, gpus=2))} == {1, 2}
+    assert {measurement.gpus for measurement in measurements(replace(CONFIG, gpus=2))} == {1, 2}
 
 
 def test_a_failure_ends_no_more_than_its_own_cell(record):
     machine = Machine(failing="precision.mode=tf32")
-    measure_all(SETTING, record, soon(), machine)
-    assert len(machine.asked) == len(list(cells(SETTING)))
-    failed = {cell for cell, found in record.found.items() if "error" in found}
+    measure_all(CONFIG, record, soon(), machine)
+    assert len(machine.asked) == len(list(measurements(CONFIG)))
+    failed = {measurement for measurement, found in record.found.items() if "error" in found}
     assert failed
-    assert {(cell.who, cell.precision) for cell in failed} == {("ours", "tf32")}
+    assert {(measurement.who, measurement.precision) for measurement in failed} == {("ours", "tf32")}
 
 
 def test_a_run_that_was_cut_off_goes_on_where_it_stopped(record, tmp_path):
-    measure_all(SETTING, record, soon(), Machine(failing="precision.mode=bf16"))
+    measure_all(CONFIG, record, soon(), Machine(failing="precision.mode=bf16"))
     with (tmp_path / "gpu.jsonl").open("a") as stream:
         stream.write('{"cell": {"who": "ou')
     again = Machine()
-    measure_all(SETTING, Record(tmp_path / "gpu.jsonl"), soon(), again)
+    measure_all(CONFIG, Record(tmp_path / "gpu.jsonl"), soon(), again)
     assert again.asked
     assert all("precision.mode=bf16" in words for words in again.asked)
     third = Machine()
-    measure_all(SETTING, Record(tmp_path / "gpu.jsonl"), soon(), third)
+    measure_all(CONFIG, Record(tmp_path / "gpu.jsonl"), soon(), third)
     assert third.asked == []
 
 
 def test_nothing_begins_after_the_deadline(record):
     machine = Machine()
-    measure_all(SETTING, record, time.monotonic(), machine)
+    measure_all(CONFIG, record, time.monotonic(), machine)
     assert machine.asked == []
 
 
 def test_the_ratios_are_of_what_was_measured(record):
-    measure_all(SETTING, record, soon(), Machine())
+    measure_all(CONFIG, record, soon(), Machine())
     found = {text: value for text, value, _ in ratios(record.found)}
     assert found["ours fp16 XLA batch 256 synthetic x 1 over timm's"] == 1
     assert found["ours fp16 XLA batch 256 synthetic x 8: over linear"] == 1
@@ -109,7 +110,7 @@ def test_the_ratios_are_of_what_was_measured(record):
 
 
 def test_several_gpus_are_ranks_under_mpirun():
-    words = [str(word) for word in command(Cell("ours", "fp16", True, 256, gpus=4), SETTING)]
+    words = [str(word) for word in command(Measurement("ours", "fp16", True, 256, gpus=4), CONFIG)]
     assert words[:3] == ["mpirun", "-np", "4"]
     assert "data.path=/data" not in words
 
@@ -127,5 +128,5 @@ def test_a_command_that_fails_says_its_last_words():
 
 def test_commands_take_turns(tmp_path):
     said = {name: ["sh", "-c", f"echo {name} >> {tmp_path}/log; echo '{{\"imagesPerSecond\": 1}}'"] for name in "ab"}
-    assert {name: len(found) for name, found in alternately(2, said).items()} == {"a": 2, "b": 2}
+    assert {name: len(found) for name, found in interleave(2, said).items()} == {"a": 2, "b": 2}
     assert (tmp_path / "log").read_text().split() == ["a", "b", "a", "b"]

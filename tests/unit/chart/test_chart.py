@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,18 @@ import pytest
 import yaml
 from pydantic.alias_generators import to_camel
 
+from hack.codegen import dashboards
+from hack.codegen.chart import helm as helm_binary
+from hack.codegen.files import generated_files
+from resnext_operator import names
+from resnext_operator.settings import Settings
+
 ROOT = Path(__file__).parents[3]
 CHART = ROOT / "charts" / "resnext-operator"
-sys.path.insert(0, str(ROOT / "charts"))
-
-import generate  # noqa: E402
-
-from resnext_operator import names  # noqa: E402
-from resnext_operator.settings import Settings  # noqa: E402
 
 
 def helm(*arguments: str | Path) -> str:
-    done = subprocess.run([generate.helm(), *map(str, arguments)], capture_output=True, text=True)
+    done = subprocess.run([helm_binary(), *map(str, arguments)], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr)
     return done.stdout
@@ -240,7 +239,7 @@ def test_grafana_finds_the_dashboard_by_its_label():
 
 
 def test_every_generated_file_is_fresh():
-    stale = [path.name for path, text in generate.files().items() if not path.is_file() or path.read_text() != text]
+    stale = [path.name for path, text in generated_files().items() if not path.is_file() or path.read_text() != text]
     assert not stale, "run `make generate`"
 
 
@@ -252,5 +251,5 @@ def test_the_dashboard_asks_for_all_metrics_that_the_code_has_and_for_no_other()
     # telemetry builds its names from parts: counter("images_total", …).
     defined = {f"resnext_train_{name}" for name in re.findall(r'(?:counter|gauge)\(\s*"([a-z_]+)"', code)}
     defined |= set(re.findall(r'"(resnext_[a-z_]+)"', code)) - {"resnext_train"} | {"resnext_train_info"}
-    asked = set(re.findall(r"resnext_[a-z0-9_]+", generate.dashboards.resnext()))
+    asked = set(re.findall(r"resnext_[a-z0-9_]+", dashboards.resnext()))
     assert {name.removesuffix("_bucket") for name in asked} == defined

@@ -3,13 +3,13 @@
 import re
 
 import pytest
-from model import HOSTS, SITE, Cluster, resource
 
 from resnext_operator import api, crd, policy, render
 from resnext_operator.api import InvalidTraining
 from resnext_trainer import checkpoint_dir
 from resnext_trainer.config import resolve
 from resnext_trainer.report import Progress, Report, Verdict
+from tests.support.fake_cluster import HOSTS, SITE, Cluster, resource
 
 MOUNTED_OF_A_CLAIM = "/checkpoints"
 

@@ -4,7 +4,6 @@ import json
 from datetime import timedelta
 
 import pytest
-from model import Cluster
 from prometheus_client import generate_latest
 
 from resnext_operator import crd, names, policy
@@ -13,6 +12,7 @@ from resnext_operator.cache import Cache
 from resnext_operator.metrics import Metrics
 from resnext_operator.policy import record
 from resnext_trainer.report import Verdict
+from tests.support.fake_cluster import Cluster
 
 RATES = ("imagesPerSecond", "estimatedCompletionTime")
 

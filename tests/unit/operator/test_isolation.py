@@ -13,9 +13,7 @@ import pytest
 from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from model import SITE, Cluster, resource
 from prometheus_client import generate_latest
-from test_reconcile import Server
 
 from resnext_operator import api, handlers, names, observe, process, progress, render
 from resnext_operator.admission import Admission
@@ -28,6 +26,8 @@ from resnext_operator.progress import Watch
 from resnext_operator.settings import Settings
 from resnext_operator.status import readable
 from resnext_operator.workqueue import WorkQueue
+from tests.support.fake_cluster import SITE, Cluster, resource
+from tests.unit.operator.test_reconcile import Server
 
 WORDS = st.text(string.printable, max_size=20) | st.sampled_from(["True", "Running", "2026-01-01T00:00:00Z", "NaN", ""])
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | WORDS

@@ -3,7 +3,6 @@
 import asyncio
 
 import pytest
-from model import Cluster
 
 from resnext_operator import cluster as server
 from resnext_operator import ownership, render
@@ -11,6 +10,7 @@ from resnext_operator.api import Phase
 from resnext_operator.cluster import Leftover, Refused, Stranger
 from resnext_operator.ownership import Owner
 from resnext_trainer.report import Verdict
+from tests.support.fake_cluster import Cluster
 
 KINDS = ("Pod", "ConfigMap", "Secret", "NetworkPolicy", "PersistentVolumeClaim")
 CLAIM = "resnext-digits-checkpoints"

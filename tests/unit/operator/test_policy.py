@@ -5,11 +5,11 @@ import copy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model import Cluster
 
 from resnext_operator import policy
 from resnext_operator.api import Phase
 from resnext_trainer.report import Verdict
+from tests.support.fake_cluster import Cluster
 
 FINAL = [Verdict.CONFIGURATION_REFUSED, Verdict.DATA_REFUSED, Verdict.NOT_FINITE, Verdict.NO_GOOD_CHECKPOINT]
 COUNTED = [Verdict.WRONG_WORLD, Verdict.UNREACHABLE, Verdict.NO_GPU, Verdict.HUNG]

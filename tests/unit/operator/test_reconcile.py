@@ -5,7 +5,6 @@ import copy
 from types import SimpleNamespace
 
 import pytest
-from model import resource
 
 from resnext_operator import handlers
 from resnext_operator.admission import Admission
@@ -14,6 +13,7 @@ from resnext_operator.cache import Cache
 from resnext_operator.cluster import Cluster, Refused, path_of
 from resnext_operator.settings import Settings
 from resnext_operator.workqueue import WorkQueue
+from tests.support.fake_cluster import resource
 
 
 class Server(Cluster):

@@ -4,7 +4,6 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from model import SAMPLES, SITE, Cluster, is_pod
 
 from resnext_operator import handlers, policy, render, volumes
 from resnext_operator.__main__ import main
@@ -14,6 +13,7 @@ from resnext_operator.cluster import Refused
 from resnext_operator.guard import Guard
 from resnext_operator.settings import InvalidSettings, Settings
 from resnext_trainer.report import Verdict
+from tests.support.fake_cluster import SAMPLES, SITE, Cluster, is_pod
 
 QUOTA = 'pods "resnext-digits-worker-1-0" is forbidden: exceeded quota: compute, used: pods=1, limited: pods=1'
 FOLDER = {"volumes": [{"name": "fast", "hostPath": {"path": "/mnt/nvme/imagenet"}}]}

@@ -1,13 +1,13 @@
 """Pods that the API server rejects: why, what is advised, when it is tried again, and what is held meanwhile."""
 
 import pytest
-from model import Cluster, is_pod
 
 from resnext_operator import names
 from resnext_operator.api import Phase, Plan, Rejection
 from resnext_operator.policy import rejections
 from resnext_operator.policy.rejections import Cause
 from resnext_trainer.report import Verdict
+from tests.support.fake_cluster import Cluster, is_pod
 
 POD = 'pods "it-worker-1-0" is forbidden: '
 EXCEEDED = (

@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from documents import CASES
 from hypothesis import given
 from hypothesis import strategies as st
-from model import SITE
 
 from resnext_operator.__main__ import main, trainings
 from resnext_operator.api import KIND, InvalidTraining, Spec, parse
@@ -17,6 +15,8 @@ from resnext_trainer import manifest_yaml
 from resnext_trainer.config import Training, without_nulls
 from resnext_trainer.manifest_yaml import InvalidManifest
 from resnext_trainer.resource import SPEC_FIELDS
+from tests.support.documents import CASES
+from tests.support.fake_cluster import SITE
 
 SAMPLE = Path(__file__).parents[3] / "manifests" / "samples" / "resnext-digits.yaml"
 FIELDS = [str(field.alias) for model in (Training, Spec) for field in model.model_fields.values()]

@@ -2,10 +2,10 @@
 
 import jsonschema
 import pytest
-from model import HOSTS, SITE, resource
 
 from resnext_operator import api, crd, render
 from resnext_operator.api import InvalidTraining
+from tests.support.fake_cluster import HOSTS, SITE, resource
 
 OWN = {"matchLabels": {"resnext.dev/training": "resnext-digits", "resnext.dev/role": "worker"}}
 ZONE = "topology.kubernetes.io/zone"

@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
-from api_server import ApiServer
 from kubernetes.aio.config import kube_config
-from model import resource
 
 from resnext_operator import process, scopes
 from resnext_operator.settings import Settings
+from tests.support.fake_api import ApiServer
+from tests.support.fake_cluster import resource
 
 CONFIG = "/api/v1/namespaces/{}/configmaps/{}-config"
 

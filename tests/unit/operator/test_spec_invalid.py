@@ -3,11 +3,11 @@
 import copy
 
 import pytest
-from model import Cluster
 
 from resnext_operator import api
 from resnext_operator.api import Phase
 from resnext_trainer.report import Verdict
+from tests.support.fake_cluster import Cluster
 
 OLD = {
     "unknown field": {"workers": {"replicas": 2, "serviceAccountName": "admin"}},

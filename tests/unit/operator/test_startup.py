@@ -4,11 +4,11 @@ import copy
 from datetime import timedelta
 
 import pytest
-from model import Cluster
 
 from resnext_operator import policy
 from resnext_operator.api import Phase
 from resnext_trainer.report import Verdict
+from tests.support.fake_cluster import Cluster
 
 LOG = "exec /usr/local/bin/resnext-train: exec format error"
 

@@ -3,11 +3,10 @@
 import asyncio
 from datetime import UTC, datetime
 
-from model import SITE, resource
-
 from resnext_operator.api import Event, parse
 from resnext_operator.cluster import Cluster, Refused
 from resnext_operator.teller import Teller
+from tests.support.fake_cluster import SITE, resource
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TRAINING = parse(resource(), SITE)

@@ -4,11 +4,11 @@ import re
 
 import pytest
 import yaml
-from model import SITE, resource
-from validity import INVALID, VALID, merged
 
 from resnext_operator import api, render
 from resnext_operator.__main__ import main
+from tests.support.fake_cluster import SITE, resource
+from tests.support.validity import INVALID, VALID, merged
 
 OVERLAPPING = ("/etc", "/etc/resnext", "/home", "/run", "/dev", "/checkpoints/old", "/data/a/b", "/dev/shm/x", "/tmp/x")
 

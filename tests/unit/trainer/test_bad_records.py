@@ -5,7 +5,6 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from runs import StopAfter, trained
 
 from resnext_trainer.config import resolve
 from resnext_trainer.data import Share, dali, tfrecord
@@ -15,6 +14,7 @@ from resnext_trainer.distributed import Alone
 from resnext_trainer.evaluate import evaluate
 from resnext_trainer.refusal import Refused
 from resnext_trainer.report import Verdict
+from tests.support.runs import StopAfter, trained
 
 GOOD = 61
 

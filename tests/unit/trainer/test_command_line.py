@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import pytest
-from documents import CASES
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +12,7 @@ from resnext_trainer import reading
 from resnext_trainer.__main__ import main
 from resnext_trainer.config import InvalidConfig, Training
 from resnext_trainer.report import REPORT_TAG
+from tests.support.documents import CASES
 
 RESOURCE = """
 apiVersion: resnext.dev/v1alpha1

@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import StopAfter, folder, newest, trained
 
 from resnext_trainer import checkpoint, last_save
 from resnext_trainer.refusal import Refused
 from resnext_trainer.report import REPORT_TAG, Verdict
 from resnext_trainer.signals import Requests
+from tests.support.runs import StopAfter, folder, newest, trained
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 

@@ -4,11 +4,11 @@ import json
 import signal
 
 import pytest
-from pods import Pods, wait_for
 
 from resnext_trainer import launch
 from resnext_trainer.output import LEFT_ALONE, End, Line, Output
 from resnext_trainer.report import REPORT_TAG, Report, Verdict
+from tests.support.pods import Pods, wait_for
 
 # Stands in for the trainer. Ranks find it through the worker's PYTHONPATH alone, so the environment travels, too.
 STAND_IN = """

@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
-from runs import StopAfter, folder, newest, trained
 
 from resnext_trainer import optimizer
 from resnext_trainer.data.batches import epoch_order
 from resnext_trainer.step import Step
+from tests.support.runs import StopAfter, folder, newest, trained
 
 pytestmark = pytest.mark.slow
 

@@ -7,9 +7,9 @@ import signal
 import urllib.request
 
 import pytest
-from pods import Pods, free_port, wait_for
 
 from resnext_trainer.report import Verdict
+from tests.support.pods import Pods, free_port, wait_for
 
 pytestmark = [
     pytest.mark.slow,

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from runs import StopAfter, folder, newest, trained
 
 from resnext_trainer import checkpoint
 from resnext_trainer.__main__ import main
 from resnext_trainer.refusal import Refused
 from resnext_trainer.report import Verdict
 from resnext_trainer.runs import located
+from tests.support.runs import StopAfter, folder, newest, trained
 
 pytestmark = pytest.mark.slow
 

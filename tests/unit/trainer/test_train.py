@@ -3,11 +3,11 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
-from runs import StopAfter, newest, trained
 
 from resnext_trainer import distributed
 from resnext_trainer.refusal import Refused
 from resnext_trainer.report import Verdict
+from tests.support.runs import StopAfter, newest, trained
 
 
 def refused(settings, **counts):

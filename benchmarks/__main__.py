@@ -1,0 +1,56 @@
+"""`make bench`: what is promised of speed and memory, measured on this machine's CPU. What a GPU does: gpu.py.
+
+A benchmark is no test: it fails only where it cannot be run, and prints by how much a goal was missed.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks import input_pipeline, overhead, results, scaling, training_step
+
+NAMES = ("step", "input", "ranks", "overhead")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all if left out")
+    parser.add_argument(
+        "--torch",
+        default="/usr/bin/python3",
+        metavar="PYTHON",
+        help="a Python with torch and torchvision; Debian's by default",
+    )
+    parser.add_argument("--folder", type=Path, required=True, help="for results, and for pictures that are made once")
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(NAMES):
+        parser.error(f"no benchmark is called {', '.join(sorted(unknown))}")
+    run: dict[str, Callable[[], results.Result]] = {
+        "step": lambda: training_step.run(options.torch),
+        "input": lambda: input_pipeline.run(options.torch, options.folder / "pictures"),
+        "ranks": scaling.run,
+        "overhead": lambda: overhead.run(options.folder),
+    }
+    found = []
+    for name in options.names or NAMES:
+        print(f"{name}:", file=sys.stderr, flush=True)
+        found.append(run[name]())
+        print(f"  {results.write(found[-1], options.folder)}", file=sys.stderr, flush=True)
+    show(found)
+    return 0
+
+
+def show(found: list[results.Result]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("ratio", "is", "goal", "")
+    for result in found:
+        for ratio in result.ratios:
+            table.add_row(*results.row(ratio))
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

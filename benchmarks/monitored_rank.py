@@ -1,0 +1,152 @@
+"""One rank of a small network through thousands of steps, watched: its memory, and its time outside of the work itself.
+
+    monitored_rank.py train FOLDER [--digits] [--steps N]
+    monitored_rank.py checkpoint FOLDER
+
+One JSON object on standard output.
+"""
+
+import argparse
+import io
+import json
+import os
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from resnext_trainer import distributed, fingerprint, train
+from resnext_trainer.checkpoint import Position
+from resnext_trainer.config import resolve
+from resnext_trainer.data import digits
+from resnext_trainer.distributed import Alone
+from resnext_trainer.keeper import Keeper
+from resnext_trainer.resumption import Resumption
+from resnext_trainer.signals import Requests
+from resnext_trainer.step import Step
+from resnext_trainer.telemetry import Telemetry
+
+_WORK = ("data_wait", "compute", "allreduce", "evaluation")
+_DIGITS = 1438
+"""Training images of the digits."""
+_STEPS_PER_SAMPLE = 25
+_SCRAPES_EVERY = 100
+
+
+class Watched(Telemetry):
+    """Notes the memory as the steps go by, and asks for the metrics as Prometheus does, only more often."""
+
+    def __init__(self, first_epoch: int) -> None:
+        """first_epoch: its steps, which are not counted."""
+        super().__init__(out=io.StringIO())
+        self._first_epoch = first_epoch
+        self.memory: list[float] = []
+        self.scrapes: list[float] = []
+        self.began = 0.0
+        """When the first epoch had ended: its steps compile, and so does its checkpoint."""
+        self.work_before, self.checkpoints_before = 0.0, 0.0
+        self.watching = 0.0
+        """Seconds that the watching itself took."""
+        self._count = 0
+        self.serve(0)
+
+    def work(self) -> float:
+        return sum(self.phase_seconds[phase] for phase in _WORK)
+
+    def step_done(self, seconds: float) -> None:
+        super().step_done(seconds)
+        self._count += 1
+        started = time.perf_counter()
+        if self._count == self._first_epoch + 1:
+            self.began, self.work_before, self.watching = started, self.work(), 0.0
+            self.checkpoints_before = self.phase_seconds["checkpoint"]
+        if self._count % _STEPS_PER_SAMPLE == 0:
+            self.memory.append(resident())
+        if self._count % _SCRAPES_EVERY == 0:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics") as answer:
+                answer.read()
+            self.scrapes.append(time.perf_counter() - started)
+        self.watching += time.perf_counter() - started
+
+
+def resident() -> float:
+    """This process's memory in MiB."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def trained(folder: Path, steps: int, *, of_digits: bool) -> dict[str, object]:
+    """A training of so many steps: of noise in epochs of 500 steps, or of the digits in epochs of 179."""
+    batch, epoch = (8, _DIGITS // 8) if of_digits else (32, 500)
+    settings = {
+        "model": {"architecture": "resnext17-8x4d", "classes": 10, "imageSize": 32},
+        "batchSize": batch,
+        "precision": {"mode": "fp32"},
+        "xla": False,
+        "device": "cpu",
+        "checkpoint": {"path": str(folder / "checkpoints")},
+    }
+    if of_digits:
+        digits.prepare(folder / "data")
+        settings |= {"epochs": -(-steps // epoch), "data": {"path": str(folder / "data"), "pipeline": "tfdata"}}
+    else:
+        noise = {"format": "synthetic", "syntheticImages": epoch * batch}
+        settings |= {"epochs": -(-steps // epoch), "data": noise}
+    telemetry = Watched(epoch)
+    report = train.run(resolve(settings), attempt=1, workers=None, world=None, telemetry=telemetry, requests=Requests())
+    seconds = time.perf_counter() - telemetry.began - telemetry.watching
+    work = telemetry.work() - telemetry.work_before
+    checkpoints = telemetry.phase_seconds["checkpoint"] - telemetry.checkpoints_before
+    return {
+        "steps": report.progress.step if report.progress else 0,
+        "seconds": seconds,
+        "workSeconds": work,
+        "checkpointSeconds": checkpoints,
+        "otherSeconds": seconds - work - checkpoints,
+        "scrapeSeconds": sum(telemetry.scrapes) / max(1, len(telemetry.scrapes)),
+        "memoryMiB": [round(each, 1) for each in telemetry.memory],
+    }
+
+
+def saved(folder: Path) -> dict[str, object]:
+    """Seconds to save the network of the published recipe, and those of them that the steps wait."""
+    config = resolve({"device": "cpu", "xla": False, "checkpoint": {"path": str(folder)}})
+    ranks = Alone()
+    distributed.pin_device(ranks, "cpu")
+    run = Resumption(config, 1, print)
+    run.select()
+    run.settle(fingerprint.of("synthetic", {}, config.data.synthetic_images), [None] * config.model.classes)
+    keeper = Keeper(config, 1, ranks, Step(config, ranks, "cpu"), Telemetry(out=io.StringIO()), run)
+    seconds, waits = [], []
+    for step in range(1, 5):
+        started = time.perf_counter()
+        keeper.save(Position(step=step))
+        waits.append(time.perf_counter() - started)
+        keeper.wait()
+        seconds.append(time.perf_counter() - started)
+    size = sum(file.stat().st_size for file in run.folder.glob("step-00000004*/*"))
+    return {"seconds": seconds, "waitSeconds": waits, "MiB": size / 2**20}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=["train", "checkpoint"])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--digits", action="store_true")
+    parser.add_argument("--steps", type=int, default=2000)
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    # On the disk that the caller means, and gone afterwards.
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        if options.what == "train":
+            found = trained(Path(folder), options.steps, of_digits=options.digits)
+        else:
+            found = saved(Path(folder))
+    json.dump(found, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""Paths of the generated files, each with its content."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from hack.codegen import chart, crd, dashboards, reference
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "charts" / "resnext-operator"
+
+
+def generated_files() -> dict[Path, str]:
+    """Every generated file and what should stand in it."""
+    made = {
+        ROOT / "manifests" / "crd.yaml": crd.definition(keep=False),
+        CHART / "files" / "crd" / "resnexttrainings.yaml": crd.definition(keep=True),
+        CHART / "values.schema.json": chart.values_schema(CHART),
+        CHART / "files" / "dashboards" / "resnext.json": dashboards.resnext(),
+        ROOT / "operator" / "REFERENCE.md": reference.reference(),
+    }
+    # Rendered from a copy with the files above in it: those in the tree may be stale.
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / CHART.name
+        shutil.copytree(CHART, copy)
+        for path, content in made.items():
+            if path.is_relative_to(CHART):
+                (copy / path.relative_to(CHART)).parent.mkdir(parents=True, exist_ok=True)
+                (copy / path.relative_to(CHART)).write_text(content)
+        made[ROOT / "manifests" / "install.yaml"] = chart.install(copy)
+    return made

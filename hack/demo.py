@@ -1,0 +1,138 @@
+"""`make demo`: the operator and a small Prometheus on the cluster, and the digits sample trained by `kubectl apply`."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from resnext_operator.follow import follow
+
+ROOT = Path(__file__).parents[1]
+SAMPLES = ROOT / "manifests" / "samples"
+NAMESPACE, NAME = "demo", "resnext-digits"
+console = Console(highlight=False, soft_wrap=True)
+
+
+def setup(*arguments: str) -> str:
+    """What the set-up scripts answer: a path or an image's reference."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "images" / "setup", *arguments], check=True, stdout=subprocess.PIPE, text=True
+    )
+    return done.stdout.strip()
+
+
+KUBECONFIG = setup("kubeconfig")
+
+
+def run(*command: str | Path, stdin: str | None = None) -> str:
+    """A command's standard output; CalledProcessError after its standard error was shown."""
+    done = subprocess.run(
+        [*command, "--kubeconfig", KUBECONFIG], input=stdin, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return done.stdout
+
+
+@contextmanager
+def step(says: str) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    console.print(f"✓ {says} [dim]({time.monotonic() - started:.0f} s)[/dim]")
+
+
+def training() -> dict[str, Any]:
+    resource: dict[str, Any] = json.loads(run("kubectl", "-n", NAMESPACE, "get", "rnx", NAME, "-o", "json"))
+    return resource
+
+
+def install() -> None:
+    with step("operator installed: helm install from charts/resnext-operator"):
+        run(
+            *("helm", "upgrade", "--install", "resnext-operator", ROOT / "charts" / "resnext-operator"),
+            *("--namespace", "resnext-system", "--create-namespace", "--wait"),
+            *("--set", f"image={setup('image-ref', 'operator')}"),
+            *("--set", f"trainerImage={setup('image-ref', 'trainer-cpu')}"),
+        )
+    with step("Prometheus in namespace monitoring"):
+        manifest = (ROOT / "images" / "monitoring" / "prometheus.yaml").read_text()
+        image = setup("image-ref", "monitoring")
+        run("kubectl", "apply", "-f", "-", stdin=manifest.replace("image: resnext-monitoring", f"image: {image}"))
+
+
+def dataset() -> None:
+    with step("digits written to the claim digits-data by a Job"):
+        namespace = f"""\
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: {NAMESPACE}
+  labels: {{pod-security.kubernetes.io/enforce: restricted}}
+"""
+        run("kubectl", "apply", "-f", "-", stdin=namespace)
+        manifest = (SAMPLES / "digits-dataset.yaml").read_text()
+        image = setup("image-ref", "trainer-cpu")
+        with_image = manifest.replace("image: resnext-trainer", f"image: {image}")
+        # A Job cannot be given another image; what it has written stays, and is not written again.
+        run("kubectl", "-n", NAMESPACE, "delete", "job", "digits-dataset", "--ignore-not-found")
+        run("kubectl", "-n", NAMESPACE, "apply", "-f", "-", stdin=with_image)
+        run("kubectl", "-n", NAMESPACE, "wait", "--for=condition=Complete", "job/digits-dataset", "--timeout=180s")
+
+
+def begin_anew() -> None:
+    """Else the checkpoints of the last demo, which a deleted training leaves, would be gone on from: at its end."""
+    claim = f"{NAME}-checkpoints"
+    if run("kubectl", "-n", NAMESPACE, "get", "pvc", claim, "--ignore-not-found"):
+        with step(f"the last demo's training and its claim {claim} deleted"):
+            for kind, name in (("rnx", NAME), ("pvc", claim)):
+                run("kubectl", "-n", NAMESPACE, "delete", kind, name, "--ignore-not-found", "--timeout=90s")
+            setup("volumes")
+
+
+def train() -> int:
+    begin_anew()
+    console.print(f"$ kubectl -n {NAMESPACE} apply -f manifests/samples/resnext-digits.yaml")
+    started = time.monotonic()
+    run("kubectl", "-n", NAMESPACE, "apply", "-f", SAMPLES / "resnext-digits.yaml")
+    status = follow(training, console)
+    took = time.monotonic() - started
+    progress = status.get("progress") or {}
+    checkpoint = status.get("checkpoint") or {}
+    if status.get("phase") != "Succeeded":
+        console.print(f"[red]{status.get('phase')}[/red] after {took:.0f} s; ask why:")
+        console.print(f"  kubectl --kubeconfig {KUBECONFIG} -n {NAMESPACE} describe rnx {NAME}")
+        return 1
+    console.print(f"top-1 {float(progress['top1']):.4f} on the held-out images, {took:.0f} s after kubectl apply")
+    console.print(f"checkpoint: {checkpoint.get('path')} of step {checkpoint.get('step')}, on claim {NAME}-checkpoints")
+    console.print(
+        f"""\
+Next:
+  export KUBECONFIG={KUBECONFIG} PATH={Path(KUBECONFIG).parent / "bin"}:$PATH
+  kubectl -n {NAMESPACE} describe rnx {NAME}
+  kubectl -n {NAMESPACE} logs {NAME}-launcher-1
+  kubectl -n monitoring port-forward svc/prometheus 9090"""
+    )
+    return 0
+
+
+def main() -> int:
+    started = time.time()
+    try:
+        install()
+        dataset()
+        return train()
+    except subprocess.CalledProcessError as error:
+        console.print(f"[red]failed:[/red] {' '.join(map(str, error.cmd))}")
+        return 1
+    finally:
+        now, command = time.time(), float(os.environ.get("RESNEXT_STARTED", started))
+        console.print(f"{now - started:.0f} s with the cluster up, {now - command:.0f} s with its set-up")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,210 @@
+"""A small model of a cluster: it carries out plans, and pods live in it as the kubelet would report them."""
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from resnext_operator import api, handlers, names, observe, ownership, policy, render
+from resnext_operator.api import Manifest, Observed, Plan, Rejection, Training
+from resnext_operator.status import readable
+from resnext_trainer.report import Progress, Report, SavedCheckpoint, Verdict
+
+SAMPLES = Path(__file__).parents[2] / "manifests" / "samples"
+SITE = api.Site("registry.example/resnext-trainer:1")
+HOSTS = [("resnext-digits-worker-0-0", "10.0.0.1"), ("resnext-digits-worker-1-0", "10.0.0.2")]
+
+
+def resource(stem: str = "resnext-digits", **spec: Any) -> Manifest:
+    """A sample as the API server stores it, with fields of its spec replaced."""
+    loaded = yaml.safe_load((SAMPLES / f"{stem}.yaml").read_text())
+    loaded["metadata"] |= {"namespace": "default", "uid": "training-uid", "generation": 1}
+    loaded["spec"] |= spec
+    return loaded
+
+
+def is_pod(role: str) -> Callable[[Manifest], bool]:
+    return lambda each: each["kind"] == "Pod" and each["metadata"]["labels"][names.ROLE] == role
+
+
+def _as_desired(manifest: Manifest) -> Manifest:
+    return {
+        key: value
+        for key, value in manifest["metadata"].items()
+        if key not in ("uid", "annotations", "creationTimestamp")
+    }
+
+
+class Cluster:
+    """One training and its children."""
+
+    def __init__(self, stem: str = "resnext-digits", **spec: Any) -> None:
+        self.body = resource(stem, **spec)
+        self.site = SITE
+        self.now = datetime(2026, 1, 1, tzinfo=UTC)
+        self.objects: dict[str, Manifest] = {}
+        self.gone: list[Manifest] = []
+        self.progress: Progress | None = None
+        self.events: list[str] = []
+        self.made: list[str] = []
+        self.updated: list[str] = []
+        self.deleted = False
+        self._uids = 0
+        self.quota = False
+        self.checks = self.launcher_checks = 0
+        self.launcher_rejected: Rejection | None = None
+        self.last_steps: dict[int, int | None] = {}
+        for claim in ("digits-data", "imagenet"):
+            self.claim(claim, "ReadWriteMany")
+
+    # -- what the operator does ----------------------------------------------------------------------------------
+
+    @property
+    def training(self) -> Training:
+        return handlers.read(copy.deepcopy(self.body), self.site)
+
+    @property
+    def seen(self) -> Observed:
+        children = [each for each in self.objects.values() if each["kind"] != "Secret"]  # nobody may watch them
+        metadata = self.body["metadata"]
+        foreign = ownership.foreign_claims(children, metadata["name"], metadata["uid"])
+        return observe.observe(children, self.gone, self.progress, self.last_steps, foreign_claims=foreign)
+
+    @property
+    def status(self) -> Manifest:
+        return self.body.get("status") or {}
+
+    def decide(self) -> Plan:
+        seen = self.seen
+        plan = policy.decide(self.training, seen, self.now)
+        for _ in range(3):
+            if plan.needs_admission:
+                self.checks += 1
+                seen = replace(seen, quota=self.quota)
+            if plan.needs_launcher_admission:
+                self.launcher_checks += 1
+                if self.launcher_rejected:
+                    return self.rejected(plan, self.launcher_rejected)
+                seen = replace(seen, launcher_admitted=True)
+            if plan.needs_keys:
+                seen = replace(seen, keys=self._keys())
+            if not (plan.needs_admission or plan.needs_launcher_admission or plan.needs_keys):
+                return plan
+            plan = policy.decide(self.training, seen, self.now)
+        raise AssertionError("the operator asks again and again")
+
+    def rejected(self, plan: Plan, rejection: Rejection) -> Plan:
+        """What is recorded when the API server rejects an object of a plan."""
+        return policy.rejected(self.training, plan, rejection, self.now)
+
+    def _keys(self) -> str:
+        name = names.keys(self.body["metadata"]["name"])
+        self._store({"kind": "Secret", "metadata": {"name": name}})
+        return str(self.objects[f"Secret/{name}"]["metadata"]["uid"])
+
+    def carry_out(self, plan: Plan) -> None:
+        for manifest in plan.create:
+            self._store(copy.deepcopy(manifest))
+        for manifest in plan.update:
+            self.updated.append(f"{manifest['kind']}/{manifest['metadata']['name']}")
+            del self.objects[self.updated[-1]]
+            self._store(copy.deepcopy(manifest))
+        for reference in plan.ungate:
+            del self.objects[reference.name]["spec"]["schedulingGates"]
+        for reference in plan.delete:
+            if reference.kind == "Pod":
+                self.remove(reference.name)
+            else:
+                self.deleted = True
+        self.body["status"] = json.loads(json.dumps(plan.status))
+        assert readable(self.body["status"]) == self.body["status"], "what the operator writes it can read"
+        self.events += [event.reason for event in plan.events]
+
+    def settle(self) -> None:
+        """Decide and carry out until nothing is left to do; fails when that does not come to an end."""
+        for _ in range(20):
+            plan = self.decide()
+            if not (plan.create or plan.update or plan.delete or plan.ungate) and plan.status == self.status:
+                assert not plan.events
+                return
+            self.carry_out(plan)
+            if self.deleted:
+                return
+        raise AssertionError(f"the operator finds no rest: {plan}")
+
+    # -- what the kubelet and people do --------------------------------------------------------------------------
+
+    def claim(self, name: str, *modes: str) -> None:
+        self._store({"kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": {"accessModes": list(modes)}})
+
+    def pods(self, role: str) -> list[Manifest]:
+        return sorted(filter(is_pod(role), self.objects.values()), key=lambda each: str(each["metadata"]["name"]))
+
+    def ready(self) -> None:
+        """Every pod that waits now runs: workers on a node each, the launcher on one of its own."""
+        for pod in self.objects.values():
+            gated = pod["kind"] == "Pod" and pod["spec"].get("schedulingGates")
+            if pod["kind"] == "Pod" and not pod.get("status") and not gated:
+                pod["spec"]["nodeName"] = f"node-{pod['metadata']['labels'].get(names.WORKER, 'l')}"
+                ready = {"type": "Ready", "status": "True"}
+                pod["status"] = {"phase": "Running", "conditions": [ready], "podIP": f"10.0.0.{len(self.made)}"}
+
+    def train(self, step: int, saved: int | None = None) -> None:
+        """The ranks of the attempt under way have come to a step."""
+        checkpoint = SavedCheckpoint(step=saved, time=self.now, path=f"/checkpoints/{saved}") if saved else None
+        attempt = self.status["attempts"][-1]["number"]
+        self.progress = Progress(
+            attempt=attempt, epoch=step / 20, epochs=8, step=step, steps=160, loss=0.5, checkpoint=checkpoint
+        )
+
+    def end(self, verdict: Verdict, message: str = "because", report: bool = True) -> None:
+        """The launcher ends with a verdict."""
+        said = Report(verdict=verdict.name.lower(), message=message).model_dump_json(by_alias=True) if report else ""
+        self.end_pod(self.pods("launcher")[-1], verdict.value, said)
+
+    def end_pod(self, pod: Manifest, code: int, message: str) -> None:
+        ended = {"exitCode": code, "message": message, "finishedAt": policy.stamp(self.now)}
+        phase = "Failed" if code else "Succeeded"
+        pod["status"] = {"phase": phase, "containerStatuses": [{"state": {"terminated": ended}}]}
+
+    def remove(self, name: str) -> None:
+        """A pod goes; a launcher that was asked to go saves first."""
+        pod = self.objects.pop(name)
+        if is_pod("launcher")(pod):
+            if (pod.get("status") or {}).get("phase") == "Running":
+                self.end_pod(pod, 75, Report(verdict="stopped", message="saved").model_dump_json(by_alias=True))
+            self.gone.append(pod)
+
+    def vanish(self, name: str) -> None:
+        """A pod goes by force."""
+        del self.objects[name]
+
+    def wait(self, **time: float) -> None:
+        self.now += timedelta(**time)
+
+    def run(self) -> None:
+        """Until the attempt trains."""
+        self.settle()
+        self.ready()
+        self.settle()
+        self.ready()
+        self.train(20, 20)
+        self.settle()
+
+    def _store(self, manifest: Manifest) -> None:
+        name = manifest["metadata"]["name"]
+        key = name if manifest["kind"] == "Pod" else f"{manifest['kind']}/{name}"
+        if key not in self.objects:  # else the API server answers 409
+            self._uids += 1
+            manifest["metadata"]["uid"] = f"uid-{self._uids}"
+            manifest["metadata"]["creationTimestamp"] = policy.stamp(self.now)
+            if manifest["kind"] == "NetworkPolicy":
+                annotations = manifest["metadata"].setdefault("annotations", {})
+                annotations[names.HASH] = render.desired_hash({**manifest, "metadata": _as_desired(manifest)})
+            self.objects[key] = manifest
+            self.made.append(key)

@@ -1,0 +1,155 @@
+"""kubectl, helm and Prometheus as a user has them, and the samples with changes.
+
+With KUBECONFIG set, that cluster is used, and the images named by RESNEXT_IMAGE_{OPERATOR,TRAINER,MONITORING}.
+"""
+
+import copy
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import pytest
+import yaml
+
+from tests.support.simcluster.api import ROOT, setup
+
+SAMPLES = ROOT / "manifests" / "samples"
+SYSTEM, MONITORING, NAMESPACE = "resnext-system", "monitoring", "e2e"
+Manifest = dict[str, Any]
+T = TypeVar("T")
+
+
+def image(name: str) -> str:
+    return os.environ.get(f"RESNEXT_IMAGE_{name.partition('-')[0].upper()}") or setup("image-ref", name)
+
+
+class Refused(Exception):
+    """kubectl or helm ended with an error; the text is what it wrote."""
+
+
+class Cluster:
+    """kubectl and helm, as a user has them."""
+
+    def __init__(self, kubeconfig: str) -> None:
+        self.environment = {**os.environ, "KUBECONFIG": kubeconfig}
+
+    def run(self, *command: str | Path, stdin: str | None = None) -> str:
+        done = subprocess.run(
+            command, input=stdin, env=self.environment, capture_output=True, text=True, check=False, timeout=300
+        )
+        if done.returncode:
+            raise Refused(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    def kubectl(self, *arguments: str | Path, namespace: str = NAMESPACE, stdin: str | None = None) -> str:
+        return self.run("kubectl", "--namespace", namespace, *arguments, stdin=stdin)
+
+    def apply(self, *manifests: Manifest, namespace: str = NAMESPACE) -> str:
+        return self.kubectl("apply", "-f", "-", namespace=namespace, stdin=yaml.safe_dump_all(manifests))
+
+    def get(self, kind: str, name: str, namespace: str = NAMESPACE) -> Manifest:
+        found: Manifest = json.loads(self.kubectl("get", kind, name, "-o", "json", namespace=namespace))
+        return found
+
+    def objects(self, kind: str, selector: str = "", namespace: str = NAMESPACE) -> list[Manifest]:
+        arguments = ["get", kind, "-o", "json", *(["-l", selector] if selector else [])]
+        found: list[Manifest] = json.loads(self.kubectl(*arguments, namespace=namespace))["items"]
+        return found
+
+    def children(self, name: str) -> dict[str, str]:
+        """Every child of a training, by kind and name, with its uid: who is recreated gets another."""
+        kinds = "pods,configmaps,networkpolicies"
+        return {
+            f"{each['kind']}/{each['metadata']['name']}": each["metadata"]["uid"]
+            for each in self.objects(kinds, f"resnext.dev/training={name}")
+        }
+
+    def pods(self, name: str, role: str) -> list[Manifest]:
+        return self.objects("pods", f"resnext.dev/training={name},resnext.dev/role={role}")
+
+    def query(self, promql: str) -> list[Manifest]:
+        """What the Prometheus in the cluster answers to an instant query."""
+        question = quote(promql, safe="")
+        path = f"/api/v1/namespaces/{MONITORING}/services/prometheus:9090/proxy/api/v1/query?query={question}"
+        answer = json.loads(self.run("kubectl", "get", "--raw", path))
+        result: list[Manifest] = answer["data"]["result"]
+        return result
+
+    def status(self, name: str) -> Manifest:
+        status: Manifest = self.get("rnx", name).get("status") or {}
+        return status
+
+    def condition(self, name: str, kind: str) -> Manifest:
+        """A condition of a training; empty while it has none."""
+        return next((each for each in self.status(name).get("conditions", ()) if each["type"] == kind), {})
+
+    def job(self, name: str, script: str, claim: str) -> None:
+        """Runs a shell script in the trainer's image, in the claim's folder, to its end."""
+        _, job = yaml.safe_load_all((SAMPLES / "digits-dataset.yaml").read_text())
+        job["metadata"] = {"name": name}
+        pod = job["spec"]["template"]["spec"]
+        pod["containers"][0] |= {
+            "image": image("trainer-cpu"),
+            "command": ["sh", "-euxc", script],
+            "workingDir": "/data",
+        }
+        pod["volumes"][0]["persistentVolumeClaim"]["claimName"] = claim
+        self.apply(job)
+        self.kubectl("wait", "--for=condition=Complete", f"job/{name}", "--timeout=90s")
+        self.kubectl("delete", "job", name, "--timeout=60s")
+
+    def story(self, name: str) -> str:
+        """All that helps to understand a training that did not do what a test wants."""
+        parts = [json.dumps(self.status(name), indent=1), self.kubectl("get", "pods", "-o", "wide")]
+        for pod in self.objects("pods", f"resnext.dev/training={name}"):
+            try:
+                log = self.kubectl("logs", pod["metadata"]["name"], "--tail=40")
+            except Refused as error:
+                log = str(error)
+            parts.append(f"--- {pod['metadata']['name']}\n{log}")
+        parts.append(self.kubectl("logs", "deployment/resnext-operator", "--tail=60", namespace=SYSTEM))
+        return "\n".join(parts)
+
+    def until(self, name: str, seen: Callable[[Manifest], T], seconds: float = 300) -> T:
+        """The first true answer of `seen` to the training's status; fails with the whole story."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            status = self.status(name)
+            if found := seen(status):
+                return found
+            if status.get("phase") == "Failed":
+                break
+            time.sleep(0.5)
+        pytest.fail(f"{name}: not seen within {seconds:.0f} s\n{self.story(name)}")
+
+
+def in_node(node: str, script: str) -> str:
+    """What a shell script prints that runs as root in a node of the kind cluster."""
+    command = ["docker", "exec", node, "sh", "-euc", script]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> Manifest:
+    """`over` laid over `under`; None takes a field out."""
+    result = copy.deepcopy(dict(under))
+    for key, value in over.items():
+        if value is None:
+            result.pop(key, None)
+        elif isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
+            result[key] = merged(result[key], value)
+        else:
+            result[key] = value
+    return result
+
+
+def sample(stem: str, name: str, spec: Mapping[str, Any] | None = None) -> Manifest:
+    """A sample under another name, with changes to its spec."""
+    manifest: Manifest = yaml.safe_load((SAMPLES / f"{stem}.yaml").read_text())
+    manifest["metadata"] = {"name": name}
+    manifest["spec"] = merged(manifest["spec"], spec or {})
+    return manifest

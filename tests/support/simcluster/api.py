@@ -1,0 +1,124 @@
+"""The real API server as its administrator sees it."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.config import load_kube_config
+
+from resnext_operator.api import GROUP, PLURAL, VERSION
+from resnext_operator.cluster import Cluster, Refused
+
+ROOT = Path(__file__).parents[3]
+SYSTEM, RELEASE = "resnext-system", "resnext-operator"
+Manifest = dict[str, Any]
+TRAININGS = f"/apis/{GROUP}/{VERSION}"
+
+
+def setup(*arguments: str) -> str:
+    """What the set-up scripts answer: a path or an image's reference."""
+    command = [sys.executable, ROOT / "images" / "setup", *arguments]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+def kubeconfig() -> str:
+    return os.environ.get("KUBECONFIG") or setup("kubeconfig")
+
+
+def run(*command: str | Path, stdin: str | None = None) -> str:
+    """kubectl or helm, to its end."""
+    environment = {**os.environ, "KUBECONFIG": kubeconfig()}
+    done = subprocess.run(command, input=stdin, env=environment, capture_output=True, text=True, timeout=180)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+class Api(Cluster):
+    """Requests by path."""
+
+    def __init__(self, client: Any, where: Any) -> None:
+        super().__init__(client, lambda *_: None)
+        self.where = where
+
+    async def find(self, path: str) -> Manifest | None:
+        try:
+            return await self.request("GET", path)
+        except Refused as refused:
+            if refused.code != 404:
+                raise
+        return None
+
+    async def items(self, path: str, selector: str = "") -> list[Manifest]:
+        found = await self.request("GET", path, query=[("labelSelector", selector)] if selector else [], seconds=60)
+        items: list[Manifest] = found["items"]
+        return items
+
+    async def watch(self, path: str, accept: str) -> AsyncIterator[Manifest]:
+        """Events from the beginning, in the representation that is asked for; a watch that ends is taken up again."""
+        session, version = self._client.rest_client.pool_manager, "0"
+        while True:
+            query = [("watch", "true"), ("resourceVersion", version)]
+            _, url, headers, *_ = await self._client.param_serialize(
+                "GET", path, query_params=query, header_params={"Accept": accept}, auth_settings=["BearerToken"]
+            )
+            with suppress(aiohttp.ClientError):
+                async with session.get(url, headers=headers, timeout=aiohttp.ClientTimeout(total=None)) as answer:
+                    answer.raise_for_status()
+                    async for line in answer.content:
+                        event = json.loads(line)
+                        version = event["object"]["metadata"]["resourceVersion"]
+                        yield event
+            await asyncio.sleep(0.1)
+
+    async def remove(self, path: str, *, at_once: bool = False) -> None:
+        """Delete what may be gone already; `at_once` is kubectl's --force."""
+        with suppress(Refused):
+            await self.request("DELETE", path, {"gracePeriodSeconds": 0} if at_once else None)
+
+    async def merge(self, path: str, patch: Manifest) -> Manifest:
+        return await self.request("PATCH", path, patch, content="application/merge-patch+json")
+
+    async def token(self) -> str:
+        """Of the operator's own service account: what its roles do not allow is refused here as it is anywhere."""
+        path = f"/api/v1/namespaces/{SYSTEM}/serviceaccounts/{RELEASE}/token"
+        made = await self.request("POST", path, {"spec": {"expirationSeconds": 7200}})
+        return str(made["status"]["token"])
+
+
+@asynccontextmanager
+async def connect() -> AsyncIterator[Api]:
+    where = Configuration()
+    await load_kube_config(config_file=kubeconfig(), client_configuration=where)
+    async with ApiClient(where) as client:
+        yield Api(client, where)
+
+
+def deploy(replicas: int) -> None:
+    """This tree's chart, with as many operators; whatever else was set stays."""
+    chart = ROOT / "charts" / RELEASE
+    # kubectl scale is another's word on the same field.
+    values = ("--reset-then-reuse-values", f"--set=replicas={replicas}", "--force-conflicts")
+    run("helm", "upgrade", "--install", RELEASE, chart, "--namespace", SYSTEM, "--create-namespace", *values)
+    run("kubectl", "wait", "--for=condition=Established", f"crd/{PLURAL}.{GROUP}", "--timeout=60s")
+    if replicas:
+        run("kubectl", "-n", SYSTEM, "rollout", "status", f"deployment/{RELEASE}", "--timeout=120s")
+    else:
+        run("kubectl", "-n", SYSTEM, "wait", "--for=delete", "pods", "--all", "--timeout=60s")
+
+
+def deployed() -> int:
+    """How many operators there are in the cluster."""
+    try:
+        found = run("kubectl", "-n", SYSTEM, "get", "deployment", RELEASE, "--output=json")
+    except RuntimeError:
+        return 0
+    return int(json.loads(found)["spec"]["replicas"])

@@ -1,0 +1,315 @@
+"""Simulated nodes, and pods on them that behave as the operator's own do, by kwok's stages.
+
+A training says in its pods' annotations how its attempts go. Nothing but pods on these nodes is touched: the nodes
+carry a label that kwok picks them by, and a taint that keeps every other pod away.
+"""
+
+import asyncio
+import json
+import socket
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from resnext_operator import names
+from resnext_trainer.report import Progress, Report, SavedCheckpoint, Verdict
+from tests.support.simcluster.api import Api, Manifest, kubeconfig, setup
+
+PLAYED = "resnext.dev/played"
+LAST_ATTEMPT, SECONDS, EXIT_CODE = (f"{PLAYED}-{what}" for what in ("last-attempt", "seconds", "exit-code"))
+STORAGE = "played"
+
+SAVED = SavedCheckpoint(step=40, time="2026-01-01T00:00:00Z", path="/checkpoints/40")
+"""One checkpoint, whoever is asked: what a poll has missed, the launcher's last words then add nothing to."""
+
+_LAST_WORDS = {
+    Verdict.FINISHED: Report(
+        verdict="finished",
+        message="trained to its end",
+        progress=Progress(
+            attempt=0, epoch=8, epochs=8, step=80, steps=80, top1=0.97, top5=1.0, best_top1=0.97, checkpoint=SAVED
+        ),
+    ),
+    Verdict.DATA_REFUSED: Report(verdict="data_refused", message="/data/train-00000 is truncated"),
+    Verdict.CRASHED: Report(verdict="crashed", message="rank 1 ended with exit code 1", rank=1, log=("Traceback",)),
+    Verdict.STOPPED: Report(verdict="stopped", message="asked to stop: a checkpoint was saved"),
+}
+
+
+def trains(attempt: int, step: int = 40) -> Progress:
+    """What worker 0 answers while an attempt trains."""
+    return Progress(attempt=attempt, epoch=4, epochs=8, step=step, steps=80, loss=0.5, checkpoint=SAVED)
+
+
+def own_address(towards: str = "192.0.2.1") -> str:
+    """An address of this machine, for the pods' ranks live here; no packet is sent, and loopback is refused in pods."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((towards, 9))
+        return str(probe.getsockname()[0])
+
+
+# -- stages ------------------------------------------------------------------------------------------------------------
+
+_DELETED, _LIVES = ".metadata.deletionTimestamp", {"operator": "DoesNotExist"}
+_ATTEMPT, _ROLE = f'.metadata.labels["{names.ATTEMPT}"]', f'.metadata.labels["{names.ROLE}"]'
+
+
+def _is(key: str, *values: str) -> Manifest:
+    return {"key": key, "operator": "In", "values": list(values)}
+
+
+def _stage(name: str, kind: str, when: list[Manifest], **steps: Any) -> Manifest:
+    delay = steps.pop("delay", None)
+    return {
+        "apiVersion": "kwok.x-k8s.io/v1alpha1",
+        "kind": "Stage",
+        "metadata": {"name": name},
+        "spec": {
+            "resourceRef": {"apiGroup": "v1", "kind": kind},
+            "selector": {"matchExpressions": when},
+            "next": steps,
+            **({"delay": delay} if delay else {}),
+        },
+    }
+
+
+def _conditions(*kinds: str, holds: str = "True") -> str:
+    one = '{{lastTransitionTime: {{{{ Now | Quote }}}}, status: "{}", type: {}}}'
+    return f"[{', '.join(one.format(holds, kind) for kind in kinds)}]"
+
+
+def _ended(verdict: Verdict) -> str:
+    words = _LAST_WORDS[verdict].model_dump_json(by_alias=True, exclude_none=True).replace("'", "''")
+    return f"""
+phase: {"Failed" if verdict.value else "Succeeded"}
+conditions: {_conditions("Ready", "ContainersReady", holds="False")}
+containerStatuses:
+- name: launcher
+  image: played
+  imageID: ""
+  ready: false
+  restartCount: 0
+  state:
+    terminated:
+      exitCode: {verdict.value}
+      reason: {"Error" if verdict.value else "Completed"}
+      message: '{words}'
+      startedAt: {{{{ Now | Quote }}}}
+      finishedAt: {{{{ Now | Quote }}}}
+"""
+
+
+def stages(address: str) -> list[Manifest]:
+    """What becomes of nodes and pods; the pods' ranks answer at the address."""
+    running = f"""
+phase: Running
+startTime: {{{{ Now | Quote }}}}
+podIP: {address}
+podIPs: [{{ip: {address}}}]
+conditions: {_conditions("Initialized", "Ready", "ContainersReady")}
+containerStatuses:
+{{{{ range .spec.containers }}}}
+- name: {{{{ .name | Quote }}}}
+  image: {{{{ .image | Quote }}}}
+  imageID: ""
+  ready: true
+  restartCount: 0
+  state: {{running: {{startedAt: {{{{ Now | Quote }}}}}}}}
+{{{{ end }}}}
+"""
+    node = f"conditions: {_conditions('Ready')}\nphase: Running"
+    ready = '.status.conditions.[] | select( .type == "Ready" ) | .status'
+    lives, goes = {"key": _DELETED, **_LIVES}, {"key": _DELETED, "operator": "Exists"}
+    launches, runs = _is(_ROLE, "launcher"), _is(".status.phase", "Running")
+    last = f'({_ATTEMPT} == .metadata.annotations["{LAST_ATTEMPT}"]) | tostring'
+    delay = {"durationFrom": {"expressionFrom": f'.metadata.annotations["{SECONDS}"]'}, "durationMilliseconds": 0}
+    ends = [
+        _stage(
+            f"launcher-ends-{verdict.value}",
+            "Pod",
+            [
+                lives,
+                launches,
+                runs,
+                _is(last, "true"),
+                _is(f'.metadata.annotations["{EXIT_CODE}"]', str(verdict.value)),
+            ],
+            statusTemplate=_ended(verdict),
+            delay=delay,
+        )
+        for verdict in (Verdict.FINISHED, Verdict.DATA_REFUSED, Verdict.CRASHED)
+    ]
+    return [
+        _stage("node", "Node", [{"key": ready, "operator": "NotIn", "values": ["True"]}], statusTemplate=node),
+        _stage("pod-runs", "Pod", [lives, _is(".status.phase", "Pending")], statusTemplate=running),
+        *ends,
+        # As a kubelet does: first it tells how the container ended, then the pod goes.
+        _stage("launcher-stops", "Pod", [goes, launches, runs], statusTemplate=_ended(Verdict.STOPPED)),
+        _stage(
+            "launcher-goes",
+            "Pod",
+            [goes, launches, {**runs, "operator": "NotIn"}],
+            delete=True,
+            # Long enough for an operator that is killed and started meanwhile to read its last words.
+            delay={"durationMilliseconds": 2000},
+        ),
+        _stage("pod-goes", "Pod", [goes, {**launches, "operator": "NotIn"}], delete=True),
+    ]
+
+
+def node(index: int) -> Manifest:
+    room = {"cpu": "1000", "memory": "1Ti", "pods": "10000", "ephemeral-storage": "1Ti"}
+    name = f"played-{index}"
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        # Without kubernetes.io/os, so that kube-proxy's DaemonSet does not want to run there.
+        "metadata": {"name": name, "labels": {PLAYED: "true", "kubernetes.io/hostname": name}},
+        "spec": {"taints": [{"key": PLAYED, "effect": "NoSchedule"}]},
+        "status": {"capacity": room, "allocatable": room},
+    }
+
+
+@asynccontextmanager
+async def kwok_nodes(api: Api, nodes: int = 2, parallelism: int = 4) -> AsyncIterator[None]:
+    """kwok and its nodes; both are gone afterwards."""
+    config = {
+        "apiVersion": "config.kwok.x-k8s.io/v1alpha1",
+        "kind": "KwokConfiguration",
+        "options": {
+            "manageNodesWithLabelSelector": f"{PLAYED}=true",
+            # What is left out is 0 in a file, whatever the default is.
+            "podPlayStageParallelism": parallelism,
+            "nodePlayStageParallelism": 4,
+            "nodeLeaseParallelism": 4,
+            "nodeLeaseDurationSeconds": 40,
+            "podsOnNodeSyncParallelism": 1,
+        },
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        script, log = Path(folder) / "stages.yaml", Path(folder) / "kwok.log"
+        script.write_text("\n---\n".join(json.dumps(each) for each in (config, *stages(own_address()))))
+        kwok = Path(setup("cache")) / "bin" / "kwok"
+        # It ends with us, also when we are killed.
+        command = ("setpriv", "--pdeathsig=KILL", kwok, f"--kubeconfig={kubeconfig()}", f"--config={script}")
+        with log.open("w") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            await _delete_leftovers(api)
+            for index in range(nodes):
+                await api.request("POST", "/api/v1/nodes", node(index))
+            for _ in range(300):
+                if all(_ready(each) for each in await api.items("/api/v1/nodes", PLAYED)):
+                    break
+                if process.poll() is not None:
+                    break
+                await asyncio.sleep(0.1)
+            else:
+                raise RuntimeError(f"the played nodes do not become ready:\n{log.read_text()[-3000:]}")
+            if process.poll() is not None:
+                raise RuntimeError(f"kwok ended:\n{log.read_text()[-3000:]}")
+            yield
+        finally:
+            await _delete_leftovers(api)
+            process.kill()
+            process.wait()
+
+
+async def _delete_leftovers(api: Api) -> None:
+    """Delete all simulated objects, also those of a run that was killed."""
+    namespaces = [each["metadata"]["name"] for each in await api.items("/api/v1/namespaces", PLAYED)]
+    for name in namespaces:
+        await api.remove(f"/api/v1/namespaces/{name}")
+    # Pods without their node would be in the way of their namespace's end for minutes.
+    for _ in range(200):
+        if not [pod for name in namespaces for pod in await api.items(f"/api/v1/namespaces/{name}/pods")]:
+            break
+        await asyncio.sleep(0.1)
+    for kind in ("persistentvolumes", "nodes"):
+        for each in await api.items(f"/api/v1/{kind}", PLAYED):
+            await api.remove(f"/api/v1/{kind}/{each['metadata']['name']}")
+
+
+def _ready(node: Manifest) -> bool:
+    conditions = {each["type"]: each["status"] for each in node["status"].get("conditions", ())}
+    taints = [each["key"] for each in node["spec"].get("taints", ())]
+    return conditions.get("Ready") == "True" and taints == [PLAYED]
+
+
+# -- what is played ----------------------------------------------------------------------------------------------------
+
+
+def training(
+    name: str, *, replicas: int = 2, last_attempt: int = 0, seconds: float = 0, exit_code: int = 0, **spec: Any
+) -> Manifest:
+    """A training whose pods are played: attempt `last_attempt` ends after so many seconds with the exit code.
+
+    Attempts before it run until they are stopped; with 0 there is no last one.
+    """
+    how = {LAST_ATTEMPT: str(last_attempt), SECONDS: f"{seconds}s", EXIT_CODE: str(exit_code)}
+    where = {
+        "nodeSelector": {PLAYED: "true"},
+        "tolerations": [{"key": PLAYED, "operator": "Exists"}],
+        "annotations": how,
+        "resources": {"requests": {"cpu": "10m"}},
+    }
+    data = {"data": {"format": "synthetic"}}
+    return {
+        "apiVersion": "resnext.dev/v1alpha1",
+        "kind": "ResNeXtTraining",
+        "metadata": {"name": name},
+        "spec": {
+            "training": {"model": {"architecture": "resnext17-8x4d", "classes": 10}, "epochs": 8, **data},
+            "checkpoints": {"template": {"size": "1Gi", "storageClassName": STORAGE}},
+            "workers": {"replicas": replicas, **where},
+            "launcher": where,
+            **spec,
+        },
+    }
+
+
+def volume(namespace: str, name: str) -> Manifest:
+    """For the checkpoints of a training, and no others: it is bound as soon as it is claimed."""
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": f"played-{namespace}-{name}", "labels": {PLAYED: namespace}},
+        "spec": {
+            "storageClassName": STORAGE,
+            "capacity": {"storage": "1Gi"},
+            "accessModes": ["ReadWriteOnce"],
+            "persistentVolumeReclaimPolicy": "Retain",
+            "hostPath": {"path": "/nowhere"},
+            "claimRef": {"namespace": namespace, "name": names.claim(name)},
+        },
+    }
+
+
+async def namespace_with_claim(api: Api, namespace: str, claim: str) -> None:
+    """An empty namespace with one claim for the checkpoints of all trainings, already bound."""
+    await api.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace, "labels": {PLAYED: "true"}}})
+    access = {"storageClassName": STORAGE, "accessModes": ["ReadWriteMany"]}
+    bound = volume(namespace, "shared")
+    bound["spec"] |= access | {"claimRef": {"namespace": namespace, "name": claim}}
+    spec = access | {"resources": {"requests": {"storage": "1Gi"}}}
+    claims = f"/api/v1/namespaces/{namespace}/persistentvolumeclaims"
+    await api.request("POST", "/api/v1/persistentvolumes", bound)
+    await api.request("POST", claims, {"metadata": {"name": claim}, "spec": spec})
+    # Pods that wait for it would be looked at again by the scheduler in many seconds only.
+    while (await api.request("GET", f"{claims}/{claim}")).get("status", {}).get("phase") != "Bound":
+        await asyncio.sleep(0.2)
+    # Without it the API server rejects pods.
+    while not await api.find(f"/api/v1/namespaces/{namespace}/serviceaccounts/default"):
+        await asyncio.sleep(0.1)
+
+
+async def clear(api: Api, namespace: str) -> None:
+    """Delete a namespace and the volumes that were made for it, and wait until it does not exist any more."""
+    await api.remove(f"/api/v1/namespaces/{namespace}")
+    for each in await api.items("/api/v1/persistentvolumes", f"{PLAYED}={namespace}"):
+        await api.remove(f"/api/v1/persistentvolumes/{each['metadata']['name']}")
+    while await api.find(f"/api/v1/namespaces/{namespace}"):
+        await asyncio.sleep(1)

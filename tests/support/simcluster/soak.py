@@ -1,0 +1,303 @@
+"""Ordinary trainings next to a tenant with odd objects, and what the operator needs meanwhile."""
+
+import asyncio
+import json
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import islice, takewhile
+from random import Random
+from statistics import median
+
+import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
+
+from resnext_operator.cluster import Refused
+from tests.support.simcluster import odd_objects as odd
+from tests.support.simcluster.api import TRAININGS, Api
+from tests.support.simcluster.environment import Environment
+from tests.support.simcluster.kwok_nodes import PLAYED, clear, namespace_with_claim, own_address, training
+from tests.support.simcluster.operators import lease_rbac
+from tests.support.simcluster.process import Process, process
+
+_NEXT_RECORD = re.compile(r"\d{4}-\d\d-\d\d \d\d:")
+LANES = 3
+"""Ordinary trainings at a time."""
+_ACTIONS_PER_SECOND = 8.0
+_TO_SUCCEED = 120.0  # seconds; about 5 on an idle machine
+_TO_CLEAR = 180.0
+_MOST_GROWTH = 1.15
+_MOST_LINES_PER_SECOND = 20.0
+_MOST_LEFT = 10
+"""Entries that the caches and queues may hold more than before, once all objects are deleted."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The operator at one time."""
+
+    memory: float
+    """Resident, in MB."""
+    descriptors: int
+    series: int
+    queued: float
+
+    def __str__(self) -> str:
+        return f"{self.memory:.1f} MB, {self.descriptors} descriptors, {self.series} series, {self.queued:.0f} queued"
+
+
+@dataclass
+class Outcome:
+    """What a run came to."""
+
+    seconds: float = 0.0
+    took: list[float] = field(default_factory=list)
+    """Seconds until each ordinary training Succeeded."""
+    faults: list[str] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    actions: Counter[str] = field(default_factory=Counter)
+    """By what was requested and the code of the answer."""
+    answers: int = 0
+    """Of odd ranks to GET /progress."""
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Of the operator's caches and queues before anything was created."""
+    left: dict[str, int] = field(default_factory=dict)
+    """The same after everything was deleted."""
+    log: list[str] = field(default_factory=list)
+
+    def problems(self) -> list[str]:
+        """Every sentence is a reason to fail."""
+        found = list(self.faults)
+        if not self.took:
+            found.append("no ordinary training succeeded")
+        third = len(self.samples) // 3
+        middle, last = self.samples[third : 2 * third], self.samples[2 * third :]
+        for what in ("memory", "descriptors", "series") if third else ():
+            before, after = (median(getattr(each, what) for each in part) for part in (middle, last))
+            if after > _MOST_GROWTH * before:
+                found.append(f"{what}: {after:.1f} in the last third of the time, {before:.1f} in the middle third")
+        if len(self.log) > _MOST_LINES_PER_SECOND * self.seconds:
+            found.append(f"the operator logged {len(self.log)} lines in {self.seconds:.0f} s")
+        for error, count in tracebacks(self.log).items():
+            found.append(f"the operator logged {count} times:\n{error}")
+        for what, size in self.left.items():
+            if size > self.sizes.get(what, 0) + _MOST_LEFT:
+                found.append(
+                    f"{what} holds {size} entries after all objects are deleted, {self.sizes.get(what, 0)} before"
+                )
+        return found
+
+    def __str__(self) -> str:
+        memory = [each.memory for each in self.samples] or [0.0]
+        return (
+            f"{len(self.took)} ordinary trainings Succeeded in {median(self.took or [0.0]):.0f} s each "
+            f"({max(self.took, default=0.0):.0f} s at most), next to {self.actions.total()} odd requests and "
+            f"{self.answers} odd answers in {self.seconds:.0f} s; resident memory {min(memory):.0f} to "
+            f"{max(memory):.0f} MB, at the end {self.samples[-1] if self.samples else 'unknown'}; "
+            f"{len(self.log)} lines logged"
+        )
+
+
+def tracebacks(log: list[str]) -> Counter[str]:
+    """Tracebacks without the line before them, where names and delays differ, and how often each was logged."""
+    found: Counter[str] = Counter()
+    lines = iter(log)
+    for line in lines:
+        if line.lstrip(" |+-").startswith("Traceback"):
+            inner = takewhile(lambda each: not _NEXT_RECORD.match(each), lines)
+            found["\n".join([line, *islice(inner, 60)])] += 1
+    return found
+
+
+async def soak(environment: Environment, seed: int, seconds: float) -> Outcome:
+    """Run for so long, then delete everything. With an odd seed the operator watches named namespaces, else all."""
+    api, outcome = environment.api, Outcome()
+    tenant, plain = (f"soak-{os.getpid()}-{what}" for what in ("odd", "plain"))
+    spare = tenant + odd.SPARE
+    async with AsyncExitStack() as stack:
+        for namespace in (plain, tenant):
+            await namespace_with_claim(api, namespace, odd.CLAIM)
+            stack.push_async_callback(_clear, api, namespace, outcome)
+        stack.push_async_callback(_clear, api, spare, outcome)
+        roles = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{plain}/"
+        for each in lease_rbac(plain, "leader"):
+            await api.request("POST", f"{roles}{each['kind'].lower()}s", each)
+        address = own_address(await _address_of_a_node(api))
+        if address != own_address():
+            await stack.enter_async_context(_odd_ranks(address, environment.ranks.port, seed, outcome))
+        watched = ",".join((tenant, plain, spare)) if seed % 2 else ""
+        it = await stack.enter_async_context(
+            process(api, environment.ranks, lease=(plain, "leader"), namespaces=watched)
+        )
+        outcome.sizes = await it.sizes()
+        began = time.monotonic()
+        end = began + seconds
+        odd_ones = asyncio.create_task(_misbehave(api, seed, tenant, address, end, outcome))
+        lanes = [asyncio.create_task(_train(api, plain, lane, end, outcome)) for lane in range(LANES)]
+        watcher = asyncio.create_task(_observe(it, max(1.0, seconds / 300), outcome))
+        try:
+            # An operator that has ended or hangs is not waited for.
+            await asyncio.wait({asyncio.gather(odd_ones, *lanes), watcher}, return_when=asyncio.FIRST_COMPLETED)
+            if not watcher.done():
+                await asyncio.gather(odd_ones, *lanes)
+                outcome.seconds = time.monotonic() - began
+                await asyncio.gather(*(_delete_all(api, namespace) for namespace in (tenant, plain, spare)))
+                await _until_empty(it, outcome)
+        finally:
+            for task in (odd_ones, watcher, *lanes):
+                task.cancel()
+            await asyncio.wait({odd_ones, watcher, *lanes})
+            outcome.seconds = outcome.seconds or time.monotonic() - began
+            outcome.log = it.log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return outcome
+
+
+async def _misbehave(api: Api, seed: int, namespace: str, address: str, end: float, outcome: Outcome) -> None:
+    for action in odd.actions(seed, namespace):
+        if time.monotonic() > end:
+            return
+        action = odd.addressed(action, address)
+        try:
+            await api.request(action.method, action.path, action.body, content=action.content, seconds=20)
+            code = "2xx"
+        except Refused as refused:
+            code = str(refused.code)
+            if action.valid and refused.code in (400, 422):
+                outcome.faults.append(f"{action.what}: {refused}: {json.dumps(action.body)[:2000]}")
+        except (aiohttp.ClientError, TimeoutError) as error:
+            code = type(error).__name__
+        outcome.actions[f"{action.what}: {code}"] += 1
+        await asyncio.sleep(1 / _ACTIONS_PER_SECOND)
+
+
+async def _train(api: Api, namespace: str, lane: int, end: float, outcome: Outcome) -> None:
+    """Ordinary trainings, one after the other."""
+    trainings = f"{TRAININGS}/namespaces/{namespace}/resnexttrainings"
+    number = 0
+    while time.monotonic() < end:
+        number += 1
+        name = f"plain-{lane}-{number}"
+        manifest = training(name, last_attempt=1, seconds=2)
+        manifest["spec"]["checkpoints"] = {"claimName": odd.CLAIM, "subPath": name}
+        await api.request("POST", trainings, manifest, seconds=60)
+        began, status = time.monotonic(), {}
+        while status.get("phase") not in ("Succeeded", "Failed") and time.monotonic() < began + _TO_SUCCEED:
+            await asyncio.sleep(0.5)
+            status = ((await api.find(f"{trainings}/{name}")) or {}).get("status") or {}
+        took = time.monotonic() - began
+        if status.get("phase") != "Succeeded" or len(status.get("attempts") or ()) != 1:
+            outcome.faults.append(f"{name} after {took:.0f} s: {json.dumps(status)}")
+        else:
+            outcome.took.append(took)
+        await api.remove(f"{trainings}/{name}")
+
+
+async def _observe(it: Process, pause: float, outcome: Outcome) -> None:
+    """Look at the operator now and then; ends when the process has ended."""
+    while it.process.returncode is None:
+        try:
+            text = await it.exposition()
+            metrics = {
+                (each.name, *each.labels.values()): each.value
+                for family in text_string_to_metric_families(text)
+                for each in family.samples
+            }
+            queued = metrics[("resnext_operator_queue_depth",)]
+            outcome.samples.append(Sample(it.memory(), it.descriptors(), len(metrics), queued))
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            # A tenant's text can make a valid name unreadable: each of these is a fault.
+            fault = f"/metrics: {type(error).__name__}: {error}"
+            if fault not in outcome.faults:
+                outcome.faults.append(fault)
+        except (FileNotFoundError, ProcessLookupError):
+            break
+        with suppress(TimeoutError):
+            await asyncio.wait_for(it.process.wait(), pause)
+    outcome.faults.append(f"the operator ended with exit code {it.process.returncode}")
+
+
+async def _until_empty(it: Process, outcome: Outcome) -> None:
+    """Until the queue is drained and no training is counted, and the caches hold what they held before."""
+    deadline = time.monotonic() + _TO_CLEAR
+    while True:
+        outcome.left = await it.sizes()
+        phases, queued = await it.phases(), (await it.metrics())["resnext_operator_queue_depth"]
+        grown = any(size > outcome.sizes.get(what, 0) + _MOST_LEFT for what, size in outcome.left.items())
+        if not (grown or queued or any(phases.values())):
+            return
+        if time.monotonic() > deadline:
+            if queued or any(phases.values()):
+                outcome.faults.append(
+                    f"{queued:.0f} keys are queued and trainings counted after all are deleted: {phases}"
+                )
+            return
+        await asyncio.sleep(3)
+
+
+async def _delete_all(api: Api, namespace: str) -> None:
+    """Every training and pod; the garbage collector deletes the rest."""
+    deadline = time.monotonic() + _TO_CLEAR
+    while time.monotonic() < deadline:
+        kinds = (f"{TRAININGS}/namespaces/{namespace}/resnexttrainings", f"/api/v1/namespaces/{namespace}/pods")
+        found = [f"{path}/{each['metadata']['name']}" for path in kinds for each in await api.items(path)]
+        if not found:
+            return
+        await asyncio.gather(*(api.remove(each) for each in found))
+        await asyncio.sleep(2)
+
+
+async def _clear(api: Api, namespace: str, outcome: Outcome) -> None:
+    try:
+        await asyncio.wait_for(clear(api, namespace), _TO_CLEAR)
+    except TimeoutError:
+        outcome.faults.append(f"namespace {namespace} is not deleted within {_TO_CLEAR:.0f} s")
+
+
+# -- ranks -------------------------------------------------------------------------------------------------------------
+
+
+async def _address_of_a_node(api: Api) -> str:
+    """Where this machine reaches a real node: it has a second address on that network."""
+    addresses = [
+        address["address"]
+        for each in await api.items("/api/v1/nodes", f"!{PLAYED}")
+        for address in each["status"].get("addresses", ())
+        if address["type"] == "InternalIP"
+    ]
+    return addresses[0]
+
+
+@asynccontextmanager
+async def _odd_ranks(address: str, port: int, seed: int, outcome: Outcome) -> AsyncIterator[None]:
+    """Answer GET /progress there as no trainer does."""
+    random = Random(seed)
+    open_: set[asyncio.Task[None]] = set()
+
+    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task
+        open_.add(task)
+        outcome.answers += 1
+        part, pause, times = odd.answer(random)
+        try:
+            with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+                await reader.readuntil(b"\r\n\r\n")
+                for _ in range(times):
+                    writer.write(part)
+                    await writer.drain()
+                    await asyncio.sleep(pause)
+        finally:
+            open_.discard(task)
+            writer.close()
+
+    server = await asyncio.start_server(reply, address, port)
+    try:
+        yield
+    finally:
+        server.close()
+        for task in open_:
+            task.cancel()

@@ -1,0 +1,67 @@
+"""The odd requests of the soak test: the same for one seed, sendable, and accepted where they are meant to be."""
+
+import json
+from itertools import islice
+from random import Random
+
+import pytest
+
+from resnext_operator.api import Site, parse
+from tests.support.simcluster.odd_objects import ADDRESS_OF_ODD_RANKS, SPARE, Action, actions, addressed, answer
+
+MANY = 1000
+
+
+def some(seed: int) -> list[Action]:
+    return list(islice(actions(seed, "tenant"), MANY))
+
+
+def test_actions_of_one_seed_are_the_same():
+    """A failure can be repeated with the printed seed."""
+    assert some(5) == some(5)
+    assert some(5) != some(6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_actions_can_be_sent_as_json(seed):
+    """What cannot be serialised never reaches the API server."""
+    for action in some(seed):
+        json.dumps(action.body, allow_nan=False).encode()
+
+
+def test_actions_stay_in_the_namespaces_of_the_tenant():
+    """The other tenant's objects are never touched."""
+    paths = {action.path for action in some(1)}
+    assert all("/namespaces/tenant" in path or path == "/api/v1/namespaces" for path in paths)
+    assert any(f"/namespaces/tenant{SPARE}/" in path for path in paths)
+
+
+def test_actions_create_a_bounded_number_of_objects():
+    """Otherwise the operator's memory would have to grow."""
+    made = {
+        (action.path, action.body["metadata"]["name"]) for action in some(2) if action.method == "POST" and action.body
+    }
+    assert len(made) < 150
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_valid_trainings_are_parsed(seed):
+    """The operator reads what the schema accepts."""
+    valid = [action.body for action in some(seed) if action.valid and action.body]
+    assert len(valid) > 50
+    for body in valid:
+        parse({**body, "metadata": {"namespace": "tenant", "uid": "1", **body["metadata"]}}, Site("trainer"))
+
+
+def test_address_of_odd_ranks_is_filled_in():
+    """The generator does not know the machine's addresses."""
+    action = next(each for each in some(1) if ADDRESS_OF_ODD_RANKS in json.dumps(each.body))
+    assert ADDRESS_OF_ODD_RANKS not in json.dumps(addressed(action, "10.0.0.1").body)
+
+
+def test_answers_are_bytes_and_bounded_in_time():
+    """A rank that drips ends before the test does."""
+    random = Random(1)
+    for part, pause, times in (answer(random) for _ in range(500)):
+        assert isinstance(part, bytes)
+        assert pause * times <= 60
