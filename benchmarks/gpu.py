@@ -25,7 +25,7 @@ from typing import Any
 
 from benchmarks import synthetic_jpegs
 from benchmarks.interleave import TRAIN, Command, CommandFailed, facts
-from resnext_trainer.presets import BATCH_SIZE
+from resnext_trainer.config.presets import BATCH_SIZE
 
 PYTORCH = Path(__file__).with_name("pytorch_baseline.py")
 
@@ -229,7 +229,7 @@ def on_gpu(options: argparse.Namespace) -> BenchmarkConfig:
 
 def rehearsal(options: argparse.Namespace) -> BenchmarkConfig:
     """The same with the smallest of networks on the CPU: seconds for each measurement. tf32 fails there, as it must."""
-    from resnext_trainer.data import digits
+    from resnext_trainer.data.datasets import digits
 
     data = options.folder / "digits"
     digits.prepare(data)

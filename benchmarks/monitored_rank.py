@@ -18,16 +18,18 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from resnext_trainer import distributed, fingerprint, train
-from resnext_trainer.checkpoint import Position
-from resnext_trainer.config import resolve
-from resnext_trainer.data import digits
-from resnext_trainer.distributed import Alone
-from resnext_trainer.keeper import Keeper
-from resnext_trainer.resumption import Resumption
-from resnext_trainer.signals import Requests
-from resnext_trainer.step import Step
-from resnext_trainer.telemetry import Telemetry
+from resnext_trainer.checkpoint.manager import Keeper
+from resnext_trainer.checkpoint.resumption import Resumption
+from resnext_trainer.checkpoint.store import Position
+from resnext_trainer.config.validation import resolve
+from resnext_trainer.data import fingerprint
+from resnext_trainer.data.datasets import digits
+from resnext_trainer.model.train_state import Step
+from resnext_trainer.runtime import distributed
+from resnext_trainer.runtime.distributed import Alone
+from resnext_trainer.runtime.signals import Requests
+from resnext_trainer.runtime.telemetry import Telemetry
+from resnext_trainer.training import entrypoint
 
 _WORK = ("data_wait", "compute", "allreduce", "evaluation")
 _DIGITS = 1438
@@ -96,7 +98,9 @@ def trained(folder: Path, steps: int, *, of_digits: bool) -> dict[str, object]:
         noise = {"format": "synthetic", "syntheticImages": epoch * batch}
         settings |= {"epochs": -(-steps // epoch), "data": noise}
     telemetry = Watched(epoch)
-    report = train.run(resolve(settings), attempt=1, workers=None, world=None, telemetry=telemetry, requests=Requests())
+    report = entrypoint.run(
+        resolve(settings), attempt=1, workers=None, world=None, telemetry=telemetry, requests=Requests()
+    )
     seconds = time.perf_counter() - telemetry.began - telemetry.watching
     work = telemetry.work() - telemetry.work_before
     checkpoints = telemetry.phase_seconds["checkpoint"] - telemetry.checkpoints_before

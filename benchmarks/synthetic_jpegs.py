@@ -16,7 +16,7 @@ def prepare(folder: Path) -> tuple[Path, Path]:
     shards, files = folder / "shards", folder / "files"
     if (shards / "validation-00000-of-00001").exists():
         return shards, files
-    from resnext_trainer.data import tfrecord
+    from resnext_trainer.data.datasets import tfrecord
 
     shards.mkdir(parents=True, exist_ok=True)
     files.mkdir(parents=True, exist_ok=True)

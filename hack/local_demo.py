@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from resnext_trainer.launch import parsed
+from resnext_trainer.runtime.launcher import parsed
 
 RANKS = 2
 ROOT = Path(__file__).parents[1]

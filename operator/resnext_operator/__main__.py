@@ -9,8 +9,10 @@ from typing import Any
 from resnext_operator import api, crd, render, ssh
 from resnext_operator.settings import InvalidSettings, Settings
 from resnext_operator.status import readable
-from resnext_trainer import manifest_yaml, resource, shell
-from resnext_trainer.manifest_yaml import InvalidManifest
+from resnext_trainer.cli import shell
+from resnext_trainer.config import manifest_yaml
+from resnext_trainer.config import manifests as training_manifests
+from resnext_trainer.config.manifest_yaml import InvalidManifest
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -95,7 +97,7 @@ def _render(options: argparse.Namespace) -> int:
 
 def trainings(data: bytes) -> list[dict[str, Any]]:
     """Every ResNeXtTraining of a file. Raises InvalidManifest if it holds none."""
-    if not (found := resource.trainings(manifest_yaml.documents(data))):
+    if not (found := training_manifests.trainings(manifest_yaml.documents(data))):
         raise InvalidManifest(f"kind: Required value: the file holds no {api.KIND}")
     return found
 

@@ -32,12 +32,13 @@ from resnext_operator.volumes import (
     keys_rule,
     qualified_keys,
 )
-from resnext_trainer import resource
-from resnext_trainer.config import Config, InvalidConfig, Rule, explain, resolve, without_nulls
-from resnext_trainer.config import Training as TrainingConfig
-from resnext_trainer.report import Progress, Report
+from resnext_trainer.config import manifests
+from resnext_trainer.config.models import Training as TrainingConfig
+from resnext_trainer.config.rules import Config, Rule
+from resnext_trainer.config.validation import InvalidConfig, explain, resolve, without_nulls
+from resnext_trainer.contract import Progress, Report
 
-GROUP, VERSION, PLURAL, KIND, SHORT = resource.GROUP, resource.VERSION, "resnexttrainings", resource.KIND, "rnx"
+GROUP, VERSION, PLURAL, KIND, SHORT = manifests.GROUP, manifests.VERSION, "resnexttrainings", manifests.KIND, "rnx"
 RESOURCE = (GROUP, VERSION, PLURAL)
 GPU = "nvidia.com/gpu"
 MANAGER = "resnext.dev/operator"

@@ -5,7 +5,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from resnext_operator import api
-from resnext_trainer.config import Config, Rule
+from resnext_trainer.config.rules import Config, Rule
 
 Schema = dict[str, Any]
 

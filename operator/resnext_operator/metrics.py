@@ -16,7 +16,7 @@ from resnext_operator.cache import Cache
 from resnext_operator.guard import LOOPS, Guard
 from resnext_operator.raw import key_of, managed_by
 from resnext_operator.status import readable
-from resnext_trainer.report import Verdict
+from resnext_trainer.contract import Verdict
 
 CAUSES = (*(verdict.name.lower() for verdict in Verdict), "disruption", "out_of_memory")
 

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from resnext_operator.api import CHECKPOINTS, GROUP
-from resnext_trainer.config import RESOLVED, WRITTEN
+from resnext_trainer.config.loading import RESOLVED, WRITTEN
 
 TRAINING = f"{GROUP}/training"
 ROLE = f"{GROUP}/role"

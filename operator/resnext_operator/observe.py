@@ -12,7 +12,7 @@ from typing import Any
 from resnext_operator import names
 from resnext_operator.api import LauncherSeen, Manifest, Observed, WorkerSeen
 from resnext_operator.raw import dictionary, items, training_of, word
-from resnext_trainer.report import Progress, Report
+from resnext_trainer.contract import Progress, Report
 
 _MOST_WORKERS = 4096
 

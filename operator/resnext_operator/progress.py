@@ -21,7 +21,7 @@ from resnext_operator.guard import Guard, Repeats
 from resnext_operator.raw import dictionary, training_of, word
 from resnext_operator.settings import Settings
 from resnext_operator.workqueue import WorkQueue
-from resnext_trainer.report import Progress
+from resnext_trainer.contract import Progress
 
 _log = logging.getLogger(__name__)
 

@@ -11,8 +11,9 @@ from resnext_operator.api import GROUP, KIND, VERSION, Manifest, Placement, Reso
 from resnext_operator.scheduling import Affinity, Spread
 from resnext_operator.ssh import Keys
 from resnext_operator.volumes import amount
-from resnext_trainer import checkpoint_dir, signals
-from resnext_trainer.lock import TRAINING_UID
+from resnext_trainer.checkpoint import directory
+from resnext_trainer.checkpoint.lock import TRAINING_UID
+from resnext_trainer.runtime import signals
 
 _USER = 1000
 """uid and gid of everything in the pods; the images have this user."""
@@ -218,9 +219,9 @@ def worker_pod(
 def _of_checkpoints(training: Training) -> list[Manifest]:
     """Where the claim is in the pod, what is used of it, and how long the last save may take."""
     variables = {
-        checkpoint_dir.ROOT: names.CHECKPOINTS_FOLDER,
+        directory.ROOT: names.CHECKPOINTS_FOLDER,
         # The kubelet would expand $(NAME), and makes $ of $$.
-        checkpoint_dir.SUB_PATH: training.spec.checkpoints.sub_path.replace("$", "$$"),
+        directory.SUB_PATH: training.spec.checkpoints.sub_path.replace("$", "$$"),
         signals.GRACE: str(training.spec.workers.termination_grace_period_seconds),
     }
     return [{"name": name, "value": value} for name, value in variables.items() if value]

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from resnext_operator.volumes import DOMAIN, LabelKey, Labels, LabelValue, qualified_keys
-from resnext_trainer.config import Config, Rule
+from resnext_trainer.config.rules import Config, Rule
 
 Values = Annotated[tuple[LabelValue, ...], Field(max_length=32)]
 Weight = Annotated[int, Field(ge=1, le=100)]

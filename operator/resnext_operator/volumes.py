@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.alias_generators import to_camel
 
-from resnext_trainer.config import Config, Rule
+from resnext_trainer.config.rules import Config, Rule
 
 Text = Annotated[str, Field(min_length=1, max_length=253)]
 # Kubernetes' own pattern without the signs: less than nothing of anything makes no sense in a pod.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from resnext_trainer import manifest_yaml, resource
+from resnext_trainer.config import manifest_yaml, manifests
 from tests.support.documents import CASES
 from tests.support.kube import NAMESPACE, Cluster
 
@@ -19,5 +19,5 @@ def test_dry_run_has_the_verdict_and_values_of_the_table(cluster: Cluster, tmp_p
     done = subprocess.run(command, env=cluster.environment, capture_output=True, check=False, timeout=60)
     assert (done.returncode == 0) == (specs is not None), done.stderr
     if specs is not None:
-        stored = resource.trainings(manifest_yaml.documents(done.stdout))
+        stored = manifests.trainings(manifest_yaml.documents(done.stdout))
         assert [each["spec"] for each in stored] == specs

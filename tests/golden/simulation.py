@@ -28,7 +28,7 @@ from resnext_operator.progress import Watch
 from resnext_operator.settings import Settings
 from resnext_operator.teller import Teller
 from resnext_operator.workqueue import WorkQueue
-from resnext_trainer.report import Progress
+from resnext_trainer.contract import Progress
 
 Manifest = dict[str, Any]
 

@@ -15,8 +15,8 @@ from resnext_operator.__main__ import main as operator_main
 from resnext_operator.cache import Cache
 from resnext_operator.metrics import Metrics
 from resnext_operator.policy.reasons import REMEDIES, Reason
-from resnext_trainer.__main__ import main as trainer_main
-from resnext_trainer.telemetry import Telemetry
+from resnext_trainer.cli.main import main as trainer_main
+from resnext_trainer.runtime.telemetry import Telemetry
 from tests.golden.goldens import check, dump
 
 _INCLUDED = ("le", "quantile")

@@ -11,10 +11,10 @@ import pytest
 import tensorflow as tf
 from scipy.stats import ks_2samp
 
-from resnext_trainer.config import Augmentation
-from resnext_trainer.data.geometry import centre_cut, random_cut
-from resnext_trainer.model import DEVIATION, MEAN, SHAPES, ResNeXt
-from resnext_trainer.optimizer import Momentum
+from resnext_trainer.config.models import Augmentation
+from resnext_trainer.data.crops import centre_cut, random_cut
+from resnext_trainer.model.optimizer import Momentum
+from resnext_trainer.model.resnext import DEVIATION, MEAN, SHAPES, ResNeXt
 
 PEER = Path(__file__).with_name("torch_peer.py")
 SETUP = Path(__file__).parents[2] / "images" / "setup"

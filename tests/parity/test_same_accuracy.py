@@ -13,8 +13,9 @@ import sys
 import pytest
 import yaml
 
-from resnext_trainer.data import dali, digits
-from resnext_trainer.report import REPORT_TAG
+from resnext_trainer.contract import REPORT_TAG
+from resnext_trainer.data.datasets import digits
+from resnext_trainer.data.pipelines import dali
 
 pytestmark = [
     pytest.mark.slow,

@@ -13,7 +13,7 @@ import yaml
 from resnext_operator import api, handlers, names, observe, ownership, policy, render
 from resnext_operator.api import Manifest, Observed, Plan, Rejection, Training
 from resnext_operator.status import readable
-from resnext_trainer.report import Progress, Report, SavedCheckpoint, Verdict
+from resnext_trainer.contract import Progress, Report, SavedCheckpoint, Verdict
 
 SAMPLES = Path(__file__).parents[2] / "manifests" / "samples"
 SITE = api.Site("registry.example/resnext-trainer:1")

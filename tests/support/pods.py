@@ -10,8 +10,8 @@ import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
-from resnext_trainer import worker
-from resnext_trainer.report import Report
+from resnext_trainer.contract import Report
+from resnext_trainer.runtime import worker
 
 # Open MPI takes this for another machine, since no interface carries it: so the ranks are started by ssh.
 HOST = "127.0.0.2"

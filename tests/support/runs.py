@@ -4,11 +4,12 @@ import math
 from io import StringIO
 from pathlib import Path
 
-from resnext_trainer import checkpoint, train
-from resnext_trainer.config import resolve
-from resnext_trainer.runs import located
-from resnext_trainer.signals import Requests
-from resnext_trainer.telemetry import Telemetry
+from resnext_trainer.checkpoint import store
+from resnext_trainer.checkpoint.runs import located
+from resnext_trainer.config.validation import resolve
+from resnext_trainer.runtime.signals import Requests
+from resnext_trainer.runtime.telemetry import Telemetry
+from resnext_trainer.training import entrypoint
 
 
 class StopAfter(Telemetry):
@@ -30,7 +31,9 @@ def trained(settings, attempt=1, telemetry=None, stop_after=math.inf, **counts):
     """The report of a training; what it said is in the telemetry's log."""
     telemetry = telemetry or StopAfter(stop_after)
     expected = {"workers": None, "world": None, **counts}
-    return train.run(resolve(settings), attempt=attempt, telemetry=telemetry, requests=telemetry.requests, **expected)
+    return entrypoint.run(
+        resolve(settings), attempt=attempt, telemetry=telemetry, requests=telemetry.requests, **expected
+    )
 
 
 def folder(settings) -> Path:
@@ -40,4 +43,4 @@ def folder(settings) -> Path:
 
 def newest(settings):
     """Position, arrays and place of the newest checkpoint of a training."""
-    return checkpoint.newest(folder(settings))
+    return store.newest(folder(settings))

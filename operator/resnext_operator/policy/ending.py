@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from resnext_operator.api import LauncherSeen, Manifest, Training, WorkerSeen
 from resnext_operator.policy.record import last_lines
-from resnext_trainer.report import Report, Verdict
+from resnext_trainer.contract import Report, Verdict
 
 FINAL = (
     Verdict.CONFIGURATION_REFUSED,

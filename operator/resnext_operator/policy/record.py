@@ -7,7 +7,7 @@ from typing import Any
 
 from resnext_operator.api import Manifest
 from resnext_operator.policy.reasons import Reason
-from resnext_trainer.report import Progress
+from resnext_trainer.contract import Progress
 
 # An odd number, so that one evaluation or one slow poll is never the median's neighbour for long.
 _PACES = 9

@@ -22,7 +22,7 @@ from resnext_operator.policy import record, refusals, rejections, startup
 from resnext_operator.policy.ending import FAULTS_OF_NODES, FAULTS_OF_PODS, Attempt, Ending
 from resnext_operator.policy.reasons import Reason, warning
 from resnext_operator.policy.record import Conditions, stamp
-from resnext_trainer.report import Progress
+from resnext_trainer.contract import Progress
 
 # Polls are seconds apart, and a minute without a step is nobody's trouble.
 LEAST_STALL = timedelta(minutes=1)

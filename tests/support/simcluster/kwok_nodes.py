@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from resnext_operator import names
-from resnext_trainer.report import Progress, Report, SavedCheckpoint, Verdict
+from resnext_trainer.contract import Progress, Report, SavedCheckpoint, Verdict
 from tests.support.simcluster.api import Api, Manifest, kubeconfig, setup
 
 PLAYED = "resnext.dev/played"

@@ -17,7 +17,7 @@ from kubernetes.aio.config import kube_config
 
 from resnext_operator import names
 from resnext_operator.__main__ import main
-from resnext_trainer.report import Progress
+from resnext_trainer.contract import Progress
 from tests.support.simcluster.api import RELEASE, Api, Manifest
 from tests.support.simcluster.kwok_nodes import own_address, trains
 from tests.support.simcluster.proxy import Fault, Proxy, kubeconfig

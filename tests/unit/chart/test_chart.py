@@ -246,7 +246,7 @@ def test_every_generated_file_is_fresh():
 def test_the_dashboard_asks_for_all_metrics_that_the_code_has_and_for_no_other():
     code = "".join(
         (ROOT / name).read_text()
-        for name in ("trainer/resnext_trainer/telemetry.py", "operator/resnext_operator/metrics.py")
+        for name in ("trainer/resnext_trainer/runtime/telemetry.py", "operator/resnext_operator/metrics.py")
     )
     # telemetry builds its names from parts: counter("images_total", …).
     defined = {f"resnext_train_{name}" for name in re.findall(r'(?:counter|gauge)\(\s*"([a-z_]+)"', code)}

@@ -6,9 +6,9 @@ import pytest
 
 from resnext_operator import api, crd, policy, render
 from resnext_operator.api import InvalidTraining
-from resnext_trainer import checkpoint_dir
-from resnext_trainer.config import resolve
-from resnext_trainer.report import Progress, Report, Verdict
+from resnext_trainer.checkpoint import directory
+from resnext_trainer.config.validation import resolve
+from resnext_trainer.contract import Progress, Report, Verdict
 from tests.support.fake_cluster import HOSTS, SITE, Cluster, resource
 
 MOUNTED_OF_A_CLAIM = "/checkpoints"
@@ -29,8 +29,8 @@ def test_worker_0_mounts_whole_claim_without_sub_path():
     training = parsed(checkpoints={"claimName": "c", "subPath": "runs/a"})
     mounts, environment = checkpoints_of(render.worker_pod(training, 0, 0))
     assert mounts == [{"name": "checkpoints", "mountPath": MOUNTED_OF_A_CLAIM}]
-    assert environment[checkpoint_dir.ROOT] == MOUNTED_OF_A_CLAIM
-    assert environment[checkpoint_dir.SUB_PATH] == "runs/a"
+    assert environment[directory.ROOT] == MOUNTED_OF_A_CLAIM
+    assert environment[directory.SUB_PATH] == "runs/a"
     assert environment["RESNEXT_TERMINATION_GRACE_SECONDS"] == "60"
 
 
@@ -40,7 +40,7 @@ def test_no_other_pod_mounts_claim():
     for pod in (render.worker_pod(training, 1, 0), render.launcher_pod(training, 1, HOSTS)):
         mounts, environment = checkpoints_of(pod)
         assert not mounts
-        assert not environment.keys() & {checkpoint_dir.ROOT, checkpoint_dir.SUB_PATH}
+        assert not environment.keys() & {directory.ROOT, directory.SUB_PATH}
 
 
 @pytest.mark.parametrize("path", ["/checkpoints", "/checkpoints/b"])
@@ -50,9 +50,9 @@ def test_place_in_claim_is_the_one_of_kubelets_sub_path(path, sub_path):
     training = parsed(checkpoints={"claimName": "c", "subPath": sub_path})
     _, environment = checkpoints_of(render.worker_pod(training, 0, 0))
     # As the kubelet expands a value: $$ is a dollar, $(NAME) a variable.
-    assert not re.search(r"(?<!\$)(\$\$)*\$\(", environment.get(checkpoint_dir.SUB_PATH, ""))
+    assert not re.search(r"(?<!\$)(\$\$)*\$\(", environment.get(directory.SUB_PATH, ""))
     seen = {name: value.replace("$$", "$") for name, value in environment.items()}
-    config = checkpoint_dir.located(resolve({"checkpoint": {"path": path}}), seen)
+    config = directory.located(resolve({"checkpoint": {"path": path}}), seen)
     before = path.replace("/checkpoints", f"/checkpoints/{sub_path}".rstrip("/"), 1)
     assert config.checkpoint.path == before
 

@@ -11,7 +11,7 @@ from resnext_operator.api import Rejection
 from resnext_operator.cache import Cache
 from resnext_operator.metrics import Metrics
 from resnext_operator.policy import record
-from resnext_trainer.report import Verdict
+from resnext_trainer.contract import Verdict
 from tests.support.fake_cluster import Cluster
 
 RATES = ("imagesPerSecond", "estimatedCompletionTime")

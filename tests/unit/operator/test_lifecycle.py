@@ -6,7 +6,7 @@ import pytest
 
 from resnext_operator import api, names, render
 from resnext_operator.api import GPU, KIND, Phase
-from resnext_trainer.report import Report, Verdict
+from resnext_trainer.contract import Report, Verdict
 from tests.support.fake_cluster import HOSTS, SITE, Cluster, resource
 
 START = "2026-01-01T00:00:00Z"

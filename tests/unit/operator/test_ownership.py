@@ -9,7 +9,7 @@ from resnext_operator import ownership, render
 from resnext_operator.api import Phase
 from resnext_operator.cluster import Leftover, Refused, Stranger
 from resnext_operator.ownership import Owner
-from resnext_trainer.report import Verdict
+from resnext_trainer.contract import Verdict
 from tests.support.fake_cluster import Cluster
 
 KINDS = ("Pod", "ConfigMap", "Secret", "NetworkPolicy", "PersistentVolumeClaim")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from resnext_operator import policy
 from resnext_operator.api import Phase
-from resnext_trainer.report import Verdict
+from resnext_trainer.contract import Verdict
 from tests.support.fake_cluster import Cluster
 
 FINAL = [Verdict.CONFIGURATION_REFUSED, Verdict.DATA_REFUSED, Verdict.NOT_FINITE, Verdict.NO_GOOD_CHECKPOINT]

@@ -7,7 +7,7 @@ import pytest
 
 from resnext_operator.policy import Reason
 from resnext_operator.policy.reasons import REMEDIES, warning
-from resnext_trainer.report import Verdict
+from resnext_trainer.contract import Verdict
 
 README = Path(__file__).parents[3] / "operator" / "README.md"
 

@@ -12,7 +12,7 @@ from resnext_operator.cache import Cache
 from resnext_operator.cluster import Refused
 from resnext_operator.guard import Guard
 from resnext_operator.settings import InvalidSettings, Settings
-from resnext_trainer.report import Verdict
+from resnext_trainer.contract import Verdict
 from tests.support.fake_cluster import SAMPLES, SITE, Cluster, is_pod
 
 QUOTA = 'pods "resnext-digits-worker-1-0" is forbidden: exceeded quota: compute, used: pods=1, limited: pods=1'

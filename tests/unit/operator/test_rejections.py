@@ -6,7 +6,7 @@ from resnext_operator import names
 from resnext_operator.api import Phase, Plan, Rejection
 from resnext_operator.policy import rejections
 from resnext_operator.policy.rejections import Cause
-from resnext_trainer.report import Verdict
+from resnext_trainer.contract import Verdict
 from tests.support.fake_cluster import Cluster, is_pod
 
 POD = 'pods "it-worker-1-0" is forbidden: '

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from resnext_operator.__main__ import main, trainings
 from resnext_operator.api import KIND, InvalidTraining, Spec, parse
-from resnext_trainer import manifest_yaml
-from resnext_trainer.config import Training, without_nulls
-from resnext_trainer.manifest_yaml import InvalidManifest
-from resnext_trainer.resource import SPEC_FIELDS
+from resnext_trainer.config import manifest_yaml
+from resnext_trainer.config.manifest_yaml import InvalidManifest
+from resnext_trainer.config.manifests import SPEC_FIELDS
+from resnext_trainer.config.models import Training
+from resnext_trainer.config.validation import without_nulls
 from tests.support.documents import CASES
 from tests.support.fake_cluster import SITE
 

@@ -13,7 +13,7 @@ from resnext_operator import api, crd, names, render
 from resnext_operator.__main__ import manifests
 from resnext_operator.api import GPU, InvalidTraining
 from resnext_operator.ssh import KeyPair, Keys
-from resnext_trainer.resource import SPEC_FIELDS
+from resnext_trainer.config.manifests import SPEC_FIELDS
 from tests.support.fake_cluster import HOSTS, SAMPLES, SITE, resource
 
 KEYS = Keys(*(KeyPair(f"the {whose} private key", f"the {whose} public key") for whose in ("user's", "host's")))

@@ -6,7 +6,7 @@ import pytest
 
 from resnext_operator import api
 from resnext_operator.api import Phase
-from resnext_trainer.report import Verdict
+from resnext_trainer.contract import Verdict
 from tests.support.fake_cluster import Cluster
 
 OLD = {

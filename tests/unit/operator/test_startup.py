@@ -7,7 +7,7 @@ import pytest
 
 from resnext_operator import policy
 from resnext_operator.api import Phase
-from resnext_trainer.report import Verdict
+from resnext_trainer.contract import Verdict
 from tests.support.fake_cluster import Cluster
 
 LOG = "exec /usr/local/bin/resnext-train: exec format error"

@@ -6,7 +6,7 @@ import pytest
 @pytest.fixture(scope="session")
 def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Scikit-learn's digits as a data set; copy it before damaging it."""
-    from resnext_trainer.data import digits
+    from resnext_trainer.data.datasets import digits
 
     folder = tmp_path_factory.mktemp("digits")
     digits.prepare(folder)
@@ -35,7 +35,7 @@ def settings(digits_folder, tmp_path):
 @pytest.fixture(scope="session")
 def few_digits(digits_folder, tmp_path_factory) -> Path:
     """96 training and 40 validation images of them: an epoch takes a part of a second."""
-    from resnext_trainer.data import tfrecord
+    from resnext_trainer.data.datasets import tfrecord
 
     folder = tmp_path_factory.mktemp("few-digits")
     for split, count in (("train", 96), ("validation", 40)):
@@ -59,7 +59,7 @@ def few(settings, few_digits):
 @pytest.fixture
 def pictures(few_digits, tmp_path):
     """The few digits as files, in the order of their records within each class."""
-    from resnext_trainer.data import tfrecord
+    from resnext_trainer.data.datasets import tfrecord
 
     root = tmp_path / "pictures"
     for split in tfrecord.SPLITS:

@@ -5,11 +5,12 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-from resnext_trainer import distributed, layers
-from resnext_trainer.config import resolve
-from resnext_trainer.data import Share
-from resnext_trainer.data.tfdata import TfData
-from resnext_trainer.step import Step
+from resnext_trainer.config.validation import resolve
+from resnext_trainer.data.input_pipeline import Share
+from resnext_trainer.data.pipelines.tfdata import TfData
+from resnext_trainer.model import layers
+from resnext_trainer.model.train_state import Step
+from resnext_trainer.runtime import distributed
 
 GLOBAL_BATCH = 32
 

@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resnext_trainer import checkpoint, reading
-from resnext_trainer.__main__ import main
-from resnext_trainer.checkpoint import Position
-from resnext_trainer.config import InvalidConfig
-from resnext_trainer.data import tfrecord
-from resnext_trainer.data.geometry import jpeg_size
-from resnext_trainer.refusal import Refused
-from resnext_trainer.report import Verdict
+from resnext_trainer.checkpoint import store
+from resnext_trainer.checkpoint.store import Position
+from resnext_trainer.cli.main import main
+from resnext_trainer.config import loading
+from resnext_trainer.config.validation import InvalidConfig
+from resnext_trainer.contract import Verdict
+from resnext_trainer.data.crops import jpeg_size
+from resnext_trainer.data.datasets import tfrecord
+from resnext_trainer.errors import Refused
 
 FORMAT_1 = Path(__file__).parents[2] / "fixtures" / "checkpoint-format-1"
 
@@ -62,12 +63,12 @@ def test_a_configuration_that_is_none_is_refused(tmp_path, case):
     content, words = CONFIGURATIONS[case]
     file = laid(tmp_path / "config.yaml", content)
     with pytest.raises(InvalidConfig, match=re.escape(words.format(file))):
-        reading.read(file)
+        loading.read(file)
 
 
 @pytest.mark.parametrize("value", ["2026-99-99", "[", "{a: 1", "!!set {a", "&it [*it]"])
 def test_a_value_on_the_command_line_that_is_no_yaml_is_a_text(value):
-    assert reading.read(None, [f"data.path={value}"]).data.path == value
+    assert loading.read(None, [f"data.path={value}"]).data.path == value
 
 
 INDEXES = {
@@ -139,19 +140,19 @@ STATES = {
 
 @pytest.mark.parametrize("case", STATES)
 def test_a_state_that_is_none_makes_a_checkpoint_that_is_not_whole(tmp_path, case):
-    saved = checkpoint.save(tmp_path, Position(step=1), {"a": np.float32(1)}, 1, 3)
+    saved = store.save(tmp_path, Position(step=1), {"a": np.float32(1)}, 1, 3)
     Path(saved.path, "state.json").write_bytes(STATES[case])
     with pytest.raises(Refused, match="none is whole") as caught:
-        checkpoint.newest(tmp_path)
+        store.newest(tmp_path)
     assert caught.value.verdict is Verdict.NO_GOOD_CHECKPOINT
 
 
 def test_arrays_of_another_type_and_a_file_for_a_folder_are_no_checkpoint(tmp_path):
     with pytest.raises(ValueError, match="a is no float32"):
-        checkpoint.read(Path(checkpoint.save(tmp_path, Position(step=1), {"a": np.int64(1)}, 1, 3).path))
+        store.read(Path(store.save(tmp_path, Position(step=1), {"a": np.int64(1)}, 1, 3).path))
     laid(tmp_path / "step-00000002-attempt-0001", b"")
     with pytest.raises(Refused, match="holds 2 checkpoints and none is whole"):
-        checkpoint.newest(tmp_path)
+        store.newest(tmp_path)
 
 
 @pytest.mark.parametrize(

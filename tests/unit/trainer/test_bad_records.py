@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnext_trainer.config import resolve
-from resnext_trainer.data import Share, dali, tfrecord
-from resnext_trainer.data.batches import PADDING, Batches
-from resnext_trainer.data.tfdata import TfData
-from resnext_trainer.distributed import Alone
-from resnext_trainer.evaluate import evaluate
-from resnext_trainer.refusal import Refused
-from resnext_trainer.report import Verdict
+from resnext_trainer.config.validation import resolve
+from resnext_trainer.contract import Verdict
+from resnext_trainer.data.datasets import tfrecord
+from resnext_trainer.data.input_pipeline import Share
+from resnext_trainer.data.pipelines import dali
+from resnext_trainer.data.pipelines.tfdata import TfData
+from resnext_trainer.data.sampling import PADDING, Batches
+from resnext_trainer.errors import Refused
+from resnext_trainer.runtime.distributed import Alone
+from resnext_trainer.training.evaluate import evaluate
 from tests.support.runs import StopAfter, trained
 
 GOOD = 61

@@ -7,25 +7,25 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from resnext_trainer import checkpoint
-from resnext_trainer.checkpoint import Position
-from resnext_trainer.config import resolve
-from resnext_trainer.distributed import Alone
-from resnext_trainer.keeper import Keeper
-from resnext_trainer.refusal import Refused
-from resnext_trainer.report import Verdict
-from resnext_trainer.telemetry import Telemetry
+from resnext_trainer.checkpoint import store
+from resnext_trainer.checkpoint.manager import Keeper
+from resnext_trainer.checkpoint.store import Position
+from resnext_trainer.config.validation import resolve
+from resnext_trainer.contract import Verdict
+from resnext_trainer.errors import Refused
+from resnext_trainer.runtime.distributed import Alone
+from resnext_trainer.runtime.telemetry import Telemetry
 
 ARRAYS = {"stem/kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "loss-scale": np.float32(8)}
 
 
 def save(folder, step, attempt=1, keep=3):
-    return checkpoint.save(folder, Position(step=step, epoch=1, best_top1=0.5), ARRAYS, attempt, keep)
+    return store.save(folder, Position(step=step, epoch=1, best_top1=0.5), ARRAYS, attempt, keep)
 
 
 def test_what_was_saved_is_read(tmp_path):
     saved = save(tmp_path, 10)
-    position, arrays, found = checkpoint.newest(tmp_path)
+    position, arrays, found = store.newest(tmp_path)
     assert position == Position(step=10, epoch=1, best_top1=0.5)
     assert found == saved
     assert {name: array.tolist() for name, array in arrays.items()} == {
@@ -34,8 +34,8 @@ def test_what_was_saved_is_read(tmp_path):
 
 
 def test_an_empty_or_missing_folder_begins_anew(tmp_path):
-    assert checkpoint.newest(tmp_path) is None
-    assert checkpoint.newest(tmp_path / "nowhere") is None
+    assert store.newest(tmp_path) is None
+    assert store.newest(tmp_path / "nowhere") is None
 
 
 @pytest.mark.parametrize("part", ["state.npz", "state.json"])
@@ -51,44 +51,44 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, part, damage
             file.write_bytes(b"")
         case "removed":
             file.unlink()
-    assert checkpoint.newest(tmp_path)[0].step == 10
+    assert store.newest(tmp_path)[0].step == 10
     assert "step-00000020" in caplog.text
 
 
 def test_checkpoints_of_which_none_is_good_are_refused(tmp_path):
     (tmp_path / save(tmp_path, 10).path / "state.npz").write_bytes(b"")
     with pytest.raises(Refused, match="none is whole") as caught:
-        checkpoint.newest(tmp_path)
+        store.newest(tmp_path)
     assert caught.value.verdict is Verdict.NO_GOOD_CHECKPOINT
 
 
 def test_a_folder_left_half_written_counts_for_nothing(tmp_path):
     (tmp_path / ".step-00000030-attempt-0001.writing").mkdir()
-    assert checkpoint.newest(tmp_path) is None
+    assert store.newest(tmp_path) is None
     save(tmp_path, 40)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000040-attempt-0001"]
 
 
 def test_only_the_newest_stay_and_the_best_apart(tmp_path):
-    checkpoint.save_best(tmp_path, Position(step=1), ARRAYS)
+    store.save_best(tmp_path, Position(step=1), ARRAYS)
     for step in (1, 2, 3, 4):
         save(tmp_path, step, keep=2)
-    checkpoint.save_best(tmp_path, Position(step=3), ARRAYS)
+    store.save_best(tmp_path, Position(step=3), ARRAYS)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["best", "step-00000003-attempt-0001", "step-00000004-attempt-0001"]
-    assert checkpoint.read(tmp_path / "best")[0].step == 3
+    assert store.read(tmp_path / "best")[0].step == 3
 
 
 def test_an_old_attempt_overwrites_nothing_of_a_newer_one(tmp_path):
     save(tmp_path, 5, attempt=2)
     save(tmp_path, 5, attempt=1)
-    assert checkpoint.newest(tmp_path)[2].path.endswith("step-00000005-attempt-0002")
+    assert store.newest(tmp_path)[2].path.endswith("step-00000005-attempt-0002")
 
 
 def test_a_position_is_read_as_it_was_written(tmp_path):
     position = Position(step=9, images=64, top1=0.5, best_top1=0.75, rollbacks=2, redealt=((32, 1), (64, 2)))
-    checkpoint.save(tmp_path, position, ARRAYS, 1, 3)
-    assert checkpoint.newest(tmp_path)[0] == position
+    store.save(tmp_path, position, ARRAYS, 1, 3)
+    assert store.newest(tmp_path)[0] == position
 
 
 class Weights:
@@ -132,7 +132,7 @@ def save_best(kept, **position):
 
 
 def best(folder):
-    return checkpoint.read(folder / "best")[0].top1
+    return store.read(folder / "best")[0].top1
 
 
 def test_the_best_is_known_after_a_restart_and_no_worse_one_takes_its_place(tmp_path):
@@ -150,8 +150,8 @@ def test_the_best_is_known_after_a_restart_and_no_worse_one_takes_its_place(tmp_
 
 
 def test_steps_go_on_while_a_checkpoint_is_written_and_do_not_get_into_it(tmp_path, monkeypatch):
-    written, whole = Event(), checkpoint.save
-    monkeypatch.setattr(checkpoint, "save", lambda *what: whole(*what) if written.wait(10) else None)
+    written, whole = Event(), store.save
+    monkeypatch.setattr(store, "save", lambda *what: whole(*what) if written.wait(10) else None)
     step = Weights()
     kept = keeper(tmp_path, step)
     kept.save(Position(step=1))
@@ -159,18 +159,18 @@ def test_steps_go_on_while_a_checkpoint_is_written_and_do_not_get_into_it(tmp_pa
     assert kept.saved is None
     written.set()
     assert kept.has(Position(step=1))
-    assert not checkpoint.newest(tmp_path)[1]["weight"].any()
+    assert not store.newest(tmp_path)[1]["weight"].any()
 
 
 def test_the_best_survives_an_end_in_the_middle_of_its_replacement(tmp_path):
     save_best(keeper(tmp_path), step=1, top1=0.9)
     (tmp_path / "best").rename(tmp_path / ".best.old")
-    assert checkpoint.best(tmp_path).top1 == 0.9
+    assert store.best(tmp_path).top1 == 0.9
     assert best(tmp_path) == 0.9
 
 
 def test_a_best_that_is_damaged_gives_way_to_the_next(tmp_path, caplog):
-    checkpoint.save_best(tmp_path, Position(step=1, top1=0.9), ARRAYS)
+    store.save_best(tmp_path, Position(step=1, top1=0.9), ARRAYS)
     (tmp_path / "best" / "state.npz").write_bytes(b"")
     again = keeper(tmp_path)
     again.restore()
@@ -199,11 +199,11 @@ def test_a_full_disk_keeps_the_last_good_one_and_is_counted(tmp_path):
         keep(full, step=2)
         save_best(full, step=2, top1=0.6)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "step-00000001-attempt-0001"]
-    assert checkpoint.newest(tmp_path)[0].step == 1
+    assert store.newest(tmp_path)[0].step == 1
     assert best(tmp_path) == 0.5
     assert not full.has(Position(step=2))
     failures = telemetry._registry.get_sample_value("resnext_train_checkpoint_failures_total", {"rank": "0"})
     assert failures == 2
     keep(full, step=3)
     save_best(full, step=3, top1=0.6)
-    assert (checkpoint.newest(tmp_path)[0].step, best(tmp_path)) == (3, 0.6)
+    assert (store.newest(tmp_path)[0].step, best(tmp_path)) == (3, 0.6)

@@ -11,19 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from resnext_trainer import checkpoint_dir
-from resnext_trainer.checkpoint_dir import ROOT, SUB_PATH
-from resnext_trainer.config import resolve
-from resnext_trainer.refusal import Refused
-from resnext_trainer.report import Verdict
+from resnext_trainer.checkpoint import directory
+from resnext_trainer.checkpoint.directory import ROOT, SUB_PATH
+from resnext_trainer.config.validation import resolve
+from resnext_trainer.contract import Verdict
+from resnext_trainer.errors import Refused
 
 OTHER = 65534
 """A user who owns nothing here."""
 
 PREPARE = """
 import os, sys
-from resnext_trainer import checkpoint_dir
-from resnext_trainer.refusal import Refused
+from resnext_trainer.checkpoint import directory as checkpoint_dir
+from resnext_trainer.errors import Refused
 uid, path, root = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
 os.umask(0o077)
 if uid != os.geteuid():
@@ -169,7 +169,7 @@ def test_fault_that_may_pass_is_system_error(claim, monkeypatch, number):
 
     monkeypatch.setattr(os, "fsync", failing)
     with pytest.raises(Refused, match=os.strerror(number)) as caught:
-        checkpoint_dir.prepare(str(claim), {ROOT: str(claim)})
+        directory.prepare(str(claim), {ROOT: str(claim)})
     assert caught.value.verdict is Verdict.SYSTEM_ERROR
     assert not list(claim.iterdir())
 
@@ -216,7 +216,7 @@ def test_parent_component_in_claim_refused(claim, path):
 def test_path_outside_claim_refused(path):
     """In a cluster it would be lost with the pod."""
     with pytest.raises(Refused, match=r"is outside the checkpoints' claim, which is mounted at /checkpoints") as caught:
-        checkpoint_dir.prepare(path, {ROOT: "/checkpoints"})
+        directory.prepare(path, {ROOT: "/checkpoints"})
     assert caught.value.verdict is Verdict.CONFIGURATION_REFUSED
 
 
@@ -248,20 +248,20 @@ def test_name_that_is_too_long_refused(claim):
 def test_path_means_same_place_as_with_kubelets_sub_path(path, sub_path, seen):
     """What the kubelet mounted at /checkpoints is reached below it now: existing runs stay where they are."""
     config = resolve({"checkpoint": {"path": path}, "initialCheckpoint": path})
-    found = checkpoint_dir.located(config, {ROOT: "/checkpoints", SUB_PATH: sub_path})
+    found = directory.located(config, {ROOT: "/checkpoints", SUB_PATH: sub_path})
     assert (found.checkpoint.path, found.initial_checkpoint) == (seen, seen)
 
 
 def test_path_outside_cluster_stays():
     """Without a pod's variables the configuration alone counts."""
     config = resolve({"checkpoint": {"path": "/checkpoints"}})
-    assert checkpoint_dir.located(config, {SUB_PATH: "runs/a"}) == config
+    assert directory.located(config, {SUB_PATH: "runs/a"}) == config
 
 
 def test_owner_and_mode_of_missing_file_are_its_directorys(claim):
     """A file that cannot be created is a fault of the directory that would hold it."""
     claim.chmod(0o750)
-    facts = checkpoint_dir.owner_and_mode(str(claim / "runs" / "lock"))
+    facts = directory.owner_and_mode(str(claim / "runs" / "lock"))
     assert facts.startswith(f"{claim} has owner ")
     assert facts.endswith(", mode 0750")
-    assert checkpoint_dir.owner_and_mode(str(claim)).startswith("owner ")
+    assert directory.owner_and_mode(str(claim)).startswith("owner ")

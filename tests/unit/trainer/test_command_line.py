@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnext_trainer import reading
-from resnext_trainer.__main__ import main
-from resnext_trainer.config import InvalidConfig, Training
-from resnext_trainer.report import REPORT_TAG
+from resnext_trainer.cli.main import main
+from resnext_trainer.config import loading
+from resnext_trainer.config.models import Training
+from resnext_trainer.config.validation import InvalidConfig
+from resnext_trainer.contract import REPORT_TAG
 from tests.support.documents import CASES
 
 RESOURCE = """
@@ -77,7 +78,7 @@ def test_every_command_explains_itself(command, capsys):
 )
 def test_a_configuration_is_read_from_a_resource_from_yaml_and_from_json(tmp_path, text):
     (tmp_path / "config").write_text(text)
-    config = reading.read(tmp_path / "config", ["data.path=/other", "stopAt.top1=0.9", "xla=false"])
+    config = loading.read(tmp_path / "config", ["data.path=/other", "stopAt.top1=0.9", "xla=false"])
     assert (config.epochs, config.data.path, config.stop_at.top1, config.xla) == (7, "/other", 0.9, False)
 
 
@@ -91,11 +92,11 @@ def test_config_has_the_values_that_the_api_server_stores(tmp_path, name):
     data, specs = CASES[name]
     (tmp_path / "config").write_bytes(data)
     if specs and len(specs) == 1:
-        assert reading.written(tmp_path / "config") == specs[0]["training"]
-        assert reading.read(tmp_path / "config").epochs == specs[0]["training"]["epochs"]
+        assert loading.written(tmp_path / "config") == specs[0]["training"]
+        assert loading.read(tmp_path / "config").epochs == specs[0]["training"]["epochs"]
     else:
         with pytest.raises(InvalidConfig):
-            reading.read(tmp_path / "config")
+            loading.read(tmp_path / "config")
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def test_config_has_the_values_that_the_api_server_stores(tmp_path, name):
 )
 def test_set_reads_a_value_as_a_file_does(assignment, value):
     """Null unsets the field."""
-    assert reading.written(None, ["mixup=0.1", "mixup=null", assignment]) == value
+    assert loading.written(None, ["mixup=0.1", "mixup=null", assignment]) == value
 
 
 FIELDS = st.sampled_from([str(field.alias) for field in Training.model_fields.values()]) | st.text(max_size=3)
@@ -126,7 +127,7 @@ FIELDS = st.sampled_from([str(field.alias) for field in Training.model_fields.va
 def test_any_assignment_is_applied_or_rejected(assignments):
     """Never another exception."""
     with contextlib.suppress(InvalidConfig):
-        reading.read(None, assignments)
+        loading.read(None, assignments)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +154,7 @@ def test_any_assignment_is_applied_or_rejected(assignments):
 def test_what_cannot_be_read_is_refused_with_the_way_out(tmp_path, text, assignments, words):
     (tmp_path / "config").write_text(text)
     with pytest.raises(InvalidConfig, match=re.escape(words)):
-        reading.read(tmp_path / "config", assignments)
+        loading.read(tmp_path / "config", assignments)
 
 
 def test_a_refused_configuration_is_a_report_and_exit_code_2():

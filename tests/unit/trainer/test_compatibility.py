@@ -4,10 +4,12 @@ import json
 
 import pytest
 
-from resnext_trainer import compatibility, presets
-from resnext_trainer import config as configuration
-from resnext_trainer.config import RESUME, InvalidConfig, resolve
-from resnext_trainer.provenance import dumped
+from resnext_trainer.checkpoint import compatibility
+from resnext_trainer.checkpoint.provenance import dumped
+from resnext_trainer.config import models as configuration
+from resnext_trainer.config import presets
+from resnext_trainer.config.models import RESUME
+from resnext_trainer.config.validation import InvalidConfig, resolve
 
 RUN = {"batchSize": 16, "optimizer": {"learningRate": 0.1}}
 """What the run's user wrote."""

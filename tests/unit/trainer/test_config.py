@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnext_trainer import presets
-from resnext_trainer.config import InvalidConfig, resolve
+from resnext_trainer.config import presets
+from resnext_trainer.config.validation import InvalidConfig, resolve
 
 MODES = ["fp16", "bf16", "tf32", "fp32"]
 

@@ -5,14 +5,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnext_trainer.config import Augmentation, resolve
-from resnext_trainer.data import Share, dali, tfrecord
-from resnext_trainer.data.batches import Batches
-from resnext_trainer.data.digits import prepare
-from resnext_trainer.data.geometry import Cut, centre_cut, jpeg_size, random_cut
-from resnext_trainer.data.tfdata import TfData, decoded
-from resnext_trainer.refusal import Refused
-from resnext_trainer.report import Verdict
+from resnext_trainer.config.models import Augmentation
+from resnext_trainer.config.validation import resolve
+from resnext_trainer.contract import Verdict
+from resnext_trainer.data.crops import Cut, centre_cut, jpeg_size, random_cut
+from resnext_trainer.data.datasets import tfrecord
+from resnext_trainer.data.datasets.digits import prepare
+from resnext_trainer.data.input_pipeline import Share
+from resnext_trainer.data.pipelines import dali
+from resnext_trainer.data.pipelines.tfdata import TfData, decoded
+from resnext_trainer.data.sampling import Batches
+from resnext_trainer.errors import Refused
 
 
 @pytest.fixture

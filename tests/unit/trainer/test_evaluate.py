@@ -5,12 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from resnext_trainer.config import resolve
-from resnext_trainer.data import Share
-from resnext_trainer.data.tfdata import TfData
-from resnext_trainer.distributed import Alone
-from resnext_trainer.evaluate import evaluate
-from resnext_trainer.step import Step
+from resnext_trainer.config.validation import resolve
+from resnext_trainer.data.input_pipeline import Share
+from resnext_trainer.data.pipelines.tfdata import TfData
+from resnext_trainer.model.train_state import Step
+from resnext_trainer.runtime.distributed import Alone
+from resnext_trainer.training.evaluate import evaluate
 
 
 class Threads:

@@ -7,10 +7,11 @@ import time
 import numpy as np
 import pytest
 
-from resnext_trainer import fingerprint
-from resnext_trainer.config import resolve
-from resnext_trainer.data import examples, tfrecord
-from resnext_trainer.fingerprint import Part
+from resnext_trainer.config.validation import resolve
+from resnext_trainer.data import fingerprint
+from resnext_trainer.data.datasets import tfrecord
+from resnext_trainer.data.fingerprint import Part
+from resnext_trainer.data.input_pipeline import examples
 
 
 def of(path, form="tfrecord", classes=10):

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnext_trainer import classes
-from resnext_trainer.__main__ import main
-from resnext_trainer.config import resolve
-from resnext_trainer.data import Share, dali, examples, open_source, tfrecord
-from resnext_trainer.inspect import count_images
-from resnext_trainer.refusal import Refused
-from resnext_trainer.report import Verdict
+from resnext_trainer.cli.config_summary import count_images
+from resnext_trainer.cli.main import main
+from resnext_trainer.config.validation import resolve
+from resnext_trainer.contract import Verdict
+from resnext_trainer.data import class_names
+from resnext_trainer.data.datasets import tfrecord
+from resnext_trainer.data.input_pipeline import Share, examples, open_source
+from resnext_trainer.data.pipelines import dali
+from resnext_trainer.errors import Refused
 
 
 @pytest.fixture
@@ -62,7 +64,7 @@ def test_other_formats_are_converted_and_val_is_a_split_too(config, pictures):
 
 
 def test_prediction_names_classes_after_their_folders(config):
-    assert classes.names(resolve(config)) == [f"digit-{digit}" for digit in range(10)]
+    assert class_names.names(resolve(config)) == [f"digit-{digit}" for digit in range(10)]
 
 
 def no_training(root):

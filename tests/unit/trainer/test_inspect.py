@@ -3,9 +3,9 @@ import math
 
 import pytest
 
-from resnext_trainer.__main__ import main
-from resnext_trainer.inspect import stages
-from resnext_trainer.model import SHAPES, ResNeXt
+from resnext_trainer.cli.config_summary import stages
+from resnext_trainer.cli.main import main
+from resnext_trainer.model.resnext import SHAPES, ResNeXt
 
 
 def inspect(capsys, *options):

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from resnext_trainer import checkpoint, last_save
-from resnext_trainer.refusal import Refused
-from resnext_trainer.report import REPORT_TAG, Verdict
-from resnext_trainer.signals import Requests
+from resnext_trainer.checkpoint import final_save, store
+from resnext_trainer.contract import REPORT_TAG, Verdict
+from resnext_trainer.errors import Refused
+from resnext_trainer.runtime.signals import Requests
 from tests.support.runs import StopAfter, folder, newest, trained
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -24,8 +24,8 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Pauses of tenths of a second."""
-    monkeypatch.setattr(last_save, "_FIRST_PAUSE", 0.1)
-    monkeypatch.setattr(last_save, "_LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(final_save, "_FIRST_PAUSE", 0.1)
+    monkeypatch.setattr(final_save, "_LOOK_SECONDS", 0.2)
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def failing(monkeypatch):
     """Makes the writes of these numbers fail, counted from 1 over newest and best together; returns all that began."""
 
     def fail(which, how=FULL):
-        begun, write = [], checkpoint._write
+        begun, write = [], store._write
 
         def writing(to, *what):
             begun.append(to.name)
@@ -43,7 +43,7 @@ def failing(monkeypatch):
                 raise FULL if callable(how) else how
             return write(to, *what)
 
-        monkeypatch.setattr(checkpoint, "_write", writing)
+        monkeypatch.setattr(store, "_write", writing)
         return begun
 
     return fail
@@ -75,7 +75,7 @@ def test_last_save_is_tried_until_it_succeeds(few, failing, number):
     report = trained(few, telemetry=telemetry)
     assert (report.verdict, report.progress.checkpoint.step) == ("finished", 12)
     assert newest(few)[0].step == 12
-    assert checkpoint.best(folder(few)).best_top1 == report.progress.best_top1
+    assert store.best(folder(few)).best_top1 == report.progress.best_top1
     assert len(begun) > 7
     assert "saving step 12 again, try 2" in telemetry.log.getvalue()
 
@@ -150,7 +150,10 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="changes users and mounts
 # The interpreter may be where another user cannot read it: everything is imported before the user changes.
 TRAIN = """
 import os, sys
-import resnext_trainer.train, resnext_trainer.watchdog, resnext_trainer.commands.model, resnext_trainer.reading
+import resnext_trainer.training.entrypoint
+import resnext_trainer.runtime.watchdog
+import resnext_trainer.cli.model
+import resnext_trainer.config.loading
 from resnext_trainer.__main__ import main
 uid = int(sys.argv[1])
 if uid:

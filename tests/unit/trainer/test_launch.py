@@ -5,9 +5,9 @@ import signal
 
 import pytest
 
-from resnext_trainer import launch
-from resnext_trainer.output import LEFT_ALONE, End, Line, Output
-from resnext_trainer.report import REPORT_TAG, Report, Verdict
+from resnext_trainer.contract import REPORT_TAG, Report, Verdict
+from resnext_trainer.runtime import launcher
+from resnext_trainer.runtime.mpirun_output import LEFT_ALONE, End, Line, Output
 from tests.support.pods import Pods, wait_for
 
 # Stands in for the trainer. Ranks find it through the worker's PYTHONPATH alone, so the environment travels, too.
@@ -109,8 +109,8 @@ def test_without_its_keys_the_launcher_says_which_are_missing(pods):
 
 def test_what_no_retry_can_cure_beats_what_was_said_before():
     hung, refused = Report(verdict="hung", message="waited"), Report(verdict="data_refused", message="a record is cut")
-    assert launch.verdict([hung, refused], 8, Output(), asked_to_stop=False) == refused
-    assert launch.verdict([hung], 3, Output(), asked_to_stop=False) == hung
+    assert launcher.verdict([hung, refused], 8, Output(), asked_to_stop=False) == refused
+    assert launcher.verdict([hung], 3, Output(), asked_to_stop=False) == hung
 
 
 def output(*printed):
@@ -122,8 +122,8 @@ def output(*printed):
 
 
 def test_ranks_that_were_stopped_before_they_could_speak_are_stopped_and_not_crashed():
-    assert launch.verdict([], 140, output("killed"), asked_to_stop=True).verdict == "stopped"
-    assert launch.verdict([], 140, output("killed"), asked_to_stop=False).verdict == "crashed"
+    assert launcher.verdict([], 140, output("killed"), asked_to_stop=True).verdict == "stopped"
+    assert launcher.verdict([], 140, output("killed"), asked_to_stop=False).verdict == "crashed"
 
 
 KILLED = "mpirun noticed that process rank 1 with PID 0 on node vm exited on signal 9 (Killed)."
@@ -140,7 +140,7 @@ ENDED = (
 )
 def test_of_a_crash_the_rank_that_ended_first_is_blamed_with_its_last_lines(notice, how):
     said = [f"[1,{rank}]<stderr>:line {number} of {rank}" for number in range(30) for rank in range(3)]
-    report = launch.verdict([], 1, output(*said, *notice), asked_to_stop=False)
+    report = launcher.verdict([], 1, output(*said, *notice), asked_to_stop=False)
     assert (report.verdict, report.rank) == ("crashed", 1)
     assert report.message == f"rank 1 ended with {how}: line 29 of 1"
     assert report.log == tuple(f"line {number} of 1" for number in range(18, 30))
@@ -148,10 +148,10 @@ def test_of_a_crash_the_rank_that_ended_first_is_blamed_with_its_last_lines(noti
 
 def test_a_crash_is_told_in_the_ranks_last_complaint_whatever_it_printed_meanwhile():
     said = ["[1,1]<stderr>:RuntimeError: out of luck", "[1,1]<stdout>:epoch 1", "[1,0]<stderr>:it is gone"]
-    message = launch.verdict([], 1, output(*said, *ENDED), asked_to_stop=False).message
+    message = launcher.verdict([], 1, output(*said, *ENDED), asked_to_stop=False).message
     assert message == "rank 1 ended with exit code 3: RuntimeError: out of luck"
-    assert launch.verdict([], 1, output(*said[1:], *ENDED), asked_to_stop=False).message.endswith(": epoch 1")
-    assert launch.verdict([], 1, output(*ENDED), asked_to_stop=False).message.endswith(": it said nothing")
+    assert launcher.verdict([], 1, output(*said[1:], *ENDED), asked_to_stop=False).message.endswith(": epoch 1")
+    assert launcher.verdict([], 1, output(*ENDED), asked_to_stop=False).message.endswith(": it said nothing")
 
 
 @pytest.mark.parametrize(
@@ -163,14 +163,14 @@ def test_a_crash_is_told_in_the_ranks_last_complaint_whatever_it_printed_meanwhi
     ids=["its peers were gone", "a pod was gone"],
 )
 def test_who_ended_first_because_others_were_gone_is_not_to_blame(notice):
-    report = launch.verdict([], 1, output("[1,0]<stderr>:HorovodInternalError", *notice), asked_to_stop=False)
+    report = launcher.verdict([], 1, output("[1,0]<stderr>:HorovodInternalError", *notice), asked_to_stop=False)
     assert (report.verdict, report.rank, report.log) == ("crashed", None, ())
     assert "HorovodInternalError" in report.message
 
 
 def test_a_rank_that_is_blamed_by_another_is_shown_with_its_own_last_lines():
     hung = Report(verdict="hung", message="rank 1 does not answer", rank=1)
-    report = launch.verdict([hung], 8, output("[1,0]<stdout>:epoch 1", "[1,1]<stderr>:reading"), asked_to_stop=False)
+    report = launcher.verdict([hung], 8, output("[1,0]<stdout>:epoch 1", "[1,1]<stderr>:reading"), asked_to_stop=False)
     assert (report.rank, report.log) == (1, ("reading",))
 
 
@@ -204,31 +204,31 @@ def test_lines_are_put_together_from_what_mpirun_makes_of_them(tag):
 
 def test_a_report_is_found_behind_half_a_line_of_another_rank():
     line = "epoch 1.0" + REPORT_TAG + json.dumps({"verdict": "finished", "message": "all"}) + "step"
-    assert launch.parsed(line) == Report(verdict="finished", message="all")
-    assert launch.parsed(REPORT_TAG + "{") is None
-    assert launch.parsed(REPORT_TAG + json.dumps({"verdict": "unheard of", "message": ""})) is None
+    assert launcher.parsed(line) == Report(verdict="finished", message="all")
+    assert launcher.parsed(REPORT_TAG + "{") is None
+    assert launcher.parsed(REPORT_TAG + json.dumps({"verdict": "unheard of", "message": ""})) is None
 
 
 def test_a_termination_message_is_whole_json_and_keeps_the_end_of_a_long_one():
-    text = launch.fitted(Report(verdict="crashed", message="ö" * 9000 + "the end"))
+    text = launcher.fitted(Report(verdict="crashed", message="ö" * 9000 + "the end"))
     assert len(text.encode()) <= 4096
     assert Report.model_validate_json(text).message.endswith("the end")
 
 
 def test_of_a_long_log_the_termination_message_keeps_the_end():
     lines = tuple(f"{number}" + "x" * 400 for number in range(20))
-    report = Report.model_validate_json(launch.fitted(Report(verdict="crashed", message="why", rank=1, log=lines)))
+    report = Report.model_validate_json(launcher.fitted(Report(verdict="crashed", message="why", rank=1, log=lines)))
     assert report.message == "why"
     assert 5 < len(report.log) < 12
     assert report.log == lines[-len(report.log) :]
 
 
 def test_every_parameter_is_told_to_open_mpi_4_and_5(tmp_path):
-    environment = launch.mca_environment(tmp_path)
+    environment = launcher.mca_environment(tmp_path)
     assert {name.partition("_MCA_")[0] for name in environment} == {"OMPI", "PRTE"}
     assert environment["OMPI_MCA_plm_rsh_args"] == environment["PRTE_MCA_plm_ssh_args"] == f"-F {tmp_path}/ssh_config"
 
 
 def test_the_hostfile_names_every_worker_with_its_slots():
-    hosts = [launch.Host.parse(f"flowers-worker-{index}-0:8") for index in range(2)]
-    assert launch.hostfile(hosts) == "flowers-worker-0-0 slots=8\nflowers-worker-1-0 slots=8\n"
+    hosts = [launcher.Host.parse(f"flowers-worker-{index}-0:8") for index in range(2)]
+    assert launcher.hostfile(hosts) == "flowers-worker-0-0 slots=8\nflowers-worker-1-0 slots=8\n"

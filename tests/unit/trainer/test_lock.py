@@ -9,19 +9,19 @@ from dataclasses import replace
 
 import pytest
 
-from resnext_trainer import lock
-from resnext_trainer.lock import Holder, Timing
-from resnext_trainer.refusal import Refused
-from resnext_trainer.report import Verdict
+from resnext_trainer.checkpoint import lock
+from resnext_trainer.checkpoint.lock import Holder, Timing
+from resnext_trainer.contract import Verdict
+from resnext_trainer.errors import Refused
 
 QUICK = Timing(refresh=0.05, expiry=0.6, poll=0.02)
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from resnext_trainer import lock
-from resnext_trainer.lock import Holder, Timing
-from resnext_trainer.refusal import Refused
+from resnext_trainer.checkpoint import lock
+from resnext_trainer.checkpoint.lock import Holder, Timing
+from resnext_trainer.errors import Refused
 timing = Timing(refresh=0.05, expiry=0.6, poll=0.02)
 try:
     held = lock.acquire(Path(sys.argv[1]), Holder(sys.argv[2], int(sys.argv[3])), float(sys.argv[4]), print, timing)

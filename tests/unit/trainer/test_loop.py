@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from resnext_trainer import optimizer
-from resnext_trainer.data.batches import epoch_order
-from resnext_trainer.step import Step
+from resnext_trainer.data.sampling import epoch_order
+from resnext_trainer.model import optimizer
+from resnext_trainer.model.train_state import Step
 from tests.support.runs import StopAfter, folder, newest, trained
 
 pytestmark = pytest.mark.slow

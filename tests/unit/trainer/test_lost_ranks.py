@@ -8,7 +8,7 @@ import urllib.request
 
 import pytest
 
-from resnext_trainer.report import Verdict
+from resnext_trainer.contract import Verdict
 from tests.support.pods import Pods, free_port, wait_for
 
 pytestmark = [
@@ -66,7 +66,7 @@ def test_a_stopped_rank_ends_the_attempt_as_hung_and_is_named_by_its_last_step(t
     assert (report.verdict, report.rank) == ("hung", 1)
     assert f"rank 0 finished no step for {SECONDS} s: rank 1 does not answer, its last step was " in report.message
     assert report.progress.step > 2
-    assert "resnext_trainer/loop.py" in log  # where rank 0 stood, which could still print it
+    assert "resnext_trainer/training/trainer.py" in log  # where rank 0 stood, which could still print it
     wait_for(lambda: not training.ranks())  # the stopped one, too
 
 

@@ -10,8 +10,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnext_trainer import manifest_yaml, resource
-from resnext_trainer.manifest_yaml import InvalidManifest, documents
+from resnext_trainer.config import manifest_yaml, manifests
+from resnext_trainer.config.manifest_yaml import InvalidManifest, documents
 
 SCALARS = [
     ("1e-4", 0.0001),
@@ -242,7 +242,7 @@ LIST = "apiVersion: v1\nkind: List\nitems:\n"
 )
 def test_list_is_flattened(text, kinds):
     """Also a list in a list; items without a kind take the list's."""
-    assert [each["kind"] for each in resource.resources(documents(text.encode()))] == kinds
+    assert [each["kind"] for each in manifests.resources(documents(text.encode()))] == kinds
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_list_is_flattened(text, kinds):
 def test_document_that_is_no_resource_is_rejected(text):
     """As kubectl does, whatever else the file holds."""
     with pytest.raises(InvalidManifest):
-        resource.resources(documents(text.encode()))
+        manifests.resources(documents(text.encode()))
 
 
 def test_yaml_is_parsed_by_libyaml():

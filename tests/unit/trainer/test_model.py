@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from resnext_trainer import layers
-from resnext_trainer.config import resolve
-from resnext_trainer.model import SHAPES, ResNeXt, Shape, shape
+from resnext_trainer.config.validation import resolve
+from resnext_trainer.model import layers
+from resnext_trainer.model.resnext import SHAPES, ResNeXt, Shape, shape
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_onednns_batch_norm_is_the_fused_one():
 def test_a_cpu_without_onednn_trains_all_the_same():
     """TensorFlow has no gradient of grouped convolutions then; asked in a process of its own, since it asks once."""
     code = (
-        "import tensorflow as tf; from resnext_trainer.model import SHAPES, ResNeXt\n"
+        "import tensorflow as tf; from resnext_trainer.model.resnext import SHAPES, ResNeXt\n"
         "net = ResNeXt(SHAPES['resnext17-8x4d'], 10, onednn=True)\n"
         "@tf.function\n"
         "def loss():\n"

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from resnext_trainer.config import Optimizer
-from resnext_trainer.optimizer import GROWTH_STEPS, INITIAL_SCALE, Momentum
-from resnext_trainer.schedule import learning_rate
+from resnext_trainer.config.models import Optimizer
+from resnext_trainer.model.optimizer import GROWTH_STEPS, INITIAL_SCALE, Momentum
+from resnext_trainer.training.schedule import learning_rate
 
 
 def test_fifty_steps_are_those_of_the_formula():

@@ -4,8 +4,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from resnext_trainer import page
-from resnext_trainer.__main__ import main
+from resnext_trainer.cli.main import main
+from resnext_trainer.training import html_report
 
 
 def line(step, **values):
@@ -100,7 +100,7 @@ def test_torn_and_strange_lines_are_left_out_and_counted(tmp_path, capsys):
 @pytest.mark.parametrize("values", [{"time": 1e200}, {"time": -5}, {"loss": 10**400}, {"time": "noon", "loss": [1]}])
 def test_values_out_of_range_are_left_out(tmp_path, values):
     assert report(tmp_path, [line(1), line(2, **values), line(3)]) == 0
-    first, odd, last = page.read(tmp_path / "log.jsonl").entries
+    first, odd, last = html_report.read(tmp_path / "log.jsonl").entries
     assert [entry.time for entry in (first, last)] == [1010.0, 1030.0]
     assert odd.values.get("loss") == (None if "loss" in values else 2.98)
     assert odd.time == (None if "time" in values else 1020.0)
@@ -108,19 +108,19 @@ def test_values_out_of_range_are_left_out(tmp_path, values):
 
 def test_a_step_that_was_made_again_counts_once(tmp_path):
     (tmp_path / "log.jsonl").write_text("\n".join([line(1), line(2, loss=9.0), line(2, loss=1.0), line(3)]))
-    log = page.read(tmp_path / "log.jsonl")
+    log = html_report.read(tmp_path / "log.jsonl")
     assert [entry.step for entry in log.entries] == [1, 2, 3]
     assert log.entries[1].values["loss"] == 1.0
 
 
 def test_shares_are_weighted_with_time_but_not_with_the_hours_between_two_attempts():
     def entry(time, **shares):
-        return page.Entry(int(time), time, time, {}, shares)
+        return html_report.Entry(int(time), time, time, {}, shares)
 
     even = [entry(0, compute=1.0), entry(10, compute=0.5, compile=0.5), entry(20, compute=1.0), entry(30, compute=1.0)]
-    assert page.shares(even) == {"compute": 0.875, "compile": 0.125}
+    assert html_report.shares(even) == {"compute": 0.875, "compile": 0.125}
     late = [*even, entry(100_000, checkpoint=1.0)]
-    assert page.shares(late)["checkpoint"] == pytest.approx(100 / 140)
+    assert html_report.shares(late)["checkpoint"] == pytest.approx(100 / 140)
 
 
 @pytest.mark.parametrize("content", [None, "", "\n\n", "no log\n", "[1, 2]\n"])

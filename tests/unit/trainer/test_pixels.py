@@ -12,13 +12,16 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from resnext_trainer import predict
-from resnext_trainer.config import resolve
-from resnext_trainer.data import Share, dali, files, images, tfrecord
-from resnext_trainer.data.geometry import jpeg_size, regular
-from resnext_trainer.data.tfdata import TfData
-from resnext_trainer.refusal import Refused
-from resnext_trainer.report import Verdict
+from resnext_trainer.cli import predict
+from resnext_trainer.config.validation import resolve
+from resnext_trainer.contract import Verdict
+from resnext_trainer.data import files, image_codec
+from resnext_trainer.data.crops import jpeg_size, regular
+from resnext_trainer.data.datasets import tfrecord
+from resnext_trainer.data.input_pipeline import Share
+from resnext_trainer.data.pipelines import dali
+from resnext_trainer.data.pipelines.tfdata import TfData
+from resnext_trainer.errors import Refused
 
 RAMP = np.tile(np.linspace(0, 65_535, 256).astype(np.uint16), (48, 1))
 COLOURS = np.kron(np.arange(48).reshape(4, 4, 3) * 5, np.ones((12, 12, 1))).astype(np.uint8)
@@ -59,7 +62,7 @@ def tiff(values, photometric, bits=16, order="<"):
 
 def seen(content):
     """The pixels that training gets of a picture."""
-    jpeg = images.as_jpeg(content)
+    jpeg = image_codec.as_jpeg(content)
     return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")).astype(int)
 
 
@@ -188,7 +191,7 @@ def test_pixels_without_8_bit_rgb_are_rejected(case):
     """A sentence says why; a wrong picture would teach something else."""
     content, words = REJECTED[case]
     with pytest.raises(ValueError, match=words):
-        images.as_jpeg(content)
+        image_codec.as_jpeg(content)
 
 
 def test_preview_in_tiff_is_no_second_page():
@@ -203,7 +206,7 @@ def test_preview_in_tiff_is_no_second_page():
 def test_cmyk_jpegs_stay_as_libjpeg_and_pillow_decode_them():
     """Adobe's CMYK JPEGs are stored inverted."""
     content = encoded(Image.fromarray(COLOURS).convert("CMYK"), "JPEG", quality=95)
-    assert images.as_jpeg(content) == content
+    assert image_codec.as_jpeg(content) == content
     ours = tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE").numpy().astype(int)
     assert np.abs(ours - np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))).max() <= 2
 
@@ -216,7 +219,7 @@ def test_memory_error_is_not_called_a_bad_picture(monkeypatch):
 
     monkeypatch.setattr(Image, "open", exhausted)
     with pytest.raises(MemoryError):
-        images.converted(SIXTEEN_BITS["PNG"])
+        image_codec.converted(SIXTEEN_BITS["PNG"])
 
 
 JPEGS = [encoded(Image.fromarray(COLOURS), "JPEG", **options)
@@ -282,7 +285,7 @@ def test_stray_bytes_in_header_change_no_image(tmp_path, pipeline, stray):
     ((pixels, labels),) = source.validate()
     assert labels.numpy().tolist() == [0, 0]
     assert (pixels[0].numpy() == pixels[1].numpy()).all()
-    images.check(odd)
+    image_codec.check(odd)
 
 
 def test_ordinary_jpeg_is_not_copied():

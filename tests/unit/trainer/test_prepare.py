@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnext_trainer.__main__ import main
-from resnext_trainer.data import prepare, tfrecord
-from resnext_trainer.data.geometry import jpeg_size
+from resnext_trainer.cli.main import main
+from resnext_trainer.data import prepare
+from resnext_trainer.data.crops import jpeg_size
+from resnext_trainer.data.datasets import tfrecord
 
 
 def picture(seed, form="JPEG", size=(20, 12)):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import yaml
 
-from resnext_trainer import checkpoint
-from resnext_trainer.report import REPORT_TAG
-from resnext_trainer.runs import located
+from resnext_trainer.checkpoint import store
+from resnext_trainer.checkpoint.runs import located
+from resnext_trainer.contract import REPORT_TAG
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("horovod") is None or shutil.which("mpirun") is None,
@@ -116,7 +116,7 @@ def test_ranks_save_within_epoch_at_same_step_and_change_no_result(few, tmp_path
         config.write_text(yaml.safe_dump(few | {"batchSize": 8, "epochs": 1, "checkpoint": checkpoints}))
         report = ended(start(2, "-m", "resnext_trainer", "train", "--config", config, "--world", 2))
         assert report["verdict"] == "finished"
-        results.append((sorted(path.name for path in located(place).glob("step-*")), checkpoint.newest(located(place))))
+        results.append((sorted(path.name for path in located(place).glob("step-*")), store.newest(located(place))))
     (often, ours), (never, theirs) = results
     assert (len(often), len(never)) == (6, 1)
     assert ours[0] == theirs[0]

@@ -13,11 +13,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from resnext_trainer import checkpoint
-from resnext_trainer.__main__ import main
-from resnext_trainer.refusal import Refused
-from resnext_trainer.report import Verdict
-from resnext_trainer.runs import located
+from resnext_trainer.checkpoint import store
+from resnext_trainer.checkpoint.runs import located
+from resnext_trainer.cli.main import main
+from resnext_trainer.contract import Verdict
+from resnext_trainer.errors import Refused
 from tests.support.runs import StopAfter, folder, newest, trained
 
 pytestmark = pytest.mark.slow
@@ -84,14 +84,14 @@ def test_restarted_training_resumes_its_own_run(tiny):
     report = trained(again, attempt=2, telemetry=(telemetry := StopAfter()))
     assert "resuming from step 4" in telemetry.log.getvalue()
     assert (report.verdict, report.progress.step) == ("finished", 12)
-    assert checkpoint.newest(old)[0].step == 12
+    assert store.newest(old)[0].step == 12
     assert folder(tiny) != old
 
 
 def test_warm_start_begins_with_the_old_weights(tiny):
     """A rate this small leaves the weights as they came; a head of other classes begins new."""
     trained(tiny)
-    old = checkpoint.read(folder(tiny) / "best")[1]
+    old = store.read(folder(tiny) / "best")[1]
     again = tiny | {"optimizer": {"learningRate": 1e-30, "warmupEpochs": 0}}
     again |= {"model": {**tiny["model"], "classes": 12}}
     trained(on_mismatch(again, "warmStart"), stop_after=1, telemetry=(telemetry := StopAfter(1)))
@@ -126,9 +126,9 @@ def test_changed_default_changes_no_training(tiny, monkeypatch):
     trained(tiny, attempt=2)
     expected = newest(tiny)[1]
 
-    from resnext_trainer import config
+    from resnext_trainer.config import validation
 
-    later = config.resolve
+    later = validation.resolve
     monkeypatch.setattr(
         "runs.resolve", lambda written: later({"seed": 7, "labelSmoothing": 0.5, **written}).as_written_by(written)
     )
@@ -244,14 +244,14 @@ def test_initial_checkpoint_may_be_of_either_format(tiny, tmp_path):
 
 def test_written_fields_come_with_the_operators_configuration(tiny, tmp_path):
     """What stands in training.json is resolved: written.json next to it says what of that the user wrote."""
-    from resnext_trainer import reading
-    from resnext_trainer.config import resolve
-    from resnext_trainer.provenance import dumped
+    from resnext_trainer.checkpoint.provenance import dumped
+    from resnext_trainer.config import loading
+    from resnext_trainer.config.validation import resolve
 
     (tmp_path / "training.json").write_text(json.dumps(dumped(resolve(tiny))))
-    everything = reading.read(tmp_path / "training.json").written
+    everything = loading.read(tmp_path / "training.json").written
     assert {"mixup", "seed", "epochs"} <= everything
     (tmp_path / "written.json").write_text(json.dumps({"epochs": 2, "optimizer": {"learningRate": 0.1}}))
-    written = reading.read(tmp_path / "training.json", ["data.path=/x"]).written
+    written = loading.read(tmp_path / "training.json", ["data.path=/x"]).written
     assert written == {"epochs", "optimizer.learningRate", "data.path"}
     assert located(tmp_path) == tmp_path

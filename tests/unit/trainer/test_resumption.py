@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resnext_trainer import checkpoint, fingerprint, presets, runs
-from resnext_trainer.checkpoint import Position
-from resnext_trainer.config import resolve
-from resnext_trainer.refusal import Refused
-from resnext_trainer.report import Verdict
-from resnext_trainer.resumption import Resumption
+from resnext_trainer.checkpoint import runs, store
+from resnext_trainer.checkpoint.resumption import Resumption
+from resnext_trainer.checkpoint.store import Position
+from resnext_trainer.config import presets
+from resnext_trainer.config.validation import resolve
+from resnext_trainer.contract import Verdict
+from resnext_trainer.data import fingerprint
+from resnext_trainer.errors import Refused
 
 FORMAT_1 = Path(__file__).parents[2] / "fixtures" / "checkpoint-format-1" / "run"
 
@@ -50,16 +52,16 @@ class Attempt:
 
     @property
     def newest(self):
-        found = checkpoint.newest(self.folder)
+        found = store.newest(self.folder)
         return found and found[0].step
 
     def trained(self, step, **position):
         """Saves a checkpoint and ends."""
         at = Position(step=step, **position)
         run = self.run
-        checkpoint.save(self.folder, at, ARRAYS, self.attempt, 3, run.provenance, run.check)
+        store.save(self.folder, at, ARRAYS, self.attempt, 3, run.provenance, run.check)
         if at.top1 is not None:
-            checkpoint.save_best(self.folder, at, ARRAYS, run.provenance, run.check)
+            store.save_best(self.folder, at, ARRAYS, run.provenance, run.check)
         run.close()
         return self
 
@@ -107,7 +109,7 @@ def test_continue_resumes_and_records_the_differences(root, changed, dataset, se
     assert resumed.newest == 1000
     assert sentence in "\n".join(resumed.notes)
     resumed.trained(1010, epoch=2)
-    _, _, saved = checkpoint.newest(resumed.folder)
+    _, _, saved = store.newest(resumed.folder)
     assert sentence in saved.differences
     third = Attempt(root, changed, dataset=dataset, attempt=2)
     assert (third.newest, third.notes) == (1010, [])
@@ -128,7 +130,7 @@ def test_new_run_begins_and_its_attempts_resume_it(root, changed, dataset, sente
     new.trained(20)
     second = Attempt(root, changed, dataset=dataset, onMismatch=mode, attempt=2)
     assert (second.newest, second.folder) == (20, new.folder)
-    assert checkpoint.best(second.folder) is None
+    assert store.best(second.folder) is None
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
@@ -184,7 +186,7 @@ def test_changed_defaults_keep_the_runs_values(root, monkeypatch):
     assert (resumed.config.batch_size, resumed.config.label_smoothing) == (256, 0.3)
     assert "labelSmoothing: 0.3, not 0.1" in "\n".join(resumed.notes)
     resumed.trained(1010, epoch=2)
-    assert checkpoint.newest_provenance(resumed.folder)[2].config["labelSmoothing"] == 0.3
+    assert store.newest_provenance(resumed.folder)[2].config["labelSmoothing"] == 0.3
 
 
 def test_removed_field_keeps_the_runs_value_and_is_named(tmp_path):
@@ -225,7 +227,7 @@ def test_restart_leaves_a_run_of_format_1_where_it_is(tmp_path):
     assert (new.newest, new.run.weights()) == (None, root)
     new.trained(20)
     assert Attempt(root, {"seed": 4}, attempt=2).newest == 20
-    assert checkpoint.newest(root)[0].step == 10
+    assert store.newest(root)[0].step == 10
 
 
 def pointer(root):
@@ -311,10 +313,10 @@ def test_higher_attempt_takes_over_and_the_straggler_writes_nothing(root, monkey
     monkeypatch.setenv("RESNEXT_TRAINING_UID", "training-a")
     straggler = Attempt(root, attempt=1)
     Attempt(root, attempt=2)
-    for write in (checkpoint.save_best, lambda *given: checkpoint.save(*given[:3], 1, 3, *given[3:])):
+    for write in (store.save_best, lambda *given: store.save(*given[:3], 1, 3, *given[3:])):
         with pytest.raises(Refused, match="attempt 2") as caught:
             write(straggler.folder, Position(step=1005), ARRAYS, straggler.run.provenance, straggler.run.check)
         assert caught.value.verdict is Verdict.CHECKPOINT_LOCKED
     assert straggler.newest == 1000
-    assert checkpoint.best(straggler.folder).top1 == 0.75
+    assert store.best(straggler.folder).top1 == 0.75
     assert not list(straggler.folder.glob(".*.writing"))

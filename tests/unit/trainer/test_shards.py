@@ -9,13 +9,15 @@ import zlib
 import numpy as np
 import pytest
 
-from resnext_trainer.__main__ import main
-from resnext_trainer.config import resolve
-from resnext_trainer.data import examples, shards, tfrecord
+from resnext_trainer.cli.main import main
+from resnext_trainer.config.validation import resolve
+from resnext_trainer.contract import Verdict
+from resnext_trainer.data import shards
 from resnext_trainer.data.bad_records import BadRecords
-from resnext_trainer.data.summary import NAMED, Summary
-from resnext_trainer.refusal import Refused
-from resnext_trainer.report import Verdict
+from resnext_trainer.data.datasets import tfrecord
+from resnext_trainer.data.input_pipeline import examples
+from resnext_trainer.data.problem_summary import NAMED, Summary
+from resnext_trainer.errors import Refused
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from resnext_trainer import launch
+from resnext_trainer.runtime import launcher
 
 LISTENS = """
-from resnext_trainer import signals
+from resnext_trainer.runtime import signals
 requests = signals.listen()
 print(requests.stop.is_set(), requests.profile.is_set())
 """
@@ -19,14 +19,14 @@ print(requests.stop.is_set(), requests.profile.is_set())
 
 def options(tmp_path):
     paths = dict.fromkeys(("config", "keys", "run_dir", "termination_log"), tmp_path)
-    return launch.Options(attempt=1, world=1, hosts=(), ssh_port=1, metrics_port=1, deadline=1, **paths)
+    return launcher.Options(attempt=1, world=1, hosts=(), ssh_port=1, metrics_port=1, deadline=1, **paths)
 
 
 @pytest.mark.parametrize(
     ("number", "asked"), [(signal.SIGUSR2, "True False"), (signal.SIGUSR1, "False True")], ids=["stop", "profile"]
 )
 def test_a_request_that_comes_while_python_starts_is_kept(tmp_path, number, asked):
-    command = launch.command(options(tmp_path))
+    command = launcher.command(options(tmp_path))
     wrapper = command[command.index("env") : command.index(sys.executable)]
     rank = subprocess.Popen([*wrapper, sys.executable, "-c", LISTENS], stdout=subprocess.PIPE, text=True)
     while not Path(f"/proc/{rank.pid}/cmdline").read_bytes().startswith(sys.executable.encode()):

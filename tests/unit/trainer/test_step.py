@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from resnext_trainer import layers
-from resnext_trainer.averaging import Average
-from resnext_trainer.config import resolve
-from resnext_trainer.distributed import Alone
-from resnext_trainer.model import DEVIATION, MEAN
-from resnext_trainer.step import Step
+from resnext_trainer.config.validation import resolve
+from resnext_trainer.model import layers
+from resnext_trainer.model.ema import Average
+from resnext_trainer.model.resnext import DEVIATION, MEAN
+from resnext_trainer.model.train_state import Step
+from resnext_trainer.runtime.distributed import Alone
 
 
 def step(batch, accumulation, **changed):

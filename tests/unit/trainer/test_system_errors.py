@@ -13,13 +13,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from resnext_trainer import __main__, limits
-from resnext_trainer.__main__ import main
-from resnext_trainer.config import resolve
-from resnext_trainer.data import Share, dali, files, images, open_source, tfrecord
-from resnext_trainer.data.tfdata import TfData
-from resnext_trainer.refusal import Refused, system_error, system_errors
-from resnext_trainer.report import Verdict
+from resnext_trainer.cli import main as command_line
+from resnext_trainer.cli.main import main
+from resnext_trainer.config.validation import resolve
+from resnext_trainer.contract import Verdict
+from resnext_trainer.data import files, image_codec
+from resnext_trainer.data.datasets import tfrecord
+from resnext_trainer.data.input_pipeline import Share, open_source
+from resnext_trainer.data.pipelines import dali
+from resnext_trainer.data.pipelines.tfdata import TfData
+from resnext_trainer.errors import Refused, system_error, system_errors
+from resnext_trainer.runtime import limits
 
 OF_THE_SYSTEM = ("EMFILE", "ENFILE", "ENOMEM", "EIO", "ESTALE", "ETIMEDOUT", "ENOTCONN", "EAGAIN", "EREMOTEIO")
 OF_THE_FILE = ("ENOENT", "EACCES", "EPERM", "EISDIR", "ELOOP", "ENAMETOOLONG", "ENXIO")
@@ -98,7 +102,7 @@ def test_memory_error_while_reading_is_no_bad_record(few, data, monkeypatch):
     def exhausted(*_):
         raise MemoryError
 
-    reader = tfrecord if data["format"] == "tfrecord" else images
+    reader = tfrecord if data["format"] == "tfrecord" else image_codec
     monkeypatch.setattr(reader, "example" if reader is tfrecord else "is_jpeg", exhausted)
     with pytest.raises(Refused) as caught:
         list(training.train(0))
@@ -156,7 +160,7 @@ def test_training_reports_system_error(monkeypatch, capsys):
     def exhausted(*_):
         raise OSError(errno.ENFILE, os.strerror(errno.ENFILE), "/data/train-0")
 
-    monkeypatch.setattr(__main__, "_trained", exhausted)
+    monkeypatch.setattr(command_line, "_trained", exhausted)
     assert main(["train"]) == 12
     output = capsys.readouterr().out
     assert '"verdict":"system_error"' in output
@@ -218,7 +222,7 @@ class TestOpenFiles:
             tfrecord.write(tmp_path, split, pictures * 4, 200)
         script = (
             "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100));"
-            "from resnext_trainer.data import tfrecord;"
+            "from resnext_trainer.data.datasets import tfrecord;"
             "found = tfrecord.find(sys.argv[1], 'train');"
             "assert len([found.read(number) for number in range(len(found))]) == 200"
         )
@@ -229,7 +233,7 @@ class TestOpenFiles:
         script = (
             "import resource; _, hard = resource.getrlimit(resource.RLIMIT_NOFILE);"
             "resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard));"
-            "from resnext_trainer import limits; limits.raise_open_files();"
+            "from resnext_trainer.runtime import limits; limits.raise_open_files();"
             "print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
         )
         output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout

@@ -11,9 +11,9 @@ import pytest
 import rich
 from prometheus_client.parser import text_string_to_metric_families
 
-from resnext_trainer import endpoints
-from resnext_trainer.report import REPORT_TAG, Progress
-from resnext_trainer.telemetry import Telemetry
+from resnext_trainer.contract import REPORT_TAG, Progress
+from resnext_trainer.runtime import http_server
+from resnext_trainer.runtime.telemetry import Telemetry
 
 
 def get(port, path):
@@ -120,8 +120,8 @@ def test_a_terminal_has_a_bar_and_notes_above_it():
 
 STUCK = """
 import time
-from resnext_trainer.telemetry import Telemetry
-from resnext_trainer.watchdog import Watchdog
+from resnext_trainer.runtime.telemetry import Telemetry
+from resnext_trainer.runtime.watchdog import Watchdog
 
 def waits_for_a_peer_that_never_answers():
     time.sleep(60)
@@ -145,14 +145,14 @@ def test_a_rank_that_makes_no_step_ends_as_hung_and_shows_where_it_stood():
 
 
 def test_a_port_is_free_for_the_next_attempt_while_old_connections_time_out():
-    routes = {"/": lambda: endpoints.Answer(200, b"ok\n")}
+    routes = {"/": lambda: http_server.Answer(200, b"ok\n")}
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     program = (
-        "import sys, urllib.request\nfrom resnext_trainer import endpoints\n"
+        "import sys, urllib.request\nfrom resnext_trainer.runtime import http_server as endpoints\n"
         f"endpoints.serve({port}, {{'/': lambda: endpoints.Answer(200, b'ok')}})\n"
         f"print(urllib.request.urlopen('http://127.0.0.1:{port}/').read())"
     )
     subprocess.run([sys.executable, "-c", program], check=True)  # the server closes first: its side waits
-    assert endpoints.serve(port, routes) == port
+    assert http_server.serve(port, routes) == port

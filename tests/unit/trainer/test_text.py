@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnext_trainer.__main__ import main
-from resnext_trainer.data import folder, labels, tfrecord
-from resnext_trainer.refusal import Refused
-from resnext_trainer.report import Report, Verdict
+from resnext_trainer.cli.main import main
+from resnext_trainer.contract import Report, Verdict
+from resnext_trainer.data import labels
+from resnext_trainer.data.datasets import folder, tfrecord
+from resnext_trainer.errors import Refused
 from resnext_trainer.text import encodable, printable
 
 KEPT = (

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from resnext_trainer import distributed
-from resnext_trainer.refusal import Refused
-from resnext_trainer.report import Verdict
+from resnext_trainer.contract import Verdict
+from resnext_trainer.errors import Refused
+from resnext_trainer.runtime import distributed
 from tests.support.runs import StopAfter, newest, trained
 
 

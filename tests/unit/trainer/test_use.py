@@ -10,15 +10,16 @@ import pytest
 import yaml
 from PIL import Image
 
-from resnext_trainer import export, train
-from resnext_trainer.__main__ import main
-from resnext_trainer.config import resolve
-from resnext_trainer.data import tfrecord
-from resnext_trainer.model import SHAPES, ResNeXt
-from resnext_trainer.refusal import Refused
-from resnext_trainer.runs import located
-from resnext_trainer.signals import Requests
-from resnext_trainer.telemetry import Telemetry
+from resnext_trainer.checkpoint.runs import located
+from resnext_trainer.cli import export
+from resnext_trainer.cli.main import main
+from resnext_trainer.config.validation import resolve
+from resnext_trainer.data.datasets import tfrecord
+from resnext_trainer.errors import Refused
+from resnext_trainer.model.resnext import SHAPES, ResNeXt
+from resnext_trainer.runtime.signals import Requests
+from resnext_trainer.runtime.telemetry import Telemetry
+from resnext_trainer.training import entrypoint
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +42,7 @@ def run(digits_folder, tmp_path_factory):
         "checkpoint": {"path": str(folder / "checkpoints")},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
-    report = train.run(
+    report = entrypoint.run(
         resolve(settings), attempt=1, workers=None, world=None, telemetry=Telemetry(), requests=Requests()
     )
     return SimpleNamespace(folder=folder, config=folder / "config.yaml", progress=report.progress, settings=settings)

@@ -2,8 +2,8 @@ import shutil
 
 import pytest
 
-from resnext_trainer.__main__ import main
-from resnext_trainer.data import tfrecord
+from resnext_trainer.cli.main import main
+from resnext_trainer.data.datasets import tfrecord
 
 
 @pytest.fixture

@@ -9,14 +9,14 @@ import time
 
 import pytest
 
-from resnext_trainer.liveness import State
-from resnext_trainer.report import REPORT_TAG
-from resnext_trainer.watchdog import blamed, diagnosis
+from resnext_trainer.contract import REPORT_TAG
+from resnext_trainer.runtime.heartbeat import State
+from resnext_trainer.runtime.watchdog import blamed, diagnosis
 
 RANK = """
 import json, sys, time
-from resnext_trainer.telemetry import Telemetry
-from resnext_trainer.watchdog import Watchdog
+from resnext_trainer.runtime.telemetry import Telemetry
+from resnext_trainer.runtime.watchdog import Watchdog
 
 rank, phase = int(sys.argv[1]), sys.argv[2]
 telemetry = Telemetry(rank)

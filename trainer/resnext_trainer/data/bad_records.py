@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from resnext_trainer.data.problem_summary import NAMED
 from resnext_trainer.data.shards import refused
-from resnext_trainer.data.summary import NAMED
-from resnext_trainer.refusal import Refused
+from resnext_trainer.errors import Refused
 
 log = logging.getLogger(__name__)
 

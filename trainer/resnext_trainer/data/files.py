@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnext_trainer.refusal import system_error
+from resnext_trainer.errors import system_error
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),

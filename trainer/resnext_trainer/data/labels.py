@@ -4,9 +4,9 @@ import os
 import unicodedata
 from collections.abc import Sequence
 
+from resnext_trainer.contract import Verdict
 from resnext_trainer.data import files
-from resnext_trainer.refusal import Refused
-from resnext_trainer.report import Verdict
+from resnext_trainer.errors import Refused
 from resnext_trainer.text import printable
 
 LABELS = "labels.txt"

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from resnext_trainer.data import files, labels, tfrecord
-from resnext_trainer.data.folder import Listing, listing
-from resnext_trainer.data.images import as_jpeg
-from resnext_trainer.data.summary import Summary
-from resnext_trainer.refusal import Refused, system_errors
+from resnext_trainer.data import files, labels
+from resnext_trainer.data.datasets import tfrecord
+from resnext_trainer.data.datasets.folder import Listing, listing
+from resnext_trainer.data.image_codec import as_jpeg
+from resnext_trainer.data.problem_summary import Summary
+from resnext_trainer.errors import Refused, system_errors
 from resnext_trainer.text import printable
 
 LABELS = labels.LABELS

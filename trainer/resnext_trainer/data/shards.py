@@ -8,10 +8,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from resnext_trainer.contract import Verdict
 from resnext_trainer.data import files
-from resnext_trainer.data.summary import NAMED, named
-from resnext_trainer.refusal import Refused, system_error
-from resnext_trainer.report import Verdict
+from resnext_trainer.data.problem_summary import NAMED, named
+from resnext_trainer.errors import Refused, system_error
 from resnext_trainer.text import printable
 
 SPLITS = ("train", "validation")

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from resnext_trainer.data import Examples, images
-from resnext_trainer.data.summary import Summary
-from resnext_trainer.refusal import system_errors
+from resnext_trainer.data import image_codec
+from resnext_trainer.data.input_pipeline import Examples
+from resnext_trainer.data.problem_summary import Summary
+from resnext_trainer.errors import system_errors
 
 MOST_CLASSES = 100_000
 """As many as model.classes may be: a greater label is none."""
@@ -84,7 +85,7 @@ def validate(
                     if label not in allowed:
                         part.problems.add(_LABELS, f"{records.where(number)}: {_label(label, allowed)}")
                     else:
-                        images.check(jpeg)
+                        image_codec.check(jpeg)
                         part.labels[label] += 1
             except ValueError as error:
                 # Its first clause is enough beside each example; the advice stands beside the cause.

@@ -1,0 +1,1 @@
+"""Checkpoints: storage, selection, locking, resumption and warm start."""

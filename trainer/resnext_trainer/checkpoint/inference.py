@@ -1,0 +1,125 @@
+"""A network as a checkpoint has it, for the commands that use one and do not train it on."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from resnext_trainer.checkpoint import compatibility, runs, store
+from resnext_trainer.checkpoint.provenance import Provenance
+from resnext_trainer.checkpoint.store import Arrays, Position
+from resnext_trainer.config.models import Precision, Training
+from resnext_trainer.config.validation import InvalidConfig
+from resnext_trainer.contract import SavedCheckpoint, Verdict
+from resnext_trainer.data import class_names
+from resnext_trainer.data.class_names import Names
+from resnext_trainer.errors import Refused
+from resnext_trainer.model.ema import PREFIX
+from resnext_trainer.model.train_state import Step
+from resnext_trainer.runtime import distributed
+from resnext_trainer.runtime.distributed import Ranks
+
+_BEST, _NEWEST = "best", "newest"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint, and the settings and class names that it was trained with."""
+
+    config: Training
+    position: Position
+    saved: SavedCheckpoint
+    provenance: Provenance | None
+    """None for a checkpoint of format 1, which takes the settings of the command line alone."""
+    _arrays: Arrays
+
+    def network(self, ranks: Ranks) -> Step:
+        """The network with its weights, on the device that the settings ask for."""
+        step = Step(self.config, ranks, distributed.pin_device(ranks, self.config.device))
+        for name, variable in {**step.model.weights, **step.model.statistics}.items():
+            array = _array(self._arrays, name)
+            if array is None or array.shape != tuple(variable.shape):
+                raise _other_network(self.saved, f"{name} differs from that of {_described(self.config)}")
+            variable.assign(array)
+        return step
+
+    def exact(self) -> "Trained":
+        """The same in float32 and without XLA: for a few images, compiling would take longer than computing."""
+        config = self.config.model_copy(update={"precision": Precision(mode="fp32"), "xla": False})
+        return Trained(config, self.position, self.saved, self.provenance, self._arrays)
+
+    def class_names(self, labels: Path | None) -> Names:
+        """The names of the classes by number: from a file, or else as the checkpoint has them; None without a name.
+
+        A checkpoint of format 1 has none: there it is labels.txt beside the data, or its folders.
+        """
+        if labels is not None:
+            return class_names.from_file(labels, self.config.model.classes)
+        return self.provenance.class_names if self.provenance else class_names.names(self.config)
+
+
+def read(config: Training, wanted: str | None) -> Trained:
+    """A checkpoint: `best`, `newest`, a directory, or (None) the best if there is one.
+
+    Its own settings apply, under those that the user wrote. Raises Refused where there is none, where it is not whole,
+    or where the user wrote another network.
+    """
+    position, arrays, saved = _read(Path(config.checkpoint.path), wanted)
+    provenance = store.provenance(Path(saved.path))
+    return Trained(_settings(config, provenance, saved), position, saved, provenance, arrays)
+
+
+def _settings(config: Training, provenance: Provenance | None, saved: SavedCheckpoint) -> Training:
+    if provenance is None:
+        return config
+    comparison = compatibility.compare(config, provenance.config, everywhere=True)
+    if others := [str(each) for each in comparison.recipe if each.field.startswith("model.")]:
+        raise _other_network(saved, f"{'; '.join(others)}")
+    try:
+        return comparison.config()
+    except InvalidConfig as error:
+        raise Refused(Verdict.CONFIGURATION_REFUSED, f"{saved.path}: {error}") from None
+
+
+def _other_network(saved: SavedCheckpoint, why: str) -> Refused:
+    return Refused(
+        Verdict.CONFIGURATION_REFUSED,
+        f"the checkpoint {saved.path} is of another network ({why}): leave out what --config and --set say about the "
+        "model, or give the checkpoint's own configuration",
+    )
+
+
+def _described(config: Training) -> str:
+    return f"{config.model.architecture} with {json.dumps(config.model.classes)} classes"
+
+
+def _array(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray | None:
+    # Where averaged weights are kept, they are what the best checkpoint was chosen by.
+    return arrays.get(PREFIX + name, arrays.get(name))
+
+
+def _read(folder: Path, wanted: str | None) -> tuple[Position, Arrays, SavedCheckpoint]:
+    if wanted not in (None, _BEST, _NEWEST) and not Path(wanted, "state.json").exists() and _holds_some(Path(wanted)):
+        folder, wanted = Path(wanted), None  # a run, or a checkpoint directory
+    folder = runs.located(folder)
+    if wanted == _NEWEST or (wanted is None and not (folder / _BEST).is_dir()):
+        newest = store.newest(folder)
+        if newest is None:
+            raise _none(f"{folder} holds no checkpoint: set checkpoint.path, or give --checkpoint")
+        return newest
+    chosen = folder / _BEST if wanted in {None, _BEST} else Path(str(wanted))
+    try:
+        return store.read(chosen)
+    except store.NOT_WHOLE as error:
+        raise _none(f"{chosen} is no whole checkpoint ({error})") from None
+
+
+def _holds_some(path: Path) -> bool:
+    folder = runs.located(path)
+    return (folder / _BEST).is_dir() or store.newest_provenance(folder) is not None
+
+
+def _none(message: str) -> Refused:
+    return Refused(Verdict.NO_GOOD_CHECKPOINT, message)

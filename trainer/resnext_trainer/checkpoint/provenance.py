@@ -1,0 +1,49 @@
+"""What a checkpoint says about the training that wrote it, so that a run resumes with the same recipe and dataset."""
+
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+
+from resnext_trainer.config.models import Training
+from resnext_trainer.data.fingerprint import Fingerprint
+
+
+def version() -> str:
+    """This trainer's version, for messages."""
+    try:
+        return metadata.version("resnext-operator")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+class Provenance(BaseModel):
+    """Where weights come from. Tolerant of fields that a later version adds within the same format."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", alias_generator=to_camel, validate_by_name=True, validate_by_alias=True
+    )
+
+    config: Mapping[str, Any]
+    """The resolved configuration, in the user's spelling."""
+    written: tuple[str, ...]
+    """The fields that the user wrote, in this attempt or an earlier one."""
+    class_names: tuple[str | None, ...]
+    """By class number; None for a class without a name."""
+    dataset: Fingerprint
+    differences: tuple[str, ...] = ()
+    """What changed in the recipe or the dataset where the run continued nevertheless (onMismatch: continue)."""
+    run: str = ""
+    """The run's id; empty in the directory of an earlier format, whose run has none."""
+    training: str = ""
+    """The UID of the training."""
+    attempt: int = 0
+    version: str = ""
+    """Of the trainer."""
+
+
+def dumped(config: Training) -> dict[str, Any]:
+    """A resolved configuration as it is stored."""
+    return config.model_dump(mode="json", by_alias=True)

@@ -1,0 +1,230 @@
+"""Checkpoints that are whole or not there: written aside, checksummed, synced to the disk, then renamed.
+
+Each is a folder `step-STEP-attempt-ATTEMPT` with the arrays (state.npz) and what they are (state.json, with the arrays'
+SHA-256) and where they come from. The best by top-1 is kept apart, in `best`. Only rank 0 comes here.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field, TypeAdapter
+
+from resnext_trainer.checkpoint.provenance import Provenance, version
+from resnext_trainer.checkpoint.runs import FORMAT, check_format
+from resnext_trainer.contract import SavedCheckpoint, Verdict
+from resnext_trainer.errors import Refused
+
+log = logging.getLogger(__name__)
+
+_NAME = re.compile(r"step-(\d{8,})-attempt-(\d{4,})")
+_ARRAYS, _STATE = "state.npz", "state.json"
+_BEST = "best"
+
+Count = Annotated[int, Field(ge=0)]
+
+Arrays = Mapping[str, np.ndarray]
+
+Guard = Callable[[], None]
+"""Raises where this process may not write any more; called before each rename."""
+
+NOT_WHOLE = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
+"""What `read` raises for a checkpoint that is missing or damaged."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a training is, in what does not depend on the number of ranks."""
+
+    step: Count = 0
+    """Updates made since the training began."""
+    epoch: Count = 0
+    """Whole epochs done."""
+    images: Count = 0
+    """Images seen in the current epoch, over all ranks."""
+    top1: float | None = None
+    top5: float | None = None
+    best_top1: float | None = None
+    rollbacks: Count = 0
+    """How often a loss that was not finite took the training back."""
+    redealt: tuple[tuple[Count, Count], ...] = ()
+    """The rollbacks within the current epoch; see `data.Redealt`."""
+
+
+@dataclass(frozen=True)
+class _State:
+    """What state.json holds."""
+
+    position: Position
+    time: datetime
+    sha256: str
+    """Of the arrays' file."""
+    format: int = 1
+    provenance: Provenance | None = None
+    """Where the weights come from; format 1 does not say."""
+    version: str = "unknown"
+    """Of the trainer; outside of the provenance, where every later format keeps it."""
+
+
+_STATE_FILE = TypeAdapter(_State)
+
+
+def _anybody() -> None:
+    """The guard of a directory that nobody else writes to."""
+
+
+def save(
+    folder: Path,
+    position: Position,
+    arrays: Arrays,
+    attempt: int,
+    keep: int,
+    provenance: Provenance | None = None,
+    guard: Guard = _anybody,
+) -> SavedCheckpoint:
+    """Writes a checkpoint and removes those that are too old; OSError leaves the others as they are."""
+    to = folder / f"step-{position.step:08d}-attempt-{attempt:04d}"
+    saved = _write(to, position, arrays, provenance, guard)
+    for _, old in _found(folder)[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return saved
+
+
+def save_best(
+    folder: Path, position: Position, arrays: Arrays, provenance: Provenance | None = None, guard: Guard = _anybody
+) -> SavedCheckpoint:
+    """Replaces the best checkpoint."""
+    return _write(folder / _BEST, position, arrays, provenance, guard)
+
+
+def best(folder: Path) -> Position | None:
+    """Where the best checkpoint comes from; None where there is none that is whole."""
+    kept = folder / _BEST
+    old = _old(kept)
+    if old.exists() and not kept.exists():
+        old.rename(kept)  # the process ended between two renames of _write
+    try:
+        return read(kept)[0]
+    except FileNotFoundError:
+        return None
+    except NOT_WHOLE as error:
+        log.warning("%s is not whole (%s); the next evaluation writes another", kept, error)
+        return None
+
+
+def newest(folder: Path) -> tuple[Position, Arrays, SavedCheckpoint] | None:
+    """The newest checkpoint that is whole; None where there is none at all."""
+    found = _found(folder)
+    for _, candidate in found:
+        try:
+            return read(candidate)
+        except NOT_WHOLE as error:
+            log.warning("%s is not whole (%s); taking the one before", candidate, error)
+    if found:
+        raise Refused(
+            Verdict.NO_GOOD_CHECKPOINT,
+            f"{folder} holds {len(found)} checkpoints and none is whole; the newest is {found[0][1].name}: "
+            "restore one, or empty the folder to begin anew",
+        )
+    return None
+
+
+def read(checkpoint: Path) -> tuple[Position, Arrays, SavedCheckpoint]:
+    """A checkpoint's content; one of NOT_WHOLE where it is not what was written."""
+    state = _state(checkpoint)
+    with (checkpoint / _ARRAYS).open("rb") as stream:
+        if hashlib.file_digest(stream, "sha256").hexdigest() != state.sha256:
+            raise ValueError("its checksum differs")
+    with np.load(checkpoint / _ARRAYS) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    if others := [name for name, array in arrays.items() if array.dtype != np.float32]:
+        raise ValueError(f"{others[0]} is no float32")
+    return state.position, arrays, _saved(checkpoint, state)
+
+
+def provenance(checkpoint: Path) -> Provenance | None:
+    """Where a checkpoint comes from, if it says so; one of NOT_WHOLE where its state is not what was written."""
+    return _state(checkpoint).provenance
+
+
+def newest_provenance(folder: Path) -> tuple[Position, SavedCheckpoint, Provenance | None] | None:
+    """The newest checkpoint, without its arrays, which may turn out to be damaged; None where there is none."""
+    for _, candidate in _found(folder):
+        try:
+            state = _state(candidate)
+        except NOT_WHOLE:
+            continue
+        return state.position, _saved(candidate, state), state.provenance
+    return None
+
+
+def _state(checkpoint: Path) -> _State:
+    file = checkpoint / _STATE
+    content = file.read_bytes()
+    check_format(json.loads(content), file)
+    return _STATE_FILE.validate_json(content)
+
+
+def _saved(checkpoint: Path, state: _State) -> SavedCheckpoint:
+    differences = state.provenance.differences if state.provenance else ()
+    return SavedCheckpoint(step=state.position.step, time=state.time, path=str(checkpoint), differences=differences)
+
+
+def _write(
+    to: Path, position: Position, arrays: Arrays, provenance: Provenance | None, guard: Guard
+) -> SavedCheckpoint:
+    aside, old = to.with_name(f".{to.name}.writing"), _old(to)
+    for left_over in to.parent.glob(".*.writing"):
+        shutil.rmtree(left_over, ignore_errors=True)
+    now = datetime.now(UTC).replace(microsecond=0)
+    try:
+        aside.mkdir(parents=True)
+        with (aside / _ARRAYS).open("wb") as stream:
+            np.savez(stream, **arrays)  # type: ignore[arg-type]  # mypy takes the names for savez's own options
+        with (aside / _ARRAYS).open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        state = _State(position, now, digest, FORMAT, provenance, version())
+        (aside / _STATE).write_bytes(_STATE_FILE.dump_json(state, indent=1, by_alias=True))
+        for part in (aside / _ARRAYS, aside / _STATE, aside):
+            _sync(part)
+        guard()
+        if to.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            to.rename(old)
+        aside.rename(to)
+        _sync(to.parent)
+    except (OSError, Refused):
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    return _saved(to, state)
+
+
+def _found(folder: Path) -> list[tuple[tuple[int, int], Path]]:
+    """The checkpoints by (step, attempt), newest first."""
+    matches = ((_NAME.fullmatch(path.name), path) for path in (folder.iterdir() if folder.is_dir() else ()))
+    return sorted(((int(match[1]), int(match[2])), path) for match, path in matches if match)[::-1]
+
+
+def _old(checkpoint: Path) -> Path:
+    """Where a checkpoint waits while another of its name takes its place."""
+    return checkpoint.with_name(f".{checkpoint.name}.old")
+
+
+def _sync(path: Path) -> None:
+    """Puts a file or a folder's list of names on the disk itself."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

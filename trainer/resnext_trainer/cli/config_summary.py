@@ -1,0 +1,193 @@
+"""What a configuration means, without training: the network's size, the steps, and the learning rate on the way."""
+
+import contextlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from resnext_trainer.config.models import Training
+from resnext_trainer.contract import Verdict
+from resnext_trainer.errors import Refused
+from resnext_trainer.model.resnext import ResNeXt, build
+from resnext_trainer.training.schedule import learning_rate
+
+_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Where along the training the learning rate is shown, beside the end of the warm-up."""
+
+_IMAGENET_CLASSES = 1000
+_IMAGENET_IMAGES = (1_281_167, 50_000)
+"""ILSVRC 2012: images for training and for validation."""
+
+_PRODUCTS = {"Conv2D", "MatMul"}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the network, for one image."""
+
+    name: str
+    output: tuple[int, ...]
+    """Height, width and channels of what it hands on; of the classifier, the classes."""
+    weights: int
+    macs: int
+    """Products that are added up, in convolutions and the classifier.
+
+    Batch norm is not counted, as torchvision does not; timm counts two for each of its outputs.
+    """
+    activations: int
+    """Numbers that convolutions and the classifier put out: what training keeps in memory grows with them."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """How many images a training has."""
+
+    training: int
+    validation: int | None
+    source: str
+    """Where the numbers come from."""
+
+
+def meaning(config: Training, world: int, images: Images, at: Sequence[int] = ()) -> dict[str, Any]:
+    """The facts, by the names under which they are printed; `at` are steps whose learning rate is wanted."""
+    model = build(config.model, native_groups=True)
+    decayed = model.decayed
+    global_batch = config.global_batch(world)
+    steps = images.training // global_batch
+
+    def rate(epoch: float) -> float:
+        return learning_rate(config.optimizer, global_batch, config.epochs, epoch)
+
+    epochs = sorted({config.optimizer.warmup_epochs, *(share * config.epochs for share in _SHARES)})
+    parts = stages(model, config.model.image_size)
+    return {
+        "architecture": config.model.architecture,
+        "weights": model.count(),
+        "macs": sum(stage.macs for stage in parts),
+        "activations": sum(stage.activations for stage in parts),
+        "stages": [asdict(stage) for stage in parts],
+        "decayedVariables": len(decayed),
+        "undecayedVariables": len(model.weights) - len(decayed),
+        "precision": config.precision.mode,
+        "trainingImages": images.training,
+        "validationImages": images.validation,
+        "imagesFrom": images.source,
+        "globalBatch": global_batch,
+        "stepsPerEpoch": steps,
+        "steps": steps * config.epochs,
+        "learningRate": {f"{epoch:g}": rate(epoch) for epoch in epochs},
+        # Without a whole step in an epoch there is no training, and no rate.
+        "learningRateAtStep": {str(step): rate(step / steps) for step in at if steps},
+        "config": config.model_dump(mode="json", by_alias=True),
+    }
+
+
+def stages(model: ResNeXt, image_size: int) -> list[Stage]:
+    """The network part by part, read off the graph that TensorFlow makes of it: what counts is what is computed."""
+    network = tf.function(lambda images: model(images, training=False)[0], autograph=False)
+    graph = network.get_concrete_function(tf.TensorSpec([1, image_size, image_size, 3], tf.uint8)).graph
+    # Both must be kept: a captured variable is known in the graph by its placeholder alone.
+    names = {
+        id(inside): name
+        for outside, inside in graph.captures
+        for name, variable in model.weights.items()
+        if variable.handle is outside
+    }
+    found: dict[str, dict[str, Any]] = {}
+    for operation in graph.get_operations():
+        if operation.type not in _PRODUCTS:
+            continue
+        kernel = operation.inputs[1]
+        name = names[id(_source(kernel))]
+        part = found.setdefault(name.split("/")[0], {"macs": 0, "activations": 0, "output": ()})
+        output = tuple(operation.outputs[0].shape[1:])
+        part["macs"] += math.prod(output) * math.prod(kernel.shape[:-1])
+        part["activations"] += math.prod(output)
+        if "/block" not in name or name.endswith("/expand/kernel"):
+            part["output"] = output
+    return [Stage(name, weights=_weights(model, name), **part) for name, part in found.items()]
+
+
+def _source(tensor: Any) -> Any:
+    """Where a kernel comes from, behind reading and casting."""
+    while tensor.op.inputs:
+        tensor = tensor.op.inputs[0]
+    return tensor
+
+
+def _weights(model: ResNeXt, stage: str) -> int:
+    return sum(math.prod(value.shape) for name, value in model.weights.items() if name.startswith(f"{stage}/"))
+
+
+def count_images(config: Training, given: int | None) -> Images:
+    """Those of --images, of the dataset, or ImageNet's if there is no dataset. Raises Refused."""
+    if given is not None:
+        return Images(given, None, "--images")
+    if config.data.format == "synthetic":
+        return Images(config.data.synthetic_images, None, "data.syntheticImages")
+    path = config.data.path
+    if not Path(path).exists():
+        if config.model.classes != _IMAGENET_CLASSES:
+            raise Refused(
+                Verdict.DATA_REFUSED,
+                f"data.path: {path} does not exist, and ImageNet's counts apply to {_IMAGENET_CLASSES} classes only, "
+                f"not to {config.model.classes}: pass --images with the number of training images",
+            )
+        return Images(*_IMAGENET_IMAGES, f"ImageNet, because data.path {path} does not exist")
+    from resnext_trainer.data.input_pipeline import examples
+
+    training, validation = len(examples(config, "train")), None
+    with contextlib.suppress(Refused):  # a dataset that has no validation images yet
+        validation = len(examples(config, "validation"))
+    return Images(training, validation, path)
+
+
+def show(facts: dict[str, Any], *, as_json: bool) -> None:
+    """JSON for programs, tables for people."""
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None)
+    for name, value in facts.items():
+        match name:
+            case "learningRate" | "learningRateAtStep":
+                where = "epoch" if name == "learningRate" else "step"
+                for point, rate in value.items():
+                    table.add_row(f"learningRate at {where} {point}", f"{rate:.6g}")
+            case "stages" | "config":
+                pass
+            case _ if value is None:
+                pass
+            case _:
+                table.add_row(name, f"{value:,}" if isinstance(value, int) else _printed(value))
+    parts = Table("stage", "output", "weights", "MACs", box=None)
+    for stage in facts["stages"]:
+        shape = " x ".join(map(str, stage["output"]))
+        parts.add_row(stage["name"], shape, f"{stage['weights']:,}", f"{stage['macs']:,}")
+    recipe = Table("field", "value", box=None)
+    for field, value in _fields(facts["config"]):
+        recipe.add_row(field, _printed(value))
+    console = Console()
+    for each in (table, parts, recipe):
+        console.print(each, markup=False)
+
+
+def _fields(config: Mapping[str, Any], parent: str = "") -> Iterator[tuple[str, Any]]:
+    """Every field of the resolved configuration as --set spells it."""
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _fields(value, f"{parent}{name}.")
+        else:
+            yield f"{parent}{name}", value
+
+
+def _printed(value: Any) -> str:
+    return value if isinstance(value, str) else "unset" if value is None else json.dumps(value)

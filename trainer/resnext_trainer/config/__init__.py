@@ -1,0 +1,1 @@
+"""The configuration: models, rules between fields, presets, loading. Needs pydantic and PyYAML only."""

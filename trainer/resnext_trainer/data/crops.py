@@ -1,0 +1,136 @@
+"""Which part of a picture becomes the image: one rule for tf.data and for DALI, made of numbers alone."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from resnext_trainer.config.models import Augmentation
+
+_ATTEMPTS = 10
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A window of a picture, in pixels, and whether it is mirrored."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    flip: bool = False
+
+
+def random_cut(height: int, width: int, settings: Augmentation, random: np.random.Generator) -> Cut:
+    """A random resized crop as torchvision draws it: area uniform, ratio log-uniform, ten attempts, then the centre."""
+    flip = bool(settings.flip and random.random() < 0.5)
+    least, greatest = settings.crop_ratio
+    for _ in range(_ATTEMPTS):
+        area = height * width * random.uniform(settings.crop_area[0], settings.crop_area[1])
+        ratio = math.exp(random.uniform(math.log(least), math.log(greatest)))
+        cut_width, cut_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < cut_width <= width and 0 < cut_height <= height:
+            top = int(random.integers(0, height - cut_height + 1))
+            left = int(random.integers(0, width - cut_width + 1))
+            return Cut(top, left, cut_height, cut_width, flip)
+    ratio = min(max(width / height, least), greatest)
+    cut_width, cut_height = min(width, round(height * ratio)), min(height, round(width / ratio))
+    return Cut((height - cut_height) // 2, (width - cut_width) // 2, cut_height, cut_width, flip)
+
+
+def centre_cut(height: int, width: int, fraction: float) -> Cut:
+    """The centre square; resizing the shorter side to 256 and cutting 224 is the fraction 0.875."""
+    side = max(1, round(min(height, width) * fraction))
+    return Cut((height - side) // 2, (width - side) // 2, side, side)
+
+
+_MOST_PIXELS = 178_956_970
+"""Where Pillow, too, takes a picture for a trap: decoded it fills half a gigabyte."""
+
+# Codes of a JPEG's segments (ITU T.81, table B.1), as libjpeg reads them. Of C0 to CF all but three are frames,
+# which carry the size.
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_SEGMENTS = _FRAMES | {0xC4, 0xCC, 0xDB, 0xDC, 0xDD, 0xFE} | frozenset(range(0xE0, 0xF0))
+_NO_CONTENT = frozenset(range(0xD0, 0xD8)) | {0x01}
+_START, _END, _SCAN = 0xD8, 0xD9, 0xDA
+
+
+def jpeg_size(jpeg: bytes) -> tuple[int, int]:
+    """(height, width) from a JPEG's header; ValueError where there is none, or none that can be meant."""
+    height, width = _size_of_regular(jpeg) or _read_header(jpeg)[0]
+    if not 0 < height * width <= _MOST_PIXELS:
+        raise ValueError(f"its header says {width} x {height} pixels")
+    return height, width
+
+
+def regular(jpeg: bytes) -> bytes:
+    """The JPEG without stray bytes between the segments of its header, which libjpeg skips and other decoders reject.
+
+    An ordinary JPEG is returned as it is; ValueError where libjpeg finds no size either.
+    """
+    return jpeg if _size_of_regular(jpeg) else _read_header(jpeg)[1]
+
+
+def _size_of_regular(jpeg: bytes) -> tuple[int, int] | None:
+    """The size, if segment follows segment up to it; 3 us for a picture of a camera."""
+    at = 2
+    while at + 9 <= len(jpeg) and jpeg[at] == 0xFF and jpeg[:2] == b"\xff\xd8":
+        code, length = jpeg[at + 1], int.from_bytes(jpeg[at + 2 : at + 4])
+        if code not in _SEGMENTS or length < 2:
+            return None
+        if code in _FRAMES:
+            # What stands between the frame and the scan is not looked at here; it is short.
+            return (
+                (int.from_bytes(jpeg[at + 5 : at + 7]), int.from_bytes(jpeg[at + 7 : at + 9]))
+                if _is_regular_up_to_scan(jpeg, at + 2 + length)
+                else None
+            )
+        at += 2 + length
+    return None
+
+
+def _is_regular_up_to_scan(jpeg: bytes, at: int) -> bool:
+    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF:
+        code = jpeg[at + 1]
+        if code == _SCAN:
+            return True
+        length = int.from_bytes(jpeg[at + 2 : at + 4])
+        if code not in _SEGMENTS or length < 2:
+            return False
+        at += 2 + length
+    return False
+
+
+def _read_header(jpeg: bytes) -> tuple[tuple[int, int], bytes]:
+    """The size and the JPEG without stray bytes, by the rules of libjpeg's read_markers.
+
+    It skips all bytes up to the next marker, fill bytes, stuffed zeros and markers without content, and takes a
+    length below two for an empty segment.
+    """
+    if jpeg[:2] != b"\xff\xd8":
+        raise ValueError("it does not start like a JPEG")
+    size, kept, at = None, [jpeg[:2]], 2
+    while (at := jpeg.find(b"\xff", at)) >= 0 and at + 1 < len(jpeg):
+        code = jpeg[at + 1]
+        if code == 0xFF:
+            at += 1
+        elif code == 0x00 or code in _NO_CONTENT:
+            at += 2
+        elif code == _SCAN:
+            if size is None:
+                break
+            return size, b"".join([*kept, jpeg[at:]])
+        elif code not in _SEGMENTS:
+            break
+        else:
+            length = int.from_bytes(jpeg[at + 2 : at + 4])
+            if code in _FRAMES:
+                if size is not None or at + 9 > len(jpeg):
+                    break
+                size = int.from_bytes(jpeg[at + 5 : at + 7]), int.from_bytes(jpeg[at + 7 : at + 9])
+            if length >= 2:
+                kept.append(jpeg[at : at + 2 + length])
+            at += 2 + max(2, length)
+    if size is None:
+        raise ValueError("its header ends before the size")
+    return size, jpeg  # it ends before its pixels, or is no JPEG: decoding says so

@@ -1,0 +1,1 @@
+"""Dataset formats: TFRecord shards, folders of images, and the bundled digits."""

@@ -1,0 +1,107 @@
+"""Images and labels in batches. The order and the crops are ours, whoever decodes; see `sampling`."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from resnext_trainer.config.models import Training
+from resnext_trainer.data.fingerprint import Part
+
+if TYPE_CHECKING:
+    from resnext_trainer.data.bad_records import BadRecords
+
+Batch = tuple[Any, Any]
+"""Images [batch, size, size, 3] in uint8 and labels [batch] in int32; -1 marks padding, which counts for nothing."""
+
+Redealt = tuple[tuple[int, int], ...]
+"""(images seen, number of the rollback) at each rollback of an epoch: from there on it has another order."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of every global batch is this rank's."""
+
+    rank: int
+    size: int
+
+
+class Source(Protocol):
+    """Where a training gets its batches from."""
+
+    name: str
+    """What decodes: tfdata, dali, or synthetic."""
+    training_images: int
+    validation_images: int
+
+    @property
+    def examples(self) -> "Mapping[str, Examples]":
+        """The pictures by split; none where there are no files."""
+
+    @property
+    def bad(self) -> "BadRecords | None":
+        """The records that this rank had to skip; None where there are no records."""
+
+    def train(self, epoch: int, seen: int = 0, redealt: Redealt = ()) -> Iterator[Batch]:
+        """This rank's batches of an epoch after the images that all ranks have seen; always the same.
+
+        A step takes `gradientAccumulation` batches.
+        """
+
+    def validate(self) -> Iterator[Batch]:
+        """This rank's share of the validation images; each counts once, and every rank has as many batches."""
+
+
+class Examples(Protocol):
+    """The pictures of one split, each at its number, in groups that are read one after the other."""
+
+    def __len__(self) -> int: ...
+
+    def parts(self) -> list[Part]:
+        """The shards or class folders, for the dataset's fingerprint; reads no image."""
+
+    def where(self, number: int) -> str:
+        """A picture's place, for a message."""
+
+    def read(self, number: int) -> tuple[bytes, int]:
+        """A picture as a JPEG, and its label as stored; raises Refused where there is none."""
+
+    def stored(self, number: int) -> tuple[bytes, int]:
+        """The same; ValueError says what is wrong with the picture, and not which it is."""
+
+    @property
+    def groups(self) -> Sequence[np.ndarray]:
+        """The numbers of the pictures that lie together: in a shard, or in the folder of a class."""
+
+
+def examples(config: Training, split: str) -> Examples:
+    """The pictures of a split, in the configured format; raises Refused where they are not as they should be."""
+    from resnext_trainer.data.datasets import folder, tfrecord
+
+    data = config.data
+    if data.format == "folder":
+        return folder.find(data.path, split, config.model.classes, data.first_label)
+    return tfrecord.find(
+        data.path,
+        split,
+        data.index_path,
+        incomplete=data.incomplete_shards == "allow",
+        features=tfrecord.Features(data.image_feature, data.label_feature),
+    )
+
+
+def open_source(config: Training, share: Share) -> Source:
+    """The source that a configuration asks for; raises Refused where it is not as it should be."""
+    # Each is imported only when used: DALI may be absent, and loading it takes a second.
+    if config.data.format == "synthetic":
+        from resnext_trainer.data.pipelines.synthetic import Synthetic
+
+        return Synthetic(config, share)
+    from resnext_trainer.data.pipelines import dali
+
+    if config.data.pipeline == "dali" or (config.data.pipeline == "auto" and dali.loads()):
+        return dali.Dali(config, share)
+    from resnext_trainer.data.pipelines.tfdata import TfData
+
+    return TfData(config, share)

@@ -1,0 +1,1 @@
+"""Input pipelines that decode batches: tf.data, NVIDIA DALI, and synthetic noise."""

@@ -1,0 +1,124 @@
+"""Batches decoded by NVIDIA DALI. The only module that imports it.
+
+DALI is given the JPEGs and the windows that tf.data gets, so both see the same images in the same order, and resume
+alike; its own readers and random numbers are not used. Its TensorFlow plugin is not needed either.
+
+The pixels are those of tf.data within 1 of 255, but for the outermost ones of an image that is made smaller: there
+DALI's filter sees the window's edge repeated, and tf.data's (and Pillow's) ends with the window. They differ by 15 at
+most on noise, and all others by none that training would notice.
+"""
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from resnext_trainer.config.models import Training
+from resnext_trainer.contract import Verdict
+from resnext_trainer.data.crops import Cut
+from resnext_trainer.data.input_pipeline import Batch, Share
+from resnext_trainer.data.pipelines.base import Decoding
+from resnext_trainer.data.sampling import Plan
+from resnext_trainer.errors import Refused
+
+_THREADS = 4
+
+
+def loads() -> bool:
+    """Whether DALI is here and can be loaded; a broken installation is as good as none."""
+    if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None:
+        return False
+    try:
+        import nvidia.dali  # noqa: F401
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+class Dali(Decoding):
+    """Decodes on the GPU where the training computes there, else on the CPU."""
+
+    name = "dali"
+    broken = RuntimeError
+
+    def __init__(self, config: Training, share: Share) -> None:
+        if not loads():
+            raise Refused(
+                Verdict.CONFIGURATION_REFUSED,
+                "spec.training.data.pipeline is dali, but DALI does not load here: set it to auto or tfdata",
+            )
+        super().__init__(config, share)
+        self._gpu = config.device == "gpu"
+
+    def _run(self, plan: Plan, first: int, refusals: list[Refused]) -> Iterator[Batch]:
+        labels: list[np.ndarray] = []
+
+        def arrays() -> Iterator[tuple[Any, ...]]:
+            # DALI may turn an exception into its own; the reason is kept for whoever asked.
+            try:
+                for batch in plan.ahead(first):
+                    labels.append(batch.labels)
+                    yield _inputs(batch.jpegs, batch.cuts)
+            except Refused as refusal:
+                refusals.append(refusal)
+                raise
+
+        pipeline = self._pipeline(arrays())
+        while True:
+            try:
+                (images,) = pipeline.run()
+            except StopIteration:
+                return
+            yield self._tensor(images), tf.constant(labels.pop(0), tf.int32)
+
+    def _decodes(self, jpeg: bytes, cut: Cut) -> bool:
+        try:
+            self._pipeline(iter([_inputs([jpeg] * self._batch_size, [cut] * self._batch_size)])).run()
+        except RuntimeError as error:
+            if self._out_of_memory(error):
+                raise MemoryError(str(error)) from None
+            return False
+        return True
+
+    @staticmethod
+    def _out_of_memory(error: Exception) -> bool:
+        # DALI has one class of errors; these are the words of its allocators and of CUDA's.
+        return any(words in str(error) for words in ("bad_alloc", "out of memory", "MemoryAllocation", "OutOfMemory"))
+
+    def _pipeline(self, source: Iterator[tuple[Any, ...]]) -> Any:
+        from nvidia.dali import Pipeline, fn, types
+
+        pipeline = Pipeline(self._batch_size, _THREADS, device_id=0 if self._gpu else None)
+        with pipeline:
+            jpegs, starts, sizes, flips = fn.external_source(source, num_outputs=4)
+            images = fn.decoders.image_slice(
+                jpegs,
+                starts,
+                sizes,
+                device="mixed" if self._gpu else "cpu",
+                axis_names="HW",
+                output_type=types.RGB,
+                # As everyone else: the window is one of the pixels as they are stored, whatever Exif says of them.
+                adjust_orientation=False,
+                jpeg_fancy_upsampling=True,  # as on the CPU
+            )
+            side = float(self._image_size)
+            images = fn.resize(images, size=[side, side], interp_type=types.INTERP_LINEAR, antialias=True)
+            pipeline.set_outputs(fn.flip(images, horizontal=flips))
+        pipeline.build()
+        return pipeline
+
+    def _tensor(self, images: Any) -> Any:
+        if not self._gpu:
+            return tf.constant(images.as_array())
+        # DALI uses its buffer again for the batch after next: the copy stays on the GPU.
+        return tf.identity(tf.experimental.dlpack.from_dlpack(images.as_tensor().__dlpack__()))
+
+
+def _inputs(jpegs: Sequence[bytes], cuts: Sequence[Cut]) -> tuple[Any, ...]:
+    starts = np.array([(cut.top, cut.left) for cut in cuts], np.int32)
+    sizes = np.array([(cut.height, cut.width) for cut in cuts], np.int32)
+    flips = np.array([cut.flip for cut in cuts], np.int32)
+    return [np.frombuffer(jpeg, np.uint8) for jpeg in jpegs], starts, sizes, flips

@@ -1,0 +1,1 @@
+"""The network with its layers, optimizer, weight average and train state."""

@@ -1,0 +1,77 @@
+"""The lines that people read while a training runs: a bar on a terminal, plain lines in a pod's log."""
+
+import threading
+import time
+from typing import TextIO
+
+from resnext_trainer.contract import Progress
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+def lines(out: TextIO, *, terminal: bool) -> "PlainLines | Bar":
+    """What suits the place."""
+    return Bar() if terminal else PlainLines(out)
+
+
+def sentence(progress: Progress) -> str:
+    """One line of a log, such as `epoch 1.25/5  step 120/480  loss 2.1034  640 images/s  top-1 98.31 %`."""
+    parts = [f"epoch {progress.epoch:.2f}/{progress.epochs}", f"step {progress.step}/{progress.steps}"]
+    if progress.loss is not None:
+        parts.append(f"loss {progress.loss:.4f}")
+    if progress.images_per_second is not None:
+        parts.append(f"{progress.images_per_second:,.0f} images/s")
+    if progress.top1 is not None:
+        parts.append(f"top-1 {progress.top1:.2%}".replace("%", " %"))
+    return "  ".join(parts)
+
+
+class PlainLines:
+    """For a pod's log: one line every ten seconds, and one for each evaluation."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._lock = threading.Lock()
+        self._next = 0.0
+        self._top1: float | None = None
+        self._said = ""
+
+    def show(self, progress: Progress) -> None:
+        now, text = time.monotonic(), sentence(progress)
+        due = now >= self._next or progress.top1 != self._top1 or progress.step == progress.steps
+        if due and text != self._said:
+            self._next, self._top1, self._said = now + _SECONDS_BETWEEN_LINES, progress.top1, text
+            self.note(text)
+
+    def note(self, sentence: str) -> None:
+        with self._lock:
+            print(sentence, file=self._out, flush=True)
+
+    def close(self) -> None:
+        """A log needs no farewell."""
+
+
+class Bar:
+    """For a terminal: one bar that moves, with notes above it."""
+
+    def __init__(self) -> None:
+        # Here, because rich costs 0.1 s that a pod need not spend.
+        from rich import progress as rich_progress
+
+        self._bar = rich_progress.Progress(
+            rich_progress.TextColumn("{task.description}"),
+            rich_progress.BarColumn(),
+            rich_progress.TaskProgressColumn(),
+            rich_progress.TimeRemainingColumn(),
+        )
+        self._task = self._bar.add_task("", total=None)
+        self._bar.start()
+
+    def show(self, progress: Progress) -> None:
+        self._bar.update(self._task, total=progress.steps, completed=progress.step, description=sentence(progress))
+
+    def note(self, sentence: str) -> None:
+        self._bar.console.print(sentence, markup=False, highlight=False)
+
+    def close(self) -> None:
+        self._bar.stop()

@@ -1,0 +1,127 @@
+"""The first process of a worker pod: it runs sshd, through which mpirun starts the ranks, and looks after both.
+
+It is process 1: Open MPI's daemon detaches itself and becomes its child, and so it reaps whatever ends.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from resnext_trainer.runtime import http_server, rank_exec, signals, ssh
+from resnext_trainer.runtime.http_server import Answer
+
+_WATCHED = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+_KILLED_FOR_MEMORY = 137
+"""What the kubelet shows as the exit code of a container that was killed for memory."""
+
+_MEMORY_COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
+"""Where cgroup v2 and v1 count the processes that were killed for memory."""
+
+
+def run(*, keys: Path, ssh_port: int, health_port: int, run_dir: Path, termination_log: Path) -> int:
+    """Serve until SIGTERM; the ranks are then asked to save, and waited for. Returns the exit code."""
+    # Blocked before any thread starts, so that sigtimedwait below is the only one to take them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
+    prepare(keys, ssh_port, run_dir)
+    sshd = _start_sshd(run_dir)
+    http_server.serve(health_port, {"/readyz": lambda: _ready(ssh_port), "/healthz": lambda: Answer(200, b"ok\n")})
+    killed_before = killed_for_memory()
+    print(f"worker ready for ranks: sshd on port {ssh_port}, /readyz on port {health_port}", flush=True)
+    stopping = False
+    while not stopping or _pids(run_dir):
+        # The counter and the ranks are no children of ours: they are looked at once a second.
+        caught = signal.sigtimedwait(_WATCHED, 1.0)
+        if sshd in _reap():
+            _say(termination_log, "sshd ended by itself; its last words are in the log")
+            return 1
+        if killed_for_memory() > killed_before:
+            # On cgroup v1 only the rank dies, and the pod would wait for ever with the others.
+            _say(
+                termination_log,
+                "a rank was killed for memory: raise workers.resources.limits.memory, or lower batchSize",
+            )
+            return _KILLED_FOR_MEMORY
+        if caught and caught.si_signo != signal.SIGCHLD and not stopping:
+            stopping = True
+            pids = _pids(run_dir)
+            print(f"asked to stop: {len(pids)} local ranks save and end first", flush=True)
+            for pid in pids:
+                _signal(pid, signals.STOP)
+    os.kill(sshd, signal.SIGTERM)
+    return 0
+
+
+def prepare(keys: Path, ssh_port: int, run_dir: Path) -> None:
+    """The files of sshd and of the ranks."""
+    shutil.rmtree(rank_exec.ranks(run_dir), ignore_errors=True)
+    rank_exec.ranks(run_dir).mkdir(parents=True)
+    ssh.private_copy(keys / "host_ed25519", run_dir / "host_ed25519")
+    (run_dir / "sshd_config").write_text(ssh.sshd_config(ssh_port, keys, run_dir), encoding="utf-8")
+    file = rank_exec.environment_file(run_dir)
+    file.touch(mode=0o600)  # it may hold a user's secrets
+    file.write_text(json.dumps(dict(os.environ)), encoding="utf-8")
+
+
+def killed_for_memory(counters: tuple[Path, ...] = _MEMORY_COUNTERS) -> int:
+    """How many processes of this pod the kernel has killed for memory; 0 where it does not say."""
+    for counter in counters:
+        with suppress(OSError):
+            for line in counter.read_text(encoding="utf-8").splitlines():
+                name, _, value = line.partition(" ")
+                if name == "oom_kill":
+                    return int(value)
+    return 0
+
+
+def _start_sshd(run_dir: Path) -> int:
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # root's sshd separates its privileges there
+    # sshd insists on an absolute path, and a plain user's PATH may lack /usr/sbin.
+    sshd = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin") or "/usr/sbin/sshd"
+    command = [sshd, "-D", "-e", "-f", str(run_dir / "sshd_config")]
+    return os.posix_spawn(sshd, command, os.environ, setsigmask=())
+
+
+def _ready(ssh_port: int) -> Answer:
+    try:
+        ssh.answers("localhost", ssh_port)
+    except OSError as error:
+        return Answer(503, f"sshd: {error}\n".encode())
+    return Answer(200, b"ok\n")
+
+
+def _reap() -> set[int]:
+    """Process ids of the children that have ended."""
+    ended = set()
+    with suppress(ChildProcessError):
+        while (pid := os.waitpid(-1, os.WNOHANG)[0]) != 0:
+            ended.add(pid)
+    return ended
+
+
+def _pids(run_dir: Path) -> list[int]:
+    """The local ranks that live; a number of an earlier attempt may belong to another program by now."""
+    pids = [int(file.read_text(encoding="utf-8") or 0) for file in rank_exec.ranks(run_dir).glob("*.pid")]
+    return [pid for pid in pids if _is_rank(pid)]
+
+
+def _is_rank(pid: int) -> bool:
+    # The command line of a process that has ended, and only waits to be reaped, is empty.
+    with suppress(OSError):
+        return b"resnext_trainer" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _say(termination_log: Path, sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
+    with suppress(OSError):
+        termination_log.write_text(sentence, encoding="utf-8")

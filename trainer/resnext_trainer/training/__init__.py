@@ -1,0 +1,1 @@
+"""The training loop: steps, evaluation, learning-rate schedule, run log, throughput and profiles."""

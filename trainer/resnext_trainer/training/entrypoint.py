@@ -1,0 +1,100 @@
+"""A training from start, or from its newest checkpoint, to its end: finished, stopped, or refused with a reason."""
+
+import os
+import socket
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from resnext_trainer.checkpoint import directory
+from resnext_trainer.checkpoint.resumption import Resumption
+from resnext_trainer.config.models import Training
+from resnext_trainer.contract import Report, Verdict
+from resnext_trainer.data import class_names, fingerprint
+from resnext_trainer.data.input_pipeline import Share, Source, open_source
+from resnext_trainer.errors import Refused
+from resnext_trainer.runtime import distributed, watchdog
+from resnext_trainer.runtime.distributed import Ranks
+from resnext_trainer.runtime.signals import Requests
+from resnext_trainer.runtime.telemetry import Telemetry
+from resnext_trainer.training.trainer import Loop
+
+
+def run(
+    config: Training,
+    *,
+    attempt: int,
+    workers: int | None,
+    world: int | None,
+    telemetry: Telemetry,
+    requests: Requests,
+) -> Report:
+    """Trains until the end or until any rank is asked to stop; every rank returns the same verdict at the same time.
+
+    `workers` and `world` are the pods and ranks that there must be, where a launcher knows them.
+    """
+    ranks = distributed.join()
+    # The device comes first: it cannot be chosen any more once TensorFlow has run anything, an exchange included.
+    device = distributed.agree(ranks, lambda: distributed.pin_device(ranks, config.device))
+    watchdog.meet(telemetry, ranks)
+    distributed.agree(ranks, lambda: _check_world(ranks, workers, world))
+    distributed.agree(ranks, lambda: _prepare_checkpoints(config, ranks))
+    config = config.model_copy(update={"device": device})
+    resumption = Resumption(config, attempt, telemetry.note) if ranks.rank == 0 else None
+    try:
+        config, source = _resumed(config, ranks, resumption)
+        if config.deterministic:
+            tf.keras.utils.set_random_seed(config.seed)
+            tf.config.experimental.enable_op_determinism()
+        loop = Loop(config, attempt, ranks, source, telemetry, requests, resumption)
+        verdict, message = loop.to_its_end()
+        telemetry.liveness.alive("ending")
+        ranks.gather(None)  # No rank leaves before all are done: mpirun ends the others when one exits.
+        return Report(verdict=verdict.name.lower(), message=message, progress=loop.progress())
+    finally:
+        if resumption:
+            resumption.close()
+
+
+def _resumed(config: Training, ranks: Ranks, resumption: Resumption | None) -> tuple[Training, Source]:
+    """The settings that the run resumes or begins with, and its dataset. Rank 0 decides for all."""
+    share = Share(ranks.rank, ranks.size)
+    opened = _from_rank_0(ranks, lambda: resumption.select() if resumption else config)
+    source = distributed.agree(ranks, lambda: open_source(opened, share))
+
+    def settle() -> Training:
+        if not resumption:
+            return config
+        dataset = fingerprint.of(opened.data.format, source.examples, source.training_images)
+        return resumption.settle(dataset, class_names.names(opened))
+
+    settled = _from_rank_0(ranks, settle)
+    if settled != opened:
+        source = distributed.agree(ranks, lambda: open_source(settled, share))
+    return settled, source
+
+
+def _from_rank_0(ranks: Ranks, decide: Callable[[], Training]) -> Training:
+    """What rank 0 decides; its refusal blames no rank, because no other could know better."""
+    try:
+        decided: Training = ranks.gather(distributed.agree(ranks, decide))[0]
+    except Refused as refused:
+        raise Refused(refused.verdict, refused.message, agreed=True) from None
+    return decided
+
+
+def _prepare_checkpoints(config: Training, ranks: Ranks) -> None:
+    """Tests the checkpoint directory before the first step, on the rank that writes there."""
+    if ranks.rank == 0:
+        directory.prepare(config.checkpoint.path, os.environ)
+
+
+def _check_world(ranks: Ranks, workers: int | None, world: int | None) -> None:
+    if world is not None and ranks.size != world:
+        raise Refused(Verdict.WRONG_WORLD, f"{ranks.size} ranks came up together, and {world} were to")
+    hosts = sorted(set(ranks.gather(socket.gethostname())))
+    if workers is not None and len(hosts) != workers:
+        raise Refused(
+            Verdict.WRONG_WORLD,
+            f"the {ranks.size} ranks came up in {len(hosts)} pods ({', '.join(hosts)}), and there were to be {workers}",
+        )

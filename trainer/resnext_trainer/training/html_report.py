@@ -1,0 +1,242 @@
+"""One page about a run, from the log.jsonl beside its checkpoints: loss, accuracy, speed, and where the time went.
+
+The page needs nothing else: its pictures are drawn in it, and it loads nothing.
+"""
+
+import itertools
+import json
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from resnext_trainer.checkpoint import runs
+from resnext_trainer.contract import Verdict
+from resnext_trainer.errors import Refused
+
+LOG = "log.jsonl"
+
+_WIDTH, _HEIGHT = 720, 260
+_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 12, 12, 28
+"""Margins of a chart, in pixels; the scales stand in them."""
+
+_GREATEST, _LATEST = 1e300, 1e11
+"""Of values that are drawn, and of times: the year 5138."""
+
+_POINTS = 1000
+"""A line has no more points than this: a chart has fewer pixels, and a long run has a hundred thousand entries."""
+
+# Okabe and Ito's colours, which the colour-blind can tell apart.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000")
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 760px; margin: 2em auto; padding: 0 1em; color: #222 }
+h2 { font-size: 1.1em; margin: 1.6em 0 .3em } td { padding-right: 2em } svg { width: 100%; height: auto }
+text { font: 12px system-ui, sans-serif; fill: #555 } .grid { stroke: #ddd } polyline { fill: none; stroke-width: 1.5 }
+.key { display: inline-block; width: .8em; height: .8em; margin: 0 .4em 0 1em }
+"""
+
+Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the log."""
+
+    step: int
+    epoch: float
+    time: float | None
+    values: Mapping[str, float]
+    """loss, imagesPerSecond, learningRate, top1 and so on, where they are known and finite."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Each phase's share of the time since the entry before."""
+
+
+@dataclass(frozen=True)
+class Log:
+    """A run's entries by step, and how many lines were none."""
+
+    entries: Sequence[Entry]
+    unreadable: int
+
+    def points(self, name: str) -> Points:
+        """(epoch, value) wherever a value is known."""
+        return [(entry.epoch, entry.values[name]) for entry in self.entries if name in entry.values]
+
+
+def read(path: Path) -> Log:
+    """The log in a folder, or a file; raises Refused where there is no line in it. A torn line is left out."""
+    file = runs.located(path) / LOG if path.is_dir() else path
+    try:
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        raise _refused(f"{file} is not there: give the folder of a run's checkpoints, or its {LOG}") from None
+    entries = {}
+    for line in lines:
+        if (entry := _entry(line)) is not None:
+            entries[entry.step] = entry  # a resumed run writes a step again
+    if not entries:
+        raise _refused(f"{file} holds no entry of a training")
+    unreadable = sum(1 for line in lines if line.strip() and _entry(line) is None)
+    return Log([entries[step] for step in sorted(entries)], unreadable)
+
+
+def render(log: Log, title: str) -> str:
+    """The page as HTML."""
+    charts = (
+        ("Loss", {"training loss": log.points("loss")}, "{:g}"),
+        (
+            "Accuracy on the validation images",
+            {
+                "top-1": log.points("top1"),
+                "top-5": log.points("top5"),
+                "top-1 without averaging": log.points("plainTop1"),
+                "top-5 without averaging": log.points("plainTop5"),
+            },
+            "{:.4g}",
+        ),
+        ("Images per second", {"all ranks": log.points("imagesPerSecond")}, "{:,.10g}"),
+        ("Learning rate", {"learning rate": log.points("learningRate")}, "{:g}"),
+    )
+    parts = [f"<h1>{escape(title)}</h1>", _table(_summary(log))]
+    parts += [_chart(name, series, form) for name, series, form in charts]
+    parts.append(_time(shares(log.entries)))
+    head = f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
+    return f"{head}\n<style>{_STYLE}</style>\n" + "\n".join(parts) + "\n</html>\n"
+
+
+def shares(entries: Sequence[Entry]) -> dict[str, float]:
+    """Each phase's share of the whole run, the greatest first: the entries' shares, weighted with their seconds."""
+    weights = [
+        later.time - earlier.time if later.time is not None and earlier.time is not None else 1.0
+        for earlier, later in itertools.pairwise(entries)
+    ]
+    # The hours between a stop and the next attempt are nobody's: no entry counts for more than ten usual ones.
+    usual = statistics.median(weights) if weights else 1.0
+    weights = [min(max(weight, 0.0), 10 * usual) for weight in (usual, *weights)]
+    sums: dict[str, float] = {}
+    for entry, weight in zip(entries, weights, strict=True):
+        for phase, share in entry.shares.items():
+            sums[phase] = sums.get(phase, 0.0) + weight * share
+    counted = sum(weight for entry, weight in zip(entries, weights, strict=True) if entry.shares)
+    return {phase: sums[phase] / (counted or 1.0) for phase in sorted(sums, key=lambda name: -sums[name])}
+
+
+def _entry(line: str) -> Entry | None:
+    try:
+        written = json.loads(line)
+        step, epoch = int(written["step"]), float(written["epoch"])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return None
+    if step < 0 or not math.isfinite(epoch):
+        return None
+    known = {name: float(value) for name, value in written.items() if _is_number(value)}
+    found = written.get("shares")
+    parts = {str(name): float(share) for name, share in found.items() if _is_number(share)} if _is_map(found) else {}
+    time = known.get("time", -1.0)
+    return Entry(step, epoch, time if 0 <= time < _LATEST else None, known, parts)
+
+
+def _is_number(value: Any) -> bool:
+    # Compared and not converted: an integer may be too large for a float.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _GREATEST
+
+
+def _is_map(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _summary(log: Log) -> dict[str, str]:
+    last = log.entries[-1]
+    facts = {"epochs": f"{last.epoch:.2f}", "steps": f"{last.step:,}"}
+    if top1 := log.points("top1"):
+        epoch, best = max(top1, key=lambda point: point[1])
+        facts["best top-1"] = f"{best:.2%} after epoch {epoch:.2f}"
+    if loss := log.points("loss"):
+        facts["last loss"] = f"{loss[-1][1]:.4g}"
+    if speed := log.points("imagesPerSecond"):
+        facts["images per second, median"] = f"{statistics.median(value for _, value in speed):,.4g}"
+    times = [entry.time for entry in log.entries if entry.time is not None]
+    if len(times) > 1:
+        facts["from first to last entry"] = str(timedelta(seconds=round(max(times) - min(times))))
+    if log.unreadable:
+        facts["unreadable lines"] = f"{log.unreadable:,}"
+    return facts
+
+
+def _table(facts: Mapping[str, str]) -> str:
+    rows = (f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in facts.items())
+    return f"<table>{''.join(rows)}</table>"
+
+
+def _chart(name: str, series: Mapping[str, Points], form: str) -> str:
+    """Lines over the epochs; a heading and a sentence where there is nothing to draw."""
+    heading = f"<h2>{escape(name)}</h2>"
+    drawn = {label: _thinned(points) for label, points in series.items() if points}
+    if not drawn:
+        return f"{heading}<p>not recorded</p>"
+    every = [point for points in drawn.values() for point in points]
+    across, place_x = _scale([x for x, _ in every], _LEFT, _WIDTH - _RIGHT)
+    up, place_y = _scale([y for _, y in every], _HEIGHT - _BOTTOM, _TOP)
+    parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(name)}">']
+    for tick in up:
+        y = f"{place_y(tick):.1f}"
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{y}" dy=".35em" text-anchor="end">{form.format(tick)}</text>')
+    for tick in across:
+        parts.append(f'<text x="{place_x(tick):.1f}" y="{_HEIGHT - 8}" text-anchor="middle">{tick:g}</text>')
+    for colour, points in zip(_COLOURS, drawn.values(), strict=False):
+        places = [(place_x(x), place_y(y)) for x, y in points]
+        parts.append(f'<polyline stroke="{colour}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>')
+        if len(places) < 50:
+            parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{colour}"/>' for x, y in places]
+    legend = "".join(_key(colour, label) for colour, label in zip(_COLOURS, drawn, strict=False))
+    return f"{heading}<div>{legend}</div>{''.join(parts)}</svg>"
+
+
+def _time(phases: Mapping[str, float]) -> str:
+    """A bar with a part for each phase."""
+    heading = "<h2>Where the time went</h2>"
+    if not phases:
+        return f"{heading}<p>not recorded</p>"
+    parts, at, whole = [], 0.0, max(1.0, sum(phases.values()))
+    for colour, share in zip(_COLOURS, phases.values(), strict=False):
+        width = share / whole * _WIDTH
+        parts.append(f'<rect x="{at:.1f}" width="{width:.1f}" height="28" fill="{colour}"/>')
+        at += width
+    legend = "".join(
+        _key(colour, f"{phase} {share:.1%}") for colour, (phase, share) in zip(_COLOURS, phases.items(), strict=False)
+    )
+    return f'{heading}<svg viewBox="0 0 {_WIDTH} 28" role="img" aria-label="Time">{"".join(parts)}</svg>{legend}'
+
+
+def _key(colour: str, label: str) -> str:
+    return f'<span class="key" style="background: {colour}"></span>{escape(label)}'
+
+
+def _thinned(points: Points) -> Points:
+    """Means of neighbours, so that no more than `_POINTS` are left."""
+    together = -(-len(points) // _POINTS)
+    groups = (points[start : start + together] for start in range(0, len(points), together))
+    return [(statistics.fmean(x for x, _ in group), statistics.fmean(y for _, y in group)) for group in groups]
+
+
+def _scale(values: Iterable[float], start: float, end: float) -> tuple[list[float], Callable[[float], float]]:
+    """Round numbers within the values' range, and where a value lies between two pixels."""
+    known = list(values)
+    least, greatest = min(known), max(known)
+    if least == greatest:
+        least, greatest = least - (abs(least) or 1.0) / 2, greatest + (abs(greatest) or 1.0) / 2
+    rough = (greatest - least) / 5
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough)
+    ticks = [number * step for number in range(math.ceil(least / step), math.floor(greatest / step) + 1)]
+    return ticks, lambda value: start + (value - least) / (greatest - least) * (end - start)
+
+
+def _refused(message: str) -> Refused:
+    return Refused(Verdict.DATA_REFUSED, message)
