@@ -18,15 +18,15 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from resnext_trainer.checkpoint.manager import Keeper
+from resnext_trainer.checkpoint.manager import CheckpointManager
 from resnext_trainer.checkpoint.resumption import Resumption
-from resnext_trainer.checkpoint.store import Position
+from resnext_trainer.checkpoint.store import TrainingPosition
 from resnext_trainer.config.validation import resolve
 from resnext_trainer.data import fingerprint
 from resnext_trainer.data.datasets import digits
-from resnext_trainer.model.train_state import Step
+from resnext_trainer.model.train_state import TrainState
 from resnext_trainer.runtime import distributed
-from resnext_trainer.runtime.distributed import Alone
+from resnext_trainer.runtime.distributed import SingleProcess
 from resnext_trainer.runtime.signals import Requests
 from resnext_trainer.runtime.telemetry import Telemetry
 from resnext_trainer.training import entrypoint
@@ -118,16 +118,16 @@ def trained(folder: Path, steps: int, *, of_digits: bool) -> dict[str, object]:
 def saved(folder: Path) -> dict[str, object]:
     """Seconds to save the network of the published recipe, and those of them that the steps wait."""
     config = resolve({"device": "cpu", "xla": False, "checkpoint": {"path": str(folder)}})
-    ranks = Alone()
+    ranks = SingleProcess()
     distributed.pin_device(ranks, "cpu")
     run = Resumption(config, 1, print)
     run.select()
     run.settle(fingerprint.of("synthetic", {}, config.data.synthetic_images), [None] * config.model.classes)
-    keeper = Keeper(config, 1, ranks, Step(config, ranks, "cpu"), Telemetry(out=io.StringIO()), run)
+    keeper = CheckpointManager(config, 1, ranks, TrainState(config, ranks, "cpu"), Telemetry(out=io.StringIO()), run)
     seconds, waits = [], []
     for step in range(1, 5):
         started = time.perf_counter()
-        keeper.save(Position(step=step))
+        keeper.save(TrainingPosition(step=step))
         waits.append(time.perf_counter() - started)
         keeper.wait()
         seconds.append(time.perf_counter() - started)

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from resnext_trainer.runtime.launcher import parsed
+from resnext_trainer.runtime.launcher import parse_report
 
 RANKS = 2
 ROOT = Path(__file__).parents[1]
@@ -31,7 +31,7 @@ def main() -> int:
     subprocess.run([TRAIN, "data", "digits", "--output", folder / "data"], check=True)
     with subprocess.Popen(command(folder), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as ranks:
         for line in ranks.stdout or ():
-            if report := parsed(line):
+            if report := parse_report(line):
                 print(f"{report.verdict}: {report.message}")
             elif line.strip():
                 print(line, end="", flush=True)

@@ -36,7 +36,7 @@ from resnext_trainer.config import manifests
 from resnext_trainer.config.models import Training as TrainingConfig
 from resnext_trainer.config.rules import Config, Rule
 from resnext_trainer.config.validation import InvalidConfig, explain, resolve, without_nulls
-from resnext_trainer.contract import Progress, Report
+from resnext_trainer.contract import Progress, TerminationReport
 
 GROUP, VERSION, PLURAL, KIND, SHORT = manifests.GROUP, manifests.VERSION, "resnexttrainings", manifests.KIND, "rnx"
 RESOURCE = (GROUP, VERSION, PLURAL)
@@ -750,7 +750,7 @@ class LauncherSeen:
     unschedulable: bool = False
     scheduled: datetime | None = None
     exit_code: int | None = None
-    report: Report | None = None
+    report: TerminationReport | None = None
     ended: datetime | None = None
     node: str = ""
     workers: int | None = None

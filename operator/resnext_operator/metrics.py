@@ -16,9 +16,9 @@ from resnext_operator.cache import Cache
 from resnext_operator.guard import LOOPS, Guard
 from resnext_operator.raw import key_of, managed_by
 from resnext_operator.status import readable
-from resnext_trainer.contract import Verdict
+from resnext_trainer.contract import ExitStatus
 
-CAUSES = (*(verdict.name.lower() for verdict in Verdict), "disruption", "out_of_memory")
+CAUSES = (*(verdict.name.lower() for verdict in ExitStatus), "disruption", "out_of_memory")
 
 
 class Metrics:

@@ -12,7 +12,7 @@ from typing import Any
 from resnext_operator import names
 from resnext_operator.api import LauncherSeen, Manifest, Observed, WorkerSeen
 from resnext_operator.raw import dictionary, items, training_of, word
-from resnext_trainer.contract import Progress, Report
+from resnext_trainer.contract import Progress, TerminationReport
 
 _MOST_WORKERS = 4096
 
@@ -207,9 +207,9 @@ def _failure(status: Manifest) -> str:
     return str(ended.get("message") or "").strip() or f"ended with exit code {ended.get('exitCode')}"
 
 
-def _report(message: Any) -> Report | None:
+def _report(message: Any) -> TerminationReport | None:
     try:
-        return Report.model_validate(json.loads(message)) if len(message) <= _LONGEST_REPORT else None
+        return TerminationReport.model_validate(json.loads(message)) if len(message) <= _LONGEST_REPORT else None
     except (TypeError, ValueError, RecursionError):
         return None
 

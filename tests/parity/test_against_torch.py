@@ -12,9 +12,9 @@ import tensorflow as tf
 from scipy.stats import ks_2samp
 
 from resnext_trainer.config.models import Augmentation
-from resnext_trainer.data.crops import centre_cut, random_cut
-from resnext_trainer.model.optimizer import Momentum
-from resnext_trainer.model.resnext import DEVIATION, MEAN, SHAPES, ResNeXt
+from resnext_trainer.data.crops import center_crop, random_resized_crop
+from resnext_trainer.model.optimizer import SGDMomentum
+from resnext_trainer.model.resnext import ARCHITECTURES, MEAN, STD, ResNeXt
 
 PEER = Path(__file__).with_name("torch_peer.py")
 SETUP = Path(__file__).parents[2] / "images" / "setup"
@@ -48,7 +48,7 @@ def torch(tmp_path, timm_folder):
 
 def network(architecture):
     """With weights and statistics that would betray any two of them swapped."""
-    model = ResNeXt(SHAPES[architecture], classes=1000, symmetric=True)
+    model = ResNeXt(ARCHITECTURES[architecture], classes=1000, symmetric=True)
     random = np.random.default_rng(0)
     for name, variable in {**model.weights, **model.statistics}.items():
         if name.endswith(("/scale", "/variance")):
@@ -99,7 +99,7 @@ def about(shape):
 
 def pictures(count, size):
     images = np.random.default_rng(1).integers(0, 256, (count, size, size, 3), np.uint8)
-    normal = ((images.astype(np.float32) - MEAN) / DEVIATION).astype(np.float32)
+    normal = ((images.astype(np.float32) - MEAN) / STD).astype(np.float32)
     return images, np.ascontiguousarray(normal.transpose(0, 3, 1, 2))
 
 
@@ -153,7 +153,7 @@ def test_fifty_steps_are_those_of_torchs_sgd(torch):
     rates = [0.1 * (1 + math.cos(math.pi * step / 50)) for step in range(50)]
     theirs = torch("sgd", weight=weight, gradients=gradients, rates=rates, settings=(momentum, decay))["weight"]
     ours = tf.Variable(weight)
-    optimizer = Momentum({"w": ours}, momentum)
+    optimizer = SGDMomentum({"w": ours}, momentum)
     for gradient, rate in zip(gradients, rates, strict=True):
         with tf.GradientTape() as tape:
             loss = tf.reduce_sum(ours * gradient) + decay * tf.nn.l2_loss(ours)
@@ -169,7 +169,7 @@ def test_random_crops_are_distributed_as_torchvisions(torch, height, width):
         "cuts"
     ]
     random = np.random.default_rng(0)
-    cuts = [random_cut(height, width, settings, random) for _ in range(draws)]
+    cuts = [random_resized_crop(height, width, settings, random) for _ in range(draws)]
     ours = np.array([(cut.top, cut.left, cut.height, cut.width) for cut in cuts])
     features = {
         "area": lambda cut: cut[:, 2] * cut[:, 3],
@@ -186,7 +186,7 @@ def test_random_crops_are_distributed_as_torchvisions(torch, height, width):
 def test_evaluation_cuts_what_torchvision_cuts(torch):
     sizes = [(256, 256), (375, 500), (500, 375), (333, 499), (257, 1025), (101, 97)]
     for (height, width), corners in zip(sizes, torch("centre", sizes=sizes)["corners"], strict=True):
-        cut = centre_cut(height, width, 224 / 256)
+        cut = center_crop(height, width, 224 / 256)
         # Theirs are the middles of the outermost resized pixels; all rounding together stays below two of them.
         half = min(height, width) / 256 / 2
         ours = (cut.top + half, cut.left + half, cut.top + cut.height - half, cut.left + cut.width - half)

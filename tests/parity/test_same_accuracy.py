@@ -13,7 +13,7 @@ import sys
 import pytest
 import yaml
 
-from resnext_trainer.contract import REPORT_TAG
+from resnext_trainer.contract import REPORT_PREFIX
 from resnext_trainer.data.datasets import digits
 from resnext_trainer.data.pipelines import dali
 
@@ -72,9 +72,9 @@ def top1(tmp_path_factory):
             text=True,
             check=False,
         )
-        reports = [line for line in done.stdout.splitlines() if line.startswith(REPORT_TAG)]
+        reports = [line for line in done.stdout.splitlines() if line.startswith(REPORT_PREFIX)]
         assert len(reports) == 1, done.stdout + done.stderr
-        report = json.loads(reports[0].removeprefix(REPORT_TAG))
+        report = json.loads(reports[0].removeprefix(REPORT_PREFIX))
         assert report["verdict"] == "finished", report
         return report["progress"]["top1"]
 

@@ -13,7 +13,7 @@ import yaml
 from resnext_operator import api, handlers, names, observe, ownership, policy, render
 from resnext_operator.api import Manifest, Observed, Plan, Rejection, Training
 from resnext_operator.status import readable
-from resnext_trainer.contract import Progress, Report, SavedCheckpoint, Verdict
+from resnext_trainer.contract import ExitStatus, Progress, SavedCheckpoint, TerminationReport
 
 SAMPLES = Path(__file__).parents[2] / "manifests" / "samples"
 SITE = api.Site("registry.example/resnext-trainer:1")
@@ -162,9 +162,13 @@ class Cluster:
             attempt=attempt, epoch=step / 20, epochs=8, step=step, steps=160, loss=0.5, checkpoint=checkpoint
         )
 
-    def end(self, verdict: Verdict, message: str = "because", report: bool = True) -> None:
+    def end(self, verdict: ExitStatus, message: str = "because", report: bool = True) -> None:
         """The launcher ends with a verdict."""
-        said = Report(verdict=verdict.name.lower(), message=message).model_dump_json(by_alias=True) if report else ""
+        said = (
+            TerminationReport(verdict=verdict.name.lower(), message=message).model_dump_json(by_alias=True)
+            if report
+            else ""
+        )
         self.end_pod(self.pods("launcher")[-1], verdict.value, said)
 
     def end_pod(self, pod: Manifest, code: int, message: str) -> None:
@@ -177,7 +181,9 @@ class Cluster:
         pod = self.objects.pop(name)
         if is_pod("launcher")(pod):
             if (pod.get("status") or {}).get("phase") == "Running":
-                self.end_pod(pod, 75, Report(verdict="stopped", message="saved").model_dump_json(by_alias=True))
+                self.end_pod(
+                    pod, 75, TerminationReport(verdict="stopped", message="saved").model_dump_json(by_alias=True)
+                )
             self.gone.append(pod)
 
     def vanish(self, name: str) -> None:

@@ -10,7 +10,7 @@ import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
-from resnext_trainer.contract import Report
+from resnext_trainer.contract import TerminationReport
 from resnext_trainer.runtime import worker
 
 # Open MPI takes this for another machine, since no interface carries it: so the ranks are started by ssh.
@@ -97,5 +97,5 @@ class Pods:
     def log_of(self, command: str) -> str:
         return (self.folder / f"{command}.log").read_text()
 
-    def report(self) -> Report:
-        return Report.model_validate_json(self.termination_log.read_text())
+    def report(self) -> TerminationReport:
+        return TerminationReport.model_validate_json(self.termination_log.read_text())

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 
-class Verdict(Enum):
+class ExitStatus(Enum):
     """How an attempt ended; the value is the launcher's exit code."""
 
     FINISHED = 0
@@ -35,7 +35,7 @@ class Verdict(Enum):
     STOPPED = 75
 
     @classmethod
-    def of_exit_code(cls, code: int) -> "Verdict":
+    def of_exit_code(cls, code: int) -> "ExitStatus":
         """The verdict behind an exit code; every code that is in no table is a crash."""
         return cls(code) if code in {verdict.value for verdict in cls} else cls.CRASHED
 
@@ -53,7 +53,7 @@ Number = Annotated[float | None, AfterValidator(_finite)]
 """A number that is left out when it is not finite, as a loss may be: JSON has no word for it."""
 
 
-class Message(BaseModel):
+class WireModel(BaseModel):
     """Tolerant of fields that a newer trainer adds: operator and trainer may differ by a version."""
 
     model_config = ConfigDict(
@@ -66,7 +66,7 @@ class Message(BaseModel):
     )
 
 
-class SavedCheckpoint(Message):
+class SavedCheckpoint(WireModel):
     """A checkpoint that is whole on disk."""
 
     step: Count
@@ -82,7 +82,7 @@ class SavedCheckpoint(Message):
     """What changed in the recipe or the dataset where its run continued nevertheless (onMismatch: continue)."""
 
 
-class Progress(Message):
+class Progress(WireModel):
     """How far a training is; counts are over the whole training, not over the attempt."""
 
     attempt: Count = 0
@@ -122,8 +122,8 @@ class Progress(Message):
     """Step that this attempt started from, 0 without a checkpoint; never written to the status' progress."""
 
 
-class Report(Message):
-    """How an attempt ended. As one line of standard output it starts with REPORT_TAG."""
+class TerminationReport(WireModel):
+    """How an attempt ended. As one line of standard output it starts with REPORT_PREFIX."""
 
     verdict: str
     """Name of the verdict, in lower case."""
@@ -142,12 +142,12 @@ class Report(Message):
     """The last lines of that rank's log, as far as they are known; the launcher puts them in."""
 
 
-REPORT_TAG = "resnext-report "
-"""Starts the one line of standard output that carries a Report as JSON."""
+REPORT_PREFIX = "resnext-report "
+"""Starts the one line of standard output that carries a TerminationReport as JSON."""
 
 
-def print_report(report: Report) -> None:
+def print_report(report: TerminationReport) -> None:
     """Say how it ended on standard output, as the one line that the launcher looks for."""
     # From a new line and in one write: another rank's half line may stand before it.
-    sys.stdout.write(f"\n{REPORT_TAG}{report.model_dump_json(by_alias=True)}\n")
+    sys.stdout.write(f"\n{REPORT_PREFIX}{report.model_dump_json(by_alias=True)}\n")
     sys.stdout.flush()

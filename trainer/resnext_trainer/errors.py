@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
 
-from resnext_trainer.contract import Verdict
+from resnext_trainer.contract import ExitStatus
 from resnext_trainer.text import encodable, printable
 
 _ADVICE = {
@@ -29,20 +29,20 @@ _SYSTEM_ERRORS = {
 """Errors of the operating system that a retry may cure, here or on another node; none of them is a fault of a file."""
 
 
-class Refused(Exception):
+class TrainingError(Exception):
     """Ends the attempt with a verdict; the message says where, what, why and the way out."""
 
-    def __init__(self, verdict: Verdict, message: str, *, agreed: bool = False, rank: int | None = None) -> None:
+    def __init__(self, verdict: ExitStatus, message: str, *, collective: bool = False, rank: int | None = None) -> None:
         self.verdict = verdict
         self.message = encodable(message)
         super().__init__(self.message)
-        self.agreed = agreed
+        self.collective = collective
         """Every rank raises this alike, so that all can end in order."""
         self.rank = rank
         """The rank whose fault it is, where it is known and not that of all."""
 
 
-def system_error(error: BaseException, where: str | PathLike[str] | None = None) -> Refused | None:
+def system_error(error: BaseException, where: str | PathLike[str] | None = None) -> TrainingError | None:
     """A retried refusal that names the file and the errno, if the operating system failed; None for other errors.
 
     `where` is the file, if the error itself does not name one.
@@ -56,12 +56,12 @@ def system_error(error: BaseException, where: str | PathLike[str] | None = None)
         return None
     place = f"{printable(where)}: " if where else ""
     advice = _ADVICE.get(name, "check the storage and the node; the attempt is retried")
-    return Refused(Verdict.SYSTEM_ERROR, f"{place}{words} ({name}): {advice}")
+    return TrainingError(ExitStatus.SYSTEM_ERROR, f"{place}{words} ({name}): {advice}")
 
 
 @contextmanager
 def system_errors(where: str | PathLike[str] | None = None) -> Iterator[None]:
-    """Raises Refused instead of an error of the operating system; other errors pass."""
+    """Raises TrainingError instead of an error of the operating system; other errors pass."""
     try:
         yield
     except (OSError, MemoryError) as error:

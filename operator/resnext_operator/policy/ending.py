@@ -7,13 +7,13 @@ from datetime import datetime, timedelta
 
 from resnext_operator.api import LauncherSeen, Manifest, Training, WorkerSeen
 from resnext_operator.policy.record import last_lines
-from resnext_trainer.contract import Report, Verdict
+from resnext_trainer.contract import ExitStatus, TerminationReport
 
 FINAL = (
-    Verdict.CONFIGURATION_REFUSED,
-    Verdict.DATA_REFUSED,
-    Verdict.NOT_FINITE,
-    Verdict.NO_GOOD_CHECKPOINT,
+    ExitStatus.CONFIGURATION_REFUSED,
+    ExitStatus.DATA_REFUSED,
+    ExitStatus.NOT_FINITE,
+    ExitStatus.NO_GOOD_CHECKPOINT,
 )
 """Verdicts that another attempt would only repeat."""
 
@@ -99,16 +99,16 @@ class Attempt:
 
     def _judged(self, launcher: LauncherSeen, now: datetime) -> Ending | timedelta:
         code = launcher.exit_code if launcher.exit_code is not None else 1
-        verdict = Verdict.of_exit_code(code)
-        report = launcher.report or Report(
+        verdict = ExitStatus.of_exit_code(code)
+        report = launcher.report or TerminationReport(
             verdict=verdict.name.lower(), message=f"the launcher ended with exit code {code}"
         )
         ending = Ending(verdict.name.lower(), report.message, code)
-        if verdict in (Verdict.FINISHED, Verdict.STOPPED) or verdict in FINAL:
-            ending = replace(ending, final=verdict in FINAL, finished=verdict is Verdict.FINISHED)
+        if verdict in (ExitStatus.FINISHED, ExitStatus.STOPPED) or verdict in FINAL:
+            ending = replace(ending, final=verdict in FINAL, finished=verdict is ExitStatus.FINISHED)
             return self._blaming(report, ending) if verdict in FINAL else ending
         counted = self._blaming(report, replace(ending, counted=True))
-        if verdict not in (Verdict.CRASHED, Verdict.UNREACHABLE):
+        if verdict not in (ExitStatus.CRASHED, ExitStatus.UNREACHABLE):
             return counted
         if self.stopping:
             return replace(ending, cause="stopped")
@@ -118,9 +118,9 @@ class Attempt:
             loss = self._loss(lost[0])
             return loss if loss.exit_code is not None else replace(loss, exit_code=code)
         left = (launcher.ended or now) + self._settling(launcher, report) - now
-        return left if verdict is Verdict.CRASHED and left > timedelta(0) else counted
+        return left if verdict is ExitStatus.CRASHED and left > timedelta(0) else counted
 
-    def _settling(self, launcher: LauncherSeen, report: Report) -> timedelta:
+    def _settling(self, launcher: LauncherSeen, report: TerminationReport) -> timedelta:
         """How long a crash waits for what may explain it: less where no node can have been lost unseen."""
         # The launcher's end was told by its node's kubelet, so that node lives.
         together = bool(launcher.node) and all(pod and pod.node == launcher.node for pod in self.workers)
@@ -148,7 +148,7 @@ class Attempt:
             )
         return "killed for memory (OOMKilled) by its node, without a limit of its own: set workers.resources.limits"
 
-    def _blaming(self, report: Report, ending: Ending) -> Ending:
+    def _blaming(self, report: TerminationReport, ending: Ending) -> Ending:
         """With the pod that the report blames, by a rank's number or, alone, by name."""
         pods = [pod for pod in self.workers if pod]
         if report.rank is not None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from resnext_operator import names
-from resnext_trainer.contract import Progress, Report, SavedCheckpoint, Verdict
+from resnext_trainer.contract import ExitStatus, Progress, SavedCheckpoint, TerminationReport
 from tests.support.simcluster.api import Api, Manifest, kubeconfig, setup
 
 PLAYED = "resnext.dev/played"
@@ -26,16 +26,18 @@ SAVED = SavedCheckpoint(step=40, time="2026-01-01T00:00:00Z", path="/checkpoints
 """One checkpoint, whoever is asked: what a poll has missed, the launcher's last words then add nothing to."""
 
 _LAST_WORDS = {
-    Verdict.FINISHED: Report(
+    ExitStatus.FINISHED: TerminationReport(
         verdict="finished",
         message="trained to its end",
         progress=Progress(
             attempt=0, epoch=8, epochs=8, step=80, steps=80, top1=0.97, top5=1.0, best_top1=0.97, checkpoint=SAVED
         ),
     ),
-    Verdict.DATA_REFUSED: Report(verdict="data_refused", message="/data/train-00000 is truncated"),
-    Verdict.CRASHED: Report(verdict="crashed", message="rank 1 ended with exit code 1", rank=1, log=("Traceback",)),
-    Verdict.STOPPED: Report(verdict="stopped", message="asked to stop: a checkpoint was saved"),
+    ExitStatus.DATA_REFUSED: TerminationReport(verdict="data_refused", message="/data/train-00000 is truncated"),
+    ExitStatus.CRASHED: TerminationReport(
+        verdict="crashed", message="rank 1 ended with exit code 1", rank=1, log=("Traceback",)
+    ),
+    ExitStatus.STOPPED: TerminationReport(verdict="stopped", message="asked to stop: a checkpoint was saved"),
 }
 
 
@@ -81,7 +83,7 @@ def _conditions(*kinds: str, holds: str = "True") -> str:
     return f"[{', '.join(one.format(holds, kind) for kind in kinds)}]"
 
 
-def _ended(verdict: Verdict) -> str:
+def _ended(verdict: ExitStatus) -> str:
     words = _LAST_WORDS[verdict].model_dump_json(by_alias=True, exclude_none=True).replace("'", "''")
     return f"""
 phase: {"Failed" if verdict.value else "Succeeded"}
@@ -140,14 +142,14 @@ containerStatuses:
             statusTemplate=_ended(verdict),
             delay=delay,
         )
-        for verdict in (Verdict.FINISHED, Verdict.DATA_REFUSED, Verdict.CRASHED)
+        for verdict in (ExitStatus.FINISHED, ExitStatus.DATA_REFUSED, ExitStatus.CRASHED)
     ]
     return [
         _stage("node", "Node", [{"key": ready, "operator": "NotIn", "values": ["True"]}], statusTemplate=node),
         _stage("pod-runs", "Pod", [lives, _is(".status.phase", "Pending")], statusTemplate=running),
         *ends,
         # As a kubelet does: first it tells how the container ended, then the pod goes.
-        _stage("launcher-stops", "Pod", [goes, launches, runs], statusTemplate=_ended(Verdict.STOPPED)),
+        _stage("launcher-stops", "Pod", [goes, launches, runs], statusTemplate=_ended(ExitStatus.STOPPED)),
         _stage(
             "launcher-goes",
             "Pod",

@@ -8,7 +8,7 @@ from resnext_operator import api, crd, policy, render
 from resnext_operator.api import InvalidTraining
 from resnext_trainer.checkpoint import directory
 from resnext_trainer.config.validation import resolve
-from resnext_trainer.contract import Progress, Report, Verdict
+from resnext_trainer.contract import ExitStatus, Progress, TerminationReport
 from tests.support.fake_cluster import HOSTS, SITE, Cluster, resource
 
 MOUNTED_OF_A_CLAIM = "/checkpoints"
@@ -128,7 +128,7 @@ def restarted() -> Cluster:
     cluster.wait(seconds=5)
     cluster.train(45, 40)
     cluster.settle()
-    cluster.end(Verdict.HUNG)
+    cluster.end(ExitStatus.HUNG)
     cluster.settle()
     cluster.wait(seconds=15)
     cluster.settle()
@@ -155,7 +155,7 @@ def test_attempt_that_starts_earlier_says_so_in_status(restarted, step, how):
     assert sentence in condition["message"]
     assert restarted.events.count("ResumedEarlier") == 1
     assert "resumedStep" not in restarted.status["progress"]
-    restarted.end(Verdict.HUNG, "rank 1 is stuck")
+    restarted.end(ExitStatus.HUNG, "rank 1 is stuck")
     restarted.settle()
     attempt = restarted.status["attempts"][1]
     assert attempt["message"] == "rank 1 is stuck"
@@ -176,8 +176,8 @@ def test_attempt_that_starts_where_it_should_says_nothing(restarted, step):
 def test_start_known_from_last_words_alone_is_recorded(restarted):
     """An attempt may end before it was asked how far it is."""
     progress = Progress(attempt=2, epoch=2, epochs=8, step=21, steps=160, resumed_step=20)
-    last_words = Report(verdict="hung", message="stuck", progress=progress).model_dump_json(by_alias=True)
-    restarted.end_pod(restarted.pods("launcher")[-1], Verdict.HUNG.value, last_words)
+    last_words = TerminationReport(verdict="hung", message="stuck", progress=progress).model_dump_json(by_alias=True)
+    restarted.end_pod(restarted.pods("launcher")[-1], ExitStatus.HUNG.value, last_words)
     restarted.settle()
     assert "resumed from step 20 although step 40 was saved" in restarted.status["attempts"][1]["startMessage"]
 
@@ -186,8 +186,8 @@ def test_attempt_without_last_checkpoint_is_retried_and_counted():
     """Up to backoffLimit."""
     cluster = Cluster(runPolicy={"backoffLimit": 0})
     cluster.run()
-    cluster.end(Verdict.CHECKPOINT_NOT_SAVED, "the checkpoint of step 40 could not be saved")
+    cluster.end(ExitStatus.CHECKPOINT_NOT_SAVED, "the checkpoint of step 40 could not be saved")
     cluster.settle()
     assert cluster.status["failures"] == 1
     assert cluster.status["attempts"][0]["cause"] == "checkpoint_not_saved"
-    assert Verdict.CHECKPOINT_NOT_SAVED not in policy.FINAL
+    assert ExitStatus.CHECKPOINT_NOT_SAVED not in policy.FINAL

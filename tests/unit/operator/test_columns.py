@@ -11,7 +11,7 @@ from resnext_operator.api import Rejection
 from resnext_operator.cache import Cache
 from resnext_operator.metrics import Metrics
 from resnext_operator.policy import record
-from resnext_trainer.contract import Verdict
+from resnext_trainer.contract import ExitStatus
 from tests.support.fake_cluster import Cluster
 
 RATES = ("imagesPerSecond", "estimatedCompletionTime")
@@ -116,10 +116,10 @@ def test_suspended_shows_no_rates(running):
 @pytest.mark.parametrize(
     ("verdict", "phase"),
     [
-        (Verdict.FINISHED, "Succeeded"),
-        (Verdict.DATA_REFUSED, "Failed"),
-        (Verdict.HUNG, "Restarting"),
-        (Verdict.WRONG_WORLD, "Restarting"),
+        (ExitStatus.FINISHED, "Succeeded"),
+        (ExitStatus.DATA_REFUSED, "Failed"),
+        (ExitStatus.HUNG, "Restarting"),
+        (ExitStatus.WRONG_WORLD, "Restarting"),
     ],
 )
 def test_after_an_attempt_there_are_no_rates(running, verdict, phase):
@@ -135,7 +135,7 @@ def test_after_an_attempt_there_are_no_rates(running, verdict, phase):
 
 def test_a_new_attempt_shows_no_rates_of_the_last(running):
     """Until its own ranks answer; the loss of the last attempt still holds."""
-    running.end(Verdict.WRONG_WORLD)
+    running.end(ExitStatus.WRONG_WORLD)
     running.settle()
     running.wait(seconds=10)
     running.settle()
@@ -187,7 +187,7 @@ def test_workers_that_stay_after_the_end_are_counted():
     """cleanPodPolicy None leaves them, and what is left is shown."""
     cluster = Cluster(runPolicy={"cleanPodPolicy": "None"})
     cluster.run()
-    cluster.end(Verdict.FINISHED)
+    cluster.end(ExitStatus.FINISHED)
     cluster.settle()
     assert cluster.status["workers"] == {"replicas": 2, "ready": 2}
     agree(cluster)

@@ -6,7 +6,7 @@ import pytest
 
 from resnext_operator import api, names, render
 from resnext_operator.api import GPU, KIND, Phase
-from resnext_trainer.contract import Report, Verdict
+from resnext_trainer.contract import ExitStatus, TerminationReport
 from tests.support.fake_cluster import HOSTS, SITE, Cluster, resource
 
 START = "2026-01-01T00:00:00Z"
@@ -61,7 +61,7 @@ def test_the_deadline_saves_first_and_then_the_training_has_failed():
 def test_a_training_that_finishes_while_it_is_stopped_for_its_deadline_has_succeeded():
     cluster = a_running(runPolicy={"activeDeadlineSeconds": 100})
     cluster.wait(seconds=100)
-    cluster.end(Verdict.FINISHED)
+    cluster.end(ExitStatus.FINISHED)
     cluster.settle()
     assert cluster.status["phase"] == Phase.SUCCEEDED
 
@@ -115,7 +115,7 @@ def test_the_time_pending_counts_from_when_the_pods_went_not_from_the_beginning(
     cluster = a_running(runPolicy={"pendingDeadlineSeconds": 60})
     cluster.wait(hours=5)
     cluster.vanish("resnext-digits-worker-1-0")
-    cluster.end(Verdict.CRASHED)
+    cluster.end(ExitStatus.CRASHED)
     cluster.settle()
     assert cluster.status["phase"] == Phase.RESTARTING
     cluster.wait(seconds=60)
@@ -136,7 +136,7 @@ def test_a_launcher_that_does_not_start_in_time_fails_the_training_too():
     assert "no such image" in condition(cluster, "Failed")["message"]
 
 
-@pytest.mark.parametrize("verdict", [Verdict.FINISHED, Verdict.DATA_REFUSED], ids=lambda it: it.name.lower())
+@pytest.mark.parametrize("verdict", [ExitStatus.FINISHED, ExitStatus.DATA_REFUSED], ids=lambda it: it.name.lower())
 def test_the_resource_goes_some_time_after_its_end(verdict):
     cluster = a_running(runPolicy={"ttlSecondsAfterFinished": 3600})
     cluster.end(verdict)
@@ -150,7 +150,7 @@ def test_the_resource_goes_some_time_after_its_end(verdict):
 
 def test_a_finished_training_never_makes_anything_again():
     cluster = a_running()
-    cluster.end(Verdict.FINISHED)
+    cluster.end(ExitStatus.FINISHED)
     cluster.settle()
     made = list(cluster.made)
     for key in [key for key, each in cluster.objects.items() if each["metadata"]["name"] != "digits-data"]:
@@ -196,8 +196,8 @@ def test_a_worker_killed_for_memory_is_named_with_its_limit(limit, by_kubelet):
 @pytest.mark.parametrize("rank", [2, 3])
 def test_a_report_that_knows_the_rank_blames_its_pod(rank):
     cluster = a_running(workers={"replicas": 2, "slots": 2})
-    said = Report(verdict="hung", message="no step", rank=rank, log=("step 19", "step 20"))
-    cluster.end_pod(cluster.pods("launcher")[0], Verdict.HUNG.value, said.model_dump_json(by_alias=True))
+    said = TerminationReport(verdict="hung", message="no step", rank=rank, log=("step 19", "step 20"))
+    cluster.end_pod(cluster.pods("launcher")[0], ExitStatus.HUNG.value, said.model_dump_json(by_alias=True))
     cluster.settle()
     attempt = cluster.status["attempts"][0]
     assert (attempt["pod"], attempt["rank"], attempt["log"]) == (
@@ -209,7 +209,7 @@ def test_a_report_that_knows_the_rank_blames_its_pod(rank):
 
 def test_a_report_that_names_one_pod_blames_it_and_no_other():
     cluster = a_running(workers={"replicas": 11})
-    cluster.end(Verdict.UNREACHABLE, "worker resnext-digits-worker-10-0.resnext-digits could not be reached by ssh")
+    cluster.end(ExitStatus.UNREACHABLE, "worker resnext-digits-worker-10-0.resnext-digits could not be reached by ssh")
     cluster.settle()
     assert cluster.status["attempts"][0]["pod"] == "resnext-digits-worker-10-0"
 
@@ -235,31 +235,33 @@ def test_a_node_that_failed_twice_is_avoided_by_later_workers(after, avoided):
 
 def blaming(cluster, verdict, rank=1):
     """The attempt ends by its launcher's report, which blames a rank; the pods all live."""
-    said = Report(verdict=verdict.name.lower(), message="because", rank=rank)
+    said = TerminationReport(verdict=verdict.name.lower(), message="because", rank=rank)
     cluster.end_pod(cluster.pods("launcher")[-1], verdict.value, said.model_dump_json(by_alias=True))
     cluster.settle()
     return {pod["metadata"]["name"]: str(pod["spec"].get("affinity")) for pod in cluster.pods("worker")}
 
 
-@pytest.mark.parametrize("verdict", [Verdict.NO_GPU, Verdict.HUNG, Verdict.UNREACHABLE], ids=lambda it: it.name.lower())
+@pytest.mark.parametrize(
+    "verdict", [ExitStatus.NO_GPU, ExitStatus.HUNG, ExitStatus.UNREACHABLE], ids=lambda it: it.name.lower()
+)
 def test_a_worker_that_is_to_blame_and_still_runs_is_replaced_and_the_others_stay(verdict):
     cluster = a_running()
     kept = cluster.pods("worker")[0]["metadata"]["uid"]
     pods = blaming(cluster, verdict)
     assert list(pods) == ["resnext-digits-worker-0-0", "resnext-digits-worker-1-1"]
     assert cluster.pods("worker")[0]["metadata"]["uid"] == kept
-    assert ("node-1" in pods["resnext-digits-worker-1-1"]) is (verdict is Verdict.NO_GPU), "retried on another node"
+    assert ("node-1" in pods["resnext-digits-worker-1-1"]) is (verdict is ExitStatus.NO_GPU), "retried on another node"
     go_on(cluster)
     assert cluster.status["failures"] == 1
 
 
 def test_a_rank_that_crashes_twice_on_a_node_gets_another_pod_elsewhere():
     cluster = a_running()
-    assert list(blaming(cluster, Verdict.CRASHED)) == ["resnext-digits-worker-0-0", "resnext-digits-worker-1-0"]
+    assert list(blaming(cluster, ExitStatus.CRASHED)) == ["resnext-digits-worker-0-0", "resnext-digits-worker-1-0"]
     cluster.wait(seconds=5)
     cluster.settle()
     go_on(cluster)
-    blaming(cluster, Verdict.CRASHED)
+    blaming(cluster, ExitStatus.CRASHED)
     cluster.wait(seconds=5)
     cluster.settle()
     pods = {pod["metadata"]["name"]: str(pod["spec"].get("affinity")) for pod in cluster.pods("worker")}
@@ -286,7 +288,7 @@ def test_evidence_that_settles_a_crash_is_not_waited_for():
         pod["spec"]["nodeName"] = "the-only-node"  # whose kubelet told of the end, and so it lives
     cluster.train(20, 20)
     cluster.settle()
-    cluster.end(Verdict.CRASHED)
+    cluster.end(ExitStatus.CRASHED)
     cluster.settle()
     assert cluster.decide().requeue_after.total_seconds() == 5, "for its kubelet to tell of the other pods"
     cluster.wait(seconds=5)
@@ -303,7 +305,7 @@ def a_moved_first_worker(*modes, silent=True):
     old["metadata"]["deletionTimestamp"] = START
     taken = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}
     old["status"]["conditions"] = [taken, {"type": "Ready", "status": "False" if silent else "True"}]
-    cluster.end(Verdict.CRASHED)
+    cluster.end(ExitStatus.CRASHED)
     cluster.settle()
     new = next(pod for pod in cluster.pods("worker") if pod["metadata"]["name"] == "resnext-digits-worker-0-1")
     new["spec"]["nodeName"], new["status"] = "node-2", {"phase": "Pending"}

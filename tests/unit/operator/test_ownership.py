@@ -9,7 +9,7 @@ from resnext_operator import ownership, render
 from resnext_operator.api import Phase
 from resnext_operator.cluster import Leftover, Refused, Stranger
 from resnext_operator.ownership import Owner
-from resnext_trainer.contract import Verdict
+from resnext_trainer.contract import ExitStatus
 from tests.support.fake_cluster import Cluster
 
 KINDS = ("Pod", "ConfigMap", "Secret", "NetworkPolicy", "PersistentVolumeClaim")
@@ -112,7 +112,7 @@ def test_claim_that_appears_foreign_ends_no_attempt():
     cluster.objects[f"PersistentVolumeClaim/{CLAIM}"]["metadata"]["labels"] = {}
     cluster.settle()
     assert cluster.status["phase"] == Phase.RUNNING
-    cluster.end(Verdict.HUNG)
+    cluster.end(ExitStatus.HUNG)
     cluster.settle()
     assert cluster.status["phase"] == Phase.FAILED
     assert condition(cluster, "Failed")["reason"] == "ClaimNotOwned"

@@ -8,11 +8,16 @@ from hypothesis import strategies as st
 
 from resnext_operator import policy
 from resnext_operator.api import Phase
-from resnext_trainer.contract import Verdict
+from resnext_trainer.contract import ExitStatus
 from tests.support.fake_cluster import Cluster
 
-FINAL = [Verdict.CONFIGURATION_REFUSED, Verdict.DATA_REFUSED, Verdict.NOT_FINITE, Verdict.NO_GOOD_CHECKPOINT]
-COUNTED = [Verdict.WRONG_WORLD, Verdict.UNREACHABLE, Verdict.NO_GPU, Verdict.HUNG]
+FINAL = [
+    ExitStatus.CONFIGURATION_REFUSED,
+    ExitStatus.DATA_REFUSED,
+    ExitStatus.NOT_FINITE,
+    ExitStatus.NO_GOOD_CHECKPOINT,
+]
+COUNTED = [ExitStatus.WRONG_WORLD, ExitStatus.UNREACHABLE, ExitStatus.NO_GPU, ExitStatus.HUNG]
 
 
 def condition(cluster, kind):
@@ -92,7 +97,7 @@ def test_a_claim_that_is_missing_is_named():
 
 
 def test_finished_is_success_and_the_workers_go(running):
-    running.end(Verdict.FINISHED)
+    running.end(ExitStatus.FINISHED)
     running.settle()
     assert running.status["phase"] == Phase.SUCCEEDED
     assert condition(running, "Succeeded")["status"] == "True"
@@ -104,7 +109,7 @@ def test_finished_is_success_and_the_workers_go(running):
 def test_what_stays_after_the_end(policy_of_pods, workers, launchers):
     cluster = Cluster(runPolicy={"cleanPodPolicy": policy_of_pods})
     cluster.run()
-    cluster.end(Verdict.FINISHED)
+    cluster.end(ExitStatus.FINISHED)
     cluster.settle()
     assert (len(cluster.pods("worker")), len(cluster.pods("launcher"))) == (workers, launchers)
 
@@ -136,7 +141,7 @@ def test_the_limit_of_failures_is_kept_and_pauses_grow():
     cluster.run()
     pauses = []
     while cluster.status["phase"] != Phase.FAILED:
-        cluster.end(Verdict.HUNG)
+        cluster.end(ExitStatus.HUNG)
         cluster.settle()
         began = cluster.now
         while cluster.status["phase"] == Phase.RESTARTING:
@@ -151,7 +156,7 @@ def test_the_limit_of_failures_is_kept_and_pauses_grow():
 
 @pytest.mark.parametrize("report", [True, False])
 def test_a_crash_waits_for_what_may_explain_it(running, report):
-    running.end(Verdict.CRASHED, report=report)
+    running.end(ExitStatus.CRASHED, report=report)
     running.settle()
     assert running.status["phase"] == Phase.RUNNING
     assert running.decide().requeue_after == policy.SETTLING
@@ -161,7 +166,7 @@ def test_a_crash_waits_for_what_may_explain_it(running, report):
 
 
 def test_a_crash_is_a_disruption_when_a_worker_was_evicted(running):
-    running.end(Verdict.CRASHED)
+    running.end(ExitStatus.CRASHED)
     evicted = running.pods("worker")[1]
     evicted["status"] = {"phase": "Failed", "reason": "Evicted"}
     running.settle()
@@ -170,7 +175,7 @@ def test_a_crash_is_a_disruption_when_a_worker_was_evicted(running):
 
 
 def test_a_node_that_is_known_to_be_lost_only_later_still_explains_a_crash(running):
-    running.end(Verdict.CRASHED)
+    running.end(ExitStatus.CRASHED)
     running.settle()
     running.wait(seconds=60)
     worker = running.pods("worker")[1]
@@ -237,7 +242,7 @@ def test_a_launcher_on_a_lost_node_does_not_keep_a_training_from_being_suspended
 
 def test_only_the_lost_worker_is_replaced_under_another_name(running):
     running.vanish("resnext-digits-worker-1-0")
-    running.end(Verdict.CRASHED)
+    running.end(ExitStatus.CRASHED)
     kept = running.pods("worker")[0]["metadata"]["uid"]
     running.settle()
     running.ready()
@@ -324,9 +329,9 @@ def befall(cluster, what):
         case "evict" if workers:
             workers[0]["status"] = {"phase": "Failed", "reason": "Evicted"}
         case "crash" if alive:
-            cluster.end(Verdict.CRASHED)
+            cluster.end(ExitStatus.CRASHED)
         case "hang" if alive:
-            cluster.end(Verdict.HUNG)
+            cluster.end(ExitStatus.HUNG)
         case "suspend" | "resume":
             cluster.body["spec"]["suspend"] = what == "suspend"
         case "wait":
@@ -393,7 +398,7 @@ def test_a_launcher_that_came_and_went_unseen_had_all_workers_ready(cluster):
     slow["status"]["conditions"][0]["status"] = "True"
     cluster.settle()
     cluster.ready()
-    cluster.end(Verdict.FINISHED)
+    cluster.end(ExitStatus.FINISHED)
     cluster.body["status"] = before  # the operator was away all the time
     cluster.settle()
     assert cluster.status["phase"] == "Succeeded"

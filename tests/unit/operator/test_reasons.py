@@ -7,7 +7,7 @@ import pytest
 
 from resnext_operator.policy import Reason
 from resnext_operator.policy.reasons import REMEDIES, warning
-from resnext_trainer.contract import Verdict
+from resnext_trainer.contract import ExitStatus
 
 README = Path(__file__).parents[3] / "operator" / "README.md"
 
@@ -18,24 +18,24 @@ def test_every_reason_is_documented_with_what_to_do_and_no_other():
 
 
 REASONS = {
-    Verdict.FINISHED: Reason.FINISHED,
-    Verdict.CRASHED: Reason.CRASHED,
-    Verdict.CONFIGURATION_REFUSED: Reason.CONFIGURATION_REFUSED,
-    Verdict.DATA_REFUSED: Reason.DATA_REFUSED,
-    Verdict.NOT_FINITE: Reason.NOT_FINITE,
-    Verdict.WRONG_WORLD: Reason.WRONG_WORLD,
-    Verdict.UNREACHABLE: Reason.UNREACHABLE,
-    Verdict.NO_GPU: Reason.NO_GPU,
-    Verdict.HUNG: Reason.HUNG,
-    Verdict.NO_GOOD_CHECKPOINT: Reason.NO_GOOD_CHECKPOINT,
-    Verdict.CHECKPOINT_NOT_SAVED: Reason.CHECKPOINT_NOT_SAVED,
-    Verdict.CHECKPOINT_LOCKED: Reason.CHECKPOINT_LOCKED,
-    Verdict.SYSTEM_ERROR: Reason.SYSTEM_ERROR,
-    Verdict.STOPPED: Reason.STOPPED,
+    ExitStatus.FINISHED: Reason.FINISHED,
+    ExitStatus.CRASHED: Reason.CRASHED,
+    ExitStatus.CONFIGURATION_REFUSED: Reason.CONFIGURATION_REFUSED,
+    ExitStatus.DATA_REFUSED: Reason.DATA_REFUSED,
+    ExitStatus.NOT_FINITE: Reason.NOT_FINITE,
+    ExitStatus.WRONG_WORLD: Reason.WRONG_WORLD,
+    ExitStatus.UNREACHABLE: Reason.UNREACHABLE,
+    ExitStatus.NO_GPU: Reason.NO_GPU,
+    ExitStatus.HUNG: Reason.HUNG,
+    ExitStatus.NO_GOOD_CHECKPOINT: Reason.NO_GOOD_CHECKPOINT,
+    ExitStatus.CHECKPOINT_NOT_SAVED: Reason.CHECKPOINT_NOT_SAVED,
+    ExitStatus.CHECKPOINT_LOCKED: Reason.CHECKPOINT_LOCKED,
+    ExitStatus.SYSTEM_ERROR: Reason.SYSTEM_ERROR,
+    ExitStatus.STOPPED: Reason.STOPPED,
 }
 
 
-@pytest.mark.parametrize("verdict", Verdict, ids=lambda it: it.name.lower())
+@pytest.mark.parametrize("verdict", ExitStatus, ids=lambda it: it.name.lower())
 def test_every_verdict_has_its_reason(verdict):
     assert Reason.of_cause(verdict.name.lower()) is REASONS[verdict]
 

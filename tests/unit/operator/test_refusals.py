@@ -12,7 +12,7 @@ from resnext_operator.cache import Cache
 from resnext_operator.cluster import Refused
 from resnext_operator.guard import Guard
 from resnext_operator.settings import InvalidSettings, Settings
-from resnext_trainer.contract import Verdict
+from resnext_trainer.contract import ExitStatus
 from tests.support.fake_cluster import SAMPLES, SITE, Cluster, is_pod
 
 QUOTA = 'pods "resnext-digits-worker-1-0" is forbidden: exceeded quota: compute, used: pods=1, limited: pods=1'
@@ -90,7 +90,7 @@ def test_what_is_no_longer_allowed_ends_no_attempt_but_begins_none():
     assert condition(cluster, "Accepted")["status"] == "False"
     made = list(cluster.made)
     cluster.vanish("resnext-digits-worker-1-0")
-    cluster.end(Verdict.CRASHED)
+    cluster.end(ExitStatus.CRASHED)
     cluster.settle()
     assert cluster.status["phase"] == Phase.FAILED
     assert condition(cluster, "Failed")["reason"] == "NotAllowed"
@@ -205,7 +205,7 @@ def test_a_quota_in_the_way_is_told_once_and_the_deadline_for_pending_pods_count
     elif pods == "successor":
         cluster.run()
         cluster.vanish("resnext-digits-worker-1-0")
-        cluster.end(Verdict.CRASHED)
+        cluster.end(ExitStatus.CRASHED)
         cluster.carry_out(cluster.decide())  # the end is recorded before anything is made
     told = len(cluster.events)
     for _ in range(5):
@@ -251,7 +251,7 @@ def living(cluster):
 def test_what_has_succeeded_stays_so_when_a_later_operator_would_refuse_it():
     cluster = a_cluster()
     cluster.run()
-    cluster.end(Verdict.FINISHED)
+    cluster.end(ExitStatus.FINISHED)
     cluster.settle()
     plan = policy.refused(cluster.status, cluster.seen, 2, "spec.workers.slots: no", cluster.now)
     assert (plan.status, plan.events) == (cluster.status, ())

@@ -6,7 +6,7 @@ from resnext_operator import names
 from resnext_operator.api import Phase, Plan, Rejection
 from resnext_operator.policy import rejections
 from resnext_operator.policy.rejections import Cause
-from resnext_trainer.contract import Verdict
+from resnext_trainer.contract import ExitStatus
 from tests.support.fake_cluster import Cluster, is_pod
 
 POD = 'pods "it-worker-1-0" is forbidden: '
@@ -403,7 +403,7 @@ def test_replaced_worker_in_a_quota_is_gated_alone():
     cluster.run()
     kept = cluster.pods("worker")[0]["metadata"]["uid"]
     cluster.vanish("resnext-digits-worker-1-0")
-    cluster.end(Verdict.CRASHED)
+    cluster.end(ExitStatus.CRASHED)
     cluster.settle()
     cluster.run()
     assert cluster.status["phase"] == Phase.RUNNING

@@ -6,7 +6,7 @@ import pytest
 
 from resnext_operator import api
 from resnext_operator.api import Phase
-from resnext_trainer.contract import Verdict
+from resnext_trainer.contract import ExitStatus
 from tests.support.fake_cluster import Cluster
 
 OLD = {
@@ -62,7 +62,7 @@ def test_running_training_keeps_its_pods(what):
 def test_its_end_is_recorded(what):
     """Success is success."""
     cluster = upgraded(what)
-    cluster.end(Verdict.FINISHED)
+    cluster.end(ExitStatus.FINISHED)
     cluster.settle()
     assert cluster.status["phase"] == Phase.SUCCEEDED
     assert not cluster.pods("worker")
@@ -73,7 +73,7 @@ def test_failed_attempt_keeps_the_workers_that_are_left(what):
     """Nothing new can be created from such a spec; only a training without pods fails."""
     cluster = upgraded(what)
     made = list(cluster.made)
-    cluster.end(Verdict.HUNG)
+    cluster.end(ExitStatus.HUNG)
     cluster.settle()
     assert cluster.status["phase"] == Phase.RESTARTING
     assert len(cluster.pods("worker")) == 2
@@ -136,7 +136,7 @@ def test_ended_training_stays_as_it_ended():
     """And nothing is reported about it any more."""
     cluster = Cluster()
     cluster.run()
-    cluster.end(Verdict.FINISHED)
+    cluster.end(ExitStatus.FINISHED)
     cluster.settle()
     told = list(cluster.events)
     status = copy.deepcopy(cluster.status)

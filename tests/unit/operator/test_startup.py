@@ -7,7 +7,7 @@ import pytest
 
 from resnext_operator import policy
 from resnext_operator.api import Phase
-from resnext_trainer.contract import Verdict
+from resnext_trainer.contract import ExitStatus
 from tests.support.fake_cluster import Cluster
 
 LOG = "exec /usr/local/bin/resnext-train: exec format error"
@@ -215,7 +215,7 @@ def test_worker_of_an_ended_attempt_is_no_failed_start():
     cluster = Cluster()
     cluster.run()
     cluster.wait(minutes=5)
-    cluster.end(Verdict.HUNG)
+    cluster.end(ExitStatus.HUNG)
     cluster.settle()
     fail(cluster.pods("worker")[1], 1)
     cluster.settle()

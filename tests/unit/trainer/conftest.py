@@ -39,7 +39,7 @@ def few_digits(digits_folder, tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("few-digits")
     for split, count in (("train", 96), ("validation", 40)):
-        records = tfrecord.find(str(digits_folder), split)
+        records = tfrecord.open_split(str(digits_folder), split)
         tfrecord.write(folder, split, [records.read(number) for number in range(count)], 2)
     return folder
 
@@ -63,7 +63,7 @@ def pictures(few_digits, tmp_path):
 
     root = tmp_path / "pictures"
     for split in tfrecord.SPLITS:
-        records = tfrecord.find(str(few_digits), split)
+        records = tfrecord.open_split(str(few_digits), split)
         for number in range(len(records)):
             jpeg, label = records.read(number)
             file = root / split / f"digit-{label - 1}" / f"{number:03d}.jpg"

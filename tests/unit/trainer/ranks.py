@@ -6,10 +6,10 @@ import numpy as np
 import tensorflow as tf
 
 from resnext_trainer.config.validation import resolve
-from resnext_trainer.data.input_pipeline import Share
+from resnext_trainer.data.input_pipeline import Shard
 from resnext_trainer.data.pipelines.tfdata import TfData
 from resnext_trainer.model import layers
-from resnext_trainer.model.train_state import Step
+from resnext_trainer.model.train_state import TrainState
 from resnext_trainer.runtime import distributed
 
 GLOBAL_BATCH = 32
@@ -34,8 +34,8 @@ def joined(ranks, folder, to):
     with_statistics = layers.batch_norm
     layers.batch_norm = lambda *given, training: with_statistics(*given, training=False)  # noqa: ARG005
     config = configuration(folder, ranks, "fp32")
-    step = Step(config, ranks, "cpu")
-    images, labels = next(TfData(config, Share(ranks.rank, ranks.size)).train(0, 0))
+    step = TrainState(config, ranks, "cpu")
+    images, labels = next(TfData(config, Shard(ranks.rank, ranks.size)).train(0, 0))
     gradients, statistics, loss = step.gradients(images, labels, tf.ones(1))
     # Only the last rank is asked to stop; all must know.
     outcome = step.update(gradients, statistics, loss, rate=0.1, stop=ranks.rank == ranks.size - 1)
@@ -52,10 +52,10 @@ def overflow(ranks, folder, to):
     are wrong: the others have the class of which the network is sure, and so gradients close to zero.
     """
     config = configuration(folder, ranks, "fp16", smoothing=0.0)
-    step = Step(config, ranks, "cpu")
+    step = TrainState(config, ranks, "cpu")
     step.optimizer.scale.assign(2.0**20)
     step.model.weights["classifier/bias"].assign([20.0] + 9 * [0.0])
-    images, _ = next(TfData(config, Share(ranks.rank, ranks.size)).train(0, 0))
+    images, _ = next(TfData(config, Shard(ranks.rank, ranks.size)).train(0, 0))
     labels = tf.fill([len(images)], int(ranks.rank == ranks.size - 1))
     before, own, made, scales = values(step), [], [], []
     while not any(made) and len(made) < 15:
@@ -77,6 +77,6 @@ def values(step):
 
 if __name__ == "__main__":
     command, *places = sys.argv[1:]
-    together = distributed.join()
+    together = distributed.initialize()
     distributed.pin_device(together, "cpu")
     {"joined": joined, "overflow": overflow}[command](together, *places)

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from resnext_trainer.checkpoint import store
-from resnext_trainer.checkpoint.store import Position
+from resnext_trainer.checkpoint.store import TrainingPosition
 from resnext_trainer.cli.main import main
 from resnext_trainer.config import loading
 from resnext_trainer.config.validation import InvalidConfig
-from resnext_trainer.contract import Verdict
+from resnext_trainer.contract import ExitStatus
 from resnext_trainer.data.crops import jpeg_size
 from resnext_trainer.data.datasets import tfrecord
-from resnext_trainer.errors import Refused
+from resnext_trainer.errors import TrainingError
 
 FORMAT_1 = Path(__file__).parents[2] / "fixtures" / "checkpoint-format-1"
 
@@ -93,9 +93,9 @@ def test_an_index_that_is_none_is_refused_by_name(few_digits, tmp_path, case):
     index = folder / "train-00001-of-00002.idx"
     index.unlink()
     laid(index, content)
-    with pytest.raises(Refused, match=words) as caught:
-        tfrecord.find(str(folder), "train")
-    assert caught.value.verdict is Verdict.DATA_REFUSED
+    with pytest.raises(TrainingError, match=words) as caught:
+        tfrecord.open_split(str(folder), "train")
+    assert caught.value.verdict is ExitStatus.DATA_REFUSED
     assert str(index).removesuffix(".idx") in caught.value.message
 
 
@@ -140,18 +140,18 @@ STATES = {
 
 @pytest.mark.parametrize("case", STATES)
 def test_a_state_that_is_none_makes_a_checkpoint_that_is_not_whole(tmp_path, case):
-    saved = store.save(tmp_path, Position(step=1), {"a": np.float32(1)}, 1, 3)
+    saved = store.save(tmp_path, TrainingPosition(step=1), {"a": np.float32(1)}, 1, 3)
     Path(saved.path, "state.json").write_bytes(STATES[case])
-    with pytest.raises(Refused, match="none is whole") as caught:
+    with pytest.raises(TrainingError, match="none is whole") as caught:
         store.newest(tmp_path)
-    assert caught.value.verdict is Verdict.NO_GOOD_CHECKPOINT
+    assert caught.value.verdict is ExitStatus.NO_GOOD_CHECKPOINT
 
 
 def test_arrays_of_another_type_and_a_file_for_a_folder_are_no_checkpoint(tmp_path):
     with pytest.raises(ValueError, match="a is no float32"):
-        store.read(Path(store.save(tmp_path, Position(step=1), {"a": np.int64(1)}, 1, 3).path))
+        store.read(Path(store.save(tmp_path, TrainingPosition(step=1), {"a": np.int64(1)}, 1, 3).path))
     laid(tmp_path / "step-00000002-attempt-0001", b"")
-    with pytest.raises(Refused, match="holds 2 checkpoints and none is whole"):
+    with pytest.raises(TrainingError, match="holds 2 checkpoints and none is whole"):
         store.newest(tmp_path)
 
 

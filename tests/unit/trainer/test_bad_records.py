@@ -7,14 +7,14 @@ import pytest
 from PIL import Image
 
 from resnext_trainer.config.validation import resolve
-from resnext_trainer.contract import Verdict
+from resnext_trainer.contract import ExitStatus
 from resnext_trainer.data.datasets import tfrecord
-from resnext_trainer.data.input_pipeline import Share
+from resnext_trainer.data.input_pipeline import Shard
 from resnext_trainer.data.pipelines import dali
 from resnext_trainer.data.pipelines.tfdata import TfData
 from resnext_trainer.data.sampling import PADDING, Batches
-from resnext_trainer.errors import Refused
-from resnext_trainer.runtime.distributed import Alone
+from resnext_trainer.errors import TrainingError
+from resnext_trainer.runtime.distributed import SingleProcess
 from resnext_trainer.training.evaluate import evaluate
 from tests.support.runs import StopAfter, trained
 
@@ -72,7 +72,7 @@ def found(bad):
 
 @pytest.mark.parametrize("pipeline", PIPELINES)
 def test_bad_records_are_skipped_and_named_and_batches_stay_full(folder, caplog, pipeline):
-    source = pipeline(config(folder, 0.05), Share(0, 1))
+    source = pipeline(config(folder, 0.05), Shard(0, 1))
     seen, labels = shades(source.train(0))
     assert len(seen) == 64
     assert set(seen) == set(range(GOOD))  # three of them twice
@@ -85,42 +85,44 @@ def test_bad_records_are_skipped_and_named_and_batches_stay_full(folder, caplog,
 
 
 def test_two_ranks_see_what_one_with_the_joined_batch_would(folder):
-    one, _ = shades(TfData(config(folder, 0.05), Share(0, 1)).train(1))
-    two = [shades(TfData(config(folder, 0.05, batchSize=4), Share(rank, 2)).train(1))[0] for rank in (0, 1)]
+    one, _ = shades(TfData(config(folder, 0.05), Shard(0, 1)).train(1))
+    two = [shades(TfData(config(folder, 0.05, batchSize=4), Shard(rank, 2)).train(1))[0] for rank in (0, 1)]
     joined = [two[rank][4 * step + place] for step in range(8) for rank in (0, 1) for place in range(4)]
     assert joined == one
 
 
 def test_evaluation_leaves_bad_records_out(folder):
-    source = TfData(config(folder, 0.05), Share(0, 1))
-    (accuracy,) = evaluate([lambda images: np.zeros((len(images), 10), np.float32)], source, Alone())
+    source = TfData(config(folder, 0.05), Shard(0, 1))
+    (accuracy,) = evaluate([lambda images: np.zeros((len(images), 10), np.float32)], source, SingleProcess())
     assert accuracy.images == GOOD
 
 
 @pytest.mark.parametrize("share", [0.0, 0.04])
 def test_beyond_the_share_the_training_is_refused_with_file_and_offset(folder, share):
-    with pytest.raises(Refused, match=r"train-00000-of-00001 at byte \d+") as caught:
-        list(TfData(config(folder, share), Share(0, 1)).train(0))
-    assert caught.value.verdict is Verdict.DATA_REFUSED
+    with pytest.raises(TrainingError, match=r"train-00000-of-00001 at byte \d+") as caught:
+        list(TfData(config(folder, share), Shard(0, 1)).train(0))
+    assert caught.value.verdict is ExitStatus.DATA_REFUSED
     assert ("2 of 64" in caught.value.message or "3 of 64" in caught.value.message) == bool(share)
 
 
 def test_ranks_that_keep_to_the_share_alone_may_not_exceed_it_together(folder):
-    alone = [Batches(config(folder, 0.04, batchSize=8), Share(rank, 2)) for rank in (0, 1)]
-    alone[0].bad.add("train", 1, tfrecord.refused("1"))
-    alone[0].bad.add("train", 2, tfrecord.refused("2"))
-    alone[1].bad.add("train", 3, tfrecord.refused("3"))
-    with pytest.raises(Refused, match=r"3 of 64 train records are bad.*badRecords allows a share of 0\.04") as caught:
+    alone = [Batches(config(folder, 0.04, batchSize=8), Shard(rank, 2)) for rank in (0, 1)]
+    alone[0].bad.add("train", 1, tfrecord.data_error("1"))
+    alone[0].bad.add("train", 2, tfrecord.data_error("2"))
+    alone[1].bad.add("train", 3, tfrecord.data_error("3"))
+    with pytest.raises(
+        TrainingError, match=r"3 of 64 train records are bad.*badRecords allows a share of 0\.04"
+    ) as caught:
         alone[0].bad.check_together([rank.bad.marks for rank in alone])
-    assert caught.value.agreed
+    assert caught.value.collective
 
 
 def test_nothing_but_bad_records_ends(tmp_path):
     for split in ("train", "validation"):
         tfrecord.write(tmp_path / "data", split, [(b"no image", 1)] * 16, 1)
-    with pytest.raises(Refused, match="no train record"):
-        list(Batches(config(tmp_path / "data", 1.0), Share(0, 1)).train(0).ahead())
-    padded = list(Batches(config(tmp_path / "data", 1.0), Share(0, 1)).validate().ahead())
+    with pytest.raises(TrainingError, match="no train record"):
+        list(Batches(config(tmp_path / "data", 1.0), Shard(0, 1)).train(0).prefetch())
+    padded = list(Batches(config(tmp_path / "data", 1.0), Shard(0, 1)).validate().prefetch())
     assert {label for batch in padded for label in batch.labels} == {PADDING}
 
 
@@ -135,13 +137,13 @@ def test_a_byte_that_changed_makes_a_record_bad_though_it_may_still_decode(tmp_p
     content[offset + byte if byte >= 0 else offset + length + byte] ^= 1
     shard.write_bytes(content)
     sentence = f"{shard} at byte {offset}: its checksum differs"
-    source = pipeline(config(folder, 0.02), Share(0, 1))
+    source = pipeline(config(folder, 0.02), Shard(0, 1))
     assert len(list(source.train(0))) == 8
     assert found(source.bad) == {("train", 5)}
     assert sentence in caplog.text
-    with pytest.raises(Refused, match=sentence) as caught:
-        list(pipeline(config(folder, 0.0), Share(0, 1)).train(0))
-    assert caught.value.verdict is Verdict.DATA_REFUSED
+    with pytest.raises(TrainingError, match=sentence) as caught:
+        list(pipeline(config(folder, 0.0), Shard(0, 1)).train(0))
+    assert caught.value.verdict is ExitStatus.DATA_REFUSED
 
 
 def test_a_training_counts_them(few, folder):

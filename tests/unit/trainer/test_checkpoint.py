@@ -8,25 +8,25 @@ import pytest
 import tensorflow as tf
 
 from resnext_trainer.checkpoint import store
-from resnext_trainer.checkpoint.manager import Keeper
-from resnext_trainer.checkpoint.store import Position
+from resnext_trainer.checkpoint.manager import CheckpointManager
+from resnext_trainer.checkpoint.store import TrainingPosition
 from resnext_trainer.config.validation import resolve
-from resnext_trainer.contract import Verdict
-from resnext_trainer.errors import Refused
-from resnext_trainer.runtime.distributed import Alone
+from resnext_trainer.contract import ExitStatus
+from resnext_trainer.errors import TrainingError
+from resnext_trainer.runtime.distributed import SingleProcess
 from resnext_trainer.runtime.telemetry import Telemetry
 
 ARRAYS = {"stem/kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "loss-scale": np.float32(8)}
 
 
 def save(folder, step, attempt=1, keep=3):
-    return store.save(folder, Position(step=step, epoch=1, best_top1=0.5), ARRAYS, attempt, keep)
+    return store.save(folder, TrainingPosition(step=step, epoch=1, best_top1=0.5), ARRAYS, attempt, keep)
 
 
 def test_what_was_saved_is_read(tmp_path):
     saved = save(tmp_path, 10)
     position, arrays, found = store.newest(tmp_path)
-    assert position == Position(step=10, epoch=1, best_top1=0.5)
+    assert position == TrainingPosition(step=10, epoch=1, best_top1=0.5)
     assert found == saved
     assert {name: array.tolist() for name, array in arrays.items()} == {
         name: array.tolist() for name, array in ARRAYS.items()
@@ -57,9 +57,9 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, part, damage
 
 def test_checkpoints_of_which_none_is_good_are_refused(tmp_path):
     (tmp_path / save(tmp_path, 10).path / "state.npz").write_bytes(b"")
-    with pytest.raises(Refused, match="none is whole") as caught:
+    with pytest.raises(TrainingError, match="none is whole") as caught:
         store.newest(tmp_path)
-    assert caught.value.verdict is Verdict.NO_GOOD_CHECKPOINT
+    assert caught.value.verdict is ExitStatus.NO_GOOD_CHECKPOINT
 
 
 def test_a_folder_left_half_written_counts_for_nothing(tmp_path):
@@ -70,10 +70,10 @@ def test_a_folder_left_half_written_counts_for_nothing(tmp_path):
 
 
 def test_only_the_newest_stay_and_the_best_apart(tmp_path):
-    store.save_best(tmp_path, Position(step=1), ARRAYS)
+    store.save_best(tmp_path, TrainingPosition(step=1), ARRAYS)
     for step in (1, 2, 3, 4):
         save(tmp_path, step, keep=2)
-    store.save_best(tmp_path, Position(step=3), ARRAYS)
+    store.save_best(tmp_path, TrainingPosition(step=3), ARRAYS)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["best", "step-00000003-attempt-0001", "step-00000004-attempt-0001"]
     assert store.read(tmp_path / "best")[0].step == 3
@@ -86,7 +86,7 @@ def test_an_old_attempt_overwrites_nothing_of_a_newer_one(tmp_path):
 
 
 def test_a_position_is_read_as_it_was_written(tmp_path):
-    position = Position(step=9, images=64, top1=0.5, best_top1=0.75, rollbacks=2, redealt=((32, 1), (64, 2)))
+    position = TrainingPosition(step=9, images=64, top1=0.5, best_top1=0.75, rollbacks=2, redealt=((32, 1), (64, 2)))
     store.save(tmp_path, position, ARRAYS, 1, 3)
     assert store.newest(tmp_path)[0] == position
 
@@ -118,16 +118,16 @@ class Here:
 
 def keeper(folder, step=None, telemetry=None):
     telemetry = telemetry or Telemetry(out=StringIO())
-    return Keeper(resolve({}), 1, Alone(), step or Weights(), telemetry, Here(folder))
+    return CheckpointManager(resolve({}), 1, SingleProcess(), step or Weights(), telemetry, Here(folder))
 
 
 def keep(kept, **position):
-    kept.save(Position(**position))
+    kept.save(TrainingPosition(**position))
     kept.wait()
 
 
 def save_best(kept, **position):
-    kept.save(Position(**position), newest=False, best=True)
+    kept.save(TrainingPosition(**position), newest=False, best=True)
     kept.wait()
 
 
@@ -154,11 +154,11 @@ def test_steps_go_on_while_a_checkpoint_is_written_and_do_not_get_into_it(tmp_pa
     monkeypatch.setattr(store, "save", lambda *what: whole(*what) if written.wait(10) else None)
     step = Weights()
     kept = keeper(tmp_path, step)
-    kept.save(Position(step=1))
+    kept.save(TrainingPosition(step=1))
     step.state()["weight"].assign_add([1, 1, 1, 1])
     assert kept.saved is None
     written.set()
-    assert kept.has(Position(step=1))
+    assert kept.is_saved(TrainingPosition(step=1))
     assert not store.newest(tmp_path)[1]["weight"].any()
 
 
@@ -170,7 +170,7 @@ def test_the_best_survives_an_end_in_the_middle_of_its_replacement(tmp_path):
 
 
 def test_a_best_that_is_damaged_gives_way_to_the_next(tmp_path, caplog):
-    store.save_best(tmp_path, Position(step=1, top1=0.9), ARRAYS)
+    store.save_best(tmp_path, TrainingPosition(step=1, top1=0.9), ARRAYS)
     (tmp_path / "best" / "state.npz").write_bytes(b"")
     again = keeper(tmp_path)
     again.restore()
@@ -201,7 +201,7 @@ def test_a_full_disk_keeps_the_last_good_one_and_is_counted(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "step-00000001-attempt-0001"]
     assert store.newest(tmp_path)[0].step == 1
     assert best(tmp_path) == 0.5
-    assert not full.has(Position(step=2))
+    assert not full.is_saved(TrainingPosition(step=2))
     failures = telemetry._registry.get_sample_value("resnext_train_checkpoint_failures_total", {"rank": "0"})
     assert failures == 2
     keep(full, step=3)

@@ -14,8 +14,8 @@ import pytest
 from resnext_trainer.checkpoint import directory
 from resnext_trainer.checkpoint.directory import ROOT, SUB_PATH
 from resnext_trainer.config.validation import resolve
-from resnext_trainer.contract import Verdict
-from resnext_trainer.errors import Refused
+from resnext_trainer.contract import ExitStatus
+from resnext_trainer.errors import TrainingError
 
 OTHER = 65534
 """A user who owns nothing here."""
@@ -23,7 +23,7 @@ OTHER = 65534
 PREPARE = """
 import os, sys
 from resnext_trainer.checkpoint import directory as checkpoint_dir
-from resnext_trainer.errors import Refused
+from resnext_trainer.errors import TrainingError
 uid, path, root = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
 os.umask(0o077)
 if uid != os.geteuid():
@@ -32,7 +32,7 @@ if uid != os.geteuid():
     os.setuid(uid)
 try:
     checkpoint_dir.prepare(path, {checkpoint_dir.ROOT: root[0]} if root else {})
-except Refused as refused:
+except TrainingError as refused:
     sys.exit(f"{refused.verdict.name} {refused.message}")
 """
 
@@ -168,9 +168,9 @@ def test_fault_that_may_pass_is_system_error(claim, monkeypatch, number):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "fsync", failing)
-    with pytest.raises(Refused, match=os.strerror(number)) as caught:
+    with pytest.raises(TrainingError, match=os.strerror(number)) as caught:
         directory.prepare(str(claim), {ROOT: str(claim)})
-    assert caught.value.verdict is Verdict.SYSTEM_ERROR
+    assert caught.value.verdict is ExitStatus.SYSTEM_ERROR
     assert not list(claim.iterdir())
 
 
@@ -215,9 +215,11 @@ def test_parent_component_in_claim_refused(claim, path):
 @pytest.mark.parametrize("path", ["/tmp/ck", "ck", "/", "/checkpoints-2", "/check"])
 def test_path_outside_claim_refused(path):
     """In a cluster it would be lost with the pod."""
-    with pytest.raises(Refused, match=r"is outside the checkpoints' claim, which is mounted at /checkpoints") as caught:
+    with pytest.raises(
+        TrainingError, match=r"is outside the checkpoints' claim, which is mounted at /checkpoints"
+    ) as caught:
         directory.prepare(path, {ROOT: "/checkpoints"})
-    assert caught.value.verdict is Verdict.CONFIGURATION_REFUSED
+    assert caught.value.verdict is ExitStatus.CONFIGURATION_REFUSED
 
 
 def test_missing_claim_root_refused(claim):

@@ -12,7 +12,7 @@ from resnext_trainer.cli.main import main
 from resnext_trainer.config import loading
 from resnext_trainer.config.models import Training
 from resnext_trainer.config.validation import InvalidConfig
-from resnext_trainer.contract import REPORT_TAG
+from resnext_trainer.contract import REPORT_PREFIX
 from tests.support.documents import CASES
 
 RESOURCE = """
@@ -159,8 +159,8 @@ def test_what_cannot_be_read_is_refused_with_the_way_out(tmp_path, text, assignm
 
 def test_a_refused_configuration_is_a_report_and_exit_code_2():
     ended = resnext_train("train", "--set", "epochs=none")
-    (line,) = (line for line in ended.stdout.splitlines() if line.startswith(REPORT_TAG))
-    report = json.loads(line.removeprefix(REPORT_TAG))
+    (line,) = (line for line in ended.stdout.splitlines() if line.startswith(REPORT_PREFIX))
+    report = json.loads(line.removeprefix(REPORT_PREFIX))
     assert ended.returncode == 2
     assert report["verdict"] == "configuration_refused"
     assert "spec.training.epochs" in report["message"]

@@ -7,15 +7,15 @@ from PIL import Image
 
 from resnext_trainer.config.models import Augmentation
 from resnext_trainer.config.validation import resolve
-from resnext_trainer.contract import Verdict
-from resnext_trainer.data.crops import Cut, centre_cut, jpeg_size, random_cut
+from resnext_trainer.contract import ExitStatus
+from resnext_trainer.data.crops import CropWindow, center_crop, jpeg_size, random_resized_crop
 from resnext_trainer.data.datasets import tfrecord
 from resnext_trainer.data.datasets.digits import prepare
-from resnext_trainer.data.input_pipeline import Share
+from resnext_trainer.data.input_pipeline import Shard
 from resnext_trainer.data.pipelines import dali
 from resnext_trainer.data.pipelines.tfdata import TfData, decoded
 from resnext_trainer.data.sampling import Batches
-from resnext_trainer.errors import Refused
+from resnext_trainer.errors import TrainingError
 
 
 @pytest.fixture
@@ -24,15 +24,15 @@ def damaged(digits_folder, tmp_path):
 
 
 def refusal(folder, split="train"):
-    with pytest.raises(Refused) as caught:
-        tfrecord.find(str(folder), split)
-    assert caught.value.verdict is Verdict.DATA_REFUSED
+    with pytest.raises(TrainingError) as caught:
+        tfrecord.open_split(str(folder), split)
+    assert caught.value.verdict is ExitStatus.DATA_REFUSED
     return caught.value.message
 
 
 def test_counts_come_from_the_index(digits_folder):
-    assert len(tfrecord.find(str(digits_folder), "train")) == 1438
-    assert len(tfrecord.find(str(digits_folder), "validation")) == 359
+    assert len(tfrecord.open_split(str(digits_folder), "train")) == 1438
+    assert len(tfrecord.open_split(str(digits_folder), "validation")) == 359
 
 
 def test_digits_are_written_once(digits_folder):
@@ -77,7 +77,7 @@ def test_a_truncated_record_is_named(damaged):
     message = refusal(damaged)
     assert f"{shard} is truncated" in message
     assert "record 358" in message
-    with pytest.raises(Refused, match=r"record 358 at byte \d+ is cut"):
+    with pytest.raises(TrainingError, match=r"record 358 at byte \d+ is cut"):
         tfrecord.index(shard, damaged / "new.idx")
 
 
@@ -85,19 +85,19 @@ def test_a_record_that_is_no_image_is_named(tmp_path):
     tfrecord.write(tmp_path, "train", [(b"no image", 1)] * 4, 1)
     tfrecord.write(tmp_path, "validation", [(b"no image", 1)] * 4, 1)
     config = resolve({"data": {"path": str(tmp_path)}, "batchSize": 2})
-    with pytest.raises(Refused, match=r"train-00000-of-00001 at byte \d+: the image cannot be decoded"):
-        list(TfData(config, Share(0, 1)).train(0, 0))
+    with pytest.raises(TrainingError, match=r"train-00000-of-00001 at byte \d+: the image cannot be decoded"):
+        list(TfData(config, Shard(0, 1)).train(0, 0))
 
 
 def test_a_label_out_of_range_is_named(settings):
     config = resolve({**settings, "model": {"classes": 9, "imageSize": 32}})
-    with pytest.raises(Refused, match=r"its label is 10, and model.classes 9"):
-        list(Batches(config, Share(0, 1)).validate().ahead())
+    with pytest.raises(TrainingError, match=r"its label is 10, and model.classes 9"):
+        list(Batches(config, Shard(0, 1)).validate().prefetch())
 
 
 def test_the_order_is_a_function_of_seed_and_epoch(settings):
     def labels(epoch, start=0, **changed):
-        batches = Batches(resolve({**settings, **changed}), Share(0, 1)).train(epoch, start * 64).ahead()
+        batches = Batches(resolve({**settings, **changed}), Shard(0, 1)).train(epoch, start * 64).prefetch()
         return [batch.labels.tolist() for batch in batches]
 
     assert labels(0) == labels(0)
@@ -107,8 +107,8 @@ def test_the_order_is_a_function_of_seed_and_epoch(settings):
 
 
 def test_two_ranks_share_the_batch_that_one_would_take(settings):
-    one = Batches(resolve({**settings, "batchSize": 128}), Share(0, 1)).train(2).ahead()
-    two = [Batches(resolve(settings), Share(rank, 2)).train(2).ahead() for rank in (0, 1)]
+    one = Batches(resolve({**settings, "batchSize": 128}), Shard(0, 1)).train(2).prefetch()
+    two = [Batches(resolve(settings), Shard(rank, 2)).train(2).prefetch() for rank in (0, 1)]
     for joined, first, second in zip(one, *two, strict=True):
         assert joined.jpegs == first.jpegs + second.jpegs
         assert joined.cuts == first.cuts + second.cuts
@@ -119,11 +119,11 @@ def test_two_ranks_share_the_batch_that_one_would_take(settings):
 def test_every_validation_image_counts_once(settings, size):
     seen, lengths = [], set()
     for rank in range(size):
-        batches = list(Batches(resolve(settings), Share(rank, size)).validate().ahead())
+        batches = list(Batches(resolve(settings), Shard(rank, size)).validate().prefetch())
         lengths.add(len(batches))
         for batch in batches:
             seen += [jpeg for jpeg, label in zip(batch.jpegs, batch.labels, strict=True) if label >= 0]
-    records = tfrecord.find(settings["data"]["path"], "validation")
+    records = tfrecord.open_split(settings["data"]["path"], "validation")
     assert sorted(seen) == sorted(records.read(number)[0] for number in range(len(records)))
     assert len(lengths) == 1
 
@@ -133,11 +133,11 @@ def test_crops_stay_inside_and_keep_their_bounds():
     settings = Augmentation()
     for height, width in [(375, 500), (1, 1), (20, 900), (32, 32)]:
         for _ in range(200):
-            cut = random_cut(height, width, settings, random)
+            cut = random_resized_crop(height, width, settings, random)
             assert 0 <= cut.top <= height - cut.height
             assert 0 <= cut.left <= width - cut.width
             assert min(cut.height, cut.width) > 0
-    assert centre_cut(375, 500, 0.875) == Cut(23, 86, 328, 328)
+    assert center_crop(375, 500, 0.875) == CropWindow(23, 86, 328, 328)
 
 
 def test_random_cut_keeps_area_and_aspect_ratio():
@@ -145,7 +145,7 @@ def test_random_cut_keeps_area_and_aspect_ratio():
     random = np.random.default_rng(0)
     settings = Augmentation()
     (least, greatest), (narrow, wide) = settings.crop_area, settings.crop_ratio
-    cuts = [random_cut(375, 500, settings, random) for _ in range(500)]
+    cuts = [random_resized_crop(375, 500, settings, random) for _ in range(500)]
     for cut in cuts:
         assert least * 375 * 500 <= (cut.height + 0.5) * (cut.width + 0.5)
         assert (cut.height - 0.5) * (cut.width - 0.5) <= greatest * 375 * 500
@@ -157,7 +157,7 @@ def test_random_cut_keeps_area_and_aspect_ratio():
 
 
 def test_the_size_is_the_jpegs(digits_folder):
-    jpeg, _ = tfrecord.find(str(digits_folder), "train").read(0)
+    jpeg, _ = tfrecord.open_split(str(digits_folder), "train").read(0)
     assert jpeg_size(jpeg) == (32, 32)
 
 
@@ -214,7 +214,7 @@ def test_dali_and_tf_data_make_the_same_images_of_the_oddest_pictures(odd_pictur
             "device": "cpu",
         }
     )
-    ours, theirs = TfData(config, Share(0, 1)), dali.Dali(config, Share(0, 1))
+    ours, theirs = TfData(config, Shard(0, 1)), dali.Dali(config, Shard(0, 1))
     for batches in (lambda source: source.train(0), lambda source: source.train(1), lambda source: source.validate()):
         ((images, _),), ((again, _),) = batches(ours), batches(theirs)
         difference = np.abs(images.numpy().astype(int) - again.numpy()).max(axis=(0, 3))
@@ -237,7 +237,7 @@ def test_a_window_of_a_picture_is_what_pillow_makes_of_it():
 @pytest.mark.skipif(not dali.loads(), reason="DALI is not installed")
 def test_dali_and_tf_data_make_the_same_images(settings):
     config = resolve(settings)
-    ours, dalis = TfData(config, Share(0, 1)), dali.Dali(config, Share(0, 1))
+    ours, dalis = TfData(config, Shard(0, 1)), dali.Dali(config, Shard(0, 1))
     for mine, theirs in ((ours.train(1, 20 * 64), dalis.train(1, 20 * 64)), (ours.validate(), dalis.validate())):
         for (images, labels), (again, labels_again) in zip(mine, theirs, strict=True):
             assert labels.numpy().tolist() == labels_again.numpy().tolist()

@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from resnext_trainer.config.validation import resolve
-from resnext_trainer.data.input_pipeline import Share
+from resnext_trainer.data.input_pipeline import Shard
 from resnext_trainer.data.pipelines.tfdata import TfData
-from resnext_trainer.model.train_state import Step
-from resnext_trainer.runtime.distributed import Alone
+from resnext_trainer.model.train_state import TrainState
+from resnext_trainer.runtime.distributed import SingleProcess
 from resnext_trainer.training.evaluate import evaluate
 
 
@@ -20,7 +20,7 @@ class Threads:
         self.size, self._barrier, self._values = size, threading.Barrier(size), [None] * size
 
     def rank(self, number):
-        ranks = Alone()
+        ranks = SingleProcess()
         ranks.rank, ranks.size = number, self.size
         ranks.gather = lambda value: self._gather(number, value)
         return ranks
@@ -46,13 +46,13 @@ def counted(digits_folder):
             "data": {"path": str(digits_folder), "pipeline": "tfdata"},
         }
     )
-    logits = Step(config, Alone(), "cpu").logits
+    logits = TrainState(config, SingleProcess(), "cpu").logits
 
     def measured(size):
         ranks = Threads(size)
 
         def measure(rank):
-            (accuracy,) = evaluate([logits], TfData(config, Share(rank, size)), ranks.rank(rank))
+            (accuracy,) = evaluate([logits], TfData(config, Shard(rank, size)), ranks.rank(rank))
             return accuracy.images, accuracy.right1, accuracy.right5
 
         with ThreadPoolExecutor(size) as pool:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from resnext_trainer.checkpoint import store, warm_start
-from resnext_trainer.checkpoint.store import Position
-from resnext_trainer.contract import Verdict
-from resnext_trainer.errors import Refused
+from resnext_trainer.checkpoint.store import TrainingPosition
+from resnext_trainer.contract import ExitStatus
+from resnext_trainer.errors import TrainingError
 
 STEM, HEAD, BIAS = np.ones((3, 3), np.float32), np.ones((4, 10), np.float32), np.ones(10, np.float32)
 ARRAYS = {"stem/kernel": STEM, "classifier/kernel": HEAD, "classifier/bias": BIAS, "velocity/stem/kernel": STEM}
@@ -17,35 +17,35 @@ def shapes(classes):
 
 
 def refused(act, *arguments):
-    with pytest.raises(Refused, match=r"spec\.training\.initialCheckpoint is ") as caught:
+    with pytest.raises(TrainingError, match=r"spec\.training\.initialCheckpoint is ") as caught:
         act(*arguments)
-    assert caught.value.verdict is Verdict.CONFIGURATION_REFUSED
+    assert caught.value.verdict is ExitStatus.CONFIGURATION_REFUSED
     return caught.value.message
 
 
 def test_the_same_classes_take_everything_and_others_leave_the_head():
-    assert set(warm_start.taken_over(shapes(10), ARRAYS, "a")) == set(shapes(10))
-    assert set(warm_start.taken_over(shapes(11), ARRAYS, "a")) == {"stem/kernel"}
+    assert set(warm_start.match_weights(shapes(10), ARRAYS, "a")) == set(shapes(10))
+    assert set(warm_start.match_weights(shapes(11), ARRAYS, "a")) == {"stem/kernel"}
 
 
 def test_averaged_weights_are_taken_where_there_are_some():
     averaged = {f"average/{name}": 2 * array for name, array in ARRAYS.items() if not name.startswith("velocity")}
-    taken = warm_start.taken_over(shapes(10), {**ARRAYS, **averaged}, "a")
+    taken = warm_start.match_weights(shapes(10), {**ARRAYS, **averaged}, "a")
     assert taken["stem/kernel"][0, 0] == 2
 
 
 @pytest.mark.parametrize("stem", [{}, {"stem/kernel": np.ones((7, 7), np.float32)}], ids=["missing", "another shape"])
 def test_another_network_is_refused(stem):
     arrays = {"classifier/kernel": HEAD, "classifier/bias": BIAS, **stem}
-    assert "another network: stem/kernel" in refused(warm_start.taken_over, shapes(10), arrays, "a")
+    assert "another network: stem/kernel" in refused(warm_start.match_weights, shapes(10), arrays, "a")
 
 
 def test_a_folder_gives_its_best_else_its_newest(tmp_path):
-    newest = store.save(tmp_path, Position(step=7), {"a": np.float32(7)}, 1, 3)
-    assert warm_start.initial(str(tmp_path))["a"] == 7
-    store.save_best(tmp_path, Position(step=5), {"a": np.float32(5)})
-    assert warm_start.initial(str(tmp_path))["a"] == 5
-    assert warm_start.initial(newest.path)["a"] == 7
+    newest = store.save(tmp_path, TrainingPosition(step=7), {"a": np.float32(7)}, 1, 3)
+    assert warm_start.read_weights(str(tmp_path))["a"] == 7
+    store.save_best(tmp_path, TrainingPosition(step=5), {"a": np.float32(5)})
+    assert warm_start.read_weights(str(tmp_path))["a"] == 5
+    assert warm_start.read_weights(newest.path)["a"] == 7
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "a file", "truncated", "nonsense"])
@@ -57,8 +57,8 @@ def test_what_is_no_checkpoint_is_refused_by_name(tmp_path, damage):
         case "a file":
             path.write_text("weights")
         case "truncated" | "nonsense":
-            saved = store.save(path, Position(step=1), ARRAYS, 1, 3)
+            saved = store.save(path, TrainingPosition(step=1), ARRAYS, 1, 3)
             part = path / saved.path / ("state.npz" if damage == "truncated" else "state.json")
             part.write_bytes(part.read_bytes()[:-9])
             path = path / saved.path
-    assert str(path) in refused(warm_start.initial, str(path))
+    assert str(path) in refused(warm_start.read_weights, str(path))

@@ -11,12 +11,12 @@ from resnext_trainer.config.validation import resolve
 from resnext_trainer.data import fingerprint
 from resnext_trainer.data.datasets import tfrecord
 from resnext_trainer.data.fingerprint import Part
-from resnext_trainer.data.input_pipeline import examples
+from resnext_trainer.data.input_pipeline import open_dataset
 
 
 def of(path, form="tfrecord", classes=10):
     config = resolve({"data": {"path": str(path), "format": form}, "model": {"classes": classes}})
-    return fingerprint.of(form, {split: examples(config, split) for split in ("train", "validation")}, 0)
+    return fingerprint.of(form, {split: open_dataset(config, split) for split in ("train", "validation")}, 0)
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def removed(shards):
 
 
 def other_images(shards):
-    records = tfrecord.find(str(shards), "validation")
+    records = tfrecord.open_split(str(shards), "validation")
     images = [records.read(number) for number in range(40)]
     tfrecord.write(shards, "validation", [(jpeg + bytes(7), label) for jpeg, label in images], 2)
     return "dataset.validation: was 40 records in 2 parts, is 40 records in 2 parts of other names or sizes"

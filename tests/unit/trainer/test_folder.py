@@ -10,12 +10,12 @@ from PIL import Image
 from resnext_trainer.cli.config_summary import count_images
 from resnext_trainer.cli.main import main
 from resnext_trainer.config.validation import resolve
-from resnext_trainer.contract import Verdict
+from resnext_trainer.contract import ExitStatus
 from resnext_trainer.data import class_names
 from resnext_trainer.data.datasets import tfrecord
-from resnext_trainer.data.input_pipeline import Share, examples, open_source
+from resnext_trainer.data.input_pipeline import Shard, open_dataset, open_input_pipeline
 from resnext_trainer.data.pipelines import dali
-from resnext_trainer.errors import Refused
+from resnext_trainer.errors import TrainingError
 
 
 @pytest.fixture
@@ -30,13 +30,13 @@ def png(colour):
 
 
 def batches(settings, **data):
-    source = open_source(resolve(settings | {"data": settings["data"] | data}), Share(0, 1))
+    source = open_input_pipeline(resolve(settings | {"data": settings["data"] | data}), Shard(0, 1))
     return [(np.asarray(images), np.asarray(labels)) for images, labels in source.train(0)]
 
 
 def test_a_folder_holds_what_the_shards_of_the_same_pictures_hold(few, config):
     def content(settings, split):
-        found = examples(resolve(settings), split)
+        found = open_dataset(resolve(settings), split)
         return sorted(found.read(number) for number in range(len(found)))
 
     for split in tfrecord.SPLITS:
@@ -49,15 +49,15 @@ def test_every_picture_of_an_epoch_is_seen_once_with_its_folders_label(config, p
     if pipeline == "dali" and not dali.loads():
         pytest.skip("DALI is not installed")
     labels = np.concatenate([labels for _, labels in batches(config, pipeline=pipeline)])
-    found = examples(resolve(config), "train")
+    found = open_dataset(resolve(config), "train")
     assert sorted(labels) == sorted(found.read(number)[1] - 1 for number in range(len(found)))
 
 
 def test_other_formats_are_converted_and_val_is_a_split_too(config, pictures):
     (pictures / "validation").rename(pictures / "val")
     (pictures / "val" / "digit-3" / "zz.png").write_bytes(png("red"))
-    found = examples(resolve(config), "validation")
-    (number,) = (number for number in range(len(found)) if found.where(number).endswith("zz.png"))
+    found = open_dataset(resolve(config), "validation")
+    (number,) = (number for number in range(len(found)) if found.location(number).endswith("zz.png"))
     jpeg, label = found.read(number)
     assert label == 4
     assert np.allclose(np.asarray(Image.open(io.BytesIO(jpeg))), (255, 0, 0), atol=3)
@@ -96,9 +96,9 @@ def eleventh(root):
 )
 def test_a_folder_that_is_no_data_set_is_refused_by_name(config, pictures, damage, words):
     damage(pictures)
-    with pytest.raises(Refused) as caught:
-        open_source(resolve(config), Share(0, 1))
-    assert caught.value.verdict is Verdict.DATA_REFUSED
+    with pytest.raises(TrainingError) as caught:
+        open_input_pipeline(resolve(config), Shard(0, 1))
+    assert caught.value.verdict is ExitStatus.DATA_REFUSED
     assert words in caught.value.message
 
 
@@ -106,9 +106,9 @@ def test_class_without_pictures_is_rejected_by_name(config, pictures):
     """The number of classes is right, so that the missing pictures alone are wrong."""
     empty_class(pictures)
     config["model"] |= {"classes": 11}
-    with pytest.raises(Refused) as caught:
-        open_source(resolve(config), Share(0, 1))
-    assert caught.value.verdict is Verdict.DATA_REFUSED
+    with pytest.raises(TrainingError) as caught:
+        open_input_pipeline(resolve(config), Shard(0, 1))
+    assert caught.value.verdict is ExitStatus.DATA_REFUSED
     assert "train/digit-99 holds no file with a picture's extension" in caught.value.message
 
 
@@ -116,7 +116,7 @@ def test_class_without_pictures_is_rejected_by_name(config, pictures):
 def test_a_file_that_is_no_picture_is_skipped_up_to_the_share_and_named_beyond_it(config, pictures, content):
     bad = pictures / "train" / "digit-5" / "bad.jpg"
     bad.write_bytes(content)
-    with pytest.raises(Refused, match=r"digit-5/bad\.jpg"):
+    with pytest.raises(TrainingError, match=r"digit-5/bad\.jpg"):
         batches(config)
     assert len(batches(config, badRecords=0.1)) == 6
 
@@ -141,7 +141,7 @@ class TestOtherFiles:
     @pytest.mark.usefixtures("littered")
     def test_only_pictures_are_used_and_the_rest_is_named(self, config, caplog):
         """A training starts, with the same pictures and order, and the log names the others."""
-        found = examples(resolve(config), "train")
+        found = open_dataset(resolve(config), "train")
         assert len(found) == 96
         for name in ("notes.txt", "dead.jpg", "circle.png", "pipe.jpg", "digit-5/loop", "README.md", "train/lost"):
             assert name in caplog.text
@@ -154,14 +154,14 @@ class TestOtherFiles:
         file = next(iter((tmp_path / "store").iterdir()))
         file.rename(tmp_path / "one.jpg")
         file.symlink_to(tmp_path / "one.jpg")
-        assert len(examples(resolve(config), "train")) == 96
+        assert len(open_dataset(resolve(config), "train")) == 96
 
     def test_file_that_became_a_pipe_does_not_block(self, config):
         """It is one bad picture."""
-        found = examples(resolve(config), "train")
+        found = open_dataset(resolve(config), "train")
         found.files[0].unlink()
         os.mkfifo(found.files[0])
-        with pytest.raises(Refused, match="a named pipe"):
+        with pytest.raises(TrainingError, match="a named pipe"):
             found.read(0)
 
     def test_validate_checks_folders(self, littered, capsys):
@@ -187,4 +187,4 @@ class TestOtherFiles:
         """ImageNet's files end in .JPEG."""
         file = next(iter((pictures / "train" / "digit-5").iterdir()))
         file.rename(file.with_suffix(".JPEG"))
-        assert len(examples(resolve(config), "train")) == 96
+        assert len(open_dataset(resolve(config), "train")) == 96

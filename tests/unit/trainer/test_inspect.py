@@ -5,7 +5,7 @@ import pytest
 
 from resnext_trainer.cli.config_summary import stages
 from resnext_trainer.cli.main import main
-from resnext_trainer.model.resnext import SHAPES, ResNeXt
+from resnext_trainer.model.resnext import ARCHITECTURES, ResNeXt
 
 
 def inspect(capsys, *options):
@@ -37,7 +37,7 @@ def test_macs_and_activations_are_the_published_ones(capsys, name, giga, mega):
 
 
 def test_macs_grow_with_the_area():
-    model = ResNeXt(SHAPES["resnext17-8x4d"], 10, native_groups=True)
+    model = ResNeXt(ARCHITECTURES["resnext17-8x4d"], 10, native_groups=True)
     small, large = (sum(stage.macs for stage in stages(model, size)[:-1]) for size in (32, 64))
     assert large == 4 * small
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from resnext_trainer.checkpoint import final_save, store
-from resnext_trainer.contract import REPORT_TAG, Verdict
-from resnext_trainer.errors import Refused
+from resnext_trainer.contract import REPORT_PREFIX, ExitStatus
+from resnext_trainer.errors import TrainingError
 from resnext_trainer.runtime.signals import Requests
 from tests.support.runs import StopAfter, folder, newest, trained
 
@@ -54,9 +54,9 @@ def with_time(settings, seconds):
 
 
 def refused(settings, **how):
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(TrainingError) as caught:
         trained(settings, **how)
-    assert (caught.value.verdict, caught.value.agreed) == (Verdict.CHECKPOINT_NOT_SAVED, True)
+    assert (caught.value.verdict, caught.value.collective) == (ExitStatus.CHECKPOINT_NOT_SAVED, True)
     return caught.value.message
 
 
@@ -176,9 +176,9 @@ def run(settings, place, uid=0):
         timeout=120,
         check=False,
     )
-    assert REPORT_TAG in done.stdout, done.stdout + done.stderr
-    (line,) = (line for line in done.stdout.splitlines() if line.startswith(REPORT_TAG))
-    return done.returncode, json.loads(line.removeprefix(REPORT_TAG)), done.stdout + done.stderr
+    assert REPORT_PREFIX in done.stdout, done.stdout + done.stderr
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith(REPORT_PREFIX))
+    return done.returncode, json.loads(line.removeprefix(REPORT_PREFIX)), done.stdout + done.stderr
 
 
 @as_root

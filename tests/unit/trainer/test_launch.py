@@ -5,9 +5,9 @@ import signal
 
 import pytest
 
-from resnext_trainer.contract import REPORT_TAG, Report, Verdict
+from resnext_trainer.contract import REPORT_PREFIX, ExitStatus, TerminationReport
 from resnext_trainer.runtime import launcher
-from resnext_trainer.runtime.mpirun_output import LEFT_ALONE, End, Line, Output
+from resnext_trainer.runtime.mpirun_output import PEERS_LOST, FirstExit, Line, MpirunOutput
 from tests.support.pods import Pods, wait_for
 
 # Stands in for the trainer. Ranks find it through the worker's PYTHONPATH alone, so the environment travels, too.
@@ -77,7 +77,7 @@ def test_a_launcher_that_is_asked_to_stop_lets_the_ranks_save(pods):
     launcher = pods.launcher()
     wait_for(pods.both_ranks_run)
     launcher.send_signal(signal.SIGTERM)
-    assert launcher.wait(60) == Verdict.STOPPED.value
+    assert launcher.wait(60) == ExitStatus.STOPPED.value
     assert pods.report().message == "of 2 ranks"
 
 
@@ -86,7 +86,7 @@ def test_a_worker_that_is_asked_to_stop_lets_its_ranks_save_first(pods):
     launcher = pods.launcher()
     wait_for(pods.both_ranks_run)
     worker.send_signal(signal.SIGTERM)
-    assert launcher.wait(60) == Verdict.STOPPED.value
+    assert launcher.wait(60) == ExitStatus.STOPPED.value
     assert worker.wait(60) == 0
     assert not pods.ready()
 
@@ -94,7 +94,7 @@ def test_a_worker_that_is_asked_to_stop_lets_its_ranks_save_first(pods):
 @pytest.mark.parametrize(("host", "why"), [("nobody.invalid", "does not resolve"), ("127.0.0.3", "Connection refused")])
 def test_a_worker_that_cannot_be_reached_is_named(pods, host, why):
     launcher = pods.launcher(hosts=(f"{host}:2",))
-    assert launcher.wait(60) == Verdict.UNREACHABLE.value
+    assert launcher.wait(60) == ExitStatus.UNREACHABLE.value
     assert pods.report().verdict == "unreachable"
     assert host in pods.report().message
     assert why in pods.report().message
@@ -103,18 +103,21 @@ def test_a_worker_that_cannot_be_reached_is_named(pods, host, why):
 def test_without_its_keys_the_launcher_says_which_are_missing(pods):
     pods.worker_whose_ranks("finished")
     (pods.folder / "keys" / "id_ed25519").unlink()
-    assert pods.launcher().wait(60) == Verdict.CRASHED.value
+    assert pods.launcher().wait(60) == ExitStatus.CRASHED.value
     assert str(pods.folder / "keys" / "id_ed25519") in pods.report().message
 
 
 def test_what_no_retry_can_cure_beats_what_was_said_before():
-    hung, refused = Report(verdict="hung", message="waited"), Report(verdict="data_refused", message="a record is cut")
-    assert launcher.verdict([hung, refused], 8, Output(), asked_to_stop=False) == refused
-    assert launcher.verdict([hung], 3, Output(), asked_to_stop=False) == hung
+    hung, refused = (
+        TerminationReport(verdict="hung", message="waited"),
+        TerminationReport(verdict="data_refused", message="a record is cut"),
+    )
+    assert launcher.summarize([hung, refused], 8, MpirunOutput(), asked_to_stop=False) == refused
+    assert launcher.summarize([hung], 3, MpirunOutput(), asked_to_stop=False) == hung
 
 
 def output(*printed):
-    read = Output()
+    read = MpirunOutput()
     for raw in printed:
         for line in read.read(f"{raw}\n"):
             read.keep(line)
@@ -122,8 +125,8 @@ def output(*printed):
 
 
 def test_ranks_that_were_stopped_before_they_could_speak_are_stopped_and_not_crashed():
-    assert launcher.verdict([], 140, output("killed"), asked_to_stop=True).verdict == "stopped"
-    assert launcher.verdict([], 140, output("killed"), asked_to_stop=False).verdict == "crashed"
+    assert launcher.summarize([], 140, output("killed"), asked_to_stop=True).verdict == "stopped"
+    assert launcher.summarize([], 140, output("killed"), asked_to_stop=False).verdict == "crashed"
 
 
 KILLED = "mpirun noticed that process rank 1 with PID 0 on node vm exited on signal 9 (Killed)."
@@ -140,7 +143,7 @@ ENDED = (
 )
 def test_of_a_crash_the_rank_that_ended_first_is_blamed_with_its_last_lines(notice, how):
     said = [f"[1,{rank}]<stderr>:line {number} of {rank}" for number in range(30) for rank in range(3)]
-    report = launcher.verdict([], 1, output(*said, *notice), asked_to_stop=False)
+    report = launcher.summarize([], 1, output(*said, *notice), asked_to_stop=False)
     assert (report.verdict, report.rank) == ("crashed", 1)
     assert report.message == f"rank 1 ended with {how}: line 29 of 1"
     assert report.log == tuple(f"line {number} of 1" for number in range(18, 30))
@@ -148,29 +151,31 @@ def test_of_a_crash_the_rank_that_ended_first_is_blamed_with_its_last_lines(noti
 
 def test_a_crash_is_told_in_the_ranks_last_complaint_whatever_it_printed_meanwhile():
     said = ["[1,1]<stderr>:RuntimeError: out of luck", "[1,1]<stdout>:epoch 1", "[1,0]<stderr>:it is gone"]
-    message = launcher.verdict([], 1, output(*said, *ENDED), asked_to_stop=False).message
+    message = launcher.summarize([], 1, output(*said, *ENDED), asked_to_stop=False).message
     assert message == "rank 1 ended with exit code 3: RuntimeError: out of luck"
-    assert launcher.verdict([], 1, output(*said[1:], *ENDED), asked_to_stop=False).message.endswith(": epoch 1")
-    assert launcher.verdict([], 1, output(*ENDED), asked_to_stop=False).message.endswith(": it said nothing")
+    assert launcher.summarize([], 1, output(*said[1:], *ENDED), asked_to_stop=False).message.endswith(": epoch 1")
+    assert launcher.summarize([], 1, output(*ENDED), asked_to_stop=False).message.endswith(": it said nothing")
 
 
 @pytest.mark.parametrize(
     "notice",
     [
-        ["  Process name: [[1,1],0]", f"  Exit code:    {LEFT_ALONE}"],
+        ["  Process name: [[1,1],0]", f"  Exit code:    {PEERS_LOST}"],
         ["ORTE has lost communication with a remote daemon.", KILLED],
     ],
     ids=["its peers were gone", "a pod was gone"],
 )
 def test_who_ended_first_because_others_were_gone_is_not_to_blame(notice):
-    report = launcher.verdict([], 1, output("[1,0]<stderr>:HorovodInternalError", *notice), asked_to_stop=False)
+    report = launcher.summarize([], 1, output("[1,0]<stderr>:HorovodInternalError", *notice), asked_to_stop=False)
     assert (report.verdict, report.rank, report.log) == ("crashed", None, ())
     assert "HorovodInternalError" in report.message
 
 
 def test_a_rank_that_is_blamed_by_another_is_shown_with_its_own_last_lines():
-    hung = Report(verdict="hung", message="rank 1 does not answer", rank=1)
-    report = launcher.verdict([hung], 8, output("[1,0]<stdout>:epoch 1", "[1,1]<stderr>:reading"), asked_to_stop=False)
+    hung = TerminationReport(verdict="hung", message="rank 1 does not answer", rank=1)
+    report = launcher.summarize(
+        [hung], 8, output("[1,0]<stdout>:epoch 1", "[1,1]<stderr>:reading"), asked_to_stop=False
+    )
     assert (report.rank, report.log) == (1, ("reading",))
 
 
@@ -179,7 +184,7 @@ def test_lines_are_put_together_from_what_mpirun_makes_of_them(tag):
     def piece(rank, text, stream="stdout"):
         return tag.format(rank, stream) + text
 
-    read = Output()
+    read = MpirunOutput()
     raw = [
         piece(1, "half of ") + piece(0, "epoch ") + piece(1, "warning\r", "stderr") + "\n",
         piece(0, "1") + piece(1, "it\n"),
@@ -199,25 +204,27 @@ def test_lines_are_put_together_from_what_mpirun_makes_of_them(tag):
     assert [str(line) for line in lines[1:3]] == ["rank 1: half of it", "epoch 1"]
     assert read.end is None
     assert [*read.read(KILLED)] == [Line(None, KILLED)]
-    assert read.end == End(1, "signal 9 (Killed)")
+    assert read.end == FirstExit(1, "signal 9 (Killed)")
 
 
 def test_a_report_is_found_behind_half_a_line_of_another_rank():
-    line = "epoch 1.0" + REPORT_TAG + json.dumps({"verdict": "finished", "message": "all"}) + "step"
-    assert launcher.parsed(line) == Report(verdict="finished", message="all")
-    assert launcher.parsed(REPORT_TAG + "{") is None
-    assert launcher.parsed(REPORT_TAG + json.dumps({"verdict": "unheard of", "message": ""})) is None
+    line = "epoch 1.0" + REPORT_PREFIX + json.dumps({"verdict": "finished", "message": "all"}) + "step"
+    assert launcher.parse_report(line) == TerminationReport(verdict="finished", message="all")
+    assert launcher.parse_report(REPORT_PREFIX + "{") is None
+    assert launcher.parse_report(REPORT_PREFIX + json.dumps({"verdict": "unheard of", "message": ""})) is None
 
 
 def test_a_termination_message_is_whole_json_and_keeps_the_end_of_a_long_one():
-    text = launcher.fitted(Report(verdict="crashed", message="ö" * 9000 + "the end"))
+    text = launcher.fit_termination_message(TerminationReport(verdict="crashed", message="ö" * 9000 + "the end"))
     assert len(text.encode()) <= 4096
-    assert Report.model_validate_json(text).message.endswith("the end")
+    assert TerminationReport.model_validate_json(text).message.endswith("the end")
 
 
 def test_of_a_long_log_the_termination_message_keeps_the_end():
     lines = tuple(f"{number}" + "x" * 400 for number in range(20))
-    report = Report.model_validate_json(launcher.fitted(Report(verdict="crashed", message="why", rank=1, log=lines)))
+    report = TerminationReport.model_validate_json(
+        launcher.fit_termination_message(TerminationReport(verdict="crashed", message="why", rank=1, log=lines))
+    )
     assert report.message == "why"
     assert 5 < len(report.log) < 12
     assert report.log == lines[-len(report.log) :]

@@ -11,8 +11,8 @@ import pytest
 
 from resnext_trainer.checkpoint import lock
 from resnext_trainer.checkpoint.lock import Holder, Timing
-from resnext_trainer.contract import Verdict
-from resnext_trainer.errors import Refused
+from resnext_trainer.contract import ExitStatus
+from resnext_trainer.errors import TrainingError
 
 QUICK = Timing(refresh=0.05, expiry=0.6, poll=0.02)
 
@@ -21,11 +21,11 @@ import sys, time
 from pathlib import Path
 from resnext_trainer.checkpoint import lock
 from resnext_trainer.checkpoint.lock import Holder, Timing
-from resnext_trainer.errors import Refused
+from resnext_trainer.errors import TrainingError
 timing = Timing(refresh=0.05, expiry=0.6, poll=0.02)
 try:
     held = lock.acquire(Path(sys.argv[1]), Holder(sys.argv[2], int(sys.argv[3])), float(sys.argv[4]), print, timing)
-except Refused as refused:
+except TrainingError as refused:
     sys.exit(refused.verdict.value)
 print("held", flush=True)
 {}
@@ -70,7 +70,7 @@ def acquire(folder, training="b", attempt=1, wait=0.2):
 
 
 def refused(act, *arguments, **named):
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(TrainingError) as caught:
         act(*arguments, **named)
     return caught.value
 
@@ -79,7 +79,7 @@ def test_refreshed_lock_of_another_training_is_honoured(tmp_path, other):
     """Also beyond its expiry, and the refusal can be retried and names the holder."""
     other("a", 3)
     refusal = refused(acquire, tmp_path, wait=1.5)
-    assert refusal.verdict is Verdict.CHECKPOINT_LOCKED
+    assert refusal.verdict is ExitStatus.CHECKPOINT_LOCKED
     assert "training a, attempt 3" in refusal.message
 
 
@@ -116,7 +116,7 @@ def test_lock_of_a_lost_machine_expires(tmp_path):
     """Its process cannot be looked for: only the age counts."""
     first = lock.acquire(tmp_path, replace(Holder("a", 1), process="other-boot pid:[1] 7 99"), 0, timing=QUICK)
     first._ended.set()  # nobody refreshes it any more
-    assert refused(acquire, tmp_path, wait=0).verdict is Verdict.CHECKPOINT_LOCKED
+    assert refused(acquire, tmp_path, wait=0).verdict is ExitStatus.CHECKPOINT_LOCKED
     acquire(tmp_path, wait=5).release()
 
 
@@ -124,7 +124,7 @@ def test_lock_of_a_lost_machine_expires(tmp_path):
 def test_holder_that_does_not_name_a_process_is_honoured(tmp_path, process):
     """Where /proc does not say it, or a later version writes something else."""
     first = lock.acquire(tmp_path, replace(Holder("a", 1), process=process), 0, timing=QUICK)
-    assert refused(acquire, tmp_path, wait=0).verdict is Verdict.CHECKPOINT_LOCKED
+    assert refused(acquire, tmp_path, wait=0).verdict is ExitStatus.CHECKPOINT_LOCKED
     first.release()
 
 
@@ -133,7 +133,7 @@ def test_higher_attempt_takes_over_at_once_and_the_lower_ends(tmp_path):
     old = lock.acquire(tmp_path, Holder("a", 1), 0, timing=Timing())
     new = lock.acquire(tmp_path, Holder("a", 2), 0, timing=Timing())
     refusal = refused(old.check)
-    assert refusal.verdict is Verdict.CHECKPOINT_LOCKED
+    assert refusal.verdict is ExitStatus.CHECKPOINT_LOCKED
     assert "attempt 2" in refusal.message
     old.release()
     new.check()
@@ -147,13 +147,13 @@ def test_lower_attempt_gives_up_at_once(tmp_path, other):
     started = time.monotonic()
     refusal = refused(acquire, tmp_path, "a", 1, wait=60)
     assert time.monotonic() - started < 5
-    assert refusal.verdict is Verdict.CHECKPOINT_LOCKED
+    assert refusal.verdict is ExitStatus.CHECKPOINT_LOCKED
 
 
 def test_same_attempt_of_another_process_is_honoured(tmp_path, other):
     """Two processes of one attempt must not write either."""
     other("a", 2)
-    assert refused(acquire, tmp_path, "a", 2).verdict is Verdict.CHECKPOINT_LOCKED
+    assert refused(acquire, tmp_path, "a", 2).verdict is ExitStatus.CHECKPOINT_LOCKED
 
 
 def test_released_lock_leaves_nothing_and_is_free(tmp_path):
@@ -180,7 +180,7 @@ def test_file_that_names_nobody_is_honoured_while_fresh(tmp_path, content):
     """It may be one that is being written; one left by a crash expires."""
     file = tmp_path / "lock-00000001"
     file.write_bytes(content)
-    assert refused(acquire, tmp_path, wait=0).verdict is Verdict.CHECKPOINT_LOCKED
+    assert refused(acquire, tmp_path, wait=0).verdict is ExitStatus.CHECKPOINT_LOCKED
     old = time.time() - 3600
     os.utime(file, (old, old))
     acquire(tmp_path, wait=0).release()
@@ -192,7 +192,7 @@ def test_age_is_that_of_the_servers_clock(tmp_path, monkeypatch):
     for shift in (-86_400, 86_400):
         now = time.time() + shift
         monkeypatch.setattr(time, "time", lambda now=now: now)
-        assert refused(acquire, tmp_path, wait=0).verdict is Verdict.CHECKPOINT_LOCKED
+        assert refused(acquire, tmp_path, wait=0).verdict is ExitStatus.CHECKPOINT_LOCKED
     held.release()
 
 

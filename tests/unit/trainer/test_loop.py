@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from resnext_trainer.data.sampling import epoch_order
 from resnext_trainer.model import optimizer
-from resnext_trainer.model.train_state import Step
+from resnext_trainer.model.train_state import TrainState
 from tests.support.runs import StopAfter, folder, newest, trained
 
 pytestmark = pytest.mark.slow
@@ -31,14 +31,14 @@ def weight_is_lost(step, outcome):
 
 @pytest.mark.parametrize(("fault", "at"), [(loss_is_lost, 9), (weight_is_lost, 12)])
 def test_a_fault_takes_the_training_back_to_its_last_checkpoint_once(few, monkeypatch, fault, at):
-    calls, update = [], Step.update
+    calls, update = [], TrainState.update
 
     def faulty(step, *arguments, **named):
         calls.append(None)
         outcome = update(step, *arguments, **named)
         return fault(step, outcome) if len(calls) == at else outcome
 
-    monkeypatch.setattr(Step, "update", faulty)
+    monkeypatch.setattr(TrainState, "update", faulty)
     telemetry = StopAfter()
     report = trained(few, telemetry=telemetry)
     assert (report.verdict, report.progress.step) == ("finished", 12)
@@ -177,7 +177,7 @@ def test_crash_within_epoch_resumes_from_save_within_epoch(few, tmp_path, monkey
     """At most everyMinutes of work are done again, and the result is that of an uninterrupted training."""
     whole, parts = saving_every(few, tmp_path / "whole", 0), saving_every(few, tmp_path / "parts", 1e-9)
     trained(whole)
-    calls, update = [], Step.update
+    calls, update = [], TrainState.update
 
     def crashing(step, *arguments, **named):
         calls.append(None)
@@ -185,7 +185,7 @@ def test_crash_within_epoch_resumes_from_save_within_epoch(few, tmp_path, monkey
             raise RuntimeError("power cut")
         return update(step, *arguments, **named)
 
-    monkeypatch.setattr(Step, "update", crashing)
+    monkeypatch.setattr(TrainState, "update", crashing)
     with pytest.raises(RuntimeError):
         trained(parts)
     assert newest(parts)[0].step == 4

@@ -8,7 +8,7 @@ import urllib.request
 
 import pytest
 
-from resnext_trainer.contract import Verdict
+from resnext_trainer.contract import ExitStatus
 from tests.support.pods import Pods, free_port, wait_for
 
 pytestmark = [
@@ -61,7 +61,7 @@ def training(few, tmp_path):
 def test_a_stopped_rank_ends_the_attempt_as_hung_and_is_named_by_its_last_step(training):
     launcher = training.begin()
     training.signal(1, signal.SIGSTOP)
-    assert launcher.wait(IN_TIME) == Verdict.HUNG.value
+    assert launcher.wait(IN_TIME) == ExitStatus.HUNG.value
     report, log = training.report(), training.log_of("launch")
     assert (report.verdict, report.rank) == ("hung", 1)
     assert f"rank 0 finished no step for {SECONDS} s: rank 1 does not answer, its last step was " in report.message
@@ -73,7 +73,7 @@ def test_a_stopped_rank_ends_the_attempt_as_hung_and_is_named_by_its_last_step(t
 def test_a_killed_rank_ends_the_attempt_at_once_and_is_named_by_its_signal(training):
     launcher = training.begin()
     training.signal(1, signal.SIGKILL)
-    assert launcher.wait(IN_TIME) == Verdict.CRASHED.value
+    assert launcher.wait(IN_TIME) == ExitStatus.CRASHED.value
     report = training.report()
     assert (report.verdict, report.rank) == ("crashed", 1)
     assert report.message.startswith("rank 1 ended with signal 9 (Killed): ")
@@ -82,7 +82,7 @@ def test_a_killed_rank_ends_the_attempt_at_once_and_is_named_by_its_signal(train
 def test_one_rank_that_is_asked_to_stop_stops_all_and_a_checkpoint_is_saved(training):
     launcher = training.begin()
     training.signal(1, signal.SIGUSR2)
-    assert launcher.wait(IN_TIME) == Verdict.STOPPED.value
+    assert launcher.wait(IN_TIME) == ExitStatus.STOPPED.value
     report = training.report()
     assert report.verdict == "stopped"
     assert report.progress.checkpoint.step == report.progress.step > 2
@@ -97,7 +97,7 @@ def test_system_error_of_one_rank_ends_all_as_retried(few, pictures, tmp_path):
         unreadable = tmp_path / "unreadable"
         unreadable.symlink_to("/proc/self/mem")  # nothing is mapped at address 0: a read there fails with EIO
         unreadable.replace(picture)
-        assert launcher.wait(IN_TIME) == Verdict.SYSTEM_ERROR.value
+        assert launcher.wait(IN_TIME) == ExitStatus.SYSTEM_ERROR.value
         report = training.report()
         assert (report.verdict, report.rank) in (("system_error", 0), ("system_error", 1))
         assert f"{picture.name}: Input/output error (EIO): check the storage and the node" in report.message

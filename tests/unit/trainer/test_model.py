@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from resnext_trainer.config.validation import resolve
 from resnext_trainer.model import layers
-from resnext_trainer.model.resnext import SHAPES, ResNeXt, Shape, shape
+from resnext_trainer.model.resnext import ARCHITECTURES, ArchitectureSpec, ResNeXt, architecture_spec
 
 
 @pytest.mark.parametrize(
@@ -24,13 +24,13 @@ from resnext_trainer.model.resnext import SHAPES, ResNeXt, Shape, shape
     ],
 )
 def test_the_published_networks_have_the_published_number_of_weights(architecture, weights):
-    assert ResNeXt(SHAPES[architecture], classes=1000).count() == weights
+    assert ResNeXt(ARCHITECTURES[architecture], classes=1000).count() == weights
 
 
 def test_a_custom_network_is_what_its_fields_say():
     custom = {"blocks": [1, 2, 2], "groups": 8, "width": 4, "channels": 64, "stem": 32, "smallImages": True}
     config = resolve({"model": {"architecture": "custom", "custom": custom}})
-    assert shape(config.model) == SHAPES["resnext17-8x4d"]
+    assert architecture_spec(config.model) == ARCHITECTURES["resnext17-8x4d"]
 
 
 @pytest.mark.parametrize(("groups", "width"), [(12, 16), (9, 16), (5, 10), (3, 64)])
@@ -42,7 +42,7 @@ def test_any_number_of_groups_is_cut_into_whole_blocks(groups, width):
 
 @pytest.mark.parametrize("fan_out", [False, True], ids=["in", "out"])
 def test_first_weights_are_a_normal_cut_at_two_with_the_fans_variance(fan_out):
-    net = ResNeXt(Shape((1,), groups=32, width=4), classes=10, fan_out=fan_out)
+    net = ResNeXt(ArchitectureSpec((1,), groups=32, width=4), classes=10, fan_out=fan_out)
     kernel = net.weights["stage1/block1/grouped/kernel"].numpy()
     assert kernel.shape == (3, 3, 4, 128)
     expected = (2 / (9 * 4)) ** 0.5  # one group has four channels in, and four out
@@ -53,7 +53,7 @@ def test_first_weights_are_a_normal_cut_at_two_with_the_fans_variance(fan_out):
 
 
 def test_with_gamma_zero_a_block_passes_on_its_shortcut():
-    net = ResNeXt(SHAPES["resnext17-8x4d"], classes=10, zero_gamma=True)
+    net = ResNeXt(ARCHITECTURES["resnext17-8x4d"], classes=10, zero_gamma=True)
     zero = {name for name, weight in net.weights.items() if name.endswith("/scale") and not np.any(weight)}
     assert zero == {f"{name}/expand/scale" for name, _, _ in net._blocks()}
 
@@ -119,8 +119,8 @@ def test_onednns_batch_norm_is_the_fused_one():
 def test_a_cpu_without_onednn_trains_all_the_same():
     """TensorFlow has no gradient of grouped convolutions then; asked in a process of its own, since it asks once."""
     code = (
-        "import tensorflow as tf; from resnext_trainer.model.resnext import SHAPES, ResNeXt\n"
-        "net = ResNeXt(SHAPES['resnext17-8x4d'], 10, onednn=True)\n"
+        "import tensorflow as tf; from resnext_trainer.model.resnext import ARCHITECTURES, ResNeXt\n"
+        "net = ResNeXt(ARCHITECTURES['resnext17-8x4d'], 10, onednn=True)\n"
         "@tf.function\n"
         "def loss():\n"
         "    return tf.gradients(net(tf.zeros([2, 32, 32, 3]), training=True)[0], list(net.weights.values()))\n"
@@ -132,14 +132,16 @@ def test_a_cpu_without_onednn_trains_all_the_same():
 
 
 def test_weight_decay_spares_only_batch_norm():
-    model = ResNeXt(SHAPES["resnext17-8x4d"], classes=10)
-    spared = set(model.weights) - set(model.decayed)
+    model = ResNeXt(ARCHITECTURES["resnext17-8x4d"], classes=10)
+    spared = set(model.weights) - set(model.decayed_weights)
     assert {name.rsplit("/")[-1] for name in spared} == {"scale", "offset"}
-    assert "classifier/bias" in model.decayed
+    assert "classifier/bias" in model.decayed_weights
 
 
 def test_weights_follow_the_seed():
-    first, again, other = (ResNeXt(SHAPES["resnext17-8x4d"], 10, seed).weights["stem/kernel"] for seed in (1, 1, 2))
+    first, again, other = (
+        ResNeXt(ARCHITECTURES["resnext17-8x4d"], 10, seed).weights["stem/kernel"] for seed in (1, 1, 2)
+    )
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
     assert np.std(other) == pytest.approx((2 / 27) ** 0.5, rel=0.1)

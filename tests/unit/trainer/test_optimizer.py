@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from resnext_trainer.config.models import Optimizer
-from resnext_trainer.model.optimizer import GROWTH_STEPS, INITIAL_SCALE, Momentum
+from resnext_trainer.model.optimizer import GROWTH_STEPS, INITIAL_SCALE, SGDMomentum
 from resnext_trainer.training.schedule import learning_rate
 
 
@@ -13,7 +13,7 @@ def test_fifty_steps_are_those_of_the_formula():
     random = np.random.default_rng(0)
     w, v = random.standard_normal(7), np.zeros(7)
     weight = tf.Variable(w, dtype=tf.float32)
-    optimizer = Momentum({"w": weight}, momentum=0.875)
+    optimizer = SGDMomentum({"w": weight}, momentum=0.875)
     for step in range(50):
         rate, gradient = 0.1 * (1 + math.cos(step / 50)), random.standard_normal(7)
         v = 0.875 * v + gradient
@@ -24,7 +24,7 @@ def test_fifty_steps_are_those_of_the_formula():
 
 def test_an_overflow_changes_no_weight_and_halves_the_scale():
     weight = tf.Variable([1.0, 2.0])
-    optimizer = Momentum({"w": weight}, momentum=0.9, loss_scale="dynamic")
+    optimizer = SGDMomentum({"w": weight}, momentum=0.9, loss_scale="dynamic")
     assert not optimizer.apply([tf.constant([1.0, math.inf])], 0.1)
     assert list(weight.numpy()) == [1.0, 2.0]
     assert list(optimizer.velocity["w"].numpy()) == [0.0, 0.0]
@@ -35,7 +35,7 @@ def test_an_overflow_changes_no_weight_and_halves_the_scale():
 
 def test_a_static_scale_stays_and_an_overflow_is_skipped_all_the_same():
     weight = tf.Variable([1.0])
-    optimizer = Momentum({"w": weight}, momentum=0.9, loss_scale=128.0)
+    optimizer = SGDMomentum({"w": weight}, momentum=0.9, loss_scale=128.0)
     assert not optimizer.apply([tf.constant([math.nan])], 0.1)
     assert (float(weight[0]), float(optimizer.scale)) == (1.0, 128.0)
     assert optimizer.apply([tf.constant([128.0])], 0.1)
@@ -46,7 +46,7 @@ def test_a_static_scale_stays_and_an_overflow_is_skipped_all_the_same():
 
 
 def test_the_scale_doubles_after_enough_good_steps():
-    optimizer = Momentum({"w": tf.Variable([1.0])}, momentum=0.9, loss_scale="dynamic")
+    optimizer = SGDMomentum({"w": tf.Variable([1.0])}, momentum=0.9, loss_scale="dynamic")
     optimizer.good_steps.assign(GROWTH_STEPS - 1)
     optimizer.apply([tf.constant([1.0])], 0.1)
     assert float(optimizer.scale) == 2 * INITIAL_SCALE

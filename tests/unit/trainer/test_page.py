@@ -115,7 +115,7 @@ def test_a_step_that_was_made_again_counts_once(tmp_path):
 
 def test_shares_are_weighted_with_time_but_not_with_the_hours_between_two_attempts():
     def entry(time, **shares):
-        return html_report.Entry(int(time), time, time, {}, shares)
+        return html_report.LogRecord(int(time), time, time, {}, shares)
 
     even = [entry(0, compute=1.0), entry(10, compute=0.5, compile=0.5), entry(20, compute=1.0), entry(30, compute=1.0)]
     assert html_report.shares(even) == {"compute": 0.875, "compile": 0.125}

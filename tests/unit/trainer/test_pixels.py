@@ -14,14 +14,14 @@ from PIL import Image
 
 from resnext_trainer.cli import predict
 from resnext_trainer.config.validation import resolve
-from resnext_trainer.contract import Verdict
+from resnext_trainer.contract import ExitStatus
 from resnext_trainer.data import files, image_codec
 from resnext_trainer.data.crops import jpeg_size, regular
 from resnext_trainer.data.datasets import tfrecord
-from resnext_trainer.data.input_pipeline import Share
+from resnext_trainer.data.input_pipeline import Shard
 from resnext_trainer.data.pipelines import dali
 from resnext_trainer.data.pipelines.tfdata import TfData
-from resnext_trainer.errors import Refused
+from resnext_trainer.errors import TrainingError
 
 RAMP = np.tile(np.linspace(0, 65_535, 256).astype(np.uint16), (48, 1))
 COLOURS = np.kron(np.arange(48).reshape(4, 4, 3) * 5, np.ones((12, 12, 1))).astype(np.uint8)
@@ -281,7 +281,7 @@ def test_stray_bytes_in_header_change_no_image(tmp_path, pipeline, stray):
     for split in tfrecord.SPLITS:
         tfrecord.write(tmp_path, split, [(JPEGS[0], 1), (odd, 1)], 1)
     config = resolve({"model": {"classes": 2, "imageSize": 32}, "batchSize": 2, "data": {"path": str(tmp_path)}})
-    source = (TfData if pipeline == "tfdata" else dali.Dali)(config.model_copy(update={"device": "cpu"}), Share(0, 1))
+    source = (TfData if pipeline == "tfdata" else dali.Dali)(config.model_copy(update={"device": "cpu"}), Shard(0, 1))
     ((pixels, labels),) = source.validate()
     assert labels.numpy().tolist() == [0, 0]
     assert (pixels[0].numpy() == pixels[1].numpy()).all()
@@ -339,6 +339,6 @@ class TestPredict:
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(file))
 
         monkeypatch.setattr(files.os, "open", failed)
-        with pytest.raises(Refused, match=r"1\.jpg: Input/output error \(EIO\)") as caught:
+        with pytest.raises(TrainingError, match=r"1\.jpg: Input/output error \(EIO\)") as caught:
             self.guessed([str(tmp_path)])
-        assert caught.value.verdict is Verdict.SYSTEM_ERROR
+        assert caught.value.verdict is ExitStatus.SYSTEM_ERROR

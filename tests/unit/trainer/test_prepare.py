@@ -41,7 +41,7 @@ def run(pictures, output, *more):
 
 
 def records(output, split):
-    found = tfrecord.find(str(output), split)
+    found = tfrecord.open_split(str(output), split)
     return [found.read(number) for number in range(len(found))]
 
 

@@ -12,7 +12,7 @@ def test_a_straggler_of_an_earlier_attempt_is_ended(tmp_path):
     straggler.stdout.readline()
     pid_file = tmp_path / "0.pid"
     pid_file.write_text(str(straggler.pid))
-    rank_exec.end_straggler(pid_file)
+    rank_exec.kill_stale_rank(pid_file)
     assert straggler.wait(timeout=5) == -9
 
 
@@ -20,11 +20,11 @@ def test_a_process_that_is_no_rank_is_left_alone(tmp_path):
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     pid_file = tmp_path / "0.pid"
     pid_file.write_text(str(other.pid))
-    rank_exec.end_straggler(pid_file)
+    rank_exec.kill_stale_rank(pid_file)
     assert other.poll() is None
     other.kill()
     other.wait()
 
 
 def test_an_empty_slot_is_no_matter(tmp_path):
-    rank_exec.end_straggler(tmp_path / "0.pid")
+    rank_exec.kill_stale_rank(tmp_path / "0.pid")

@@ -11,7 +11,7 @@ import yaml
 
 from resnext_trainer.checkpoint import store
 from resnext_trainer.checkpoint.runs import located
-from resnext_trainer.contract import REPORT_TAG
+from resnext_trainer.contract import REPORT_PREFIX
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("horovod") is None or shutil.which("mpirun") is None,
@@ -85,7 +85,9 @@ def test_two_ranks_learn_digits(settings, tmp_path):
     config = tmp_path / "training.yaml"
     config.write_text(yaml.safe_dump(settings))
     output = start(2, "-m", "resnext_trainer", "train", "--config", config, "--workers", 1, "--world", 2)
-    reports = [json.loads(line.removeprefix(REPORT_TAG)) for line in output.splitlines() if line.startswith(REPORT_TAG)]
+    reports = [
+        json.loads(line.removeprefix(REPORT_PREFIX)) for line in output.splitlines() if line.startswith(REPORT_PREFIX)
+    ]
     assert len(reports) == 1, output
     assert reports[0]["verdict"] == "finished"
     assert reports[0]["progress"]["bestTop1"] >= 0.97
@@ -96,13 +98,13 @@ def test_a_refusal_is_reported_once_and_ends_all_ranks_in_order(settings, tmp_pa
     config = tmp_path / "training.yaml"
     config.write_text(yaml.safe_dump(settings))
     output = start(2, "-m", "resnext_trainer", "train", "--config", config, "--workers", 1, "--world", 2)
-    assert output.count(REPORT_TAG) == 1
+    assert output.count(REPORT_PREFIX) == 1
     assert '"data_refused"' in output
 
 
 def ended(output):
-    (line,) = (line for line in output.splitlines() if line.startswith(REPORT_TAG))
-    return json.loads(line.removeprefix(REPORT_TAG))
+    (line,) = (line for line in output.splitlines() if line.startswith(REPORT_PREFIX))
+    return json.loads(line.removeprefix(REPORT_PREFIX))
 
 
 @pytest.mark.slow

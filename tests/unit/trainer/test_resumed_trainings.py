@@ -16,8 +16,8 @@ from PIL import Image
 from resnext_trainer.checkpoint import store
 from resnext_trainer.checkpoint.runs import located
 from resnext_trainer.cli.main import main
-from resnext_trainer.contract import Verdict
-from resnext_trainer.errors import Refused
+from resnext_trainer.contract import ExitStatus
+from resnext_trainer.errors import TrainingError
 from tests.support.runs import StopAfter, folder, newest, trained
 
 pytestmark = pytest.mark.slow
@@ -39,7 +39,7 @@ def on_mismatch(settings, mode):
 
 
 def refused(settings, **named):
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(TrainingError) as caught:
         trained(settings, **named)
     return caught.value
 
@@ -60,7 +60,7 @@ def test_finished_training_is_no_result_of_another_recipe(tiny, changed):
     """It was "finished" at once, with the other recipe's weights."""
     trained(tiny)
     refusal = refused(tiny | changed)
-    assert (refusal.verdict, refusal.agreed, refusal.rank) == (Verdict.CONFIGURATION_REFUSED, True, None)
+    assert (refusal.verdict, refusal.collective, refusal.rank) == (ExitStatus.CONFIGURATION_REFUSED, True, None)
     assert "is of another recipe" in refusal.message
 
 
@@ -158,10 +158,10 @@ def test_two_processes_on_one_directory_do_not_both_write(tiny, tmp_path):
         while all(each.poll() is None for each in both) and time.monotonic() < deadline:
             time.sleep(0.1)
         loser, winner = sorted(both, key=lambda each: each.poll() is None)
-        assert loser.wait(1) == Verdict.CHECKPOINT_LOCKED.value
+        assert loser.wait(1) == ExitStatus.CHECKPOINT_LOCKED.value
         assert "is locked by training local-" in (tmp_path / f"{both.index(loser)}.log").read_text()
         winner.send_signal(signal.SIGTERM)
-        assert winner.wait(300) == Verdict.STOPPED.value
+        assert winner.wait(300) == ExitStatus.STOPPED.value
     finally:
         for each in both:
             each.kill()

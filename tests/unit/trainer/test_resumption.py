@@ -9,12 +9,12 @@ import pytest
 
 from resnext_trainer.checkpoint import runs, store
 from resnext_trainer.checkpoint.resumption import Resumption
-from resnext_trainer.checkpoint.store import Position
+from resnext_trainer.checkpoint.store import TrainingPosition
 from resnext_trainer.config import presets
 from resnext_trainer.config.validation import resolve
-from resnext_trainer.contract import Verdict
+from resnext_trainer.contract import ExitStatus
 from resnext_trainer.data import fingerprint
-from resnext_trainer.errors import Refused
+from resnext_trainer.errors import TrainingError
 
 FORMAT_1 = Path(__file__).parents[2] / "fixtures" / "checkpoint-format-1" / "run"
 
@@ -57,7 +57,7 @@ class Attempt:
 
     def trained(self, step, **position):
         """Saves a checkpoint and ends."""
-        at = Position(step=step, **position)
+        at = TrainingPosition(step=step, **position)
         run = self.run
         store.save(self.folder, at, ARRAYS, self.attempt, 3, run.provenance, run.check)
         if at.top1 is not None:
@@ -67,7 +67,7 @@ class Attempt:
 
 
 def refused(*arguments, **named):
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(TrainingError) as caught:
         Attempt(*arguments, **named)
     return caught.value
 
@@ -90,7 +90,7 @@ def test_other_recipe_or_dataset_is_rejected(root, changed, dataset, sentence):
     """With the difference, the run's step and what to do."""
     before = sorted(root.rglob("*"))
     refusal = refused(root, changed, dataset=dataset)
-    assert refusal.verdict is Verdict.CONFIGURATION_REFUSED
+    assert refusal.verdict is ExitStatus.CONFIGURATION_REFUSED
     for words in (sentence, "step 1000", "checkpoint.onMismatch to continue, warmStart", "checkpoints.subPath"):
         assert words in refusal.message
     assert sorted(root.rglob("*")) == before
@@ -166,7 +166,7 @@ def test_fewer_epochs_than_trained_are_rejected(tmp_path, epochs, images, traine
     """With both numbers; no onMismatch changes that."""
     Attempt(tmp_path).trained(1000, epoch=2, images=images)
     refusal = refused(tmp_path, {"epochs": epochs}, onMismatch=mode)
-    assert refusal.verdict is Verdict.CONFIGURATION_REFUSED
+    assert refusal.verdict is ExitStatus.CONFIGURATION_REFUSED
     assert f"spec.training.epochs: {epochs}, but" in refusal.message
     assert trained in refusal.message
 
@@ -245,7 +245,7 @@ def test_newer_format_is_rejected_as_newer(root, file):
     path = file(root)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 3, "version": "9.1"}))
     refusal = refused(root, attempt=3)
-    assert refusal.verdict is Verdict.CONFIGURATION_REFUSED
+    assert refusal.verdict is ExitStatus.CONFIGURATION_REFUSED
     assert "is of checkpoint format 3, written by version 9.1" in refusal.message
 
 
@@ -255,7 +255,7 @@ def test_damaged_pointer_is_rejected_with_the_runs(root, content):
     run = runs.current(root)
     pointer(root).write_text(content)
     refusal = refused(root)
-    assert refusal.verdict is Verdict.NO_GOOD_CHECKPOINT
+    assert refusal.verdict is ExitStatus.NO_GOOD_CHECKPOINT
     assert run.id in refusal.message
 
 
@@ -302,7 +302,7 @@ def test_run_is_locked_until_its_attempt_ends(root, monkeypatch):
     monkeypatch.setenv("RESNEXT_TRAINING_UID", "training-b")
     for changed in ({}, {"seed": 4}):
         refusal = refused(root, changed, onMismatch="restart")
-        assert refusal.verdict is Verdict.CHECKPOINT_LOCKED
+        assert refusal.verdict is ExitStatus.CHECKPOINT_LOCKED
         assert "training training-a, attempt 1" in refusal.message
     first.run.close()
     assert Attempt(root).newest == 1000
@@ -314,9 +314,9 @@ def test_higher_attempt_takes_over_and_the_straggler_writes_nothing(root, monkey
     straggler = Attempt(root, attempt=1)
     Attempt(root, attempt=2)
     for write in (store.save_best, lambda *given: store.save(*given[:3], 1, 3, *given[3:])):
-        with pytest.raises(Refused, match="attempt 2") as caught:
-            write(straggler.folder, Position(step=1005), ARRAYS, straggler.run.provenance, straggler.run.check)
-        assert caught.value.verdict is Verdict.CHECKPOINT_LOCKED
+        with pytest.raises(TrainingError, match="attempt 2") as caught:
+            write(straggler.folder, TrainingPosition(step=1005), ARRAYS, straggler.run.provenance, straggler.run.check)
+        assert caught.value.verdict is ExitStatus.CHECKPOINT_LOCKED
     assert straggler.newest == 1000
     assert store.best(straggler.folder).top1 == 0.75
     assert not list(straggler.folder.glob(".*.writing"))

@@ -11,13 +11,13 @@ import pytest
 
 from resnext_trainer.cli.main import main
 from resnext_trainer.config.validation import resolve
-from resnext_trainer.contract import Verdict
+from resnext_trainer.contract import ExitStatus
 from resnext_trainer.data import shards
 from resnext_trainer.data.bad_records import BadRecords
 from resnext_trainer.data.datasets import tfrecord
-from resnext_trainer.data.input_pipeline import examples
+from resnext_trainer.data.input_pipeline import open_dataset
 from resnext_trainer.data.problem_summary import NAMED, Summary
-from resnext_trainer.errors import Refused
+from resnext_trainer.errors import TrainingError
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def folder(few_digits, tmp_path):
 @pytest.fixture
 def four(folder):
     """Four shards of training instead."""
-    records = tfrecord.find(str(folder), "train")
+    records = tfrecord.open_split(str(folder), "train")
     pictures = [records.read(number) for number in range(16)]
     for file in folder.glob("train-*"):
         file.unlink()
@@ -42,9 +42,9 @@ def found(folder, **options):
 
 
 def refusal(folder, **options):
-    with pytest.raises(Refused) as caught:
-        tfrecord.find(str(folder), "train", **options)
-    assert caught.value.verdict is Verdict.DATA_REFUSED
+    with pytest.raises(TrainingError) as caught:
+        tfrecord.open_split(str(folder), "train", **options)
+    assert caught.value.verdict is ExitStatus.DATA_REFUSED
     return caught.value.message
 
 
@@ -66,8 +66,8 @@ class TestDivision:
         for command in ("index", "validate"):
             assert code(command, four) == 3
             assert words in capsys.readouterr().err
-        with pytest.raises(Refused, match=names[0]):
-            examples(resolve({"data": {"path": str(four)}}), "train")
+        with pytest.raises(TrainingError, match=names[0]):
+            open_dataset(resolve({"data": {"path": str(four)}}), "train")
 
     def test_subset_may_be_declared(self, four):
         """By data.incompleteShards, or the option of the commands."""
@@ -75,7 +75,7 @@ class TestDivision:
         assert code("index", four, "--incomplete-shards", "allow") == 0
         assert code("validate", four, "--incomplete-shards", "allow") == 0
         subset = {"path": str(four), "incompleteShards": "allow"}
-        assert len(examples(resolve({"data": subset}), "train")) == 12
+        assert len(open_dataset(resolve({"data": subset}), "train")) == 12
 
     def test_two_divisions_are_rejected(self, four):
         """Pictures would count twice."""
@@ -193,7 +193,7 @@ class TestStrangers:
         for name in ("train-00002-of-00004", "train-00002-of-00004.idx"):
             (four / name).write_bytes(b"")
         assert "train-00002-of-00004 is empty" in refusal(four)
-        assert len(tfrecord.find(str(four), "train", incomplete=True)) == 12
+        assert len(tfrecord.open_split(str(four), "train", incomplete=True)) == 12
 
     def test_other_names_of_splits_are_hinted_at(self, tmp_path):
         """TensorFlow Datasets put the data set's name first."""
@@ -245,8 +245,8 @@ def test_damaged_header_of_first_record_is_no_other_kind(four):
     content = bytearray(shard.read_bytes())
     content[0] ^= 1
     shard.write_bytes(content)
-    records = tfrecord.find(str(four), "train")
-    with pytest.raises(Refused, match="its checksum differs"):
+    records = tfrecord.open_split(str(four), "train")
+    with pytest.raises(TrainingError, match="its checksum differs"):
         records.read(0)
     assert records.read(1)
 
@@ -254,7 +254,7 @@ def test_damaged_header_of_first_record_is_no_other_kind(four):
 def test_damaged_length_is_named_by_index(four, capsys):
     """The next record cannot be found."""
     shard = four / "train-00000-of-00004"
-    second = tfrecord.find(str(four), "train").offset[1]
+    second = tfrecord.open_split(str(four), "train").offset[1]
     content = bytearray(shard.read_bytes())
     content[second + 1] ^= 1
     shard.write_bytes(content)
@@ -268,7 +268,7 @@ def test_indexes_in_a_folder_of_their_own(four, tmp_path, suffix):
     (tmp_path / "indexes").mkdir()
     for index in four.glob("*.idx"):
         index.rename(tmp_path / "indexes" / (index.name.removesuffix(".idx") + suffix))
-    assert len(tfrecord.find(str(four), "train", str(tmp_path / "indexes"))) == 16
+    assert len(tfrecord.open_split(str(four), "train", str(tmp_path / "indexes"))) == 16
     assert "is missing" in refusal(four, index_path=str(four))
 
 
@@ -276,7 +276,7 @@ def dialect(folder, **features):
     """Both splits, their records with these features: bytes, or a function from number to label."""
     from tensorflow.core.example.example_pb2 import Example
 
-    records = tfrecord.find(str(folder), "train")
+    records = tfrecord.open_split(str(folder), "train")
     jpegs = [records.read(number)[0] for number in range(30)]
     for file in (*folder.glob("train-*"), *folder.glob("validation-*")):
         file.unlink()
@@ -313,7 +313,7 @@ class TestDialects:
         options = ["--image-feature", "image", "--label-feature", "label", "--first-label", "0", "--classes", "3"]
         assert code("validate", folder, *options) == 0
         data = {"path": str(folder), "imageFeature": "image", "labelFeature": "label"}
-        assert examples(resolve({"data": data}), "train").read(4)[1] == 1
+        assert open_dataset(resolve({"data": data}), "train").read(4)[1] == 1
 
     def test_png_in_records_is_summarised(self, folder, capsys):
         """One line says what was found and the way out."""
@@ -382,7 +382,7 @@ class TestSummary:
         """1.3 million of them, of which the log names the first."""
         import tracemalloc
 
-        reason = shards.refused("/data/train-0 at byte 0: its checksum differs")
+        reason = shards.data_error("/data/train-0 at byte 0: its checksum differs")
         tracemalloc.start()
         bad = BadRecords(1.0, {"train": 1_300_000, "validation": 10})
         for number in range(0, 1_300_000, 13):

@@ -6,10 +6,10 @@ import tensorflow as tf
 
 from resnext_trainer.config.validation import resolve
 from resnext_trainer.model import layers
-from resnext_trainer.model.ema import Average
-from resnext_trainer.model.resnext import DEVIATION, MEAN
-from resnext_trainer.model.train_state import Step
-from resnext_trainer.runtime.distributed import Alone
+from resnext_trainer.model.ema import ExponentialMovingAverage
+from resnext_trainer.model.resnext import MEAN, STD
+from resnext_trainer.model.train_state import TrainState
+from resnext_trainer.runtime.distributed import SingleProcess
 
 
 def step(batch, accumulation, **changed):
@@ -23,7 +23,7 @@ def step(batch, accumulation, **changed):
             **changed,
         }
     )
-    return Step(config, Alone(), "cpu")
+    return TrainState(config, SingleProcess(), "cpu")
 
 
 @pytest.fixture
@@ -62,8 +62,8 @@ def test_mixed_images_have_mixed_targets_each_with_its_partner_from_the_other_en
         broad = share.reshape(-1, *(1,) * (values.ndim - 1))
         return values * broad + values[::-1] * (1 - broad)
 
-    normal = mixed((images.numpy() - MEAN) / DEVIATION)
-    logits = mixing.model(tf.constant(normal * DEVIATION + MEAN, tf.float32), training=True)[0].numpy()
+    normal = mixed((images.numpy() - MEAN) / STD)
+    logits = mixing.model(tf.constant(normal * STD + MEAN, tf.float32), training=True)[0].numpy()
     targets = mixed(np.eye(10)[labels.numpy()] * 0.9 + 0.1 / 10)
     logarithms = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     assert float(loss) == pytest.approx(-(targets * logarithms).sum(axis=1).mean(), rel=1e-5)
@@ -73,7 +73,7 @@ def test_a_step_begins_anew_where_it_began(batch):
     trained = step(12, 1)
     before = {name: variable.numpy() for name, variable in trained.state().items()}
     trained.update(*trained.gradients(*batch, tf.ones(1)), rate=0.1, stop=False)
-    trained.begin_anew()
+    trained.reinitialize()
     for name, variable in trained.state().items():
         assert np.array_equal(variable, before[name]), name
 
@@ -94,17 +94,17 @@ class Variables:
 
 def test_weights_are_averaged_as_tensorflow_averages_them():
     model = Variables()
-    average = Average(model, Variables(), 0.5)
+    average = ExponentialMovingAverage(model, Variables(), 0.5)
     now, updates = model.weights["kernel"], tf.Variable(0.0)
     theirs = tf.train.ExponentialMovingAverage(0.5, num_updates=updates)
     theirs.apply([now])  # begins with the value itself
     random = np.random.default_rng(0)
     for _ in range(20):
         now.assign(random.standard_normal(2))
-        average.follow(tf.constant(True))
+        average.update(tf.constant(True))
         theirs.apply([now])
         updates.assign_add(1.0)
         np.testing.assert_allclose(average.network.weights["kernel"], theirs.average(now), rtol=1e-5)
     before = average.network.weights["kernel"].numpy()
-    average.follow(tf.constant(False))  # a skipped step is none
+    average.update(tf.constant(False))  # a skipped step is none
     assert np.array_equal(average.network.weights["kernel"], before)

@@ -16,13 +16,13 @@ import tensorflow as tf
 from resnext_trainer.cli import main as command_line
 from resnext_trainer.cli.main import main
 from resnext_trainer.config.validation import resolve
-from resnext_trainer.contract import Verdict
+from resnext_trainer.contract import ExitStatus
 from resnext_trainer.data import files, image_codec
 from resnext_trainer.data.datasets import tfrecord
-from resnext_trainer.data.input_pipeline import Share, open_source
+from resnext_trainer.data.input_pipeline import Shard, open_input_pipeline
 from resnext_trainer.data.pipelines import dali
 from resnext_trainer.data.pipelines.tfdata import TfData
-from resnext_trainer.errors import Refused, system_error, system_errors
+from resnext_trainer.errors import TrainingError, system_error, system_errors
 from resnext_trainer.runtime import limits
 
 OF_THE_SYSTEM = ("EMFILE", "ENFILE", "ENOMEM", "EIO", "ESTALE", "ETIMEDOUT", "ENOTCONN", "EAGAIN", "EREMOTEIO")
@@ -48,7 +48,7 @@ def data(request, few_digits, tmp_path):
     """The same pictures in both formats, a tenth of which may be bad."""
     if request.param == "folder":
         for split in tfrecord.SPLITS:
-            records = tfrecord.find(str(few_digits), split)
+            records = tfrecord.open_split(str(few_digits), split)
             for number in range(len(records)):
                 jpeg, label = records.read(number)
                 (tmp_path / split / str(label)).mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def data(request, few_digits, tmp_path):
 
 
 def source(few, data, **changed):
-    return open_source(resolve(few | {"data": data | changed}), Share(0, 1))
+    return open_input_pipeline(resolve(few | {"data": data | changed}), Shard(0, 1))
 
 
 @pytest.mark.parametrize("name", OF_THE_SYSTEM)
@@ -66,9 +66,9 @@ def test_errno_of_the_system_ends_with_its_own_verdict(few, data, monkeypatch, n
     """Even if every record may be bad: this one is none."""
     training = source(few, data)
     monkeypatch.setattr(files.os, "open", failing(getattr(errno, name))(os.open))
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(TrainingError) as caught:
         list(training.train(0))
-    assert caught.value.verdict is Verdict.SYSTEM_ERROR
+    assert caught.value.verdict is ExitStatus.SYSTEM_ERROR
     assert f"({name})" in caught.value.message
     assert data["path"] in caught.value.message
     assert len(training.bad) == 0
@@ -79,9 +79,9 @@ def test_errno_of_a_file_makes_a_bad_record(few, data, monkeypatch, name):
     """A file that cannot be read is the data's fault."""
     training = source(few, data)
     monkeypatch.setattr(files.os, "open", failing(getattr(errno, name))(os.open))
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(TrainingError) as caught:
         list(training.train(0))
-    assert caught.value.verdict is Verdict.DATA_REFUSED
+    assert caught.value.verdict is ExitStatus.DATA_REFUSED
     assert len(training.bad) > 0
 
 
@@ -90,9 +90,9 @@ def test_dali_ends_with_the_same_verdict(few, data, monkeypatch):
     """DALI turns exceptions of its source into its own."""
     training = source(few, data, pipeline="dali")
     monkeypatch.setattr(files.os, "open", failing(errno.EIO)(os.open))
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(TrainingError) as caught:
         list(training.train(0))
-    assert caught.value.verdict is Verdict.SYSTEM_ERROR
+    assert caught.value.verdict is ExitStatus.SYSTEM_ERROR
 
 
 def test_memory_error_while_reading_is_no_bad_record(few, data, monkeypatch):
@@ -104,9 +104,9 @@ def test_memory_error_while_reading_is_no_bad_record(few, data, monkeypatch):
 
     reader = tfrecord if data["format"] == "tfrecord" else image_codec
     monkeypatch.setattr(reader, "example" if reader is tfrecord else "is_jpeg", exhausted)
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(TrainingError) as caught:
         list(training.train(0))
-    assert caught.value.verdict is Verdict.SYSTEM_ERROR
+    assert caught.value.verdict is ExitStatus.SYSTEM_ERROR
     assert len(training.bad) == 0
 
 
@@ -124,9 +124,9 @@ def test_memory_for_decoding_is_no_bad_image(few, data, monkeypatch, alone):
     monkeypatch.setattr(TfData, "_run", exhausted if alone else unknown)
     if alone:
         monkeypatch.setattr(TfData, "_image", exhausted)
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(TrainingError) as caught:
         list(training.train(0))
-    assert caught.value.verdict is Verdict.SYSTEM_ERROR
+    assert caught.value.verdict is ExitStatus.SYSTEM_ERROR
     assert len(training.bad) == 0
 
 
@@ -146,7 +146,7 @@ def test_prepare_exits_with_system_error(few_digits, tmp_path, capsys, monkeypat
     for name in ("cat", "dog"):
         for number in range(3):
             (tmp_path / "pictures" / name).mkdir(parents=True, exist_ok=True)
-            jpeg, _ = tfrecord.find(str(few_digits), "train").read(number)
+            jpeg, _ = tfrecord.open_split(str(few_digits), "train").read(number)
             (tmp_path / "pictures" / name / f"{number}.jpg").write_bytes(jpeg)
     monkeypatch.setattr(files.os, "open", failing(errno.ESTALE, lambda it: str(it).endswith("1.jpg"))(os.open))
     options = ["--input", str(tmp_path / "pictures"), "--output", str(tmp_path / "out"), "--skip-bad"]
@@ -216,14 +216,14 @@ class TestOpenFiles:
 
     def test_more_shards_than_descriptors_are_read(self, few_digits, tmp_path):
         """1,024 open files were too few for ImageNet's 1,152 shards; here 100 for 200, which no raised limit helps."""
-        records = tfrecord.find(str(few_digits), "train")
+        records = tfrecord.open_split(str(few_digits), "train")
         pictures = [records.read(number) for number in range(50)]
         for split in tfrecord.SPLITS:
             tfrecord.write(tmp_path, split, pictures * 4, 200)
         script = (
             "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100));"
             "from resnext_trainer.data.datasets import tfrecord;"
-            "found = tfrecord.find(sys.argv[1], 'train');"
+            "found = tfrecord.open_split(sys.argv[1], 'train');"
             "assert len([found.read(number) for number in range(len(found))]) == 200"
         )
         subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)

@@ -11,7 +11,7 @@ import pytest
 import rich
 from prometheus_client.parser import text_string_to_metric_families
 
-from resnext_trainer.contract import REPORT_TAG, Progress
+from resnext_trainer.contract import REPORT_PREFIX, Progress
 from resnext_trainer.runtime import http_server
 from resnext_trainer.runtime.telemetry import Telemetry
 
@@ -138,20 +138,20 @@ def test_a_rank_that_makes_no_step_ends_as_hung_and_shows_where_it_stood():
     ended = subprocess.run([sys.executable, "-c", STUCK], capture_output=True, text=True, timeout=30, check=False)
     assert ended.returncode == 8
     assert "waits_for_a_peer_that_never_answers" in ended.stderr
-    (line,) = (line for line in ended.stdout.splitlines() if line.startswith(REPORT_TAG))
-    report = json.loads(line.removeprefix(REPORT_TAG))
+    (line,) = (line for line in ended.stdout.splitlines() if line.startswith(REPORT_PREFIX))
+    report = json.loads(line.removeprefix(REPORT_PREFIX))
     assert report["verdict"] == "hung"
     assert "rank 1 finished no step" in report["message"]
 
 
 def test_a_port_is_free_for_the_next_attempt_while_old_connections_time_out():
-    routes = {"/": lambda: http_server.Answer(200, b"ok\n")}
+    routes = {"/": lambda: http_server.Response(200, b"ok\n")}
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     program = (
         "import sys, urllib.request\nfrom resnext_trainer.runtime import http_server as endpoints\n"
-        f"endpoints.serve({port}, {{'/': lambda: endpoints.Answer(200, b'ok')}})\n"
+        f"endpoints.serve({port}, {{'/': lambda: endpoints.Response(200, b'ok')}})\n"
         f"print(urllib.request.urlopen('http://127.0.0.1:{port}/').read())"
     )
     subprocess.run([sys.executable, "-c", program], check=True)  # the server closes first: its side waits

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from resnext_trainer.cli.main import main
-from resnext_trainer.contract import Report, Verdict
+from resnext_trainer.contract import ExitStatus, TerminationReport
 from resnext_trainer.data import labels
 from resnext_trainer.data.datasets import folder, tfrecord
-from resnext_trainer.errors import Refused
+from resnext_trainer.errors import TrainingError
 from resnext_trainer.text import encodable, printable
 
 KEPT = (
@@ -85,9 +85,9 @@ def test_names_that_no_file_can_keep_are_rejected(tmp_path, capsys, name):
     assert REJECTED[name] in message
     assert "rename it" in message
     assert len(message.splitlines()) == 1
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(TrainingError) as caught:
         folder.listing(root)
-    assert Report(verdict="data_refused", message=caught.value.message).model_dump_json()
+    assert TerminationReport(verdict="data_refused", message=caught.value.message).model_dump_json()
 
 
 @pytest.mark.parametrize("name", [b"caf\xe9.jpg", b"two\nlines.jpg", "separator\u2028.jpg".encode()])
@@ -122,7 +122,7 @@ def test_labels_end_with_line_feeds_alone(tmp_path, content, expected):
 @pytest.mark.parametrize("text", ["caf\udce9", "\ud800", "é", "a\nb"])
 def test_messages_can_always_be_encoded(text):
     """A refusal is printed, logged and sent as JSON."""
-    message = Refused(Verdict.DATA_REFUSED, text).message
+    message = TrainingError(ExitStatus.DATA_REFUSED, text).message
     assert message.encode()
     assert encodable("é") == "é"
     assert "\n" not in printable(text)
@@ -145,4 +145,4 @@ def test_files_are_utf8_in_every_locale(tmp_path, locale):
     assert done.returncode == 3
     assert b"Traceback" not in done.stderr
     assert json.loads((there / "prepare.json").read_text(encoding="utf-8"))["classes"] == len(KEPT)
-    assert len(tfrecord.find(str(there), "train")) == len(KEPT)
+    assert len(tfrecord.open_split(str(there), "train")) == len(KEPT)

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from resnext_trainer.contract import Verdict
-from resnext_trainer.errors import Refused
+from resnext_trainer.contract import ExitStatus
+from resnext_trainer.errors import TrainingError
 from resnext_trainer.runtime import distributed
 from tests.support.runs import StopAfter, newest, trained
 
 
 def refused(settings, **counts):
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(TrainingError) as caught:
         trained(settings, **counts)
     return caught.value
 
@@ -55,15 +55,15 @@ def test_a_finished_training_is_finished_when_asked_again(few):
 def test_a_loss_that_stays_not_finite_ends_with_its_step_after_the_allowed_rollbacks(few):
     few |= {"optimizer": {"learningRate": 1e6}, "maxRollbacks": 1}
     refusal = refused(few)
-    assert refusal.verdict is Verdict.NOT_FINITE
-    assert refusal.agreed
+    assert refusal.verdict is ExitStatus.NOT_FINITE
+    assert refusal.collective
     assert "at step " in refusal.message
     assert "after 1 rollbacks of maxRollbacks 1" in refusal.message
 
 
 def test_gpus_that_are_not_there_are_never_replaced(settings):
     refusal = refused(settings | {"device": "gpu"})
-    assert refusal.verdict is Verdict.NO_GPU
+    assert refusal.verdict is ExitStatus.NO_GPU
     assert refusal.message.startswith("GPUs were asked for and cannot be used: ")
 
 
@@ -82,20 +82,20 @@ def test_cpu_build_of_tensorflow_names_the_image(settings):
 
 
 def test_the_world_must_be_the_one_that_was_started(settings):
-    assert refused(settings, world=2).verdict is Verdict.WRONG_WORLD
-    assert refused(settings, world=1, workers=2).verdict is Verdict.WRONG_WORLD
+    assert refused(settings, world=2).verdict is ExitStatus.WRONG_WORLD
+    assert refused(settings, world=1, workers=2).verdict is ExitStatus.WRONG_WORLD
 
 
 def test_a_batch_larger_than_the_data_is_refused(settings):
     refusal = refused(settings | {"batchSize": 2000})
-    assert refusal.verdict is Verdict.CONFIGURATION_REFUSED
+    assert refusal.verdict is ExitStatus.CONFIGURATION_REFUSED
     assert "lower batchSize" in refusal.message
 
 
 def test_a_checkpoint_of_another_network_is_refused(few):
     trained(few, stop_after=1)
     few["model"] = {**few["model"], "classes": 11}
-    assert refused(few).verdict is Verdict.CONFIGURATION_REFUSED
+    assert refused(few).verdict is ExitStatus.CONFIGURATION_REFUSED
 
 
 def test_unwritable_directory_refused_before_first_step(settings, tmp_path):
@@ -103,9 +103,9 @@ def test_unwritable_directory_refused_before_first_step(settings, tmp_path):
     (tmp_path / "file").write_text("")
     settings |= {"checkpoint": {"path": str(tmp_path / "file" / "below")}, "data": {"format": "synthetic"}}
     telemetry = StopAfter()
-    with pytest.raises(Refused, match="is not a directory but a file") as caught:
+    with pytest.raises(TrainingError, match="is not a directory but a file") as caught:
         trained(settings, telemetry=telemetry)
-    assert (caught.value.verdict, caught.value.agreed) == (Verdict.CONFIGURATION_REFUSED, True)
+    assert (caught.value.verdict, caught.value.collective) == (ExitStatus.CONFIGURATION_REFUSED, True)
     assert telemetry.liveness.step == 0
 
 

@@ -15,8 +15,8 @@ from resnext_trainer.cli import export
 from resnext_trainer.cli.main import main
 from resnext_trainer.config.validation import resolve
 from resnext_trainer.data.datasets import tfrecord
-from resnext_trainer.errors import Refused
-from resnext_trainer.model.resnext import SHAPES, ResNeXt
+from resnext_trainer.errors import TrainingError
+from resnext_trainer.model.resnext import ARCHITECTURES, ResNeXt
 from resnext_trainer.runtime.signals import Requests
 from resnext_trainer.runtime.telemetry import Telemetry
 from resnext_trainer.training import entrypoint
@@ -57,7 +57,7 @@ def printed(capsys):
 
 
 def an_image(digits_folder, number):
-    return tfrecord.find(str(digits_folder), "validation").read(number)
+    return tfrecord.open_split(str(digits_folder), "validation").read(number)
 
 
 def test_evaluate_finds_the_accuracy_that_the_training_reported(run, capsys):
@@ -185,11 +185,11 @@ def test_what_is_exported_gives_the_trainers_logits_for_any_batch(run, digits_fo
 @pytest.mark.parametrize("form", ["saved-model", "onnx"])
 def test_an_export_that_computes_something_else_is_not_called_done(tmp_path, monkeypatch, form):
     pytest.importorskip("tf2onnx")
-    model = ResNeXt(SHAPES["resnext17-8x4d"], 10)
+    model = ResNeXt(ARCHITECTURES["resnext17-8x4d"], 10)
     name = f"_load_{form.replace('-', '_')}"
     load = getattr(export, name)
     monkeypatch.setattr(export, name, lambda path: lambda images: load(path)(images) * 1.01)
-    with pytest.raises(Refused, match="its logits differ by"):
+    with pytest.raises(TrainingError, match="its logits differ by"):
         export.write(model, 32, tmp_path, form)
     assert not list(tmp_path.iterdir())
 

@@ -17,13 +17,13 @@ def validate(folder, *more):
 
 def rewritten(folder, name, change):
     """Writes the first images of a data set anew, with one changed; checksums and index are right."""
-    records = tfrecord.find(str(folder), name)
+    records = tfrecord.open_split(str(folder), name)
     images = [records.read(number) for number in range(20)]
     images[7] = change(*images[7])
     for file in folder.glob(f"{name}-*"):
         file.unlink()
     tfrecord.write(folder, name, images, 1)
-    return f"{name}-00000-of-00001 at byte {tfrecord.find(str(folder), name).offset[7]}: "
+    return f"{name}-00000-of-00001 at byte {tfrecord.open_split(str(folder), name).offset[7]}: "
 
 
 def test_a_good_data_set_is_counted(folder, capsys):
@@ -34,7 +34,7 @@ def test_a_good_data_set_is_counted(folder, capsys):
 @pytest.mark.parametrize("byte", [3, 9, 40, -2], ids=["length", "its checksum", "content", "last checksum"])
 def test_every_changed_byte_is_found_and_the_records_after_it_are_still_read(folder, capsys, byte):
     shard = folder / "train-00002-of-00004"
-    records = tfrecord.find(str(folder), "train")
+    records = tfrecord.open_split(str(folder), "train")
     first = records.file.tolist().index(2)
     content = bytearray(shard.read_bytes())
     for number in (first + 5, first + 50):

@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from resnext_trainer.contract import REPORT_TAG
+from resnext_trainer.contract import REPORT_PREFIX
 from resnext_trainer.runtime.heartbeat import State
-from resnext_trainer.runtime.watchdog import blamed, diagnosis
+from resnext_trainer.runtime.watchdog import describe_stall, find_culprit
 
 RANK = """
 import json, sys, time
@@ -57,8 +57,8 @@ def started():
 
 def ended(rank):
     out, err = rank.communicate(timeout=30)
-    (line,) = (line for line in out.splitlines() if line.startswith(REPORT_TAG))
-    report = json.loads(line.removeprefix(REPORT_TAG))
+    (line,) = (line for line in out.splitlines() if line.startswith(REPORT_PREFIX))
+    report = json.loads(line.removeprefix(REPORT_PREFIX))
     return rank.returncode, report["message"], report["rank"], err
 
 
@@ -95,11 +95,11 @@ def test_a_rank_that_is_stuck_is_named_by_its_state_and_shows_where_it_stands(st
 )
 def test_who_is_waited_for_is_to_blame_and_where_nobody_is_nobody(doing, rank):
     states = {number: State(number, 7, phase, 60.0) if phase else None for number, phase in enumerate(doing)}
-    assert blamed(states) == rank
+    assert find_culprit(states) == rank
 
 
 def test_when_all_wait_for_each_other_all_are_named_and_many_are_cut():
     states = {rank: State(rank, 7, "allreduce", 600.0) for rank in range(64)}
-    text = diagnosis(states[3], states)
+    text = describe_stall(states[3], states)
     assert text.startswith("rank 0 is in allreduce after step 7 for 600 s; ")
     assert text.endswith("; and 56 more ranks")

@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from resnext_trainer.config.models import Training
-from resnext_trainer.contract import Verdict
-from resnext_trainer.errors import Refused
+from resnext_trainer.contract import ExitStatus
+from resnext_trainer.errors import TrainingError
 
 ROOT = "RESNEXT_CHECKPOINT_ROOT"
 """The environment variable that says where the claim is mounted; unset outside a cluster."""
@@ -68,8 +68,8 @@ def located(config: Training, environment: Mapping[str, str]) -> Training:
 def prepare(path: str, environment: Mapping[str, str]) -> None:
     """Creates the directory if it is missing and tests that checkpoints can be written there.
 
-    Raises Refused: CONFIGURATION_REFUSED with owner, mode and remedy where only a person can help; where the fault may
-    pass CHECKPOINT_NOT_SAVED for a full disk, SYSTEM_ERROR for the rest (an I/O error, a stale mount).
+    Raises TrainingError: CONFIGURATION_REFUSED with owner, mode and remedy where only a person can help; where the
+    fault may pass CHECKPOINT_NOT_SAVED for a full disk, SYSTEM_ERROR for the rest (an I/O error, a stale mount).
     """
     root = environment.get(ROOT)
     directory = _created(path) if root is None else _opened(path, root)
@@ -196,7 +196,7 @@ def _remove(name: str, directory: int) -> None:
 
 
 def _components(path: str, root: str) -> tuple[str, ...]:
-    """The components below the claim's root; Refused where the path leaves the claim."""
+    """The components below the claim's root; TrainingError where the path leaves the claim."""
     below = _below(path, root)
     if below is None:
         raise _refused(
@@ -233,7 +233,7 @@ def _refusing(path: str, at: str | int, able: str = "writable") -> Iterator[None
         raise _refusal(error, path, at, able) from None
 
 
-def _refusal(error: OSError, path: str, at: str | int, able: str) -> Refused:
+def _refusal(error: OSError, path: str, at: str | int, able: str) -> TrainingError:
     try:
         found = os.stat(at)  # noqa: PTH116  # a path or a descriptor
     except OSError:
@@ -249,7 +249,7 @@ def _refusal(error: OSError, path: str, at: str | int, able: str) -> Refused:
     message = f"{path} is not {able}{facts}: {error.strerror}: {remedy}"
     if permanent:
         return _refused(message)
-    return Refused(Verdict.CHECKPOINT_NOT_SAVED if full else Verdict.SYSTEM_ERROR, message)
+    return TrainingError(ExitStatus.CHECKPOINT_NOT_SAVED if full else ExitStatus.SYSTEM_ERROR, message)
 
 
 def _owner_and_mode(found: os.stat_result) -> str:
@@ -268,5 +268,5 @@ def _nearest(path: str) -> str:
     return str(nearest)
 
 
-def _refused(message: str) -> Refused:
-    return Refused(Verdict.CONFIGURATION_REFUSED, message)
+def _refused(message: str) -> TrainingError:
+    return TrainingError(ExitStatus.CONFIGURATION_REFUSED, message)

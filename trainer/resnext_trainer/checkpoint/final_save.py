@@ -3,11 +3,11 @@
 import time
 from collections.abc import Callable
 
-from resnext_trainer.checkpoint.manager import Keeper
-from resnext_trainer.checkpoint.store import Position
-from resnext_trainer.contract import Verdict
-from resnext_trainer.errors import Refused
-from resnext_trainer.runtime.distributed import Ranks
+from resnext_trainer.checkpoint.manager import CheckpointManager
+from resnext_trainer.checkpoint.store import TrainingPosition
+from resnext_trainer.contract import ExitStatus
+from resnext_trainer.errors import TrainingError
+from resnext_trainer.runtime.distributed import Communicator
 from resnext_trainer.runtime.telemetry import Telemetry
 
 _LOOK_SECONDS = 2.0
@@ -17,17 +17,17 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 """Seconds between two tries; they double."""
 
 
-class LastSave:
+class FinalSave:
     """Tries to save one position until it is on the disk or the time is over."""
 
-    def __init__(self, keeper: Keeper, ranks: Ranks, telemetry: Telemetry, directory: str) -> None:
+    def __init__(self, keeper: CheckpointManager, ranks: Communicator, telemetry: Telemetry, directory: str) -> None:
         self._keeper, self._ranks, self._telemetry, self._directory = keeper, ranks, telemetry, directory
         self._tries, self._pause, self._again = 1, _FIRST_PAUSE, 0.0
 
-    def finish(self, position: Position, seconds_left: Callable[[], float], *, best: bool) -> str:
+    def finish(self, position: TrainingPosition, seconds_left: Callable[[], float], *, best: bool) -> str:
         """Returns when the checkpoint is on the disk; the first try has begun. To be called on every rank.
 
-        Raises Refused on every rank alike when the time is over, which a request to stop may shorten. The best
+        Raises TrainingError on every rank alike when the time is over, which a request to stop may shorten. The best
         checkpoint is tried again as long; where only that one fails, the text returned on rank 0 says so.
         """
         self._again = time.monotonic() + self._pause
@@ -35,15 +35,15 @@ class LastSave:
             ours = self._look(position, seconds_left(), best) if self._ranks.rank == 0 else None
             # The others wait here, but never for long: each look is a sign of life on every rank.
             saved = self._ranks.gather(ours)[0]
-            self._telemetry.liveness.alive("checkpoint")
+            self._telemetry.liveness.beat("checkpoint")
             if saved is False:
-                raise Refused(
-                    Verdict.CHECKPOINT_NOT_SAVED, self._ranks.gather(self._sentence(position))[0], agreed=True
+                raise TrainingError(
+                    ExitStatus.CHECKPOINT_NOT_SAVED, self._ranks.gather(self._sentence(position))[0], collective=True
                 )
             if saved:
                 return f"; best could not be saved: {self._keeper.failure}" if self._keeper.failure else ""
 
-    def _look(self, position: Position, left: float, best: bool) -> bool | None:
+    def _look(self, position: TrainingPosition, left: float, best: bool) -> bool | None:
         """Whether it is saved; None while that is not decided."""
         keeper, look = self._keeper, max(0.0, min(_LOOK_SECONDS, left))
         if not keeper.wait(look):
@@ -52,7 +52,7 @@ class LastSave:
             keeper.abandon()
             return False
         if left <= 0 or not keeper.failure:
-            return keeper.has(position)
+            return keeper.is_saved(position)
         if (pause := self._again - time.monotonic()) > 0:
             time.sleep(min(pause, look))
             return None
@@ -60,10 +60,10 @@ class LastSave:
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         self._again = time.monotonic() + self._pause
         self._telemetry.note(f"saving step {position.step} again, try {self._tries}; {left:.0f} s are left")
-        keeper.save(position, newest=not keeper.has(position), best=best)
+        keeper.save(position, newest=not keeper.is_saved(position), best=best)
         return None
 
-    def _sentence(self, position: Position) -> str:
+    def _sentence(self, position: TrainingPosition) -> str:
         saved = self._keeper.saved
         kept = f"the newest checkpoint is of step {saved.step}" if saved else "there is no checkpoint"
         tries = f"{self._tries} tries" if self._tries > 1 else "one try"

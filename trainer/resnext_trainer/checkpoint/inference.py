@@ -9,35 +9,35 @@ import numpy as np
 
 from resnext_trainer.checkpoint import compatibility, runs, store
 from resnext_trainer.checkpoint.provenance import Provenance
-from resnext_trainer.checkpoint.store import Arrays, Position
+from resnext_trainer.checkpoint.store import Arrays, TrainingPosition
 from resnext_trainer.config.models import Precision, Training
 from resnext_trainer.config.validation import InvalidConfig
-from resnext_trainer.contract import SavedCheckpoint, Verdict
+from resnext_trainer.contract import ExitStatus, SavedCheckpoint
 from resnext_trainer.data import class_names
 from resnext_trainer.data.class_names import Names
-from resnext_trainer.errors import Refused
+from resnext_trainer.errors import TrainingError
 from resnext_trainer.model.ema import PREFIX
-from resnext_trainer.model.train_state import Step
+from resnext_trainer.model.train_state import TrainState
 from resnext_trainer.runtime import distributed
-from resnext_trainer.runtime.distributed import Ranks
+from resnext_trainer.runtime.distributed import Communicator
 
 _BEST, _NEWEST = "best", "newest"
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """A checkpoint, and the settings and class names that it was trained with."""
 
     config: Training
-    position: Position
+    position: TrainingPosition
     saved: SavedCheckpoint
     provenance: Provenance | None
     """None for a checkpoint of format 1, which takes the settings of the command line alone."""
     _arrays: Arrays
 
-    def network(self, ranks: Ranks) -> Step:
+    def load_model(self, ranks: Communicator) -> TrainState:
         """The network with its weights, on the device that the settings ask for."""
-        step = Step(self.config, ranks, distributed.pin_device(ranks, self.config.device))
+        step = TrainState(self.config, ranks, distributed.pin_device(ranks, self.config.device))
         for name, variable in {**step.model.weights, **step.model.statistics}.items():
             array = _array(self._arrays, name)
             if array is None or array.shape != tuple(variable.shape):
@@ -45,10 +45,10 @@ class Trained:
             variable.assign(array)
         return step
 
-    def exact(self) -> "Trained":
+    def fp32(self) -> "TrainedModel":
         """The same in float32 and without XLA: for a few images, compiling would take longer than computing."""
         config = self.config.model_copy(update={"precision": Precision(mode="fp32"), "xla": False})
-        return Trained(config, self.position, self.saved, self.provenance, self._arrays)
+        return TrainedModel(config, self.position, self.saved, self.provenance, self._arrays)
 
     def class_names(self, labels: Path | None) -> Names:
         """The names of the classes by number: from a file, or else as the checkpoint has them; None without a name.
@@ -60,15 +60,15 @@ class Trained:
         return self.provenance.class_names if self.provenance else class_names.names(self.config)
 
 
-def read(config: Training, wanted: str | None) -> Trained:
+def read(config: Training, wanted: str | None) -> TrainedModel:
     """A checkpoint: `best`, `newest`, a directory, or (None) the best if there is one.
 
-    Its own settings apply, under those that the user wrote. Raises Refused where there is none, where it is not whole,
-    or where the user wrote another network.
+    Its own settings apply, under those that the user wrote. Raises TrainingError where there is none, where it is not
+    whole, or where the user wrote another network.
     """
     position, arrays, saved = _read(Path(config.checkpoint.path), wanted)
     provenance = store.provenance(Path(saved.path))
-    return Trained(_settings(config, provenance, saved), position, saved, provenance, arrays)
+    return TrainedModel(_settings(config, provenance, saved), position, saved, provenance, arrays)
 
 
 def _settings(config: Training, provenance: Provenance | None, saved: SavedCheckpoint) -> Training:
@@ -80,12 +80,12 @@ def _settings(config: Training, provenance: Provenance | None, saved: SavedCheck
     try:
         return comparison.config()
     except InvalidConfig as error:
-        raise Refused(Verdict.CONFIGURATION_REFUSED, f"{saved.path}: {error}") from None
+        raise TrainingError(ExitStatus.CONFIGURATION_REFUSED, f"{saved.path}: {error}") from None
 
 
-def _other_network(saved: SavedCheckpoint, why: str) -> Refused:
-    return Refused(
-        Verdict.CONFIGURATION_REFUSED,
+def _other_network(saved: SavedCheckpoint, why: str) -> TrainingError:
+    return TrainingError(
+        ExitStatus.CONFIGURATION_REFUSED,
         f"the checkpoint {saved.path} is of another network ({why}): leave out what --config and --set say about the "
         "model, or give the checkpoint's own configuration",
     )
@@ -100,20 +100,20 @@ def _array(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray | None:
     return arrays.get(PREFIX + name, arrays.get(name))
 
 
-def _read(folder: Path, wanted: str | None) -> tuple[Position, Arrays, SavedCheckpoint]:
+def _read(folder: Path, wanted: str | None) -> tuple[TrainingPosition, Arrays, SavedCheckpoint]:
     if wanted not in (None, _BEST, _NEWEST) and not Path(wanted, "state.json").exists() and _holds_some(Path(wanted)):
         folder, wanted = Path(wanted), None  # a run, or a checkpoint directory
     folder = runs.located(folder)
     if wanted == _NEWEST or (wanted is None and not (folder / _BEST).is_dir()):
         newest = store.newest(folder)
         if newest is None:
-            raise _none(f"{folder} holds no checkpoint: set checkpoint.path, or give --checkpoint")
+            raise _no_checkpoint_error(f"{folder} holds no checkpoint: set checkpoint.path, or give --checkpoint")
         return newest
     chosen = folder / _BEST if wanted in {None, _BEST} else Path(str(wanted))
     try:
         return store.read(chosen)
-    except store.NOT_WHOLE as error:
-        raise _none(f"{chosen} is no whole checkpoint ({error})") from None
+    except store.CORRUPT_CHECKPOINT_ERRORS as error:
+        raise _no_checkpoint_error(f"{chosen} is no whole checkpoint ({error})") from None
 
 
 def _holds_some(path: Path) -> bool:
@@ -121,5 +121,5 @@ def _holds_some(path: Path) -> bool:
     return (folder / _BEST).is_dir() or store.newest_provenance(folder) is not None
 
 
-def _none(message: str) -> Refused:
-    return Refused(Verdict.NO_GOOD_CHECKPOINT, message)
+def _no_checkpoint_error(message: str) -> TrainingError:
+    return TrainingError(ExitStatus.NO_GOOD_CHECKPOINT, message)

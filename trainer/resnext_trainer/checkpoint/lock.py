@@ -23,8 +23,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from resnext_trainer.contract import Verdict
-from resnext_trainer.errors import Refused
+from resnext_trainer.contract import ExitStatus
+from resnext_trainer.errors import TrainingError
 
 log = logging.getLogger(__name__)
 
@@ -82,13 +82,13 @@ class Lock:
         self._refresher.start()
 
     def check(self) -> None:
-        """Raises Refused if the lock was lost, and OSError if that cannot be known now."""
+        """Raises TrainingError if the lock was lost, and OSError if that cannot be known now."""
         if self._lost.is_set() or not self._is_ours():
             self._lost.set()
             raise self._refused()
 
     def check_known(self) -> None:
-        """Raises Refused if the loss of the lock is already known; touches no file."""
+        """Raises TrainingError if the loss of the lock is already known; touches no file."""
         if self._lost.is_set():
             raise self._refused()
 
@@ -122,7 +122,7 @@ class Lock:
         later = _path(self._folder, self._generation + 1).exists()
         return found is not None and found.token == self._holder.token and not later
 
-    def _refused(self) -> Refused:
+    def _refused(self) -> TrainingError:
         with suppress(OSError):
             for generation in reversed(_generations(self._folder)):
                 if (other := _read(_path(self._folder, generation))) and other.token != self._holder.token:
@@ -139,7 +139,8 @@ def acquire(
     note: Callable[[str], None] = log.warning,
     timing: Timing | None = None,
 ) -> Lock:
-    """The lock of an existing directory; Refused with CHECKPOINT_LOCKED where another holds it for `timeout` seconds.
+    """The lock of an existing directory; TrainingError with CHECKPOINT_LOCKED where another holds it for `timeout`
+    seconds.
 
     A higher attempt of the same training takes the lock over at once; a lower one gives up at once.
     """
@@ -302,5 +303,5 @@ def _ended(process: str) -> bool:
     return False
 
 
-def _locked(message: str) -> Refused:
-    return Refused(Verdict.CHECKPOINT_LOCKED, message)
+def _locked(message: str) -> TrainingError:
+    return TrainingError(ExitStatus.CHECKPOINT_LOCKED, message)

@@ -13,28 +13,28 @@ import numpy as np
 
 from resnext_trainer.checkpoint import store, warm_start
 from resnext_trainer.checkpoint.resumption import Resumption
-from resnext_trainer.checkpoint.store import Arrays, Position
+from resnext_trainer.checkpoint.store import Arrays, TrainingPosition
 from resnext_trainer.config.models import Training
-from resnext_trainer.contract import SavedCheckpoint, Verdict
-from resnext_trainer.errors import Refused
+from resnext_trainer.contract import ExitStatus, SavedCheckpoint
+from resnext_trainer.errors import TrainingError
 from resnext_trainer.model.ema import PREFIX
-from resnext_trainer.model.train_state import Step
+from resnext_trainer.model.train_state import TrainState
 from resnext_trainer.runtime import distributed
-from resnext_trainer.runtime.distributed import Ranks
+from resnext_trainer.runtime.distributed import Communicator
 from resnext_trainer.runtime.telemetry import Telemetry
 
-_Found = tuple[Position, SavedCheckpoint | None]
+_Found = tuple[TrainingPosition, SavedCheckpoint | None]
 
 
-class Keeper:
+class CheckpointManager:
     """The checkpoints of one attempt."""
 
     def __init__(
         self,
         config: Training,
         attempt: int,
-        ranks: Ranks,
-        step: Step,
+        ranks: Communicator,
+        step: TrainState,
         telemetry: Telemetry,
         run: Resumption | None,
     ) -> None:
@@ -49,17 +49,17 @@ class Keeper:
         """Why what was last written could not be; empty if it could, or is being written. Rank 0 knows it."""
         self._writing: Future[None] | None = None
 
-    def restore(self) -> Position:
+    def restore(self) -> TrainingPosition:
         """Gives every rank the state of the newest checkpoint; without one, that of the training's beginning."""
         self.wait()
-        found = distributed.agree(self._ranks, self._read)
-        position: Position
+        found = distributed.run_collectively(self._ranks, self._read)
+        position: TrainingPosition
         position, self.saved = self._ranks.gather(found)[0]
         self._ranks.broadcast(list(self._step.state().values()))
         return position
 
     def check(self) -> None:
-        """Raises Refused on rank 0 if another process is known to write the run's checkpoints now."""
+        """Raises TrainingError on rank 0 if another process is known to write the run's checkpoints now."""
         if self._of_rank_0:
             self._of_rank_0.check_known()
 
@@ -70,7 +70,7 @@ class Keeper:
 
     def save(
         self,
-        position: Position,
+        position: TrainingPosition,
         state: Mapping[str, Any] | None = None,
         *,
         newest: bool = True,
@@ -109,12 +109,12 @@ class Keeper:
         """Waits no longer for a checkpoint that is still being written."""
         self._writing = None
 
-    def has(self, position: Position) -> bool:
+    def is_saved(self, position: TrainingPosition) -> bool:
         """Whether rank 0 has saved this position."""
         self.wait()
         return self.saved is not None and self.saved.step == position.step
 
-    def _write(self, position: Position, arrays: Arrays, *, newest: bool, best: bool) -> None:
+    def _write(self, position: TrainingPosition, arrays: Arrays, *, newest: bool, best: bool) -> None:
         self.failure = ""
         # The best first: else an end between the two would leave a checkpoint that knows of a best one never written.
         for write, wanted in ((self._write_best, best), (self._write_newest, newest)):
@@ -126,11 +126,11 @@ class Keeper:
                 self._telemetry.checkpoint_failed()
                 self._telemetry.note(f"the checkpoint at step {position.step} could not be saved: {error}")
 
-    def _write_best(self, position: Position, arrays: Arrays) -> None:
+    def _write_best(self, position: TrainingPosition, arrays: Arrays) -> None:
         store.save_best(self._run.folder, position, arrays, self._run.provenance, self._run.check)
         self._best_top1 = position.top1
 
-    def _write_newest(self, position: Position, arrays: Arrays) -> None:
+    def _write_newest(self, position: TrainingPosition, arrays: Arrays) -> None:
         keep = self._config.checkpoint.keep
         run = self._run
         self.saved = store.save(run.folder, position, arrays, self._attempt, keep, run.provenance, run.check)
@@ -138,13 +138,13 @@ class Keeper:
 
     def _read(self) -> _Found:
         if self._ranks.rank != 0:
-            return Position(), None
+            return TrainingPosition(), None
         best = store.best(self._run.folder)
         self._best_top1 = best.top1 if best else None
         newest = store.newest(self._run.folder)
         if newest is None:
-            self._take_over()
-            return Position(), None
+            self._load_initial_weights()
+            return TrainingPosition(), None
         position, arrays, saved = newest
         if self._run.provenance:
             saved = saved.model_copy(update={"differences": self._run.provenance.differences})
@@ -152,8 +152,8 @@ class Keeper:
         shapes = {name: tuple(variable.shape) for name, variable in state.items()}
         if shapes != {name: array.shape for name, array in arrays.items()}:
             continues = self._config.checkpoint.on_mismatch == "continue"
-            raise Refused(
-                Verdict.CONFIGURATION_REFUSED,
+            raise TrainingError(
+                ExitStatus.CONFIGURATION_REFUSED,
                 f"the checkpoint {saved.path} is of another network than {self._config.model.architecture} with "
                 f"{self._config.model.classes} classes (emaDecay {self._config.ema_decay:g}): set checkpoint.path, or "
                 "the volume behind it, to another one"
@@ -164,7 +164,7 @@ class Keeper:
         known = [top1 for top1 in (position.best_top1, self._best_top1) if top1 is not None]
         return replace(position, best_top1=max(known, default=None)), saved
 
-    def _take_over(self) -> None:
+    def _load_initial_weights(self) -> None:
         """Begins with the weights of the run before (onMismatch: warmStart) or of `initialCheckpoint`, if any."""
         if (old := self._run.weights()) is not None:
             path, field = str(old), "spec.training.checkpoint.onMismatch is warmStart, the weights are those of"
@@ -175,7 +175,7 @@ class Keeper:
         model = self._step.model
         variables = {**model.weights, **model.statistics}
         shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
-        taken = warm_start.taken_over(shapes, warm_start.initial(path, field), path, field)
+        taken = warm_start.match_weights(shapes, warm_start.read_weights(path, field), path, field)
         state = self._step.state()
         for name, array in taken.items():
             for variable in (state[name], state.get(PREFIX + name)):

@@ -12,12 +12,12 @@ from resnext_trainer.checkpoint.compatibility import Comparison, Difference, sho
 from resnext_trainer.checkpoint.lock import Lock
 from resnext_trainer.checkpoint.provenance import Provenance, dumped, version
 from resnext_trainer.checkpoint.runs import Run
-from resnext_trainer.checkpoint.store import Position
+from resnext_trainer.checkpoint.store import TrainingPosition
 from resnext_trainer.config.models import Training
 from resnext_trainer.config.validation import InvalidConfig
-from resnext_trainer.contract import SavedCheckpoint, Verdict
+from resnext_trainer.contract import ExitStatus, SavedCheckpoint
 from resnext_trainer.data.fingerprint import Fingerprint
-from resnext_trainer.errors import Refused
+from resnext_trainer.errors import TrainingError
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Resumption:
         self._holder = lock.this_training(attempt)
         self._run: Run
         self._lock: Lock
-        self._found: tuple[Position, SavedCheckpoint, Provenance | None] | None = None
+        self._found: tuple[TrainingPosition, SavedCheckpoint, Provenance | None] | None = None
         self._comparison: Comparison | None = None
         self.provenance: Provenance
         """What the checkpoints of this attempt say about it."""
@@ -46,7 +46,7 @@ class Resumption:
     def select(self) -> Training:
         """Takes the lock of the current run; the settings that the dataset is opened with.
 
-        Raises Refused where another training holds the lock, or where the run cannot be read.
+        Raises TrainingError where another training holds the lock, or where the run cannot be read.
         """
         with _explained(self._root):
             self._run, self._lock = self._current()
@@ -62,7 +62,7 @@ class Resumption:
     def settle(self, dataset: Fingerprint, class_names: Sequence[str | None]) -> Training:
         """Resumes the run, or begins another one, as `checkpoint.onMismatch` says; the settings that apply.
 
-        Raises Refused where the recipe or the dataset is another, or where more epochs are trained than wanted.
+        Raises TrainingError where the recipe or the dataset is another, or where more epochs are trained than wanted.
         """
         config, before = self._config, self._found[2] if self._found else None
         differences = [str(each) for each in self._comparison.recipe] if self._comparison else []
@@ -87,7 +87,7 @@ class Resumption:
         return None if began is None or began.weights is None else runs.of_id(self._root, began.weights).folder
 
     def check(self) -> None:
-        """Raises Refused if another process took over the lock; asks the disk."""
+        """Raises TrainingError if another process took over the lock; asks the disk."""
         self._lock.check()
 
     def check_known(self) -> None:
@@ -171,7 +171,7 @@ class Resumption:
                 f"{', '.join(comparison.unknown)}"
             )
 
-    def _check_epochs(self, config: Training, position: Position) -> None:
+    def _check_epochs(self, config: Training, position: TrainingPosition) -> None:
         if config.epochs < position.epoch or (config.epochs == position.epoch and position.images):
             done = f"{position.epoch} epochs" + (
                 f" and {position.images:,} images of the next" if position.images else ""
@@ -182,7 +182,7 @@ class Resumption:
                 f"{position.step}): set epochs to {least} or more, or checkpoint.path to another directory"
             )
 
-    def _mismatch(self, differences: Sequence[str]) -> Refused:
+    def _mismatch(self, differences: Sequence[str]) -> TrainingError:
         assert self._found
         return self._refused(
             f"{self._run} (step {self._found[0].step}) is of another recipe or dataset: {'; '.join(differences)}. "
@@ -196,8 +196,8 @@ class Resumption:
         except InvalidConfig as error:
             raise self._refused(str(error)) from None
 
-    def _refused(self, message: str) -> Refused:
-        return Refused(Verdict.CONFIGURATION_REFUSED, message)
+    def _refused(self, message: str) -> TrainingError:
+        return TrainingError(ExitStatus.CONFIGURATION_REFUSED, message)
 
     def _provenance(
         self,
@@ -237,13 +237,13 @@ def _explained(root: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _PERMANENT:
-            verdict, remedy = Verdict.CONFIGURATION_REFUSED, "change its owner or mode, or set checkpoint.path"
+            verdict, remedy = ExitStatus.CONFIGURATION_REFUSED, "change its owner or mode, or set checkpoint.path"
         elif error.errno in (errno.ENOSPC, errno.EDQUOT):
-            verdict, remedy = Verdict.CHECKPOINT_NOT_SAVED, "free space on the volume"
+            verdict, remedy = ExitStatus.CHECKPOINT_NOT_SAVED, "free space on the volume"
         else:
-            verdict, remedy = Verdict.SYSTEM_ERROR, "check the volume and its server"
+            verdict, remedy = ExitStatus.SYSTEM_ERROR, "check the volume and its server"
         where = error.filename or str(root)
-        raise Refused(
+        raise TrainingError(
             verdict,
             f"{where} cannot be used for checkpoints by uid {os.getuid()} ({directory.owner_and_mode(where)}): "
             f"{error.strerror}: {remedy}",

@@ -21,8 +21,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from resnext_trainer.checkpoint.provenance import version
-from resnext_trainer.contract import Verdict
-from resnext_trainer.errors import Refused
+from resnext_trainer.contract import ExitStatus
+from resnext_trainer.errors import TrainingError
 
 FORMAT = 2
 """Of everything in a checkpoint directory. 1 had a single run at the top of it, and stored no configuration."""
@@ -71,7 +71,7 @@ class _Pointer(BaseModel):
 
 
 def current(root: Path) -> Run | None:
-    """The current run; None in an empty directory. Raises Refused where that cannot be known."""
+    """The current run; None in an empty directory. Raises TrainingError where that cannot be known."""
     file = root / _POINTER
     try:
         content = file.read_bytes()
@@ -84,8 +84,8 @@ def current(root: Path) -> Run | None:
         if not _ID.fullmatch(pointer.run):
             raise ValueError(f"{pointer.run!r} is not the name of a run")
     except (ValueError, ValidationError) as error:
-        raise Refused(
-            Verdict.NO_GOOD_CHECKPOINT, f"{file} does not name a run ({error}): {_how_to_choose(root)}"
+        raise TrainingError(
+            ExitStatus.NO_GOOD_CHECKPOINT, f"{file} does not name a run ({error}): {_how_to_choose(root)}"
         ) from None
     return _run(root, pointer.run)
 
@@ -130,15 +130,15 @@ def make_current(root: Path, run: Run) -> None:
 
 
 def check_format(stored: Any, file: Path) -> None:
-    """Raises Refused for what a later version wrote, and ValueError for what no version writes."""
+    """Raises TrainingError for what a later version wrote, and ValueError for what no version writes."""
     if not isinstance(stored, dict):
         raise ValueError("it holds no object")
     form = stored.get("format", 1)
     if not isinstance(form, int) or isinstance(form, bool) or form < 1:
         raise ValueError(f"its format is {form!r}")
     if form > FORMAT:
-        raise Refused(
-            Verdict.CONFIGURATION_REFUSED,
+        raise TrainingError(
+            ExitStatus.CONFIGURATION_REFUSED,
             f"{file} is of checkpoint format {form}, written by version {stored.get('version', 'unknown')}; this is "
             f"version {version()}, which reads formats up to {FORMAT}: use the later version, or set "
             "checkpoints.subPath or checkpoint.path to another directory",
@@ -150,7 +150,7 @@ def _without_pointer(root: Path) -> Run | None:
         return Run(root)
     # A process that ended before it made its run the current one leaves a directory without checkpoints.
     if next(root.glob(f"{_RUNS}/*/{_TOP[0]}"), None):
-        raise Refused(Verdict.NO_GOOD_CHECKPOINT, f"{root / _POINTER} is missing: {_how_to_choose(root)}")
+        raise TrainingError(ExitStatus.NO_GOOD_CHECKPOINT, f"{root / _POINTER} is missing: {_how_to_choose(root)}")
     return None
 
 
@@ -166,8 +166,8 @@ def _run(root: Path, name: str) -> Run:
     folder = root / _RUNS / name
     for each in (folder.parent, folder):
         if each.is_symlink():
-            raise Refused(
-                Verdict.CONFIGURATION_REFUSED,
+            raise TrainingError(
+                ExitStatus.CONFIGURATION_REFUSED,
                 f"{each} is a symbolic link, and checkpoints are only written to real directories: replace it",
             )
     return Run(folder, name)

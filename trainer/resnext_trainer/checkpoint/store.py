@@ -22,8 +22,8 @@ from pydantic import Field, TypeAdapter
 
 from resnext_trainer.checkpoint.provenance import Provenance, version
 from resnext_trainer.checkpoint.runs import FORMAT, check_format
-from resnext_trainer.contract import SavedCheckpoint, Verdict
-from resnext_trainer.errors import Refused
+from resnext_trainer.contract import ExitStatus, SavedCheckpoint
+from resnext_trainer.errors import TrainingError
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +38,12 @@ Arrays = Mapping[str, np.ndarray]
 Guard = Callable[[], None]
 """Raises where this process may not write any more; called before each rename."""
 
-NOT_WHOLE = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
+CORRUPT_CHECKPOINT_ERRORS = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
 """What `read` raises for a checkpoint that is missing or damaged."""
 
 
 @dataclass(frozen=True)
-class Position:
+class TrainingPosition:
     """How far a training is, in what does not depend on the number of ranks."""
 
     step: Count = 0
@@ -58,14 +58,14 @@ class Position:
     rollbacks: Count = 0
     """How often a loss that was not finite took the training back."""
     redealt: tuple[tuple[Count, Count], ...] = ()
-    """The rollbacks within the current epoch; see `data.Redealt`."""
+    """The rollbacks within the current epoch; see `data.input_pipeline.ReshuffleHistory`."""
 
 
 @dataclass(frozen=True)
 class _State:
     """What state.json holds."""
 
-    position: Position
+    position: TrainingPosition
     time: datetime
     sha256: str
     """Of the arrays' file."""
@@ -85,7 +85,7 @@ def _anybody() -> None:
 
 def save(
     folder: Path,
-    position: Position,
+    position: TrainingPosition,
     arrays: Arrays,
     attempt: int,
     keep: int,
@@ -95,51 +95,55 @@ def save(
     """Writes a checkpoint and removes those that are too old; OSError leaves the others as they are."""
     to = folder / f"step-{position.step:08d}-attempt-{attempt:04d}"
     saved = _write(to, position, arrays, provenance, guard)
-    for _, old in _found(folder)[keep:]:
+    for _, old in _list_checkpoints(folder)[keep:]:
         shutil.rmtree(old, ignore_errors=True)
     return saved
 
 
 def save_best(
-    folder: Path, position: Position, arrays: Arrays, provenance: Provenance | None = None, guard: Guard = _anybody
+    folder: Path,
+    position: TrainingPosition,
+    arrays: Arrays,
+    provenance: Provenance | None = None,
+    guard: Guard = _anybody,
 ) -> SavedCheckpoint:
     """Replaces the best checkpoint."""
     return _write(folder / _BEST, position, arrays, provenance, guard)
 
 
-def best(folder: Path) -> Position | None:
+def best(folder: Path) -> TrainingPosition | None:
     """Where the best checkpoint comes from; None where there is none that is whole."""
     kept = folder / _BEST
-    old = _old(kept)
+    old = _backup_path(kept)
     if old.exists() and not kept.exists():
         old.rename(kept)  # the process ended between two renames of _write
     try:
         return read(kept)[0]
     except FileNotFoundError:
         return None
-    except NOT_WHOLE as error:
+    except CORRUPT_CHECKPOINT_ERRORS as error:
         log.warning("%s is not whole (%s); the next evaluation writes another", kept, error)
         return None
 
 
-def newest(folder: Path) -> tuple[Position, Arrays, SavedCheckpoint] | None:
+def newest(folder: Path) -> tuple[TrainingPosition, Arrays, SavedCheckpoint] | None:
     """The newest checkpoint that is whole; None where there is none at all."""
-    found = _found(folder)
+    found = _list_checkpoints(folder)
     for _, candidate in found:
         try:
             return read(candidate)
-        except NOT_WHOLE as error:
+        except CORRUPT_CHECKPOINT_ERRORS as error:
             log.warning("%s is not whole (%s); taking the one before", candidate, error)
     if found:
-        raise Refused(
-            Verdict.NO_GOOD_CHECKPOINT,
+        raise TrainingError(
+            ExitStatus.NO_GOOD_CHECKPOINT,
             f"{folder} holds {len(found)} checkpoints and none is whole; the newest is {found[0][1].name}: "
             "restore one, or empty the folder to begin anew",
         )
     return None
 
 
-def read(checkpoint: Path) -> tuple[Position, Arrays, SavedCheckpoint]:
+def read(checkpoint: Path) -> tuple[TrainingPosition, Arrays, SavedCheckpoint]:
     """A checkpoint's content; one of NOT_WHOLE where it is not what was written."""
     state = _state(checkpoint)
     with (checkpoint / _ARRAYS).open("rb") as stream:
@@ -157,12 +161,12 @@ def provenance(checkpoint: Path) -> Provenance | None:
     return _state(checkpoint).provenance
 
 
-def newest_provenance(folder: Path) -> tuple[Position, SavedCheckpoint, Provenance | None] | None:
+def newest_provenance(folder: Path) -> tuple[TrainingPosition, SavedCheckpoint, Provenance | None] | None:
     """The newest checkpoint, without its arrays, which may turn out to be damaged; None where there is none."""
-    for _, candidate in _found(folder):
+    for _, candidate in _list_checkpoints(folder):
         try:
             state = _state(candidate)
-        except NOT_WHOLE:
+        except CORRUPT_CHECKPOINT_ERRORS:
             continue
         return state.position, _saved(candidate, state), state.provenance
     return None
@@ -181,9 +185,9 @@ def _saved(checkpoint: Path, state: _State) -> SavedCheckpoint:
 
 
 def _write(
-    to: Path, position: Position, arrays: Arrays, provenance: Provenance | None, guard: Guard
+    to: Path, position: TrainingPosition, arrays: Arrays, provenance: Provenance | None, guard: Guard
 ) -> SavedCheckpoint:
-    aside, old = to.with_name(f".{to.name}.writing"), _old(to)
+    aside, old = to.with_name(f".{to.name}.writing"), _backup_path(to)
     for left_over in to.parent.glob(".*.writing"):
         shutil.rmtree(left_over, ignore_errors=True)
     now = datetime.now(UTC).replace(microsecond=0)
@@ -203,20 +207,20 @@ def _write(
             to.rename(old)
         aside.rename(to)
         _sync(to.parent)
-    except (OSError, Refused):
+    except (OSError, TrainingError):
         shutil.rmtree(aside, ignore_errors=True)
         raise
     shutil.rmtree(old, ignore_errors=True)
     return _saved(to, state)
 
 
-def _found(folder: Path) -> list[tuple[tuple[int, int], Path]]:
+def _list_checkpoints(folder: Path) -> list[tuple[tuple[int, int], Path]]:
     """The checkpoints by (step, attempt), newest first."""
     matches = ((_NAME.fullmatch(path.name), path) for path in (folder.iterdir() if folder.is_dir() else ()))
     return sorted(((int(match[1]), int(match[2])), path) for match, path in matches if match)[::-1]
 
 
-def _old(checkpoint: Path) -> Path:
+def _backup_path(checkpoint: Path) -> Path:
     """Where a checkpoint waits while another of its name takes its place."""
     return checkpoint.with_name(f".{checkpoint.name}.old")
 

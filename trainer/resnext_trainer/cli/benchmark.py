@@ -16,12 +16,12 @@ import numpy as np
 import tensorflow as tf
 
 from resnext_trainer.config.models import Training
-from resnext_trainer.contract import Verdict
-from resnext_trainer.data.input_pipeline import Batch, Share, Source, open_source
-from resnext_trainer.errors import Refused
-from resnext_trainer.model.train_state import Step
+from resnext_trainer.contract import ExitStatus
+from resnext_trainer.data.input_pipeline import Batch, InputPipeline, Shard, open_input_pipeline
+from resnext_trainer.errors import TrainingError
+from resnext_trainer.model.train_state import TrainState
 from resnext_trainer.runtime import distributed
-from resnext_trainer.runtime.distributed import Ranks
+from resnext_trainer.runtime.distributed import Communicator
 
 What = Literal["training", "inference", "input"]
 
@@ -44,25 +44,27 @@ class Timing:
 def run(
     config: Training, what: What, *, steps: int, warm_up: int, advance: Callable[[int], None]
 ) -> dict[str, Any] | None:
-    """The result on rank 0, None on the others; raises Refused where the data or the device is not as it should be."""
-    ranks = distributed.join()
-    device = distributed.agree(ranks, lambda: distributed.pin_device(ranks, config.device))
+    """The result on rank 0, None on the others; raises TrainingError where the data or the device is not as it should
+    be.
+    """
+    ranks = distributed.initialize()
+    device = distributed.run_collectively(ranks, lambda: distributed.pin_device(ranks, config.device))
     config = config.model_copy(update={"device": device})
-    source = distributed.agree(ranks, lambda: open_source(config, Share(ranks.rank, ranks.size)))
+    source = distributed.run_collectively(ranks, lambda: open_input_pipeline(config, Shard(ranks.rank, ranks.size)))
     if source.training_images < config.batch_size * ranks.size:
-        raise Refused(
-            Verdict.CONFIGURATION_REFUSED,
+        raise TrainingError(
+            ExitStatus.CONFIGURATION_REFUSED,
             f"one step takes {config.batch_size * ranks.size} images and there are {source.training_images}: "
             "lower batchSize",
-            agreed=True,
+            collective=True,
         )
     work = _work(config, ranks, device, what)
-    timing = _timed(_endless(source), work, steps, warm_up, advance)
+    timing = _time_steps(_repeat(source), work, steps, warm_up, advance)
     timings = ranks.gather(timing)
     return result(config, what, source, timings, device) if ranks.rank == 0 else None
 
 
-def result(config: Training, what: What, source: Source, timings: list[Timing], device: str) -> dict[str, Any]:
+def result(config: Training, what: What, source: InputPipeline, timings: list[Timing], device: str) -> dict[str, Any]:
     """The facts of a benchmark, with versions and hardware, ready for JSON."""
     latency = np.concatenate([timing.steps for timing in timings])
     # All ranks' images over the slowest rank's time: in training, they end each step together.
@@ -113,11 +115,11 @@ def show(facts: dict[str, Any], *, as_json: bool) -> None:
     Console().print(table)
 
 
-def _work(config: Training, ranks: Ranks, device: str, what: What) -> Callable[[Batch], None]:
+def _work(config: Training, ranks: Communicator, device: str, what: What) -> Callable[[Batch], None]:
     """What is done with each batch; it returns when the device has done it."""
     if what == "input":
         return lambda _batch: None
-    step = Step(config, ranks, device)
+    step = TrainState(config, ranks, device)
     if what == "inference":
         return lambda batch: step.logits(batch[0]).numpy()
     mix = tf.ones(config.batch_size if config.mixup else 1)
@@ -137,7 +139,7 @@ def _peak_memory(device: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def _timed(
+def _time_steps(
     batches: Iterator[Batch], work: Callable[[Batch], None], steps: int, warm_up: int, advance: Callable[[int], None]
 ) -> Timing:
     marks, waits = [time.perf_counter()], []
@@ -150,7 +152,7 @@ def _timed(
     return Timing(np.diff(marks)[warm_up:], np.array(waits[warm_up:]), marks[warm_up] - marks[0])
 
 
-def _endless(source: Source) -> Iterator[Batch]:
+def _repeat(source: InputPipeline) -> Iterator[Batch]:
     epoch = 0
     while True:
         yield from source.train(epoch, 0)

@@ -11,8 +11,8 @@ from typing import Any
 import tensorflow as tf
 
 from resnext_trainer.config.models import Training
-from resnext_trainer.contract import Verdict
-from resnext_trainer.errors import Refused
+from resnext_trainer.contract import ExitStatus
+from resnext_trainer.errors import TrainingError
 from resnext_trainer.model.resnext import ResNeXt, build
 from resnext_trainer.training.schedule import learning_rate
 
@@ -53,10 +53,10 @@ class Images:
     """Where the numbers come from."""
 
 
-def meaning(config: Training, world: int, images: Images, at: Sequence[int] = ()) -> dict[str, Any]:
+def summarize_config(config: Training, world: int, images: Images, at: Sequence[int] = ()) -> dict[str, Any]:
     """The facts, by the names under which they are printed; `at` are steps whose learning rate is wanted."""
     model = build(config.model, native_groups=True)
-    decayed = model.decayed
+    decayed = model.decayed_weights
     global_batch = config.global_batch(world)
     steps = images.training // global_batch
 
@@ -125,7 +125,7 @@ def _weights(model: ResNeXt, stage: str) -> int:
 
 
 def count_images(config: Training, given: int | None) -> Images:
-    """Those of --images, of the dataset, or ImageNet's if there is no dataset. Raises Refused."""
+    """Those of --images, of the dataset, or ImageNet's if there is no dataset. Raises TrainingError."""
     if given is not None:
         return Images(given, None, "--images")
     if config.data.format == "synthetic":
@@ -133,17 +133,17 @@ def count_images(config: Training, given: int | None) -> Images:
     path = config.data.path
     if not Path(path).exists():
         if config.model.classes != _IMAGENET_CLASSES:
-            raise Refused(
-                Verdict.DATA_REFUSED,
+            raise TrainingError(
+                ExitStatus.DATA_REFUSED,
                 f"data.path: {path} does not exist, and ImageNet's counts apply to {_IMAGENET_CLASSES} classes only, "
                 f"not to {config.model.classes}: pass --images with the number of training images",
             )
         return Images(*_IMAGENET_IMAGES, f"ImageNet, because data.path {path} does not exist")
-    from resnext_trainer.data.input_pipeline import examples
+    from resnext_trainer.data.input_pipeline import open_dataset
 
-    training, validation = len(examples(config, "train")), None
-    with contextlib.suppress(Refused):  # a dataset that has no validation images yet
-        validation = len(examples(config, "validation"))
+    training, validation = len(open_dataset(config, "train")), None
+    with contextlib.suppress(TrainingError):  # a dataset that has no validation images yet
+        validation = len(open_dataset(config, "validation"))
     return Images(training, validation, path)
 
 

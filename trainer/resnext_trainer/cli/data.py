@@ -9,7 +9,7 @@ from resnext_trainer.cli.options import Commands, at_a_terminal, command, positi
 from resnext_trainer.text import printable
 
 if TYPE_CHECKING:
-    from resnext_trainer.data.input_pipeline import Examples
+    from resnext_trainer.data.input_pipeline import ImageDataset
     from resnext_trainer.data.problem_summary import Summary
 
 
@@ -95,7 +95,7 @@ def _prepare(options: argparse.Namespace) -> int:
     output = options.output.resolve()
     for source in filter(None, (options.input, options.validation)):
         if output.is_relative_to(source.resolve()):
-            raise tfrecord.refused(
+            raise tfrecord.data_error(
                 f"--output {printable(options.output)} lies in {printable(source)}, which is only read: choose another"
             )
     plan = prepare.plan(options.input, options.validation, options.held_out, options.shard_images)
@@ -136,16 +136,16 @@ def _named(file: Path) -> int:
     try:
         count = len(labels.read(file))
     except ValueError as error:
-        raise tfrecord.refused(f"{printable(file)} {error}: correct it, or give --classes") from None
+        raise tfrecord.data_error(f"{printable(file)} {error}: correct it, or give --classes") from None
     if not count:
-        raise tfrecord.refused(f"{printable(file)} names no class: correct it, or give --classes")
+        raise tfrecord.data_error(f"{printable(file)} names no class: correct it, or give --classes")
     return count
 
 
 @at_a_terminal
 def _validate(options: argparse.Namespace) -> int:
     from resnext_trainer.cli.progress_bar import progress
-    from resnext_trainer.contract import Verdict
+    from resnext_trainer.contract import ExitStatus
     from resnext_trainer.data import shards
     from resnext_trainer.data.labels import LABELS
     from resnext_trainer.data.problem_summary import Summary
@@ -170,11 +170,11 @@ def _validate(options: argparse.Namespace) -> int:
     _print_problems("not used", unused)
     if len(problems):
         print(f"{len(problems):,} bad records", file=sys.stderr)
-        return Verdict.DATA_REFUSED.value
+        return ExitStatus.DATA_REFUSED.value
     return 0
 
 
-def _examples(options: argparse.Namespace, split: str) -> "Examples":
+def _examples(options: argparse.Namespace, split: str) -> "ImageDataset":
     from resnext_trainer.data import shards
     from resnext_trainer.data.datasets import folder, tfrecord
 
@@ -184,7 +184,7 @@ def _examples(options: argparse.Namespace, split: str) -> "Examples":
         form = "folder" if not holds_shards and folder.is_data_set(options.path) else "tfrecord"
     if form == "folder":
         return folder.find_any(options.path, split, options.first_label)
-    return tfrecord.find(
+    return tfrecord.open_split(
         options.path,
         split,
         options.index_path,
@@ -193,14 +193,14 @@ def _examples(options: argparse.Namespace, split: str) -> "Examples":
     )
 
 
-def _add_unread(splits: "dict[str, Examples]", problems: "Summary") -> "Summary":
+def _add_unread(splits: "dict[str, ImageDataset]", problems: "Summary") -> "Summary":
     """Adds a folder's files that cannot be used to the problems; returns those that are no part of the data set."""
-    from resnext_trainer.data.datasets.folder import Pictures
+    from resnext_trainer.data.datasets.folder import ImageFolder
     from resnext_trainer.data.problem_summary import Summary
 
     unused = Summary()
     for pictures in splits.values():
-        if isinstance(pictures, Pictures):
+        if isinstance(pictures, ImageFolder):
             problems.merge(pictures.unusable)
             unused.merge(pictures.unused)
     return unused

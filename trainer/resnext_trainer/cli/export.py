@@ -14,9 +14,9 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
-from resnext_trainer.contract import Verdict
+from resnext_trainer.contract import ExitStatus
 from resnext_trainer.data import labels
-from resnext_trainer.errors import Refused
+from resnext_trainer.errors import TrainingError
 from resnext_trainer.model.resnext import ResNeXt
 
 Format = Literal["saved-model", "onnx"]
@@ -48,10 +48,10 @@ class Exported:
 
 
 def write(model: ResNeXt, image_size: int, output: Path, form: Format) -> Exported:
-    """Writes one format; what has its name already is replaced. Raises Refused where the logits differ."""
+    """Writes one format; what has its name already is replaced. Raises TrainingError where the logits differ."""
     if form == "onnx" and (missing := [name for name in ("tf2onnx", "onnxruntime") if not _is_here(name)]):
-        raise Refused(
-            Verdict.CONFIGURATION_REFUSED,
+        raise TrainingError(
+            ExitStatus.CONFIGURATION_REFUSED,
             f"ONNX needs {' and '.join(missing)}: install resnext-operator[onnx], or take --format saved-model alone",
         )
     output.mkdir(parents=True, exist_ok=True)
@@ -64,8 +64,8 @@ def write(model: ResNeXt, image_size: int, output: Path, form: Format) -> Export
         difference, greatest = _compared(model, load(aside), image_size)
         # Not "greater than": a logit that is not a number differs as well.
         if not difference <= _TOLERANCE * max(1.0, greatest):
-            raise Refused(
-                Verdict.CRASHED, f"{path} is not written: its logits differ by {difference:.3g} of {greatest:.3g}"
+            raise TrainingError(
+                ExitStatus.CRASHED, f"{path} is not written: its logits differ by {difference:.3g} of {greatest:.3g}"
             )
         _remove(path)
         aside.rename(path)

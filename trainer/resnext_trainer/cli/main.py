@@ -12,7 +12,7 @@ from resnext_trainer.cli import data, model, shell
 from resnext_trainer.cli.options import Help, command, config_options, read_config
 
 if TYPE_CHECKING:
-    from resnext_trainer.contract import Report
+    from resnext_trainer.contract import TerminationReport
     from resnext_trainer.runtime.signals import Requests
 
 _RUN_DIR = Path("/run/resnext")
@@ -105,44 +105,44 @@ def _train(options: argparse.Namespace) -> int:
     from resnext_trainer.runtime import signals
 
     requests = signals.listen()
-    from resnext_trainer.contract import Report, Verdict, print_report
-    from resnext_trainer.errors import Refused, system_errors
+    from resnext_trainer.contract import ExitStatus, TerminationReport, print_report
+    from resnext_trainer.errors import TrainingError, system_errors
     from resnext_trainer.runtime import limits
-    from resnext_trainer.runtime.mpirun_output import LEFT_ALONE
+    from resnext_trainer.runtime.mpirun_output import PEERS_LOST
 
     limits.raise_open_files()
     in_order = True
     try:
         with system_errors():
             report = _trained(options, requests)
-    except Refused as refused:
-        in_order = refused.agreed
+    except TrainingError as refused:
+        in_order = refused.collective
         blamed = _mpi_rank() if _under_mpi() and not in_order else refused.rank
-        report = Report(verdict=refused.verdict.name.lower(), message=refused.message, rank=blamed)
+        report = TerminationReport(verdict=refused.verdict.name.lower(), message=refused.message, rank=blamed)
     except shell.OutputLost:
-        _leave(Verdict.CRASHED.value)
+        _leave(ExitStatus.CRASHED.value)
         raise
     except ModuleNotFoundError as error:
         if not (sentence := shell.missing_package(error)):
             raise
         in_order = False
-        report = Report(verdict=Verdict.CRASHED.name.lower(), message=sentence, rank=_mpi_rank())
+        report = TerminationReport(verdict=ExitStatus.CRASHED.name.lower(), message=sentence, rank=_mpi_rank())
         print(f"resnext-train: {sentence}", file=sys.stderr)
     except BaseException as error:
         traceback.print_exc()
         # Horovod's own error, or TensorFlow's about one of Horovod's operations: the others are gone.
-        _leave(LEFT_ALONE if "Horovod" in repr(error) else Verdict.CRASHED.value)
+        _leave(PEERS_LOST if "Horovod" in repr(error) else ExitStatus.CRASHED.value)
         raise
     if _mpi_rank() == 0 or not in_order:
         print_report(report)
-    code: int = Verdict[report.verdict.upper()].value
+    code: int = ExitStatus[report.verdict.upper()].value
     if not in_order:
         _leave(code)
     # mpirun takes any other code of a rank for a failure, and would kill those that still end in order.
     return 0 if in_order and _under_mpi() else code
 
 
-def _trained(options: argparse.Namespace, requests: "Requests") -> "Report":
+def _trained(options: argparse.Namespace, requests: "Requests") -> "TerminationReport":
     config = read_config(options)
     from resnext_trainer.runtime.telemetry import Telemetry
     from resnext_trainer.runtime.watchdog import Watchdog
@@ -226,5 +226,5 @@ def _rank(options: argparse.Namespace) -> int:
 
     arguments = ["--config", options.config, "--attempt", options.attempt, "--workers", options.workers]
     arguments += ["--world", options.world, "--metrics-port", options.metrics_port]
-    rank_exec.become_trainer(options.run_dir, [str(argument) for argument in arguments])
+    rank_exec.exec_trainer(options.run_dir, [str(argument) for argument in arguments])
     return 0

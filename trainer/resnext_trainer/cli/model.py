@@ -137,7 +137,9 @@ def _inspect(options: argparse.Namespace) -> int:
     from resnext_trainer.cli import config_summary
 
     images = config_summary.count_images(config, options.images)
-    config_summary.show(config_summary.meaning(config, options.world, images, options.at), as_json=options.json)
+    config_summary.show(
+        config_summary.summarize_config(config, options.world, images, options.at), as_json=options.json
+    )
     return 0
 
 
@@ -145,18 +147,20 @@ def _inspect(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     written = read_config(options)
     from resnext_trainer.checkpoint import inference
-    from resnext_trainer.contract import Verdict
-    from resnext_trainer.data.input_pipeline import Share, open_source
-    from resnext_trainer.errors import Refused
+    from resnext_trainer.contract import ExitStatus
+    from resnext_trainer.data.input_pipeline import Shard, open_input_pipeline
+    from resnext_trainer.errors import TrainingError
     from resnext_trainer.runtime import distributed
     from resnext_trainer.training.evaluate import evaluate
 
-    ranks = distributed.join()
+    ranks = distributed.initialize()
     found = inference.read(written, options.checkpoint)
-    config, step = found.config, found.network(ranks)
-    source = open_source(config, Share(ranks.rank, ranks.size))
+    config, step = found.config, found.load_model(ranks)
+    source = open_input_pipeline(config, Shard(ranks.rank, ranks.size))
     if not source.validation_images:
-        raise Refused(Verdict.CONFIGURATION_REFUSED, "synthetic data has no validation images: set data.format")
+        raise TrainingError(
+            ExitStatus.CONFIGURATION_REFUSED, "synthetic data has no validation images: set data.format"
+        )
     (accuracy,) = evaluate([step.logits], source, ranks)
     if ranks.rank == 0:
         counts = {"images": accuracy.images, "right1": accuracy.right1, "right5": accuracy.right5}
@@ -176,17 +180,17 @@ def _predict(options: argparse.Namespace) -> int:
     written = read_config(options)
     from resnext_trainer.checkpoint import inference
     from resnext_trainer.cli import predict
-    from resnext_trainer.contract import Verdict
-    from resnext_trainer.runtime.distributed import Alone
+    from resnext_trainer.contract import ExitStatus
+    from resnext_trainer.runtime.distributed import SingleProcess
 
     files = predict.find(options.images)
-    found = inference.read(written, options.checkpoint).exact()
+    found = inference.read(written, options.checkpoint).fp32()
     names = found.class_names(options.labels)
-    step = found.network(Alone())
+    step = found.load_model(SingleProcess())
     code = 0
     for file, guessed in predict.guesses(step.logits, found.config, files, options.top, sys.stdin.buffer):
         if isinstance(guessed, str):
-            code = Verdict.DATA_REFUSED.value
+            code = ExitStatus.DATA_REFUSED.value
             print(json.dumps({"file": file, "error": guessed}), flush=True)
         else:
             classes = [
@@ -206,11 +210,11 @@ def _export(options: argparse.Namespace) -> int:
     written = read_config(options)
     from resnext_trainer.checkpoint import inference
     from resnext_trainer.cli import export
-    from resnext_trainer.runtime.distributed import Alone
+    from resnext_trainer.runtime.distributed import SingleProcess
 
-    found = inference.read(written, options.checkpoint).exact()
+    found = inference.read(written, options.checkpoint).fp32()
     names = found.class_names(options.labels)
-    config, position, step = found.config, found.position, found.network(Alone())
+    config, position, step = found.config, found.position, found.load_model(SingleProcess())
     for form in dict.fromkeys(options.format or _FORMATS):
         done = export.write(step.model, config.model.image_size, options.output, form)
         print(f"{done.path}: logits up to {done.greatest:.3g}, largest difference {done.difference:.3g}")

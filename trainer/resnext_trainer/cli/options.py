@@ -67,14 +67,14 @@ def read_config(options: argparse.Namespace) -> "Training":
     from resnext_trainer.checkpoint import directory
     from resnext_trainer.config import loading
     from resnext_trainer.config.validation import InvalidConfig
-    from resnext_trainer.contract import Verdict
-    from resnext_trainer.errors import Refused
+    from resnext_trainer.contract import ExitStatus
+    from resnext_trainer.errors import TrainingError
 
     try:
         config = loading.read(getattr(options, "config", None), options.assignments)
         return directory.located(config, os.environ)
     except InvalidConfig as error:
-        raise Refused(Verdict.CONFIGURATION_REFUSED, str(error)) from None
+        raise TrainingError(ExitStatus.CONFIGURATION_REFUSED, str(error)) from None
 
 
 def at_a_terminal(run: Run) -> Run:
@@ -83,20 +83,20 @@ def at_a_terminal(run: Run) -> Run:
     def wrapped(options: argparse.Namespace) -> int:
         # TensorFlow tells at length on standard error what it was built with.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        from resnext_trainer.contract import Verdict
-        from resnext_trainer.errors import Refused, system_errors
+        from resnext_trainer.contract import ExitStatus
+        from resnext_trainer.errors import TrainingError, system_errors
         from resnext_trainer.runtime import limits
 
         limits.raise_open_files()
         try:
             with system_errors():
                 return run(options)
-        except Refused as refused:
+        except TrainingError as refused:
             print(refused.message, file=sys.stderr)
             return refused.verdict.value
         except OSError as error:
             print(encodable(str(error)), file=sys.stderr)
-            return Verdict.CRASHED.value
+            return ExitStatus.CRASHED.value
 
     return wrapped
 

@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from resnext_trainer.config.models import Training
 from resnext_trainer.data import files
-from resnext_trainer.data.crops import centre_cut, jpeg_size, regular
-from resnext_trainer.data.datasets.tfrecord import refused
+from resnext_trainer.data.crops import center_crop, jpeg_size, regular
+from resnext_trainer.data.datasets.tfrecord import data_error
 from resnext_trainer.data.image_codec import as_jpeg
 from resnext_trainer.data.pipelines import tfdata
 from resnext_trainer.errors import system_errors
@@ -45,9 +45,9 @@ def find(names: Sequence[str]) -> list[str]:
                 str(file) for file in inside if not any(part.startswith(".") for part in file.relative_to(path).parts)
             )
         else:
-            raise refused(f"{name} is neither a file nor a folder")
+            raise data_error(f"{name} is neither a file nor a folder")
     if not found:
-        raise refused(f"{', '.join(names)} holds no file")
+        raise data_error(f"{', '.join(names)} holds no file")
     return found
 
 
@@ -60,7 +60,7 @@ def guesses(
         try:
             with system_errors(name):
                 jpeg = regular(as_jpeg(stdin.read() if name == STDIN else files.read(name)))
-            cut = centre_cut(*jpeg_size(jpeg), config.evaluation.crop_fraction)
+            cut = center_crop(*jpeg_size(jpeg), config.evaluation.crop_fraction)
             return tfdata.decoded(jpeg, (cut.top, cut.left, cut.height, cut.width), config.model.image_size)
         except (OSError, ValueError) as error:
             return str(error)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from resnext_trainer.data.problem_summary import NAMED
-from resnext_trainer.data.shards import refused
-from resnext_trainer.errors import Refused
+from resnext_trainer.data.shards import data_error
+from resnext_trainer.errors import TrainingError
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +35,8 @@ class BadRecords:
     def __bool__(self) -> bool:
         return True  # also without a bad record
 
-    def add(self, split: str, number: int, reason: Refused) -> None:
-        """Skips a record from now on; raises Refused where that is one too many.
+    def add(self, split: str, number: int, reason: TrainingError) -> None:
+        """Skips a record from now on; raises TrainingError where that is one too many.
 
         The first records of each split are named in the log, later ones counted whenever their number has doubled.
         """
@@ -55,15 +55,19 @@ class BadRecords:
             log.warning("skipped %d %s records so far, at last: %s", count, split, reason.message)
 
     def check_together(self, marks: Sequence[Marks]) -> None:
-        """Raises Refused, on every rank alike, if all ranks together have found more than the share of a split."""
+        """Raises TrainingError, on every rank alike, if all ranks together have found more than the share of a
+        split.
+        """
         for split in self._records:
             together = np.bitwise_or.reduce([each[split] for each in marks])
-            self._check(split, int(np.bitwise_count(together).sum()), "the log names the first of them", agreed=True)
+            self._check(
+                split, int(np.bitwise_count(together).sum()), "the log names the first of them", collective=True
+            )
 
-    def _check(self, split: str, count: int, last: str, *, agreed: bool = False) -> None:
+    def _check(self, split: str, count: int, last: str, *, collective: bool = False) -> None:
         if count > self._share * self._records[split]:
-            raise refused(
+            raise data_error(
                 f"{count:,} of {self._records[split]:,} {split} records are bad, and data.badRecords allows a share "
                 f"of {self._share:g}: {last}",
-                agreed=agreed,
+                collective=collective,
             )

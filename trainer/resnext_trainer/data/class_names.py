@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resnext_trainer.config.models import Training
-from resnext_trainer.contract import Verdict
+from resnext_trainer.contract import ExitStatus
 from resnext_trainer.data import labels
 from resnext_trainer.data.datasets import folder as folders
-from resnext_trainer.errors import Refused
+from resnext_trainer.errors import TrainingError
 
 log = logging.getLogger(__name__)
 
@@ -28,20 +28,20 @@ def names(config: Training) -> Names:
             if len(found) != count:
                 log.warning("%s names %d classes, and model.classes is %d: no names are kept", file, len(found), count)
                 found = []
-    except (OSError, ValueError, Refused) as error:
+    except (OSError, ValueError, TrainingError) as error:
         log.warning("the names of the classes cannot be read: %s", error)
     return [*found[:count], *[None] * (count - len(found))]
 
 
 def from_file(file: Path, count: int) -> Names:
-    """One name a line; Refused where there are not as many as classes."""
+    """One name a line; TrainingError where there are not as many as classes."""
     try:
         found = labels.read(file)
     except (OSError, ValueError) as error:
-        raise Refused(Verdict.CONFIGURATION_REFUSED, f"{file} cannot be read: {error}") from None
+        raise TrainingError(ExitStatus.CONFIGURATION_REFUSED, f"{file} cannot be read: {error}") from None
     if len(found) != count:
-        raise Refused(
-            Verdict.CONFIGURATION_REFUSED,
+        raise TrainingError(
+            ExitStatus.CONFIGURATION_REFUSED,
             f"{file} names {len(found)} classes, and spec.training.model.classes is {count}: "
             "give the file of this data set with --labels",
         )

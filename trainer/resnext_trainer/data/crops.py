@@ -11,7 +11,7 @@ _ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
-class Cut:
+class CropWindow:
     """A window of a picture, in pixels, and whether it is mirrored."""
 
     top: int
@@ -21,7 +21,7 @@ class Cut:
     flip: bool = False
 
 
-def random_cut(height: int, width: int, settings: Augmentation, random: np.random.Generator) -> Cut:
+def random_resized_crop(height: int, width: int, settings: Augmentation, random: np.random.Generator) -> CropWindow:
     """A random resized crop as torchvision draws it: area uniform, ratio log-uniform, ten attempts, then the centre."""
     flip = bool(settings.flip and random.random() < 0.5)
     least, greatest = settings.crop_ratio
@@ -32,16 +32,16 @@ def random_cut(height: int, width: int, settings: Augmentation, random: np.rando
         if 0 < cut_width <= width and 0 < cut_height <= height:
             top = int(random.integers(0, height - cut_height + 1))
             left = int(random.integers(0, width - cut_width + 1))
-            return Cut(top, left, cut_height, cut_width, flip)
+            return CropWindow(top, left, cut_height, cut_width, flip)
     ratio = min(max(width / height, least), greatest)
     cut_width, cut_height = min(width, round(height * ratio)), min(height, round(width / ratio))
-    return Cut((height - cut_height) // 2, (width - cut_width) // 2, cut_height, cut_width, flip)
+    return CropWindow((height - cut_height) // 2, (width - cut_width) // 2, cut_height, cut_width, flip)
 
 
-def centre_cut(height: int, width: int, fraction: float) -> Cut:
+def center_crop(height: int, width: int, fraction: float) -> CropWindow:
     """The centre square; resizing the shorter side to 256 and cutting 224 is the fraction 0.875."""
     side = max(1, round(min(height, width) * fraction))
-    return Cut((height - side) // 2, (width - side) // 2, side, side)
+    return CropWindow((height - side) // 2, (width - side) // 2, side, side)
 
 
 _MOST_PIXELS = 178_956_970

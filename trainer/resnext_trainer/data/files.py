@@ -33,7 +33,7 @@ class BadFile(ValueError):
 
 
 def failure(error: OSError, file: str | os.PathLike[str]) -> BadFile:
-    """The file's fault in words; raises Refused if it is the operating system's."""
+    """The file's fault in words; raises TrainingError if it is the operating system's."""
     if refused := system_error(error, file):
         raise refused from None
     return BadFile(f"cannot be read: {error.strerror or error}")
@@ -109,7 +109,7 @@ class OpenFiles:
                 os.close(handle.descriptor)
 
     def read(self, file: Path, length: int, offset: int) -> bytes:
-        """Part of a file; raises BadFile, or Refused for an error of the operating system."""
+        """Part of a file; raises BadFile, or TrainingError for an error of the operating system."""
         with self._using(file) as descriptor:
             try:
                 return os.pread(descriptor, length, offset)

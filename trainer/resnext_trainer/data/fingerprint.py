@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
-    from resnext_trainer.data.input_pipeline import Examples
+    from resnext_trainer.data.input_pipeline import ImageDataset
 
 
 class Split(BaseModel):
@@ -66,7 +66,7 @@ class Part:
     bytes: int = 0
 
 
-def of(form: str, examples: Mapping[str, "Examples"], synthetic_images: int) -> Fingerprint:
+def of(form: str, examples: Mapping[str, "ImageDataset"], synthetic_images: int) -> Fingerprint:
     """The fingerprint of the pictures of each split; of synthetic data, which has none, the number of images."""
     parts = {split: records.parts() for split, records in examples.items()}
     if form == "synthetic":

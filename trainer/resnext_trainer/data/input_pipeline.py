@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 Batch = tuple[Any, Any]
 """Images [batch, size, size, 3] in uint8 and labels [batch] in int32; -1 marks padding, which counts for nothing."""
 
-Redealt = tuple[tuple[int, int], ...]
+ReshuffleHistory = tuple[tuple[int, int], ...]
 """(images seen, number of the rollback) at each rollback of an epoch: from there on it has another order."""
 
 
 @dataclass(frozen=True)
-class Share:
+class Shard:
     """Which part of every global batch is this rank's."""
 
     rank: int
     size: int
 
 
-class Source(Protocol):
+class InputPipeline(Protocol):
     """Where a training gets its batches from."""
 
     name: str
@@ -36,14 +36,14 @@ class Source(Protocol):
     validation_images: int
 
     @property
-    def examples(self) -> "Mapping[str, Examples]":
+    def examples(self) -> "Mapping[str, ImageDataset]":
         """The pictures by split; none where there are no files."""
 
     @property
     def bad(self) -> "BadRecords | None":
         """The records that this rank had to skip; None where there are no records."""
 
-    def train(self, epoch: int, seen: int = 0, redealt: Redealt = ()) -> Iterator[Batch]:
+    def train(self, epoch: int, seen: int = 0, redealt: ReshuffleHistory = ()) -> Iterator[Batch]:
         """This rank's batches of an epoch after the images that all ranks have seen; always the same.
 
         A step takes `gradientAccumulation` batches.
@@ -53,7 +53,7 @@ class Source(Protocol):
         """This rank's share of the validation images; each counts once, and every rank has as many batches."""
 
 
-class Examples(Protocol):
+class ImageDataset(Protocol):
     """The pictures of one split, each at its number, in groups that are read one after the other."""
 
     def __len__(self) -> int: ...
@@ -61,13 +61,13 @@ class Examples(Protocol):
     def parts(self) -> list[Part]:
         """The shards or class folders, for the dataset's fingerprint; reads no image."""
 
-    def where(self, number: int) -> str:
+    def location(self, number: int) -> str:
         """A picture's place, for a message."""
 
     def read(self, number: int) -> tuple[bytes, int]:
-        """A picture as a JPEG, and its label as stored; raises Refused where there is none."""
+        """A picture as a JPEG, and its label as stored; raises TrainingError where there is none."""
 
-    def stored(self, number: int) -> tuple[bytes, int]:
+    def read_record(self, number: int) -> tuple[bytes, int]:
         """The same; ValueError says what is wrong with the picture, and not which it is."""
 
     @property
@@ -75,14 +75,14 @@ class Examples(Protocol):
         """The numbers of the pictures that lie together: in a shard, or in the folder of a class."""
 
 
-def examples(config: Training, split: str) -> Examples:
-    """The pictures of a split, in the configured format; raises Refused where they are not as they should be."""
+def open_dataset(config: Training, split: str) -> ImageDataset:
+    """The pictures of a split, in the configured format; raises TrainingError where they are not as they should be."""
     from resnext_trainer.data.datasets import folder, tfrecord
 
     data = config.data
     if data.format == "folder":
-        return folder.find(data.path, split, config.model.classes, data.first_label)
-    return tfrecord.find(
+        return folder.open_split(data.path, split, config.model.classes, data.first_label)
+    return tfrecord.open_split(
         data.path,
         split,
         data.index_path,
@@ -91,8 +91,8 @@ def examples(config: Training, split: str) -> Examples:
     )
 
 
-def open_source(config: Training, share: Share) -> Source:
-    """The source that a configuration asks for; raises Refused where it is not as it should be."""
+def open_input_pipeline(config: Training, share: Shard) -> InputPipeline:
+    """The source that a configuration asks for; raises TrainingError where it is not as it should be."""
     # Each is imported only when used: DALI may be absent, and loading it takes a second.
     if config.data.format == "synthetic":
         from resnext_trainer.data.pipelines.synthetic import Synthetic

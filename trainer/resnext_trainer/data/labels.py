@@ -4,9 +4,9 @@ import os
 import unicodedata
 from collections.abc import Sequence
 
-from resnext_trainer.contract import Verdict
+from resnext_trainer.contract import ExitStatus
 from resnext_trainer.data import files
-from resnext_trainer.errors import Refused
+from resnext_trainer.errors import TrainingError
 from resnext_trainer.text import printable
 
 LABELS = "labels.txt"
@@ -18,7 +18,9 @@ _SEPARATORS = {"Cc", "Zl", "Zp"}
 
 
 def class_name(folder: str | os.PathLike[str]) -> str:
-    """The class that a folder is named after; raises Refused for a name that labels.txt could not keep exactly."""
+    """The class that a folder is named after; raises TrainingError for a name that labels.txt could not keep
+    exactly.
+    """
     name = os.path.basename(os.fspath(folder))  # noqa: PTH119 (a name, not a place)
     try:
         # The same in every locale: the file system holds bytes.
@@ -31,8 +33,10 @@ def class_name(folder: str | os.PathLike[str]) -> str:
     return text
 
 
-def _refused(folder: str | os.PathLike[str], why: str) -> Refused:
-    return Refused(Verdict.DATA_REFUSED, f"{printable(folder)}: the name of this class folder {why}: rename it")
+def _refused(folder: str | os.PathLike[str], why: str) -> TrainingError:
+    return TrainingError(
+        ExitStatus.DATA_REFUSED, f"{printable(folder)}: the name of this class folder {why}: rename it"
+    )
 
 
 def text(names: Sequence[str]) -> str:

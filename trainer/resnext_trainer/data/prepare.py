@@ -20,7 +20,7 @@ from resnext_trainer.data.datasets import tfrecord
 from resnext_trainer.data.datasets.folder import Listing, listing
 from resnext_trainer.data.image_codec import as_jpeg
 from resnext_trainer.data.problem_summary import Summary
-from resnext_trainer.errors import Refused, system_errors
+from resnext_trainer.errors import TrainingError, system_errors
 from resnext_trainer.text import printable
 
 LABELS = labels.LABELS
@@ -89,7 +89,7 @@ def plan(source: Path, validation: Path | None, held_out: float, shard_images: i
     training, others = found.classes, [found]
     classes = tuple(training)
     if len(classes) < 2:
-        raise tfrecord.refused(
+        raise tfrecord.data_error(
             f"{printable(source)} holds the class folder {classes[0]} alone: there is nothing to tell apart"
         )
     random = np.random.default_rng(0)
@@ -97,7 +97,7 @@ def plan(source: Path, validation: Path | None, held_out: float, shard_images: i
     if validation is None:
         count = {name: max(1, round(held_out * len(files))) for name, files in shuffled.items()}
         if few := [name for name, files in shuffled.items() if len(files) < 2]:
-            raise tfrecord.refused(
+            raise tfrecord.data_error(
                 f"{printable(source / few[0])} holds one image, and one must be held out: add images, or give "
                 "--validation"
             )
@@ -107,7 +107,7 @@ def plan(source: Path, validation: Path | None, held_out: float, shard_images: i
         others.append(listing(validation))
         held = others[-1].classes
         if unknown := sorted(set(held) - set(classes)):
-            raise tfrecord.refused(
+            raise tfrecord.data_error(
                 f"{printable(validation / unknown[0])} is a class that {printable(source)} does not have"
             )
     number_of = {name: number for number, name in enumerate(classes, 1)}
@@ -131,7 +131,8 @@ def carry_out(
 ) -> Prepared:
     """Writes the shards that are not there yet, on all cores; `advance` is told of every picture that is done.
 
-    Raises Refused naming the files that are no images, once all have been looked at, unless they are to be skipped.
+    Raises TrainingError naming the files that are no images, once all have been looked at, unless they are to be
+    skipped.
     """
     if len(wanted.unusable) and not skip_bad:
         raise _bad_files(wanted.unusable)
@@ -182,7 +183,7 @@ def carry_out(
             raise
     if len(refusals):
         raise _bad_files(refusals)
-    done.records = {split: len(tfrecord.find(str(output), split)) for split in tfrecord.SPLITS}
+    done.records = {split: len(tfrecord.open_split(str(output), split)) for split in tfrecord.SPLITS}
     return done
 
 
@@ -192,8 +193,8 @@ class _NoImages(Exception):
         self.summary = summary
 
 
-def _bad_files(found: Summary) -> Refused:
-    return tfrecord.refused(
+def _bad_files(found: Summary) -> TrainingError:
+    return tfrecord.data_error(
         f"{len(found):,} of the files cannot be used, and their shards are not written:\n"
         + "\n".join(found.lines())
         + "\nRemove them, or skip them with --skip-bad."
@@ -213,13 +214,13 @@ def _claim(output: Path, wanted: Plan, source: Path) -> None:
     except FileNotFoundError:
         there = here
         if any(output.glob("train-*")) or any(output.glob("validation-*")):
-            raise tfrecord.refused(
+            raise tfrecord.data_error(
                 f"{printable(output)} holds shards that were made by something else: choose another"
             ) from None
     except ValueError:
         there = None
     if there != here:
-        raise tfrecord.refused(
+        raise tfrecord.data_error(
             f"{printable(output)} holds shards of other images, or of the same in another division: choose another "
             "folder, or empty it"
         )

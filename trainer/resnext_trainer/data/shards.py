@@ -8,10 +8,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from resnext_trainer.contract import Verdict
+from resnext_trainer.contract import ExitStatus
 from resnext_trainer.data import files
 from resnext_trainer.data.problem_summary import NAMED, named
-from resnext_trainer.errors import Refused, system_error
+from resnext_trainer.errors import TrainingError, system_error
 from resnext_trainer.text import printable
 
 SPLITS = ("train", "validation")
@@ -52,13 +52,15 @@ _HEAD = 512
 """Bytes that are looked at to recognise a file."""
 
 
-def refused(message: str, *, agreed: bool = False) -> Refused:
+def data_error(message: str, *, collective: bool = False) -> TrainingError:
     """The data's fault, in words."""
-    return Refused(Verdict.DATA_REFUSED, message, agreed=agreed)
+    return TrainingError(ExitStatus.DATA_REFUSED, message, collective=collective)
 
 
 def find(folder: Path, split: str, *, incomplete: bool = False) -> tuple[Path, ...]:
-    """A split's shards by name; raises Refused where some are missing (unless `incomplete`), or some are no shards."""
+    """A split's shards by name; raises TrainingError where some are missing (unless `incomplete`), or some are no
+    shards.
+    """
     names = sorted(name for name in _listed(folder) if name.startswith(split))
     candidates = [name for name in names if not name.endswith(_INDEXES) and not _is_folder(folder / name, split)]
     if not candidates:
@@ -67,7 +69,7 @@ def find(folder: Path, split: str, *, incomplete: bool = False) -> tuple[Path, .
     strange = [name for name in candidates if name not in numbered and (numbered or not _named(name, split))]
     if strange:
         among = f"; the shards are named like {printable(next(iter(numbered)))}" if numbered else ""
-        raise refused(
+        raise data_error(
             f"{_names(strange)} in {printable(folder)}: the name begins with {split} and is no shard's{among}: "
             "delete it, move it elsewhere, or give it a shard's name"
         )
@@ -75,7 +77,7 @@ def find(folder: Path, split: str, *, incomplete: bool = False) -> tuple[Path, .
         _check_division(folder, split, numbered, incomplete=incomplete)
     problems = [(name, why) for name in candidates if (why := _problem(folder / name, incomplete=incomplete))]
     if problems:
-        raise refused(
+        raise data_error(
             f"in {printable(folder)}: " + named([f"{printable(name)} {why}" for name, why in problems], len(problems))
             + ": copy it again, or re-create the data set"
         )  # fmt: skip
@@ -137,7 +139,7 @@ def _listed(folder: Path) -> list[str]:
     try:
         return [entry.name for entry in folder.iterdir()]
     except OSError as error:
-        raise system_error(error, folder) or refused(
+        raise system_error(error, folder) or data_error(
             f"{printable(folder)} cannot be listed: {error.strerror}"
         ) from None
 
@@ -166,7 +168,7 @@ def _check_division(folder: Path, split: str, numbered: dict[str, re.Match[str]]
     for name, match in numbered.items():
         divisions.setdefault((match["count"], match["suffix"] or ""), []).append(name)
     if len(divisions) > 1:
-        raise refused(
+        raise data_error(
             f"{printable(folder)} holds {split} shards of {len(divisions)} divisions: "
             + named([f"{len(names):,} like {names[0]}" for names in divisions.values()], len(divisions))
             + ": keep one of them"
@@ -174,24 +176,24 @@ def _check_division(folder: Path, split: str, numbered: dict[str, re.Match[str]]
     (count_text, suffix), names = next(iter(divisions.items()))
     count, found = int(count_text), {int(match["number"]) for match in numbered.values()}
     if len(found) < len(numbered):
-        raise refused(
+        raise data_error(
             f"{printable(folder)} holds {split} shards with the same number: {_names(names)}: keep one of each"
         )
     first = 1 if 0 not in found and count in found else 0  # some count from 1
     beyond = [name for name, match in numbered.items() if not first <= int(match["number"]) < first + count]
     if beyond:
-        raise refused(
+        raise data_error(
             f"{_names(beyond)} in {printable(folder)}: there is no such number among {count:,} shards: "
             "delete it, or re-create the data set"
         )
     if count > _MOST_SHARDS:
-        raise refused(f"{printable(folder)}/{names[0]}: {count:,} shards are more than {_MOST_SHARDS:,}")
+        raise data_error(f"{printable(folder)}/{names[0]}: {count:,} shards are more than {_MOST_SHARDS:,}")
     if incomplete or len(found) == count:
         return
     missing = [number for number in range(first, first + count) if number not in found]
     digits = min(len(match["number"]) for match in numbered.values())
     examples = [f"{split}-{number:0{digits}d}-of-{count_text}{suffix}" for number in missing[:NAMED]]
-    raise refused(
+    raise data_error(
         f"{named(examples, len(missing))} {'is' if len(missing) == 1 else 'are'} missing (found {len(found):,} of "
         f"{count:,} {split} shards in {printable(folder)}): copy the missing shards, re-create the data set, or set "
         "data.incompleteShards to allow if the subset is meant"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from resnext_trainer.data import image_codec
-from resnext_trainer.data.input_pipeline import Examples
+from resnext_trainer.data.input_pipeline import ImageDataset
 from resnext_trainer.data.problem_summary import Summary
 from resnext_trainer.errors import system_errors
 
@@ -22,7 +22,7 @@ _LABELS = "records with a label out of range"
 
 
 @dataclass
-class Findings:
+class ValidationResult:
     """What a split holds, and what is wrong with it."""
 
     shards: int
@@ -39,7 +39,7 @@ class Findings:
         self.least = label if self.least is None else min(self.least, label)
         self.greatest = label if self.greatest is None else max(self.greatest, label)
 
-    def merge(self, other: "Findings") -> None:
+    def merge(self, other: "ValidationResult") -> None:
         """Adds what was found in another part."""
         self.labels += other.labels
         self.problems.merge(other.problems)
@@ -68,29 +68,29 @@ class Findings:
 
 
 def validate(
-    records: Examples, first: int, classes: int | None, advance: Callable[[int], None] = lambda _: None
-) -> Findings:
+    records: ImageDataset, first: int, classes: int | None, advance: Callable[[int], None] = lambda _: None
+) -> ValidationResult:
     """Reads all of a split on all cores; labels may be `first` to `first + classes - 1`."""
     groups = records.groups
     allowed = range(first, first + (classes or MOST_CLASSES))
-    findings = Findings(len(groups), len(records))
+    findings = ValidationResult(len(groups), len(records))
 
-    def look(numbers: np.ndarray) -> Findings:
-        part = Findings(1, len(numbers))
+    def look(numbers: np.ndarray) -> ValidationResult:
+        part = ValidationResult(1, len(numbers))
         for number in map(int, numbers):
             try:
-                with system_errors(records.where(number)):
-                    jpeg, label = records.stored(number)
+                with system_errors(records.location(number)):
+                    jpeg, label = records.read_record(number)
                     part.count(label)
                     if label not in allowed:
-                        part.problems.add(_LABELS, f"{records.where(number)}: {_label(label, allowed)}")
+                        part.problems.add(_LABELS, f"{records.location(number)}: {_label(label, allowed)}")
                     else:
                         image_codec.check(jpeg)
                         part.labels[label] += 1
             except ValueError as error:
                 # Its first clause is enough beside each example; the advice stands beside the cause.
                 clause = _CLAUSE.split(str(error), maxsplit=1)[0]
-                part.problems.add(f"records: {error}", f"{records.where(number)}: {clause}")
+                part.problems.add(f"records: {error}", f"{records.location(number)}: {clause}")
             advance(1)
         return part
 

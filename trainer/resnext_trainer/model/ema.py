@@ -10,7 +10,7 @@ PREFIX = "average/"
 """Stands before a variable's name where a checkpoint keeps its average."""
 
 
-class Average:
+class ExponentialMovingAverage:
     """The average of `model`, as a network of its own that can be evaluated."""
 
     def __init__(self, model: ResNeXt, network: ResNeXt, decay: float) -> None:
@@ -24,7 +24,7 @@ class Average:
             for average, now in zip(averages.values(), variables.values(), strict=True)
         ]
 
-    def follow(self, made: Any) -> None:
+    def update(self, made: Any) -> None:
         """Moves the average towards the variables, if the update was made; average <- d * average + (1 - d) * now."""
         # Less decay at the start, as tf.train.ExponentialMovingAverage has it: else the random beginning would
         # still weigh half after 7,000 steps of a decay of 0.9999.

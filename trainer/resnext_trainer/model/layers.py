@@ -31,15 +31,15 @@ def convolution(
     """Convolution, padded SAME or as much before as after; the kernel is [height, width, in / groups, out]."""
     if onednn and kernel.shape[:2] == (1, 1):
         # A slice of all there is costs nothing forward, but a copy backward: 10 % of resnext17-8x4d's profile.
-        return _pointwise(images[:, ::stride, ::stride] if stride > 1 else images, kernel)
+        return _conv1x1(images[:, ::stride, ::stride] if stride > 1 else images, kernel)
     padding: Any = "SAME"
     if symmetric and stride > 1:  # at stride 1, SAME pads as much before as after
         edge = [kernel.shape[0] // 2] * 2
         padding = [[0, 0], edge, edge, [0, 0]]
     if onednn and groups > 1 and _grouped_has_gradient(images.dtype):
-        kernel, native_groups = _joined(kernel, groups), True
+        kernel, native_groups = _merge_groups(kernel, groups), True
         if padding != "SAME":  # whose gradient in groups oneDNN leaves to others, who have none
-            images, padding = padded(images, kernel.shape[0] // 2), "VALID"
+            images, padding = pad_spatial(images, kernel.shape[0] // 2), "VALID"
     if groups == 1 or native_groups:
         return tf.nn.conv2d(images, kernel, strides=stride, padding=padding)
     most = max(1, min(groups, _BLOCKS, images.shape[-1] // _BLOCK_CHANNELS))
@@ -53,7 +53,7 @@ def convolution(
     return tf.concat(outputs, axis=-1)
 
 
-def _pointwise(images: Any, kernel: Any) -> Any:
+def _conv1x1(images: Any, kernel: Any) -> Any:
     """A convolution of 1x1 as one product of matrices, whose gradients oneDNN has faster: 4 % of a step."""
     channels_in, channels_out = kernel.shape[2:]
     product = tf.matmul(tf.reshape(images, [-1, channels_in]), kernel[0, 0])
@@ -74,7 +74,7 @@ def _grouped_has_gradient(dtype: tf.DType) -> bool:
     return True
 
 
-def _joined(kernel: Any, groups: int) -> Any:
+def _merge_groups(kernel: Any, groups: int) -> Any:
     """A grouped kernel whose groups have as many channels as a vector, with zeros between those that were joined."""
     channels, group_out = kernel.shape[2], kernel.shape[3] // groups
     together = max(1, _GROUP_CHANNELS // channels)
@@ -85,7 +85,7 @@ def _joined(kernel: Any, groups: int) -> Any:
     return tf.reshape(tf.transpose(blocks, [1, 2, 3, 0, 4]), [height, width, inner, kernel.shape[3]])
 
 
-def padded(images: Any, edge: int) -> Any:
+def pad_spatial(images: Any, edge: int) -> Any:
     """Zeros around each image."""
     return tf.pad(images, [[0, 0], [edge, edge], [edge, edge], [0, 0]])
 

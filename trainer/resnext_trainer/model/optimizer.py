@@ -13,7 +13,7 @@ GROWTH_STEPS = 2000
 """Good steps in a row after which the dynamic scale doubles (Micikevicius et al. 2018, arXiv:1710.03740)."""
 
 
-class Momentum:
+class SGDMomentum:
     """Velocity beside each weight, and the scale of the loss; a step whose gradients overflow changes no weight."""
 
     def __init__(
@@ -35,7 +35,7 @@ class Momentum:
         finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
         tf.cond(finite, lambda: self._update(gradients, rate), tf.no_op)
         if self._dynamic:
-            self._adapt(finite)
+            self._adjust_loss_scale(finite)
         return finite
 
     def _update(self, gradients: Sequence[Any], rate: Any) -> Any:
@@ -50,7 +50,7 @@ class Momentum:
             )
         return tf.no_op()
 
-    def _adapt(self, finite: Any) -> None:
+    def _adjust_loss_scale(self, finite: Any) -> None:
         good = tf.where(finite, self.good_steps + 1.0, 0.0)
         grown = good >= GROWTH_STEPS
         self.scale.assign(tf.where(finite, tf.where(grown, self.scale * 2.0, self.scale), self.scale / 2.0))

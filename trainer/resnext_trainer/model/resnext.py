@@ -22,12 +22,12 @@ from resnext_trainer.model import layers
 _TRUNCATED_DEVIATION = 0.87962566103423978
 
 MEAN = (123.68, 116.28, 103.53)
-DEVIATION = (58.395, 57.12, 57.385)
+STD = (58.395, 57.12, 57.385)
 """ImageNet's mean and deviation per colour, on the scale of 0 to 255."""
 
 
 @dataclass(frozen=True)
-class Shape:
+class ArchitectureSpec:
     """What tells one network from another."""
 
     blocks: tuple[int, ...]
@@ -46,32 +46,34 @@ class Shape:
 
 _STAGES_50, _STAGES_101 = (3, 4, 6, 3), (3, 4, 23, 3)
 
-SHAPES: Mapping[Architecture, Shape] = {
-    "resnext101-32x4d": Shape(_STAGES_101, groups=32, width=4),
-    "resnext101-32x8d": Shape(_STAGES_101, groups=32, width=8),
-    "resnext101-64x4d": Shape(_STAGES_101, groups=64, width=4),
-    "se-resnext101-32x4d": Shape(_STAGES_101, groups=32, width=4, squeeze=16),
-    "resnext50-32x4d": Shape(_STAGES_50, groups=32, width=4),
-    "resnext26-32x4d": Shape((2, 2, 2, 2), groups=32, width=4),
-    "resnext17-8x4d": Shape((1, 2, 2), groups=8, width=4, channels=64, stem=32, small_images=True),
-    "resnet50": Shape(_STAGES_50, groups=1, width=64),
-    "resnet101": Shape(_STAGES_101, groups=1, width=64),
+ARCHITECTURES: Mapping[Architecture, ArchitectureSpec] = {
+    "resnext101-32x4d": ArchitectureSpec(_STAGES_101, groups=32, width=4),
+    "resnext101-32x8d": ArchitectureSpec(_STAGES_101, groups=32, width=8),
+    "resnext101-64x4d": ArchitectureSpec(_STAGES_101, groups=64, width=4),
+    "se-resnext101-32x4d": ArchitectureSpec(_STAGES_101, groups=32, width=4, squeeze=16),
+    "resnext50-32x4d": ArchitectureSpec(_STAGES_50, groups=32, width=4),
+    "resnext26-32x4d": ArchitectureSpec((2, 2, 2, 2), groups=32, width=4),
+    "resnext17-8x4d": ArchitectureSpec((1, 2, 2), groups=8, width=4, channels=64, stem=32, small_images=True),
+    "resnet50": ArchitectureSpec(_STAGES_50, groups=1, width=64),
+    "resnet101": ArchitectureSpec(_STAGES_101, groups=1, width=64),
 }
 
 
-def shape(model: Model) -> Shape:
+def architecture_spec(model: Model) -> ArchitectureSpec:
     """The network that a configuration asks for."""
     if model.custom is None:
-        return SHAPES[model.architecture]
+        return ARCHITECTURES[model.architecture]
     own = model.custom
-    return Shape(own.blocks, own.groups, own.width, own.channels, own.squeeze, own.stem, small_images=own.small_images)
+    return ArchitectureSpec(
+        own.blocks, own.groups, own.width, own.channels, own.squeeze, own.stem, small_images=own.small_images
+    )
 
 
 @dataclass
 class ResNeXt:
     """Variables by name, and the way through them. Weights are float32; `dtype` is what the products are made in."""
 
-    shape: Shape
+    shape: ArchitectureSpec
     classes: int
     seed: int = 0
     dtype: tf.DType = tf.float32
@@ -101,13 +103,13 @@ class ResNeXt:
     def __call__(self, images: Any, *, training: bool) -> tuple[Any, dict[str, Any]]:
         """Logits in float32 of images [batch, size, size, 3] in uint8, and the moving statistics after this batch."""
         moved: dict[str, Any] = {}
-        normal = (tf.cast(images, tf.float32) - MEAN) / DEVIATION
+        normal = (tf.cast(images, tf.float32) - MEAN) / STD
         net = self._convolve("stem", tf.cast(normal, self.dtype), 1 if self.shape.small_images else 2, moved, training)
         net = tf.nn.relu(net)
         if not self.shape.small_images:
             # Zeros change no maximum here: nothing is below zero after a ReLU.
             net = (
-                tf.nn.max_pool2d(layers.padded(net, 1), 3, 2, "VALID")
+                tf.nn.max_pool2d(layers.pad_spatial(net, 1), 3, 2, "VALID")
                 if self.symmetric
                 else (tf.nn.max_pool2d(net, 3, 2, "SAME"))
             )
@@ -118,7 +120,7 @@ class ResNeXt:
         return tf.matmul(pooled, self.weights["classifier/kernel"]) + self.weights["classifier/bias"], moved
 
     @property
-    def decayed(self) -> list[str]:
+    def decayed_weights(self) -> list[str]:
         """The weights under weight decay: all but batch norm's scale and offset."""
         return [name for name in self.weights if not name.endswith(("/scale", "/offset"))]
 
@@ -149,12 +151,12 @@ class ResNeXt:
         net = tf.nn.relu(self._convolve(f"{name}/grouped", net, stride, moved, training, self.shape.groups))
         net = self._convolve(f"{name}/expand", net, 1, moved, training)
         if self.shape.squeeze:
-            net = self._excited(name, net)
+            net = self._squeeze_excite(name, net)
         if f"{name}/shortcut/kernel" in self.weights:
             images = self._convolve(f"{name}/shortcut", images, stride, moved, training)
         return tf.nn.relu(net + images)
 
-    def _excited(self, name: str, images: Any) -> Any:
+    def _squeeze_excite(self, name: str, images: Any) -> Any:
         """Each channel times a share of it that the means of all channels decide."""
         # In float32: the sum over 56x56 pixels ends at 65504 in float16, which a mean of 30 exceeds.
         net = tf.cast(tf.reduce_mean(tf.cast(images, tf.float32), axis=[1, 2]), self.dtype)
@@ -239,7 +241,7 @@ def build(
 ) -> ResNeXt:
     """The network that a configuration asks for, with its first weights."""
     return ResNeXt(
-        shape(model),
+        architecture_spec(model),
         model.classes,
         seed,
         dtype,

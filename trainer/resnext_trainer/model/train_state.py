@@ -10,15 +10,15 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from resnext_trainer.config.models import Training
-from resnext_trainer.model.ema import PREFIX, Average
-from resnext_trainer.model.optimizer import Momentum
+from resnext_trainer.model.ema import PREFIX, ExponentialMovingAverage
+from resnext_trainer.model.optimizer import SGDMomentum
 from resnext_trainer.model.resnext import ResNeXt, build
-from resnext_trainer.runtime.distributed import Ranks
+from resnext_trainer.runtime.distributed import Communicator
 
 _DTYPES = {"fp16": tf.float16, "bf16": tf.bfloat16, "tf32": tf.float32, "fp32": tf.float32}
 
 
-class Outcome(NamedTuple):
+class StepResult(NamedTuple):
     """What a step tells, alike on every rank."""
 
     loss: float
@@ -31,16 +31,18 @@ class Outcome(NamedTuple):
     """Whether any rank finds that it is time for a checkpoint."""
 
 
-class Step:
+class TrainState:
     """Network, optimizer, and what is done to them with each batch."""
 
-    def __init__(self, config: Training, ranks: Ranks, device: str) -> None:
+    def __init__(self, config: Training, ranks: Communicator, device: str) -> None:
         tf.config.experimental.enable_tensor_float_32_execution(config.precision.mode == "tf32")
         self._config, self._ranks, self._device = config, ranks, device
         self.model = self._network()
-        self._average = Average(self.model, self._network(), config.ema_decay) if config.ema_decay else None
+        self._average = (
+            ExponentialMovingAverage(self.model, self._network(), config.ema_decay) if config.ema_decay else None
+        )
         scale = config.precision.loss_scale if config.precision.mode == "fp16" else 1.0
-        self.optimizer = Momentum(self.model.weights, config.optimizer.momentum, scale)
+        self.optimizer = SGDMomentum(self.model.weights, config.optimizer.momentum, scale)
         # Chosen here and not in the graph: XLA then compiles exactly what is used.
         self.gradients = tf.function(self._gradients, jit_compile=config.xla, autograph=False)
         self.logits = self._logits_of(self.model)
@@ -54,12 +56,12 @@ class Step:
 
     def update(
         self, gradients: Any, statistics: Any, loss: Any, rate: float, stop: bool, save: bool = False
-    ) -> Outcome:
+    ) -> StepResult:
         """Averages over the ranks and updates the weights; requests to stop and to save travel with the gradients."""
         asked = tf.constant([float(stop), float(save)])
         mean_loss, finite, asked = self._apply(gradients, statistics, loss, tf.constant(rate, tf.float32), asked)
         stopping, saving = asked.numpy() > 0
-        return Outcome(float(mean_loss), bool(finite), bool(stopping), bool(saving))
+        return StepResult(float(mean_loss), bool(finite), bool(stopping), bool(saving))
 
     def average_statistics(self) -> None:
         """Gives every rank the mean of the ranks' moving statistics, before they are used or saved."""
@@ -82,10 +84,10 @@ class Step:
         average = self._average.state() if self._average else {}
         return {**self.model.weights, **self.model.statistics, **velocity, **scale, **average}
 
-    def begin_anew(self) -> None:
+    def reinitialize(self) -> None:
         """Gives every variable the value that it had at the very start."""
         variables = self.state()
-        for name, fresh in Step(self._config, self._ranks, self._device).state().items():
+        for name, fresh in TrainState(self._config, self._ranks, self._device).state().items():
             variables[name].assign(fresh)
 
     def finite(self, state: Mapping[str, Any]) -> bool:
@@ -127,7 +129,7 @@ class Step:
         with tf.GradientTape() as tape:
             logits, statistics = self.model(images, training=True)
             loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, logits))
-            decay = tf.add_n([tf.nn.l2_loss(weights[name]) for name in self.model.decayed])
+            decay = tf.add_n([tf.nn.l2_loss(weights[name]) for name in self.model.decayed_weights])
             scaled = (loss + config.optimizer.weight_decay * decay) * self.optimizer.scale
         return tape.gradient(scaled, list(weights.values())), statistics, loss
 
@@ -145,7 +147,7 @@ class Step:
             variable = self.model.statistics[name]
             variable.assign(tf.where(finite, moved, variable))
         if self._average:
-            self._average.follow(finite)
+            self._average.update(finite)
         return loss, finite, asked
 
 

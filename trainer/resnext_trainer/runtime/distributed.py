@@ -8,8 +8,8 @@ from typing import Any, Protocol, TypeVar
 
 import tensorflow as tf
 
-from resnext_trainer.contract import Verdict
-from resnext_trainer.errors import Refused
+from resnext_trainer.contract import ExitStatus
+from resnext_trainer.errors import TrainingError
 from resnext_trainer.runtime import malloc
 
 T = TypeVar("T")
@@ -22,7 +22,7 @@ _YIELD = {"OMPI_MCA_mpi_yield_when_idle": "true"}
 _LONG_CYCLE = {"HOROVOD_CYCLE_TIME": "5"}
 
 
-class Ranks(Protocol):
+class Communicator(Protocol):
     """What ranks do together; each call is made by all of them, in the same order."""
 
     rank: int
@@ -42,7 +42,7 @@ class Ranks(Protocol):
         """Every rank's value, by rank."""
 
 
-class Alone:
+class SingleProcess:
     """A training in one process."""
 
     rank, size, local_rank, local_size = 0, 1, 0, 1
@@ -82,44 +82,44 @@ class Horovod:
         return list(self._hvd.allgather_object(value))
 
 
-def join() -> Ranks:
+def initialize() -> Communicator:
     """Meets the other ranks, if a launcher started this process as one of several."""
     started_by = ("OMPI_COMM_WORLD_SIZE", "HOROVOD_SIZE")
     if not any(name in os.environ for name in started_by):
-        return Alone()
+        return SingleProcess()
     try:
         return Horovod()
     except ImportError as error:
-        raise Refused(
-            Verdict.CONFIGURATION_REFUSED, f"several ranks need Horovod, which does not load here: {error}"
+        raise TrainingError(
+            ExitStatus.CONFIGURATION_REFUSED, f"several ranks need Horovod, which does not load here: {error}"
         ) from None
 
 
-def agree(ranks: Ranks, act: Callable[[], T]) -> T:
+def run_collectively(ranks: Communicator, act: Callable[[], T]) -> T:
     """What `act` returns, if it refuses on no rank; else the first rank's refusal, raised on every rank alike.
 
     That rank is to blame, unless all refuse.
     """
     result: T | None = None
-    mine: tuple[Verdict, str] | None = None
+    mine: tuple[ExitStatus, str] | None = None
     try:
         result = act()
-    except Refused as refused:
+    except TrainingError as refused:
         mine = (refused.verdict, refused.message)
     outcomes = ranks.gather(mine)
     refusals = [(rank, refusal) for rank, refusal in enumerate(outcomes) if refusal is not None]
     if refusals:
         rank, (verdict, message) = refusals[0]
-        raise Refused(verdict, message, agreed=True, rank=rank if len(refusals) < len(outcomes) else None)
+        raise TrainingError(verdict, message, collective=True, rank=rank if len(refusals) < len(outcomes) else None)
     return result  # type: ignore[return-value]  # no refusal: `act` returned
 
 
-def pin_device(ranks: Ranks, device: str) -> str:
+def pin_device(ranks: Communicator, device: str) -> str:
     """Takes this rank's own GPU, or hides them all; returns gpu or cpu, and never falls back from what was asked."""
     gpus = tf.config.list_physical_devices("GPU")
     if device == "cpu" or (device == "auto" and not gpus):
         tf.config.set_visible_devices([], "GPU")
-        malloc.keep_freed()
+        malloc.retain_freed_memory()
         # Ranks on one machine share its cores; TensorFlow would give each of them a thread for every core.
         if "TF_NUM_INTRAOP_THREADS" not in os.environ:
             cores = len(os.sched_getaffinity(0)) // ranks.local_size
@@ -169,5 +169,5 @@ def _loads(library: str) -> bool:
     return True
 
 
-def _no_gpu(why: str) -> Refused:
-    return Refused(Verdict.NO_GPU, f"GPUs were asked for and cannot be used: {why}")
+def _no_gpu(why: str) -> TrainingError:
+    return TrainingError(ExitStatus.NO_GPU, f"GPUs were asked for and cannot be used: {why}")

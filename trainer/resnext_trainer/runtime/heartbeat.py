@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 STARTING = "starting"
-EXCHANGE: Literal["allreduce"] = "allreduce"
+ALLREDUCE: Literal["allreduce"] = "allreduce"
 """The state of a rank that waits for the others; as a phase it is counted under this name too."""
 
 
@@ -31,7 +31,7 @@ class State:
         return json.dumps(asdict(self)).encode()
 
 
-class Liveness:
+class Heartbeat:
     """One rank's signs of life."""
 
     def __init__(self, rank: int) -> None:
@@ -41,11 +41,11 @@ class Liveness:
         self._rank, self._doing, self._since = rank, STARTING, time.monotonic()
 
     @property
-    def quiet_seconds(self) -> float:
+    def idle_seconds(self) -> float:
         """Time since the last sign of life."""
         return time.monotonic() - self._since
 
-    def alive(self, doing: str | None = None) -> None:
+    def beat(self, doing: str | None = None) -> None:
         """A sign of life; and what comes now, where that is something else than before."""
         self._since = time.monotonic()
         if doing is not None:
@@ -54,11 +54,11 @@ class Liveness:
     def step_done(self) -> None:
         """A step ended."""
         self.step += 1
-        self.alive()
+        self.beat()
 
     def state(self) -> State:
         """Now."""
-        return State(self._rank, self.step, self._doing, round(self.quiet_seconds, 1), stacks())
+        return State(self._rank, self.step, self._doing, round(self.idle_seconds, 1), stacks())
 
 
 def stacks() -> str:

@@ -16,22 +16,22 @@ from types import FrameType
 
 from pydantic import ValidationError
 
-from resnext_trainer.contract import REPORT_TAG, Report, Verdict
+from resnext_trainer.contract import REPORT_PREFIX, ExitStatus, TerminationReport
 from resnext_trainer.errors import system_error
 from resnext_trainer.runtime import ssh
-from resnext_trainer.runtime.mpirun_output import TAGGED, Output
+from resnext_trainer.runtime.mpirun_output import TAGGED, MpirunOutput
 from resnext_trainer.runtime.signals import PROFILE, STOP
 
 _TERMINATION_MESSAGE = 4096
 """The kubelet cuts a termination message after so many bytes, which would leave no JSON."""
 
 _FINAL = {
-    verdict.name.lower()
-    for verdict in (
-        Verdict.CONFIGURATION_REFUSED,
-        Verdict.DATA_REFUSED,
-        Verdict.NOT_FINITE,
-        Verdict.NO_GOOD_CHECKPOINT,
+    summarize.name.lower()
+    for summarize in (
+        ExitStatus.CONFIGURATION_REFUSED,
+        ExitStatus.DATA_REFUSED,
+        ExitStatus.NOT_FINITE,
+        ExitStatus.NO_GOOD_CHECKPOINT,
     )
 }
 """Why no retry can help; one rank knows it, and the others only see that rank go."""
@@ -87,8 +87,8 @@ def run(options: Options) -> int:
     report = Attempt(options).run()
     print(f"{report.verdict}: {report.message}", flush=True)
     with options.termination_log.open("w", encoding="utf-8") as log:
-        log.write(fitted(report))
-    return Verdict[report.verdict.upper()].value
+        log.write(fit_termination_message(report))
+    return ExitStatus[report.verdict.upper()].value
 
 
 class Attempt:
@@ -98,28 +98,28 @@ class Attempt:
         self._options = options
         self._stop = threading.Event()
 
-    def run(self) -> Report:
+    def run(self) -> TerminationReport:
         """Reach the workers, run the ranks, and say how it ended."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._asked_to_stop)
         signal.signal(PROFILE, signal.SIG_IGN)  # until there are ranks to profile
         options = self._options
         if missing := unreachable(options.hosts, options.ssh_port, options.deadline, self._stop):
-            return _report(Verdict.UNREACHABLE, missing)
+            return _report(ExitStatus.UNREACHABLE, missing)
         if self._stop.is_set():
-            return _report(Verdict.STOPPED, "asked to stop before the ranks were started")
+            return _report(ExitStatus.STOPPED, "asked to stop before the ranks were started")
         try:
             write_files(options)
             return self._mpirun()
         except OSError as error:
             if refused := system_error(error):
                 return _report(refused.verdict, refused.message)
-            return _report(Verdict.CRASHED, f"the ranks could not be started: {error}")
+            return _report(ExitStatus.CRASHED, f"the ranks could not be started: {error}")
 
     def _asked_to_stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stop.set()
 
-    def _mpirun(self) -> Report:
+    def _mpirun(self) -> TerminationReport:
         process = subprocess.Popen(
             command(self._options),
             env={**os.environ, **mca_environment(self._options.run_dir)},
@@ -130,21 +130,21 @@ class Attempt:
             encoding="utf-8",
             errors="replace",
         )
-        threading.Thread(target=self._forward_stop, args=(process,), daemon=True).start()
+        threading.Thread(target=self._forward_stop_signal, args=(process,), daemon=True).start()
         signal.signal(PROFILE, lambda *_: process.send_signal(PROFILE))
-        reports: list[Report] = []
-        output = Output()
+        reports: list[TerminationReport] = []
+        output = MpirunOutput()
         assert process.stdout is not None
         for raw in process.stdout:
             for line in output.read(raw):
-                if (report := parsed(line.text)) is not None:
+                if (report := parse_report(line.text)) is not None:
                     reports.append(report)
                 else:
                     output.keep(line)
                     print(line, flush=True)
-        return verdict(reports, process.wait(), output, asked_to_stop=self._stop.is_set())
+        return summarize(reports, process.wait(), output, asked_to_stop=self._stop.is_set())
 
-    def _forward_stop(self, process: "subprocess.Popen[str]") -> None:
+    def _forward_stop_signal(self, process: "subprocess.Popen[str]") -> None:
         self._stop.wait()
         # Again and again: until mpirun knows all its ranks it forwards to none, and once more does a rank no harm.
         while process.poll() is None:
@@ -162,7 +162,7 @@ def unreachable(hosts: Sequence[Host], port: int, deadline: float, stop: threadi
                 ssh.answers(host.name, port)
             except OSError as error:
                 if time.monotonic() >= until:
-                    return _why(host, error)
+                    return _explain_unreachable(host, error)
             else:
                 return ""
             # What lets pods reach each other may still be on its way to the node of one that just started.
@@ -177,7 +177,7 @@ def unreachable(hosts: Sequence[Host], port: int, deadline: float, stop: threadi
     return f"within {deadline:.0f} s {reasons[0]}{others}"
 
 
-def _why(host: Host, error: OSError) -> str:
+def _explain_unreachable(host: Host, error: OSError) -> str:
     if isinstance(error, socket.gaierror):
         return f"worker {host.name} could not be found: its name does not resolve ({error.strerror})"
     return f"worker {host.name} could not be reached by ssh: {error.strerror or error}"
@@ -220,42 +220,46 @@ def command(options: Options) -> list[str]:
     return [*mpirun, *rank, "--metrics-port", str(options.metrics_port)]
 
 
-def parsed(line: str) -> Report | None:
+def parse_report(line: str) -> TerminationReport | None:
     """The report in a line of output, wherever it starts: a part of another rank's line may stand before it."""
-    _, tag, text = line.partition(REPORT_TAG)
+    _, tag, text = line.partition(REPORT_PREFIX)
     if not tag:
         return None
     try:
         fields, _ = json.JSONDecoder().raw_decode(text)
-        report = Report.model_validate(fields)
+        report = TerminationReport.model_validate(fields)
     except (json.JSONDecodeError, ValidationError):
         return None
-    return report if report.verdict.upper() in Verdict.__members__ else None
+    return report if report.verdict.upper() in ExitStatus.__members__ else None
 
 
-def verdict(reports: Sequence[Report], code: int, output: Output, *, asked_to_stop: bool) -> Report:
+def summarize(
+    reports: Sequence[TerminationReport], code: int, output: MpirunOutput, *, asked_to_stop: bool
+) -> TerminationReport:
     """How the attempt ended: what no retry can cure, else what was said first, else what mpirun left."""
     said = next((report for report in reports if report.verdict in _FINAL), reports[0] if reports else None)
     if said is None:
-        said = _left(code, output, asked_to_stop=asked_to_stop)
+        said = _infer_report(code, output, asked_to_stop=asked_to_stop)
     return said if said.rank is None else said.model_copy(update={"log": output.last(said.rank)})
 
 
-def _left(code: int, output: Output, *, asked_to_stop: bool) -> Report:
+def _infer_report(code: int, output: MpirunOutput, *, asked_to_stop: bool) -> TerminationReport:
     """What can be told where no rank said how it ended."""
     words = "\n".join(line for line in output.last() if line.strip("-"))
     if asked_to_stop:
         return _report(
-            Verdict.STOPPED, f"asked to stop before the ranks could save: they had not come that far\n{words}"
+            ExitStatus.STOPPED, f"asked to stop before the ranks could save: they had not come that far\n{words}"
         )
     if first := output.end:
         return _report(
-            Verdict.CRASHED, f"rank {first.rank} ended with {first.how}: {output.sentence(first.rank)}", first.rank
+            ExitStatus.CRASHED,
+            f"rank {first.rank} ended with {first.how}: {output.last_error_line(first.rank)}",
+            first.rank,
         )
-    return _report(Verdict.CRASHED, f"mpirun ended with exit code {code}, and no rank said why:\n{words}")
+    return _report(ExitStatus.CRASHED, f"mpirun ended with exit code {code}, and no rank said why:\n{words}")
 
 
-def fitted(report: Report) -> str:
+def fit_termination_message(report: TerminationReport) -> str:
     """The report as JSON that the kubelet keeps whole: the log loses its oldest lines, then the message its start."""
     while len(text := report.model_dump_json(by_alias=True).encode()) > _TERMINATION_MESSAGE:
         if report.log:
@@ -266,5 +270,5 @@ def fitted(report: Report) -> str:
     return text.decode()
 
 
-def _report(verdict: Verdict, message: str, rank: int | None = None) -> Report:
-    return Report(verdict=verdict.name.lower(), message=message.strip(), rank=rank)
+def _report(verdict: ExitStatus, message: str, rank: int | None = None) -> TerminationReport:
+    return TerminationReport(verdict=verdict.name.lower(), message=message.strip(), rank=rank)

@@ -23,10 +23,10 @@ _NAMED = re.compile(r"\s*Process name: \[.*,(\d+)\]")
 _CODE = re.compile(r"\s*Exit code:\s+(\d+)")
 _POD_GONE = "lost communication with a remote daemon"
 
-LEFT_ALONE = 76
+PEERS_LOST = 76
 """What a rank ends with whose exchange with the others failed: it ends first, and it is the others who are gone."""
 
-_KEPT = 12
+_LINES_KEPT = 12
 """Lines kept of each rank: a traceback's last frames and its sentence."""
 
 _WIDTH = 200
@@ -48,7 +48,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class End:
+class FirstExit:
     """The rank that ended first. The daemon beside it told mpirun, so its node was alive."""
 
     rank: int
@@ -56,21 +56,21 @@ class End:
     """Such as `signal 9 (Killed)` or `exit code 1`."""
 
 
-class Output:
+class MpirunOutput:
     """Reads what mpirun prints, line by line."""
 
     def __init__(self) -> None:
-        self._end: End | None = None
+        self._end: FirstExit | None = None
         self._pod_gone = False
         self._named: int | None = None
         self._begun: dict[tuple[int, str], str] = defaultdict(str)
         """Lines whose end has not come yet, by rank and stream."""
-        self._last: dict[int | None, deque[str]] = defaultdict(lambda: deque(maxlen=_KEPT))
-        self._all: deque[str] = deque(maxlen=_KEPT)
+        self._last: dict[int | None, deque[str]] = defaultdict(lambda: deque(maxlen=_LINES_KEPT))
+        self._all: deque[str] = deque(maxlen=_LINES_KEPT)
         self._complaints: dict[int | None, str] = {}
 
     @property
-    def end(self) -> End | None:
+    def end(self) -> FirstExit | None:
         """Who ended first; None where that is not known, or was the doing of a pod that is gone."""
         return None if self._pod_gone else self._end
 
@@ -97,7 +97,7 @@ class Output:
         """A rank's last lines; without a rank the last of all."""
         return tuple(self._all if rank is None else self._last[rank])
 
-    def sentence(self, rank: int) -> str:
+    def last_error_line(self, rank: int) -> str:
         """The last that a rank complained of, else its last line: its two streams come in no order."""
         *_, last = ("it said nothing", *self.last(rank))
         return self._complaints.get(rank, last)
@@ -107,8 +107,8 @@ class Output:
         if _POD_GONE in text:
             self._pod_gone = True
         elif match := _SIGNALLED.search(text):
-            self._end = self._end or End(int(match[1]), match[2])
+            self._end = self._end or FirstExit(int(match[1]), match[2])
         elif match := _NAMED.fullmatch(text):
             self._named = int(match[1])
-        elif (match := _CODE.fullmatch(text)) and self._named is not None and int(match[1]) != LEFT_ALONE:
-            self._end = self._end or End(self._named, f"exit code {match[1]}")
+        elif (match := _CODE.fullmatch(text)) and self._named is not None and int(match[1]) != PEERS_LOST:
+            self._end = self._end or FirstExit(self._named, f"exit code {match[1]}")

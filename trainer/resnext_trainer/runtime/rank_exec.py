@@ -31,7 +31,7 @@ def environment(of_pod: Mapping[str, str], of_ssh: Mapping[str, str]) -> dict[st
     return {**of_ssh, **of_pod, **of_mpi}
 
 
-def end_straggler(pid_file: Path) -> None:
+def kill_stale_rank(pid_file: Path) -> None:
     """Kills the rank that an earlier attempt left in this slot, and waits until it is gone.
 
     It hangs in an exchange with ranks that are no more, holds the metrics' port, and has nothing to save.
@@ -49,12 +49,12 @@ def end_straggler(pid_file: Path) -> None:
         return  # None was left, or it is gone.
 
 
-def become_trainer(run_dir: Path, arguments: Sequence[str]) -> None:
+def exec_trainer(run_dir: Path, arguments: Sequence[str]) -> None:
     """Replaces this process by `resnext-train train`, with the variables that must be set before Python starts."""
     signals.block()
     local_rank = os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", "0")
     pid_file = ranks(run_dir) / f"{local_rank}.pid"
-    end_straggler(pid_file)
+    kill_stale_rank(pid_file)
     pid_file.write_text(str(os.getpid()), encoding="utf-8")
     of_pod = json.loads(environment_file(run_dir).read_text(encoding="utf-8"))
     command = [sys.executable, "-m", "resnext_trainer", "train", *arguments]

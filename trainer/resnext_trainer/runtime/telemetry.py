@@ -16,8 +16,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from resnext_trainer.contract import Progress
 from resnext_trainer.runtime import console, http_server
-from resnext_trainer.runtime.heartbeat import Liveness
-from resnext_trainer.runtime.http_server import Answer
+from resnext_trainer.runtime.heartbeat import Heartbeat
+from resnext_trainer.runtime.http_server import Response
 
 Phase = Literal["data_wait", "compute", "allreduce", "checkpoint", "evaluation", "compile"]
 Cause = Literal["overflow", "nan"]
@@ -31,7 +31,7 @@ class Telemetry:
 
     def __init__(self, rank: int = 0, out: TextIO = sys.stdout, *, terminal: bool = False) -> None:
         self.rank = rank
-        self.liveness = Liveness(rank)
+        self.liveness = Heartbeat(rank)
         self.port: int | None = None
         """Where `serve` answers."""
         self.current: Progress | None = None
@@ -93,10 +93,10 @@ class Telemetry:
         self.port = http_server.serve(
             port,
             {
-                "/metrics": lambda: Answer(200, generate_latest(self._registry), CONTENT_TYPE_LATEST),
+                "/metrics": lambda: Response(200, generate_latest(self._registry), CONTENT_TYPE_LATEST),
                 "/progress": self._progress_answer,
-                "/state": lambda: Answer(200, self.liveness.state().as_json(), "application/json"),
-                "/healthz": lambda: Answer(200, b"ok\n"),
+                "/state": lambda: Response(200, self.liveness.state().as_json(), "application/json"),
+                "/healthz": lambda: Response(200, b"ok\n"),
             },
         )
         return self.port
@@ -116,11 +116,11 @@ class Telemetry:
     def phase(self, name: Phase) -> Iterator[None]:
         """Counts the time that the block takes as this phase's."""
         started = time.monotonic()
-        self.liveness.alive(name)
+        self.liveness.beat(name)
         try:
             yield
         finally:
-            self.liveness.alive()
+            self.liveness.beat()
             seconds = time.monotonic() - started
             self._phases[name].inc(seconds)
             self.phase_seconds[name] += seconds
@@ -190,7 +190,7 @@ class Telemetry:
         if self._lines:
             self._lines.close()
 
-    def _progress_answer(self) -> Answer:
+    def _progress_answer(self) -> Response:
         if self.current is None:
-            return Answer(503, b"no step yet\n")
-        return Answer(200, self.current.model_dump_json(by_alias=True).encode(), "application/json")
+            return Response(503, b"no step yet\n")
+        return Response(200, self.current.model_dump_json(by_alias=True).encode(), "application/json")

@@ -18,17 +18,17 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from resnext_trainer.contract import Report, Verdict, print_report
-from resnext_trainer.runtime.heartbeat import EXCHANGE, State
+from resnext_trainer.contract import ExitStatus, TerminationReport, print_report
+from resnext_trainer.runtime.heartbeat import ALLREDUCE, State
 from resnext_trainer.runtime.telemetry import Telemetry
 
 if TYPE_CHECKING:  # TensorFlow, whose loading is watched as well
-    from resnext_trainer.runtime.distributed import Ranks
+    from resnext_trainer.runtime.distributed import Communicator
 
 _ANSWER_SECONDS = 3.0
 _FIRST_STEP_SECONDS = 600.0
 """Before its first step a rank loads libraries, waits for the others and compiles: that is no measure of a step."""
-_NAMED = 8
+_MAX_RANKS_LISTED = 8
 """So many ranks are named in a report; more would not fit the launcher's termination message."""
 
 
@@ -42,14 +42,14 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> "Watchdog":
-        self._telemetry.liveness.alive()
+        self._telemetry.liveness.beat()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         if len(self._telemetry.liveness.peers) > 1:
             # Horovod takes leave of the other ranks when the process ends, and that can hang as well.
-            self._telemetry.liveness.alive("ending")
+            self._telemetry.liveness.beat("ending")
             return
         self._rest.set()
         self._thread.join()
@@ -60,39 +60,40 @@ class Watchdog:
 
     def _watch(self) -> None:
         liveness = self._telemetry.liveness
-        while (left := self._allowed - liveness.quiet_seconds) > 0:
+        while (left := self._allowed - liveness.idle_seconds) > 0:
             # Not longer at once: the first step ends what is allowed before it.
             if self._rest.wait(min(left, self._timeout)):
                 return
         own = liveness.state()
         others = {rank: url for rank, url in enumerate(liveness.peers) if rank != own.rank}
-        states = {own.rank: own, **asked(others)}
+        states = {own.rank: own, **query_peers(others)}
         faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
         for state in states.values():
-            if state and state != own and state.doing != EXCHANGE:
+            if state and state != own and state.doing != ALLREDUCE:
                 print(f"rank {state.rank} stands at:\n{state.stacks}", file=sys.stderr, flush=True)
         print_report(
-            Report(
-                verdict=Verdict.HUNG.name.lower(),
+            TerminationReport(
+                verdict=ExitStatus.HUNG.name.lower(),
                 message=(
-                    f"rank {own.rank} finished no step for {self._allowed:.0f} s: {diagnosis(own, states)}. The log "
+                    f"rank {own.rank} finished no step for {self._allowed:.0f} s: "
+                    f"{describe_stall(own, states)}. The log "
                     "shows where the threads stood. If a step or an evaluation batch truly takes this long, raise "
                     "stallTimeoutSeconds"
                 ),
                 progress=self._telemetry.current,
-                rank=blamed(states),
+                rank=find_culprit(states),
             )
         )
         # Not sys.exit: the main thread may sit in a call that never returns.
-        os._exit(Verdict.HUNG.value)
+        os._exit(ExitStatus.HUNG.value)
 
 
-def meet(telemetry: Telemetry, ranks: "Ranks") -> None:
+def exchange_peer_urls(telemetry: Telemetry, ranks: "Communicator") -> None:
     """Tells every rank where the others answer; to be called on all of them."""
     telemetry.liveness.peers = ranks.gather(f"http://{_address()}:{telemetry.port}/state" if telemetry.port else None)
 
 
-def asked(urls: Mapping[int, str | None]) -> dict[int, State | None]:
+def query_peers(urls: Mapping[int, str | None]) -> dict[int, State | None]:
     """Where each rank stands; None for one that does not say."""
 
     def ask(url: str | None) -> State | None:
@@ -110,30 +111,30 @@ def asked(urls: Mapping[int, str | None]) -> dict[int, State | None]:
         return dict(zip(urls, pool.map(ask, urls.values()), strict=True))
 
 
-def blamed(states: Mapping[int, State | None]) -> int | None:
+def find_culprit(states: Mapping[int, State | None]) -> int | None:
     """The rank that the others wait for: the first that is silent, else the first that is elsewhere than they are."""
     silent = [rank for rank, state in sorted(states.items()) if state is None]
-    elsewhere = [rank for rank, state in sorted(states.items()) if state and state.doing != EXCHANGE]
+    elsewhere = [rank for rank, state in sorted(states.items()) if state and state.doing != ALLREDUCE]
     # Where all do something of their own, each may just be slow.
     return next(iter(silent or (elsewhere if len(elsewhere) < len(states) else [])), None)
 
 
-def diagnosis(own: State, states: Mapping[int, State | None]) -> str:
+def describe_stall(own: State, states: Mapping[int, State | None]) -> str:
     """Who holds the others up: first the silent, then those that wait for something else than the exchange."""
     silent = [rank for rank, state in sorted(states.items()) if state is None]
     if silent:
         # An exchange ends on all ranks or on none: whoever is silent has made the steps that this one has.
         return _listed([f"rank {rank} does not answer, its last step was {own.step}" for rank in silent])
     there = [state for _, state in sorted(states.items()) if state]
-    busy = [state for state in there if state.doing != EXCHANGE] or there
+    busy = [state for state in there if state.doing != ALLREDUCE] or there
     return _listed(
         [f"rank {state.rank} is in {state.doing} after step {state.step} for {state.seconds:.0f} s" for state in busy]
     )
 
 
 def _listed(sentences: Sequence[str]) -> str:
-    more = len(sentences) - _NAMED
-    return "; ".join(sentences[:_NAMED]) + (f"; and {more} more ranks" if more > 0 else "")
+    more = len(sentences) - _MAX_RANKS_LISTED
+    return "; ".join(sentences[:_MAX_RANKS_LISTED]) + (f"; and {more} more ranks" if more > 0 else "")
 
 
 def _address() -> str:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from resnext_trainer.runtime import http_server, rank_exec, signals, ssh
-from resnext_trainer.runtime.http_server import Answer
+from resnext_trainer.runtime.http_server import Response
 
 _WATCHED = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 _KILLED_FOR_MEMORY = 137
@@ -28,7 +28,7 @@ def run(*, keys: Path, ssh_port: int, health_port: int, run_dir: Path, terminati
     signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
     prepare(keys, ssh_port, run_dir)
     sshd = _start_sshd(run_dir)
-    http_server.serve(health_port, {"/readyz": lambda: _ready(ssh_port), "/healthz": lambda: Answer(200, b"ok\n")})
+    http_server.serve(health_port, {"/readyz": lambda: _ready(ssh_port), "/healthz": lambda: Response(200, b"ok\n")})
     killed_before = killed_for_memory()
     print(f"worker ready for ranks: sshd on port {ssh_port}, /readyz on port {health_port}", flush=True)
     stopping = False
@@ -36,11 +36,11 @@ def run(*, keys: Path, ssh_port: int, health_port: int, run_dir: Path, terminati
         # The counter and the ranks are no children of ours: they are looked at once a second.
         caught = signal.sigtimedwait(_WATCHED, 1.0)
         if sshd in _reap():
-            _say(termination_log, "sshd ended by itself; its last words are in the log")
+            _write_termination_message(termination_log, "sshd ended by itself; its last words are in the log")
             return 1
         if killed_for_memory() > killed_before:
             # On cgroup v1 only the rank dies, and the pod would wait for ever with the others.
-            _say(
+            _write_termination_message(
                 termination_log,
                 "a rank was killed for memory: raise workers.resources.limits.memory, or lower batchSize",
             )
@@ -86,12 +86,12 @@ def _start_sshd(run_dir: Path) -> int:
     return os.posix_spawn(sshd, command, os.environ, setsigmask=())
 
 
-def _ready(ssh_port: int) -> Answer:
+def _ready(ssh_port: int) -> Response:
     try:
         ssh.answers("localhost", ssh_port)
     except OSError as error:
-        return Answer(503, f"sshd: {error}\n".encode())
-    return Answer(200, b"ok\n")
+        return Response(503, f"sshd: {error}\n".encode())
+    return Response(200, b"ok\n")
 
 
 def _reap() -> set[int]:
@@ -121,7 +121,7 @@ def _signal(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
-def _say(termination_log: Path, sentence: str) -> None:
+def _write_termination_message(termination_log: Path, sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
     with suppress(OSError):
         termination_log.write_text(sentence, encoding="utf-8")

@@ -9,15 +9,15 @@ import tensorflow as tf
 from resnext_trainer.checkpoint import directory
 from resnext_trainer.checkpoint.resumption import Resumption
 from resnext_trainer.config.models import Training
-from resnext_trainer.contract import Report, Verdict
+from resnext_trainer.contract import ExitStatus, TerminationReport
 from resnext_trainer.data import class_names, fingerprint
-from resnext_trainer.data.input_pipeline import Share, Source, open_source
-from resnext_trainer.errors import Refused
+from resnext_trainer.data.input_pipeline import InputPipeline, Shard, open_input_pipeline
+from resnext_trainer.errors import TrainingError
 from resnext_trainer.runtime import distributed, watchdog
-from resnext_trainer.runtime.distributed import Ranks
+from resnext_trainer.runtime.distributed import Communicator
 from resnext_trainer.runtime.signals import Requests
 from resnext_trainer.runtime.telemetry import Telemetry
-from resnext_trainer.training.trainer import Loop
+from resnext_trainer.training.trainer import Trainer
 
 
 def run(
@@ -28,17 +28,17 @@ def run(
     world: int | None,
     telemetry: Telemetry,
     requests: Requests,
-) -> Report:
+) -> TerminationReport:
     """Trains until the end or until any rank is asked to stop; every rank returns the same verdict at the same time.
 
     `workers` and `world` are the pods and ranks that there must be, where a launcher knows them.
     """
-    ranks = distributed.join()
+    ranks = distributed.initialize()
     # The device comes first: it cannot be chosen any more once TensorFlow has run anything, an exchange included.
-    device = distributed.agree(ranks, lambda: distributed.pin_device(ranks, config.device))
-    watchdog.meet(telemetry, ranks)
-    distributed.agree(ranks, lambda: _check_world(ranks, workers, world))
-    distributed.agree(ranks, lambda: _prepare_checkpoints(config, ranks))
+    device = distributed.run_collectively(ranks, lambda: distributed.pin_device(ranks, config.device))
+    watchdog.exchange_peer_urls(telemetry, ranks)
+    distributed.run_collectively(ranks, lambda: _check_world(ranks, workers, world))
+    distributed.run_collectively(ranks, lambda: _prepare_checkpoints(config, ranks))
     config = config.model_copy(update={"device": device})
     resumption = Resumption(config, attempt, telemetry.note) if ranks.rank == 0 else None
     try:
@@ -46,21 +46,21 @@ def run(
         if config.deterministic:
             tf.keras.utils.set_random_seed(config.seed)
             tf.config.experimental.enable_op_determinism()
-        loop = Loop(config, attempt, ranks, source, telemetry, requests, resumption)
-        verdict, message = loop.to_its_end()
-        telemetry.liveness.alive("ending")
+        loop = Trainer(config, attempt, ranks, source, telemetry, requests, resumption)
+        verdict, message = loop.fit()
+        telemetry.liveness.beat("ending")
         ranks.gather(None)  # No rank leaves before all are done: mpirun ends the others when one exits.
-        return Report(verdict=verdict.name.lower(), message=message, progress=loop.progress())
+        return TerminationReport(verdict=verdict.name.lower(), message=message, progress=loop.progress())
     finally:
         if resumption:
             resumption.close()
 
 
-def _resumed(config: Training, ranks: Ranks, resumption: Resumption | None) -> tuple[Training, Source]:
+def _resumed(config: Training, ranks: Communicator, resumption: Resumption | None) -> tuple[Training, InputPipeline]:
     """The settings that the run resumes or begins with, and its dataset. Rank 0 decides for all."""
-    share = Share(ranks.rank, ranks.size)
+    share = Shard(ranks.rank, ranks.size)
     opened = _from_rank_0(ranks, lambda: resumption.select() if resumption else config)
-    source = distributed.agree(ranks, lambda: open_source(opened, share))
+    source = distributed.run_collectively(ranks, lambda: open_input_pipeline(opened, share))
 
     def settle() -> Training:
         if not resumption:
@@ -70,31 +70,31 @@ def _resumed(config: Training, ranks: Ranks, resumption: Resumption | None) -> t
 
     settled = _from_rank_0(ranks, settle)
     if settled != opened:
-        source = distributed.agree(ranks, lambda: open_source(settled, share))
+        source = distributed.run_collectively(ranks, lambda: open_input_pipeline(settled, share))
     return settled, source
 
 
-def _from_rank_0(ranks: Ranks, decide: Callable[[], Training]) -> Training:
+def _from_rank_0(ranks: Communicator, decide: Callable[[], Training]) -> Training:
     """What rank 0 decides; its refusal blames no rank, because no other could know better."""
     try:
-        decided: Training = ranks.gather(distributed.agree(ranks, decide))[0]
-    except Refused as refused:
-        raise Refused(refused.verdict, refused.message, agreed=True) from None
+        decided: Training = ranks.gather(distributed.run_collectively(ranks, decide))[0]
+    except TrainingError as refused:
+        raise TrainingError(refused.verdict, refused.message, collective=True) from None
     return decided
 
 
-def _prepare_checkpoints(config: Training, ranks: Ranks) -> None:
+def _prepare_checkpoints(config: Training, ranks: Communicator) -> None:
     """Tests the checkpoint directory before the first step, on the rank that writes there."""
     if ranks.rank == 0:
         directory.prepare(config.checkpoint.path, os.environ)
 
 
-def _check_world(ranks: Ranks, workers: int | None, world: int | None) -> None:
+def _check_world(ranks: Communicator, workers: int | None, world: int | None) -> None:
     if world is not None and ranks.size != world:
-        raise Refused(Verdict.WRONG_WORLD, f"{ranks.size} ranks came up together, and {world} were to")
+        raise TrainingError(ExitStatus.WRONG_WORLD, f"{ranks.size} ranks came up together, and {world} were to")
     hosts = sorted(set(ranks.gather(socket.gethostname())))
     if workers is not None and len(hosts) != workers:
-        raise Refused(
-            Verdict.WRONG_WORLD,
+        raise TrainingError(
+            ExitStatus.WRONG_WORLD,
             f"the {ranks.size} ranks came up in {len(hosts)} pods ({', '.join(hosts)}), and there were to be {workers}",
         )

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from resnext_trainer.data.input_pipeline import Source
-from resnext_trainer.runtime.distributed import Ranks
-from resnext_trainer.runtime.heartbeat import EXCHANGE
+from resnext_trainer.data.input_pipeline import InputPipeline
+from resnext_trainer.runtime.distributed import Communicator
+from resnext_trainer.runtime.heartbeat import ALLREDUCE
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Accuracy:
 
 def evaluate(
     networks: Sequence[Callable[[Any], Any]],
-    source: Source,
-    ranks: Ranks,
+    source: InputPipeline,
+    ranks: Communicator,
     alive: Callable[[str], None] = lambda _doing: None,
 ) -> list[Accuracy]:
     """Each network's accuracy, from one pass over the images; the ranks' counts are added up as integers.
@@ -44,7 +44,7 @@ def evaluate(
         for network, logits in enumerate(networks):
             counts[network] += right(logits(images), labels)
         alive("evaluation")
-    alive(EXCHANGE)
+    alive(ALLREDUCE)
     total = sum(ranks.gather(counts))
     return [Accuracy(*(int(count) for count in row)) for row in total]
 

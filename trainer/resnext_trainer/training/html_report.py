@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from resnext_trainer.checkpoint import runs
-from resnext_trainer.contract import Verdict
-from resnext_trainer.errors import Refused
+from resnext_trainer.contract import ExitStatus
+from resnext_trainer.errors import TrainingError
 
 LOG = "log.jsonl"
 
@@ -44,7 +44,7 @@ Points = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class Entry:
+class LogRecord:
     """A line of the log."""
 
     step: int
@@ -57,10 +57,10 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Log:
+class RunHistory:
     """A run's entries by step, and how many lines were none."""
 
-    entries: Sequence[Entry]
+    entries: Sequence[LogRecord]
     unreadable: int
 
     def points(self, name: str) -> Points:
@@ -68,8 +68,8 @@ class Log:
         return [(entry.epoch, entry.values[name]) for entry in self.entries if name in entry.values]
 
 
-def read(path: Path) -> Log:
-    """The log in a folder, or a file; raises Refused where there is no line in it. A torn line is left out."""
+def read(path: Path) -> RunHistory:
+    """The log in a folder, or a file; raises TrainingError where there is no line in it. A torn line is left out."""
     file = runs.located(path) / LOG if path.is_dir() else path
     try:
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -77,15 +77,15 @@ def read(path: Path) -> Log:
         raise _refused(f"{file} is not there: give the folder of a run's checkpoints, or its {LOG}") from None
     entries = {}
     for line in lines:
-        if (entry := _entry(line)) is not None:
+        if (entry := _record(line)) is not None:
             entries[entry.step] = entry  # a resumed run writes a step again
     if not entries:
         raise _refused(f"{file} holds no entry of a training")
-    unreadable = sum(1 for line in lines if line.strip() and _entry(line) is None)
-    return Log([entries[step] for step in sorted(entries)], unreadable)
+    unreadable = sum(1 for line in lines if line.strip() and _record(line) is None)
+    return RunHistory([entries[step] for step in sorted(entries)], unreadable)
 
 
-def render(log: Log, title: str) -> str:
+def render(log: RunHistory, title: str) -> str:
     """The page as HTML."""
     charts = (
         ("Loss", {"training loss": log.points("loss")}, "{:g}"),
@@ -104,12 +104,12 @@ def render(log: Log, title: str) -> str:
     )
     parts = [f"<h1>{escape(title)}</h1>", _table(_summary(log))]
     parts += [_chart(name, series, form) for name, series, form in charts]
-    parts.append(_time(shares(log.entries)))
+    parts.append(_phase_breakdown(shares(log.entries)))
     head = f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
     return f"{head}\n<style>{_STYLE}</style>\n" + "\n".join(parts) + "\n</html>\n"
 
 
-def shares(entries: Sequence[Entry]) -> dict[str, float]:
+def shares(entries: Sequence[LogRecord]) -> dict[str, float]:
     """Each phase's share of the whole run, the greatest first: the entries' shares, weighted with their seconds."""
     weights = [
         later.time - earlier.time if later.time is not None and earlier.time is not None else 1.0
@@ -126,7 +126,7 @@ def shares(entries: Sequence[Entry]) -> dict[str, float]:
     return {phase: sums[phase] / (counted or 1.0) for phase in sorted(sums, key=lambda name: -sums[name])}
 
 
-def _entry(line: str) -> Entry | None:
+def _record(line: str) -> LogRecord | None:
     try:
         written = json.loads(line)
         step, epoch = int(written["step"]), float(written["epoch"])
@@ -138,7 +138,7 @@ def _entry(line: str) -> Entry | None:
     found = written.get("shares")
     parts = {str(name): float(share) for name, share in found.items() if _is_number(share)} if _is_map(found) else {}
     time = known.get("time", -1.0)
-    return Entry(step, epoch, time if 0 <= time < _LATEST else None, known, parts)
+    return LogRecord(step, epoch, time if 0 <= time < _LATEST else None, known, parts)
 
 
 def _is_number(value: Any) -> bool:
@@ -150,7 +150,7 @@ def _is_map(value: Any) -> bool:
     return isinstance(value, dict)
 
 
-def _summary(log: Log) -> dict[str, str]:
+def _summary(log: RunHistory) -> dict[str, str]:
     last = log.entries[-1]
     facts = {"epochs": f"{last.epoch:.2f}", "steps": f"{last.step:,}"}
     if top1 := log.points("top1"):
@@ -176,7 +176,7 @@ def _table(facts: Mapping[str, str]) -> str:
 def _chart(name: str, series: Mapping[str, Points], form: str) -> str:
     """Lines over the epochs; a heading and a sentence where there is nothing to draw."""
     heading = f"<h2>{escape(name)}</h2>"
-    drawn = {label: _thinned(points) for label, points in series.items() if points}
+    drawn = {label: _downsample(points) for label, points in series.items() if points}
     if not drawn:
         return f"{heading}<p>not recorded</p>"
     every = [point for points in drawn.values() for point in points]
@@ -194,11 +194,11 @@ def _chart(name: str, series: Mapping[str, Points], form: str) -> str:
         parts.append(f'<polyline stroke="{colour}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>')
         if len(places) < 50:
             parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{colour}"/>' for x, y in places]
-    legend = "".join(_key(colour, label) for colour, label in zip(_COLOURS, drawn, strict=False))
+    legend = "".join(_legend_entry(colour, label) for colour, label in zip(_COLOURS, drawn, strict=False))
     return f"{heading}<div>{legend}</div>{''.join(parts)}</svg>"
 
 
-def _time(phases: Mapping[str, float]) -> str:
+def _phase_breakdown(phases: Mapping[str, float]) -> str:
     """A bar with a part for each phase."""
     heading = "<h2>Where the time went</h2>"
     if not phases:
@@ -209,16 +209,17 @@ def _time(phases: Mapping[str, float]) -> str:
         parts.append(f'<rect x="{at:.1f}" width="{width:.1f}" height="28" fill="{colour}"/>')
         at += width
     legend = "".join(
-        _key(colour, f"{phase} {share:.1%}") for colour, (phase, share) in zip(_COLOURS, phases.items(), strict=False)
+        _legend_entry(colour, f"{phase} {share:.1%}")
+        for colour, (phase, share) in zip(_COLOURS, phases.items(), strict=False)
     )
     return f'{heading}<svg viewBox="0 0 {_WIDTH} 28" role="img" aria-label="Time">{"".join(parts)}</svg>{legend}'
 
 
-def _key(colour: str, label: str) -> str:
+def _legend_entry(colour: str, label: str) -> str:
     return f'<span class="key" style="background: {colour}"></span>{escape(label)}'
 
 
-def _thinned(points: Points) -> Points:
+def _downsample(points: Points) -> Points:
     """Means of neighbours, so that no more than `_POINTS` are left."""
     together = -(-len(points) // _POINTS)
     groups = (points[start : start + together] for start in range(0, len(points), together))
@@ -238,5 +239,5 @@ def _scale(values: Iterable[float], start: float, end: float) -> tuple[list[floa
     return ticks, lambda value: start + (value - least) / (greatest - least) * (end - start)
 
 
-def _refused(message: str) -> Refused:
-    return Refused(Verdict.DATA_REFUSED, message)
+def _refused(message: str) -> TrainingError:
+    return TrainingError(ExitStatus.DATA_REFUSED, message)

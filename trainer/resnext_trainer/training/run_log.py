@@ -22,7 +22,7 @@ LOG, SCALARS = "log.jsonl", "tensorboard"
 
 
 @dataclass(frozen=True)
-class Entry:
+class LogRecord:
     """What is known at a step."""
 
     step: int
@@ -47,7 +47,7 @@ class Entry:
         shares = {f"share/{phase}": share for phase, share in self.shares.items()}
         return {**{name: value for name, value in measured.items() if value is not None}, **shares}
 
-    def line(self) -> str:
+    def to_json(self) -> str:
         """As JSON."""
         return json.dumps(
             {
@@ -66,7 +66,7 @@ class Entry:
         )
 
 
-class Journal:
+class RunLog:
     """Writes entries into a folder. What cannot be written is told to `failed`, and never ends a training."""
 
     def __init__(self, folder: Path, failed: Callable[[Exception], None]) -> None:
@@ -75,30 +75,30 @@ class Journal:
         self._torn = False
         """The last line may be a part of one."""
 
-    def begin(self, step: int) -> None:
+    def truncate_after(self, step: int) -> None:
         """The training goes on from here: what was written about later steps does not count any more."""
-        with self._survives():
+        with self._tolerate_io_errors():
             self._folder.mkdir(parents=True, exist_ok=True)
             if (log := self._folder / LOG).exists():
                 aside = log.with_name(f".{LOG}.writing")
-                aside.write_text("".join(f"{line}\n" for line in _until(step, log)))
+                aside.write_text("".join(f"{line}\n" for line in _records_until(step, log)))
                 aside.rename(log)
             self._scalars = _Scalars(self._folder / SCALARS, step)
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: LogRecord) -> None:
         """One more entry."""
-        with self._survives():
+        with self._tolerate_io_errors():
             with (self._folder / LOG).open("a") as log:
                 if self._torn:
                     log.write("\n")
-                log.write(f"{entry.line()}\n")
+                log.write(f"{entry.to_json()}\n")
             self._torn = False
             if self._scalars is None:
                 self._scalars = _Scalars(self._folder / SCALARS, entry.step)
             self._scalars.add(entry.step, entry.scalars())
 
     @contextmanager
-    def _survives(self) -> Iterator[None]:
+    def _tolerate_io_errors(self) -> Iterator[None]:
         try:
             yield
         except (OSError, tf.errors.OpError) as error:
@@ -130,7 +130,7 @@ class _Scalars:
         self._writer.flush()
 
 
-def _until(step: int, log: Path) -> Iterator[str]:
+def _records_until(step: int, log: Path) -> Iterator[str]:
     """The whole lines about steps up to one."""
     for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
         with suppress(ValueError, KeyError, TypeError):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 _RECENT_SECONDS = 10.0
 
 
-class Recent:
+class MovingThroughput:
     """The steps of the last seconds."""
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Recent:
         return sum(step[3] for step in self._steps) / len(self._steps) if self._steps else None
 
 
-class Shares:
+class PhaseFractions:
     """Each phase's share of the time, from one look to the next."""
 
     def __init__(self, phase_seconds: Mapping[str, float]) -> None:
@@ -40,7 +40,7 @@ class Shares:
         self._phase_seconds = phase_seconds
         self._before, self._since = dict(phase_seconds), time.monotonic()
 
-    def look(self) -> dict[str, float]:
+    def sample(self) -> dict[str, float]:
         """The shares since the last look; what is in no phase is missing from their sum."""
         now, seconds = time.monotonic(), dict(self._phase_seconds)
         passed = max(now - self._since, 1e-9)

@@ -9,24 +9,24 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from resnext_trainer.checkpoint.final_save import LastSave
-from resnext_trainer.checkpoint.manager import Keeper
+from resnext_trainer.checkpoint.final_save import FinalSave
+from resnext_trainer.checkpoint.manager import CheckpointManager
 from resnext_trainer.checkpoint.resumption import Resumption
-from resnext_trainer.checkpoint.store import Position
+from resnext_trainer.checkpoint.store import TrainingPosition
 from resnext_trainer.config.models import Training
-from resnext_trainer.contract import Progress, Verdict
-from resnext_trainer.data.input_pipeline import Batch, Source
-from resnext_trainer.errors import Refused
-from resnext_trainer.model.train_state import Outcome, Step
-from resnext_trainer.runtime.distributed import Ranks
-from resnext_trainer.runtime.heartbeat import EXCHANGE
+from resnext_trainer.contract import ExitStatus, Progress
+from resnext_trainer.data.input_pipeline import Batch, InputPipeline
+from resnext_trainer.errors import TrainingError
+from resnext_trainer.model.train_state import StepResult, TrainState
+from resnext_trainer.runtime.distributed import Communicator
+from resnext_trainer.runtime.heartbeat import ALLREDUCE
 from resnext_trainer.runtime.signals import Requests
 from resnext_trainer.runtime.telemetry import Telemetry
 from resnext_trainer.training.evaluate import Accuracy, evaluate
 from resnext_trainer.training.profiler import Profiler
-from resnext_trainer.training.run_log import SCALARS, Entry, Journal
+from resnext_trainer.training.run_log import SCALARS, LogRecord, RunLog
 from resnext_trainer.training.schedule import learning_rate
-from resnext_trainer.training.throughput import Recent, Shares
+from resnext_trainer.training.throughput import MovingThroughput, PhaseFractions
 
 # From 2^15 down to below 1 takes a dynamic loss scale 16 halvings: more overflows in a row are no matter of scale.
 _OVERFLOWS_IN_A_ROW = 25
@@ -39,15 +39,15 @@ class _NotFinite(Exception):
     """Raised on every rank alike, because what it is judged by is the ranks' average."""
 
 
-class Loop:
+class Trainer:
     """One attempt, from where the last one left off."""
 
     def __init__(
         self,
         config: Training,
         attempt: int,
-        ranks: Ranks,
-        source: Source,
+        ranks: Communicator,
+        source: InputPipeline,
         telemetry: Telemetry,
         requests: Requests,
         run: Resumption | None,
@@ -58,28 +58,28 @@ class Loop:
         self._global_batch = config.global_batch(ranks.size)
         self._steps_per_epoch = source.training_images // self._global_batch
         if not self._steps_per_epoch:
-            raise Refused(
-                Verdict.CONFIGURATION_REFUSED,
+            raise TrainingError(
+                ExitStatus.CONFIGURATION_REFUSED,
                 f"one step takes {self._global_batch} images (batchSize {config.batch_size} x gradientAccumulation "
                 f"{config.gradient_accumulation} on {ranks.size} ranks) and there are {source.training_images}: lower "
                 "batchSize, or use fewer workers",
-                agreed=True,
+                collective=True,
             )
-        self._step = Step(config, ranks, config.device)
-        self._keeper = Keeper(config, attempt, ranks, self._step, telemetry, run)
-        self._journal = Journal(run.folder, self._journal_failed) if run else None
+        self._step = TrainState(config, ranks, config.device)
+        self._keeper = CheckpointManager(config, attempt, ranks, self._step, telemetry, run)
+        self._journal = RunLog(run.folder, self._journal_failed) if run else None
         self._profiler = (
             Profiler(requests.profile, config.profile_steps, run.folder / SCALARS, telemetry.note) if run else None
         )
-        self._recent, self._shares = Recent(), Shares(telemetry.phase_seconds)
+        self._recent, self._shares = MovingThroughput(), PhaseFractions(telemetry.phase_seconds)
         self._overflows, self._compiled, self._bad_records = 0, False, 0
         self._save_again = math.inf
         """When the next checkpoint within an epoch is due; rank 0's clock counts."""
         self._time_to_save = False
-        self._position = self._begin()
+        self._position = self._restore()
         self._resumed_step = self._position.step
 
-    def to_its_end(self) -> tuple[Verdict, str]:
+    def fit(self) -> tuple[ExitStatus, str]:
         """Trains, and says how it ended, with a sentence about it.
 
         A loss that is not finite takes the training back to its last checkpoint. The second try differs from the
@@ -90,9 +90,9 @@ class Loop:
         """
         while True:
             try:
-                return self._until_the_end()
+                return self._run_epochs()
             except _NotFinite as trouble:
-                self._roll_back(str(trouble))
+                self._rollback(str(trouble))
             finally:
                 self._keeper.wait()
                 if self._profiler:
@@ -118,7 +118,7 @@ class Loop:
             resumed_step=self._resumed_step,
         )
 
-    def _begin(self) -> Position:
+    def _restore(self) -> TrainingPosition:
         """Takes up the newest checkpoint."""
         config, ranks, telemetry = self._config, self._ranks, self._telemetry
         telemetry.info(
@@ -140,22 +140,22 @@ class Loop:
         if position.top1 is not None:
             telemetry.accuracy(position.top1, position.top5 or 0.0)
         if self._journal:
-            self._journal.begin(position.step)
+            self._journal.truncate_after(position.step)
         self._plan_save()
         return position
 
-    def _until_the_end(self) -> tuple[Verdict, str]:
-        while self._position.epoch < self._config.epochs and not self._goal_reached():
+    def _run_epochs(self) -> tuple[ExitStatus, str]:
+        while self._position.epoch < self._config.epochs and not self._target_reached():
             if not self._train_epoch():
                 self._step.average_statistics()
                 self._save()
                 unsaved = self._finish_saving(stopping=True)
                 done = f"epoch {self._epochs_done():.2f} of {self._config.epochs}, step {self._position.step}"
-                return Verdict.STOPPED, f"stopped as asked at {done}{unsaved}"
+                return ExitStatus.STOPPED, f"stopped as asked at {done}{unsaved}"
             self._after_epoch()
         unsaved = self._finish_saving()
         accuracy = "" if self._position.top1 is None else f", top-1 {self._position.top1:.4f}"
-        return Verdict.FINISHED, f"{self._position.epoch} epochs, {self._position.step} steps{accuracy}{unsaved}"
+        return ExitStatus.FINISHED, f"{self._position.epoch} epochs, {self._position.step} steps{accuracy}{unsaved}"
 
     def _train_epoch(self) -> bool:
         """The rest of the current epoch; False if it was left because a rank was asked to stop."""
@@ -177,7 +177,7 @@ class Loop:
     def _fits_another_step(self) -> bool:
         return self._position.images + self._global_batch <= self._source.training_images
 
-    def _train_step(self, batches: Iterator[Batch]) -> Outcome:
+    def _train_step(self, batches: Iterator[Batch]) -> StepResult:
         config, telemetry, position, started = self._config, self._telemetry, self._position, time.monotonic()
         rate = learning_rate(config.optimizer, self._global_batch, config.epochs, self._epochs_done())
         if self._profiler:
@@ -199,10 +199,10 @@ class Loop:
         telemetry.step_done(seconds)
         self._count_bad_records()
         if self._position.step % max(1, self._steps_per_epoch // _ENTRIES_PER_EPOCH) == 0:
-            self._enter(loss=self._recent.loss, images_per_second=self._recent.images_per_second, learning_rate=rate)
+            self._log(loss=self._recent.loss, images_per_second=self._recent.images_per_second, learning_rate=rate)
         return outcome
 
-    def _update(self, batches: Iterator[Batch], rate: float) -> Outcome:
+    def _update(self, batches: Iterator[Batch], rate: float) -> StepResult:
         """The gradients of as many batches as are accumulated, and one update by their average."""
         telemetry = self._telemetry
         sums: Any = None
@@ -211,17 +211,17 @@ class Loop:
                 images, labels = next(batches)
             # Waiting for the loss costs a GPU under a percent of the step, and tells computing from exchanging.
             with telemetry.phase("compute" if self._compiled else "compile"):
-                ours = self._step.gradients(images, labels, self._mix(part))
+                ours = self._step.gradients(images, labels, self._mixup_weight(part))
                 ours[-1].numpy()
                 sums = ours if sums is None else self._step.add(sums, ours)
-        with telemetry.phase(EXCHANGE):
+        with telemetry.phase(ALLREDUCE):
             gradients, statistics, loss = sums
             save = self._ranks.rank == 0 and time.monotonic() >= self._save_again
             outcome = self._step.update(gradients, statistics, loss, rate, self._requests.stop.is_set(), save)
         self._compiled = True
         return outcome
 
-    def _mix(self, part: int) -> Any:
+    def _mixup_weight(self, part: int) -> Any:
         """MixUp's share for each image of this rank's batch, a function of the seed and the place in the training."""
         config, position = self._config, self._position
         place = [config.seed, position.epoch, position.images // self._global_batch, self._ranks.rank, part]
@@ -229,7 +229,7 @@ class Loop:
         shares = random.beta(config.mixup, config.mixup, config.batch_size) if config.mixup else np.ones(1)
         return tf.constant(shares, tf.float32)
 
-    def _check_finite(self, outcome: Outcome) -> None:
+    def _check_finite(self, outcome: StepResult) -> None:
         if outcome.finite and math.isfinite(outcome.loss):
             self._overflows = 0
             return
@@ -239,24 +239,24 @@ class Loop:
         if not scaled or self._overflows > _OVERFLOWS_IN_A_ROW:
             raise _NotFinite(f"the loss at step {self._position.step + 1} is not finite ({outcome.loss})")
 
-    def _roll_back(self, trouble: str) -> None:
-        """Takes every rank back to the last checkpoint, or to the start; Refused where that was tried enough."""
+    def _rollback(self, trouble: str) -> None:
+        """Takes every rank back to the last checkpoint, or to the start; TrainingError where that was tried enough."""
         tried, allowed = self._position.rollbacks, self._config.max_rollbacks
         if tried >= allowed:
-            raise Refused(
-                Verdict.NOT_FINITE,
+            raise TrainingError(
+                ExitStatus.NOT_FINITE,
                 f"{trouble}, after {tried} rollbacks of maxRollbacks {allowed}: lower optimizer.learningRate, or look "
                 "at the images",
-                agreed=True,
+                collective=True,
             )
-        self._step.begin_anew()
+        self._step.reinitialize()
         found = self._keeper.restore()
         redealt = (*found.redealt, (found.images, tried + 1))
         self._position = dataclasses.replace(found, rollbacks=tried + 1, redealt=redealt)
-        self._recent, self._overflows = Recent(), 0
+        self._recent, self._overflows = MovingThroughput(), 0
         self._plan_save()
         if self._journal:
-            self._journal.begin(found.step)
+            self._journal.truncate_after(found.step)
         self._telemetry.rolled_back()
         self._telemetry.note(
             f"{trouble}: back to step {found.step}, the rest of its epoch in another order "
@@ -271,7 +271,7 @@ class Loop:
         evaluates = self._source.validation_images and (last or epoch % config.evaluation.every_epochs == 0)
         if evaluates:
             self._evaluate()
-        due = last or self._goal_reached() or epoch % config.checkpoint.every_epochs == 0 or self._time_to_save
+        due = last or self._target_reached() or epoch % config.checkpoint.every_epochs == 0 or self._time_to_save
         if due or evaluates:
             self._save(newest=due, best=bool(evaluates))
         self._telemetry.progress(self.progress())
@@ -283,7 +283,7 @@ class Loop:
         if self._step.averaged_logits:
             networks.append(self._step.averaged_logits)
         with telemetry.phase("evaluation"):
-            plain, *averaged = evaluate(networks, self._source, self._ranks, telemetry.liveness.alive)
+            plain, *averaged = evaluate(networks, self._source, self._ranks, telemetry.liveness.beat)
         self._count_bad_records()
         accuracy = averaged[0] if averaged else plain
         before = self._position.best_top1
@@ -295,7 +295,7 @@ class Loop:
         )
         telemetry.accuracy(accuracy.top1, accuracy.top5)
         apart = {"plain_top1": plain.top1, "plain_top5": plain.top5} if averaged else {}
-        self._enter(top1=accuracy.top1, top5=accuracy.top5, **apart)
+        self._log(top1=accuracy.top1, top5=accuracy.top5, **apart)
         telemetry.note(
             f"epoch {self._position.epoch}: {_sentence(accuracy)}"
             + (f" with averaged weights; {_sentence(plain)} with the last" if averaged else "")
@@ -325,7 +325,9 @@ class Loop:
         self._time_to_save = False
 
     def _finish_saving(self, *, stopping: bool = False) -> str:
-        """Returns when the last checkpoint is on the disk; Refused on every rank where it cannot be saved in time."""
+        """Returns when the last checkpoint is on the disk; TrainingError on every rank where it cannot be saved in
+        time.
+        """
         started, until = time.monotonic(), float(self._config.checkpoint.save_timeout_seconds)
 
         def seconds_left() -> float:
@@ -335,7 +337,7 @@ class Loop:
                 until = min(until, spent + self._requests.seconds_to_save)
             return until - spent
 
-        last = LastSave(self._keeper, self._ranks, self._telemetry, self._config.checkpoint.path)
+        last = FinalSave(self._keeper, self._ranks, self._telemetry, self._config.checkpoint.path)
         return last.finish(self._position, seconds_left, best=not stopping)
 
     def _count_bad_records(self) -> None:
@@ -348,16 +350,16 @@ class Loop:
         if self._source.bad and self._config.data.bad_records:
             self._source.bad.check_together(self._ranks.gather(self._source.bad.marks))
 
-    def _enter(self, **measured: float | None) -> None:
+    def _log(self, **measured: float | None) -> None:
         if self._journal:
             epoch = round(self._epochs_done(), 6)
-            self._journal.add(Entry(self._position.step, epoch, shares=self._shares.look(), **measured))
+            self._journal.add(LogRecord(self._position.step, epoch, shares=self._shares.sample(), **measured))
 
     def _journal_failed(self, error: Exception) -> None:
         self._telemetry.journal_failed()
         self._telemetry.note(f"the log of the run could not be written: {error}")
 
-    def _goal_reached(self) -> bool:
+    def _target_reached(self) -> bool:
         goal, best = self._config.stop_at.top1, self._position.best_top1
         return goal is not None and best is not None and best >= goal
 

@@ -17,7 +17,7 @@ import numpy as np
 from resnext_trainer.data import files, image_codec, labels
 from resnext_trainer.data.fingerprint import Part
 from resnext_trainer.data.problem_summary import Summary
-from resnext_trainer.data.shards import refused
+from resnext_trainer.data.shards import data_error
 from resnext_trainer.text import printable
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ _NAMES = {_TRAIN: (_TRAIN,), "validation": ("validation", "val")}
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ImageFolder:
     """The pictures of one split, numbered from 0 in the order of their classes and names."""
 
     files: tuple[Path, ...]
@@ -53,18 +53,18 @@ class Pictures:
         numbers = np.array(self.labels)
         return np.split(np.arange(len(numbers)), np.flatnonzero(np.diff(numbers)) + 1)
 
-    def where(self, number: int) -> str:
+    def location(self, number: int) -> str:
         """A picture's place, for a message."""
         return printable(self.files[number])
 
     def read(self, number: int) -> tuple[bytes, int]:
-        """A picture as a JPEG, and its label; raises Refused where it is no image."""
+        """A picture as a JPEG, and its label; raises TrainingError where it is no image."""
         try:
-            return self.stored(number)
+            return self.read_record(number)
         except ValueError as error:
-            raise refused(f"{self.where(number)}: {error}") from None
+            raise data_error(f"{self.location(number)}: {error}") from None
 
-    def stored(self, number: int) -> tuple[bytes, int]:
+    def read_record(self, number: int) -> tuple[bytes, int]:
         """The same; ValueError says what is wrong with the picture, and not which it is."""
         content = files.read(self.files[number])
         return content if image_codec.is_jpeg(content) else image_codec.converted(content), self.labels[number]
@@ -80,11 +80,11 @@ class Listing:
     unused: Summary
 
 
-def find(path: str, split: str, classes: int, first_label: int) -> Pictures:
+def open_split(path: str, split: str, classes: int, first_label: int) -> ImageFolder:
     """The pictures of a split, labelled from `first_label` on in the order of the training classes' names."""
     names = class_names(path)
     if len(names) > classes:
-        raise refused(
+        raise data_error(
             f"{printable(path)} holds {len(names)} class folders for training, and model.classes is {classes}: "
             f"set it to {len(names)}"
         )
@@ -94,20 +94,20 @@ def find(path: str, split: str, classes: int, first_label: int) -> Pictures:
     return found
 
 
-def find_any(path: str, split: str, first_label: int) -> Pictures:
+def find_any(path: str, split: str, first_label: int) -> ImageFolder:
     """The same, with as many classes as there are, and without a word in the log."""
     return _pictures(path, split, class_names(path), first_label)
 
 
-def _pictures(path: str, split: str, names: list[str], first_label: int) -> Pictures:
+def _pictures(path: str, split: str, names: list[str], first_label: int) -> ImageFolder:
     folder = _split(path, split)
     found = listing(folder)
     if unknown := sorted(set(found.classes) - set(names)):
-        raise refused(f"{printable(folder / unknown[0])} is a class that {printable(path)}/{_TRAIN} does not have")
+        raise data_error(f"{printable(folder / unknown[0])} is a class that {printable(path)}/{_TRAIN} does not have")
     number_of = {name: number for number, name in enumerate(names, first_label)}
     pictures = [(file, number_of[name]) for name, of_class in found.classes.items() for file in of_class]
     paths, numbers = zip(*pictures, strict=True)
-    return Pictures(paths, numbers, dict(enumerate(names, first_label)), found.unusable, found.unused)
+    return ImageFolder(paths, numbers, dict(enumerate(names, first_label)), found.unusable, found.unused)
 
 
 def is_data_set(path: str) -> bool:
@@ -128,7 +128,7 @@ def listing(folder: Path) -> Listing:
         for name, place in _class_folders(folder, unusable, unused).items()
     }
     if empty := [name for name, found in classes.items() if not found]:
-        raise refused(
+        raise data_error(
             f"{printable(folder / empty[0])} holds no file with a picture's extension: remove it, or add its images"
         )
     return Listing(classes, unusable, unused)
@@ -144,7 +144,7 @@ def _split(path: str, split: str) -> Path:
     for folder in candidates:
         if folder.is_dir():
             return folder
-    raise refused(
+    raise data_error(
         f"{printable(candidates[0])} is no folder: data.format folder needs {printable(path)}/{split} with a "
         "folder for each class"
     )
@@ -153,7 +153,7 @@ def _split(path: str, split: str) -> Path:
 def _class_folders(folder: Path, unusable: Summary, unused: Summary) -> dict[str, Path]:
     """The folders of a folder by the class that they are named after; all else in it is counted."""
     if not folder.is_dir():
-        raise refused(f"{printable(folder)} is no folder: give the one that holds a folder for each class")
+        raise data_error(f"{printable(folder)} is no folder: give the one that holds a folder for each class")
     try:
         with os.scandir(folder) as entries:
             found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=_name)
@@ -164,9 +164,9 @@ def _class_folders(folder: Path, unusable: Summary, unused: Summary) -> dict[str
             else:
                 _count_other(entry, unusable, unused, "files beside the class folders")
     except OSError as error:
-        raise refused(f"{printable(folder)} {files.failure(error, folder)}") from None
+        raise data_error(f"{printable(folder)} {files.failure(error, folder)}") from None
     if not places:
-        raise refused(f"{printable(folder)} holds no folder: the images of each class need a folder of their own")
+        raise data_error(f"{printable(folder)} holds no folder: the images of each class need a folder of their own")
     return {labels.class_name(place): place for place in places}
 
 
@@ -175,7 +175,7 @@ def _is(kind: Callable[[], bool], entry: os.DirEntry[str]) -> bool:
     try:
         return kind()
     except OSError as error:
-        files.failure(error, entry.path)  # raises Refused for a fault of the storage
+        files.failure(error, entry.path)  # raises TrainingError for a fault of the storage
         return False
 
 

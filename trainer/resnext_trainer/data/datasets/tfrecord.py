@@ -18,11 +18,11 @@ import numpy as np
 from resnext_trainer.data import files, image_codec, shards
 from resnext_trainer.data.files import OpenFiles
 from resnext_trainer.data.fingerprint import Part
-from resnext_trainer.data.shards import SPLITS, refused
+from resnext_trainer.data.shards import SPLITS, data_error
 from resnext_trainer.errors import system_error
 from resnext_trainer.text import printable
 
-__all__ = ["SPLITS", "refused"]
+__all__ = ["SPLITS", "data_error"]
 
 _HEADER, _FOOTER = 12, 4
 _PROBED = 3
@@ -69,18 +69,18 @@ class Records:
         """The numbers of each shard's records."""
         return np.split(np.arange(len(self)), np.searchsorted(self.file, np.arange(1, len(self.files))))
 
-    def where(self, number: int) -> str:
+    def location(self, number: int) -> str:
         """A record's place, for a message."""
         return f"{printable(self.files[self.file[number]])} at byte {self.offset[number]}"
 
     def read(self, number: int) -> tuple[bytes, int]:
-        """A record's JPEG and its label as stored; raises Refused where it is not as it was written."""
+        """A record's JPEG and its label as stored; raises TrainingError where it is not as it was written."""
         try:
-            return self.stored(number)
+            return self.read_record(number)
         except ValueError as error:
-            raise refused(f"{self.where(number)}: {error}") from None
+            raise data_error(f"{self.location(number)}: {error}") from None
 
-    def stored(self, number: int) -> tuple[bytes, int]:
+    def read_record(self, number: int) -> tuple[bytes, int]:
         """The same; ValueError says what is wrong with the record, and not which it is."""
         file, offset, length = (int(part[number]) for part in (self.file, self.offset, self.length))
         record = self._open.read(self.files[file], length, offset)
@@ -149,7 +149,7 @@ def _other_features(wanted: Features, found: tuple[tuple[str, str | None], ...])
     )
 
 
-def find(
+def open_split(
     path: str,
     split: str,
     index_path: str | None = None,
@@ -161,7 +161,7 @@ def find(
     folder = _folder(path)
     found = shards.find(folder, split, incomplete=incomplete)
     if not found:
-        raise refused(
+        raise data_error(
             f"no {split}-* file in {printable(path)}: data.path needs the shards themselves in it"
             + shards.similar(folder, split)
         )
@@ -169,7 +169,7 @@ def find(
     numbers = np.repeat(np.arange(len(found)), [len(table) for table in tables])
     offset, length = np.concatenate(tables).T
     if not len(offset):
-        raise refused(f"the {split}-* files in {printable(path)} hold no record")
+        raise data_error(f"the {split}-* files in {printable(path)} hold no record")
     return Records(found, numbers, offset, length, features)
 
 
@@ -182,7 +182,7 @@ def _folder(path: str) -> Path:
             raise refusal from None
         is_folder = False
     if not is_folder:
-        raise refused(
+        raise data_error(
             f"data.path is {printable(path)}, which is no folder here: mount the data set there, or set data.path"
         )
     return folder
@@ -198,18 +198,18 @@ def _table(file: Path, index_folder: Path) -> np.ndarray:
         if (table[:, 1] < _HEADER + _FOOTER).any() or (table[:, 0] != starts[:-1]).any():
             raise ValueError("its records do not lie one behind the other")
     except (ValueError, OverflowError) as error:
-        raise refused(f"{printable(index)} is no index ({_short(error)}); {_MAKE_INDEX}") from None
+        raise data_error(f"{printable(index)} is no index ({_short(error)}); {_MAKE_INDEX}") from None
     expected, size = int(table[-1].sum()) if len(table) else 0, file.stat().st_size
     if (found := _other_kind(file, table)) is not None:
-        raise refused(f"{shown} is not a TFRecord file: it is {found}")
+        raise data_error(f"{shown} is not a TFRecord file: it is {found}")
     if size < expected:
         whole = int((table.sum(axis=1) <= size).sum())
-        raise refused(
+        raise data_error(
             f"{shown} is truncated: it has {size} bytes and its index says {expected}; "
             f"record {whole} at byte {table[whole][0]} is the first that is cut"
         )
     if size > expected:
-        raise refused(f"{shown} has {size} bytes and its index ends at {expected}; {_MAKE_INDEX}")
+        raise data_error(f"{shown} has {size} bytes and its index ends at {expected}; {_MAKE_INDEX}")
     return table
 
 
@@ -227,15 +227,15 @@ def _index_of(file: Path, index_folder: Path) -> Path:
         except FileNotFoundError:
             continue
         except OSError as error:
-            raise system_error(error, candidate) or refused(
+            raise system_error(error, candidate) or data_error(
                 f"{printable(candidate)} is no index ({error.strerror}); {_MAKE_INDEX}"
             ) from None
         if candidate == index or not os.path.samestat(status, file.stat()):
             return candidate
     start = _start(file)
     if not _is_header(start[:_HEADER]) and (what := shards.kind(start)):
-        raise refused(f"{printable(file)} is not a TFRecord file: it is {what}")
-    raise refused(f"{printable(index)} is missing; {_MAKE_INDEX}")
+        raise data_error(f"{printable(file)} is not a TFRecord file: it is {what}")
+    raise data_error(f"{printable(index)} is missing; {_MAKE_INDEX}")
 
 
 def _other_kind(file: Path, table: np.ndarray) -> str | None:
@@ -255,7 +255,7 @@ def _start(file: Path) -> bytes:
     try:
         return shards.start(file)
     except files.BadFile as error:
-        raise refused(f"{printable(file)}: {error}") from None
+        raise data_error(f"{printable(file)}: {error}") from None
 
 
 def _part(file: Path, offset: int) -> bytes:
@@ -280,7 +280,7 @@ def index(file: Path, to: Path) -> int:
     if start and not _is_header(start[:_HEADER]):
         what = shards.kind(start)
         # A record's header that is damaged leaves no way to find the next one.
-        raise refused(
+        raise data_error(
             f"{shown} is not a TFRecord file: it is {what}"
             if what
             else f"{shown} is not a TFRecord file, or damaged: the checksum of its first length differs"
@@ -292,9 +292,9 @@ def index(file: Path, to: Path) -> int:
             header = stream.read(_HEADER)
             length = struct.unpack_from("<Q", header)[0] + _HEADER + _FOOTER if len(header) == _HEADER else 0
             if length and not _is_header(header):
-                raise refused(f"{shown} is damaged: the length of record {len(rows)} at byte {offset} is no length")
+                raise data_error(f"{shown} is damaged: the length of record {len(rows)} at byte {offset} is no length")
             if not length or offset + length > size:
-                raise refused(f"{shown} is truncated: record {len(rows)} at byte {offset} is cut")
+                raise data_error(f"{shown} is truncated: record {len(rows)} at byte {offset} is cut")
             rows.append(f"{offset} {length}\n")
             offset += length
     _replace(to, "".join(rows))
@@ -305,7 +305,7 @@ def _opened(file: Path) -> int:
     try:
         return files.open_regular(file)
     except files.BadFile as error:
-        raise refused(f"{printable(file)}: {error}") from None
+        raise data_error(f"{printable(file)}: {error}") from None
 
 
 def index_folder(path: str, index_path: str | None = None, *, incomplete: bool = False) -> dict[str, int]:
@@ -313,7 +313,7 @@ def index_folder(path: str, index_path: str | None = None, *, incomplete: bool =
     folder, to = _folder(path), Path(index_path or path)
     found = [file for split in SPLITS for file in shards.find(folder, split, incomplete=incomplete)]
     if not found:
-        raise refused(
+        raise data_error(
             f"no train-* or validation-* file in {printable(path)}: --path needs the folder of the shards themselves"
             + shards.similar(folder, SPLITS[0])
         )

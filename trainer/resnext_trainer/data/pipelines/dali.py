@@ -16,12 +16,12 @@ import numpy as np
 import tensorflow as tf
 
 from resnext_trainer.config.models import Training
-from resnext_trainer.contract import Verdict
-from resnext_trainer.data.crops import Cut
-from resnext_trainer.data.input_pipeline import Batch, Share
-from resnext_trainer.data.pipelines.base import Decoding
-from resnext_trainer.data.sampling import Plan
-from resnext_trainer.errors import Refused
+from resnext_trainer.contract import ExitStatus
+from resnext_trainer.data.crops import CropWindow
+from resnext_trainer.data.input_pipeline import Batch, Shard
+from resnext_trainer.data.pipelines.base import BasePipeline
+from resnext_trainer.data.sampling import BatchSchedule
+from resnext_trainer.errors import TrainingError
 
 _THREADS = 4
 
@@ -37,31 +37,31 @@ def loads() -> bool:
     return True
 
 
-class Dali(Decoding):
+class Dali(BasePipeline):
     """Decodes on the GPU where the training computes there, else on the CPU."""
 
     name = "dali"
     broken = RuntimeError
 
-    def __init__(self, config: Training, share: Share) -> None:
+    def __init__(self, config: Training, share: Shard) -> None:
         if not loads():
-            raise Refused(
-                Verdict.CONFIGURATION_REFUSED,
+            raise TrainingError(
+                ExitStatus.CONFIGURATION_REFUSED,
                 "spec.training.data.pipeline is dali, but DALI does not load here: set it to auto or tfdata",
             )
         super().__init__(config, share)
         self._gpu = config.device == "gpu"
 
-    def _run(self, plan: Plan, first: int, refusals: list[Refused]) -> Iterator[Batch]:
+    def _run(self, plan: BatchSchedule, first: int, refusals: list[TrainingError]) -> Iterator[Batch]:
         labels: list[np.ndarray] = []
 
         def arrays() -> Iterator[tuple[Any, ...]]:
             # DALI may turn an exception into its own; the reason is kept for whoever asked.
             try:
-                for batch in plan.ahead(first):
+                for batch in plan.prefetch(first):
                     labels.append(batch.labels)
                     yield _inputs(batch.jpegs, batch.cuts)
-            except Refused as refusal:
+            except TrainingError as refusal:
                 refusals.append(refusal)
                 raise
 
@@ -73,7 +73,7 @@ class Dali(Decoding):
                 return
             yield self._tensor(images), tf.constant(labels.pop(0), tf.int32)
 
-    def _decodes(self, jpeg: bytes, cut: Cut) -> bool:
+    def _can_decode(self, jpeg: bytes, cut: CropWindow) -> bool:
         try:
             self._pipeline(iter([_inputs([jpeg] * self._batch_size, [cut] * self._batch_size)])).run()
         except RuntimeError as error:
@@ -117,7 +117,7 @@ class Dali(Decoding):
         return tf.identity(tf.experimental.dlpack.from_dlpack(images.as_tensor().__dlpack__()))
 
 
-def _inputs(jpegs: Sequence[bytes], cuts: Sequence[Cut]) -> tuple[Any, ...]:
+def _inputs(jpegs: Sequence[bytes], cuts: Sequence[CropWindow]) -> tuple[Any, ...]:
     starts = np.array([(cut.top, cut.left) for cut in cuts], np.int32)
     sizes = np.array([(cut.height, cut.width) for cut in cuts], np.int32)
     flips = np.array([cut.flip for cut in cuts], np.int32)

@@ -6,27 +6,27 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from resnext_trainer.data.crops import Cut
+from resnext_trainer.data.crops import CropWindow
 from resnext_trainer.data.input_pipeline import Batch
-from resnext_trainer.data.pipelines.base import Decoding
-from resnext_trainer.data.sampling import Plan
-from resnext_trainer.errors import Refused
+from resnext_trainer.data.pipelines.base import BasePipeline
+from resnext_trainer.data.sampling import BatchSchedule
+from resnext_trainer.errors import TrainingError
 
 
-class TfData(Decoding):
+class TfData(BasePipeline):
     """Decodes on all cores, and only the window that is kept."""
 
     name = "tfdata"
     broken = tf.errors.OpError
 
-    def _run(self, plan: Plan, first: int, refusals: list[Refused]) -> Iterator[Batch]:
+    def _run(self, plan: BatchSchedule, first: int, refusals: list[TrainingError]) -> Iterator[Batch]:
         def arrays() -> Iterator[tuple[Any, Any, Any]]:
             # tf.data turns every exception into its own; the reason is kept for whoever asked.
             try:
-                for batch in plan.ahead(first):
+                for batch in plan.prefetch(first):
                     cuts = np.array([_numbers(cut) for cut in batch.cuts], np.int32)
                     yield np.array(batch.jpegs, object), cuts, batch.labels
-            except Refused as refusal:
+            except TrainingError as refusal:
                 refusals.append(refusal)
                 raise
 
@@ -44,7 +44,7 @@ class TfData(Decoding):
         )
         return iter(dataset)
 
-    def _decodes(self, jpeg: bytes, cut: Cut) -> bool:
+    def _can_decode(self, jpeg: bytes, cut: CropWindow) -> bool:
         try:
             self._image(tf.constant(jpeg), tf.constant(_numbers(cut), tf.int32), tf.constant(0))
         except tf.errors.ResourceExhaustedError as error:
@@ -64,7 +64,7 @@ class TfData(Decoding):
         return tf.ensure_shape(image, [size, size, 3]), label
 
 
-def _numbers(cut: Cut) -> tuple[int, ...]:
+def _numbers(cut: CropWindow) -> tuple[int, ...]:
     return (cut.top, cut.left, cut.height, cut.width, cut.flip)
 
 
