@@ -24,7 +24,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from resnext_operator.settings import Settings
+from resnext_operator.runtime.settings import Settings
 from tests.support.simcluster.api import TRAININGS, Api, connect, deploy, deployed, run
 from tests.support.simcluster.kwok_nodes import clear, kwok_nodes, namespace_with_claim, training, trains
 from tests.support.simcluster.operators import Ranks

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from hack.codegen import NOTICE
-from resnext_operator.settings import Settings
+from resnext_operator.runtime.settings import Settings
 
 NAMESPACE = "resnext-system"
 

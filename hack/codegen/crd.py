@@ -3,7 +3,7 @@
 import yaml
 
 from hack.codegen import NOTICE
-from resnext_operator import crd
+from resnext_operator.api import crd
 
 
 def definition(keep: bool) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from resnext_operator import crd
+from resnext_operator.api import crd
 
 
 def reference() -> str:

@@ -8,8 +8,8 @@ from contextlib import AsyncExitStack
 
 import yaml
 
-from resnext_operator import names
-from resnext_operator.cluster import Refused
+from resnext_operator.rendering import names
+from resnext_operator.runtime.client import Refused
 from tests.support.kube import ROOT
 from tests.support.simcluster.api import RELEASE, SYSTEM, run
 from tests.support.simcluster.environment import Environment

@@ -5,7 +5,7 @@ from datetime import datetime
 
 import pytest
 
-from resnext_operator.leader import LEASE
+from resnext_operator.runtime.leader_election import LEASE
 from tests.support.kube import SYSTEM, Cluster, in_node
 
 OPERATOR = "deployment/resnext-operator"

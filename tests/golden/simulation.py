@@ -19,15 +19,15 @@ from unittest.mock import patch
 import yaml
 from prometheus_client import generate_latest
 
-from resnext_operator import admission, handlers
-from resnext_operator.admission import Admission
-from resnext_operator.cache import Cache
-from resnext_operator.cluster import Cluster, Refused
-from resnext_operator.metrics import Metrics
-from resnext_operator.progress import Watch
-from resnext_operator.settings import Settings
-from resnext_operator.teller import Teller
-from resnext_operator.workqueue import WorkQueue
+from resnext_operator.runtime import admission_check, controller
+from resnext_operator.runtime.admission_check import Admission
+from resnext_operator.runtime.cache import Cache
+from resnext_operator.runtime.client import Cluster, Refused
+from resnext_operator.runtime.event_recorder import Teller
+from resnext_operator.runtime.metrics import Metrics
+from resnext_operator.runtime.progress_poller import Watch
+from resnext_operator.runtime.settings import Settings
+from resnext_operator.runtime.workqueue import WorkQueue
 from resnext_trainer.contract import Progress
 
 Manifest = dict[str, Any]
@@ -224,7 +224,7 @@ class Operator:
         self._metrics = Metrics(known, lambda: 0)
         self._metrics.leading = True
         self._teller = Teller(server)
-        self._runtime = handlers.Runtime(
+        self._runtime = controller.Runtime(
             settings=Settings.from_environment({**SETTINGS, **environment}),
             cluster=server,
             cache=known,
@@ -241,13 +241,13 @@ class Operator:
     def time_of(clock: Clock) -> Iterator[None]:
         """Every part that asks for the time asks this clock."""
         with ExitStack() as patches:
-            patches.enter_context(patch.object(handlers, "datetime", clock))
-            patches.enter_context(patch.object(admission, "time", SimpleNamespace(monotonic=clock.monotonic)))
+            patches.enter_context(patch.object(controller, "datetime", clock))
+            patches.enter_context(patch.object(admission_check, "time", SimpleNamespace(monotonic=clock.monotonic)))
             yield
 
     def _watch(self, event: str, found: Manifest) -> None:
-        if found["kind"] in handlers.WATCHED:
-            handlers.see(event, found, self._runtime)
+        if found["kind"] in controller.WATCHED:
+            controller.see(event, found, self._runtime)
 
     async def write_events(self) -> None:
         """Runs for as long as the simulation."""
@@ -255,7 +255,7 @@ class Operator:
 
     async def reconcile(self) -> None:
         self.queue.due = False
-        await handlers.reconcile((NAMESPACE, NAME), self._runtime)
+        await controller.reconcile((NAMESPACE, NAME), self._runtime)
         for _ in range(20):  # the events are written beside the work
             await asyncio.sleep(0)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from resnext_operator import api
-from resnext_operator.__main__ import manifests
-from resnext_operator.ssh import KeyPair, Keys
+from resnext_operator.api.operator_policy import Site
+from resnext_operator.cli import manifests
+from resnext_operator.rendering.secret import KeyPair, Keys
 from tests.golden.goldens import check, dump
 
 SAMPLES = Path(__file__).parents[2] / "manifests" / "samples"
@@ -22,7 +22,7 @@ KEYS = Keys(
 def rendered(path: Path) -> str:
     body = yaml.safe_load(path.read_text(encoding="utf-8"))
     body["metadata"] |= {"namespace": "default", "uid": "00000000-0000-0000-0000-000000000000"}
-    return dump(*manifests(body, api.Site("resnext-trainer"), KEYS), width=120)
+    return dump(*manifests(body, Site("resnext-trainer"), KEYS), width=120)
 
 
 @pytest.mark.parametrize("sample", sorted(SAMPLES.glob("resnext-*.yaml")), ids=lambda path: path.stem)

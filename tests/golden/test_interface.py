@@ -11,10 +11,10 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from resnext_operator.__main__ import main as operator_main
-from resnext_operator.cache import Cache
-from resnext_operator.metrics import Metrics
-from resnext_operator.policy.reasons import REMEDIES, Reason
+from resnext_operator.cli import main as operator_main
+from resnext_operator.domain.reasons import REMEDIES, Reason
+from resnext_operator.runtime.cache import Cache
+from resnext_operator.runtime.metrics import Metrics
 from resnext_trainer.cli.main import main as trainer_main
 from resnext_trainer.runtime.telemetry import Telemetry
 from tests.golden.goldens import check, dump

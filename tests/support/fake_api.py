@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from resnext_operator.cluster import PATHS
+from resnext_operator.runtime.client import PATHS
 
 # What kopf waits for before it watches anything.
 _OF_KOPF = {

@@ -10,13 +10,22 @@ from typing import Any
 
 import yaml
 
-from resnext_operator import api, handlers, names, observe, ownership, policy, render
-from resnext_operator.api import Manifest, Observed, Plan, Rejection, Training
-from resnext_operator.status import readable
+from resnext_operator.api.objects import Manifest
+from resnext_operator.api.operator_policy import Site
+from resnext_operator.api.status import readable
+from resnext_operator.api.training import Training
+from resnext_operator.domain.observed import Observed, Rejection
+from resnext_operator.domain.plan import Plan
+from resnext_operator.domain.reconciler import decide
+from resnext_operator.domain.rejections import plan_after_api_rejection
+from resnext_operator.domain.timestamps import stamp
+from resnext_operator.rendering import names
+from resnext_operator.rendering.hashing import spec_hash
+from resnext_operator.runtime import controller, observe, ownership
 from resnext_trainer.contract import ExitStatus, Progress, SavedCheckpoint, TerminationReport
 
 SAMPLES = Path(__file__).parents[2] / "manifests" / "samples"
-SITE = api.Site("registry.example/resnext-trainer:1")
+SITE = Site("registry.example/resnext-trainer:1")
 HOSTS = [("resnext-digits-worker-0-0", "10.0.0.1"), ("resnext-digits-worker-1-0", "10.0.0.2")]
 
 
@@ -66,7 +75,7 @@ class Cluster:
 
     @property
     def training(self) -> Training:
-        return handlers.read(copy.deepcopy(self.body), self.site)
+        return controller.read(copy.deepcopy(self.body), self.site)
 
     @property
     def seen(self) -> Observed:
@@ -81,7 +90,7 @@ class Cluster:
 
     def decide(self) -> Plan:
         seen = self.seen
-        plan = policy.decide(self.training, seen, self.now)
+        plan = decide(self.training, seen, self.now)
         for _ in range(3):
             if plan.needs_admission:
                 self.checks += 1
@@ -95,12 +104,12 @@ class Cluster:
                 seen = replace(seen, keys=self._keys())
             if not (plan.needs_admission or plan.needs_launcher_admission or plan.needs_keys):
                 return plan
-            plan = policy.decide(self.training, seen, self.now)
+            plan = decide(self.training, seen, self.now)
         raise AssertionError("the operator asks again and again")
 
     def rejected(self, plan: Plan, rejection: Rejection) -> Plan:
         """What is recorded when the API server rejects an object of a plan."""
-        return policy.rejected(self.training, plan, rejection, self.now)
+        return plan_after_api_rejection(self.training, plan, rejection, self.now)
 
     def _keys(self) -> str:
         name = names.keys(self.body["metadata"]["name"])
@@ -172,7 +181,7 @@ class Cluster:
         self.end_pod(self.pods("launcher")[-1], verdict.value, said)
 
     def end_pod(self, pod: Manifest, code: int, message: str) -> None:
-        ended = {"exitCode": code, "message": message, "finishedAt": policy.stamp(self.now)}
+        ended = {"exitCode": code, "message": message, "finishedAt": stamp(self.now)}
         phase = "Failed" if code else "Succeeded"
         pod["status"] = {"phase": phase, "containerStatuses": [{"state": {"terminated": ended}}]}
 
@@ -208,9 +217,9 @@ class Cluster:
         if key not in self.objects:  # else the API server answers 409
             self._uids += 1
             manifest["metadata"]["uid"] = f"uid-{self._uids}"
-            manifest["metadata"]["creationTimestamp"] = policy.stamp(self.now)
+            manifest["metadata"]["creationTimestamp"] = stamp(self.now)
             if manifest["kind"] == "NetworkPolicy":
                 annotations = manifest["metadata"].setdefault("annotations", {})
-                annotations[names.HASH] = render.desired_hash({**manifest, "metadata": _as_desired(manifest)})
+                annotations[names.HASH] = spec_hash({**manifest, "metadata": _as_desired(manifest)})
             self.objects[key] = manifest
             self.made.append(key)

@@ -14,8 +14,8 @@ import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import load_kube_config
 
-from resnext_operator.api import GROUP, PLURAL, VERSION
-from resnext_operator.cluster import Cluster, Refused
+from resnext_operator.api.groupversion import GROUP, PLURAL, VERSION
+from resnext_operator.runtime.client import Cluster, Refused
 
 ROOT = Path(__file__).parents[3]
 SYSTEM, RELEASE = "resnext-system", "resnext-operator"

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from resnext_operator import names
+from resnext_operator.rendering import names
 from resnext_trainer.contract import ExitStatus, Progress, SavedCheckpoint, TerminationReport
 from tests.support.simcluster.api import Api, Manifest, kubeconfig, setup
 

@@ -12,7 +12,7 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from resnext_operator import names
+from resnext_operator.rendering import names
 from tests.support.simcluster.api import TRAININGS, Manifest
 from tests.support.simcluster.kwok_nodes import PLAYED, training
 

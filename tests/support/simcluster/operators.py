@@ -15,8 +15,8 @@ from typing import Any
 from aiohttp import web
 from kubernetes.aio.config import kube_config
 
-from resnext_operator import names
-from resnext_operator.__main__ import main
+from resnext_operator.cli import main
+from resnext_operator.rendering import names
 from resnext_trainer.contract import Progress
 from tests.support.simcluster.api import RELEASE, Api, Manifest
 from tests.support.simcluster.kwok_nodes import own_address, trains
@@ -24,7 +24,7 @@ from tests.support.simcluster.proxy import Fault, Proxy, kubeconfig
 
 # Forked off a process that has imported all there is: 0.1 s in place of 2.5 s, most of a run's time otherwise.
 _FORKED = multiprocessing.get_context("forkserver")
-_FORKED.set_forkserver_preload(["__main__", "resnext_operator.process", "resnext_operator.__main__"])
+_FORKED.set_forkserver_preload(["__main__", "resnext_operator.runtime.app", "resnext_operator.cli"])
 
 _MOST_STARTS = 5
 

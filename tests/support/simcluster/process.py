@@ -25,8 +25,8 @@ from tests.support.simcluster.operators import Ranks
 # resident memory for hours.
 PROGRAM = """
 import gc, json, signal, sys
-from resnext_operator import names
-from resnext_operator.__main__ import main
+from resnext_operator.rendering import names
+from resnext_operator.cli import main
 
 def size(value):
     if isinstance(value, dict):
@@ -44,7 +44,7 @@ def report(*_):
     with open(sys.argv[1], "w") as output:
         json.dump(found, output)
 
-MODULES = {"resnext_operator." + each for each in ("cache", "workqueue", "progress", "teller")}
+MODULES = {"resnext_operator.runtime." + each for each in ("cache", "workqueue", "progress_poller", "event_recorder")}
 names.METRICS_PORT = int(sys.argv[2])
 signal.signal(signal.SIGUSR1, report)
 raise SystemExit(main(["run"]))

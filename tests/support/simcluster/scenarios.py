@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from resnext_operator import names
+from resnext_operator.rendering import names
 from tests.support.simcluster.api import TRAININGS, Api, Manifest
 from tests.support.simcluster.environment import Environment
 from tests.support.simcluster.kwok_nodes import PLAYED, SAVED, training, volume

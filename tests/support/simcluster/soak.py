@@ -16,7 +16,7 @@ from statistics import median
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-from resnext_operator.cluster import Refused
+from resnext_operator.runtime.client import Refused
 from tests.support.simcluster import odd_objects as odd
 from tests.support.simcluster.api import TRAININGS, Api
 from tests.support.simcluster.environment import Environment

@@ -13,8 +13,8 @@ from pydantic.alias_generators import to_camel
 from hack.codegen import dashboards
 from hack.codegen.chart import helm as helm_binary
 from hack.codegen.files import generated_files
-from resnext_operator import names
-from resnext_operator.settings import Settings
+from resnext_operator.rendering import names
+from resnext_operator.runtime.settings import Settings
 
 ROOT = Path(__file__).parents[3]
 CHART = ROOT / "charts" / "resnext-operator"
@@ -246,7 +246,7 @@ def test_every_generated_file_is_fresh():
 def test_the_dashboard_asks_for_all_metrics_that_the_code_has_and_for_no_other():
     code = "".join(
         (ROOT / name).read_text()
-        for name in ("trainer/resnext_trainer/runtime/telemetry.py", "operator/resnext_operator/metrics.py")
+        for name in ("trainer/resnext_trainer/runtime/telemetry.py", "operator/resnext_operator/runtime/metrics.py")
     )
     # telemetry builds its names from parts: counter("images_total", …).
     defined = {f"resnext_train_{name}" for name in re.findall(r'(?:counter|gauge)\(\s*"([a-z_]+)"', code)}

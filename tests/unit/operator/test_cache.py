@@ -2,9 +2,10 @@
 
 import json
 
-from resnext_operator import names, observe
-from resnext_operator.api import KIND
-from resnext_operator.cache import Cache, trimmed
+from resnext_operator.api.groupversion import KIND
+from resnext_operator.rendering import names
+from resnext_operator.runtime import observe
+from resnext_operator.runtime.cache import Cache, trimmed
 
 STARTED = "2026-01-01T00:00:00Z"
 
@@ -104,7 +105,7 @@ def test_deleted_object_is_not_restored_by_a_late_answer():
 
 
 def test_deleted_objects_are_remembered_in_bounded_memory(monkeypatch):
-    monkeypatch.setattr("resnext_operator.cache._MAX_DELETED", 3)
+    monkeypatch.setattr("resnext_operator.runtime.cache._MAX_DELETED", 3)
     cache = Cache()
     for number in range(10):
         cache.drop(pod(name=f"flowers-worker-{number}-0", uid=f"p{number}"))

@@ -4,8 +4,11 @@ import re
 
 import pytest
 
-from resnext_operator import api, crd, policy, render
-from resnext_operator.api import InvalidTraining
+from resnext_operator.api import crd
+from resnext_operator.api.validation import InvalidTraining, parse
+from resnext_operator.domain.attempt_outcome import FINAL
+from resnext_operator.rendering.hashing import pod_revision
+from resnext_operator.rendering.pods import launcher_pod, worker_pod
 from resnext_trainer.checkpoint import directory
 from resnext_trainer.config.validation import resolve
 from resnext_trainer.contract import ExitStatus, Progress, TerminationReport
@@ -21,13 +24,13 @@ def checkpoints_of(pod):
 
 
 def parsed(**spec):
-    return api.parse(resource(**spec), SITE)
+    return parse(resource(**spec), SITE)
 
 
 def test_worker_0_mounts_whole_claim_without_sub_path():
     """The kubelet creates a subPath as root's, which nobody else can write on hostPath and NFS."""
     training = parsed(checkpoints={"claimName": "c", "subPath": "runs/a"})
-    mounts, environment = checkpoints_of(render.worker_pod(training, 0, 0))
+    mounts, environment = checkpoints_of(worker_pod(training, 0, 0))
     assert mounts == [{"name": "checkpoints", "mountPath": MOUNTED_OF_A_CLAIM}]
     assert environment[directory.ROOT] == MOUNTED_OF_A_CLAIM
     assert environment[directory.SUB_PATH] == "runs/a"
@@ -37,7 +40,7 @@ def test_worker_0_mounts_whole_claim_without_sub_path():
 def test_no_other_pod_mounts_claim():
     """So that ReadWriteOnce is enough."""
     training = parsed(checkpoints={"claimName": "c", "subPath": "runs/a"})
-    for pod in (render.worker_pod(training, 1, 0), render.launcher_pod(training, 1, HOSTS)):
+    for pod in (worker_pod(training, 1, 0), launcher_pod(training, 1, HOSTS)):
         mounts, environment = checkpoints_of(pod)
         assert not mounts
         assert not environment.keys() & {directory.ROOT, directory.SUB_PATH}
@@ -48,7 +51,7 @@ def test_no_other_pod_mounts_claim():
 def test_place_in_claim_is_the_one_of_kubelets_sub_path(path, sub_path):
     """The place comes with the pod: a ConfigMap written by an earlier version means the same as ever."""
     training = parsed(checkpoints={"claimName": "c", "subPath": sub_path})
-    _, environment = checkpoints_of(render.worker_pod(training, 0, 0))
+    _, environment = checkpoints_of(worker_pod(training, 0, 0))
     # As the kubelet expands a value: $$ is a dollar, $(NAME) a variable.
     assert not re.search(r"(?<!\$)(\$\$)*\$\(", environment.get(directory.SUB_PATH, ""))
     seen = {name: value.replace("$$", "$") for name, value in environment.items()}
@@ -60,7 +63,7 @@ def test_place_in_claim_is_the_one_of_kubelets_sub_path(path, sub_path):
 def test_upgrade_keeps_pods():
     """What a newer operator mounts otherwise is no reason to replace a running training's pods."""
     body = resource(checkpoints={"claimName": "c", "subPath": "runs/a"})
-    assert render.revision(api.parse(body, SITE)) == render.revision(api.parse(resource(), SITE))
+    assert pod_revision(parse(body, SITE)) == pod_revision(parse(resource(), SITE))
 
 
 SENTENCES = {
@@ -190,4 +193,4 @@ def test_attempt_without_last_checkpoint_is_retried_and_counted():
     cluster.settle()
     assert cluster.status["failures"] == 1
     assert cluster.status["attempts"][0]["cause"] == "checkpoint_not_saved"
-    assert ExitStatus.CHECKPOINT_NOT_SAVED not in policy.FINAL
+    assert ExitStatus.CHECKPOINT_NOT_SAVED not in FINAL

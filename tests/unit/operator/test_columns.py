@@ -6,11 +6,13 @@ from datetime import timedelta
 import pytest
 from prometheus_client import generate_latest
 
-from resnext_operator import crd, names, policy
-from resnext_operator.api import Rejection
-from resnext_operator.cache import Cache
-from resnext_operator.metrics import Metrics
-from resnext_operator.policy import record
+from resnext_operator.api import crd
+from resnext_operator.domain.admission import plan_for_invalid_spec
+from resnext_operator.domain.observed import Rejection
+from resnext_operator.domain.progress import duration
+from resnext_operator.rendering import names
+from resnext_operator.runtime.cache import Cache
+from resnext_operator.runtime.metrics import Metrics
 from resnext_trainer.contract import ExitStatus
 from tests.support.fake_cluster import Cluster
 
@@ -100,7 +102,7 @@ def test_eta_is_the_remaining_time_as_text(running):
 )
 def test_a_duration_is_printed_as_kubectl_prints_ages(seconds, printed):
     """k8s.io/apimachinery/pkg/util/duration.HumanDuration."""
-    assert record.duration(timedelta(seconds=seconds)) == printed
+    assert duration(timedelta(seconds=seconds)) == printed
 
 
 def test_suspended_shows_no_rates(running):
@@ -247,7 +249,7 @@ def test_the_reason_goes_with_what_it_was_about(trouble):
 
 def test_an_invalid_spec_shows_nothing_that_runs(running):
     """A spec that is refused later: no rates, and Running is False."""
-    plan = policy.refused(running.training.status, running.seen, 2, "spec.workers.slots: no", running.now)
+    plan = plan_for_invalid_spec(running.training.status, running.seen, 2, "spec.workers.slots: no", running.now)
     running.carry_out(plan)
     assert condition(running, "Running")["status"] == "False"
     assert "imagesPerSecond" not in running.status["progress"]

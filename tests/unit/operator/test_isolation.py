@@ -15,17 +15,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import generate_latest
 
-from resnext_operator import api, handlers, names, observe, process, progress, render
-from resnext_operator.admission import Admission
-from resnext_operator.api import KIND, Phase
-from resnext_operator.cache import Cache
-from resnext_operator.cluster import Refused, difference, path_of
-from resnext_operator.guard import Guard
-from resnext_operator.metrics import Metrics
-from resnext_operator.progress import Watch
-from resnext_operator.settings import Settings
-from resnext_operator.status import readable
-from resnext_operator.workqueue import WorkQueue
+from resnext_operator.api.groupversion import KIND
+from resnext_operator.api.status import Phase, readable
+from resnext_operator.api.validation import parse
+from resnext_operator.domain.observed import Observed
+from resnext_operator.rendering import names
+from resnext_operator.rendering.metadata import owner_reference
+from resnext_operator.runtime import app, controller, observe, progress_poller
+from resnext_operator.runtime.admission_check import Admission
+from resnext_operator.runtime.cache import Cache
+from resnext_operator.runtime.client import Refused, difference, path_of
+from resnext_operator.runtime.guard import Guard
+from resnext_operator.runtime.metrics import Metrics
+from resnext_operator.runtime.progress_poller import Watch
+from resnext_operator.runtime.settings import Settings
+from resnext_operator.runtime.workqueue import WorkQueue
 from tests.support.fake_cluster import SITE, Cluster, resource
 from tests.unit.operator.test_reconcile import Server
 
@@ -90,19 +94,19 @@ def runtime_of(*bodies):
     teller = SimpleNamespace(tell=lambda *_: None)
     watch = Watch(cache, queue, Settings(), metrics.guard)
     admission = Admission(server)
-    runtime = handlers.Runtime(Settings(), server, cache, queue, watch, teller, metrics, admission, metrics.guard)
+    runtime = controller.Runtime(Settings(), server, cache, queue, watch, teller, metrics, admission, metrics.guard)
     metrics.leading = True
     for body in bodies:
         server.objects[path_of(KIND, "default", body["metadata"]["name"])] = body
-        handlers.see("ADDED", body, runtime)
+        controller.see("ADDED", body, runtime)
     claim = {"kind": "PersistentVolumeClaim", "metadata": {"namespace": "default", "name": "digits-data"}}
-    handlers.see("ADDED", claim | {"spec": {"accessModes": ["ReadWriteMany"]}}, runtime)
+    controller.see("ADDED", claim | {"spec": {"accessModes": ["ReadWriteMany"]}}, runtime)
     return runtime
 
 
 async def serves(runtime, name):
     """Whether a training is reconciled: its workers are created."""
-    await handlers.reconcile(("default", name), runtime)
+    await controller.reconcile(("default", name), runtime)
     return f"/api/v1/namespaces/default/pods/{name}-worker-0-0" in runtime.cluster.objects
 
 
@@ -114,7 +118,7 @@ def test_any_status_is_parsed_rewritten_and_harms_no_other(status):
     async def story():
         runtime = runtime_of(training("odd", status=status), training("good"))
         assert await serves(runtime, "good")
-        await handlers.reconcile(("default", "odd"), runtime)
+        await controller.reconcile(("default", "odd"), runtime)
         stored = runtime.cluster.objects[path_of(KIND, "default", "odd")]["status"]
         stored = {key: value for key, value in stored.items() if value is not None}
         assert readable(stored)["phase"] in set(Phase)
@@ -141,16 +145,16 @@ def test_any_pod_harms_no_other_training(labels, annotations, status, which):
 
     async def story():
         runtime = runtime_of(training("odd"), training("good"))
-        owner = render.owner(api.parse(training("odd"), SITE))
+        owner = owner_reference(parse(training("odd"), SITE))
         metadata = {"namespace": "default", "name": f"odd-{which}", "uid": "p", "resourceVersion": "5"}
         metadata |= {"labels": labels, "annotations": annotations, "ownerReferences": [owner]}
-        handlers.see("ADDED", {"kind": "Pod", "metadata": metadata, "spec": {}, "status": status}, runtime)
+        controller.see("ADDED", {"kind": "Pod", "metadata": metadata, "spec": {}, "status": status}, runtime)
         assert await serves(runtime, "good")
-        await handlers.reconcile(("default", "odd"), runtime)
+        await controller.reconcile(("default", "odd"), runtime)
         runtime.progress._running()
         assert b"resnext_trainings" in generate_latest(runtime.metrics.registry)
-        handlers.see("DELETED", {"kind": "Pod", "metadata": metadata, "spec": {}, "status": status}, runtime)
-        await handlers.reconcile(("default", "odd"), runtime)
+        controller.see("DELETED", {"kind": "Pod", "metadata": metadata, "spec": {}, "status": status}, runtime)
+        await controller.reconcile(("default", "odd"), runtime)
 
     asyncio.run(story())
 
@@ -263,7 +267,7 @@ def test_a_foreign_name_is_no_pod_of_the_training():
     stray = json.loads(json.dumps(cluster.pods("worker")[0]))
     for name in ("stray", "resnext-digits-worker-x-0", "resnext-digits-worker-0-0-0", "resnext-digits-launcher-"):
         stray["metadata"]["name"] = name
-        assert observe.observe([stray]) == observe.Observed()
+        assert observe.observe([stray]) == Observed()
 
 
 def test_a_claim_event_reaches_trainings_after_an_odd_one():
@@ -272,7 +276,7 @@ def test_a_claim_event_reaches_trainings_after_an_odd_one():
     odd["spec"] |= {"checkpoints": ["x"], "workers": {"volumes": {"a": 1}}, "dataset": "x"}
     runtime = runtime_of(odd, training("good"))
     claim = {"kind": "PersistentVolumeClaim", "metadata": {"namespace": "default", "name": "digits-data"}}
-    assert ("default", "good") in handlers.concerned(claim, runtime)
+    assert ("default", "good") in controller.concerned(claim, runtime)
 
 
 def test_skipped_objects_are_counted_and_logged_once(caplog):
@@ -294,7 +298,7 @@ GOOD = {"attempt": 1, "epoch": 1.0, "epochs": 8, "step": 20, "steps": 160, "loss
 
 
 def pod(of, role, address):
-    owner = render.owner(api.parse(training(of), SITE))
+    owner = owner_reference(parse(training(of), SITE))
     metadata = {"namespace": "default", "name": f"{of}-{role}", "uid": f"{of}-{role}", "ownerReferences": [owner]}
     return {"kind": "Pod", "metadata": metadata, "spec": {}, "status": {"phase": "Running", "podIP": address}}
 
@@ -316,7 +320,7 @@ async def ranks(answer, monkeypatch):
         port = runner.addresses[0][1]
         runners.append(runner)
     monkeypatch.setattr(names, "METRICS_PORT", port)
-    monkeypatch.setattr(progress, "_ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(progress_poller, "_ANSWER_SECONDS", 0.5)
     try:
         yield
     finally:
@@ -371,7 +375,7 @@ def test_any_answer_of_a_rank_leaves_others_asked(answer, monkeypatch):
         runtime = runtime_of(training("odd"), training("good"))
         for of, address in (("odd", "127.0.0.2"), ("good", "127.0.0.1")):
             for role in ("worker-0-0", "launcher-1"):
-                handlers.see("ADDED", pod(of, role, address), runtime)
+                controller.see("ADDED", pod(of, role, address), runtime)
         async with ranks(answer, monkeypatch):
             watch = Watch(runtime.cache, runtime.queue, Settings(progress_seconds=0.1))
             before = limits.getrusage(limits.RUSAGE_SELF).ru_maxrss
@@ -397,7 +401,7 @@ def test_a_loss_that_is_not_finite_is_left_out(loss, monkeypatch):
     async def story():
         runtime = runtime_of(training("odd"))
         for role in ("worker-0-0", "launcher-1"):
-            handlers.see("ADDED", pod("odd", role, "127.0.0.2"), runtime)
+            controller.see("ADDED", pod("odd", role, "127.0.0.2"), runtime)
         answer = body(json.dumps({**GOOD, "loss": 0.5}).replace("0.5", loss).encode())
         async with ranks(answer, monkeypatch):
             watch = Watch(runtime.cache, runtime.queue, Settings(progress_seconds=0.1))
@@ -426,7 +430,7 @@ def test_a_key_that_fails_is_not_logged_with_each_try(caplog):
         runtime = runtime_of()
         failing = SimpleNamespace(knows=lambda _: True)
         runtime.cache.training = lambda key: {}[key]
-        working = asyncio.create_task(process._work(runtime, failing))
+        working = asyncio.create_task(app._work(runtime, failing))
         for _ in range(5):
             runtime.queue.add(("default", "odd"))
             await asyncio.sleep(0.02)
@@ -450,7 +454,7 @@ def test_a_terminating_namespace_is_left_quietly(caplog):
 
     async def story():
         runtime = replace(runtime_of(training("odd")), cluster=Terminating())
-        await handlers.reconcile(("default", "odd"), runtime)
+        await controller.reconcile(("default", "odd"), runtime)
         assert runtime.cluster.writes == []
         assert runtime.queue._later[("default", "odd")].when() > asyncio.get_running_loop().time() + 30
 

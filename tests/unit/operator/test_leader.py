@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from resnext_operator import leader as module
-from resnext_operator.cluster import Refused
-from resnext_operator.leader import Leader, Lost
-from resnext_operator.settings import Settings
+from resnext_operator.runtime import leader_election as module
+from resnext_operator.runtime.client import Refused
+from resnext_operator.runtime.leader_election import Leader, Lost
+from resnext_operator.runtime.settings import Settings
 
 
 class Server:

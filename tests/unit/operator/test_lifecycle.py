@@ -4,8 +4,14 @@ import copy
 
 import pytest
 
-from resnext_operator import api, names, render
-from resnext_operator.api import GPU, KIND, Phase
+from resnext_operator.api.groupversion import KIND
+from resnext_operator.api.operator_policy import Site
+from resnext_operator.api.pod_template import GPU
+from resnext_operator.api.status import Phase
+from resnext_operator.api.validation import parse
+from resnext_operator.rendering import names
+from resnext_operator.rendering.hashing import pod_revision
+from resnext_operator.rendering.pods import launcher_pod
 from resnext_trainer.contract import ExitStatus, TerminationReport
 from tests.support.fake_cluster import HOSTS, SITE, Cluster, resource
 
@@ -405,11 +411,11 @@ def test_what_changes_while_suspended_reaches_every_pod(field, seen_suspended):
 
 def test_neither_a_new_version_of_the_operator_nor_a_resize_replaces_a_pod():
     cluster = a_running()
-    other = api.parse(copy.deepcopy(cluster.body), api.Site("another/default-image:2"))
-    assert render.revision(other) == render.revision(cluster.training)
+    other = parse(copy.deepcopy(cluster.body), Site("another/default-image:2"))
+    assert pod_revision(other) == pod_revision(cluster.training)
     for replicas in (1, 3):
-        resized = api.parse(resource(workers={"replicas": replicas}), SITE)
-        assert render.revision(resized) == render.revision(api.parse(resource(workers={}), SITE))
+        resized = parse(resource(workers={"replicas": replicas}), SITE)
+        assert pod_revision(resized) == pod_revision(parse(resource(workers={}), SITE))
 
 
 # -- stalls ------------------------------------------------------------------------------------------------------------
@@ -589,7 +595,7 @@ def test_a_secret_that_goes_before_the_pods_have_mounted_it_is_made_again():
 
 
 def test_slots_follow_the_gpus_and_the_launcher_asks_for_none():
-    training = api.parse(resource(workers={"replicas": 2, "resources": {"limits": {GPU: 4}}}), SITE)
-    launcher = render.launcher_pod(training, 1, HOSTS)
+    training = parse(resource(workers={"replicas": 2, "resources": {"limits": {GPU: 4}}}), SITE)
+    launcher = launcher_pod(training, 1, HOSTS)
     assert "--world=8" in launcher["spec"]["containers"][0]["args"]
     assert GPU not in str(launcher)

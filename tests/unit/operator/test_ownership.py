@@ -4,11 +4,12 @@ import asyncio
 
 import pytest
 
-from resnext_operator import cluster as server
-from resnext_operator import ownership, render
-from resnext_operator.api import Phase
-from resnext_operator.cluster import Leftover, Refused, Stranger
-from resnext_operator.ownership import Owner
+from resnext_operator.api.status import Phase
+from resnext_operator.rendering.claims import checkpoint_claim
+from resnext_operator.runtime import client as server
+from resnext_operator.runtime import ownership
+from resnext_operator.runtime.client import Leftover, Refused, Stranger
+from resnext_operator.runtime.ownership import Owner
 from resnext_trainer.contract import ExitStatus
 from tests.support.fake_cluster import Cluster
 
@@ -98,7 +99,7 @@ def test_foreign_claim_can_be_named():
 def test_own_claim_of_an_earlier_training_is_used_again():
     """Deleting a training keeps its checkpoints; the next one of the name goes on from them."""
     cluster = Cluster()
-    claim = render.claim(cluster.training)
+    claim = checkpoint_claim(cluster.training)
     assert "ownerReferences" not in claim["metadata"]
     cluster._store(claim)
     cluster.run()

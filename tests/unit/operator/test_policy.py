@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resnext_operator import policy
-from resnext_operator.api import Phase
+from resnext_operator.api.status import Phase
+from resnext_operator.domain.attempt_outcome import SETTLING
 from resnext_trainer.contract import ExitStatus
 from tests.support.fake_cluster import Cluster
 
@@ -159,7 +159,7 @@ def test_a_crash_waits_for_what_may_explain_it(running, report):
     running.end(ExitStatus.CRASHED, report=report)
     running.settle()
     assert running.status["phase"] == Phase.RUNNING
-    assert running.decide().requeue_after == policy.SETTLING
+    assert running.decide().requeue_after == SETTLING
     running.wait(seconds=91)
     running.settle()
     assert running.status["failures"] == 1

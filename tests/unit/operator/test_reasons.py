@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from resnext_operator.policy import Reason
-from resnext_operator.policy.reasons import REMEDIES, warning
+from resnext_operator.domain.reasons import REMEDIES, Reason, warning
 from resnext_trainer.contract import ExitStatus
 
 README = Path(__file__).parents[3] / "operator" / "README.md"

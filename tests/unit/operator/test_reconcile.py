@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from resnext_operator import handlers
-from resnext_operator.admission import Admission
-from resnext_operator.api import Plan, Reference
-from resnext_operator.cache import Cache
-from resnext_operator.cluster import Cluster, Refused, path_of
-from resnext_operator.settings import Settings
-from resnext_operator.workqueue import WorkQueue
+from resnext_operator.domain.plan import Plan, Reference
+from resnext_operator.runtime import controller
+from resnext_operator.runtime.admission_check import Admission
+from resnext_operator.runtime.cache import Cache
+from resnext_operator.runtime.client import Cluster, Refused, path_of
+from resnext_operator.runtime.settings import Settings
+from resnext_operator.runtime.workqueue import WorkQueue
 from tests.support.fake_cluster import resource
 
 
@@ -84,7 +84,7 @@ class Place:
         said = SimpleNamespace(latest=lambda _: None, last_steps=lambda _: {})
         metrics = SimpleNamespace(recorded=lambda *_: None)
         teller = SimpleNamespace(tell=lambda _, event, __: self.told.append(event.reason))
-        self.runtime = handlers.Runtime(
+        self.runtime = controller.Runtime(
             Settings(), self.server, self.cache, self.queue, said, teller, metrics, Admission(self.server)
         )
         for body in trainings or (resource(),):
@@ -96,7 +96,7 @@ class Place:
 
     async def reconcile(self, times=1, name="resnext-digits"):
         for _ in range(times):
-            await handlers.reconcile(("default", name), self.runtime)
+            await controller.reconcile(("default", name), self.runtime)
 
     @property
     def posts(self):

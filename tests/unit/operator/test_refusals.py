@@ -5,13 +5,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from resnext_operator import handlers, policy, render, volumes
-from resnext_operator.__main__ import main
-from resnext_operator.api import Phase, Plan
-from resnext_operator.cache import Cache
-from resnext_operator.cluster import Refused
-from resnext_operator.guard import Guard
-from resnext_operator.settings import InvalidSettings, Settings
+from resnext_operator.api import volumes
+from resnext_operator.api.status import Phase
+from resnext_operator.cli import main
+from resnext_operator.domain.admission import plan_for_invalid_spec
+from resnext_operator.domain.plan import Plan
+from resnext_operator.rendering.network_policy import network_policy
+from resnext_operator.runtime import controller
+from resnext_operator.runtime.cache import Cache
+from resnext_operator.runtime.client import Refused
+from resnext_operator.runtime.guard import Guard
+from resnext_operator.runtime.settings import InvalidSettings, Settings
 from resnext_trainer.contract import ExitStatus
 from tests.support.fake_cluster import SAMPLES, SITE, Cluster, is_pod
 
@@ -166,7 +170,7 @@ def test_the_appearance_of_a_volumes_claim_wakes_its_training():
     cluster.body["metadata"]["resourceVersion"] = "1"
     cache.put(cluster.body)
     claim = {"kind": "PersistentVolumeClaim", "metadata": {"name": "extra", "namespace": "default"}}
-    assert handlers.concerned(claim, SimpleNamespace(cache=cache, guard=Guard())) == {("default", "resnext-digits")}
+    assert controller.concerned(claim, SimpleNamespace(cache=cache, guard=Guard())) == {("default", "resnext-digits")}
 
 
 def test_on_the_nodes_network_a_worker_still_finds_the_cluster():
@@ -236,11 +240,11 @@ def test_when_the_quota_is_raised_the_training_goes_on():
 def test_what_ran_with_a_spec_that_is_refused_now_does_not_run_for_ever():
     cluster = a_cluster()
     cluster.run()
-    plan = policy.refused(cluster.status, cluster.seen, 2, "spec.workers.slots: no", cluster.now)
+    plan = plan_for_invalid_spec(cluster.status, cluster.seen, 2, "spec.workers.slots: no", cluster.now)
     assert {each.name for each in plan.delete} == {each["metadata"]["name"] for each in living(cluster)}
     assert plan.status["phase"] == Phase.FAILED
     cluster.carry_out(plan)
-    again = policy.refused(cluster.status, cluster.seen, 2, "spec.workers.slots: no", cluster.now)
+    again = plan_for_invalid_spec(cluster.status, cluster.seen, 2, "spec.workers.slots: no", cluster.now)
     assert (again.delete, again.events, again.status) == ((), (), cluster.status)
 
 
@@ -253,7 +257,7 @@ def test_what_has_succeeded_stays_so_when_a_later_operator_would_refuse_it():
     cluster.run()
     cluster.end(ExitStatus.FINISHED)
     cluster.settle()
-    plan = policy.refused(cluster.status, cluster.seen, 2, "spec.workers.slots: no", cluster.now)
+    plan = plan_for_invalid_spec(cluster.status, cluster.seen, 2, "spec.workers.slots: no", cluster.now)
     assert (plan.status, plan.events) == (cluster.status, ())
 
 
@@ -263,7 +267,7 @@ def test_what_has_succeeded_stays_so_when_a_later_operator_would_refuse_it():
 def test_only_own_pods_the_operator_and_who_the_settings_name_come_in():
     monitoring = {"namespaceSelector": {"matchLabels": {"team": "watch"}}}
     cluster = a_cluster(replace(SITE, operator_namespace="ops", metrics_from=(monitoring,)), slots=4)
-    spec = render.network_policy(cluster.training)["spec"]
+    spec = network_policy(cluster.training)["spec"]
     assert spec["podSelector"] == {"matchLabels": {"resnext.dev/training": "resnext-digits"}}
     assert spec["policyTypes"] == ["Ingress"]
     own, metrics = spec["ingress"]
@@ -276,7 +280,7 @@ def test_only_own_pods_the_operator_and_who_the_settings_name_come_in():
 
 
 def test_without_a_setting_nobody_but_the_operator_reads_metrics():
-    _, metrics = render.network_policy(a_cluster().training)["spec"]["ingress"]
+    _, metrics = network_policy(a_cluster().training)["spec"]["ingress"]
     assert len(metrics["from"]) == 1
 
 

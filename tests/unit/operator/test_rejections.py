@@ -2,10 +2,12 @@
 
 import pytest
 
-from resnext_operator import names
-from resnext_operator.api import Phase, Plan, Rejection
-from resnext_operator.policy import rejections
-from resnext_operator.policy.rejections import Cause
+from resnext_operator.api.status import Phase
+from resnext_operator.domain import rejections
+from resnext_operator.domain.observed import Rejection
+from resnext_operator.domain.plan import Plan
+from resnext_operator.domain.rejections import Cause
+from resnext_operator.rendering import names
 from resnext_trainer.contract import ExitStatus
 from tests.support.fake_cluster import Cluster, is_pod
 

@@ -9,8 +9,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnext_operator.__main__ import main, trainings
-from resnext_operator.api import KIND, InvalidTraining, Spec, parse
+from resnext_operator.api.groupversion import KIND
+from resnext_operator.api.spec import Spec
+from resnext_operator.api.validation import InvalidTraining, parse
+from resnext_operator.cli import main, trainings
 from resnext_trainer.config import manifest_yaml
 from resnext_trainer.config.manifest_yaml import InvalidManifest
 from resnext_trainer.config.manifests import SPEC_FIELDS

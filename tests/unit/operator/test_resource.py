@@ -9,10 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnext_operator import api, crd, names, render
-from resnext_operator.__main__ import manifests
-from resnext_operator.api import GPU, InvalidTraining
-from resnext_operator.ssh import KeyPair, Keys
+from resnext_operator.api import crd
+from resnext_operator.api.pod_template import GPU
+from resnext_operator.api.spec import Spec
+from resnext_operator.api.validation import MAX_NAME, InvalidTraining, parse
+from resnext_operator.cli import manifests
+from resnext_operator.rendering import names
+from resnext_operator.rendering.config_map import config_map
+from resnext_operator.rendering.pods import launcher_pod, worker_pod
+from resnext_operator.rendering.secret import KeyPair, Keys
+from resnext_operator.rendering.shared_objects import shared_objects
 from resnext_trainer.config.manifests import SPEC_FIELDS
 from tests.support.fake_cluster import HOSTS, SAMPLES, SITE, resource
 
@@ -56,7 +62,7 @@ def nodes(node, path=("spec",)):
 @pytest.mark.parametrize("stem", TRAININGS)
 def test_samples_are_accepted_by_schema_and_operator(stem):
     jsonschema.validate(resource(stem)["spec"], SPEC)
-    api.parse(resource(stem), SITE)
+    parse(resource(stem), SITE)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +107,7 @@ def test_what_the_schema_refuses_the_operator_refuses_too(change):
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(resource(**change)["spec"], SPEC)
     with pytest.raises(InvalidTraining):
-        api.parse(resource(**change), SITE)
+        parse(resource(**change), SITE)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +161,7 @@ def test_what_the_schema_refuses_the_operator_refuses_too(change):
 )
 def test_a_wrong_combination_names_the_field_and_the_way_out_in_the_schemas_own_sentence(change, field, way_out):
     with pytest.raises(InvalidTraining) as refusal:
-        api.parse(resource(**change), SITE)
+        parse(resource(**change), SITE)
     said = str(refusal.value)
     assert said.startswith(f"{field}: ")
     assert way_out in said
@@ -166,10 +172,10 @@ def test_a_wrong_combination_names_the_field_and_the_way_out_in_the_schemas_own_
 
 def test_a_name_must_leave_room_for_the_pods_names():
     body = resource()
-    body["metadata"]["name"] = "n" * (api.MAX_NAME + 1)
+    body["metadata"]["name"] = "n" * (MAX_NAME + 1)
     with pytest.raises(InvalidTraining, match=r"metadata\.name"):
-        api.parse(body, SITE)
-    assert len(names.worker("n" * api.MAX_NAME, 255, 99_999)) <= 63
+        parse(body, SITE)
+    assert len(names.worker("n" * MAX_NAME, 255, 99_999)) <= 63
 
 
 def unbounded(node, path):
@@ -225,7 +231,7 @@ def test_a_value_beyond_its_bound_is_refused_by_both(change, field):
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(resource(**change)["spec"], SPEC)
     with pytest.raises(InvalidTraining, match=re.escape(field)):
-        api.parse(resource(**change), SITE)
+        parse(resource(**change), SITE)
 
 
 @pytest.mark.parametrize("pods", ["workers", "launcher"])
@@ -233,7 +239,7 @@ def test_a_value_beyond_its_bound_is_refused_by_both(change, field):
 def test_labels_of_the_group_are_refused(pods, name):
     """The operator's own labels are on its pods; a user's of the same prefix would be taken for them."""
     with pytest.raises(InvalidTraining, match=rf"spec\.{pods}\.labels: .*use a prefix of your own"):
-        api.parse(resource(**{pods: {"labels": {f"resnext.dev/{name}": "x"}}}), SITE)
+        parse(resource(**{pods: {"labels": {f"resnext.dev/{name}": "x"}}}), SITE)
     rules = [rule["rule"] for rule in schema()["properties"]["spec"]["properties"][pods]["x-kubernetes-validations"]]
     assert "!has(self.labels) || self.labels.all(key, !key.startsWith('resnext.dev/'))" in rules
 
@@ -241,20 +247,20 @@ def test_labels_of_the_group_are_refused(pods, name):
 @pytest.mark.parametrize("labels", [{"resnext.dev.example/a": "x"}, {"my.resnext.dev/a": "x"}, {"resnext.dev": "x"}])
 def test_labels_of_other_groups_are_taken(labels):
     """Only the group itself is the operator's."""
-    assert api.parse(resource(workers={"labels": labels}), SITE).spec.workers.labels == labels
+    assert parse(resource(workers={"labels": labels}), SITE).spec.workers.labels == labels
 
 
 def test_keys_of_maps_are_bounded():
     """A structural schema says nothing of keys: a rule does, and the operator in the same way."""
     with pytest.raises(InvalidTraining, match="may not be more than 317 bytes"):
-        api.parse(resource(workers={"nodeSelector": {"k" * 318: "x"}}), SITE)
+        parse(resource(workers={"nodeSelector": {"k" * 318: "x"}}), SITE)
 
 
 @pytest.mark.parametrize("spec", [["x"], "x", {"training": "x"}, {"training": ["x"]}, {"training": {"model": "x"}}])
 def test_a_spec_of_another_type_is_invalid(spec):
     """One that an earlier schema let pass is refused in a sentence, and is no error of the operator."""
     with pytest.raises(InvalidTraining, match=r"spec.*: should be|spec.*: Invalid value"):
-        api.parse({"metadata": {"name": "x"}, "spec": spec}, SITE)
+        parse({"metadata": {"name": "x"}, "spec": spec}, SITE)
 
 
 def test_nothing_under_spec_has_a_default_so_what_the_user_wrote_stays_visible():
@@ -291,24 +297,24 @@ def test_every_host_of_the_launcher_is_a_worker_that_exists(replicas, slots):
 
 @pytest.mark.parametrize("stem", TRAININGS)
 def test_only_workers_hold_gpus_and_data_and_only_the_first_the_checkpoints(stem):
-    training = api.parse(resource(stem), SITE)
+    training = parse(resource(stem), SITE)
 
     def claims(pod):
         volumes = (each.get("persistentVolumeClaim") for each in pod["spec"]["volumes"])
         return {each["claimName"] for each in volumes if each}
 
-    launcher = render.launcher_pod(training, 1, HOSTS)
+    launcher = launcher_pod(training, 1, HOSTS)
     assert claims(launcher) == set()
     assert GPU not in json.dumps(launcher)
-    assert len(claims(render.worker_pod(training, 0, 0))) == 2
-    assert claims(render.worker_pod(training, 1, 0)) == {training.spec.dataset.claim_name}
+    assert len(claims(worker_pod(training, 0, 0))) == 2
+    assert claims(worker_pod(training, 1, 0)) == {training.spec.dataset.claim_name}
 
 
 def test_only_workers_that_asked_for_gpus_see_any():
     blind = {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}
     for stem, sees in (("resnext-digits", False), ("resnext-250ep", True)):
-        training = api.parse(resource(stem), SITE)
-        pods = (render.worker_pod(training, 0, 0), render.launcher_pod(training, 1, HOSTS))
+        training = parse(resource(stem), SITE)
+        pods = (worker_pod(training, 0, 0), launcher_pod(training, 1, HOSTS))
         worker, launcher = (pod["spec"]["containers"][0]["env"] for pod in pods)
         assert (blind not in worker) is sees
         assert blind in launcher
@@ -316,8 +322,8 @@ def test_only_workers_that_asked_for_gpus_see_any():
 
 @pytest.mark.parametrize("stem", TRAININGS)
 def test_pods_keep_to_restricted_pod_security(stem):
-    training = api.parse(resource(stem), SITE)
-    for pod in (render.worker_pod(training, 0, 0), render.launcher_pod(training, 1, HOSTS)):
+    training = parse(resource(stem), SITE)
+    for pod in (worker_pod(training, 0, 0), launcher_pod(training, 1, HOSTS)):
         spec = pod["spec"]
         assert spec["securityContext"]["runAsNonRoot"]
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -335,16 +341,16 @@ def test_pods_keep_to_restricted_pod_security(stem):
 
 
 def test_a_claim_for_checkpoints_has_no_owner_so_it_outlives_the_training():
-    training = api.parse(resource(), SITE)
-    owned = {each["kind"]: "ownerReferences" in each["metadata"] for each in render.prepared(training)}
+    training = parse(resource(), SITE)
+    owned = {each["kind"]: "ownerReferences" in each["metadata"] for each in shared_objects(training)}
     assert owned.pop("PersistentVolumeClaim") is False
     assert all(owned.values())
 
 
 def test_config_map_holds_what_the_user_wrote():
     """A run that resumes is compared by these fields alone; preset and defaults stand in training.json only."""
-    training = api.parse(resource("resnext-250ep"), SITE)
-    data = render.config(training)["data"]
+    training = parse(resource("resnext-250ep"), SITE)
+    data = config_map(training)["data"]
     assert json.loads(data["written.json"]) == resource("resnext-250ep")["spec"]["training"]
     assert json.loads(data["training.json"])["mixup"] == 0.2
 
@@ -352,14 +358,14 @@ def test_config_map_holds_what_the_user_wrote():
 def test_every_pod_knows_the_training_s_uid():
     """The lock of the checkpoints names it; users cannot set a variable of the same name."""
     body = resource()
-    training = api.parse(body, SITE)
-    for pod in (render.worker_pod(training, 0, 0), render.launcher_pod(training, 1, HOSTS)):
+    training = parse(body, SITE)
+    for pod in (worker_pod(training, 0, 0), launcher_pod(training, 1, HOSTS)):
         assert {"name": "RESNEXT_TRAINING_UID", "value": training.uid} in pod["spec"]["containers"][0]["env"]
     body["spec"].setdefault("workers", {})["env"] = [{"name": "RESNEXT_TRAINING_UID", "value": "another"}]
     with pytest.raises(InvalidTraining, match="the pods set this variable themselves"):
-        api.parse(body, SITE)
+        parse(body, SITE)
 
 
 def test_trainer_knows_the_fields_of_the_spec():
     """`--config` rejects an unknown one without the operator's models."""
-    assert set(SPEC_FIELDS) == {field.alias for field in api.Spec.model_fields.values()}
+    assert set(SPEC_FIELDS) == {field.alias for field in Spec.model_fields.values()}

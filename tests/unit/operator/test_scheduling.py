@@ -3,8 +3,9 @@
 import jsonschema
 import pytest
 
-from resnext_operator import api, crd, render
-from resnext_operator.api import InvalidTraining
+from resnext_operator.api import crd
+from resnext_operator.api.validation import InvalidTraining, parse
+from resnext_operator.rendering.pods import launcher_pod, worker_pod
 from tests.support.fake_cluster import HOSTS, SITE, resource
 
 OWN = {"matchLabels": {"resnext.dev/training": "resnext-digits", "resnext.dev/role": "worker"}}
@@ -15,8 +16,8 @@ A100 = {"matchExpressions": [{"key": "nvidia.com/gpu.product", "operator": "In",
 
 def worker(*avoided, **workers):
     given = resource()["spec"]["workers"]
-    training = api.parse(resource(workers=given | workers), SITE)
-    return render.worker_pod(training, 0, 0, avoided=avoided)["spec"]
+    training = parse(resource(workers=given | workers), SITE)
+    return worker_pod(training, 0, 0, avoided=avoided)["spec"]
 
 
 def test_workers_spread_over_nodes_unless_a_node_is_avoided():
@@ -68,9 +69,9 @@ def test_an_avoided_node_is_added_to_what_the_user_wants():
 
 def test_the_launcher_has_an_affinity_of_its_own():
     affinity = {"nodeAffinity": {REQUIRED: {"nodeSelectorTerms": [A100]}}}
-    training = api.parse(resource(launcher={"affinity": affinity}), SITE)
-    assert render.launcher_pod(training, 1, HOSTS)["spec"]["affinity"] == affinity
-    assert "affinity" not in render.worker_pod(training, 0, 0)["spec"]
+    training = parse(resource(launcher={"affinity": affinity}), SITE)
+    assert launcher_pod(training, 1, HOSTS)["spec"]["affinity"] == affinity
+    assert "affinity" not in worker_pod(training, 0, 0)["spec"]
 
 
 def required(**requirement):

@@ -10,8 +10,8 @@ import aiohttp
 import pytest
 from kubernetes.aio.config import kube_config
 
-from resnext_operator import process, scopes
-from resnext_operator.settings import Settings
+from resnext_operator.runtime import app, scopes
+from resnext_operator.runtime.settings import Settings
 from tests.support.fake_api import ApiServer
 from tests.support.fake_cluster import resource
 
@@ -74,7 +74,7 @@ async def operator(server, folder, monkeypatch, namespaces, **settings):
         monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(config))
         given = {"namespaces": namespaces, "port": port, "lease_namespace": "system", "relist_seconds": 60.0}
         server.namespaces.add("system")
-        task = asyncio.create_task(process.run(Settings(**{**given, **settings})))
+        task = asyncio.create_task(app.run(Settings(**{**given, **settings})))
         try:
             yield Operator(port, task)
         finally:

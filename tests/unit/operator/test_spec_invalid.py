@@ -4,8 +4,8 @@ import copy
 
 import pytest
 
-from resnext_operator import api
-from resnext_operator.api import Phase
+from resnext_operator.api.status import Phase
+from resnext_operator.api.validation import read_leniently
 from resnext_trainer.contract import ExitStatus
 from tests.support.fake_cluster import Cluster
 
@@ -153,7 +153,7 @@ def test_what_can_be_read_is_read_field_by_field():
         "workers": {"replicas": 3, "slots": 0, "sharedMemory": []},
         "runPolicy": {"cleanPodPolicy": "All", "backoffLimit": "many"},
     }
-    spec = api.read_leniently(cluster.body, cluster.site, "no").spec
+    spec = read_leniently(cluster.body, cluster.site, "no").spec
     assert (spec.suspend, spec.workers.replicas, spec.workers.slots) == (False, 3, None)
     assert (spec.run_policy.clean_pod_policy, spec.run_policy.backoff_limit) == ("All", 6)
 
@@ -163,5 +163,5 @@ def test_spec_of_any_form_is_no_error_of_the_operator(spec):
     """Nothing of it can be read then."""
     cluster = Cluster()
     cluster.body["spec"] = spec
-    read = api.read_leniently(cluster.body, cluster.site, "no")
+    read = read_leniently(cluster.body, cluster.site, "no")
     assert (read.invalid, read.spec.workers.replicas) == ("no", 1)

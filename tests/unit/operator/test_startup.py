@@ -5,8 +5,8 @@ from datetime import timedelta
 
 import pytest
 
-from resnext_operator import policy
-from resnext_operator.api import Phase
+from resnext_operator.api.status import Phase
+from resnext_operator.domain.timestamps import stamp
 from resnext_trainer.contract import ExitStatus
 from tests.support.fake_cluster import Cluster
 
@@ -153,7 +153,7 @@ def test_disruption_before_an_attempt_does_not_count(how):
         if how == "evicted":
             pod["status"]["reason"] = "Evicted"
         elif how == "drained":
-            pod["metadata"]["deletionTimestamp"] = policy.stamp(cluster.now)
+            pod["metadata"]["deletionTimestamp"] = stamp(cluster.now)
         else:
             pod["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True"}]
     cluster.settle()

@@ -1,6 +1,6 @@
 """The merge patch that a status is written with."""
 
-from resnext_operator.cluster import difference
+from resnext_operator.runtime.client import difference
 
 
 def test_a_status_patch_holds_the_changes_alone():

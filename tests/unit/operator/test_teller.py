@@ -3,9 +3,10 @@
 import asyncio
 from datetime import UTC, datetime
 
-from resnext_operator.api import Event, parse
-from resnext_operator.cluster import Cluster, Refused
-from resnext_operator.teller import Teller
+from resnext_operator.api.validation import parse
+from resnext_operator.domain.plan import Event
+from resnext_operator.runtime.client import Cluster, Refused
+from resnext_operator.runtime.event_recorder import Teller
 from tests.support.fake_cluster import SITE, resource
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

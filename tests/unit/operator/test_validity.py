@@ -5,8 +5,9 @@ import re
 import pytest
 import yaml
 
-from resnext_operator import api, render
-from resnext_operator.__main__ import main
+from resnext_operator.api.validation import InvalidTraining, parse
+from resnext_operator.cli import main
+from resnext_operator.rendering.pods import example_hosts, launcher_pod, worker_pod
 from tests.support.fake_cluster import SITE, resource
 from tests.support.validity import INVALID, VALID, merged
 
@@ -20,17 +21,17 @@ def body(spec):
 @pytest.mark.parametrize("name", INVALID)
 def test_spec_of_an_invalid_pod_is_rejected(name):
     """By the operator, in a sentence that begins with the field."""
-    with pytest.raises(api.InvalidTraining) as refusal:
-        api.parse(body(INVALID[name]), SITE)
+    with pytest.raises(InvalidTraining) as refusal:
+        parse(body(INVALID[name]), SITE)
     assert re.match(r"spec\.[a-zA-Z.\[\]0-9]+: ", str(refusal.value))
 
 
 @pytest.mark.parametrize("name", VALID)
 def test_odd_spec_of_a_valid_pod_is_accepted(name):
     """And rendered: what Kubernetes says of these pods is tested on a real API server."""
-    training = api.parse(body(VALID[name]), SITE)
-    launcher = render.launcher_pod(training, 1, render.example_hosts(training))
-    assert render.worker_pod(training, 0, 0)["kind"] == launcher["kind"] == "Pod"
+    training = parse(body(VALID[name]), SITE)
+    launcher = launcher_pod(training, 1, example_hosts(training))
+    assert worker_pod(training, 0, 0)["kind"] == launcher["kind"] == "Pod"
 
 
 @pytest.mark.parametrize(
@@ -49,8 +50,8 @@ def test_mount_that_overlaps_a_folder_of_the_pods_is_rejected(path):
     """Over it, in it, or above it."""
     volumes = [{"name": "x", "emptyDir": {}}]
     spec = {"workers": {"volumes": volumes, "volumeMounts": [{"name": "x", "mountPath": path}]}}
-    with pytest.raises(api.InvalidTraining, match="choose another folder"):
-        api.parse(body(spec), SITE)
+    with pytest.raises(InvalidTraining, match="choose another folder"):
+        parse(body(spec), SITE)
 
 
 LAUNCHERS = [
@@ -65,8 +66,8 @@ LAUNCHERS = [
 @pytest.mark.parametrize(("written", "expected"), LAUNCHERS)
 def test_launcher_has_limits_of_cpu_and_memory(written, expected):
     """A quota may require them; what the user wrote is kept, and no request is above its limit."""
-    training = api.parse(body({"launcher": {"resources": written}}), SITE)
-    found = render.launcher_pod(training, 1, render.example_hosts(training))["spec"]["containers"][0]["resources"]
+    training = parse(body({"launcher": {"resources": written}}), SITE)
+    found = launcher_pod(training, 1, example_hosts(training))["spec"]["containers"][0]["resources"]
     for name, (request, limit) in expected.items():
         assert found["requests"].get(name) == request
         assert found["limits"][name] == limit

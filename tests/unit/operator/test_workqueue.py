@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from resnext_operator.workqueue import WorkQueue
+from resnext_operator.runtime.workqueue import WorkQueue
 
 KEY = ("lab", "flowers")
 

@@ -6,7 +6,8 @@ from random import Random
 
 import pytest
 
-from resnext_operator.api import Site, parse
+from resnext_operator.api.operator_policy import Site
+from resnext_operator.api.validation import parse
 from tests.support.simcluster.odd_objects import ADDRESS_OF_ODD_RANKS, SPARE, Action, actions, addressed, answer
 
 MANY = 1000

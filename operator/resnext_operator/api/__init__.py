@@ -1,0 +1,1 @@
+"""The ResNeXtTraining API: models, validation and the CustomResourceDefinition. Pure."""

@@ -1,0 +1,215 @@
+"""The CustomResourceDefinition, made from the models of the spec: schema, rules, printed columns."""
+
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from resnext_operator.api.groupversion import GROUP, KIND, PLURAL, SHORT, VERSION
+from resnext_operator.api.objects import Manifest
+from resnext_operator.api.spec import Spec, Workers
+from resnext_operator.api.validation import IMMUTABLE, POD_FIELDS, ROOT_RULES
+from resnext_trainer.config.rules import Config, Rule
+
+Schema = dict[str, Any]
+
+_COLUMNS = (
+    ("Phase", "string", ".status.phase", 0),
+    ("Workers", "string", ".status.printed.workers", 0),
+    ("Epoch", "string", ".status.printed.epoch", 0),
+    ("Images/s", "string", ".status.printed.imagesPerSecond", 0),
+    ("Top-1", "string", ".status.printed.top1", 0),
+    ("Progress", "string", ".status.printed.percent", 0),
+    ("Age", "date", ".metadata.creationTimestamp", 0),
+    ("Loss", "string", ".status.printed.loss", 1),
+    # Remaining time as text: kubectl prints a date as an age, and one to come as <invalid>.
+    ("ETA", "string", ".status.printed.eta", 1),
+    ("Checkpoint", "integer", ".status.checkpoint.step", 1),
+    ("Attempt", "integer", ".status.attempts[-1:].number", 1),
+    ("Reason", "string", ".status.reason", 1),
+)
+
+
+def manifest() -> Manifest:
+    """The CustomResourceDefinition of ResNeXtTraining."""
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": KIND,
+                "listKind": f"{KIND}List",
+                "plural": PLURAL,
+                "singular": KIND.lower(),
+                "shortNames": [SHORT],
+            },
+            "versions": [
+                {
+                    "name": VERSION,
+                    "served": True,
+                    "storage": True,
+                    "schema": {"openAPIV3Schema": _resource()},
+                    "subresources": {
+                        "status": {},
+                        "scale": {
+                            "specReplicasPath": ".spec.workers.replicas",
+                            "statusReplicasPath": ".status.workers.replicas",
+                        },
+                    },
+                    "additionalPrinterColumns": [
+                        {"name": name, "type": kind, "jsonPath": path, **({"priority": wide} if wide else {})}
+                        for name, kind, path, wide in _COLUMNS
+                    ],
+                }
+            ],
+        },
+    }
+
+
+def _resource() -> Schema:
+    return {
+        "type": "object",
+        "description": "A training of a ResNeXt image classifier.",
+        "required": ["spec"],
+        "properties": {
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            "metadata": {"type": "object", "properties": {"name": {"type": "string"}}},  # which a rule below names
+            "spec": _spec(),
+            "status": {
+                "type": "object",
+                "description": "Where the training stands; written by the operator.",
+                "x-kubernetes-preserve-unknown-fields": True,
+            },
+        },
+        "x-kubernetes-validations": [_validation(rule) for rule in ROOT_RULES],
+    }
+
+
+def _spec() -> Schema:
+    """With the rules about what may change, and when: CEL alone sees what was before."""
+    schema = structural(Spec)
+    schema["x-kubernetes-validations"] += [
+        {
+            "rule": _unchanged((field,)),
+            "message": f"spec.{field} stays as it was created: create another training",
+        }
+        for field in IMMUTABLE
+    ]
+    schema["x-kubernetes-validations"] += [
+        {
+            "rule": f"(has(oldSelf.suspend) && oldSelf.suspend) || ({_unchanged(path)})",
+            "message": f"spec.{'.'.join(path)} cannot change while the training runs: suspend first",
+        }
+        for path in (*((field,) for field in POD_FIELDS), *(("workers", field) for field in _worker_fields()))
+    ]
+    return schema
+
+
+def _worker_fields() -> list[str]:
+    """All but the number of workers, which changes while they run."""
+    aliases = [str(field.alias) for field in Workers.model_fields.values()]
+    return [alias for alias in aliases if alias != "replicas"]
+
+
+def _unchanged(path: tuple[str, ...]) -> str:
+    """In CEL: a field is as it was, or is as absent as it was."""
+    now, before = (".".join((it, *path)) for it in ("self", "oldSelf"))
+    there, was_there = (
+        " && ".join(f"has({'.'.join((it, *path[:depth]))})" for depth in range(1, len(path) + 1))
+        for it in ("self", "oldSelf")
+    )
+    return f"{there} ? {was_there} && {now} == {before} : !({was_there})"
+
+
+def structural(model: type[BaseModel]) -> Schema:
+    """A model as a structural schema: references inlined, no defaults, no nulls, rules as CEL."""
+    schema = model.model_json_schema(by_alias=True)
+    return _inlined(schema, schema.get("$defs", {}), _rules(model))
+
+
+def _rules(model: type[BaseModel]) -> dict[str, tuple[Rule, ...]]:
+    """The rules of a model and of all models in its fields, by the model's name in the JSON schema."""
+    found: dict[str, tuple[Rule, ...]] = {}
+
+    def visit(kind: Any) -> None:
+        if isinstance(kind, type) and issubclass(kind, Config):
+            found[kind.__name__] = kind.rules
+            for field in kind.model_fields.values():
+                visit(field.annotation)
+        for argument in get_args(kind):
+            visit(argument)
+
+    visit(model)
+    return found
+
+
+_KEPT = (
+    *("type", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength"),
+    *("pattern", "minItems", "maxItems", "minProperties", "maxProperties"),
+)
+
+
+def _inlined(node: Schema, definitions: Schema, rules: dict[str, tuple[Rule, ...]]) -> Schema:
+    if "$ref" in node:
+        target = definitions[node["$ref"].rsplit("/", 1)[-1]]
+        # The field's own sentence wins over the model's.
+        return _inlined({**target, **{key: node[key] for key in ("description",) if key in node}}, definitions, rules)
+    if "anyOf" in node:
+        branches = [branch for branch in node["anyOf"] if branch.get("type") != "null"]
+        described = {key: node[key] for key in ("description",) if key in node}
+        if len(branches) > 1:
+            return {**described, "x-kubernetes-int-or-string": True, **(_of_words(branches) or _of_either(branches))}
+        return _inlined({**branches[0], **described}, definitions, rules)
+    schema: Schema = {key: node[key] for key in _KEPT if key in node}
+    if "description" in node:
+        schema["description"] = " ".join(node["description"].split())
+    if "const" in node:
+        schema["enum"] = [node["const"]]
+    # Structural schemas know exclusive bounds in draft 4's way: a flag beside the bound.
+    for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+        if exclusive in schema:
+            schema[bound], schema[exclusive] = schema[exclusive], True
+    if "items" in node:
+        schema["items"] = _inlined(node["items"], definitions, rules)
+    if "properties" in node:
+        schema["properties"] = {name: _inlined(child, definitions, rules) for name, child in node["properties"].items()}
+        if required := node.get("required"):
+            schema["required"] = required
+        if validations := [_validation(rule) for rule in rules.get(node.get("title", ""), ())]:
+            schema["x-kubernetes-validations"] = validations
+    elif isinstance(node.get("additionalProperties"), dict):
+        schema["additionalProperties"] = _inlined(node["additionalProperties"], definitions, rules)
+        # A structural schema says nothing of the keys of a map.
+        if most := node.get("propertyNames", {}).get("maxLength"):
+            words = f"String should have at most {most} characters"
+            schema["x-kubernetes-validations"] = [{"rule": f"self.all(key, size(key) <= {most})", "message": words}]
+    return schema
+
+
+def _of_either(branches: list[Schema]) -> Schema:
+    """For an integer or a text: what is said of the one says nothing of the other."""
+    return {key: branch[key] for branch in branches for key in _KEPT if key in branch and key != "type"}
+
+
+def _of_words(branches: list[Schema]) -> Schema:
+    """For an integer or one of a few words: which words, and the bounds of the integer."""
+    words = [branch["const"] for branch in branches if "const" in branch]
+    bounds = [(branch["minimum"], branch["maximum"]) for branch in branches if "minimum" in branch]
+    if not words:
+        return {}
+    listed, (least, most) = ", ".join(f"'{word}'" for word in words), bounds[0]
+    return {
+        "x-kubernetes-validations": [
+            {
+                "rule": f"type(self) == string ? self in [{listed}] : self >= {least} && self <= {most}",
+                "message": f"write a number from {least} to {most}, or {' or '.join(words)}",
+            }
+        ]
+    }
+
+
+def _validation(rule: Rule) -> Schema:
+    return {"rule": rule.cel, "message": rule.message, "fieldPath": f".{rule.field}"}

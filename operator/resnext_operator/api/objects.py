@@ -1,0 +1,7 @@
+"""Types of Kubernetes objects as JSON, and of their keys."""
+
+from typing import Any
+
+Manifest = dict[str, Any]
+Key = tuple[str, str]
+"""Namespace and name of a training."""

@@ -1,0 +1,112 @@
+"""From an object of the API server to a `Training`, with errors in the API server's words."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, TypeVar, cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from resnext_operator.api.operator_policy import Site
+from resnext_operator.api.spec import Spec
+from resnext_operator.api.status import readable
+from resnext_operator.api.training import Training
+from resnext_trainer.config.models import Training as TrainingConfig
+from resnext_trainer.config.rules import Config, Rule
+from resnext_trainer.config.validation import InvalidConfig, explain, resolve, without_nulls
+
+MAX_NAME = 40  # a pod's host name, such as NAME-worker-63-1234, has room for 63 characters
+
+
+class InvalidTraining(ValueError):
+    """A resource that is refused; the text names each field, what is wrong and the way out."""
+
+
+def parse(body: Mapping[str, Any], site: Site) -> Training:
+    """The resource as the operator works with it.
+
+    Raises InvalidTraining in the API server's words.
+    """
+    metadata, found = body["metadata"], body.get("spec") or {}
+    name = metadata["name"]
+    _check_object("spec", found)
+    _check_object("spec.training", found.get("training") or {})
+    if len(name) > MAX_NAME:
+        raise InvalidTraining(f"metadata.name: Invalid value: {json.dumps(name)}: {_NAME_RULE.message}")
+    try:
+        spec = without_nulls(found, Spec, "spec")
+        written = spec.get("training")
+        if isinstance(written, Mapping):
+            spec["training"] = resolve(written).model_dump(mode="json", by_alias=True)
+        parsed = Spec.model_validate_json(json.dumps(spec), by_name=False)
+    except InvalidConfig as error:
+        raise InvalidTraining(str(error)) from None
+    except ValidationError as error:
+        raise InvalidTraining(explain(error, root="spec")) from None
+    return Training(
+        namespace=metadata.get("namespace", "default"),
+        name=name,
+        uid=metadata.get("uid", ""),
+        generation=metadata.get("generation", 1),
+        deleting="deletionTimestamp" in metadata,
+        spec=parsed,
+        site=site,
+        status=readable(stored := body.get("status") or {}),
+        stored=stored,
+        written=written or {},
+    )
+
+
+def _check_object(path: str, value: Any) -> None:
+    if not isinstance(value, dict):
+        raise InvalidTraining(f"{path}: Invalid value: {json.dumps(value)[:100]}: should be an object")
+
+
+def read_leniently(body: Mapping[str, Any], site: Site, invalid: str) -> Training:
+    """The resource with the fields of its spec that can be read, each by itself; the others have their defaults."""
+    metadata, spec = body["metadata"], body.get("spec")
+    return Training(
+        namespace=metadata.get("namespace", "default"),
+        name=metadata["name"],
+        uid=metadata.get("uid", ""),
+        generation=metadata.get("generation", 1),
+        deleting="deletionTimestamp" in metadata,
+        spec=_read(Spec, spec if isinstance(spec, Mapping) else {}, training=TrainingConfig()),
+        site=site,
+        status=readable(stored := body.get("status") or {}),
+        stored=stored,
+        invalid=invalid,
+    )
+
+
+_Model = TypeVar("_Model", bound=Config)
+
+
+def _read(model: type[_Model], written: Mapping[str, Any], **known: Any) -> _Model:
+    found: dict[str, Any] = {}
+    for name, described in model.model_fields.items():
+        if name in known or (alias := str(described.alias)) not in written:
+            continue
+        value, kind = written[alias], described.annotation
+        try:
+            found[name] = TypeAdapter(described.rebuild_annotation()).validate_json(json.dumps(value), strict=True)
+        except ValidationError:
+            if isinstance(kind, type) and issubclass(kind, Config) and isinstance(value, Mapping):
+                found[name] = _read(kind, value)
+    return cast("_Model", model.model_construct(**found, **known))
+
+
+_NAME_RULE = Rule(
+    f"size(self.metadata.name) <= {MAX_NAME}",
+    lambda it: len(it.name) <= MAX_NAME,
+    "metadata.name",
+    f"pods are named after it: use at most {MAX_NAME} characters",
+)
+
+ROOT_RULES = (_NAME_RULE,)
+"""Rules of the resource as a whole."""
+
+IMMUTABLE = ("training", "dataset", "checkpoints", "managedBy")
+"""Fields of spec that stay as they were created."""
+
+POD_FIELDS = ("image", "imagePullPolicy", "imagePullSecrets", "launcher")
+"""Fields of spec that pods are made from, beside `workers`: they change only while the training is suspended."""

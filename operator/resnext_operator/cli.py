@@ -1,0 +1,144 @@
+"""The command line, `resnext-operator`."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from resnext_operator.api import crd
+from resnext_operator.api.groupversion import KIND, PLURAL, RESOURCE
+from resnext_operator.api.objects import Manifest
+from resnext_operator.api.operator_policy import Site
+from resnext_operator.api.status import Phase, readable
+from resnext_operator.api.validation import InvalidTraining, parse
+from resnext_operator.rendering.pods import example_hosts, launcher_pod, worker_pod
+from resnext_operator.rendering.secret import Keys, ssh_secret
+from resnext_operator.rendering.shared_objects import shared_objects
+from resnext_operator.runtime import ssh_keys
+from resnext_operator.runtime.settings import InvalidSettings, Settings
+from resnext_trainer.cli import shell
+from resnext_trainer.config import manifest_yaml
+from resnext_trainer.config import manifests as training_manifests
+from resnext_trainer.config.manifest_yaml import InvalidManifest
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return shell.guarded("resnext-operator", lambda: _act(arguments))
+
+
+def _act(arguments: list[str] | None) -> int:
+    options = parser().parse_args(arguments)
+    code: int = options.act(options)
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="resnext-operator", description="Trains ResNeXts on Kubernetes.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="watch ResNeXtTraining resources and see them through")
+    run.set_defaults(act=_run)
+
+    show = commands.add_parser("render", help="print what would be created for a training, without a cluster")
+    show.add_argument("-f", "--filename", required=True, help="a ResNeXtTraining in YAML; - for standard input")
+    show.set_defaults(act=_render)
+
+    schema = commands.add_parser("crd", help="print the CustomResourceDefinition")
+    schema.set_defaults(act=_crd)
+
+    live = commands.add_parser("follow", help="show one training live, until it ends")
+    live.add_argument("name", help="the training")
+    live.add_argument("-n", "--namespace", default="default", help="its namespace")
+    live.set_defaults(act=_follow)
+    return parser
+
+
+def manifests(resource: dict[str, Any], site: Site, keys: Keys) -> list[Manifest]:
+    """All that a training's first attempt consists of; the addresses of its workers are made up.
+
+    Raises api.InvalidTraining when the resource is refused.
+    """
+    training = parse(resource, site)
+    workers = [worker_pod(training, index, 0) for index in range(training.spec.workers.replicas)]
+    return [
+        *shared_objects(training),
+        ssh_secret(training, keys),
+        *workers,
+        launcher_pod(training, 1, example_hosts(training)),
+    ]
+
+
+def _run(_: argparse.Namespace) -> int:
+    import asyncio
+    import logging
+
+    from resnext_operator.runtime import app
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    # kopf logs each event and connection, and a traceback for each retry; the operator logs what matters of them.
+    logging.getLogger("kopf").setLevel(logging.CRITICAL)
+    try:
+        Settings.check_names()
+        settings = Settings.from_environment()
+    except InvalidSettings as error:
+        print(error, file=sys.stderr)
+        return 2
+    return asyncio.run(app.run(settings))
+
+
+def _render(options: argparse.Namespace) -> int:
+    try:
+        data = sys.stdin.buffer.read() if options.filename == "-" else Path(options.filename).read_bytes()
+        site = Settings.from_environment().site
+        printed = [each for training in trainings(data) for each in manifests(training, site, ssh_keys.generate())]
+    except OSError as error:
+        where = "standard input is closed or unreadable" if options.filename == "-" else options.filename
+        print(f"{where}: {error.strerror}: write -f FILE, or pipe one into -f -", file=sys.stderr)
+        return 2
+    except (InvalidTraining, InvalidManifest, InvalidSettings) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(manifest_yaml.dump(printed), end="")
+    return 0
+
+
+def trainings(data: bytes) -> list[dict[str, Any]]:
+    """Every ResNeXtTraining of a file. Raises InvalidManifest if it holds none."""
+    if not (found := training_manifests.trainings(manifest_yaml.documents(data))):
+        raise InvalidManifest(f"kind: Required value: the file holds no {KIND}")
+    return found
+
+
+def _crd(_: argparse.Namespace) -> int:
+    print(manifest_yaml.dump([crd.manifest()], width=120), end="")
+    return 0
+
+
+def _follow(options: argparse.Namespace) -> int:
+    from kubernetes import client, config
+    from rich.console import Console
+    from urllib3.exceptions import HTTPError
+
+    from resnext_operator.follow import follow
+
+    where = (*RESOURCE[:2], options.namespace, PLURAL, options.name)
+    try:
+        config.load_config()
+        objects = client.CustomObjectsApi()
+
+        def get() -> dict[str, Any]:
+            return {"status": readable(objects.get_namespaced_custom_object(*where).get("status"))}
+
+        status = follow(get, Console(highlight=False))
+    except config.ConfigException as error:
+        print(f"no cluster: {error}: set KUBECONFIG", file=sys.stderr)
+        return 1
+    except client.ApiException as error:
+        print(f"{KIND} {options.namespace}/{options.name}: {error.status} {error.reason}", file=sys.stderr)
+        return 1
+    except HTTPError as error:
+        print(f"the API server cannot be reached: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(status.get("progress") or {}))
+    return 0 if status.get("phase") == Phase.SUCCEEDED else 1

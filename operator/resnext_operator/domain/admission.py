@@ -1,0 +1,96 @@
+"""What is refused, and what is recorded of it: by the training's own fault, by the operator's settings, or for now."""
+
+import posixpath
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from resnext_operator.api.status import Phase
+from resnext_operator.api.training import Training
+from resnext_operator.domain.conditions import Conditions
+from resnext_operator.domain.observed import LauncherSeen, Observed, WorkerSeen
+from resnext_operator.domain.plan import Plan, Reference
+from resnext_operator.domain.progress import drop_rates, printed
+from resnext_operator.domain.reasons import Reason, warning
+from resnext_operator.domain.timestamps import stamp
+from resnext_operator.rendering import names
+
+Refusal = tuple[Reason, str]
+
+
+def forbidden(training: Training) -> Refusal | None:
+    """What the settings of this operator keep from trainings: their nodes' folders and network."""
+    workers, site = training.spec.workers, training.site
+    if workers.host_network and not site.host_network:
+        return Reason.NOT_ALLOWED, (
+            "spec.workers.hostNetwork: this operator allows no hostNetwork: leave it out, or have it allowed "
+            "(allow.hostNetwork in the chart's values)"
+        )
+    for volume in workers.volumes:
+        if volume.host_path and not _within(volume.host_path.path, site.host_paths):
+            allowed = f"only what is in {' and '.join(site.host_paths)}" if site.host_paths else "no hostPath"
+            return Reason.NOT_ALLOWED, (
+                f"spec.workers.volumes, {volume.name}: {volume.host_path.path} is a folder of the node, and this "
+                f"operator allows {allowed}: use a claim, or have it allowed (allow.hostPaths in the chart's values)"
+            )
+    return None
+
+
+def _within(path: str, folders: tuple[str, ...]) -> bool:
+    """Whether a path is one of the folders or in one; `..` never is, wherever it may lead."""
+    parts = posixpath.normpath(path).split("/")
+    roots = [posixpath.normpath(folder).rstrip("/").split("/") for folder in folders]
+    return ".." not in path.split("/") and any(parts[: len(root)] == root for root in roots)
+
+
+def unshared(training: Training, seen: Observed, replicas: int) -> Refusal | None:
+    """A claim that the nodes of several workers cannot mount together; nothing while it is not there to be judged."""
+    for field, claim in training.spec.shared_claims.items():
+        modes = seen.access_modes.get(claim, ())
+        if modes and replicas > 1 and not any(mode.endswith("Many") for mode in modes):
+            return Reason.CLAIM_NOT_SHARED, (
+                f"{field}: claim {claim} is {' and '.join(modes)}, which several nodes cannot mount together: for "
+                f"{replicas} workers use a claim that is ReadOnlyMany or ReadWriteMany"
+            )
+    return None
+
+
+def foreign_claim(training: Training, seen: Observed) -> Refusal | None:
+    """A claim that has the name of the training's own, and that the operator did not create for it."""
+    name = names.claim(training.name)
+    if training.spec.checkpoints.claim_name is not None or name not in seen.foreign_claims:
+        return None
+    return Reason.CLAIM_NOT_OWNED, (
+        f"spec.checkpoints: claim {name} exists already and was not created for a training {training.name}, so it is "
+        f"not used: set checkpoints.claimName to {name} to keep checkpoints there, or rename the training"
+    )
+
+
+def plan_for_invalid_spec(
+    before: Mapping[str, Any], seen: Observed, generation: int, message: str, now: datetime
+) -> Plan:
+    """For a resource that an API server without our rules let pass; `before` is its status.
+
+    What ran with it goes, and saves first. What had ended before has ended as it did.
+    """
+    pods: list[WorkerSeen | LauncherSeen] = [*seen.workers, *(each for each in seen.launchers if not each.gone)]
+    alive = (pod for pod in pods if not pod.deleting and pod.phase not in ("Failed", "Succeeded"))
+    running = tuple(Reference("Pod", pod.name, pod.uid) for pod in alive)
+    if Phase(before.get("phase", Phase.PENDING)).ended:
+        return Plan(status=dict(before), delete=running)
+    conditions = Conditions(before.get("conditions"), generation, now)
+    conditions.set("Accepted", False, Reason.INVALID, message)
+    conditions.set("Failed", True, Reason.INVALID, message)
+    if conditions.holds("Running"):
+        conditions.set("Running", False, Reason.INVALID, message)
+    status = {
+        **before,
+        "phase": Phase.FAILED.value,
+        "reason": Reason.INVALID.value,
+        "completionTime": stamp(now),
+        "observedGeneration": generation,
+        "conditions": conditions.all(),
+    }
+    drop_rates(status)
+    status["printed"] = printed(status)
+    return Plan(status=status, delete=running, events=(warning(Reason.INVALID, message),))

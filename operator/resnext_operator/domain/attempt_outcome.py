@@ -1,0 +1,168 @@
+"""How an attempt ended, what it counts for, and who is to blame."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from resnext_operator.api.objects import Manifest
+from resnext_operator.api.training import Training
+from resnext_operator.domain.log_excerpt import last_lines
+from resnext_operator.domain.observed import LauncherSeen, WorkerSeen
+from resnext_trainer.contract import ExitStatus, TerminationReport
+
+FINAL = (
+    ExitStatus.CONFIGURATION_REFUSED,
+    ExitStatus.DATA_REFUSED,
+    ExitStatus.NOT_FINITE,
+    ExitStatus.NO_GOOD_CHECKPOINT,
+)
+"""Verdicts that another attempt would only repeat."""
+
+# A launcher often dies before its node is known to be gone: a node's heartbeat is missed after 40 s, its pods after 70.
+SETTLING = timedelta(seconds=90)
+
+# Where the worker's node is known to live, its kubelet tells of its pods one after the other, within a second or two.
+SETTLING_ALIVE = timedelta(seconds=5)
+
+FAULTS_OF_NODES = ("crashed", "unreachable", "no_gpu", "hung")
+"""Causes that may be a node's fault; a limit of memory is the same on every node."""
+
+FAULTS_OF_PODS = ("unreachable", "no_gpu", "hung")
+"""Causes after which the pod to blame still runs, and would only do the same again."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How an attempt ended, and what it counts for."""
+
+    cause: str
+    message: str
+    exit_code: int | None = None
+    counted: bool = False
+    final: bool = False
+    finished: bool = False
+    pod: str = ""
+    node: str = ""
+    rank: int | None = None
+    log: tuple[str, ...] = ()
+
+    def as_status(self) -> Manifest:
+        """The fields of an attempt; what is not known is left out."""
+        blame = {"pod": self.pod, "node": self.node, "log": list(self.log)}
+        return {
+            "cause": self.cause,
+            "message": self.message,
+            **({"exitCode": self.exit_code} if self.exit_code is not None else {}),
+            **{key: value for key, value in blame.items() if value},
+            **({"rank": self.rank} if self.rank is not None else {}),
+        }
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """The attempt under way: its launcher, and the newest pod of each worker that it was started on."""
+
+    training: Training
+    launcher: LauncherSeen | None
+    workers: Sequence[WorkerSeen | None]
+    stopping: bool
+    """The operator has asked it to stop, or is about to."""
+
+    def ending(self, now: datetime) -> Ending | timedelta | None:
+        """None while it goes on; a time to wait while that cannot be told yet."""
+        launcher = self.launcher
+        if launcher is None or (launcher.gone and not launcher.finished):
+            if self.stopping:
+                return Ending("stopped", "the launcher is gone, as it was asked to")
+            return Ending("disruption", "the launcher pod was deleted")
+        if launcher.finished:
+            return self._judged(launcher, now)
+        if launcher.disrupted and not self.stopping:
+            return _lost_launcher(launcher)
+        if launcher.unreachable:
+            return Ending("stopped", f"pod {launcher.name} was asked to stop on node {launcher.node}, which is lost")
+        gone = [index for index in self._lost() if not self._saves(self.workers[index])]
+        return self._loss(gone[0]) if gone else None
+
+    @staticmethod
+    def _saves(pod: WorkerSeen | None) -> bool:
+        """A worker that is going saves first, and its launcher then ends with a verdict of its own."""
+        return pod is not None and pod.deleting and not pod.unreachable
+
+    def _lost(self) -> list[int]:
+        """The workers without a living pod; failures of their own first."""
+
+        def disrupted(index: int) -> bool:
+            pod = self.workers[index]
+            return pod is None or pod.deleting or pod.disrupted
+
+        return sorted((index for index, pod in enumerate(self.workers) if pod is None or pod.lost), key=disrupted)
+
+    def _judged(self, launcher: LauncherSeen, now: datetime) -> Ending | timedelta:
+        code = launcher.exit_code if launcher.exit_code is not None else 1
+        verdict = ExitStatus.of_exit_code(code)
+        report = launcher.report or TerminationReport(
+            verdict=verdict.name.lower(), message=f"the launcher ended with exit code {code}"
+        )
+        ending = Ending(verdict.name.lower(), report.message, code)
+        if verdict in (ExitStatus.FINISHED, ExitStatus.STOPPED) or verdict in FINAL:
+            ending = replace(ending, final=verdict in FINAL, finished=verdict is ExitStatus.FINISHED)
+            return self._blaming(report, ending) if verdict in FINAL else ending
+        counted = self._blaming(report, replace(ending, counted=True))
+        if verdict not in (ExitStatus.CRASHED, ExitStatus.UNREACHABLE):
+            return counted
+        if self.stopping:
+            return replace(ending, cause="stopped")
+        if launcher.disrupted:
+            return replace(_lost_launcher(launcher), exit_code=code)
+        if lost := self._lost():
+            loss = self._loss(lost[0])
+            return loss if loss.exit_code is not None else replace(loss, exit_code=code)
+        left = (launcher.ended or now) + self._settling(launcher, report) - now
+        return left if verdict is ExitStatus.CRASHED and left > timedelta(0) else counted
+
+    def _settling(self, launcher: LauncherSeen, report: TerminationReport) -> timedelta:
+        """How long a crash waits for what may explain it: less where no node can have been lost unseen."""
+        # The launcher's end was told by its node's kubelet, so that node lives.
+        together = bool(launcher.node) and all(pod and pod.node == launcher.node for pod in self.workers)
+        return SETTLING_ALIVE if together or report.rank is not None else SETTLING
+
+    def _loss(self, index: int) -> Ending:
+        pod = self.workers[index]
+        if pod is None:
+            return Ending("disruption", f"the pod of worker {index} was deleted")
+        where = Ending("disruption", f"pod {pod.name} on node {pod.node}", pod=pod.name, node=pod.node)
+        if pod.disrupted or pod.deleting:
+            return replace(where, message=f"{where.message} was evicted or deleted, or its node is lost")
+        failed = replace(where, cause="crashed", exit_code=pod.exit_code, counted=True)
+        if pod.out_of_memory:
+            return replace(failed, cause="out_of_memory", message=f"{where.message}: {self._out_of_memory()}")
+        lines = last_lines(pod.failure)
+        log = lines if len(lines) > 1 else ()
+        return replace(failed, message=f"{where.message}: {lines[-1] if lines else pod.failure}", log=log)
+
+    def _out_of_memory(self) -> str:
+        if limit := self.training.spec.workers.memory_limit:
+            return (
+                f"killed for memory (OOMKilled) at its limit of {limit}: raise workers.resources.limits.memory, "
+                "or lower batchSize"
+            )
+        return "killed for memory (OOMKilled) by its node, without a limit of its own: set workers.resources.limits"
+
+    def _blaming(self, report: TerminationReport, ending: Ending) -> Ending:
+        """With the pod that the report blames, by a rank's number or, alone, by name."""
+        pods = [pod for pod in self.workers if pod]
+        if report.rank is not None:
+            index = report.rank // self.training.spec.workers.ranks
+            blamed = [pod for pod in pods if pod.index == index]
+        else:
+            blamed = [pod for pod in pods if re.search(rf"\b{re.escape(pod.name)}\b", report.message)]
+        if len(blamed) == 1:
+            ending = replace(ending, pod=blamed[0].name, node=blamed[0].node)
+        return replace(ending, rank=report.rank, log=report.log)
+
+
+def _lost_launcher(launcher: LauncherSeen) -> Ending:
+    message = f"pod {launcher.name} was evicted or lost its node"
+    return Ending("disruption", message, pod=launcher.name, node=launcher.node)

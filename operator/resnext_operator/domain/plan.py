@@ -1,0 +1,48 @@
+"""What one reconciliation does: objects to create, update and delete, status and events."""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Literal
+
+from resnext_operator.api.objects import Manifest
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An object to delete: this one, and not another of the same name."""
+
+    kind: str
+    name: str
+    uid: str
+    grace_seconds: int | None = None
+    """Time that it has to end; None is what its pod asks for."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """A transition told to people."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done about one training."""
+
+    create: tuple[Manifest, ...] = ()
+    update: tuple[Manifest, ...] = ()
+    delete: tuple[Reference, ...] = ()
+    ungate: tuple[Reference, ...] = ()
+    """Workers to give to the scheduler."""
+    status: Manifest = field(default_factory=dict)
+    """The whole new status."""
+    events: tuple[Event, ...] = ()
+    needs_keys: bool = False
+    """This plan is none yet: look for the Secret, make it if it is not there, and decide again knowing its uid."""
+    needs_admission: bool = False
+    """This plan is none yet: ask the API server whether it would admit the pods, and decide again."""
+    needs_launcher_admission: bool = False
+    """This plan is none yet: ask the API server again about the launcher, now that all workers exist."""
+    requeue_after: timedelta | None = None

@@ -1,0 +1,120 @@
+"""The reasons of conditions and events. operator/README.md says what to do about each; a test compares the two."""
+
+from enum import StrEnum
+
+from resnext_operator.domain.plan import Event
+
+# The API server takes no longer message.
+_LONGEST = 1024
+
+
+class Reason(StrEnum):
+    """One word for why a training is where it is."""
+
+    # What was asked for.
+    ACCEPTED = "Accepted"
+    INVALID = "Invalid"
+    NOT_ALLOWED = "NotAllowed"
+    CLAIM_NOT_SHARED = "ClaimNotShared"
+    CLAIM_NOT_OWNED = "ClaimNotOwned"
+    SPEC_INVALID = "SpecInvalid"
+
+    # Its pods.
+    DETACHING = "Detaching"
+    CLAIM_MISSING = "ClaimMissing"
+    PODS_REFUSED = "PodsRefused"
+    PODS_INVALID = "PodsInvalid"
+    WORKER_START_FAILED = "WorkerStartFailed"
+    UNSCHEDULABLE = "Unschedulable"
+    NOT_STARTING = "NotStarting"
+    LAUNCHER_PENDING = "LauncherPending"
+    SCHEDULED = "Scheduled"
+    WAITING = "Waiting"
+    READY = "Ready"
+    STARTING = "Starting"
+    LAUNCHED = "Launched"
+
+    # Its steps.
+    TRAINING = "Training"
+    SAVED = "Saved"
+    RECIPE_CHANGED = "RecipeChanged"
+    RESUMED_EARLIER = "ResumedEarlier"
+    STALLED = "Stalled"
+    MOVING = "Moving"
+
+    # Why it stops, or goes on.
+    SUSPENDING = "Suspending"
+    SUSPENDED = "Suspended"
+    RESUMED = "Resumed"
+    RESIZING = "Resizing"
+    PODS_CHANGED = "PodsChanged"
+    KEYS_REMADE = "KeysRemade"
+
+    # How an attempt ended: the causes, in one word each.
+    FINISHED = "Finished"
+    STOPPED = "Stopped"
+    DISRUPTION = "Disruption"
+    CRASHED = "Crashed"
+    OUT_OF_MEMORY = "OutOfMemory"
+    WRONG_WORLD = "WrongWorld"
+    UNREACHABLE = "Unreachable"
+    NO_GPU = "NoGpu"
+    HUNG = "Hung"
+    CONFIGURATION_REFUSED = "ConfigurationRefused"
+    DATA_REFUSED = "DataRefused"
+    NOT_FINITE = "NotFinite"
+    NO_GOOD_CHECKPOINT = "NoGoodCheckpoint"
+    CHECKPOINT_NOT_SAVED = "CheckpointNotSaved"
+    CHECKPOINT_LOCKED = "CheckpointLocked"
+    SYSTEM_ERROR = "SystemError"
+
+    # Why it failed for good, whatever the last attempt's cause was.
+    BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    PENDING_DEADLINE_EXCEEDED = "PendingDeadlineExceeded"
+
+    @classmethod
+    def of_cause(cls, cause: str) -> "Reason":
+        """From an attempt's cause, such as no_gpu."""
+        return cls("".join(word.capitalize() for word in cause.split("_")))
+
+
+REMEDIES = {
+    Reason.SPEC_INVALID: "Suspend it, correct the fields that can change, and resume; or create it again, corrected.",
+    Reason.PODS_REFUSED: "Follow the advice in the message. The operator tries again.",
+    Reason.PODS_INVALID: "Correct the field that the message names.",
+    Reason.WORKER_START_FAILED: "Read the log lines in the message; check image, architecture and volumes.",
+    Reason.UNSCHEDULABLE: "Add nodes or GPUs, or ask for less.",
+    Reason.NOT_STARTING: "Correct the image or its pull secret.",
+    Reason.LAUNCHER_PENDING: "As for workers: nodes, image, pull secret.",
+    Reason.RESUMED_EARLIER: "Check the checkpoint volume.",
+    Reason.STALLED: "Look at that rank's node, or raise runPolicy.stallMultiple.",
+    Reason.DISRUPTION: "Nothing; it goes on.",
+    Reason.CRASHED: "Read the attempt's message and the pod's log.",
+    Reason.WRONG_WORLD: "Read the message; look at the image's Open MPI.",
+    Reason.UNREACHABLE: "Look at network policies, and at that pod's log.",
+    Reason.NO_GPU: "Look at the driver on the node named.",
+    Reason.HUNG: "Look at the rank's node and log.",
+    Reason.CONFIGURATION_REFUSED: "Create it again, corrected.",
+    Reason.DATA_REFUSED: "Mend the dataset, create it again.",
+    Reason.NOT_FINITE: "Lower optimizer.learningRate, or look at the images.",
+    Reason.NO_GOOD_CHECKPOINT: "Restore one, or empty the folder.",
+    Reason.CHECKPOINT_NOT_SAVED: "Check free space and permissions of the checkpoint volume.",
+    Reason.CHECKPOINT_LOCKED: "Stop the other training that uses this directory, or set checkpoints.subPath.",
+    Reason.SYSTEM_ERROR: "Check limits, memory and storage on the node named in the message.",
+    Reason.BACKOFF_LIMIT_EXCEEDED: "Cure the last cause, create it again.",
+    Reason.DEADLINE_EXCEEDED: "Create it again with more time: it goes on.",
+    Reason.PENDING_DEADLINE_EXCEEDED: "Read the message; create it again.",
+}
+"""What to do, where the message itself does not say it."""
+
+ADVICE = " → "
+"""Stands in a message before what to do."""
+
+
+def warning(reason: Reason, message: str) -> Event:
+    """What went wrong, and what to do about it: a long message is shortened, the advice is not."""
+    said, _, advice = message.rpartition(ADVICE) if ADVICE in message else (message, "", REMEDIES.get(reason, ""))
+    end = f"{ADVICE}{advice}" if advice else ""
+    room = max(0, _LONGEST - len(end) - 1)
+    return Event("Warning", reason, (said if len(said) <= room else f"{said[:room]}…") + end)

@@ -1,0 +1,1 @@
+"""Manifests of a training's objects, as functions of their arguments alone. Pure."""

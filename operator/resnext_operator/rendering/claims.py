@@ -1,0 +1,31 @@
+"""The PersistentVolumeClaim for checkpoints."""
+
+from typing import Any
+
+from resnext_operator.api.objects import Manifest
+from resnext_operator.api.training import Training
+from resnext_operator.rendering import names
+from resnext_operator.rendering.metadata import owned_object
+
+
+def creates_checkpoint_claim(training: Training) -> bool:
+    return training.spec.checkpoints.claim_name is None
+
+
+def checkpoint_claim_name(training: Training) -> str:
+    """The name of the claim that is there already, or is made."""
+    return training.spec.checkpoints.claim_name or names.claim(training.name)
+
+
+def checkpoint_claim(training: Training) -> Manifest:
+    """The checkpoints' claim. No owner: deleting a training never deletes what it learned."""
+    template = training.spec.checkpoints.template
+    spec: dict[str, Any] = {
+        "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": str(template.size) if template else "10Gi"}},
+    }
+    if template and template.storage_class_name:
+        spec["storageClassName"] = template.storage_class_name
+    manifest = owned_object(training, "v1", "PersistentVolumeClaim", names.claim(training.name), {"spec": spec})
+    del manifest["metadata"]["ownerReferences"]
+    return manifest

@@ -1,0 +1,93 @@
+"""What everything is called: children, labels, annotations, paths and ports."""
+
+import re
+from dataclasses import dataclass
+
+from resnext_operator.api.groupversion import GROUP
+from resnext_operator.api.spec import CHECKPOINTS
+from resnext_trainer.config.loading import RESOLVED, WRITTEN
+
+TRAINING = f"{GROUP}/training"
+ROLE = f"{GROUP}/role"
+WORKER = f"{GROUP}/worker"
+INCARNATION = f"{GROUP}/incarnation"
+ATTEMPT = f"{GROUP}/attempt"
+WORKERS = f"{GROUP}/workers"
+REVISION = f"{GROUP}/revision"
+KEYS = f"{GROUP}/keys"
+HASH = f"{GROUP}/desired-hash"
+MANAGED_BY = "app.kubernetes.io/managed-by"
+GATE = f"{GROUP}/gang"
+"""The scheduling gate of workers that wait until all pods of their training are admitted."""
+
+OPERATOR = "resnext-operator"
+"""The operator's own pods, by their label app.kubernetes.io/name, and the manager that the children's labels name."""
+
+SSH_PORT = 2222
+HEALTH_PORT = 9429
+METRICS_PORT = 9430
+
+CONFIG_FOLDER = "/etc/resnext/config"
+CONFIG_FILE, WRITTEN_FILE = RESOLVED, WRITTEN
+KEYS_FOLDER = "/etc/resnext/ssh"
+RUN_FOLDER = "/run/resnext"
+DATA_FOLDER = "/data"
+CHECKPOINTS_FOLDER = CHECKPOINTS
+
+
+def labels(training: str, role: str | None = None) -> dict[str, str]:
+    """The labels of a training's child."""
+    common = {
+        "app.kubernetes.io/name": "resnext-training",
+        MANAGED_BY: OPERATOR,
+        TRAINING: training,
+    }
+    return {**common, ROLE: role} if role else common
+
+
+def config(training: str) -> str:
+    return f"{training}-config"
+
+
+def keys(training: str) -> str:
+    return f"{training}-ssh"
+
+
+def claim(training: str) -> str:
+    """The claim made from a template."""
+    return f"{training}-checkpoints"
+
+
+def worker(training: str, index: int, incarnation: int) -> str:
+    """A worker pod; a pod stuck on a dead node must not block its successor's name, so incarnations are counted."""
+    return f"{training}-worker-{index}-{incarnation}"
+
+
+def launcher(training: str, attempt: int) -> str:
+    return f"{training}-launcher-{attempt}"
+
+
+@dataclass(frozen=True)
+class PodName:
+    """What the name of a training's pod says; labels can be changed, a name cannot."""
+
+    role: str
+    """worker or launcher."""
+    number: int
+    """Index of a worker, attempt of a launcher."""
+    incarnation: int = 0
+
+
+_POD_NAME = re.compile(
+    r"-(?:worker-(?P<index>\d{1,4})-(?P<incarnation>\d{1,9})|launcher-(?P<attempt>\d{1,9}))", re.ASCII
+)
+
+
+def pod(training: str, name: str) -> PodName | None:
+    """The parts of a pod's name; None if the operator gives no pod of this training such a name."""
+    found = _POD_NAME.fullmatch(name.removeprefix(training)) if name.startswith(training) else None
+    if found is None:
+        return None
+    if attempt := found["attempt"]:
+        return PodName("launcher", int(attempt))
+    return PodName("worker", int(found["index"]), int(found["incarnation"]))

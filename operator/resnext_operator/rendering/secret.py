@@ -1,0 +1,45 @@
+"""The Secret with the SSH keys of a training."""
+
+from dataclasses import dataclass
+
+from resnext_operator.api.objects import Manifest
+from resnext_operator.api.training import Training
+from resnext_operator.rendering import names
+from resnext_operator.rendering.metadata import owned_object
+
+
+@dataclass(frozen=True)
+class KeyPair:
+    """An ed25519 key pair in OpenSSH's formats."""
+
+    private: str
+    public: str
+
+
+@dataclass(frozen=True)
+class Keys:
+    """All keys of one training."""
+
+    user: KeyPair
+    host: KeyPair
+
+
+def ssh_secret(training: Training, keys: Keys) -> Manifest:
+    """The keys. Never changed, and yet not `immutable`.
+
+    Of an immutable Secret that is deleted and made anew, a node may go on giving new pods what it had, as long as
+    one of the old pods is there.
+    """
+    content = {
+        "id_ed25519": keys.user.private,
+        "id_ed25519.pub": keys.user.public,
+        "host_ed25519": keys.host.private,
+        "host_ed25519.pub": keys.host.public,
+    }
+    return owned_object(
+        training,
+        "v1",
+        "Secret",
+        names.keys(training.name),
+        {"type": "Opaque", "stringData": content},
+    )

@@ -1,0 +1,113 @@
+"""Asks the API server, before pods are created, whether it would admit them: one dry run for each template of pods."""
+
+import asyncio
+import hashlib
+import json
+import time
+from dataclasses import replace
+from typing import Any
+
+from resnext_operator.api.objects import Manifest
+from resnext_operator.api.training import Training
+from resnext_operator.domain.observed import Rejection
+from resnext_operator.rendering.hashing import with_spec_hash
+from resnext_operator.rendering.pods import example_hosts, launcher_pod, worker_pod
+from resnext_operator.runtime.client import Cluster, Refused, path_of
+
+# A template is 32 bytes here; the oldest is asked about again.
+_MOST_TEMPLATES = 4096
+
+# A quota that is created later is noticed as soon as it rejects a pod.
+_QUOTA_SECONDS = 30.0
+_MOST_NAMESPACES = 4096
+
+
+class Rejected(Exception):
+    """The API server would not admit a pod."""
+
+    def __init__(self, rejection: Rejection) -> None:
+        super().__init__(f"{rejection.code}: {rejection.message}")
+        self.rejection = rejection
+
+
+class Admission:
+    """What the API server would admit, as far as it was asked; kept for as long as the process lives."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._admitted: dict[str, None] = {}
+        self._quotas: dict[str, tuple[float, bool]] = {}
+        self._turns: dict[str, asyncio.Lock] = {}
+
+    async def check(self, training: Training) -> bool:
+        """Whether the namespace has a ResourceQuota; raises Rejected if a worker or the launcher would be rejected.
+
+        A dry run reserves nothing: where there is a quota, all pods together may still exceed it.
+        """
+        template = _template(training)
+        # Of many trainings with one template, created at once, the first one asks.
+        turn = self._turns.setdefault(template, asyncio.Lock())
+        try:
+            async with turn:
+                if template not in self._admitted:
+                    await self._dry_run(training, worker_pod(training, 0, 0))
+                    await self._dry_run(training, _launcher(training, 1))
+                    _remember(self._admitted, template, None, _MOST_TEMPLATES)
+        finally:
+            if not turn.locked():
+                self._turns.pop(template, None)
+        return await self._has_quota(training.namespace)
+
+    async def check_launcher(self, training: Training) -> None:
+        """Ask about the launcher again, now that its workers count in the quota; raises Rejected."""
+        await self._dry_run(training, _launcher(training, 1))
+
+    def forget(self, training: Training) -> None:
+        """A pod of this template was rejected after all: ask before the next try."""
+        self._admitted.pop(_template(training), None)
+
+    async def _dry_run(self, training: Training, pod: Manifest) -> None:
+        try:
+            await self._cluster.request(
+                "POST", path_of("Pod", training.namespace), with_spec_hash(pod), query=[("dryRun", "All")]
+            )
+        except Refused as refused:
+            # 409: a pod of this name exists, and this one was admitted before that was noticed.
+            if refused.code == 409 or "does not support dry run" in str(refused):
+                return
+            if (rejection := refused.rejection(pod)) is None:
+                raise
+            raise Rejected(rejection) from refused
+
+    async def _has_quota(self, namespace: str) -> bool:
+        asked, found = self._quotas.get(namespace, (float("-inf"), False))
+        if time.monotonic() - asked < _QUOTA_SECONDS:
+            return found
+        try:
+            page = await self._cluster.request("GET", path_of("ResourceQuota", namespace), query=[("limit", "1")])
+            found = bool(page.get("items"))
+        except Refused as refused:
+            # The role of an older chart: a quota is then noticed when it rejects a pod.
+            if refused.code != 403:
+                raise
+            found = False
+        _remember(self._quotas, namespace, (time.monotonic(), found), _MOST_NAMESPACES)
+        return found
+
+
+def _template(training: Training) -> str:
+    """What the pods of a training have in common with those of another one: all but their names and owner."""
+    unnamed = replace(training, name="training", uid="", status={})
+    pods = (worker_pod(unnamed, 0, 0), _launcher(unnamed, 1))
+    return hashlib.sha256(json.dumps([training.namespace, pods], sort_keys=True).encode()).hexdigest()
+
+
+def _launcher(training: Training, attempt: int) -> Manifest:
+    return launcher_pod(training, attempt, example_hosts(training))
+
+
+def _remember(known: dict[str, Any], key: str, value: Any, most: int) -> None:
+    known.pop(key, None)
+    known[key] = value
+    while len(known) > most:
+        del known[next(iter(known))]

@@ -1,0 +1,145 @@
+"""The process: every replica watches and is ready to lead; the one that leads works until it loses the Lease."""
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any
+
+from resnext_operator.runtime import controller
+from resnext_operator.runtime.admission_check import Admission
+from resnext_operator.runtime.cache import Cache
+from resnext_operator.runtime.client import Cluster, connect, words
+from resnext_operator.runtime.controller import Runtime
+from resnext_operator.runtime.event_recorder import Teller
+from resnext_operator.runtime.guard import Repeats
+from resnext_operator.runtime.leader_election import Leader, Lost
+from resnext_operator.runtime.metrics import Metrics, serve
+from resnext_operator.runtime.progress_poller import Watch
+from resnext_operator.runtime.scopes import PASSING, Scopes, allow_deep_json
+from resnext_operator.runtime.settings import Settings
+from resnext_operator.runtime.workqueue import WorkQueue
+
+_log = logging.getLogger(__name__)
+
+
+async def run(settings: Settings) -> int:
+    """Work until told to stop, or until something essential fails; returns the exit code."""
+    allow_deep_json()
+    cache, queue = Cache(), WorkQueue(settings.pause_seconds)
+    metrics = Metrics(cache, queue.__len__)
+    async with connect(settings.connections, metrics.requested) as cluster, connect(1, metrics.requested) as apart:
+        guard = metrics.guard
+        watch, teller = Watch(cache, queue, settings, guard), Teller(cluster, guard)
+        runtime = Runtime(settings, cluster, cache, queue, watch, teller, metrics, Admission(cluster), guard)
+        leader, scopes = Leader(apart, settings), Scopes(runtime)
+        server = await serve(metrics, settings.port, scopes.ready)
+        stop = _stop_signal()
+        tasks: list[asyncio.Task[Any]] = []
+        try:
+            if not await _until_served(cluster, stop):
+                return 0
+            stopped = asyncio.create_task(stop.wait())
+            working = asyncio.create_task(_lead(runtime, leader, scopes))
+            watching = asyncio.create_task(scopes.run())
+            tasks = [working, watching, stopped]
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stopped}:
+                if not task.cancelled() and (error := task.exception()):
+                    _explain(error)
+            return 0 if stopped in done else 1
+        finally:
+            # Nothing is written any more when the next one may lead.
+            for task in tasks[:1]:
+                task.cancel()
+                await asyncio.wait((task,))
+            await leader.release()
+            for task in tasks[1:]:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks)
+            await server.cleanup()
+
+
+def _explain(error: BaseException) -> None:
+    """The Lease went to another: nothing is wrong here. Whatever else it was is told with its traceback."""
+    lost = error.subgroup(Lost) if isinstance(error, BaseExceptionGroup) else None
+    if lost:
+        _log.error("%s", lost.exceptions[0])
+    else:
+        _log.error("ended by an error", exc_info=error)
+
+
+def _stop_signal() -> asyncio.Event:
+    """Set when the process is asked to end: as a container's first process it would not notice otherwise."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+async def _until_served(cluster: Cluster, stop: asyncio.Event) -> bool:
+    """Wait for the resource, for kopf would never look again for it; False if asked to stop first."""
+    while not stop.is_set():
+        try:
+            if await cluster.served():
+                return not stop.is_set()
+            _log.warning("the cluster does not know ResNeXtTraining yet: is the CustomResourceDefinition installed?")
+        except PASSING as error:
+            _log.warning("%s", words(error))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), 2)
+    return False
+
+
+async def _lead(runtime: Runtime, leader: Leader, scopes: Scopes) -> None:
+    """Everything in a namespace is listed before anything there is decided."""
+    await scopes.until(scopes.ready)
+    await leader.acquire()
+    runtime.metrics.leading = True
+    try:
+        async with asyncio.TaskGroup() as group:
+            # From here on, so that no list delays a renewal.
+            group.create_task(leader.keep())
+            scopes.start_over()
+            for loop in (*(_work(runtime, scopes) for _ in range(runtime.settings.reconcilers)), *_loops(runtime)):
+                group.create_task(loop)
+    finally:
+        runtime.metrics.leading = False
+
+
+def _loops(runtime: Runtime) -> list[Coroutine[Any, Any, None]]:
+    return [_resync(runtime), runtime.progress.run(), runtime.teller.run()]
+
+
+async def _work(runtime: Runtime, scopes: Scopes) -> None:
+    """Take keys, one at a time."""
+    queue, metrics, repeats = runtime.queue, runtime.metrics, Repeats()
+    while True:
+        key = await queue.get()
+        if not scopes.knows(key[0]):
+            # It is queued again when everything there is listed.
+            queue.done(key)
+            continue
+        started = time.monotonic()
+        try:
+            await controller.reconcile(key, runtime)
+        except Exception as error:
+            metrics.errors.inc()
+            delay = queue.failed(key)
+            if repeats.first((key, words(error))):
+                mistake = None if isinstance(error, PASSING) else error
+                _log.warning("%s/%s: again in %.1f s: %s", *key, delay, words(error), exc_info=mistake)
+        else:
+            queue.done(key)
+        metrics.reconciled.observe(time.monotonic() - started)
+
+
+async def _resync(runtime: Runtime) -> None:
+    """Look at every training now and then, whatever happened: time alone can be a reason to act."""
+    while True:
+        for key in runtime.cache.known():
+            runtime.queue.add(key)
+        await asyncio.sleep(runtime.settings.resync_seconds)

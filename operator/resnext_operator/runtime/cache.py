@@ -1,0 +1,222 @@
+"""What the cluster was last seen to hold, trimmed to what decisions need.
+
+Answers to the operator's own writes go in here at once, so that no decision is made on what was before them: nothing is
+created twice while the watch is behind. Which training a child belongs to is decided by its owner reference: labels
+can be changed by every user who may change the child.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from resnext_operator.api.groupversion import KIND, MANAGER
+from resnext_operator.api.objects import Key, Manifest
+from resnext_operator.rendering import names
+from resnext_operator.runtime.unstructured import dictionary, items, key_of, managed_by, owned_by, owners, training_of
+
+PODS, CLAIMS = "Pod", "PersistentVolumeClaim"
+_METADATA = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp")
+_OWNER = ("apiVersion", "kind", "name", "uid")
+_LABELS = (names.TRAINING, names.MANAGED_BY, names.WORKERS, names.REVISION, names.KEYS)
+_POD_STATUS = ("phase", "reason", "message", "podIP")
+_CONDITIONS = ("PodScheduled", "Ready", "DisruptionTarget")
+_STATES = ("waiting", "terminated")
+
+_DEEPEST = 24
+"""Levels of a resource that are kept: fields of ours end well before, and a status may hold anything."""
+
+
+_MAX_DELETED = 10_000
+"""UIDs of deleted objects that are remembered: far more than can be deleted while one answer is on its way."""
+
+
+def trimmed(found: Manifest) -> Manifest:
+    """An object without what nobody reads, and with one copy of each word: 2 kB of the 44 that a pod comes in with.
+
+    Raises ValueError for what cannot be an object: without a name, for example.
+    """
+    kind, raw = found.get("kind"), dictionary(found.get("metadata"))
+    metadata = {key: raw[key] for key in _METADATA if key in raw}
+    if not all(isinstance(metadata.get(key), str) for key in ("name", "namespace")) or not isinstance(kind, str):
+        raise ValueError("an object needs a kind, a name and a namespace")
+    spec, status = dictionary(found.get("spec")), dictionary(found.get("status"))
+    kept: Manifest = {"apiVersion": found.get("apiVersion"), "kind": kind, "metadata": metadata}
+    if kind == KIND:
+        # Of what another manager looks after nothing is read.
+        ours = managed_by(found) == MANAGER
+        kept |= {"spec": spec, "status": status} if ours else {"spec": {"managedBy": spec["managedBy"]}, "status": {}}
+        return dictionary(_interned(kept, _DEEPEST))
+    if labels := {key: value for key, value in dictionary(raw.get("labels")).items() if key in _LABELS}:
+        metadata["labels"] = labels
+    # A claim of ours has no owner: whatever else owns a claim matters as well.
+    owned = items(raw.get("ownerReferences")) if kind == CLAIMS else owners(found)
+    metadata["ownerReferences"] = [{key: each.get(key) for key in _OWNER} for each in owned]
+    desired = dictionary(raw.get("annotations")).get(names.HASH)
+    if desired and kind != PODS:
+        metadata["annotations"] = {names.HASH: desired}
+    if kind == PODS:
+        gates = {"schedulingGates": gates} if (gates := items(spec.get("schedulingGates"))) else {}
+        kept |= {"spec": {"nodeName": spec.get("nodeName"), **gates}, "status": _pod_status(status)}
+    elif kind == CLAIMS:
+        kept |= {"spec": {"accessModes": spec.get("accessModes") or []}}
+    return dictionary(_interned(kept, _DEEPEST))
+
+
+def _pod_status(status: Manifest) -> Manifest:
+    kept = {key: status[key] for key in _POD_STATUS if key in status}
+    if conditions := [each for each in items(status.get("conditions")) if each.get("type") in _CONDITIONS]:
+        kept["conditions"] = conditions
+    states = [dictionary(each.get("state")) for each in items(status.get("containerStatuses"))]
+    if told := [{key: state[key]} for state in states for key in _STATES if key in state]:
+        kept["containerStatuses"] = [{"state": state} for state in told]
+    return kept
+
+
+def _interned(value: Any, depth: int) -> Any:
+    """The JSON parser makes each word anew for each object: keys, labels, namespaces, times."""
+    if isinstance(value, dict | list) and depth == 0:
+        return None
+    if isinstance(value, dict):
+        return {sys.intern(key): _interned(inner, depth - 1) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_interned(inner, depth - 1) for inner in value]
+    return sys.intern(value) if type(value) is str else value
+
+
+def version(found: Manifest) -> int:
+    """Grows with each write; the API server promises that versions of one resource can be compared."""
+    return int(found["metadata"].get("resourceVersion") or 0)
+
+
+class Cache:
+    """Trainings by key, and their children by namespace and name."""
+
+    def __init__(self) -> None:
+        self._trainings: dict[Key, Manifest] = {}
+        self._children: dict[str, dict[Key, Manifest]] = {}
+        self._of: dict[Key, dict[tuple[str, str], Manifest]] = {}
+        self._last_launcher: dict[Key, Manifest] = {}
+        self._deleted: dict[str, None] = {}
+
+    def known(self) -> list[Key]:
+        return list(self._trainings)
+
+    def trainings(self) -> Iterator[Manifest]:
+        yield from list(self._trainings.values())
+
+    def training(self, key: Key) -> Manifest | None:
+        return self._trainings.get(key)
+
+    def children(self, training: Manifest, claims: Iterable[str]) -> list[Manifest]:
+        """The objects that this training owns, and the claims of its namespace with these names.
+
+        What an earlier training of the same name has left is not among them.
+        """
+        key, uid = key_of(training), training["metadata"]["uid"]
+        all_claims = self._children.get(CLAIMS, {})
+        owned = [child for child in self._of.get(key, {}).values() if owned_by(child, uid)]
+        return owned + [claim for name in claims if (claim := all_claims.get((key[0], name)))]
+
+    def gone_launcher(self, training: Manifest) -> Manifest | None:
+        """The training's last launcher pod that went, as it was then: its verdict outlives it."""
+        found = self._last_launcher.get(key_of(training))
+        return found if found and owned_by(found, training["metadata"]["uid"]) else None
+
+    def put(self, found: Manifest) -> None:
+        """An object as it was just seen; an older view of it, or one of a deleted object, changes nothing.
+
+        The answer to a DELETE shows the object once more, and may be processed after the watch reported the deletion.
+        """
+        new = trimmed(found)
+        kind, key = new["kind"], key_of(new)
+        if new["metadata"].get("uid") in self._deleted:
+            return
+        known = self._trainings if kind == KIND else self._children.setdefault(kind, {})
+        if old := known.get(key):
+            if version(old) > version(new):
+                return
+            self._leave(old)
+        training = None if kind == KIND else training_of(new)
+        if training:
+            self._of.setdefault(training, {})[kind, key[1]] = new
+        # Without an owner of ours only a claim can matter to a training, which may name it.
+        if training or kind in (KIND, CLAIMS):
+            known[key] = new
+        else:
+            known.pop(key, None)
+
+    def drop(self, gone: Manifest) -> None:
+        """An object that is no more; its successor of the same name stays."""
+        last = trimmed(gone)
+        kind, key = last["kind"], key_of(last)
+        if isinstance(uid := last["metadata"].get("uid"), str):
+            self._deleted[uid] = None
+            if len(self._deleted) > _MAX_DELETED:
+                del self._deleted[next(iter(self._deleted))]
+        known = self._trainings if kind == KIND else self._children.get(kind, {})
+        if (old := known.get(key)) and old["metadata"].get("uid") == last["metadata"].get("uid"):
+            del known[key]
+            self._leave(old)
+            if kind == KIND:
+                self._last_launcher.pop(key, None)
+            elif kind == PODS:
+                self._remember(last)
+
+    def _leave(self, old: Manifest) -> None:
+        """An object no longer belongs to the training that it belonged to as it was seen last."""
+        if old["kind"] != KIND and (training := training_of(old)) and training in self._of:
+            self._of[training].pop((old["kind"], old["metadata"]["name"]), None)
+            if not self._of[training]:
+                del self._of[training]
+
+    def _remember(self, pod: Manifest) -> None:
+        """A training that was deleted before its pods does not need it."""
+        training = training_of(pod)
+        if training and training in self._trainings:
+            name = names.pod(training[1], pod["metadata"]["name"])
+            if name and name.role == "launcher":
+                self._last_launcher[training] = pod
+
+    def concerned(self, found: Manifest) -> set[Key]:
+        """The training that an object belongs to, and the one that it belonged to as it was seen last."""
+        seen = [found, self._children.get(found["kind"], {}).get(key_of(found))]
+        return {training for each in seen if each and (training := training_of(each))}
+
+    def replace(
+        self,
+        kind: str,
+        namespace: str | None,
+        listed: Iterable[Manifest],
+        at: int,
+        skipped: Callable[[Manifest, Exception], None] = lambda _, __: None,
+    ) -> list[Manifest]:
+        """All objects of a kind as of a version: what is missing and older was deleted. Returns what changed.
+
+        skipped: called with each object that cannot be parsed.
+        """
+        changed, present = [], set()
+        known = self._trainings if kind == KIND else self._children.setdefault(kind, {})
+        for found in listed:
+            try:
+                present.add(found["metadata"].get("uid"))
+                old = known.get(key_of(found))
+                if old is None or version(old) < version(found):
+                    if old:
+                        changed.append(old)
+                    self.put(found)
+                    changed.append(found)
+            except Exception as error:
+                skipped(found, error)
+        gone = [
+            old
+            for key, old in known.items()
+            if namespace in (None, key[0]) and old["metadata"].get("uid") not in present and version(old) <= at
+        ]
+        for old in gone:
+            self.drop(old)
+        return changed + gone
+
+    def forget(self, namespace: str) -> None:
+        """Everything of a namespace that was deleted or cannot be read any more."""
+        for kind in (*self._children, KIND):
+            self.replace(kind, namespace, (), sys.maxsize)

@@ -1,0 +1,121 @@
+"""Who leads: one replica holds a Lease and works; the others only watch.
+
+Own lines instead of kubernetes.aio.leaderelection: that one lets connection errors escape its loop and leaves a leader
+that never renews, and it never releases the Lease.
+"""
+
+import asyncio
+import logging
+import time
+from datetime import UTC, datetime
+
+import aiohttp
+
+from resnext_operator.api.objects import Manifest
+from resnext_operator.runtime.client import Cluster, Refused, path_of, words
+from resnext_operator.runtime.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+LEASE = 15.0
+"""Seconds without a renewal after which another replica may lead; as in Kubernetes' own components."""
+
+_RENEW, _DEADLINE, _REQUEST = 2.0, 10.0, 4.0
+
+
+class Lost(Exception):
+    """The Lease could not be kept; the process must end, since another may lead by now."""
+
+
+class Leader:
+    """This replica's view of the Lease."""
+
+    def __init__(self, cluster: Cluster, settings: Settings) -> None:
+        """cluster: connections of its own, where a renewal waits for no other write."""
+        self._cluster, self._identity = cluster, settings.identity
+        self._collection = path_of("Lease", settings.lease_namespace)
+        self._path, self._name = f"{self._collection}/{settings.lease_name}", settings.lease_name
+        self._seen: tuple[str, float] = ("", 0.0)
+        self._lease: Manifest = {}
+        self.leading = False
+
+    async def acquire(self) -> None:
+        """Wait until this replica leads."""
+        while not self.leading:
+            try:
+                self.leading = await self._try()
+            except (Refused, aiohttp.ClientError, TimeoutError) as error:
+                _log.warning("lease %s: %s", self._name, words(error))
+            if not self.leading:
+                await asyncio.sleep(_RENEW)
+        _log.info("%s leads", self._identity)
+
+    async def keep(self) -> None:
+        """Renew until that fails; raises Lost well before another replica may lead."""
+        try:
+            await self._renew_for_ever()
+        except Lost:
+            self.leading = False
+            raise
+
+    async def _renew_for_ever(self) -> None:
+        renewed = time.monotonic()
+        while True:
+            await asyncio.sleep(_RENEW if time.monotonic() - renewed < _RENEW else 0.5)
+            started = time.monotonic()
+            try:
+                self._lease = await self._write(self._lease["spec"], self._lease)
+                renewed = started
+            except (Refused, aiohttp.ClientError, TimeoutError) as error:
+                if isinstance(error, Refused) and error.code == 409:
+                    raise Lost(f"lease {self._name} was taken by another") from None
+                if time.monotonic() - renewed > _DEADLINE:
+                    raise Lost(f"lease {self._name} could not be renewed: {words(error)}") from None
+
+    async def release(self) -> None:
+        """Let the next one lead at once; call it when nothing is written any more."""
+        if not self.leading:
+            return
+        self.leading = False
+        try:
+            await self._write({**self._lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}, self._lease)
+        except (Refused, aiohttp.ClientError, TimeoutError) as error:
+            _log.warning("lease %s stays until it runs out: %s", self._name, words(error))
+
+    async def _try(self) -> bool:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        mine = {"holderIdentity": self._identity, "leaseDurationSeconds": int(LEASE), "acquireTime": now}
+        try:
+            lease = await self._cluster.request("GET", self._path, seconds=_REQUEST)
+        except Refused as refused:
+            if refused.code != 404:
+                raise
+            self._lease = await self._write(mine, None)
+            return True
+        spec = lease.get("spec") or {}
+        # Measured by this replica's own clock since the Lease last changed: clocks of machines differ.
+        if self._seen[0] != (version := lease["metadata"]["resourceVersion"]):
+            self._seen = (version, time.monotonic())
+        holder = spec.get("holderIdentity")
+        if holder and holder != self._identity and time.monotonic() - self._seen[1] < LEASE:
+            return False
+        transitions = spec.get("leaseTransitions", 0) + 1
+        try:
+            self._lease = await self._write({**mine, "leaseTransitions": transitions}, lease)
+        except Refused as refused:
+            if refused.code == 409:
+                return False
+            raise
+        return True
+
+    async def _write(self, spec: Manifest, before: Manifest | None) -> Manifest:
+        """The resourceVersion that was read goes along: of two that write, one is refused."""
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        body = {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": before["metadata"] if before else {"name": self._name},
+            "spec": {**spec, "renewTime": now},
+        }
+        verb, path = ("PUT", self._path) if before else ("POST", self._collection)
+        return await self._cluster.request(verb, path, body, seconds=_REQUEST)

@@ -1,0 +1,141 @@
+"""What the operator tells Prometheus; the series of a training are read from the cache, so they go when it goes."""
+
+from collections import Counter as Tally
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+
+from resnext_operator.api.groupversion import MANAGER
+from resnext_operator.api.status import Phase, readable
+from resnext_operator.runtime.cache import Cache
+from resnext_operator.runtime.guard import LOOPS, Guard
+from resnext_operator.runtime.unstructured import key_of, managed_by
+from resnext_trainer.contract import ExitStatus
+
+CAUSES = (*(verdict.name.lower() for verdict in ExitStatus), "disruption", "out_of_memory")
+
+
+class Metrics:
+    """All series of this replica."""
+
+    def __init__(self, cache: Cache, depth: Callable[[], int]) -> None:
+        self.leading = False
+        self.registry = registry = CollectorRegistry()
+        self.reconciled = Histogram(
+            "resnext_operator_reconcile_duration_seconds", "Time to look at a training and act.", registry=registry
+        )
+        self.errors = Counter(
+            "resnext_operator_reconcile_errors_total", "Reconciliations that failed.", registry=registry
+        )
+        self.requests = Counter(
+            "resnext_operator_api_requests_total", "Requests to the API server.", ["verb", "code"], registry=registry
+        )
+        self.attempts = Counter(
+            "resnext_operator_attempts_total", "Attempts that ended, by cause.", ["cause"], registry=registry
+        )
+        for cause in CAUSES:
+            self.attempts.labels(cause)
+        self.skipped = Counter(
+            "resnext_operator_skipped_objects_total",
+            "Objects that could not be handled and were skipped, by loop.",
+            ["loop"],
+            registry=registry,
+        )
+        for loop in LOOPS:
+            self.skipped.labels(loop)
+        self.guard = Guard(lambda loop: self.skipped.labels(loop).inc())
+        self.first_step = Histogram(
+            "resnext_operator_first_step_seconds",
+            "Seconds from a training's creation to its first step.",
+            buckets=(10, 20, 30, 45, 60, 90, 120, 300, 600, 1800, 3600),
+            registry=registry,
+        )
+        Gauge("resnext_operator_queue_depth", "Trainings that wait to be looked at.", registry=registry).set_function(
+            depth
+        )
+        Gauge("resnext_operator_leader", "1 on the replica that leads.", registry=registry).set_function(
+            lambda: float(self.leading)
+        )
+        registry.register(_Trainings(cache, lambda: self.leading, self.guard))
+
+    def requested(self, verb: str, code: str) -> None:
+        self.requests.labels(verb, code).inc()
+
+    def recorded(self, before: Mapping[str, Any], after: Mapping[str, Any], created: str, now: datetime) -> None:
+        """Count what a status write has recorded for the first time; both can be parsed."""
+        for attempt in _ended(after) - _ended(before):
+            self.attempts.labels(attempt[1]).inc()
+        if not _steps(before) and _steps(after):
+            self.first_step.observe((now - datetime.fromisoformat(created)).total_seconds())
+
+
+class _Trainings(Collector):
+    """Read at each scrape, on the leader alone: two replicas would count each training twice."""
+
+    def __init__(self, cache: Cache, leading: Callable[[], bool], guard: Guard) -> None:
+        self._cache, self._leading, self._guard = cache, leading, guard
+
+    def collect(self) -> Iterator[Metric]:
+        phases = GaugeMetricFamily("resnext_trainings", "Trainings by phase.", labels=["phase"])
+        accuracy = GaugeMetricFamily(
+            "resnext_training_accuracy_ratio",
+            "Accuracy of a training's last evaluation.",
+            labels=["namespace", "training", "k"],
+        )
+        speed = GaugeMetricFamily(
+            "resnext_training_images_per_second",
+            "Images per second over all ranks of a training.",
+            labels=["namespace", "training"],
+        )
+        if self._leading():
+            tally: Tally[str] = Tally()
+            for training in self._cache.trainings():
+                if managed_by(training) != MANAGER:
+                    continue
+                with self._guard.each("metrics", key_of(training)):
+                    names, status = list(key_of(training)), readable(training.get("status"))
+                    progress = status.get("progress") or {}
+                    tally[status.get("phase", Phase.PENDING.value)] += 1
+                    for k in ("1", "5"):
+                        if (ratio := progress.get(f"top{k}")) is not None:
+                            accuracy.add_metric([*names, k], ratio)
+                    if (rate := progress.get("imagesPerSecond")) is not None:
+                        speed.add_metric(names, rate)
+            for phase in Phase:
+                phases.add_metric([phase.value], tally[phase.value])
+        yield from (phases, accuracy, speed)
+
+
+def _ended(status: Mapping[str, Any]) -> set[tuple[int, str]]:
+    attempts = status.get("attempts") or ()
+    return {(each["number"], each.get("cause", "crashed")) for each in attempts if "endTime" in each}
+
+
+def _steps(status: Mapping[str, Any]) -> int:
+    return int((status.get("progress") or {}).get("step", 0))
+
+
+async def serve(metrics: Metrics, port: int, ready: Callable[[], bool]) -> web.AppRunner:
+    """Answer /metrics, /healthz and /readyz until the runner is cleaned up; `ready` tells if the caches are filled."""
+
+    async def exposition(_: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def healthz(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n") if ready() else web.Response(text="caches are filling\n", status=503)
+
+    app = web.Application()
+    app.add_routes([web.get("/metrics", exposition), web.get("/healthz", healthz), web.get("/readyz", readyz)])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, port=port).start()
+    return runner

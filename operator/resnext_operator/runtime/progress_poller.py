@@ -1,0 +1,208 @@
+"""How far the running trainings are: worker 0 of each is asked now and then.
+
+Who answers runs a user's image, and may answer anything, or without an end.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+import aiohttp
+from pydantic import ValidationError
+
+from resnext_operator.api.objects import Key, Manifest
+from resnext_operator.api.pod_template import GPU
+from resnext_operator.rendering import names
+from resnext_operator.runtime.cache import PODS, Cache
+from resnext_operator.runtime.client import words
+from resnext_operator.runtime.guard import Guard, Repeats
+from resnext_operator.runtime.settings import Settings
+from resnext_operator.runtime.unstructured import dictionary, training_of, word
+from resnext_operator.runtime.workqueue import WorkQueue
+from resnext_trainer.contract import Progress
+
+_log = logging.getLogger(__name__)
+
+_ANSWER_SECONDS = 2.0
+_ANSWER_BYTES = 65_536
+
+# When no step was made for so long, every rank is asked where it is, and again each minute.
+_QUIET_SECONDS, _ROUND_SECONDS = 20.0, 60.0
+
+_MOST_SLOTS = 16
+
+# Ranks of one training that are asked at the same time, so that one of 4,096 ranks delays no other training.
+_RANKS_AT_ONCE = 16
+
+
+class TooLong(Exception):
+    """An answer longer than any that a rank of ours gives."""
+
+
+class Pace:
+    """At most so many a second, over all who ask; each waits its turn."""
+
+    def __init__(self, per_second: float) -> None:
+        self._between, self._next = 1.0 / per_second, 0.0
+
+    async def turn(self) -> None:
+        now = time.monotonic()
+        self._next = max(self._next + self._between, now)
+        await asyncio.sleep(self._next - now)
+
+
+@dataclass
+class _Said:
+    """What is known of one training."""
+
+    progress: Progress
+    since: float
+    """When it last said something new."""
+    asked: float = 0.0
+    """When every rank was last asked."""
+    last_steps: dict[int, int | None] = field(default_factory=dict)
+
+
+class Watch:
+    """The last words of every worker 0, and of every rank where nothing moves."""
+
+    def __init__(self, cache: Cache, queue: WorkQueue, settings: Settings, guard: Guard | None = None) -> None:
+        self._cache, self._queue, self._settings = cache, queue, settings
+        self._guard = guard or Guard()
+        self._repeats = Repeats()
+        self._pace = Pace(settings.progress_per_second)
+        self._said: dict[Key, _Said] = {}
+        self._asking: set[Key] = set()
+
+    def latest(self, key: Key) -> Progress | None:
+        said = self._said.get(key)
+        return said.progress if said else None
+
+    def last_steps(self, key: Key) -> Mapping[int, int | None]:
+        """The last step of each rank, None for one that did not answer; empty while steps are made."""
+        said = self._said.get(key)
+        return said.last_steps if said else {}
+
+    async def run(self) -> None:
+        """Ask all running trainings each few seconds, for ever. One whose ranks are slow to answer delays no other."""
+        async with (
+            aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=_ANSWER_SECONDS),
+                # Neither cookies nor a small answer that unpacks into a large one.
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                headers={"Accept-Encoding": "identity"},
+            ) as session,
+            asyncio.TaskGroup() as group,
+        ):
+            while True:
+                running = self._running()
+                for stopped in self._said.keys() - running.keys():
+                    del self._said[stopped]
+                for key in running.keys() - self._asking:
+                    self._asking.add(key)
+                    group.create_task(self._ask_training(session, key, running[key]))
+                await asyncio.sleep(self._settings.progress_seconds)
+
+    def _running(self) -> dict[Key, dict[int, str]]:
+        """The trainings that can be asked, and where their workers answer."""
+        running = {}
+        for key in self._cache.known():
+            with self._guard.each("progress", key):
+                if addresses := self._addresses(key):
+                    running[key] = addresses
+        return running
+
+    def _addresses(self, key: Key) -> dict[int, str]:
+        """Where each worker answers while a launcher runs, if worker 0 does; empty otherwise."""
+        training = self._cache.training(key)
+        children = self._cache.children(training, ()) if training else []
+        found, launched = {}, False
+        for pod in children:
+            if pod["kind"] == PODS and training_of(pod) == key and _runs(pod):
+                name = names.pod(key[1], pod["metadata"]["name"])
+                launched |= name is not None and name.role == "launcher"
+                if name and name.role == "worker" and (address := _address(pod)):
+                    found[name.number] = address
+        return found if launched and 0 in found else {}
+
+    async def _ask_training(self, session: aiohttp.ClientSession, key: Key, addresses: dict[int, str]) -> None:
+        try:
+            with self._guard.each("progress", key):
+                await self._follow(session, key, addresses)
+        finally:
+            self._asking.discard(key)
+
+    async def _follow(self, session: aiohttp.ClientSession, key: Key, addresses: dict[int, str]) -> None:
+        """Ask worker 0, and every rank when it has had nothing new to say for a while."""
+        progress = await self._ask(session, key, addresses[0], names.METRICS_PORT)
+        now, said = time.monotonic(), self._said.get(key)
+        if progress and (said is None or progress != said.progress):
+            self._said[key] = _Said(progress, since=now)
+            self._queue.add(key)
+        elif said and now - said.since > _QUIET_SECONDS and now - said.asked > _ROUND_SECONDS:
+            said.asked = now
+            said.last_steps = await self._ask_all(session, key, addresses)
+
+    async def _ask_all(
+        self, session: aiohttp.ClientSession, key: Key, addresses: dict[int, str]
+    ) -> dict[int, int | None]:
+        slots, turns = self._slots(key), asyncio.Semaphore(_RANKS_AT_ONCE)
+
+        async def step(address: str, port: int) -> int | None:
+            async with turns:
+                answer = await self._ask(session, key, address, port)
+            return answer.step if answer else None
+
+        ports = {
+            worker * slots + local: (address, names.METRICS_PORT + local)
+            for worker, address in addresses.items()
+            for local in range(slots)
+        }
+        return dict(zip(ports, await asyncio.gather(*(step(*where) for where in ports.values())), strict=True))
+
+    def _slots(self, key: Key) -> int:
+        workers = dictionary(dictionary((self._cache.training(key) or {}).get("spec")).get("workers"))
+        gpus = dictionary(dictionary(workers.get("resources")).get("limits")).get(GPU, 1)
+        return min(max(1, int(workers.get("slots") or gpus)), _MOST_SLOTS)
+
+    async def _ask(self, session: aiohttp.ClientSession, key: Key, address: str, port: int) -> Progress | None:
+        await self._pace.turn()
+        host = f"[{address}]" if ":" in address else address
+        try:
+            # A redirect would lead to where the operator may go and the pod may not.
+            async with session.get(f"http://{host}:{port}/progress", allow_redirects=False) as answer:
+                if answer.status != 200:  # Before its first words the trainer answers 503.
+                    return None
+                return Progress.model_validate_json(await _read(answer.content))
+        except (aiohttp.ClientError, TimeoutError) as error:
+            _log.debug("%s/%s: no progress from %s: %s", *key, address, words(error))
+        except (TooLong, ValidationError) as error:
+            if self._repeats.first((key, address, port)):
+                _log.warning("%s/%s: progress that cannot be read, from %s: %s", *key, address, str(error)[:500])
+        return None
+
+
+async def _read(content: aiohttp.StreamReader) -> bytes:
+    body = bytearray()
+    async for chunk in content.iter_any():
+        body += chunk
+        if len(body) > _ANSWER_BYTES:
+            raise TooLong(f"more than {_ANSWER_BYTES} bytes")
+    return bytes(body)
+
+
+def _runs(pod: Manifest) -> bool:
+    return word(dictionary(pod.get("status")), "phase") == "Running"
+
+
+def _address(pod: Manifest) -> str:
+    """The pod's address; empty if it has none."""
+    address = word(dictionary(pod.get("status")), "podIP")
+    try:
+        return str(ip_address(address))
+    except ValueError:
+        return ""
