@@ -9,7 +9,7 @@ from typing import Any
 from resnext_operator.api import crd
 from resnext_operator.api.groupversion import KIND, PLURAL, RESOURCE
 from resnext_operator.api.objects import Manifest
-from resnext_operator.api.operator_policy import Site
+from resnext_operator.api.operator_policy import OperatorPolicy
 from resnext_operator.api.status import Phase, readable
 from resnext_operator.api.validation import InvalidTraining, parse
 from resnext_operator.rendering.pods import example_hosts, launcher_pod, worker_pod
@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def manifests(resource: dict[str, Any], site: Site, keys: Keys) -> list[Manifest]:
+def manifests(resource: dict[str, Any], site: OperatorPolicy, keys: Keys) -> list[Manifest]:
     """All that a training's first attempt consists of; the addresses of its workers are made up.
 
     Raises api.InvalidTraining when the resource is refused.

@@ -24,13 +24,15 @@ class Bar:
         self._progress.start()
 
     def show(self, progress: Mapping[str, Any]) -> None:
-        self._progress.update(self._task, completed=percent(progress), numbers=numbers(progress, datetime.now(UTC)))
+        self._progress.update(
+            self._task, completed=percent(progress), numbers=format_progress(progress, datetime.now(UTC))
+        )
 
     def end(self) -> None:
         self._progress.stop()
 
 
-class Lines:
+class LinePrinter:
     """For a file or a pipe: a line now and then."""
 
     def __init__(self, console: Console) -> None:
@@ -39,14 +41,16 @@ class Lines:
     def show(self, progress: Mapping[str, Any]) -> None:
         now = datetime.now(UTC)
         if progress.get("step") != self._step and time.monotonic() >= self._at:
-            self._console.print(f"{now.astimezone():%H:%M:%S} {percent(progress):3.0f}% {numbers(progress, now)}")
+            self._console.print(
+                f"{now.astimezone():%H:%M:%S} {percent(progress):3.0f}% {format_progress(progress, now)}"
+            )
             self._step, self._at = progress["step"], time.monotonic() + LINES_EVERY
 
     def end(self) -> None:
         pass
 
 
-def statuses(get: Callable[[], Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+def poll_status(get: Callable[[], Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
     """The training's status, once a second, until the training ended."""
     while True:
         status = get().get("status") or {}
@@ -63,9 +67,9 @@ def follow(get: Callable[[], Mapping[str, Any]], console: Console) -> Mapping[st
     """
     phase: str | None = None
     last: Mapping[str, Any] = {}
-    display = Bar(console) if console.is_terminal else Lines(console)
+    display = Bar(console) if console.is_terminal else LinePrinter(console)
     try:
-        for last in statuses(get):
+        for last in poll_status(get):
             progress = dict(last.get("progress") or {})
             if last.get("phase") in ENDED:
                 # How it ended is the last word, and nothing is left to wait for.
@@ -84,7 +88,7 @@ def percent(progress: Mapping[str, Any]) -> float:
     return 100.0 * int(progress.get("step", 0)) / max(1, int(progress.get("steps", 1)))
 
 
-def numbers(progress: Mapping[str, Any], now: datetime) -> str:
+def format_progress(progress: Mapping[str, Any], now: datetime) -> str:
     """Epoch, throughput, loss, accuracy and the time left, as far as they are known."""
     parts = []
     if "epochs" in progress:

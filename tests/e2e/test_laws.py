@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 import yaml
 
 from resnext_operator.rendering import names
-from resnext_operator.runtime.client import Refused
+from resnext_operator.runtime.client import ApiError
 from tests.support.kube import ROOT
 from tests.support.simcluster.api import RELEASE, SYSTEM, run
 from tests.support.simcluster.environment import Environment
@@ -150,7 +150,7 @@ def test_spec_of_an_earlier_version_keeps_its_pods(environment: Environment):
                     await scenario.change(
                         workers={"tolerations": [{"key": "spot", "operator": "Exists", "value": "x"}]}
                     )
-                except Refused:
+                except ApiError:
                     return False  # by the definition of before, which the API server has still in use
                 return True
 
@@ -201,13 +201,13 @@ def needed(calls: list[Call]) -> Iterator[Right]:
 async def with_another_hash(scenario: TrainingScenario) -> None:
     """What an older version of the operator has made is brought up to date."""
     await running(scenario)
-    old = {"metadata": {"annotations": {names.HASH: "of-another-version"}}}
+    old = {"metadata": {"annotations": {names.SPEC_HASH: "of-another-version"}}}
     path = f"/apis/networking.k8s.io/v1/namespaces/{scenario.namespace}/networkpolicies/it"
     await scenario.api.merge(path, old)
 
     async def updated() -> bool:
         found = await scenario.api.find(path)
-        return bool(found and found["metadata"]["annotations"][names.HASH] != "of-another-version")
+        return bool(found and found["metadata"]["annotations"][names.SPEC_HASH] != "of-another-version")
 
     await scenario.until(updated, "the update")
 

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from resnext_operator.api import pod_template
-from resnext_operator.api.operator_policy import Site
-from resnext_operator.api.validation import MAX_NAME, InvalidTraining, parse
+from resnext_operator.api.operator_policy import OperatorPolicy
+from resnext_operator.api.validation import MAX_NAME_LENGTH, InvalidTraining, parse
 from resnext_operator.rendering.claims import checkpoint_claim, creates_checkpoint_claim
 from resnext_operator.rendering.pods import example_hosts, launcher_pod, worker_pod
 from tests.support.kube import NAMESPACE, ROOT, SYSTEM, Cluster, Refused, sample
@@ -80,7 +80,7 @@ def test_api_server_accepts_pods_of_odd_valid_specs(cluster: Cluster):
     """The training, its workers with and without a gate, its launcher and its claim."""
     for number, (name, spec) in enumerate(VALID.items()):
         manifest = odd(f"valid-{number}", spec)
-        training = parse({**manifest, "metadata": {**manifest["metadata"], "uid": "none"}}, Site("trainer"))
+        training = parse({**manifest, "metadata": {**manifest["metadata"], "uid": "none"}}, OperatorPolicy("trainer"))
         workers = [worker_pod(training, 0, 0), worker_pod(training, 1, 0, gated=True)]
         pods = [*workers, launcher_pod(training, 1, example_hosts(training))]
         claims = [checkpoint_claim(training)] if creates_checkpoint_claim(training) else []
@@ -141,14 +141,14 @@ def test_quota_without_limits_is_named_before_workers_start(cluster: Cluster):
 
 
 def test_a_name_that_is_too_long_for_its_pods_is_refused(cluster: Cluster):
-    assert_both_refuse(cluster, sample("resnext-digits", "n" * (MAX_NAME + 1)))
+    assert_both_refuse(cluster, sample("resnext-digits", "n" * (MAX_NAME_LENGTH + 1)))
 
 
 def assert_both_refuse(cluster: Cluster, manifest) -> None:
     with pytest.raises(Refused) as refusal:
         cluster.kubectl("create", "--dry-run=server", "-f", "-", stdin=as_text(manifest))
     with pytest.raises(InvalidTraining) as own:
-        parse(manifest, Site("trainer"))
+        parse(manifest, OperatorPolicy("trainer"))
     said = str(refusal.value).replace('\\"', '"')
     # What may be a number or a text is wrong as both, and the API server says the one.
     sentences = [sentence.partition(": ") for sentence in str(own.value).splitlines()]

@@ -5,7 +5,7 @@ from datetime import datetime
 
 import pytest
 
-from resnext_operator.runtime.leader_election import LEASE
+from resnext_operator.runtime.leader_election import LEASE_DURATION
 from tests.support.kube import SYSTEM, Cluster, in_node
 
 OPERATOR = "deployment/resnext-operator"
@@ -47,7 +47,7 @@ def test_whoever_dies_another_leads_and_nothing_is_made_twice(cluster: Cluster, 
     began = time.monotonic()
     made = training(suffix="-made", workers={"nodeSelector": {"disk": "no-such"}}, **SYNTHETIC)
     while len(cluster.pods(made, "worker")) < 2:
-        assert time.monotonic() - began < LEASE + 5, "the lease's time, and a few seconds"
+        assert time.monotonic() - began < LEASE_DURATION + 5, "the lease's time, and a few seconds"
         time.sleep(0.2)
     assert lease(cluster)["leaseTransitions"] > first.get("leaseTransitions", 0)
     assert cluster.children(running) == before, "who runs is left alone"
@@ -61,7 +61,7 @@ def test_whoever_dies_another_leads_and_nothing_is_made_twice(cluster: Cluster, 
     cluster.kubectl("delete", "pod", leader, "--timeout=30s", namespace=SYSTEM)
     assert time.monotonic() - began < 10, "a graceful end"
     while (now := lease(cluster))["holderIdentity"] in ("", leader):
-        assert time.monotonic() - began < LEASE
+        assert time.monotonic() - began < LEASE_DURATION
         time.sleep(0.2)
     assert datetime.fromisoformat(now["renewTime"]) > datetime.fromisoformat(led["renewTime"])
     step = cluster.status(running)["progress"]["step"]

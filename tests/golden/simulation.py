@@ -22,10 +22,10 @@ from prometheus_client import generate_latest
 from resnext_operator.runtime import admission_check, controller
 from resnext_operator.runtime.admission_check import Admission
 from resnext_operator.runtime.cache import Cache
-from resnext_operator.runtime.client import Cluster, Refused
-from resnext_operator.runtime.event_recorder import Teller
+from resnext_operator.runtime.client import ApiError, KubeClient
+from resnext_operator.runtime.event_recorder import EventRecorder
 from resnext_operator.runtime.metrics import Metrics
-from resnext_operator.runtime.progress_poller import Watch
+from resnext_operator.runtime.progress_poller import ProgressPoller
 from resnext_operator.runtime.settings import Settings
 from resnext_operator.runtime.workqueue import WorkQueue
 from resnext_trainer.contract import Progress
@@ -97,7 +97,7 @@ class Clock:
         return (self.time - START).total_seconds()
 
 
-class ApiServer(Cluster):
+class ApiServer(KubeClient):
     """The operator's client, answered from memory. Every change is reported to `watch` by `deliver`."""
 
     def __init__(self, clock: Clock) -> None:
@@ -119,7 +119,7 @@ class ApiServer(Cluster):
         status = path.endswith("/status")
         path = path.removesuffix("/status")
         if (found := self.objects.get(path)) is None:
-            raise Refused(404, "not found")
+            raise ApiError(404, "not found")
         if verb == "PATCH":
             return self.store(path, self._patched(found, body, status=status))
         if verb == "PUT":
@@ -134,11 +134,11 @@ class ApiServer(Cluster):
         if path.endswith("/pods"):
             for part, (code, message) in self.rejections.items():
                 if part in name:
-                    raise Refused(code, message)
+                    raise ApiError(code, message)
         if dry_run:
             return body
         if f"{path}/{name}" in self.objects:
-            raise Refused(409, "already exists")
+            raise ApiError(409, "already exists")
         if not path.endswith("/events"):
             self.log.append(f"created {body['kind']} {name}")
         return self.store(f"{path}/{name}", body)
@@ -196,7 +196,7 @@ class Queue:
     def add(self, _key: tuple[str, str]) -> None:
         self.due = True
 
-    def add_later(self, _key: tuple[str, str], seconds: float) -> None:
+    def add_after(self, _key: tuple[str, str], seconds: float) -> None:
         at = self._clock.time + timedelta(seconds=seconds)
         self.again = min(at, self.again) if self.again else at
 
@@ -223,14 +223,14 @@ class Operator:
         known = Cache()
         self._metrics = Metrics(known, lambda: 0)
         self._metrics.leading = True
-        self._teller = Teller(server)
+        self._teller = EventRecorder(server)
         self._runtime = controller.Runtime(
             settings=Settings.from_environment({**SETTINGS, **environment}),
             cluster=server,
             cache=known,
             queue=cast(WorkQueue, self.queue),
-            progress=cast(Watch, self.reported),
-            teller=self._teller,
+            poller=cast(ProgressPoller, self.reported),
+            recorder=self._teller,
             metrics=self._metrics,
             admission=Admission(server),
         )
@@ -247,7 +247,7 @@ class Operator:
 
     def _watch(self, event: str, found: Manifest) -> None:
         if found["kind"] in controller.WATCHED:
-            controller.see(event, found, self._runtime)
+            controller.on_event(event, found, self._runtime)
 
     async def write_events(self) -> None:
         """Runs for as long as the simulation."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from resnext_operator.api.operator_policy import Site
+from resnext_operator.api.operator_policy import OperatorPolicy
 from resnext_operator.cli import manifests
 from resnext_operator.rendering.secret import KeyPair, Keys
 from tests.golden.goldens import check, dump
@@ -22,7 +22,7 @@ KEYS = Keys(
 def rendered(path: Path) -> str:
     body = yaml.safe_load(path.read_text(encoding="utf-8"))
     body["metadata"] |= {"namespace": "default", "uid": "00000000-0000-0000-0000-000000000000"}
-    return dump(*manifests(body, Site("resnext-trainer"), KEYS), width=120)
+    return dump(*manifests(body, OperatorPolicy("resnext-trainer"), KEYS), width=120)
 
 
 @pytest.mark.parametrize("sample", sorted(SAMPLES.glob("resnext-*.yaml")), ids=lambda path: path.stem)

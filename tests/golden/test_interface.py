@@ -12,7 +12,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from resnext_operator.cli import main as operator_main
-from resnext_operator.domain.reasons import REMEDIES, Reason
+from resnext_operator.domain.reasons import SUGGESTED_ACTIONS, Reason
 from resnext_operator.runtime.cache import Cache
 from resnext_operator.runtime.metrics import Metrics
 from resnext_trainer.cli.main import main as trainer_main
@@ -48,7 +48,7 @@ def test_operator_metrics_match_golden() -> None:
         "spec": {},
         "status": {"phase": "Running", "progress": progress},
     }
-    cache.put(body)
+    cache.upsert(body)
     metrics = Metrics(cache, lambda: 0)
     metrics.leading = True
     metrics.requested("GET", "200")
@@ -65,7 +65,7 @@ def test_trainer_metrics_match_golden() -> None:
 
 def test_reasons_match_golden() -> None:
     """Every reason of events and conditions, and what its warning advises."""
-    check("reasons.yaml", dump({reason.value: REMEDIES.get(reason, "") for reason in Reason}))
+    check("reasons.yaml", dump({reason.value: SUGGESTED_ACTIONS.get(reason, "") for reason in Reason}))
 
 
 Main = Callable[[list[str]], int]

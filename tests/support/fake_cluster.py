@@ -11,21 +11,21 @@ from typing import Any
 import yaml
 
 from resnext_operator.api.objects import Manifest
-from resnext_operator.api.operator_policy import Site
+from resnext_operator.api.operator_policy import OperatorPolicy
 from resnext_operator.api.status import readable
 from resnext_operator.api.training import Training
-from resnext_operator.domain.observed import Observed, Rejection
+from resnext_operator.domain.observed import ClusterState, Rejection
 from resnext_operator.domain.plan import Plan
 from resnext_operator.domain.reconciler import decide
 from resnext_operator.domain.rejections import plan_after_api_rejection
-from resnext_operator.domain.timestamps import stamp
+from resnext_operator.domain.timestamps import to_rfc3339
 from resnext_operator.rendering import names
 from resnext_operator.rendering.hashing import spec_hash
 from resnext_operator.runtime import controller, observe, ownership
 from resnext_trainer.contract import ExitStatus, Progress, SavedCheckpoint, TerminationReport
 
 SAMPLES = Path(__file__).parents[2] / "manifests" / "samples"
-SITE = Site("registry.example/resnext-trainer:1")
+SITE = OperatorPolicy("registry.example/resnext-trainer:1")
 HOSTS = [("resnext-digits-worker-0-0", "10.0.0.1"), ("resnext-digits-worker-1-0", "10.0.0.2")]
 
 
@@ -78,7 +78,7 @@ class Cluster:
         return controller.read(copy.deepcopy(self.body), self.site)
 
     @property
-    def seen(self) -> Observed:
+    def seen(self) -> ClusterState:
         children = [each for each in self.objects.values() if each["kind"] != "Secret"]  # nobody may watch them
         metadata = self.body["metadata"]
         foreign = ownership.foreign_claims(children, metadata["name"], metadata["uid"])
@@ -100,9 +100,9 @@ class Cluster:
                 if self.launcher_rejected:
                     return self.rejected(plan, self.launcher_rejected)
                 seen = replace(seen, launcher_admitted=True)
-            if plan.needs_keys:
+            if plan.needs_ssh_secret:
                 seen = replace(seen, keys=self._keys())
-            if not (plan.needs_admission or plan.needs_launcher_admission or plan.needs_keys):
+            if not (plan.needs_admission or plan.needs_launcher_admission or plan.needs_ssh_secret):
                 return plan
             plan = decide(self.training, seen, self.now)
         raise AssertionError("the operator asks again and again")
@@ -112,11 +112,11 @@ class Cluster:
         return plan_after_api_rejection(self.training, plan, rejection, self.now)
 
     def _keys(self) -> str:
-        name = names.keys(self.body["metadata"]["name"])
+        name = names.secret_name(self.body["metadata"]["name"])
         self._store({"kind": "Secret", "metadata": {"name": name}})
         return str(self.objects[f"Secret/{name}"]["metadata"]["uid"])
 
-    def carry_out(self, plan: Plan) -> None:
+    def apply_plan(self, plan: Plan) -> None:
         for manifest in plan.create:
             self._store(copy.deepcopy(manifest))
         for manifest in plan.update:
@@ -141,7 +141,7 @@ class Cluster:
             if not (plan.create or plan.update or plan.delete or plan.ungate) and plan.status == self.status:
                 assert not plan.events
                 return
-            self.carry_out(plan)
+            self.apply_plan(plan)
             if self.deleted:
                 return
         raise AssertionError(f"the operator finds no rest: {plan}")
@@ -181,7 +181,7 @@ class Cluster:
         self.end_pod(self.pods("launcher")[-1], verdict.value, said)
 
     def end_pod(self, pod: Manifest, code: int, message: str) -> None:
-        ended = {"exitCode": code, "message": message, "finishedAt": stamp(self.now)}
+        ended = {"exitCode": code, "message": message, "finishedAt": to_rfc3339(self.now)}
         phase = "Failed" if code else "Succeeded"
         pod["status"] = {"phase": phase, "containerStatuses": [{"state": {"terminated": ended}}]}
 
@@ -217,9 +217,9 @@ class Cluster:
         if key not in self.objects:  # else the API server answers 409
             self._uids += 1
             manifest["metadata"]["uid"] = f"uid-{self._uids}"
-            manifest["metadata"]["creationTimestamp"] = stamp(self.now)
+            manifest["metadata"]["creationTimestamp"] = to_rfc3339(self.now)
             if manifest["kind"] == "NetworkPolicy":
                 annotations = manifest["metadata"].setdefault("annotations", {})
-                annotations[names.HASH] = spec_hash({**manifest, "metadata": _as_desired(manifest)})
+                annotations[names.SPEC_HASH] = spec_hash({**manifest, "metadata": _as_desired(manifest)})
             self.objects[key] = manifest
             self.made.append(key)

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from resnext_operator.api.groupversion import GROUP, KIND, PLURAL, SHORT, VERSION
 from resnext_operator.api.objects import Manifest
 from resnext_operator.api.spec import Spec, Workers
-from resnext_operator.api.validation import IMMUTABLE, POD_FIELDS, ROOT_RULES
+from resnext_operator.api.validation import IMMUTABLE, OBJECT_RULES, POD_FIELDS
 from resnext_trainer.config.rules import Config, Rule
 
 Schema = dict[str, Any]
@@ -84,7 +84,7 @@ def _resource() -> Schema:
                 "x-kubernetes-preserve-unknown-fields": True,
             },
         },
-        "x-kubernetes-validations": [_validation(rule) for rule in ROOT_RULES],
+        "x-kubernetes-validations": [_validation(rule) for rule in OBJECT_RULES],
     }
 
 

@@ -4,4 +4,4 @@ from resnext_trainer.config import manifests
 
 GROUP, VERSION, PLURAL, KIND, SHORT = manifests.GROUP, manifests.VERSION, "resnexttrainings", manifests.KIND, "rnx"
 RESOURCE = (GROUP, VERSION, PLURAL)
-MANAGER = "resnext.dev/operator"
+CONTROLLER_NAME = "resnext.dev/operator"

@@ -3,5 +3,5 @@
 from typing import Any
 
 Manifest = dict[str, Any]
-Key = tuple[str, str]
+TrainingKey = tuple[str, str]
 """Namespace and name of a training."""

@@ -6,7 +6,7 @@ from resnext_operator.api.objects import Manifest
 
 
 @dataclass(frozen=True)
-class Site:
+class OperatorPolicy:
     """What holds for every training here, by the operator's settings."""
 
     image: str

@@ -15,9 +15,9 @@ from resnext_operator.api.volumes import (
     Labels,
     LabelValue,
     MapKey,
+    NonEmptyStr,
     ObjectName,
     Quantity,
-    Text,
     Texts,
     amount,
     keys_rule,
@@ -46,7 +46,7 @@ _APPARMOR = "container.apparmor.security.beta.kubernetes.io/"
 _SECCOMP = "container.seccomp.security.alpha.kubernetes.io/"
 """Annotations by which the API server judges a pod, and those that begin so, for one container each."""
 
-MOST_SECONDS = 2**31 - 1  # as in Kubernetes' own fields of this kind
+MAX_INT32 = 2**31 - 1  # as in Kubernetes' own fields of this kind
 
 
 _DEVICE_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
@@ -112,7 +112,7 @@ class Toleration(Config):
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     """The taint's effect; left out, every effect."""
 
-    toleration_seconds: Annotated[int, Field(ge=0, le=MOST_SECONDS)] | None = None
+    toleration_seconds: Annotated[int, Field(ge=0, le=MAX_INT32)] | None = None
     """How long a NoExecute taint is borne."""
 
     rules = (
@@ -137,7 +137,7 @@ class Toleration(Config):
     )
 
 
-class Variable(Config):
+class EnvVar(Config):
     """An environment variable."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
@@ -157,7 +157,7 @@ class Variable(Config):
     )
 
 
-class Placement(Config):
+class PodTemplate(Config):
     """Where pods may run and what they may use."""
 
     resources: Resources = Resources()
@@ -175,13 +175,13 @@ class Placement(Config):
     priority_class_name: ObjectName | None = None
     """Priority of the pods."""
 
-    scheduler_name: Text | None = None
+    scheduler_name: NonEmptyStr | None = None
     """Another scheduler than the cluster's own."""
 
     runtime_class_name: ObjectName | None = None
     """Container runtime, such as nvidia."""
 
-    env: Annotated[tuple[Variable, ...], Field(max_length=64)] = ()
+    env: Annotated[tuple[EnvVar, ...], Field(max_length=64)] = ()
     """Environment variables; the ranks see them too."""
 
     labels: Labels = {}

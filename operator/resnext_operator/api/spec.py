@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from resnext_operator.api.pod_template import GPU, MOST_SECONDS, Placement
+from resnext_operator.api.pod_template import GPU, MAX_INT32, PodTemplate
 from resnext_operator.api.scheduling import Spread
 from resnext_operator.api.volumes import (
+    NonEmptyStr,
     ObjectName,
     Quantity,
     SameNamespace,
-    Text,
     Volume,
     VolumeMount,
     Within,
@@ -23,10 +23,10 @@ from resnext_operator.api.volumes import (
 from resnext_trainer.config.models import Training as TrainingConfig
 from resnext_trainer.config.rules import Config, Rule
 
-Seconds = Annotated[int, Field(ge=1, le=MOST_SECONDS)]
+Seconds = Annotated[int, Field(ge=1, le=MAX_INT32)]
 
 
-class Workers(Placement):
+class Workers(PodTemplate):
     """The pods that compute: each runs `slots` ranks, one GPU each."""
 
     replicas: Annotated[int, Field(ge=1, le=256)] = 1
@@ -54,7 +54,7 @@ class Workers(Placement):
     """Use the nodes' own network, where the operator's settings allow it; one worker a node, and no NetworkPolicy."""
 
     rules = (
-        *Placement.rules,
+        *PodTemplate.rules,
         Rule(
             f"!(has(self.resources) && has(self.resources.limits) && '{GPU}' in self.resources.limits) "
             f"|| string(self.resources.limits['{GPU}']).matches('^[1-9][0-9]*$')",
@@ -132,7 +132,7 @@ _GPU_OF_LAUNCHER = " || ".join(
 )
 
 
-class Launcher(Placement):
+class Launcher(PodTemplate):
     """The pod that runs mpirun; it computes nothing and holds no GPU."""
 
     rules = (
@@ -142,7 +142,7 @@ class Launcher(Placement):
             "resources",
             f"the launcher computes nothing: ask for {GPU} in workers.resources.limits",
         ),
-        *Placement.rules,
+        *PodTemplate.rules,
     )
 
 
@@ -227,7 +227,7 @@ class RunPolicy(Config):
     """Time after which a set of pods that stays incomplete, because the API server rejects some, is deleted. The
     operator then tries again after a random pause. Pods that are only unschedulable are left alone."""
 
-    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=MOST_SECONDS)] | None = None
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=MAX_INT32)] | None = None
     """Time from its end until the training is deleted, with its pods and without its checkpoints; left out, never."""
 
     clean_pod_policy: Literal["Running", "All", "None"] = "Running"
@@ -285,7 +285,7 @@ class Spec(Config):
     suspend: bool = False
     """Save a checkpoint and give the pods back; false again goes on from it."""
 
-    managed_by: Text | None = None
+    managed_by: NonEmptyStr | None = None
     """Another manager of this training; the operator then leaves it alone. Immutable."""
 
     run_policy: RunPolicy = RunPolicy()

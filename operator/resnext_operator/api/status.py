@@ -14,8 +14,8 @@ from typing import Any
 
 from resnext_operator.api.objects import Manifest
 
-KEPT_ATTEMPTS = KEPT_STARTS = 10
-MOST_ATTEMPTS = 1_000_000
+MAX_RECORDED_ATTEMPTS = MAX_RECORDED_STARTS = 10
+MAX_ATTEMPTS = 1_000_000
 """Attempts of a training; their number is part of a pod's name."""
 
 _UNKNOWN_BYTES, _UNKNOWN_FIELDS = 4096, 16
@@ -202,7 +202,7 @@ def _attempt(value: Any) -> Manifest | None:
 
 def _attempts(value: Any) -> list[Manifest] | None:
     """In the order of their numbers, as they were written; only the last one may be under way."""
-    found = _list(_attempt, KEPT_ATTEMPTS)(value)
+    found = _list(_attempt, MAX_RECORDED_ATTEMPTS)(value)
     if found is None:
         return None
     kept: list[Manifest] = []
@@ -225,7 +225,7 @@ _CONDITION = _object(
 )
 
 _ATTEMPT: Mapping[str, Parser] = {
-    "number": integer(1, MOST_ATTEMPTS),
+    "number": integer(1, MAX_ATTEMPTS),
     "startTime": timestamp,
     "endTime": timestamp,
     "firstStep": integer(),
@@ -261,8 +261,8 @@ _REJECTION: Mapping[str, Parser] = {
     "since": timestamp,
     "heldSince": instant,
     "retryTime": instant,
-    "tries": integer(0, MOST_ATTEMPTS),
-    "released": integer(0, MOST_ATTEMPTS),
+    "tries": integer(0, MAX_ATTEMPTS),
+    "released": integer(0, MAX_ATTEMPTS),
     "generation": integer(),
 }
 
@@ -290,10 +290,10 @@ _STATUS: Mapping[str, Parser] = {
     "completionTime": timestamp,
     "conditions": _conditions,
     "attempts": _attempts,
-    "failures": integer(0, MOST_ATTEMPTS),
-    "disruptions": integer(0, MOST_ATTEMPTS),
+    "failures": integer(0, MAX_ATTEMPTS),
+    "disruptions": integer(0, MAX_ATTEMPTS),
     "podsAccountedUntil": timestamp,
-    "failedStarts": _list(_object(_FAILED_START, ("time", "pod", "message")), KEPT_STARTS),
+    "failedStarts": _list(_object(_FAILED_START, ("time", "pod", "message")), MAX_RECORDED_STARTS),
     "rejection": _object(_REJECTION, ("cause", "message", "since", "retryTime")),
     "workers": _object({"replicas": integer(), "ready": integer()}, ("replicas", "ready"), closed=True),
     "progress": _object(_PROGRESS, ("epochs", "step", "steps", "updatedTime")),

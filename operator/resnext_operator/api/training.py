@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from resnext_operator.api.objects import Key
-from resnext_operator.api.operator_policy import Site
+from resnext_operator.api.objects import TrainingKey
+from resnext_operator.api.operator_policy import OperatorPolicy
 from resnext_operator.api.spec import Spec
 
 
@@ -19,7 +19,7 @@ class Training:
     generation: int
     deleting: bool
     spec: Spec
-    site: Site
+    site: OperatorPolicy
     status: Mapping[str, Any]
     """What of the stored status can be parsed."""
     stored: Mapping[str, Any] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class Training:
     """Why the spec cannot be used, although an earlier version accepted it: what could be read of it is in `spec`."""
 
     @property
-    def key(self) -> Key:
+    def key(self) -> TrainingKey:
         return self.namespace, self.name
 
     @property

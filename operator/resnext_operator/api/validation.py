@@ -6,7 +6,7 @@ from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
-from resnext_operator.api.operator_policy import Site
+from resnext_operator.api.operator_policy import OperatorPolicy
 from resnext_operator.api.spec import Spec
 from resnext_operator.api.status import readable
 from resnext_operator.api.training import Training
@@ -14,14 +14,14 @@ from resnext_trainer.config.models import Training as TrainingConfig
 from resnext_trainer.config.rules import Config, Rule
 from resnext_trainer.config.validation import InvalidConfig, explain, resolve, without_nulls
 
-MAX_NAME = 40  # a pod's host name, such as NAME-worker-63-1234, has room for 63 characters
+MAX_NAME_LENGTH = 40  # a pod's host name, such as NAME-worker-63-1234, has room for 63 characters
 
 
 class InvalidTraining(ValueError):
     """A resource that is refused; the text names each field, what is wrong and the way out."""
 
 
-def parse(body: Mapping[str, Any], site: Site) -> Training:
+def parse(body: Mapping[str, Any], site: OperatorPolicy) -> Training:
     """The resource as the operator works with it.
 
     Raises InvalidTraining in the API server's words.
@@ -30,7 +30,7 @@ def parse(body: Mapping[str, Any], site: Site) -> Training:
     name = metadata["name"]
     _check_object("spec", found)
     _check_object("spec.training", found.get("training") or {})
-    if len(name) > MAX_NAME:
+    if len(name) > MAX_NAME_LENGTH:
         raise InvalidTraining(f"metadata.name: Invalid value: {json.dumps(name)}: {_NAME_RULE.message}")
     try:
         spec = without_nulls(found, Spec, "spec")
@@ -61,7 +61,7 @@ def _check_object(path: str, value: Any) -> None:
         raise InvalidTraining(f"{path}: Invalid value: {json.dumps(value)[:100]}: should be an object")
 
 
-def read_leniently(body: Mapping[str, Any], site: Site, invalid: str) -> Training:
+def read_leniently(body: Mapping[str, Any], site: OperatorPolicy, invalid: str) -> Training:
     """The resource with the fields of its spec that can be read, each by itself; the others have their defaults."""
     metadata, spec = body["metadata"], body.get("spec")
     return Training(
@@ -96,13 +96,13 @@ def _read(model: type[_Model], written: Mapping[str, Any], **known: Any) -> _Mod
 
 
 _NAME_RULE = Rule(
-    f"size(self.metadata.name) <= {MAX_NAME}",
-    lambda it: len(it.name) <= MAX_NAME,
+    f"size(self.metadata.name) <= {MAX_NAME_LENGTH}",
+    lambda it: len(it.name) <= MAX_NAME_LENGTH,
     "metadata.name",
-    f"pods are named after it: use at most {MAX_NAME} characters",
+    f"pods are named after it: use at most {MAX_NAME_LENGTH} characters",
 )
 
-ROOT_RULES = (_NAME_RULE,)
+OBJECT_RULES = (_NAME_RULE,)
 """Rules of the resource as a whole."""
 
 IMMUTABLE = ("training", "dataset", "checkpoints", "managedBy")

@@ -13,7 +13,7 @@ from pydantic.alias_generators import to_camel
 
 from resnext_trainer.config.rules import Config, Rule
 
-Text = Annotated[str, Field(min_length=1, max_length=253)]
+NonEmptyStr = Annotated[str, Field(min_length=1, max_length=253)]
 # Kubernetes' own pattern without the signs: less than nothing of anything makes no sense in a pod.
 _QUANTITY = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][-+]?[0-9]{1,2})?$"
 Quantity = Annotated[int, Field(ge=0, le=10**18)] | Annotated[str, Field(pattern=_QUANTITY, max_length=32)]
@@ -151,7 +151,7 @@ class CsiVolume(Config):
     driver: Annotated[str, Field(pattern=f"(?i){DOMAIN}", max_length=63)]
     """Name of the driver."""
 
-    fs_type: Text | None = None
+    fs_type: NonEmptyStr | None = None
     """File system; left out, the driver's choice."""
 
     read_only: bool = False

@@ -8,17 +8,17 @@ from typing import Any
 from resnext_operator.api.status import Phase
 from resnext_operator.api.training import Training
 from resnext_operator.domain.conditions import Conditions
-from resnext_operator.domain.observed import LauncherSeen, Observed, WorkerSeen
-from resnext_operator.domain.plan import Plan, Reference
-from resnext_operator.domain.progress import drop_rates, printed
+from resnext_operator.domain.observed import ClusterState, ObservedLauncher, ObservedWorker
+from resnext_operator.domain.plan import ObjectRef, Plan
+from resnext_operator.domain.progress import drop_rates, printer_columns
 from resnext_operator.domain.reasons import Reason, warning
-from resnext_operator.domain.timestamps import stamp
+from resnext_operator.domain.timestamps import to_rfc3339
 from resnext_operator.rendering import names
 
 Refusal = tuple[Reason, str]
 
 
-def forbidden(training: Training) -> Refusal | None:
+def check_operator_policy(training: Training) -> Refusal | None:
     """What the settings of this operator keep from trainings: their nodes' folders and network."""
     workers, site = training.spec.workers, training.site
     if workers.host_network and not site.host_network:
@@ -43,7 +43,7 @@ def _within(path: str, folders: tuple[str, ...]) -> bool:
     return ".." not in path.split("/") and any(parts[: len(root)] == root for root in roots)
 
 
-def unshared(training: Training, seen: Observed, replicas: int) -> Refusal | None:
+def check_claim_access(training: Training, seen: ClusterState, replicas: int) -> Refusal | None:
     """A claim that the nodes of several workers cannot mount together; nothing while it is not there to be judged."""
     for field, claim in training.spec.shared_claims.items():
         modes = seen.access_modes.get(claim, ())
@@ -55,9 +55,9 @@ def unshared(training: Training, seen: Observed, replicas: int) -> Refusal | Non
     return None
 
 
-def foreign_claim(training: Training, seen: Observed) -> Refusal | None:
+def check_claim_owner(training: Training, seen: ClusterState) -> Refusal | None:
     """A claim that has the name of the training's own, and that the operator did not create for it."""
-    name = names.claim(training.name)
+    name = names.claim_name(training.name)
     if training.spec.checkpoints.claim_name is not None or name not in seen.foreign_claims:
         return None
     return Reason.CLAIM_NOT_OWNED, (
@@ -67,30 +67,30 @@ def foreign_claim(training: Training, seen: Observed) -> Refusal | None:
 
 
 def plan_for_invalid_spec(
-    before: Mapping[str, Any], seen: Observed, generation: int, message: str, now: datetime
+    before: Mapping[str, Any], seen: ClusterState, generation: int, message: str, now: datetime
 ) -> Plan:
     """For a resource that an API server without our rules let pass; `before` is its status.
 
     What ran with it goes, and saves first. What had ended before has ended as it did.
     """
-    pods: list[WorkerSeen | LauncherSeen] = [*seen.workers, *(each for each in seen.launchers if not each.gone)]
+    pods: list[ObservedWorker | ObservedLauncher] = [*seen.workers, *(each for each in seen.launchers if not each.gone)]
     alive = (pod for pod in pods if not pod.deleting and pod.phase not in ("Failed", "Succeeded"))
-    running = tuple(Reference("Pod", pod.name, pod.uid) for pod in alive)
+    running = tuple(ObjectRef("Pod", pod.name, pod.uid) for pod in alive)
     if Phase(before.get("phase", Phase.PENDING)).ended:
         return Plan(status=dict(before), delete=running)
     conditions = Conditions(before.get("conditions"), generation, now)
     conditions.set("Accepted", False, Reason.INVALID, message)
     conditions.set("Failed", True, Reason.INVALID, message)
-    if conditions.holds("Running"):
+    if conditions.is_true("Running"):
         conditions.set("Running", False, Reason.INVALID, message)
     status = {
         **before,
         "phase": Phase.FAILED.value,
         "reason": Reason.INVALID.value,
-        "completionTime": stamp(now),
+        "completionTime": to_rfc3339(now),
         "observedGeneration": generation,
         "conditions": conditions.all(),
     }
     drop_rates(status)
-    status["printed"] = printed(status)
+    status["printed"] = printer_columns(status)
     return Plan(status=status, delete=running, events=(warning(Reason.INVALID, message),))

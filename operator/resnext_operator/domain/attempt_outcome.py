@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 from resnext_operator.api.objects import Manifest
 from resnext_operator.api.training import Training
 from resnext_operator.domain.log_excerpt import last_lines
-from resnext_operator.domain.observed import LauncherSeen, WorkerSeen
+from resnext_operator.domain.observed import ObservedLauncher, ObservedWorker
 from resnext_trainer.contract import ExitStatus, TerminationReport
 
-FINAL = (
+PERMANENT_VERDICTS = (
     ExitStatus.CONFIGURATION_REFUSED,
     ExitStatus.DATA_REFUSED,
     ExitStatus.NOT_FINITE,
@@ -20,27 +20,27 @@ FINAL = (
 """Verdicts that another attempt would only repeat."""
 
 # A launcher often dies before its node is known to be gone: a node's heartbeat is missed after 40 s, its pods after 70.
-SETTLING = timedelta(seconds=90)
+EVIDENCE_GRACE = timedelta(seconds=90)
 
 # Where the worker's node is known to live, its kubelet tells of its pods one after the other, within a second or two.
-SETTLING_ALIVE = timedelta(seconds=5)
+EVIDENCE_GRACE_LIVE_NODE = timedelta(seconds=5)
 
-FAULTS_OF_NODES = ("crashed", "unreachable", "no_gpu", "hung")
+NODE_FAULT_CAUSES = ("crashed", "unreachable", "no_gpu", "hung")
 """Causes that may be a node's fault; a limit of memory is the same on every node."""
 
-FAULTS_OF_PODS = ("unreachable", "no_gpu", "hung")
+REPLACE_POD_CAUSES = ("unreachable", "no_gpu", "hung")
 """Causes after which the pod to blame still runs, and would only do the same again."""
 
 
 @dataclass(frozen=True)
-class Ending:
+class AttemptOutcome:
     """How an attempt ended, and what it counts for."""
 
     cause: str
     message: str
     exit_code: int | None = None
-    counted: bool = False
-    final: bool = False
+    counts_toward_backoff: bool = False
+    is_permanent: bool = False
     finished: bool = False
     pod: str = ""
     node: str = ""
@@ -60,87 +60,91 @@ class Ending:
 
 
 @dataclass(frozen=True)
-class Attempt:
+class AttemptObservation:
     """The attempt under way: its launcher, and the newest pod of each worker that it was started on."""
 
     training: Training
-    launcher: LauncherSeen | None
-    workers: Sequence[WorkerSeen | None]
+    launcher: ObservedLauncher | None
+    workers: Sequence[ObservedWorker | None]
     stopping: bool
     """The operator has asked it to stop, or is about to."""
 
-    def ending(self, now: datetime) -> Ending | timedelta | None:
+    def classify(self, now: datetime) -> AttemptOutcome | timedelta | None:
         """None while it goes on; a time to wait while that cannot be told yet."""
         launcher = self.launcher
         if launcher is None or (launcher.gone and not launcher.finished):
             if self.stopping:
-                return Ending("stopped", "the launcher is gone, as it was asked to")
-            return Ending("disruption", "the launcher pod was deleted")
+                return AttemptOutcome("stopped", "the launcher is gone, as it was asked to")
+            return AttemptOutcome("disruption", "the launcher pod was deleted")
         if launcher.finished:
-            return self._judged(launcher, now)
+            return self._from_exit_code(launcher, now)
         if launcher.disrupted and not self.stopping:
             return _lost_launcher(launcher)
         if launcher.unreachable:
-            return Ending("stopped", f"pod {launcher.name} was asked to stop on node {launcher.node}, which is lost")
-        gone = [index for index in self._lost() if not self._saves(self.workers[index])]
-        return self._loss(gone[0]) if gone else None
+            return AttemptOutcome(
+                "stopped", f"pod {launcher.name} was asked to stop on node {launcher.node}, which is lost"
+            )
+        gone = [index for index in self._lost_workers() if not self._is_saving(self.workers[index])]
+        return self._worker_failure(gone[0]) if gone else None
 
     @staticmethod
-    def _saves(pod: WorkerSeen | None) -> bool:
+    def _is_saving(pod: ObservedWorker | None) -> bool:
         """A worker that is going saves first, and its launcher then ends with a verdict of its own."""
         return pod is not None and pod.deleting and not pod.unreachable
 
-    def _lost(self) -> list[int]:
+    def _lost_workers(self) -> list[int]:
         """The workers without a living pod; failures of their own first."""
 
         def disrupted(index: int) -> bool:
             pod = self.workers[index]
             return pod is None or pod.deleting or pod.disrupted
 
-        return sorted((index for index, pod in enumerate(self.workers) if pod is None or pod.lost), key=disrupted)
+        return sorted((index for index, pod in enumerate(self.workers) if pod is None or pod.terminated), key=disrupted)
 
-    def _judged(self, launcher: LauncherSeen, now: datetime) -> Ending | timedelta:
+    def _from_exit_code(self, launcher: ObservedLauncher, now: datetime) -> AttemptOutcome | timedelta:
         code = launcher.exit_code if launcher.exit_code is not None else 1
         verdict = ExitStatus.of_exit_code(code)
         report = launcher.report or TerminationReport(
             verdict=verdict.name.lower(), message=f"the launcher ended with exit code {code}"
         )
-        ending = Ending(verdict.name.lower(), report.message, code)
-        if verdict in (ExitStatus.FINISHED, ExitStatus.STOPPED) or verdict in FINAL:
-            ending = replace(ending, final=verdict in FINAL, finished=verdict is ExitStatus.FINISHED)
-            return self._blaming(report, ending) if verdict in FINAL else ending
-        counted = self._blaming(report, replace(ending, counted=True))
+        ending = AttemptOutcome(verdict.name.lower(), report.message, code)
+        if verdict in (ExitStatus.FINISHED, ExitStatus.STOPPED) or verdict in PERMANENT_VERDICTS:
+            ending = replace(
+                ending, is_permanent=verdict in PERMANENT_VERDICTS, finished=verdict is ExitStatus.FINISHED
+            )
+            return self._attribute_failure(report, ending) if verdict in PERMANENT_VERDICTS else ending
+        counted = self._attribute_failure(report, replace(ending, counts_toward_backoff=True))
         if verdict not in (ExitStatus.CRASHED, ExitStatus.UNREACHABLE):
             return counted
         if self.stopping:
             return replace(ending, cause="stopped")
         if launcher.disrupted:
             return replace(_lost_launcher(launcher), exit_code=code)
-        if lost := self._lost():
-            loss = self._loss(lost[0])
+        if lost := self._lost_workers():
+            loss = self._worker_failure(lost[0])
             return loss if loss.exit_code is not None else replace(loss, exit_code=code)
-        left = (launcher.ended or now) + self._settling(launcher, report) - now
+        left = (launcher.ended or now) + self._evidence_grace(launcher, report) - now
         return left if verdict is ExitStatus.CRASHED and left > timedelta(0) else counted
 
-    def _settling(self, launcher: LauncherSeen, report: TerminationReport) -> timedelta:
+    def _evidence_grace(self, launcher: ObservedLauncher, report: TerminationReport) -> timedelta:
         """How long a crash waits for what may explain it: less where no node can have been lost unseen."""
         # The launcher's end was told by its node's kubelet, so that node lives.
         together = bool(launcher.node) and all(pod and pod.node == launcher.node for pod in self.workers)
-        return SETTLING_ALIVE if together or report.rank is not None else SETTLING
+        return EVIDENCE_GRACE_LIVE_NODE if together or report.rank is not None else EVIDENCE_GRACE
 
-    def _loss(self, index: int) -> Ending:
+    def _worker_failure(self, index: int) -> AttemptOutcome:
         pod = self.workers[index]
         if pod is None:
-            return Ending("disruption", f"the pod of worker {index} was deleted")
-        where = Ending("disruption", f"pod {pod.name} on node {pod.node}", pod=pod.name, node=pod.node)
+            return AttemptOutcome("disruption", f"the pod of worker {index} was deleted")
+        where = AttemptOutcome("disruption", f"pod {pod.name} on node {pod.node}", pod=pod.name, node=pod.node)
         if pod.disrupted or pod.deleting:
             return replace(where, message=f"{where.message} was evicted or deleted, or its node is lost")
-        failed = replace(where, cause="crashed", exit_code=pod.exit_code, counted=True)
+        failed = replace(where, cause="crashed", exit_code=pod.exit_code, counts_toward_backoff=True)
         if pod.out_of_memory:
             return replace(failed, cause="out_of_memory", message=f"{where.message}: {self._out_of_memory()}")
-        lines = last_lines(pod.failure)
+        lines = last_lines(pod.termination_message)
         log = lines if len(lines) > 1 else ()
-        return replace(failed, message=f"{where.message}: {lines[-1] if lines else pod.failure}", log=log)
+        return replace(failed, message=f"{where.message}: {lines[-1] if lines else pod.termination_message}", log=log)
 
     def _out_of_memory(self) -> str:
         if limit := self.training.spec.workers.memory_limit:
@@ -150,7 +154,7 @@ class Attempt:
             )
         return "killed for memory (OOMKilled) by its node, without a limit of its own: set workers.resources.limits"
 
-    def _blaming(self, report: TerminationReport, ending: Ending) -> Ending:
+    def _attribute_failure(self, report: TerminationReport, ending: AttemptOutcome) -> AttemptOutcome:
         """With the pod that the report blames, by a rank's number or, alone, by name."""
         pods = [pod for pod in self.workers if pod]
         if report.rank is not None:
@@ -163,6 +167,6 @@ class Attempt:
         return replace(ending, rank=report.rank, log=report.log)
 
 
-def _lost_launcher(launcher: LauncherSeen) -> Ending:
+def _lost_launcher(launcher: ObservedLauncher) -> AttemptOutcome:
     message = f"pod {launcher.name} was evicted or lost its node"
-    return Ending("disruption", message, pod=launcher.name, node=launcher.node)
+    return AttemptOutcome("disruption", message, pod=launcher.name, node=launcher.node)

@@ -5,7 +5,7 @@ from typing import Any
 
 from resnext_operator.api.objects import Manifest
 from resnext_operator.domain.reasons import Reason
-from resnext_operator.domain.timestamps import stamp
+from resnext_operator.domain.timestamps import to_rfc3339
 
 
 class Conditions:
@@ -25,16 +25,16 @@ class Conditions:
             "reason": reason.value,
             "message": message,
             "observedGeneration": self._generation,
-            "lastTransitionTime": stamp(self._now) if changed else before["lastTransitionTime"],
+            "lastTransitionTime": to_rfc3339(self._now) if changed else before["lastTransitionTime"],
         }
 
     def get(self, kind: str) -> Manifest:
         return self._all.get(kind, {})
 
-    def holds(self, kind: str) -> bool:
+    def is_true(self, kind: str) -> bool:
         return self.get(kind).get("status") == "True"
 
-    def since(self, kind: str) -> datetime:
+    def last_transition_time(self, kind: str) -> datetime:
         """When it last changed; it must be there."""
         return datetime.fromisoformat(self._all[kind]["lastTransitionTime"])
 

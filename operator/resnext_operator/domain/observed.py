@@ -8,7 +8,7 @@ from resnext_trainer.contract import Progress, TerminationReport
 
 
 @dataclass(frozen=True)
-class WorkerSeen:
+class ObservedWorker:
     """A worker pod as the cluster shows it."""
 
     index: int
@@ -23,12 +23,12 @@ class WorkerSeen:
     """Evicted, preempted or on a lost node."""
     unreachable: bool = False
     """Its node does not answer: it stays in Terminating until that node is back or removed."""
-    trouble: str = ""
+    waiting_reason: str = ""
     """Why it does not start, in the scheduler's or the kubelet's words."""
     unschedulable: bool = False
     unschedulable_since: datetime | None = None
     scheduled: datetime | None = None
-    failure: str = ""
+    termination_message: str = ""
     """Why its container ended."""
     ended_by: str = ""
     """The same in one word, such as StartError or OOMKilled."""
@@ -48,12 +48,12 @@ class WorkerSeen:
         return self.phase in ("Failed", "Succeeded")
 
     @property
-    def lost(self) -> bool:
+    def terminated(self) -> bool:
         return self.deleting or self.finished
 
 
 @dataclass(frozen=True)
-class LauncherSeen:
+class ObservedLauncher:
     """A launcher pod as the cluster shows it."""
 
     attempt: int
@@ -63,7 +63,7 @@ class LauncherSeen:
     deleting: bool = False
     disrupted: bool = False
     unreachable: bool = False
-    trouble: str = ""
+    waiting_reason: str = ""
     unschedulable: bool = False
     scheduled: datetime | None = None
     exit_code: int | None = None
@@ -81,11 +81,11 @@ class LauncherSeen:
 
 
 @dataclass(frozen=True)
-class Observed:
+class ClusterState:
     """What the cluster shows of one training's children."""
 
-    workers: tuple[WorkerSeen, ...] = ()
-    launchers: tuple[LauncherSeen, ...] = ()
+    workers: tuple[ObservedWorker, ...] = ()
+    launchers: tuple[ObservedLauncher, ...] = ()
     present: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """The children that are no pods, and the claims that the training names: the hash of what was desired, if known."""
     access_modes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

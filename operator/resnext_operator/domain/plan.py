@@ -8,7 +8,7 @@ from resnext_operator.api.objects import Manifest
 
 
 @dataclass(frozen=True)
-class Reference:
+class ObjectRef:
     """An object to delete: this one, and not another of the same name."""
 
     kind: str
@@ -33,13 +33,13 @@ class Plan:
 
     create: tuple[Manifest, ...] = ()
     update: tuple[Manifest, ...] = ()
-    delete: tuple[Reference, ...] = ()
-    ungate: tuple[Reference, ...] = ()
+    delete: tuple[ObjectRef, ...] = ()
+    ungate: tuple[ObjectRef, ...] = ()
     """Workers to give to the scheduler."""
     status: Manifest = field(default_factory=dict)
     """The whole new status."""
     events: tuple[Event, ...] = ()
-    needs_keys: bool = False
+    needs_ssh_secret: bool = False
     """This plan is none yet: look for the Secret, make it if it is not there, and decide again knowing its uid."""
     needs_admission: bool = False
     """This plan is none yet: ask the API server whether it would admit the pods, and decide again."""

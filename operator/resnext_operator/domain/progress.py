@@ -5,11 +5,11 @@ from datetime import datetime, timedelta
 from statistics import median
 
 from resnext_operator.api.objects import Manifest
-from resnext_operator.domain.timestamps import stamp
+from resnext_operator.domain.timestamps import to_rfc3339
 from resnext_trainer.contract import Progress
 
 # An odd number, so that one evaluation or one slow poll is never the median's neighbour for long.
-_PACES = 9
+_STEP_TIME_SAMPLES = 9
 
 RATES = ("imagesPerSecond", "estimatedCompletionTime")
 """Fields of the progress that hold only while steps are made."""
@@ -21,7 +21,7 @@ _RESULTS = ("loss", "top1", "top5", "bestTop1")
 _LONGEST = timedelta(days=3650)
 
 
-def take_progress(status: Manifest, attempt: Manifest | None, progress: Progress, now: datetime) -> None:
+def update_progress(status: Manifest, attempt: Manifest | None, progress: Progress, now: datetime) -> None:
     """Put into the status how far the training is; nothing moves while no step is made."""
     shown = progress.model_dump(
         mode="json", by_alias=True, exclude_none=True, exclude={"attempt", "checkpoint", "resumed_step"}
@@ -29,11 +29,11 @@ def take_progress(status: Manifest, attempt: Manifest | None, progress: Progress
     before = status.get("progress") or {}
     merged = {**{key: before[key] for key in _RESULTS if key in before}, **shown}
     if attempt is not None:
-        _take_pace(status, attempt, progress.step, now)
+        _record_step_time(status, attempt, progress.step, now)
         if progress.images_per_second:
             _estimate(merged, before, attempt, progress, now)
     moved = _lasting(merged) != _lasting(before)
-    status["progress"] = {**merged, "updatedTime": stamp(now) if moved else before["updatedTime"]}
+    status["progress"] = {**merged, "updatedTime": to_rfc3339(now) if moved else before["updatedTime"]}
 
 
 def _lasting(progress: Manifest) -> Manifest:
@@ -52,15 +52,15 @@ def step_seconds(status: Manifest) -> float | None:
     return median(samples) if len(samples) >= 3 else None
 
 
-def _take_pace(status: Manifest, attempt: Manifest, step: int, now: datetime) -> None:
+def _record_step_time(status: Manifest, attempt: Manifest, step: int, now: datetime) -> None:
     """One more sample of a step's time, from two answers of the same attempt with steps between them."""
     before = status.get("progress") or {}
     if "firstStep" in attempt and (steps := step - before["step"]) > 0:
         seconds = (now - datetime.fromisoformat(before["updatedTime"])).total_seconds() / steps
         samples: Sequence[float] = status.get("stepSeconds") or ()
-        status["stepSeconds"] = [*samples, float(f"{seconds:.3g}")][-_PACES:]
+        status["stepSeconds"] = [*samples, float(f"{seconds:.3g}")][-_STEP_TIME_SAMPLES:]
     if "firstStep" not in attempt:
-        attempt |= {"firstStep": step, "firstTime": stamp(now)}
+        attempt |= {"firstStep": step, "firstTime": to_rfc3339(now)}
 
 
 def _estimate(merged: Manifest, before: Manifest, attempt: Manifest, progress: Progress, now: datetime) -> None:
@@ -72,10 +72,10 @@ def _estimate(merged: Manifest, before: Manifest, attempt: Manifest, progress: P
     if done > 0 and spent > timedelta(0):
         seconds = spent.total_seconds() * max(0, progress.steps - progress.step) / done
         if seconds <= _LONGEST.total_seconds():
-            merged["estimatedCompletionTime"] = stamp(now + timedelta(seconds=seconds))
+            merged["estimatedCompletionTime"] = to_rfc3339(now + timedelta(seconds=seconds))
 
 
-def printed(status: Manifest) -> dict[str, str]:
+def printer_columns(status: Manifest) -> dict[str, str]:
     """What `kubectl get` prints: its columns format nothing themselves."""
     workers, progress = status.get("workers") or {}, status.get("progress") or {}
     shown = {}

@@ -74,12 +74,12 @@ class Reason(StrEnum):
     PENDING_DEADLINE_EXCEEDED = "PendingDeadlineExceeded"
 
     @classmethod
-    def of_cause(cls, cause: str) -> "Reason":
+    def from_cause(cls, cause: str) -> "Reason":
         """From an attempt's cause, such as no_gpu."""
         return cls("".join(word.capitalize() for word in cause.split("_")))
 
 
-REMEDIES = {
+SUGGESTED_ACTIONS = {
     Reason.SPEC_INVALID: "Suspend it, correct the fields that can change, and resume; or create it again, corrected.",
     Reason.PODS_REFUSED: "Follow the advice in the message. The operator tries again.",
     Reason.PODS_INVALID: "Correct the field that the message names.",
@@ -114,7 +114,9 @@ ADVICE = " → "
 
 def warning(reason: Reason, message: str) -> Event:
     """What went wrong, and what to do about it: a long message is shortened, the advice is not."""
-    said, _, advice = message.rpartition(ADVICE) if ADVICE in message else (message, "", REMEDIES.get(reason, ""))
+    said, _, advice = (
+        message.rpartition(ADVICE) if ADVICE in message else (message, "", SUGGESTED_ACTIONS.get(reason, ""))
+    )
     end = f"{ADVICE}{advice}" if advice else ""
     room = max(0, _LONGEST - len(end) - 1)
     return Event("Warning", reason, (said if len(said) <= room else f"{said[:room]}…") + end)

@@ -15,15 +15,15 @@ from resnext_operator.api.training import Training
 from resnext_operator.domain.conditions import Conditions, keep_transitions
 from resnext_operator.domain.observed import Rejection
 from resnext_operator.domain.plan import Plan
-from resnext_operator.domain.progress import drop_rates, printed
+from resnext_operator.domain.progress import drop_rates, printer_columns
 from resnext_operator.domain.reasons import Reason, warning
-from resnext_operator.domain.timestamps import precisely, stamp
+from resnext_operator.domain.timestamps import to_rfc3339, to_rfc3339_millis
 from resnext_operator.rendering import names
 
 RETRY_FIRST, RETRY_LAST = timedelta(seconds=1), timedelta(minutes=1)
 RELEASED_FIRST, RELEASED_LAST = timedelta(seconds=20), timedelta(minutes=5)
 
-_OF_PLACES = (Reason.UNSCHEDULABLE, Reason.NOT_STARTING, Reason.CLAIM_MISSING, Reason.DETACHING)
+_SCHEDULING_REASONS = (Reason.UNSCHEDULABLE, Reason.NOT_STARTING, Reason.CLAIM_MISSING, Reason.DETACHING)
 """Reported again by each try, since a rejection takes their place in the status."""
 
 # What an admission webhook or policy may add without bound.
@@ -148,18 +148,18 @@ def plan_after_api_rejection(training: Training, plan: Plan, rejection: Rejectio
     launches = any(each["metadata"]["labels"].get(names.ROLE) == "launcher" for each in plan.create)
     status = dict(training.status if launches else plan.status)
     status.setdefault("phase", Phase.PENDING.value)
-    status.setdefault("startTime", stamp(now))
+    status.setdefault("startTime", to_rfc3339(now))
     conditions = Conditions(plan.status.get("conditions"), training.generation, now)
     cause, said = cause_of(rejection), rejection.message[:_LONGEST]
     message = f"{rejection.kind} {rejection.name} is rejected ({rejection.code}): {said} → {advice(rejection)}"
-    events = () if launches else tuple(event for event in plan.events if event.reason not in _OF_PLACES)
+    events = () if launches else tuple(event for event in plan.events if event.reason not in _SCHEDULING_REASONS)
     if cause is Cause.INVALID and not training.status.get("attempts"):
         conditions.set("PodsInvalid", True, Reason.PODS_INVALID, message)
         conditions.set("Failed", True, Reason.PODS_INVALID, message)
-        status |= {"phase": Phase.FAILED.value, "reason": Reason.PODS_INVALID.value, "completionTime": stamp(now)}
+        status |= {"phase": Phase.FAILED.value, "reason": Reason.PODS_INVALID.value, "completionTime": to_rfc3339(now)}
         status["conditions"] = conditions.all()
         drop_rates(status)
-        status["printed"] = printed(status)
+        status["printed"] = printer_columns(status)
         return Plan(status=status, events=(*events, warning(Reason.PODS_INVALID, message)))
     before = training.status.get("rejection") or {}
     tries = before.get("tries", 0) + 1
@@ -167,13 +167,13 @@ def plan_after_api_rejection(training: Training, plan: Plan, rejection: Rejectio
     kept = {key: before[key] for key in ("heldSince", "released") if key in before}
     status["rejection"] = {
         **kept,
-        "since": before.get("since", stamp(now)),
+        "since": before.get("since", to_rfc3339(now)),
         "cause": cause.value,
         "role": rejection.role,
         "message": message,
         "tries": tries,
         "generation": training.generation,
-        "retryTime": precisely(now + wait),
+        "retryTime": to_rfc3339_millis(now + wait),
     }
     reason = Reason.PODS_INVALID if cause is Cause.INVALID else Reason.PODS_REFUSED
     if cause is Cause.INVALID:
@@ -186,7 +186,7 @@ def plan_after_api_rejection(training: Training, plan: Plan, rejection: Rejectio
     status |= {"reason": reason.value, "conditions": kept_times}
     if workers := plan.status.get("workers"):
         status["workers"] = workers
-    status["printed"] = printed(status)
+    status["printed"] = printer_columns(status)
     soonest = min(wait, plan.requeue_after) if plan.requeue_after else wait
     return Plan(status=status, events=events, requeue_after=soonest)
 
@@ -196,7 +196,7 @@ def released(training: Training, rejection: Manifest, now: datetime) -> tuple[Ma
     times = rejection.get("released", 0) + 1
     wait = _varied(training, times, RELEASED_FIRST, RELEASED_LAST)
     kept = {key: value for key, value in rejection.items() if key != "heldSince"}
-    return {**kept, "released": times, "tries": 0, "retryTime": precisely(now + wait)}, wait
+    return {**kept, "released": times, "tries": 0, "retryTime": to_rfc3339_millis(now + wait)}, wait
 
 
 def _varied(training: Training, times: int, first: timedelta, last: timedelta) -> timedelta:

@@ -14,7 +14,7 @@ def creates_checkpoint_claim(training: Training) -> bool:
 
 def checkpoint_claim_name(training: Training) -> str:
     """The name of the claim that is there already, or is made."""
-    return training.spec.checkpoints.claim_name or names.claim(training.name)
+    return training.spec.checkpoints.claim_name or names.claim_name(training.name)
 
 
 def checkpoint_claim(training: Training) -> Manifest:
@@ -26,6 +26,6 @@ def checkpoint_claim(training: Training) -> Manifest:
     }
     if template and template.storage_class_name:
         spec["storageClassName"] = template.storage_class_name
-    manifest = owned_object(training, "v1", "PersistentVolumeClaim", names.claim(training.name), {"spec": spec})
+    manifest = owned_object(training, "v1", "PersistentVolumeClaim", names.claim_name(training.name), {"spec": spec})
     del manifest["metadata"]["ownerReferences"]
     return manifest

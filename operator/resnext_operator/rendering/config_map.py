@@ -20,4 +20,4 @@ def config_map(training: Training) -> Manifest:
         names.WRITTEN_FILE: training.written,
     }
     data = {file: json.dumps(content, indent=2) + "\n" for file, content in contents.items()}
-    return owned_object(training, "v1", "ConfigMap", names.config(training.name), {"data": data})
+    return owned_object(training, "v1", "ConfigMap", names.config_map_name(training.name), {"data": data})

@@ -22,7 +22,7 @@ def pod_revision(training: Training) -> str:
 def with_spec_hash(manifest: Manifest) -> Manifest:
     """With the hash of the desired object, which shows whether a later one differs."""
     metadata = manifest["metadata"]
-    annotations = {**metadata.get("annotations", {}), names.HASH: spec_hash(manifest)}
+    annotations = {**metadata.get("annotations", {}), names.SPEC_HASH: spec_hash(manifest)}
     return {**manifest, "metadata": {**metadata, "annotations": annotations}}
 
 

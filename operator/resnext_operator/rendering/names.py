@@ -14,8 +14,8 @@ INCARNATION = f"{GROUP}/incarnation"
 ATTEMPT = f"{GROUP}/attempt"
 WORKERS = f"{GROUP}/workers"
 REVISION = f"{GROUP}/revision"
-KEYS = f"{GROUP}/keys"
-HASH = f"{GROUP}/desired-hash"
+SSH_SECRET_UID = f"{GROUP}/keys"
+SPEC_HASH = f"{GROUP}/desired-hash"
 MANAGED_BY = "app.kubernetes.io/managed-by"
 GATE = f"{GROUP}/gang"
 """The scheduling gate of workers that wait until all pods of their training are admitted."""
@@ -27,12 +27,12 @@ SSH_PORT = 2222
 HEALTH_PORT = 9429
 METRICS_PORT = 9430
 
-CONFIG_FOLDER = "/etc/resnext/config"
+CONFIG_DIR = "/etc/resnext/config"
 CONFIG_FILE, WRITTEN_FILE = RESOLVED, WRITTEN
-KEYS_FOLDER = "/etc/resnext/ssh"
-RUN_FOLDER = "/run/resnext"
-DATA_FOLDER = "/data"
-CHECKPOINTS_FOLDER = CHECKPOINTS
+KEYS_DIR = "/etc/resnext/ssh"
+RUN_DIR = "/run/resnext"
+DATA_DIR = "/data"
+CHECKPOINTS_DIR = CHECKPOINTS
 
 
 def labels(training: str, role: str | None = None) -> dict[str, str]:
@@ -45,15 +45,15 @@ def labels(training: str, role: str | None = None) -> dict[str, str]:
     return {**common, ROLE: role} if role else common
 
 
-def config(training: str) -> str:
+def config_map_name(training: str) -> str:
     return f"{training}-config"
 
 
-def keys(training: str) -> str:
+def secret_name(training: str) -> str:
     return f"{training}-ssh"
 
 
-def claim(training: str) -> str:
+def claim_name(training: str) -> str:
     """The claim made from a template."""
     return f"{training}-checkpoints"
 

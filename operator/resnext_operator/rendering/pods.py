@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from resnext_operator.api.objects import Manifest
-from resnext_operator.api.pod_template import Placement, Resources
+from resnext_operator.api.pod_template import PodTemplate, Resources
 from resnext_operator.api.scheduling import Affinity, Spread
 from resnext_operator.api.training import Training
 from resnext_operator.api.volumes import amount
@@ -58,19 +58,19 @@ def worker_pod(
     mounts.append({"name": "shm", "mountPath": "/dev/shm"})
     if dataset := training.spec.dataset:
         volumes.append({"name": "data", "persistentVolumeClaim": {"claimName": dataset.claim_name, "readOnly": True}})
-        mounts.append(_mount("data", names.DATA_FOLDER, dataset.sub_path) | {"readOnly": True})
+        mounts.append(_mount("data", names.DATA_DIR, dataset.sub_path) | {"readOnly": True})
     if index == 0:
         claimed = {"claimName": checkpoint_claim_name(training)}
         volumes.append({"name": "checkpoints", "persistentVolumeClaim": claimed})
         # The whole claim: what the kubelet creates for a subPath belongs to root, where fsGroup does not reach.
-        mounts.append(_mount("checkpoints", names.CHECKPOINTS_FOLDER, ""))
-    of_user = _volumes_of_user(training)
+        mounts.append(_mount("checkpoints", names.CHECKPOINTS_DIR, ""))
+    of_user = _user_volumes(training)
     volumes += of_user[0]
     mounts += of_user[1]
     container = {
         "args": [
             "worker",
-            f"--keys={names.KEYS_FOLDER}",
+            f"--keys={names.KEYS_DIR}",
             f"--ssh-port={names.SSH_PORT}",
             f"--health-port={names.HEALTH_PORT}",
         ],
@@ -94,14 +94,14 @@ def worker_pod(
         {
             names.WORKER: str(index),
             names.INCARNATION: str(incarnation),
-            **({names.KEYS: keys} if keys else {}),
+            **({names.SSH_SECRET_UID: keys} if keys else {}),
         },
         avoided,
-        _of_checkpoints(training) if index == 0 else (),
+        _checkpoint_env(training) if index == 0 else (),
     )
     pod["spec"] |= {
         "terminationGracePeriodSeconds": workers.termination_grace_period_seconds,
-        **_spread(training, avoided),
+        **_topology_spread(training, avoided),
         **({"schedulingGates": [{"name": names.GATE}]} if gated else {}),
         # The containers' ports become the node's: the scheduler puts no second worker there.
         **({"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"} if workers.host_network else {}),
@@ -109,10 +109,10 @@ def worker_pod(
     return pod
 
 
-def _of_checkpoints(training: Training) -> list[Manifest]:
+def _checkpoint_env(training: Training) -> list[Manifest]:
     """Where the claim is in the pod, what is used of it, and how long the last save may take."""
     variables = {
-        directory.ROOT: names.CHECKPOINTS_FOLDER,
+        directory.ROOT: names.CHECKPOINTS_DIR,
         # The kubelet would expand $(NAME), and makes $ of $$.
         directory.SUB_PATH: training.spec.checkpoints.sub_path.replace("$", "$$"),
         signals.GRACE: str(training.spec.workers.termination_grace_period_seconds),
@@ -120,7 +120,7 @@ def _of_checkpoints(training: Training) -> list[Manifest]:
     return [{"name": name, "value": value} for name, value in variables.items() if value]
 
 
-def _volumes_of_user(training: Training) -> tuple[list[Manifest], list[Manifest]]:
+def _user_volumes(training: Training) -> tuple[list[Manifest], list[Manifest]]:
     """Under names of their own, so that they never meet the operator's."""
     volumes = {each.name: each for each in training.spec.workers.volumes}
     mounts = [
@@ -132,7 +132,7 @@ def _volumes_of_user(training: Training) -> tuple[list[Manifest], list[Manifest]
     return [{"name": f"user-{name}", **each.source} for name, each in volumes.items()], mounts
 
 
-def _spread(training: Training, avoided: Sequence[str]) -> Manifest:
+def _topology_spread(training: Training, avoided: Sequence[str]) -> Manifest:
     """What the user wants; else even, because one node's loss should cost as few workers as it can.
 
     Not where a node is avoided: evenness would draw workers to the very node that has none left.
@@ -141,15 +141,15 @@ def _spread(training: Training, avoided: Sequence[str]) -> Manifest:
     if wanted is None:
         by_node = Spread(max_skew=1, topology_key="kubernetes.io/hostname", when_unsatisfiable="ScheduleAnyway")
         wanted = () if avoided else (by_node,)
-    return {"topologySpreadConstraints": [_selecting(training, each) for each in wanted]} if wanted else {}
+    return {"topologySpreadConstraints": [_with_default_selector(training, each) for each in wanted]} if wanted else {}
 
 
-def _affinity(training: Training, placement: Placement, avoided: Sequence[str]) -> Manifest:
+def _affinity(training: Training, placement: PodTemplate, avoided: Sequence[str]) -> Manifest:
     """What the user wants; and other nodes than those avoided, if there are any.
 
     Only preferred: a fault of the training's own must end in its backoffLimit, not in Pending.
     """
-    wanted = _selecting(training, placement.affinity or Affinity())
+    wanted = _with_default_selector(training, placement.affinity or Affinity())
     if avoided:
         others = {"matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in avoided]}
         preferred = wanted.setdefault("nodeAffinity", {}).setdefault(_PREFERRED, [])
@@ -157,7 +157,7 @@ def _affinity(training: Training, placement: Placement, avoided: Sequence[str]) 
     return wanted
 
 
-def _selecting(training: Training, constraint: Affinity | Spread) -> Manifest:
+def _with_default_selector(training: Training, constraint: Affinity | Spread) -> Manifest:
     """As it stands in a pod, with the selector of the training's workers where none is given."""
     own = {"matchLabels": {names.TRAINING: training.name, names.ROLE: "worker"}}
 
@@ -184,10 +184,10 @@ def launcher_pod(training: Training, attempt: int, workers: Sequence[tuple[str, 
     container = {
         "args": [
             "launch",
-            f"--config={names.CONFIG_FOLDER}/{names.CONFIG_FILE}",
+            f"--config={names.CONFIG_DIR}/{names.CONFIG_FILE}",
             f"--attempt={attempt}",
             f"--world={len(workers) * ranks}",
-            f"--keys={names.KEYS_FOLDER}",
+            f"--keys={names.KEYS_DIR}",
             f"--ssh-port={names.SSH_PORT}",
             f"--metrics-port={names.METRICS_PORT}",
             *(f"--host={name}:{ranks}" for name, _ in workers),
@@ -226,15 +226,15 @@ def _launcher_resources(written: Resources) -> Manifest:
 
 def _common_volumes(training: Training) -> tuple[list[Manifest], list[Manifest]]:
     volumes: list[Manifest] = [
-        {"name": "config", "configMap": {"name": names.config(training.name)}},
+        {"name": "config", "configMap": {"name": names.config_map_name(training.name)}},
         # 0440 with the pods' group: ssh refuses keys that others can read.
-        {"name": "keys", "secret": {"secretName": names.keys(training.name), "defaultMode": 0o440}},
+        {"name": "keys", "secret": {"secretName": names.secret_name(training.name), "defaultMode": 0o440}},
         *({"name": name, "emptyDir": {}} for name in ("run", "tmp", "home")),
     ]
     mounts: list[Manifest] = [
-        {"name": "config", "mountPath": names.CONFIG_FOLDER, "readOnly": True},
-        {"name": "keys", "mountPath": names.KEYS_FOLDER, "readOnly": True},
-        {"name": "run", "mountPath": names.RUN_FOLDER},
+        {"name": "config", "mountPath": names.CONFIG_DIR, "readOnly": True},
+        {"name": "keys", "mountPath": names.KEYS_DIR, "readOnly": True},
+        {"name": "run", "mountPath": names.RUN_DIR},
         {"name": "tmp", "mountPath": "/tmp"},
         {"name": "home", "mountPath": "/home/resnext"},
     ]
@@ -249,7 +249,7 @@ def _pod(
     training: Training,
     name: str,
     role: str,
-    placement: Placement,
+    placement: PodTemplate,
     container: Manifest,
     volumes: list[Manifest],
     labels: dict[str, str],
@@ -287,7 +287,7 @@ def _pod(
                 "name": role,
                 "image": training.image,
                 "env": [
-                    *_no_gpus(training, role),
+                    *_hide_gpus_env(training, role),
                     *environment,
                     *(each.model_dump(mode="json", by_alias=True) for each in placement.env),
                     # Last, so that it holds: the checkpoints' lock names it.
@@ -324,7 +324,7 @@ def _pod(
     return pod
 
 
-def _no_gpus(training: Training, role: str) -> list[Manifest]:
+def _hide_gpus_env(training: Training, role: str) -> list[Manifest]:
     """Where NVIDIA's runtime is the default one, a container that asks for no GPU would see them all."""
     holds = role == "worker" and training.spec.workers.gpus
     return [] if holds else [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}]

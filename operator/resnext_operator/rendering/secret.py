@@ -40,6 +40,6 @@ def ssh_secret(training: Training, keys: Keys) -> Manifest:
         training,
         "v1",
         "Secret",
-        names.keys(training.name),
+        names.secret_name(training.name),
         {"type": "Opaque", "stringData": content},
     )

@@ -12,7 +12,7 @@ from resnext_operator.api.training import Training
 from resnext_operator.domain.observed import Rejection
 from resnext_operator.rendering.hashing import with_spec_hash
 from resnext_operator.rendering.pods import example_hosts, launcher_pod, worker_pod
-from resnext_operator.runtime.client import Cluster, Refused, path_of
+from resnext_operator.runtime.client import ApiError, KubeClient, path_of
 
 # A template is 32 bytes here; the oldest is asked about again.
 _MOST_TEMPLATES = 4096
@@ -33,7 +33,7 @@ class Rejected(Exception):
 class Admission:
     """What the API server would admit, as far as it was asked; kept for as long as the process lives."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: KubeClient) -> None:
         self._cluster = cluster
         self._admitted: dict[str, None] = {}
         self._quotas: dict[str, tuple[float, bool]] = {}
@@ -71,7 +71,7 @@ class Admission:
             await self._cluster.request(
                 "POST", path_of("Pod", training.namespace), with_spec_hash(pod), query=[("dryRun", "All")]
             )
-        except Refused as refused:
+        except ApiError as refused:
             # 409: a pod of this name exists, and this one was admitted before that was noticed.
             if refused.code == 409 or "does not support dry run" in str(refused):
                 return
@@ -86,7 +86,7 @@ class Admission:
         try:
             page = await self._cluster.request("GET", path_of("ResourceQuota", namespace), query=[("limit", "1")])
             found = bool(page.get("items"))
-        except Refused as refused:
+        except ApiError as refused:
             # The role of an older chart: a quota is then noticed when it rejects a pod.
             if refused.code != 403:
                 raise

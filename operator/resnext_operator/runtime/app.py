@@ -11,14 +11,14 @@ from typing import Any
 from resnext_operator.runtime import controller
 from resnext_operator.runtime.admission_check import Admission
 from resnext_operator.runtime.cache import Cache
-from resnext_operator.runtime.client import Cluster, connect, words
+from resnext_operator.runtime.client import KubeClient, connect, describe_error
 from resnext_operator.runtime.controller import Runtime
-from resnext_operator.runtime.event_recorder import Teller
+from resnext_operator.runtime.event_recorder import EventRecorder
 from resnext_operator.runtime.guard import Repeats
-from resnext_operator.runtime.leader_election import Leader, Lost
+from resnext_operator.runtime.leader_election import Leader, LeadershipLost
 from resnext_operator.runtime.metrics import Metrics, serve
-from resnext_operator.runtime.progress_poller import Watch
-from resnext_operator.runtime.scopes import PASSING, Scopes, allow_deep_json
+from resnext_operator.runtime.progress_poller import ProgressPoller
+from resnext_operator.runtime.scopes import TRANSIENT_ERRORS, Scopes, allow_deep_json
 from resnext_operator.runtime.settings import Settings
 from resnext_operator.runtime.workqueue import WorkQueue
 
@@ -32,23 +32,23 @@ async def run(settings: Settings) -> int:
     metrics = Metrics(cache, queue.__len__)
     async with connect(settings.connections, metrics.requested) as cluster, connect(1, metrics.requested) as apart:
         guard = metrics.guard
-        watch, teller = Watch(cache, queue, settings, guard), Teller(cluster, guard)
-        runtime = Runtime(settings, cluster, cache, queue, watch, teller, metrics, Admission(cluster), guard)
+        poller, recorder = ProgressPoller(cache, queue, settings, guard), EventRecorder(cluster, guard)
+        runtime = Runtime(settings, cluster, cache, queue, poller, recorder, metrics, Admission(cluster), guard)
         leader, scopes = Leader(apart, settings), Scopes(runtime)
         server = await serve(metrics, settings.port, scopes.ready)
         stop = _stop_signal()
         tasks: list[asyncio.Task[Any]] = []
         try:
-            if not await _until_served(cluster, stop):
+            if not await _wait_for_crd(cluster, stop):
                 return 0
             stopped = asyncio.create_task(stop.wait())
-            working = asyncio.create_task(_lead(runtime, leader, scopes))
+            working = asyncio.create_task(_run_as_leader(runtime, leader, scopes))
             watching = asyncio.create_task(scopes.run())
             tasks = [working, watching, stopped]
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done - {stopped}:
                 if not task.cancelled() and (error := task.exception()):
-                    _explain(error)
+                    _log_exit_cause(error)
             return 0 if stopped in done else 1
         finally:
             # Nothing is written any more when the next one may lead.
@@ -63,9 +63,9 @@ async def run(settings: Settings) -> int:
             await server.cleanup()
 
 
-def _explain(error: BaseException) -> None:
+def _log_exit_cause(error: BaseException) -> None:
     """The Lease went to another: nothing is wrong here. Whatever else it was is told with its traceback."""
-    lost = error.subgroup(Lost) if isinstance(error, BaseExceptionGroup) else None
+    lost = error.subgroup(LeadershipLost) if isinstance(error, BaseExceptionGroup) else None
     if lost:
         _log.error("%s", lost.exceptions[0])
     else:
@@ -80,21 +80,21 @@ def _stop_signal() -> asyncio.Event:
     return stop
 
 
-async def _until_served(cluster: Cluster, stop: asyncio.Event) -> bool:
+async def _wait_for_crd(cluster: KubeClient, stop: asyncio.Event) -> bool:
     """Wait for the resource, for kopf would never look again for it; False if asked to stop first."""
     while not stop.is_set():
         try:
-            if await cluster.served():
+            if await cluster.crd_is_installed():
                 return not stop.is_set()
             _log.warning("the cluster does not know ResNeXtTraining yet: is the CustomResourceDefinition installed?")
-        except PASSING as error:
-            _log.warning("%s", words(error))
+        except TRANSIENT_ERRORS as error:
+            _log.warning("%s", describe_error(error))
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), 2)
     return False
 
 
-async def _lead(runtime: Runtime, leader: Leader, scopes: Scopes) -> None:
+async def _run_as_leader(runtime: Runtime, leader: Leader, scopes: Scopes) -> None:
     """Everything in a namespace is listed before anything there is decided."""
     await scopes.until(scopes.ready)
     await leader.acquire()
@@ -102,19 +102,19 @@ async def _lead(runtime: Runtime, leader: Leader, scopes: Scopes) -> None:
     try:
         async with asyncio.TaskGroup() as group:
             # From here on, so that no list delays a renewal.
-            group.create_task(leader.keep())
+            group.create_task(leader.renew_loop())
             scopes.start_over()
-            for loop in (*(_work(runtime, scopes) for _ in range(runtime.settings.reconcilers)), *_loops(runtime)):
+            for loop in (*(_worker(runtime, scopes) for _ in range(runtime.settings.reconcilers)), *_loops(runtime)):
                 group.create_task(loop)
     finally:
         runtime.metrics.leading = False
 
 
 def _loops(runtime: Runtime) -> list[Coroutine[Any, Any, None]]:
-    return [_resync(runtime), runtime.progress.run(), runtime.teller.run()]
+    return [_resync(runtime), runtime.poller.run(), runtime.recorder.run()]
 
 
-async def _work(runtime: Runtime, scopes: Scopes) -> None:
+async def _worker(runtime: Runtime, scopes: Scopes) -> None:
     """Take keys, one at a time."""
     queue, metrics, repeats = runtime.queue, runtime.metrics, Repeats()
     while True:
@@ -128,10 +128,10 @@ async def _work(runtime: Runtime, scopes: Scopes) -> None:
             await controller.reconcile(key, runtime)
         except Exception as error:
             metrics.errors.inc()
-            delay = queue.failed(key)
-            if repeats.first((key, words(error))):
-                mistake = None if isinstance(error, PASSING) else error
-                _log.warning("%s/%s: again in %.1f s: %s", *key, delay, words(error), exc_info=mistake)
+            delay = queue.add_rate_limited(key)
+            if repeats.first((key, describe_error(error))):
+                mistake = None if isinstance(error, TRANSIENT_ERRORS) else error
+                _log.warning("%s/%s: again in %.1f s: %s", *key, delay, describe_error(error), exc_info=mistake)
         else:
             queue.done(key)
         metrics.reconciled.observe(time.monotonic() - started)
@@ -140,6 +140,6 @@ async def _work(runtime: Runtime, scopes: Scopes) -> None:
 async def _resync(runtime: Runtime) -> None:
     """Look at every training now and then, whatever happened: time alone can be a reason to act."""
     while True:
-        for key in runtime.cache.known():
+        for key in runtime.cache.training_keys():
             runtime.queue.add(key)
         await asyncio.sleep(runtime.settings.resync_seconds)

@@ -9,15 +9,15 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from resnext_operator.api.groupversion import KIND, MANAGER
-from resnext_operator.api.objects import Key, Manifest
+from resnext_operator.api.groupversion import CONTROLLER_NAME, KIND
+from resnext_operator.api.objects import Manifest, TrainingKey
 from resnext_operator.rendering import names
 from resnext_operator.runtime.unstructured import dictionary, items, key_of, managed_by, owned_by, owners, training_of
 
 PODS, CLAIMS = "Pod", "PersistentVolumeClaim"
 _METADATA = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp")
 _OWNER = ("apiVersion", "kind", "name", "uid")
-_LABELS = (names.TRAINING, names.MANAGED_BY, names.WORKERS, names.REVISION, names.KEYS)
+_LABELS = (names.TRAINING, names.MANAGED_BY, names.WORKERS, names.REVISION, names.SSH_SECRET_UID)
 _POD_STATUS = ("phase", "reason", "message", "podIP")
 _CONDITIONS = ("PodScheduled", "Ready", "DisruptionTarget")
 _STATES = ("waiting", "terminated")
@@ -30,7 +30,7 @@ _MAX_DELETED = 10_000
 """UIDs of deleted objects that are remembered: far more than can be deleted while one answer is on its way."""
 
 
-def trimmed(found: Manifest) -> Manifest:
+def prune(found: Manifest) -> Manifest:
     """An object without what nobody reads, and with one copy of each word: 2 kB of the 44 that a pod comes in with.
 
     Raises ValueError for what cannot be an object: without a name, for example.
@@ -43,23 +43,23 @@ def trimmed(found: Manifest) -> Manifest:
     kept: Manifest = {"apiVersion": found.get("apiVersion"), "kind": kind, "metadata": metadata}
     if kind == KIND:
         # Of what another manager looks after nothing is read.
-        ours = managed_by(found) == MANAGER
+        ours = managed_by(found) == CONTROLLER_NAME
         kept |= {"spec": spec, "status": status} if ours else {"spec": {"managedBy": spec["managedBy"]}, "status": {}}
-        return dictionary(_interned(kept, _DEEPEST))
+        return dictionary(_intern_strings(kept, _DEEPEST))
     if labels := {key: value for key, value in dictionary(raw.get("labels")).items() if key in _LABELS}:
         metadata["labels"] = labels
     # A claim of ours has no owner: whatever else owns a claim matters as well.
     owned = items(raw.get("ownerReferences")) if kind == CLAIMS else owners(found)
     metadata["ownerReferences"] = [{key: each.get(key) for key in _OWNER} for each in owned]
-    desired = dictionary(raw.get("annotations")).get(names.HASH)
+    desired = dictionary(raw.get("annotations")).get(names.SPEC_HASH)
     if desired and kind != PODS:
-        metadata["annotations"] = {names.HASH: desired}
+        metadata["annotations"] = {names.SPEC_HASH: desired}
     if kind == PODS:
         gates = {"schedulingGates": gates} if (gates := items(spec.get("schedulingGates"))) else {}
         kept |= {"spec": {"nodeName": spec.get("nodeName"), **gates}, "status": _pod_status(status)}
     elif kind == CLAIMS:
         kept |= {"spec": {"accessModes": spec.get("accessModes") or []}}
-    return dictionary(_interned(kept, _DEEPEST))
+    return dictionary(_intern_strings(kept, _DEEPEST))
 
 
 def _pod_status(status: Manifest) -> Manifest:
@@ -72,14 +72,14 @@ def _pod_status(status: Manifest) -> Manifest:
     return kept
 
 
-def _interned(value: Any, depth: int) -> Any:
+def _intern_strings(value: Any, depth: int) -> Any:
     """The JSON parser makes each word anew for each object: keys, labels, namespaces, times."""
     if isinstance(value, dict | list) and depth == 0:
         return None
     if isinstance(value, dict):
-        return {sys.intern(key): _interned(inner, depth - 1) for key, inner in value.items()}
+        return {sys.intern(key): _intern_strings(inner, depth - 1) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_interned(inner, depth - 1) for inner in value]
+        return [_intern_strings(inner, depth - 1) for inner in value]
     return sys.intern(value) if type(value) is str else value
 
 
@@ -92,19 +92,19 @@ class Cache:
     """Trainings by key, and their children by namespace and name."""
 
     def __init__(self) -> None:
-        self._trainings: dict[Key, Manifest] = {}
-        self._children: dict[str, dict[Key, Manifest]] = {}
-        self._of: dict[Key, dict[tuple[str, str], Manifest]] = {}
-        self._last_launcher: dict[Key, Manifest] = {}
+        self._trainings: dict[TrainingKey, Manifest] = {}
+        self._children: dict[str, dict[TrainingKey, Manifest]] = {}
+        self._of: dict[TrainingKey, dict[tuple[str, str], Manifest]] = {}
+        self._last_launcher: dict[TrainingKey, Manifest] = {}
         self._deleted: dict[str, None] = {}
 
-    def known(self) -> list[Key]:
+    def training_keys(self) -> list[TrainingKey]:
         return list(self._trainings)
 
     def trainings(self) -> Iterator[Manifest]:
         yield from list(self._trainings.values())
 
-    def training(self, key: Key) -> Manifest | None:
+    def training(self, key: TrainingKey) -> Manifest | None:
         return self._trainings.get(key)
 
     def children(self, training: Manifest, claims: Iterable[str]) -> list[Manifest]:
@@ -117,17 +117,17 @@ class Cache:
         owned = [child for child in self._of.get(key, {}).values() if owned_by(child, uid)]
         return owned + [claim for name in claims if (claim := all_claims.get((key[0], name)))]
 
-    def gone_launcher(self, training: Manifest) -> Manifest | None:
+    def last_deleted_launcher(self, training: Manifest) -> Manifest | None:
         """The training's last launcher pod that went, as it was then: its verdict outlives it."""
         found = self._last_launcher.get(key_of(training))
         return found if found and owned_by(found, training["metadata"]["uid"]) else None
 
-    def put(self, found: Manifest) -> None:
+    def upsert(self, found: Manifest) -> None:
         """An object as it was just seen; an older view of it, or one of a deleted object, changes nothing.
 
         The answer to a DELETE shows the object once more, and may be processed after the watch reported the deletion.
         """
-        new = trimmed(found)
+        new = prune(found)
         kind, key = new["kind"], key_of(new)
         if new["metadata"].get("uid") in self._deleted:
             return
@@ -145,9 +145,9 @@ class Cache:
         else:
             known.pop(key, None)
 
-    def drop(self, gone: Manifest) -> None:
+    def remove(self, gone: Manifest) -> None:
         """An object that is no more; its successor of the same name stays."""
-        last = trimmed(gone)
+        last = prune(gone)
         kind, key = last["kind"], key_of(last)
         if isinstance(uid := last["metadata"].get("uid"), str):
             self._deleted[uid] = None
@@ -160,7 +160,7 @@ class Cache:
             if kind == KIND:
                 self._last_launcher.pop(key, None)
             elif kind == PODS:
-                self._remember(last)
+                self._retain_launcher(last)
 
     def _leave(self, old: Manifest) -> None:
         """An object no longer belongs to the training that it belonged to as it was seen last."""
@@ -169,7 +169,7 @@ class Cache:
             if not self._of[training]:
                 del self._of[training]
 
-    def _remember(self, pod: Manifest) -> None:
+    def _retain_launcher(self, pod: Manifest) -> None:
         """A training that was deleted before its pods does not need it."""
         training = training_of(pod)
         if training and training in self._trainings:
@@ -177,12 +177,12 @@ class Cache:
             if name and name.role == "launcher":
                 self._last_launcher[training] = pod
 
-    def concerned(self, found: Manifest) -> set[Key]:
+    def concerned(self, found: Manifest) -> set[TrainingKey]:
         """The training that an object belongs to, and the one that it belonged to as it was seen last."""
         seen = [found, self._children.get(found["kind"], {}).get(key_of(found))]
         return {training for each in seen if each and (training := training_of(each))}
 
-    def replace(
+    def resync(
         self,
         kind: str,
         namespace: str | None,
@@ -203,7 +203,7 @@ class Cache:
                 if old is None or version(old) < version(found):
                     if old:
                         changed.append(old)
-                    self.put(found)
+                    self.upsert(found)
                     changed.append(found)
             except Exception as error:
                 skipped(found, error)
@@ -213,10 +213,10 @@ class Cache:
             if namespace in (None, key[0]) and old["metadata"].get("uid") not in present and version(old) <= at
         ]
         for old in gone:
-            self.drop(old)
+            self.remove(old)
         return changed + gone
 
     def forget(self, namespace: str) -> None:
         """Everything of a namespace that was deleted or cannot be read any more."""
         for kind in (*self._children, KIND):
-            self.replace(kind, namespace, (), sys.maxsize)
+            self.resync(kind, namespace, (), sys.maxsize)

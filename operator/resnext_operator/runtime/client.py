@@ -15,10 +15,10 @@ from resnext_operator.api.groupversion import GROUP, KIND, PLURAL, VERSION
 from resnext_operator.api.objects import Manifest
 from resnext_operator.api.training import Training
 from resnext_operator.domain.observed import Rejection
-from resnext_operator.domain.plan import Plan, Reference
+from resnext_operator.domain.plan import ObjectRef, Plan
 from resnext_operator.rendering import names
 from resnext_operator.rendering.hashing import with_spec_hash
-from resnext_operator.runtime.cache import trimmed
+from resnext_operator.runtime.cache import prune
 from resnext_operator.runtime.guard import Guard
 from resnext_operator.runtime.ownership import Owner, owner_of
 from resnext_operator.runtime.unstructured import namespace_and_name, owned_by
@@ -47,7 +47,7 @@ Count = Callable[[str, str], None]
 """Told the verb and the code of each request; a code of "none" stands for no answer."""
 
 
-class Refused(Exception):
+class ApiError(Exception):
     """The API server's no, with its code and its words."""
 
     def __init__(self, code: int, message: str) -> None:
@@ -63,15 +63,15 @@ class Refused(Exception):
         return Rejection(manifest["kind"], metadata["name"], role, self.code, self.message)
 
 
-class Leftover(Exception):
+class NameStillHeld(Exception):
     """A child's name is still taken by a child of an earlier training of this name; the garbage collector is at it."""
 
 
-class Stranger(Exception):
+class NameConflict(Exception):
     """A child's name is taken by an object that is not ours; the text names it."""
 
 
-def words(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """What an error says, or what it is: a TimeoutError says nothing."""
     return str(error) or type(error).__name__
 
@@ -82,7 +82,7 @@ def path_of(kind: str, namespace: str | None, name: str = "", part: str = "") ->
     return "/" + "/".join(filter(None, (prefix, *within, plural, name, part)))
 
 
-class Cluster:
+class KubeClient:
     """One pool of connections; every answer is a plain dictionary."""
 
     def __init__(self, client: Any, count: Count) -> None:
@@ -98,7 +98,7 @@ class Cluster:
         content: str = _JSON,
         seconds: float = _SECONDS,
     ) -> Manifest:
-        """One request; raises Refused, or what aiohttp raises when the server cannot be reached."""
+        """One request; raises ApiError, or what aiohttp raises when the server cannot be reached."""
         # Without the body, which is plain JSON already: the client would copy it, 0.4 ms of a request's 1.0.
         method, url, headers, _, _ = await self._client.param_serialize(
             verb,
@@ -119,15 +119,17 @@ class Cluster:
         async with answer.response:
             found: Manifest = await answer.response.json(content_type=None)
         if answer.status >= 400:
-            raise Refused(answer.status, str((found or {}).get("message", answer.reason)))
+            raise ApiError(answer.status, str((found or {}).get("message", answer.reason)))
         return found
 
     async def keys(self, training: Training, new_keys: Callable[[], Manifest], *, likely: bool) -> str:
         """The uid of the training's Secret, which is made if it is not there; `likely` says what to try first."""
         if likely:
             try:
-                found = await self.request("GET", path_of("Secret", training.namespace, names.keys(training.name)))
-            except Refused as refused:
+                found = await self.request(
+                    "GET", path_of("Secret", training.namespace, names.secret_name(training.name))
+                )
+            except ApiError as refused:
                 if refused.code != 404:
                     raise
             else:
@@ -136,7 +138,7 @@ class Cluster:
         made = await self.create(new_keys(), training)
         return str(made["metadata"]["uid"])
 
-    async def carry_out(self, plan: Plan, training: Training) -> tuple[list[Manifest], list[Rejection]]:
+    async def apply_plan(self, plan: Plan, training: Training) -> tuple[list[Manifest], list[Rejection]]:
         """Delete, update and create what a plan says; returns the objects as they are now, and what was rejected."""
         done = await _all(self.delete(each, training.namespace) for each in plan.delete)
         done += await _all(self.update(each, training) for each in plan.update)
@@ -154,17 +156,17 @@ class Cluster:
         """Create a child, or say why the API server does not."""
         try:
             return await self.create(manifest, training)
-        except Refused as refused:
+        except ApiError as refused:
             if (rejection := refused.rejection(manifest)) is None:
                 raise
             return rejection
 
     async def create(self, manifest: Manifest, training: Training) -> Manifest:
-        """Create a child, or find that it is there already; raises Stranger if that one is not ours."""
+        """Create a child, or find that it is there already; raises NameConflict if that one is not ours."""
         kind, name = manifest["kind"], manifest["metadata"]["name"]
         try:
             return await self.request("POST", path_of(kind, training.namespace), with_spec_hash(manifest))
-        except Refused as refused:
+        except ApiError as refused:
             if refused.code != 409:
                 raise
         found = await self.request("GET", path_of(kind, training.namespace, name))
@@ -172,21 +174,21 @@ class Cluster:
             case Owner.TRAINING:
                 return found
             case Owner.EARLIER:
-                raise Leftover(f"{kind} {name} of an earlier training {training.name} is still being deleted")
+                raise NameStillHeld(f"{kind} {name} of an earlier training {training.name} is still being deleted")
             case Owner.ANOTHER if kind == "PersistentVolumeClaim":
-                raise Stranger(
+                raise NameConflict(
                     f"claim {name} exists already and was not created for a training {training.name}: "
                     f"set spec.checkpoints.claimName to {name} to keep checkpoints there, or rename the training"
                 )
-        raise Stranger(f"{kind} {name} is there already and belongs to another: rename the training, or delete it")
+        raise NameConflict(f"{kind} {name} is there already and belongs to another: rename the training, or delete it")
 
-    async def ungate(self, pod: Reference, namespace: str) -> Manifest | None:
+    async def ungate(self, pod: ObjectRef, namespace: str) -> Manifest | None:
         """Remove the operator's own scheduling gate from a pod; None if the pod was deleted."""
         gates = [{"$patch": "delete", "name": names.GATE}]
         body = {"metadata": {"uid": pod.uid}, "spec": {"schedulingGates": gates}}
         try:
             return await self.request("PATCH", path_of("Pod", namespace, pod.name), body, content=_STRATEGIC_PATCH)
-        except Refused as refused:
+        except ApiError as refused:
             # 404: deleted; 409: a successor has the name.
             if refused.code in (404, 409):
                 return None
@@ -197,30 +199,32 @@ class Cluster:
         path = path_of(manifest["kind"], training.namespace, manifest["metadata"]["name"])
         found = await self.request("GET", path)
         if owner_of(found, training.name, training.uid) is not Owner.TRAINING:
-            raise Leftover(f"{manifest['kind']} {manifest['metadata']['name']} is not of this training {training.name}")
+            raise NameStillHeld(
+                f"{manifest['kind']} {manifest['metadata']['name']} is not of this training {training.name}"
+            )
         desired = with_spec_hash(manifest)
         # Of two that write, one is refused.
         desired["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"]
         return await self.request("PUT", path, desired)
 
-    async def delete(self, gone: Reference, namespace: str) -> Manifest | None:
+    async def delete(self, gone: ObjectRef, namespace: str) -> Manifest | None:
         """Delete this object and no successor; returns it as it still is, None if it is gone."""
         options: Manifest = {"preconditions": {"uid": gone.uid}}
         if gone.grace_seconds is not None:
             options["gracePeriodSeconds"] = gone.grace_seconds
         try:
             answer = await self.request("DELETE", path_of(gone.kind, namespace, gone.name), options)
-        except Refused as refused:
+        except ApiError as refused:
             # 404: deleted; 409: a successor has the name.
             if refused.code in (404, 409):
                 return None
             raise
         return answer if answer.get("kind") == gone.kind else None
 
-    async def report(self, training: Training, status: Manifest) -> Manifest | None:
+    async def patch_status(self, training: Training, status: Manifest) -> Manifest | None:
         """Write the status if it is another than the one that was read; returns the resource as it is then."""
         # Against what is stored, so that what could not be parsed is replaced or removed.
-        changes = difference(training.stored, status)
+        changes = merge_patch(training.stored, status)
         if not changes:
             return None
         path = path_of(KIND, training.namespace, training.name, "status")
@@ -244,15 +248,15 @@ class Cluster:
             page = await self.request("GET", path_of(kind, namespace), query=query, seconds=60)
             for item in page["items"]:
                 with guard.each("list", (kind, *namespace_and_name(item))):
-                    items.append(trimmed({**item, "kind": kind}))
+                    items.append(prune({**item, "kind": kind}))
             if not (token := page["metadata"].get("continue", "")):
                 return items, int(page["metadata"]["resourceVersion"])
 
-    async def served(self) -> bool:
+    async def crd_is_installed(self) -> bool:
         """Whether the API server knows the resource yet."""
         try:
             found = await self.request("GET", f"/apis/{GROUP}/{VERSION}")
-        except Refused as refused:
+        except ApiError as refused:
             if refused.code == 404:
                 return False
             raise
@@ -268,13 +272,13 @@ async def _all(writes: Iterable[Awaitable[_Answer]]) -> list[_Answer]:
     return [answer for answer in answers if not isinstance(answer, BaseException)]
 
 
-def difference(old: Any, new: Any) -> Manifest:
+def merge_patch(old: Any, new: Any) -> Manifest:
     """The merge patch that makes `new` of `old`; empty if they say the same."""
     patch: Manifest = {key: None for key in old if key not in new}
     for key, value in new.items():
         before = old.get(key)
         if isinstance(value, dict) and isinstance(before, dict):
-            if changes := difference(before, value):
+            if changes := merge_patch(before, value):
                 patch[key] = changes
         elif value != before:
             patch[key] = value
@@ -282,7 +286,7 @@ def difference(old: Any, new: Any) -> Manifest:
 
 
 @asynccontextmanager
-async def connect(connections: int, count: Count) -> AsyncIterator[Cluster]:
+async def connect(connections: int, count: Count) -> AsyncIterator[KubeClient]:
     """The cluster that this process runs in, or the kubeconfig's."""
     configuration = Configuration()
     try:
@@ -294,7 +298,7 @@ async def connect(connections: int, count: Count) -> AsyncIterator[Cluster]:
     configuration.client_session_kwargs = {"trust_env": _behind_a_proxy(configuration.host)}
     async with ApiClient(configuration) as client:
         client.user_agent = "resnext-operator"
-        yield Cluster(client, count)
+        yield KubeClient(client, count)
 
 
 def _behind_a_proxy(server: str) -> bool:

@@ -8,13 +8,13 @@ from typing import Any
 
 import kopf
 
-from resnext_operator.api.groupversion import KIND, MANAGER
-from resnext_operator.api.objects import Key, Manifest
-from resnext_operator.api.operator_policy import Site
+from resnext_operator.api.groupversion import CONTROLLER_NAME, KIND
+from resnext_operator.api.objects import Manifest, TrainingKey
+from resnext_operator.api.operator_policy import OperatorPolicy
 from resnext_operator.api.training import Training
 from resnext_operator.api.validation import InvalidTraining, parse, read_leniently
 from resnext_operator.domain.admission import plan_for_invalid_spec
-from resnext_operator.domain.observed import Observed, Rejection
+from resnext_operator.domain.observed import ClusterState, Rejection
 from resnext_operator.domain.plan import Plan
 from resnext_operator.domain.reconciler import decide
 from resnext_operator.domain.rejections import plan_after_api_rejection
@@ -22,13 +22,13 @@ from resnext_operator.rendering import names
 from resnext_operator.rendering.secret import ssh_secret
 from resnext_operator.runtime import observe, ssh_keys
 from resnext_operator.runtime.admission_check import Admission, Rejected
-from resnext_operator.runtime.cache import CLAIMS, Cache, trimmed
-from resnext_operator.runtime.client import PATHS, Cluster, Refused, Stranger
-from resnext_operator.runtime.event_recorder import Teller
+from resnext_operator.runtime.cache import CLAIMS, Cache, prune
+from resnext_operator.runtime.client import PATHS, ApiError, KubeClient, NameConflict
+from resnext_operator.runtime.event_recorder import EventRecorder
 from resnext_operator.runtime.guard import Guard
 from resnext_operator.runtime.metrics import Metrics
 from resnext_operator.runtime.ownership import foreign_claims
-from resnext_operator.runtime.progress_poller import Watch
+from resnext_operator.runtime.progress_poller import ProgressPoller
 from resnext_operator.runtime.settings import Settings
 from resnext_operator.runtime.unstructured import dictionary, items, key_of, managed_by, namespace_and_name, word
 from resnext_operator.runtime.workqueue import WorkQueue
@@ -36,8 +36,8 @@ from resnext_operator.runtime.workqueue import WorkQueue
 _log = logging.getLogger(__name__)
 
 # Claims carry no label of ours when the user made them, so all of a namespace are watched.
-LABELLED = ("Pod", "ConfigMap", "NetworkPolicy")
-WATCHED = (KIND, *LABELLED, CLAIMS)
+OWNED_KINDS = ("Pod", "ConfigMap", "NetworkPolicy")
+WATCHED = (KIND, *OWNED_KINDS, CLAIMS)
 
 # As the API server's NamespaceLifecycle admission says it.
 _TERMINATING, _TERMINATING_SECONDS = "because it is being terminated", 60.0
@@ -48,11 +48,11 @@ class Runtime:
     """What reconciling needs, for as long as the process lives."""
 
     settings: Settings
-    cluster: Cluster
+    cluster: KubeClient
     cache: Cache
     queue: WorkQueue
-    progress: Watch
-    teller: Teller
+    poller: ProgressPoller
+    recorder: EventRecorder
     metrics: Metrics
     admission: Admission
     guard: Guard = field(default_factory=Guard)
@@ -60,7 +60,7 @@ class Runtime:
 
 def selector(kind: str) -> str:
     """The labels by which the server picks what is listed and watched."""
-    return names.TRAINING if kind in LABELLED else ""
+    return names.TRAINING if kind in OWNED_KINDS else ""
 
 
 def registry(see: Callable[[str, Manifest], None], guard: Guard) -> kopf.OperatorRegistry:
@@ -77,7 +77,7 @@ def registry(see: Callable[[str, Manifest], None], guard: Guard) -> kopf.Operato
     async def seen(event: kopf.RawEvent, **_: Any) -> None:
         found: Manifest = dict(event["object"])
         with guard.each("watch", (found.get("kind"), *namespace_and_name(found))):
-            see(str(event["type"]), trimmed(found))
+            see(str(event["type"]), prune(found))
 
     for kind in WATCHED:
         path, plural = PATHS[kind]
@@ -86,7 +86,7 @@ def registry(see: Callable[[str, Manifest], None], guard: Guard) -> kopf.Operato
     return handlers
 
 
-class _NoDifferences(kopf.DiffBaseStorage):
+class _NullDiffBaseStorage(kopf.DiffBaseStorage):
     """What a handler of changes would compare: there is none.
 
     kopf copies each object four times for it: 0.7 of the 0.95 ms that an event costs on two cores of 2026.
@@ -102,39 +102,39 @@ class _NoDifferences(kopf.DiffBaseStorage):
         pass
 
 
-def see(event: str, found: Manifest, runtime: Runtime) -> None:
+def on_event(event: str, found: Manifest, runtime: Runtime) -> None:
     """Take an object of the watch into the cache, and queue the trainings that it may matter to."""
     with runtime.guard.each("watch", (found["kind"], *key_of(found))):
-        keys = concerned(found, runtime)
-        (runtime.cache.drop if event == "DELETED" else runtime.cache.put)(found)
+        keys = affected_trainings(found, runtime)
+        (runtime.cache.remove if event == "DELETED" else runtime.cache.upsert)(found)
         for key in keys:
             runtime.queue.add(key)
 
 
-def quiet() -> kopf.OperatorSettings:
+def kopf_settings() -> kopf.OperatorSettings:
     """kopf reads; events and state are the operator's own to write."""
     settings = kopf.OperatorSettings()
-    settings.persistence.diffbase_storage = _NoDifferences()
+    settings.persistence.diffbase_storage = _NullDiffBaseStorage()
     settings.posting.enabled = False
     # It retries what is refused as well, for two minutes and unseen; then `scopes` starts it again.
     settings.networking.error_backoffs = (0.5, 1.0)
     settings.process.ultimate_exiting_timeout = None
     settings.scanning.disabled = True
-    for kind in LABELLED:
+    for kind in OWNED_KINDS:
         path, plural = PATHS[kind]
         group, _, version = path.removeprefix("apis/").removeprefix("api/").rpartition("/")
         settings.watching.label_selectors[group, version, plural] = selector(kind)
     return settings
 
 
-def concerned(found: Manifest, runtime: Runtime) -> set[Key]:
+def affected_trainings(found: Manifest, runtime: Runtime) -> set[TrainingKey]:
     """The trainings that an object may matter to, also as the cache has it."""
     if found["kind"] == KIND:
         return {key_of(found)}
     if found["kind"] != CLAIMS:
         return runtime.cache.concerned(found)
     namespace, name = key_of(found)
-    keys: set[Key] = set()
+    keys: set[TrainingKey] = set()
     for training in runtime.cache.trainings():
         with runtime.guard.each("watch", key_of(training)):
             if training["metadata"]["namespace"] == namespace and name in claims(training):
@@ -145,22 +145,24 @@ def concerned(found: Manifest, runtime: Runtime) -> set[Key]:
 def claims(training: Manifest) -> list[str]:
     """The claims that a training mounts."""
     spec = dictionary(training.get("spec"))
-    checkpoints = word(dictionary(spec.get("checkpoints")), "claimName") or names.claim(training["metadata"]["name"])
+    checkpoints = word(dictionary(spec.get("checkpoints")), "claimName") or names.claim_name(
+        training["metadata"]["name"]
+    )
     dataset = word(dictionary(spec.get("dataset")), "claimName")
     volumes = items(dictionary(spec.get("workers")).get("volumes"))
     of_volumes = [word(dictionary(each.get("persistentVolumeClaim")), "claimName") for each in volumes]
     return [name for name in (checkpoints, dataset, *of_volumes) if name]
 
 
-async def reconcile(key: Key, runtime: Runtime) -> None:
+async def reconcile(key: TrainingKey, runtime: Runtime) -> None:
     """Read, decide, act, report."""
     body = runtime.cache.training(key)
     # Also what cannot be parsed is left alone, if another manager looks after it.
-    if body is None or managed_by(body) != MANAGER:
+    if body is None or managed_by(body) != CONTROLLER_NAME:
         return
     now = datetime.now(UTC)
-    gone = runtime.cache.gone_launcher(body)
-    children, progress = runtime.cache.children(body, claims(body)), runtime.progress
+    gone = runtime.cache.last_deleted_launcher(body)
+    children, progress = runtime.cache.children(body, claims(body)), runtime.poller
     seen = observe.observe(
         children,
         [gone] if gone else [],
@@ -173,32 +175,32 @@ async def reconcile(key: Key, runtime: Runtime) -> None:
     plan = decide(training, seen, now)
     try:
         plan = await _informed(plan, training, seen, runtime, now)
-        changed, rejections = await runtime.cluster.carry_out(plan, training)
-    except Stranger as error:
-        await _refuse(training, seen, str(error), runtime, now)
+        changed, rejections = await runtime.cluster.apply_plan(plan, training)
+    except NameConflict as error:
+        await _fail_invalid(training, seen, str(error), runtime, now)
         return
     except Rejected as rejected:
         changed, rejections = [], [rejected.rejection]
-    except Refused as refused:
+    except ApiError as refused:
         # A right is missing, or a Secret exceeds a quota: the user should read of it.
         if refused.code != 403:
             raise
         changed, rejections = [], [Rejection("Request", "of the operator", "", refused.code, refused.message)]
     for child in changed:
-        runtime.cache.put(child)
+        runtime.cache.upsert(child)
     if any(_TERMINATING in rejection.message for rejection in rejections):
         # The namespace is being deleted, and the training with it: a status would serve nobody.
-        runtime.queue.add_later(key, _TERMINATING_SECONDS)
+        runtime.queue.add_after(key, _TERMINATING_SECONDS)
         return
     if rejections:
         runtime.admission.forget(training)
         plan = plan_after_api_rejection(training, plan, rejections[0], now)
-    await _report(training, plan, runtime, now)
+    await _write_status(training, plan, runtime, now)
     if plan.requeue_after is not None:
-        runtime.queue.add_later(key, plan.requeue_after.total_seconds())
+        runtime.queue.add_after(key, plan.requeue_after.total_seconds())
 
 
-def read(body: Manifest, site: Site) -> Training:
+def read(body: Manifest, site: OperatorPolicy) -> Training:
     """The resource; of a spec that cannot be used, although an earlier version accepted it, what can be read."""
     try:
         return parse(body, site)
@@ -206,15 +208,15 @@ def read(body: Manifest, site: Site) -> Training:
         return read_leniently(body, site, str(error))
 
 
-async def _informed(plan: Plan, training: Training, seen: Observed, runtime: Runtime, now: datetime) -> Plan:
+async def _informed(plan: Plan, training: Training, seen: ClusterState, runtime: Runtime, now: datetime) -> Plan:
     """The plan that is decided when all is known that it depends on; raises Rejected."""
-    while plan.needs_admission or plan.needs_launcher_admission or plan.needs_keys:
+    while plan.needs_admission or plan.needs_launcher_admission or plan.needs_ssh_secret:
         if plan.needs_admission:
             seen = replace(seen, quota=await runtime.admission.check(training))
         if plan.needs_launcher_admission:
             await runtime.admission.check_launcher(training)
             seen = replace(seen, launcher_admitted=True)
-        if plan.needs_keys:
+        if plan.needs_ssh_secret:
             likely = bool(seen.workers)
             seen = replace(seen, keys=await runtime.cluster.keys(training, lambda: _new_keys(training), likely=likely))
         plan = decide(training, seen, now)
@@ -225,22 +227,22 @@ def _new_keys(training: Training) -> Manifest:
     return ssh_secret(training, ssh_keys.generate())
 
 
-async def _refuse(training: Training, seen: Observed, message: str, runtime: Runtime, now: datetime) -> None:
+async def _fail_invalid(training: Training, seen: ClusterState, message: str, runtime: Runtime, now: datetime) -> None:
     plan = plan_for_invalid_spec(training.status, seen, training.generation, message, now)
-    for child in (await runtime.cluster.carry_out(plan, training))[0]:
-        runtime.cache.put(child)
-    await _report(training, plan, runtime, now)
+    for child in (await runtime.cluster.apply_plan(plan, training))[0]:
+        runtime.cache.upsert(child)
+    await _write_status(training, plan, runtime, now)
 
 
-async def _report(training: Training, plan: Plan, runtime: Runtime, now: datetime) -> None:
+async def _write_status(training: Training, plan: Plan, runtime: Runtime, now: datetime) -> None:
     """The status is written once, after the work; what it says for the first time is counted and told."""
-    written = await runtime.cluster.report(training, plan.status)
+    written = await runtime.cluster.patch_status(training, plan.status)
     if written is None:
         return
-    runtime.cache.put(written)
+    runtime.cache.upsert(written)
     runtime.metrics.recorded(training.status, plan.status, written["metadata"]["creationTimestamp"], now)
     for event in plan.events:
         _log.info("%s/%s: %s: %s", *training.key, event.reason, event.message)
-        runtime.teller.tell(training, event, now)
+        runtime.recorder.record(training, event, now)
     # What only now is recorded may free evidence: look again.
     runtime.queue.add(training.key)

@@ -8,31 +8,31 @@ from resnext_operator.api.groupversion import GROUP, KIND, VERSION
 from resnext_operator.api.objects import Manifest
 from resnext_operator.api.training import Training
 from resnext_operator.domain.plan import Event
-from resnext_operator.domain.timestamps import stamp
-from resnext_operator.runtime.client import MERGE_PATCH, Cluster, Refused, path_of
+from resnext_operator.domain.timestamps import to_rfc3339
+from resnext_operator.runtime.client import MERGE_PATCH, ApiError, KubeClient, path_of
 from resnext_operator.runtime.guard import Guard
 
 _COMPONENT = "resnext-operator"
 
 # One alone falls minutes behind where 1,000 trainings begin at once.
-_LANES = 4
+_SHARDS = 4
 
 # An API server that takes no events for long must not fill the operator's memory with them: 1 kB each.
 _MOST_WAITING = 2000
 
 
-class Teller:
+class EventRecorder:
     """Tells a training's events in their order; one that cannot be told is logged and left out."""
 
-    def __init__(self, cluster: Cluster, guard: Guard | None = None) -> None:
+    def __init__(self, cluster: KubeClient, guard: Guard | None = None) -> None:
         self._cluster, self._guard = cluster, guard or Guard()
-        self._lanes: list[asyncio.Queue[Manifest]] = [asyncio.Queue(_MOST_WAITING) for _ in range(_LANES)]
+        self._lanes: list[asyncio.Queue[Manifest]] = [asyncio.Queue(_MOST_WAITING) for _ in range(_SHARDS)]
 
-    def tell(self, training: Training, event: Event, now: datetime) -> None:
+    def record(self, training: Training, event: Event, now: datetime) -> None:
         """Have an event told soon."""
         # Its manifest is a tenth of the training that it would hold until it is told.
         with self._guard.each("events", (*training.key, event.reason)):
-            self._lanes[hash(training.key) % _LANES].put_nowait(_manifest(training, event, stamp(now)))
+            self._lanes[hash(training.key) % _SHARDS].put_nowait(_manifest(training, event, to_rfc3339(now)))
 
     async def run(self) -> None:
         """Tell what waits, for ever."""
@@ -50,7 +50,7 @@ class Teller:
         name, namespace = event["metadata"]["name"], event["metadata"]["namespace"]
         try:
             await self._cluster.request("POST", path_of("Event", namespace), event)
-        except Refused as refused:
+        except ApiError as refused:
             if refused.code != 409:
                 raise
             path = path_of("Event", namespace, name)

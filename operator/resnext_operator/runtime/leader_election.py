@@ -12,25 +12,25 @@ from datetime import UTC, datetime
 import aiohttp
 
 from resnext_operator.api.objects import Manifest
-from resnext_operator.runtime.client import Cluster, Refused, path_of, words
+from resnext_operator.runtime.client import ApiError, KubeClient, describe_error, path_of
 from resnext_operator.runtime.settings import Settings
 
 _log = logging.getLogger(__name__)
 
-LEASE = 15.0
+LEASE_DURATION = 15.0
 """Seconds without a renewal after which another replica may lead; as in Kubernetes' own components."""
 
 _RENEW, _DEADLINE, _REQUEST = 2.0, 10.0, 4.0
 
 
-class Lost(Exception):
+class LeadershipLost(Exception):
     """The Lease could not be kept; the process must end, since another may lead by now."""
 
 
 class Leader:
     """This replica's view of the Lease."""
 
-    def __init__(self, cluster: Cluster, settings: Settings) -> None:
+    def __init__(self, cluster: KubeClient, settings: Settings) -> None:
         """cluster: connections of its own, where a renewal waits for no other write."""
         self._cluster, self._identity = cluster, settings.identity
         self._collection = path_of("Lease", settings.lease_namespace)
@@ -43,18 +43,18 @@ class Leader:
         """Wait until this replica leads."""
         while not self.leading:
             try:
-                self.leading = await self._try()
-            except (Refused, aiohttp.ClientError, TimeoutError) as error:
-                _log.warning("lease %s: %s", self._name, words(error))
+                self.leading = await self._try_acquire_or_renew()
+            except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+                _log.warning("lease %s: %s", self._name, describe_error(error))
             if not self.leading:
                 await asyncio.sleep(_RENEW)
         _log.info("%s leads", self._identity)
 
-    async def keep(self) -> None:
-        """Renew until that fails; raises Lost well before another replica may lead."""
+    async def renew_loop(self) -> None:
+        """Renew until that fails; raises LeadershipLost well before another replica may lead."""
         try:
             await self._renew_for_ever()
-        except Lost:
+        except LeadershipLost:
             self.leading = False
             raise
 
@@ -66,11 +66,11 @@ class Leader:
             try:
                 self._lease = await self._write(self._lease["spec"], self._lease)
                 renewed = started
-            except (Refused, aiohttp.ClientError, TimeoutError) as error:
-                if isinstance(error, Refused) and error.code == 409:
-                    raise Lost(f"lease {self._name} was taken by another") from None
+            except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+                if isinstance(error, ApiError) and error.code == 409:
+                    raise LeadershipLost(f"lease {self._name} was taken by another") from None
                 if time.monotonic() - renewed > _DEADLINE:
-                    raise Lost(f"lease {self._name} could not be renewed: {words(error)}") from None
+                    raise LeadershipLost(f"lease {self._name} could not be renewed: {describe_error(error)}") from None
 
     async def release(self) -> None:
         """Let the next one lead at once; call it when nothing is written any more."""
@@ -79,15 +79,15 @@ class Leader:
         self.leading = False
         try:
             await self._write({**self._lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}, self._lease)
-        except (Refused, aiohttp.ClientError, TimeoutError) as error:
-            _log.warning("lease %s stays until it runs out: %s", self._name, words(error))
+        except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+            _log.warning("lease %s stays until it runs out: %s", self._name, describe_error(error))
 
-    async def _try(self) -> bool:
+    async def _try_acquire_or_renew(self) -> bool:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        mine = {"holderIdentity": self._identity, "leaseDurationSeconds": int(LEASE), "acquireTime": now}
+        mine = {"holderIdentity": self._identity, "leaseDurationSeconds": int(LEASE_DURATION), "acquireTime": now}
         try:
             lease = await self._cluster.request("GET", self._path, seconds=_REQUEST)
-        except Refused as refused:
+        except ApiError as refused:
             if refused.code != 404:
                 raise
             self._lease = await self._write(mine, None)
@@ -97,12 +97,12 @@ class Leader:
         if self._seen[0] != (version := lease["metadata"]["resourceVersion"]):
             self._seen = (version, time.monotonic())
         holder = spec.get("holderIdentity")
-        if holder and holder != self._identity and time.monotonic() - self._seen[1] < LEASE:
+        if holder and holder != self._identity and time.monotonic() - self._seen[1] < LEASE_DURATION:
             return False
         transitions = spec.get("leaseTransitions", 0) + 1
         try:
             self._lease = await self._write({**mine, "leaseTransitions": transitions}, lease)
-        except Refused as refused:
+        except ApiError as refused:
             if refused.code == 409:
                 return False
             raise

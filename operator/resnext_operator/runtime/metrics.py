@@ -11,7 +11,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
-from resnext_operator.api.groupversion import MANAGER
+from resnext_operator.api.groupversion import CONTROLLER_NAME
 from resnext_operator.api.status import Phase, readable
 from resnext_operator.runtime.cache import Cache
 from resnext_operator.runtime.guard import LOOPS, Guard
@@ -96,7 +96,7 @@ class _Trainings(Collector):
         if self._leading():
             tally: Tally[str] = Tally()
             for training in self._cache.trainings():
-                if managed_by(training) != MANAGER:
+                if managed_by(training) != CONTROLLER_NAME:
                     continue
                 with self._guard.each("metrics", key_of(training)):
                     names, status = list(key_of(training)), readable(training.get("status"))

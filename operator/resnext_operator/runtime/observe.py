@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from resnext_operator.api.objects import Manifest
-from resnext_operator.domain.observed import LauncherSeen, Observed, WorkerSeen
+from resnext_operator.domain.observed import ClusterState, ObservedLauncher, ObservedWorker
 from resnext_operator.rendering import names
 from resnext_operator.runtime.unstructured import dictionary, items, training_of, word
 from resnext_trainer.contract import Progress, TerminationReport
@@ -31,7 +31,7 @@ def observe(
     last_steps: Mapping[int, int | None] | None = None,
     skipped: Callable[[Manifest, Exception], None] = lambda _, __: None,
     foreign_claims: frozenset[str] = frozenset(),
-) -> Observed:
+) -> ClusterState:
     """What the cluster shows.
 
     children: the training's objects, and the claims that it names.
@@ -51,12 +51,14 @@ def observe(
                     case names.PodName("launcher"):
                         launchers.append(launcher(child, is_gone))
             else:
-                present[child["kind"], metadata["name"]] = word(dictionary(metadata.get("annotations")), names.HASH)
+                present[child["kind"], metadata["name"]] = word(
+                    dictionary(metadata.get("annotations")), names.SPEC_HASH
+                )
                 if modes := dictionary(child.get("spec")).get("accessModes"):
                     access_modes[metadata["name"]] = tuple(map(str, modes))
         except Exception as error:
             skipped(child, error)
-    return Observed(
+    return ClusterState(
         workers=tuple(sorted(workers, key=lambda each: (each.index, each.incarnation))),
         launchers=tuple(sorted(launchers, key=lambda each: each.attempt)),
         present=present,
@@ -73,14 +75,14 @@ def _name(pod: Manifest) -> names.PodName | None:
     return names.pod(training[1], pod["metadata"]["name"]) if training else None
 
 
-def worker(pod: Manifest) -> WorkerSeen:
+def worker(pod: Manifest) -> ObservedWorker:
     """A worker pod."""
     metadata, status, name = pod["metadata"], dictionary(pod.get("status")), _name(pod)
     if name is None:
         raise ValueError(f"{metadata['name']} is not the name of a worker pod")
     labels, ended = dictionary(metadata.get("labels")), _terminated(status)
-    trouble, unschedulable = _trouble(status)
-    return WorkerSeen(
+    trouble, unschedulable = _waiting_reason(status)
+    return ObservedWorker(
         index=name.number,
         incarnation=name.incarnation,
         name=metadata["name"],
@@ -91,13 +93,13 @@ def worker(pod: Manifest) -> WorkerSeen:
         deleting="deletionTimestamp" in metadata,
         disrupted=_disrupted(status),
         unreachable="deletionTimestamp" in metadata and _unreachable(status),
-        trouble=trouble,
+        waiting_reason=trouble,
         unschedulable=unschedulable,
         unschedulable_since=_time(_condition(status, "PodScheduled").get("lastTransitionTime"))
         if unschedulable
         else None,
         scheduled=_scheduled(status),
-        failure=_failure(status),
+        termination_message=_termination_message(status),
         ended_by=word(ended, "reason") or word(status, "reason"),
         exit_code=_exit_code(ended),
         out_of_memory=_out_of_memory(ended),
@@ -105,19 +107,19 @@ def worker(pod: Manifest) -> WorkerSeen:
         gated=_gated(pod),
         node=_node(pod),
         revision=word(labels, names.REVISION),
-        keys=word(labels, names.KEYS),
+        keys=word(labels, names.SSH_SECRET_UID),
     )
 
 
-def launcher(pod: Manifest, gone: bool = False) -> LauncherSeen:
+def launcher(pod: Manifest, gone: bool = False) -> ObservedLauncher:
     """A launcher pod."""
     metadata, status, name = pod["metadata"], dictionary(pod.get("status")), _name(pod)
     if name is None:
         raise ValueError(f"{metadata['name']} is not the name of a launcher pod")
     ended = _terminated(status)
-    trouble, unschedulable = _trouble(status)
+    trouble, unschedulable = _waiting_reason(status)
     count = word(dictionary(metadata.get("labels")), names.WORKERS)
-    return LauncherSeen(
+    return ObservedLauncher(
         attempt=name.number,
         name=metadata["name"],
         uid=metadata["uid"],
@@ -125,7 +127,7 @@ def launcher(pod: Manifest, gone: bool = False) -> LauncherSeen:
         deleting="deletionTimestamp" in metadata,
         disrupted=_disrupted(status),
         unreachable="deletionTimestamp" in metadata and _unreachable(status),
-        trouble=trouble,
+        waiting_reason=trouble,
         unschedulable=unschedulable,
         scheduled=_scheduled(status),
         exit_code=_exit_code(ended),
@@ -161,7 +163,7 @@ def _unreachable(status: Manifest) -> bool:
     return taken and _condition(status, "Ready").get("status") != "True"
 
 
-def _trouble(status: Manifest) -> tuple[str, bool]:
+def _waiting_reason(status: Manifest) -> tuple[str, bool]:
     """Why a pod does not start, and whether that is the scheduler's word."""
     scheduled = _condition(status, "PodScheduled")
     # A gate is no trouble: the operator, or a queue that has put its own there, removes it.
@@ -200,7 +202,7 @@ def _out_of_memory(ended: Manifest) -> bool:
     return ended.get("reason") == "OOMKilled" or told
 
 
-def _failure(status: Manifest) -> str:
+def _termination_message(status: Manifest) -> str:
     """Why a container ended, in one sentence; empty while it runs."""
     ended = _terminated(status)
     if not ended:

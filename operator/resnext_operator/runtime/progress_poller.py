@@ -13,11 +13,11 @@ from ipaddress import ip_address
 import aiohttp
 from pydantic import ValidationError
 
-from resnext_operator.api.objects import Key, Manifest
+from resnext_operator.api.objects import Manifest, TrainingKey
 from resnext_operator.api.pod_template import GPU
 from resnext_operator.rendering import names
 from resnext_operator.runtime.cache import PODS, Cache
-from resnext_operator.runtime.client import words
+from resnext_operator.runtime.client import describe_error
 from resnext_operator.runtime.guard import Guard, Repeats
 from resnext_operator.runtime.settings import Settings
 from resnext_operator.runtime.unstructured import dictionary, training_of, word
@@ -42,20 +42,20 @@ class TooLong(Exception):
     """An answer longer than any that a rank of ours gives."""
 
 
-class Pace:
+class RateLimiter:
     """At most so many a second, over all who ask; each waits its turn."""
 
     def __init__(self, per_second: float) -> None:
         self._between, self._next = 1.0 / per_second, 0.0
 
-    async def turn(self) -> None:
+    async def acquire(self) -> None:
         now = time.monotonic()
         self._next = max(self._next + self._between, now)
         await asyncio.sleep(self._next - now)
 
 
 @dataclass
-class _Said:
+class _PollState:
     """What is known of one training."""
 
     progress: Progress
@@ -66,22 +66,22 @@ class _Said:
     last_steps: dict[int, int | None] = field(default_factory=dict)
 
 
-class Watch:
+class ProgressPoller:
     """The last words of every worker 0, and of every rank where nothing moves."""
 
     def __init__(self, cache: Cache, queue: WorkQueue, settings: Settings, guard: Guard | None = None) -> None:
         self._cache, self._queue, self._settings = cache, queue, settings
         self._guard = guard or Guard()
         self._repeats = Repeats()
-        self._pace = Pace(settings.progress_per_second)
-        self._said: dict[Key, _Said] = {}
-        self._asking: set[Key] = set()
+        self._pace = RateLimiter(settings.progress_per_second)
+        self._said: dict[TrainingKey, _PollState] = {}
+        self._asking: set[TrainingKey] = set()
 
-    def latest(self, key: Key) -> Progress | None:
+    def latest(self, key: TrainingKey) -> Progress | None:
         said = self._said.get(key)
         return said.progress if said else None
 
-    def last_steps(self, key: Key) -> Mapping[int, int | None]:
+    def last_steps(self, key: TrainingKey) -> Mapping[int, int | None]:
         """The last step of each rank, None for one that did not answer; empty while steps are made."""
         said = self._said.get(key)
         return said.last_steps if said else {}
@@ -107,16 +107,16 @@ class Watch:
                     group.create_task(self._ask_training(session, key, running[key]))
                 await asyncio.sleep(self._settings.progress_seconds)
 
-    def _running(self) -> dict[Key, dict[int, str]]:
+    def _running(self) -> dict[TrainingKey, dict[int, str]]:
         """The trainings that can be asked, and where their workers answer."""
         running = {}
-        for key in self._cache.known():
+        for key in self._cache.training_keys():
             with self._guard.each("progress", key):
                 if addresses := self._addresses(key):
                     running[key] = addresses
         return running
 
-    def _addresses(self, key: Key) -> dict[int, str]:
+    def _addresses(self, key: TrainingKey) -> dict[int, str]:
         """Where each worker answers while a launcher runs, if worker 0 does; empty otherwise."""
         training = self._cache.training(key)
         children = self._cache.children(training, ()) if training else []
@@ -129,32 +129,32 @@ class Watch:
                     found[name.number] = address
         return found if launched and 0 in found else {}
 
-    async def _ask_training(self, session: aiohttp.ClientSession, key: Key, addresses: dict[int, str]) -> None:
+    async def _ask_training(self, session: aiohttp.ClientSession, key: TrainingKey, addresses: dict[int, str]) -> None:
         try:
             with self._guard.each("progress", key):
-                await self._follow(session, key, addresses)
+                await self._poll_training(session, key, addresses)
         finally:
             self._asking.discard(key)
 
-    async def _follow(self, session: aiohttp.ClientSession, key: Key, addresses: dict[int, str]) -> None:
+    async def _poll_training(self, session: aiohttp.ClientSession, key: TrainingKey, addresses: dict[int, str]) -> None:
         """Ask worker 0, and every rank when it has had nothing new to say for a while."""
-        progress = await self._ask(session, key, addresses[0], names.METRICS_PORT)
+        progress = await self._fetch(session, key, addresses[0], names.METRICS_PORT)
         now, said = time.monotonic(), self._said.get(key)
         if progress and (said is None or progress != said.progress):
-            self._said[key] = _Said(progress, since=now)
+            self._said[key] = _PollState(progress, since=now)
             self._queue.add(key)
         elif said and now - said.since > _QUIET_SECONDS and now - said.asked > _ROUND_SECONDS:
             said.asked = now
-            said.last_steps = await self._ask_all(session, key, addresses)
+            said.last_steps = await self._fetch_all_ranks(session, key, addresses)
 
-    async def _ask_all(
-        self, session: aiohttp.ClientSession, key: Key, addresses: dict[int, str]
+    async def _fetch_all_ranks(
+        self, session: aiohttp.ClientSession, key: TrainingKey, addresses: dict[int, str]
     ) -> dict[int, int | None]:
-        slots, turns = self._slots(key), asyncio.Semaphore(_RANKS_AT_ONCE)
+        slots, turns = self._ranks_per_worker(key), asyncio.Semaphore(_RANKS_AT_ONCE)
 
         async def step(address: str, port: int) -> int | None:
             async with turns:
-                answer = await self._ask(session, key, address, port)
+                answer = await self._fetch(session, key, address, port)
             return answer.step if answer else None
 
         ports = {
@@ -164,13 +164,15 @@ class Watch:
         }
         return dict(zip(ports, await asyncio.gather(*(step(*where) for where in ports.values())), strict=True))
 
-    def _slots(self, key: Key) -> int:
+    def _ranks_per_worker(self, key: TrainingKey) -> int:
         workers = dictionary(dictionary((self._cache.training(key) or {}).get("spec")).get("workers"))
         gpus = dictionary(dictionary(workers.get("resources")).get("limits")).get(GPU, 1)
         return min(max(1, int(workers.get("slots") or gpus)), _MOST_SLOTS)
 
-    async def _ask(self, session: aiohttp.ClientSession, key: Key, address: str, port: int) -> Progress | None:
-        await self._pace.turn()
+    async def _fetch(
+        self, session: aiohttp.ClientSession, key: TrainingKey, address: str, port: int
+    ) -> Progress | None:
+        await self._pace.acquire()
         host = f"[{address}]" if ":" in address else address
         try:
             # A redirect would lead to where the operator may go and the pod may not.
@@ -179,7 +181,7 @@ class Watch:
                     return None
                 return Progress.model_validate_json(await _read(answer.content))
         except (aiohttp.ClientError, TimeoutError) as error:
-            _log.debug("%s/%s: no progress from %s: %s", *key, address, words(error))
+            _log.debug("%s/%s: no progress from %s: %s", *key, address, describe_error(error))
         except (TooLong, ValidationError) as error:
             if self._repeats.first((key, address, port)):
                 _log.warning("%s/%s: progress that cannot be read, from %s: %s", *key, address, str(error)[:500])

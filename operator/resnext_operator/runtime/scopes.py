@@ -17,20 +17,20 @@ import kopf
 
 from resnext_operator.api.objects import Manifest
 from resnext_operator.runtime import controller
-from resnext_operator.runtime.client import Leftover, Refused, words
+from resnext_operator.runtime.client import ApiError, NameStillHeld, describe_error
 from resnext_operator.runtime.controller import Runtime
 from resnext_operator.runtime.guard import Repeats
 from resnext_operator.runtime.unstructured import namespace_and_name
 
 _log = logging.getLogger(__name__)
 
-PASSING = (Refused, Leftover, aiohttp.ClientError, TimeoutError)
+TRANSIENT_ERRORS = (ApiError, NameStillHeld, aiohttp.ClientError, TimeoutError)
 """What passes by itself, and is logged in one line; anything else is a mistake of ours, logged with its traceback."""
 
 _FIRST_DELAY, _LAST_DELAY, _LAST_DELAY_LEFT = 1.0, 15.0, 60.0
 
 # kopf lets the handlers of what it has seen end, which are ours and short.
-_END_OF_KOPF = 5.0
+_KOPF_SHUTDOWN_TIMEOUT = 5.0
 
 # Refused because the namespace, or the operator's Role in it, is not there.
 _LEFT = (403, 404)
@@ -98,7 +98,7 @@ class Scopes:
                 failures, pause = 0, self._runtime.settings.relist_seconds
             except Exception as error:
                 failures += 1
-                left = isinstance(error, Refused) and error.code in _LEFT and namespace is not None
+                left = isinstance(error, ApiError) and error.code in _LEFT and namespace is not None
                 most = _LAST_DELAY_LEFT if left else _LAST_DELAY
                 pause = min(_FIRST_DELAY * 2.0 ** min(failures, 10), most)
                 self._failed(kind, namespace, error, left)
@@ -113,10 +113,10 @@ class Scopes:
         """One list; the trainings that it changes something for are queued."""
         runtime, begun = self._runtime, self._round
         listed, version = await runtime.cluster.list(kind, namespace, controller.selector(kind), runtime.guard)
-        changed = runtime.cache.replace(kind, namespace, listed, version, self._skipped)
+        changed = runtime.cache.resync(kind, namespace, listed, version, self._skipped)
         for found in changed:
             with runtime.guard.each("list", (kind, *namespace_and_name(found))):
-                for key in controller.concerned(found, runtime):
+                for key in controller.affected_trainings(found, runtime):
                     runtime.queue.add(key)
         if begun != self._round:
             return
@@ -126,7 +126,7 @@ class Scopes:
             self._left.discard(namespace)
             _log.info("namespace %s can be read again", namespace)
         if not known and self._knows(namespace):
-            for key in runtime.cache.known():
+            for key in runtime.cache.training_keys():
                 if namespace in (None, key[0]):
                     runtime.queue.add(key)
 
@@ -141,10 +141,10 @@ class Scopes:
                 self._left.add(namespace)
                 self._runtime.cache.forget(namespace)
                 said = "namespace %s is left alone until it can be read: create it, and the operator's Role in it (%s)"
-                _log.info(said, namespace, words(error))
-        elif self._repeats.first((kind, namespace, words(error))):
-            mistake = None if isinstance(error, PASSING) else error
-            _log.warning("cannot list %s %s, trying again: %s", kind, where, words(error), exc_info=mistake)
+                _log.info(said, namespace, describe_error(error))
+        elif self._repeats.first((kind, namespace, describe_error(error))):
+            mistake = None if isinstance(error, TRANSIENT_ERRORS) else error
+            _log.warning("cannot list %s %s, trying again: %s", kind, where, describe_error(error), exc_info=mistake)
 
     # -- watches -----------------------------------------------------------------------------------------------------
 
@@ -156,8 +156,8 @@ class Scopes:
             error = await _Kopf(self._runtime, namespace).run()
             failures = failures + 1 if time.monotonic() - started < _LAST_DELAY_LEFT else 1
             where = f"of namespace {namespace}" if namespace else "of the cluster"
-            if namespace not in self._left and self._repeats.first(("watch", namespace, words(error))):
-                _log.warning("the watch %s ended, starting it again: %s", where, words(error))
+            if namespace not in self._left and self._repeats.first(("watch", namespace, describe_error(error))):
+                _log.warning("the watch %s ended, starting it again: %s", where, describe_error(error))
             # Whether it is still there, and what has changed meanwhile.
             for kind in controller.WATCHED:
                 self._due[kind, namespace].set()
@@ -183,7 +183,7 @@ class _Kopf:
             self._stopping = True
             if self._stop:
                 self._stop()
-            await asyncio.wait((self._ended,), timeout=_END_OF_KOPF)
+            await asyncio.wait((self._ended,), timeout=_KOPF_SHUTDOWN_TIMEOUT)
 
     def _thread(self) -> None:
         ended: BaseException = RuntimeError("kopf ended by itself")
@@ -212,8 +212,10 @@ class _Kopf:
             return
         runtime = self._runtime
         await kopf.operator(
-            registry=controller.registry(lambda *event: self._in_loop(controller.see, *event, runtime), runtime.guard),
-            settings=controller.quiet(),
+            registry=controller.registry(
+                lambda *event: self._in_loop(controller.on_event, *event, runtime), runtime.guard
+            ),
+            settings=controller.kopf_settings(),
             standalone=True,
             clusterwide=self._namespace is None,
             namespaces=[self._namespace] if self._namespace else [],

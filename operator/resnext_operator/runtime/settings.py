@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError
 from pydantic.alias_generators import to_camel
 
 from resnext_operator.api.objects import Manifest
-from resnext_operator.api.operator_policy import Site
+from resnext_operator.api.operator_policy import OperatorPolicy
 
 PREFIX = "RESNEXT_"
 
@@ -83,9 +83,9 @@ class Settings(BaseModel):
     """Cap on such questions over all trainings; each may cost one write of a status."""
 
     @property
-    def site(self) -> Site:
+    def site(self) -> OperatorPolicy:
         """What every training here goes by."""
-        return Site(
+        return OperatorPolicy(
             image=self.trainer_image,
             operator_namespace=self.lease_namespace,
             metrics_from=self.metrics_from,

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from resnext_operator.api.groupversion import GROUP, KIND, MANAGER
-from resnext_operator.api.objects import Key, Manifest
+from resnext_operator.api.groupversion import CONTROLLER_NAME, GROUP, KIND
+from resnext_operator.api.objects import Manifest, TrainingKey
 
 
 def dictionary(value: Any) -> Manifest:
@@ -22,7 +22,7 @@ def word(fields: Manifest, field: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def key_of(found: Manifest) -> Key:
+def key_of(found: Manifest) -> TrainingKey:
     """Namespace and name."""
     metadata: Manifest = found["metadata"]
     return metadata["namespace"], metadata["name"]
@@ -36,7 +36,7 @@ def namespace_and_name(found: Any) -> tuple[str, str]:
 
 def managed_by(training: Manifest) -> Any:
     """Who looks after a training."""
-    return dictionary(training.get("spec")).get("managedBy") or MANAGER
+    return dictionary(training.get("spec")).get("managedBy") or CONTROLLER_NAME
 
 
 def owners(child: Manifest) -> list[Manifest]:
@@ -52,7 +52,7 @@ def owned_by(child: Manifest, uid: str) -> bool:
     return any(owner.get("uid") == uid for owner in owners(child))
 
 
-def training_of(child: Manifest) -> Key | None:
+def training_of(child: Manifest) -> TrainingKey | None:
     """The training that owns a child, whatever its labels say."""
     name = next((word(owner, "name") for owner in owners(child)), "")
     return (child["metadata"]["namespace"], name) if name else None

@@ -15,7 +15,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import load_kube_config
 
 from resnext_operator.api.groupversion import GROUP, PLURAL, VERSION
-from resnext_operator.runtime.client import Cluster, Refused
+from resnext_operator.runtime.client import ApiError, KubeClient
 
 ROOT = Path(__file__).parents[3]
 SYSTEM, RELEASE = "resnext-system", "resnext-operator"
@@ -42,7 +42,7 @@ def run(*command: str | Path, stdin: str | None = None) -> str:
     return done.stdout
 
 
-class Api(Cluster):
+class Api(KubeClient):
     """Requests by path."""
 
     def __init__(self, client: Any, where: Any) -> None:
@@ -52,7 +52,7 @@ class Api(Cluster):
     async def find(self, path: str) -> Manifest | None:
         try:
             return await self.request("GET", path)
-        except Refused as refused:
+        except ApiError as refused:
             if refused.code != 404:
                 raise
         return None
@@ -81,7 +81,7 @@ class Api(Cluster):
 
     async def remove(self, path: str, *, at_once: bool = False) -> None:
         """Delete what may be gone already; `at_once` is kubectl's --force."""
-        with suppress(Refused):
+        with suppress(ApiError):
             await self.request("DELETE", path, {"gracePeriodSeconds": 0} if at_once else None)
 
     async def merge(self, path: str, patch: Manifest) -> Manifest:

@@ -285,7 +285,7 @@ def volume(namespace: str, name: str) -> Manifest:
             "accessModes": ["ReadWriteOnce"],
             "persistentVolumeReclaimPolicy": "Retain",
             "hostPath": {"path": "/nowhere"},
-            "claimRef": {"namespace": namespace, "name": names.claim(name)},
+            "claimRef": {"namespace": namespace, "name": names.claim_name(name)},
         },
     }
 

@@ -247,7 +247,7 @@ class Tenant:
 
     def patch_metadata(self) -> Action:
         field = self.random.choice(("labels", "annotations"))
-        keys = (names.TRAINING, names.ROLE, names.WORKER, names.HASH, "example.com/x", _LABEL)
+        keys = (names.TRAINING, names.ROLE, names.WORKER, names.SPEC_HASH, "example.com/x", _LABEL)
         value = self.random.choice((None, "", "x", self._name(), text(self.random, 50_000)))
         body = {"metadata": {field: {self.random.choice(keys): value}}}
         return Action("patch metadata", "PATCH", f"{self._trainings()}/{self._name()}", body, MERGE)
@@ -418,7 +418,11 @@ class Tenant:
             return self._pod(name)
         if kind == "networkpolicies":
             return name
-        return {"configmaps": names.config, "secrets": names.keys, "persistentvolumeclaims": names.claim}[kind](name)
+        return {
+            "configmaps": names.config_map_name,
+            "secrets": names.secret_name,
+            "persistentvolumeclaims": names.claim_name,
+        }[kind](name)
 
     def _labels(self, removals: bool = False) -> dict[str, Any]:
         keys = (

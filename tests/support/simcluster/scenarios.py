@@ -261,7 +261,7 @@ _UNSTABLE = {
     "volumeName",
     "creationTimestamp",
     "stepSeconds",
-    names.HASH,
+    names.SPEC_HASH,
 }
 
 

@@ -16,7 +16,7 @@ from statistics import median
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-from resnext_operator.runtime.client import Refused
+from resnext_operator.runtime.client import ApiError
 from tests.support.simcluster import odd_objects as odd
 from tests.support.simcluster.api import TRAININGS, Api
 from tests.support.simcluster.environment import Environment
@@ -164,7 +164,7 @@ async def _misbehave(api: Api, seed: int, namespace: str, address: str, end: flo
         try:
             await api.request(action.method, action.path, action.body, content=action.content, seconds=20)
             code = "2xx"
-        except Refused as refused:
+        except ApiError as refused:
             code = str(refused.code)
             if action.valid and refused.code in (400, 422):
                 outcome.faults.append(f"{action.what}: {refused}: {json.dumps(action.body)[:2000]}")

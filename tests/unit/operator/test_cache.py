@@ -5,7 +5,7 @@ import json
 from resnext_operator.api.groupversion import KIND
 from resnext_operator.rendering import names
 from resnext_operator.runtime import observe
-from resnext_operator.runtime.cache import Cache, trimmed
+from resnext_operator.runtime.cache import Cache, prune
 
 STARTED = "2026-01-01T00:00:00Z"
 
@@ -34,73 +34,73 @@ def phases(cache):
 
 def test_a_late_event_does_not_undo_what_was_just_written():
     cache = Cache()
-    cache.put(pod(version=20, phase="Succeeded"))
-    cache.put(pod(version=10, phase="Running"))
+    cache.upsert(pod(version=20, phase="Succeeded"))
+    cache.upsert(pod(version=10, phase="Running"))
     assert phases(cache) == ["Succeeded"]
 
 
 def test_the_end_of_a_predecessor_does_not_remove_its_successor():
     cache = Cache()
-    cache.put(pod(uid="new", version=9))
-    cache.drop(pod(uid="old", version=12))
+    cache.upsert(pod(uid="new", version=9))
+    cache.remove(pod(uid="old", version=12))
     assert phases(cache) == ["Running"]
 
 
 def test_children_of_an_earlier_training_of_the_same_name_are_not_seen():
     cache = Cache()
-    cache.put(pod(owner="t0"))
+    cache.upsert(pod(owner="t0"))
     assert phases(cache) == []
 
 
 def test_a_list_removes_what_is_missing_in_it_but_not_what_is_newer_than_it():
     cache = Cache()
-    cache.put(pod(name="gone", uid="a", version=5))
-    cache.put(pod(name="made-meanwhile", uid="b", version=50))
-    changed = cache.replace("Pod", None, [pod(name="listed", uid="c", version=7)], at=30)
+    cache.upsert(pod(name="gone", uid="a", version=5))
+    cache.upsert(pod(name="made-meanwhile", uid="b", version=50))
+    changed = cache.resync("Pod", None, [pod(name="listed", uid="c", version=7)], at=30)
     assert {child["metadata"]["name"] for child in cache.children(training(), ())} == {"made-meanwhile", "listed"}
     assert {each["metadata"]["name"] for each in changed} == {"gone", "listed"}
 
 
 def test_a_list_of_one_namespace_says_nothing_of_another():
     cache = Cache()
-    cache.put(pod(version=5))
-    cache.replace("Pod", "elsewhere", [], at=30)
+    cache.upsert(pod(version=5))
+    cache.resync("Pod", "elsewhere", [], at=30)
     assert phases(cache) == ["Running"]
 
 
 def test_a_launchers_verdict_outlives_its_pod_until_its_training_goes():
     cache = Cache()
-    cache.put(training())
-    cache.put(pod(name="flowers-launcher-1", role="launcher"))
-    cache.drop(pod(name="flowers-launcher-1", role="launcher", version=2, phase="Failed"))
-    gone = cache.gone_launcher(training())
+    cache.upsert(training())
+    cache.upsert(pod(name="flowers-launcher-1", role="launcher"))
+    cache.remove(pod(name="flowers-launcher-1", role="launcher", version=2, phase="Failed"))
+    gone = cache.last_deleted_launcher(training())
     assert gone is not None
     assert gone["status"]["phase"] == "Failed"
-    assert cache.gone_launcher(training(uid="t2")) is None
-    cache.drop(training())
-    assert cache.gone_launcher(training()) is None
+    assert cache.last_deleted_launcher(training(uid="t2")) is None
+    cache.remove(training())
+    assert cache.last_deleted_launcher(training()) is None
 
 
 def test_a_launcher_that_goes_after_its_training_is_not_remembered():
     cache = Cache()
-    cache.put(training())
-    cache.put(pod(name="flowers-launcher-1", role="launcher"))
-    cache.drop(training())
-    cache.drop(pod(name="flowers-launcher-1", role="launcher"))
-    assert cache.gone_launcher(training()) is None
+    cache.upsert(training())
+    cache.upsert(pod(name="flowers-launcher-1", role="launcher"))
+    cache.remove(training())
+    cache.remove(pod(name="flowers-launcher-1", role="launcher"))
+    assert cache.last_deleted_launcher(training()) is None
 
 
 def test_deleted_object_is_not_restored_by_a_late_answer():
     """The answer to a DELETE may be processed after the event; its version may even be newer than the cached one."""
     cache = Cache()
     for deleted in (pod(version=5), training(version=5)):
-        cache.put(deleted)
-        cache.drop(deleted)
-        cache.put(deleted | {"metadata": deleted["metadata"] | {"resourceVersion": "6"}})
-    assert not cache.known()
-    cache.put(training(uid="t2"))
-    cache.put(pod(uid="p2", owner="t2"))
-    assert cache.known()
+        cache.upsert(deleted)
+        cache.remove(deleted)
+        cache.upsert(deleted | {"metadata": deleted["metadata"] | {"resourceVersion": "6"}})
+    assert not cache.training_keys()
+    cache.upsert(training(uid="t2"))
+    cache.upsert(pod(uid="p2", owner="t2"))
+    assert cache.training_keys()
     assert [child["metadata"]["uid"] for child in cache.children(training(uid="t2"), ())] == ["p2"]
 
 
@@ -108,16 +108,16 @@ def test_deleted_objects_are_remembered_in_bounded_memory(monkeypatch):
     monkeypatch.setattr("resnext_operator.runtime.cache._MAX_DELETED", 3)
     cache = Cache()
     for number in range(10):
-        cache.drop(pod(name=f"flowers-worker-{number}-0", uid=f"p{number}"))
-    cache.put(pod(name="flowers-worker-9-0", uid="p9"))
+        cache.remove(pod(name=f"flowers-worker-{number}-0", uid=f"p{number}"))
+    cache.upsert(pod(name="flowers-worker-9-0", uid="p9"))
     assert not cache.children(training(), ())
-    cache.put(pod(name="flowers-worker-0-0", uid="p0"))
+    cache.upsert(pod(name="flowers-worker-0-0", uid="p0"))
     assert len(cache.children(training(), ())) == 1
 
 
 def test_what_nobody_reads_is_not_kept():
     cache = Cache()
-    cache.put(pod())
+    cache.upsert(pod())
     (child,) = cache.children(training(), ())
     assert "managedFields" not in child["metadata"]
 
@@ -126,7 +126,7 @@ def test_words_are_kept_once_for_all_objects():
     cache = Cache()
     for number in range(2):
         # As parsed: equal words, and not the same.
-        cache.put(json.loads(json.dumps(pod(name=f"flowers-worker-{number}-0", uid=f"p{number}"))))
+        cache.upsert(json.loads(json.dumps(pod(name=f"flowers-worker-{number}-0", uid=f"p{number}"))))
     one, other = (child["metadata"] for child in cache.children(training(), ()))
     assert one["namespace"] is other["namespace"]
     assert all(mine is its for mine, its in zip(one["labels"], other["labels"], strict=True))
@@ -136,7 +136,12 @@ def test_a_pod_is_observed_as_it_was_before_it_was_trimmed():
     """Nothing that a decision reads may be trimmed away."""
     state = {"terminated": {"exitCode": 137, "reason": "OOMKilled", "message": "words", "finishedAt": STARTED}}
     seen = pod()
-    seen["metadata"]["labels"] |= {names.WORKER: "0", names.INCARNATION: "0", names.REVISION: "r", names.KEYS: "k"}
+    seen["metadata"]["labels"] |= {
+        names.WORKER: "0",
+        names.INCARNATION: "0",
+        names.REVISION: "r",
+        names.SSH_SECRET_UID: "k",
+    }
     seen["status"] = {
         "phase": "Failed",
         "message": "of the pod",
@@ -148,16 +153,16 @@ def test_a_pod_is_observed_as_it_was_before_it_was_trimmed():
         ],
         "containerStatuses": [{"name": "worker", "image": "i", "state": state}],
     }
-    assert observe.worker(trimmed(seen)) == observe.worker(seen)
+    assert observe.worker(prune(seen)) == observe.worker(seen)
     waiting = {"state": {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}}
     seen["status"] = {"phase": "Pending", "containerStatuses": [waiting]}
-    assert observe.worker(trimmed(seen)) == observe.worker(seen)
-    assert observe.worker(seen).trouble
+    assert observe.worker(prune(seen)) == observe.worker(seen)
+    assert observe.worker(seen).waiting_reason
     seen["status"] = {"phase": "Running", "podIP": "10.0.0.7", "containerStatuses": [{"state": {"running": {}}}]}
-    assert observe.worker(trimmed(seen)) == observe.worker(seen)
+    assert observe.worker(prune(seen)) == observe.worker(seen)
     assert observe.worker(seen).address == "10.0.0.7"
     seen["status"] = {"phase": "Failed", "reason": "Evicted", "message": "The node was low on memory."}
-    assert observe.worker(trimmed(seen)) == observe.worker(seen)
+    assert observe.worker(prune(seen)) == observe.worker(seen)
     assert observe.worker(seen).disrupted
 
 
@@ -168,7 +173,7 @@ def test_a_launcher_is_observed_as_it_was_before_it_was_trimmed():
     seen = pod(name="flowers-launcher-1", role="launcher")
     seen["metadata"]["creationTimestamp"] = STARTED
     seen["status"] = {"phase": "Failed", "containerStatuses": [{"name": "launcher", "state": state}]}
-    assert observe.launcher(trimmed(seen)) == observe.launcher(seen)
+    assert observe.launcher(prune(seen)) == observe.launcher(seen)
     assert observe.launcher(seen).report.rank == 1
     seen["status"] = {"phase": "Failed", "reason": "Evicted", "message": "The node was low on memory."}
-    assert observe.launcher(trimmed(seen)) == observe.launcher(seen)
+    assert observe.launcher(prune(seen)) == observe.launcher(seen)

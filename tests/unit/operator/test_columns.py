@@ -55,7 +55,7 @@ def series(cluster):
     """The lines of /metrics that are about the training."""
     cache = Cache()
     body = {**cluster.body, "metadata": {**cluster.body["metadata"], "resourceVersion": "1"}}
-    cache.put(json.loads(json.dumps(body)))
+    cache.upsert(json.loads(json.dumps(body)))
     metrics = Metrics(cache, lambda: 0)
     metrics.leading = True
     return [each for each in generate_latest(metrics.registry).decode().splitlines() if "resnext-digits" in each]
@@ -250,7 +250,7 @@ def test_the_reason_goes_with_what_it_was_about(trouble):
 def test_an_invalid_spec_shows_nothing_that_runs(running):
     """A spec that is refused later: no rates, and Running is False."""
     plan = plan_for_invalid_spec(running.training.status, running.seen, 2, "spec.workers.slots: no", running.now)
-    running.carry_out(plan)
+    running.apply_plan(plan)
     assert condition(running, "Running")["status"] == "False"
     assert "imagesPerSecond" not in running.status["progress"]
     assert "eta" not in running.status["printed"]

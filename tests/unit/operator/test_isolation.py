@@ -18,16 +18,16 @@ from prometheus_client import generate_latest
 from resnext_operator.api.groupversion import KIND
 from resnext_operator.api.status import Phase, readable
 from resnext_operator.api.validation import parse
-from resnext_operator.domain.observed import Observed
+from resnext_operator.domain.observed import ClusterState
 from resnext_operator.rendering import names
 from resnext_operator.rendering.metadata import owner_reference
 from resnext_operator.runtime import app, controller, observe, progress_poller
 from resnext_operator.runtime.admission_check import Admission
 from resnext_operator.runtime.cache import Cache
-from resnext_operator.runtime.client import Refused, difference, path_of
+from resnext_operator.runtime.client import ApiError, merge_patch, path_of
 from resnext_operator.runtime.guard import Guard
 from resnext_operator.runtime.metrics import Metrics
-from resnext_operator.runtime.progress_poller import Watch
+from resnext_operator.runtime.progress_poller import ProgressPoller
 from resnext_operator.runtime.settings import Settings
 from resnext_operator.runtime.workqueue import WorkQueue
 from tests.support.fake_cluster import SITE, Cluster, resource
@@ -73,7 +73,8 @@ POD_STATUS = st.fixed_dictionaries(
     },
 )
 LABELS = st.dictionaries(
-    st.sampled_from([names.TRAINING, names.ROLE, names.WORKER, names.ATTEMPT, names.WORKERS, names.KEYS]) | WORDS,
+    st.sampled_from([names.TRAINING, names.ROLE, names.WORKER, names.ATTEMPT, names.WORKERS, names.SSH_SECRET_UID])
+    | WORDS,
     JSON,
     max_size=5,
 )
@@ -91,16 +92,16 @@ def runtime_of(*bodies):
     """Everything that reconciling needs, on an API server of a few lines."""
     server, cache, queue = Server(), Cache(), WorkQueue()
     metrics = Metrics(cache, queue.__len__)
-    teller = SimpleNamespace(tell=lambda *_: None)
-    watch = Watch(cache, queue, Settings(), metrics.guard)
+    teller = SimpleNamespace(record=lambda *_: None)
+    watch = ProgressPoller(cache, queue, Settings(), metrics.guard)
     admission = Admission(server)
     runtime = controller.Runtime(Settings(), server, cache, queue, watch, teller, metrics, admission, metrics.guard)
     metrics.leading = True
     for body in bodies:
         server.objects[path_of(KIND, "default", body["metadata"]["name"])] = body
-        controller.see("ADDED", body, runtime)
+        controller.on_event("ADDED", body, runtime)
     claim = {"kind": "PersistentVolumeClaim", "metadata": {"namespace": "default", "name": "digits-data"}}
-    controller.see("ADDED", claim | {"spec": {"accessModes": ["ReadWriteMany"]}}, runtime)
+    controller.on_event("ADDED", claim | {"spec": {"accessModes": ["ReadWriteMany"]}}, runtime)
     return runtime
 
 
@@ -134,7 +135,7 @@ def test_a_parsed_status_is_stable_and_its_patch_complete(status):
     parsed = readable(status)
     assert readable(parsed) == parsed
     assert json.loads(json.dumps(parsed, allow_nan=False)) == parsed
-    patch = difference(status, parsed)
+    patch = merge_patch(status, parsed)
     assert {key for key, value in patch.items() if value is None} == set(status) - set(parsed)
 
 
@@ -148,12 +149,12 @@ def test_any_pod_harms_no_other_training(labels, annotations, status, which):
         owner = owner_reference(parse(training("odd"), SITE))
         metadata = {"namespace": "default", "name": f"odd-{which}", "uid": "p", "resourceVersion": "5"}
         metadata |= {"labels": labels, "annotations": annotations, "ownerReferences": [owner]}
-        controller.see("ADDED", {"kind": "Pod", "metadata": metadata, "spec": {}, "status": status}, runtime)
+        controller.on_event("ADDED", {"kind": "Pod", "metadata": metadata, "spec": {}, "status": status}, runtime)
         assert await serves(runtime, "good")
         await controller.reconcile(("default", "odd"), runtime)
-        runtime.progress._running()
+        runtime.poller._running()
         assert b"resnext_trainings" in generate_latest(runtime.metrics.registry)
-        controller.see("DELETED", {"kind": "Pod", "metadata": metadata, "spec": {}, "status": status}, runtime)
+        controller.on_event("DELETED", {"kind": "Pod", "metadata": metadata, "spec": {}, "status": status}, runtime)
         await controller.reconcile(("default", "odd"), runtime)
 
     asyncio.run(story())
@@ -180,7 +181,7 @@ def test_any_object_in_a_list_harms_no_other(owners, metadata, kind):
     good = training("good")
     listed = [odd, {"kind": kind}, good]
     skipped = []
-    runtime.cache.replace(KIND, None, listed, 10, lambda found, _: skipped.append(found))
+    runtime.cache.resync(KIND, None, listed, 10, lambda found, _: skipped.append(found))
     assert runtime.cache.training(("default", "good"))
     assert len(skipped) == 2
 
@@ -267,7 +268,7 @@ def test_a_foreign_name_is_no_pod_of_the_training():
     stray = json.loads(json.dumps(cluster.pods("worker")[0]))
     for name in ("stray", "resnext-digits-worker-x-0", "resnext-digits-worker-0-0-0", "resnext-digits-launcher-"):
         stray["metadata"]["name"] = name
-        assert observe.observe([stray]) == Observed()
+        assert observe.observe([stray]) == ClusterState()
 
 
 def test_a_claim_event_reaches_trainings_after_an_odd_one():
@@ -276,7 +277,7 @@ def test_a_claim_event_reaches_trainings_after_an_odd_one():
     odd["spec"] |= {"checkpoints": ["x"], "workers": {"volumes": {"a": 1}}, "dataset": "x"}
     runtime = runtime_of(odd, training("good"))
     claim = {"kind": "PersistentVolumeClaim", "metadata": {"namespace": "default", "name": "digits-data"}}
-    assert ("default", "good") in controller.concerned(claim, runtime)
+    assert ("default", "good") in controller.affected_trainings(claim, runtime)
 
 
 def test_skipped_objects_are_counted_and_logged_once(caplog):
@@ -375,9 +376,9 @@ def test_any_answer_of_a_rank_leaves_others_asked(answer, monkeypatch):
         runtime = runtime_of(training("odd"), training("good"))
         for of, address in (("odd", "127.0.0.2"), ("good", "127.0.0.1")):
             for role in ("worker-0-0", "launcher-1"):
-                controller.see("ADDED", pod(of, role, address), runtime)
+                controller.on_event("ADDED", pod(of, role, address), runtime)
         async with ranks(answer, monkeypatch):
-            watch = Watch(runtime.cache, runtime.queue, Settings(progress_seconds=0.1))
+            watch = ProgressPoller(runtime.cache, runtime.queue, Settings(progress_seconds=0.1))
             before = limits.getrusage(limits.RUSAGE_SELF).ru_maxrss
             asking = asyncio.create_task(watch.run())
             for _ in range(40):
@@ -401,10 +402,10 @@ def test_a_loss_that_is_not_finite_is_left_out(loss, monkeypatch):
     async def story():
         runtime = runtime_of(training("odd"))
         for role in ("worker-0-0", "launcher-1"):
-            controller.see("ADDED", pod("odd", role, "127.0.0.2"), runtime)
+            controller.on_event("ADDED", pod("odd", role, "127.0.0.2"), runtime)
         answer = body(json.dumps({**GOOD, "loss": 0.5}).replace("0.5", loss).encode())
         async with ranks(answer, monkeypatch):
-            watch = Watch(runtime.cache, runtime.queue, Settings(progress_seconds=0.1))
+            watch = ProgressPoller(runtime.cache, runtime.queue, Settings(progress_seconds=0.1))
             asking = asyncio.create_task(watch.run())
             await asyncio.sleep(0.3)
             found = watch.latest(("default", "odd"))
@@ -420,7 +421,7 @@ def test_slots_of_an_odd_spec_are_bounded():
         odd = training("odd")
         odd["spec"]["workers"] = {"slots": slots}
         runtime = runtime_of(odd)
-        assert runtime.progress._slots(("default", "odd")) == bounded
+        assert runtime.poller._ranks_per_worker(("default", "odd")) == bounded
 
 
 def test_a_key_that_fails_is_not_logged_with_each_try(caplog):
@@ -430,7 +431,7 @@ def test_a_key_that_fails_is_not_logged_with_each_try(caplog):
         runtime = runtime_of()
         failing = SimpleNamespace(knows=lambda _: True)
         runtime.cache.training = lambda key: {}[key]
-        working = asyncio.create_task(app._work(runtime, failing))
+        working = asyncio.create_task(app._worker(runtime, failing))
         for _ in range(5):
             runtime.queue.add(("default", "odd"))
             await asyncio.sleep(0.02)
@@ -449,14 +450,14 @@ def test_a_terminating_namespace_is_left_quietly(caplog):
         async def request(self, verb, path, body=None, **how):
             if verb == "POST" and "/default/" in path:
                 words = "unable to create new content in namespace default because it is being terminated"
-                raise Refused(403, words)
+                raise ApiError(403, words)
             return await super().request(verb, path, body, **how)
 
     async def story():
         runtime = replace(runtime_of(training("odd")), cluster=Terminating())
         await controller.reconcile(("default", "odd"), runtime)
         assert runtime.cluster.writes == []
-        assert runtime.queue._later[("default", "odd")].when() > asyncio.get_running_loop().time() + 30
+        assert runtime.queue._delayed[("default", "odd")].when() > asyncio.get_running_loop().time() + 30
 
     with caplog.at_level(logging.INFO):
         asyncio.run(story())

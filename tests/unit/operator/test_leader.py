@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from resnext_operator.runtime import leader_election as module
-from resnext_operator.runtime.client import Refused
-from resnext_operator.runtime.leader_election import Leader, Lost
+from resnext_operator.runtime.client import ApiError
+from resnext_operator.runtime.leader_election import Leader, LeadershipLost
 from resnext_operator.runtime.settings import Settings
 
 
@@ -18,15 +18,15 @@ class Server:
 
     async def request(self, verb, _path, body=None, **_):
         if self.down:
-            raise Refused(503, "down")
+            raise ApiError(503, "down")
         if verb == "GET":
             if self.lease is None:
-                raise Refused(404, "not there")
+                raise ApiError(404, "not there")
             return self.lease
         if verb == "POST" and self.lease is not None:
-            raise Refused(409, "there already")
+            raise ApiError(409, "there already")
         if verb == "PUT" and body["metadata"]["resourceVersion"] != self.lease["metadata"]["resourceVersion"]:
-            raise Refused(409, "outdated")
+            raise ApiError(409, "outdated")
         self.version += 1
         self.lease = {**body, "metadata": {**body["metadata"], "resourceVersion": str(self.version)}}
         return self.lease
@@ -36,7 +36,7 @@ class Server:
 def quick(monkeypatch):
     monkeypatch.setattr(module, "_RENEW", 0.02)
     monkeypatch.setattr(module, "_DEADLINE", 0.1)
-    monkeypatch.setattr(module, "LEASE", 0.3)
+    monkeypatch.setattr(module, "LEASE_DURATION", 0.3)
 
 
 def replica(server, name):
@@ -48,7 +48,7 @@ def test_the_second_replica_waits_until_the_first_lets_go():
         server = Server()
         first, second = replica(server, "a"), replica(server, "b")
         await first.acquire()
-        keeping = asyncio.create_task(first.keep())
+        keeping = asyncio.create_task(first.renew_loop())
         waiting = asyncio.create_task(second.acquire())
         await asyncio.sleep(0.2)
         assert first.leading
@@ -68,8 +68,8 @@ def test_a_leader_that_fell_silent_is_succeeded_and_refused():
         first, second = replica(server, "a"), replica(server, "b")
         await first.acquire()
         await asyncio.wait_for(second.acquire(), 2)
-        with pytest.raises(Lost, match="taken by another"):
-            await first.keep()
+        with pytest.raises(LeadershipLost, match="taken by another"):
+            await first.renew_loop()
 
     asyncio.run(scenario())
 
@@ -80,8 +80,8 @@ def test_a_leader_that_cannot_renew_gives_up_before_its_lease_ends():
         first = replica(server, "a")
         await first.acquire()
         server.down = True
-        with pytest.raises(Lost, match="could not be renewed"):
-            await asyncio.wait_for(first.keep(), 2)
+        with pytest.raises(LeadershipLost, match="could not be renewed"):
+            await asyncio.wait_for(first.renew_loop(), 2)
 
     asyncio.run(scenario())
 
@@ -92,8 +92,8 @@ def test_who_has_lost_the_lease_lets_go_of_nothing():
         first = replica(server, "a")
         await first.acquire()
         server.down = True
-        with pytest.raises(Lost, match="503: down"):
-            await first.keep()
+        with pytest.raises(LeadershipLost, match="503: down"):
+            await first.renew_loop()
         await first.release()
         assert server.lease["spec"]["holderIdentity"] == "a"
 

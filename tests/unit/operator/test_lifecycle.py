@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from resnext_operator.api.groupversion import KIND
-from resnext_operator.api.operator_policy import Site
+from resnext_operator.api.operator_policy import OperatorPolicy
 from resnext_operator.api.pod_template import GPU
 from resnext_operator.api.status import Phase
 from resnext_operator.api.validation import parse
@@ -55,7 +55,7 @@ def test_the_deadline_saves_first_and_then_the_training_has_failed():
     cluster.wait(seconds=1)
     plan = cluster.decide()
     assert [each.name for each in plan.delete] == ["resnext-digits-launcher-1"], "the launcher first: the ranks save"
-    cluster.carry_out(plan)
+    cluster.apply_plan(plan)
     assert cluster.status["phase"] == Phase.STOPPING
     cluster.settle()
     assert cluster.status["phase"] == Phase.FAILED
@@ -369,7 +369,7 @@ def names_of_references(references):
 def test_a_resize_that_is_taken_back_in_time_still_goes_on():
     cluster = a_running()
     cluster.body["spec"]["workers"]["replicas"] = 4
-    cluster.carry_out(cluster.decide())
+    cluster.apply_plan(cluster.decide())
     cluster.body["spec"]["workers"]["replicas"] = 2
     cluster.run()
     assert cluster.status["phase"] == Phase.RUNNING
@@ -411,7 +411,7 @@ def test_what_changes_while_suspended_reaches_every_pod(field, seen_suspended):
 
 def test_neither_a_new_version_of_the_operator_nor_a_resize_replaces_a_pod():
     cluster = a_running()
-    other = parse(copy.deepcopy(cluster.body), Site("another/default-image:2"))
+    other = parse(copy.deepcopy(cluster.body), OperatorPolicy("another/default-image:2"))
     assert pod_revision(other) == pod_revision(cluster.training)
     for replicas in (1, 3):
         resized = parse(resource(workers={"replicas": replicas}), SITE)
@@ -532,7 +532,7 @@ def test_a_resize_that_the_dataset_forbids_is_refused_and_the_training_goes_on()
 
 def test_a_child_that_was_made_by_another_version_is_updated_once():
     cluster = a_running()
-    cluster.objects["NetworkPolicy/resnext-digits"]["metadata"]["annotations"][names.HASH] = "of-another-version"
+    cluster.objects["NetworkPolicy/resnext-digits"]["metadata"]["annotations"][names.SPEC_HASH] = "of-another-version"
     cluster.settle()
     cluster.settle()
     assert cluster.updated == ["NetworkPolicy/resnext-digits"]
@@ -573,7 +573,7 @@ def test_when_the_keys_had_to_be_made_anew_every_worker_gets_them(lost):
     cluster.vanish(cluster.pods(lost)[-1]["metadata"]["name"])
     go_on(cluster)
     keys = cluster.objects["Secret/resnext-digits-ssh"]["metadata"]["uid"]
-    assert {pod["metadata"]["labels"][names.KEYS] for pod in cluster.pods("worker")} == {keys}
+    assert {pod["metadata"]["labels"][names.SSH_SECRET_UID] for pod in cluster.pods("worker")} == {keys}
     assert len(cluster.pods("worker")) == 2
     assert not before & {pod["metadata"]["uid"] for pod in cluster.pods("worker")}
 

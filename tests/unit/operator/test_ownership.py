@@ -8,7 +8,7 @@ from resnext_operator.api.status import Phase
 from resnext_operator.rendering.claims import checkpoint_claim
 from resnext_operator.runtime import client as server
 from resnext_operator.runtime import ownership
-from resnext_operator.runtime.client import Leftover, Refused, Stranger
+from resnext_operator.runtime.client import ApiError, NameConflict, NameStillHeld
 from resnext_operator.runtime.ownership import Owner
 from resnext_trainer.contract import ExitStatus
 from tests.support.fake_cluster import Cluster
@@ -119,7 +119,7 @@ def test_claim_that_appears_foreign_ends_no_attempt():
     assert condition(cluster, "Failed")["reason"] == "ClaimNotOwned"
 
 
-class Taken(server.Cluster):
+class Taken(server.KubeClient):
     """An API server on which each name is taken."""
 
     def __init__(self, found):
@@ -127,7 +127,7 @@ class Taken(server.Cluster):
 
     async def request(self, verb, *_, **__):
         if verb == "POST":
-            raise Refused(409, "already exists")
+            raise ApiError(409, "already exists")
         return self.found
 
 
@@ -144,7 +144,7 @@ def test_taken_name_is_judged_by_the_same_rule(kind):
         )
 
     assert create(an_object(kind, uid="training-uid"))
-    with pytest.raises(Leftover):
+    with pytest.raises(NameStillHeld):
         create(an_object(kind, uid="earlier-uid"))
-    with pytest.raises(Stranger, match=CLAIM):
+    with pytest.raises(NameConflict, match=CLAIM):
         create(an_object(kind, uid="x", owner="another"))

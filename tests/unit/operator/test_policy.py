@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resnext_operator.api.status import Phase
-from resnext_operator.domain.attempt_outcome import SETTLING
+from resnext_operator.domain.attempt_outcome import EVIDENCE_GRACE
 from resnext_trainer.contract import ExitStatus
 from tests.support.fake_cluster import Cluster
 
@@ -145,7 +145,7 @@ def test_the_limit_of_failures_is_kept_and_pauses_grow():
         cluster.settle()
         began = cluster.now
         while cluster.status["phase"] == Phase.RESTARTING:
-            cluster.carry_out(plan := cluster.decide())
+            cluster.apply_plan(plan := cluster.decide())
             cluster.wait(seconds=plan.requeue_after.total_seconds() if plan.requeue_after else 0)
         pauses.append((cluster.now - began).total_seconds())
         cluster.ready()
@@ -159,7 +159,7 @@ def test_a_crash_waits_for_what_may_explain_it(running, report):
     running.end(ExitStatus.CRASHED, report=report)
     running.settle()
     assert running.status["phase"] == Phase.RUNNING
-    assert running.decide().requeue_after == SETTLING
+    assert running.decide().requeue_after == EVIDENCE_GRACE
     running.wait(seconds=91)
     running.settle()
     assert running.status["failures"] == 1
@@ -212,7 +212,7 @@ def test_who_hangs_in_terminating_on_a_lost_node_is_not_waited_for(running, lost
 
 def test_a_launcher_whose_ranks_wait_for_one_that_is_lost_is_not_given_long_to_save(running):
     lose_node(running.pods("worker")[1])
-    running.carry_out(running.decide())
+    running.apply_plan(running.decide())
     graces = {each.name: each.grace_seconds for each in running.decide().delete}
     assert graces == {"resnext-digits-launcher-1": 5}
     running.body["spec"]["suspend"] = True
@@ -230,7 +230,7 @@ def test_a_node_that_is_emptied_while_it_answers_is_given_time_to_save(running):
 
 def test_a_launcher_on_a_lost_node_does_not_keep_a_training_from_being_suspended(running):
     running.body["spec"]["suspend"] = True
-    running.carry_out(running.decide())
+    running.apply_plan(running.decide())
     launcher = running.gone.pop()
     launcher["status"] = {"phase": "Running", "conditions": []}
     running.objects[launcher["metadata"]["name"]] = launcher

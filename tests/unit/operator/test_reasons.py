@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from resnext_operator.domain.reasons import REMEDIES, Reason, warning
+from resnext_operator.domain.reasons import SUGGESTED_ACTIONS, Reason, warning
 from resnext_trainer.contract import ExitStatus
 
 README = Path(__file__).parents[3] / "operator" / "README.md"
@@ -36,19 +36,19 @@ REASONS = {
 
 @pytest.mark.parametrize("verdict", ExitStatus, ids=lambda it: it.name.lower())
 def test_every_verdict_has_its_reason(verdict):
-    assert Reason.of_cause(verdict.name.lower()) is REASONS[verdict]
+    assert Reason.from_cause(verdict.name.lower()) is REASONS[verdict]
 
 
 def test_what_a_warning_advises_is_what_the_documentation_says():
     rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \|$", README.read_text(), re.MULTILINE)
     advice = {reason: said.replace("`", "") for reason, _, said in rows}
-    assert {reason.value: remedy for reason, remedy in REMEDIES.items()}.items() <= advice.items()
+    assert {reason.value: remedy for reason, remedy in SUGGESTED_ACTIONS.items()}.items() <= advice.items()
 
 
 def test_a_long_warning_keeps_its_remedy():
     event = warning(Reason.CRASHED, "x" * 5000)
     assert len(event.message) <= 1024
-    assert event.message.endswith(REMEDIES[Reason.CRASHED])
+    assert event.message.endswith(SUGGESTED_ACTIONS[Reason.CRASHED])
 
 
 @pytest.mark.parametrize("reason", [Reason.PODS_REFUSED, Reason.SAVED])

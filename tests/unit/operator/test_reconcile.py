@@ -6,17 +6,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from resnext_operator.domain.plan import Plan, Reference
+from resnext_operator.domain.plan import ObjectRef, Plan
 from resnext_operator.runtime import controller
 from resnext_operator.runtime.admission_check import Admission
 from resnext_operator.runtime.cache import Cache
-from resnext_operator.runtime.client import Cluster, Refused, path_of
+from resnext_operator.runtime.client import ApiError, KubeClient, path_of
 from resnext_operator.runtime.settings import Settings
 from resnext_operator.runtime.workqueue import WorkQueue
 from tests.support.fake_cluster import resource
 
 
-class Server(Cluster):
+class Server(KubeClient):
     """POST, GET, PUT, DELETE and merge patches of a status, in memory; every write is noted."""
 
     def __init__(self):
@@ -42,10 +42,10 @@ class Server(Cluster):
                 raise refused
             path = f"{path}/{body['metadata']['name']}"
             if path in self.objects:
-                raise Refused(409, "there already")
+                raise ApiError(409, "there already")
             body = {**body, "metadata": {**body["metadata"], "uid": f"uid-{path}"}}
         elif (found := self.objects.get(path.removesuffix("/status"))) is None:
-            raise Refused(404, "not there")
+            raise ApiError(404, "not there")
         elif verb == "PUT":
             body = {**body, "metadata": {**body["metadata"], "uid": found["metadata"]["uid"]}}
         elif verb == "PATCH":
@@ -83,16 +83,16 @@ class Place:
         self.server, self.cache, self.queue, self.told = Server(), Cache(), WorkQueue(), []
         said = SimpleNamespace(latest=lambda _: None, last_steps=lambda _: {})
         metrics = SimpleNamespace(recorded=lambda *_: None)
-        teller = SimpleNamespace(tell=lambda _, event, __: self.told.append(event.reason))
+        teller = SimpleNamespace(record=lambda _, event, __: self.told.append(event.reason))
         self.runtime = controller.Runtime(
             Settings(), self.server, self.cache, self.queue, said, teller, metrics, Admission(self.server)
         )
         for body in trainings or (resource(),):
             body["metadata"] |= {"creationTimestamp": "2026-01-01T00:00:00Z", "resourceVersion": "1"}
             self.server.objects[path_of("ResNeXtTraining", "default", body["metadata"]["name"])] = body
-            self.cache.put(body)
+            self.cache.upsert(body)
         claim = {"kind": "PersistentVolumeClaim", "metadata": {"namespace": "default", "name": "digits-data"}}
-        self.cache.put(claim | {"spec": {"accessModes": ["ReadWriteMany"]}})
+        self.cache.upsert(claim | {"spec": {"accessModes": ["ReadWriteMany"]}})
 
     async def reconcile(self, times=1, name="resnext-digits"):
         for _ in range(times):
@@ -172,7 +172,7 @@ def test_rejected_dry_run_creates_nothing(role):
 
     async def story():
         place = Place()
-        place.server.refusals[role] = Refused(403, QUOTA)
+        place.server.refusals[role] = ApiError(403, QUOTA)
         await place.reconcile(3)
         assert place.posts == []
         status = place.status()
@@ -198,7 +198,7 @@ def test_dry_run_that_is_unsupported_says_nothing():
     async def story():
         place = Place()
         said = 'admission webhook "inject.example" does not support dry run'
-        place.server.refusals = {"worker": Refused(400, said), "launcher": Refused(400, said)}
+        place.server.refusals = {"worker": ApiError(400, said), "launcher": ApiError(400, said)}
         await place.reconcile(3)
         assert len(place.pods()) == 2
         assert not any("schedulingGates" in pod["spec"] for pod in place.pods())
@@ -211,7 +211,7 @@ def test_invalid_dry_run_fails_before_anything_is_created():
 
     async def story():
         place = Place()
-        place.server.refusals["worker"] = Refused(422, 'Pod "x" is invalid: spec.volumes[0]: Invalid value')
+        place.server.refusals["worker"] = ApiError(422, 'Pod "x" is invalid: spec.volumes[0]: Invalid value')
         await place.reconcile(3)
         assert place.posts == []
         assert (place.status()["phase"], place.status()["reason"]) == ("Failed", "PodsInvalid")
@@ -225,8 +225,8 @@ def test_api_server_in_trouble_is_no_rejection(code):
 
     async def story():
         place = Place()
-        place.server.refusals["worker"] = Refused(code, "try later")
-        with pytest.raises(Refused):
+        place.server.refusals["worker"] = ApiError(code, "try later")
+        with pytest.raises(ApiError):
             await place.reconcile()
         assert place.status() == {}
 
@@ -243,7 +243,7 @@ def test_quota_gates_workers_until_the_launcher_is_admitted():
         assert len(place.pods()) == 2
         assert all(pod["spec"]["schedulingGates"] == [{"name": "resnext.dev/gang"}] for pod in place.pods())
         exceeded = 'pods "x" is forbidden: exceeded quota: team, requested: pods=1, used: pods=2, limited: pods=2'
-        place.server.refusals["launcher"] = Refused(403, exceeded)
+        place.server.refusals["launcher"] = ApiError(403, exceeded)
         await place.reconcile(2)
         assert [verb for verb, path in place.server.writes if "/pods/" in path and verb == "PATCH"] == []
         assert place.status()["reason"] == "PodsRefused"
@@ -265,7 +265,7 @@ def test_rejected_pod_leaves_the_others_and_is_tried_alone():
 
     async def story():
         place = Place()
-        place.server.refused_pods["resnext-digits-worker-1-0"] = Refused(403, QUOTA)
+        place.server.refused_pods["resnext-digits-worker-1-0"] = ApiError(403, QUOTA)
         await place.reconcile(2)
         assert [pod["metadata"]["name"] for pod in place.pods()] == ["resnext-digits-worker-0-0"]
         assert place.status()["rejection"]["cause"] == "Quota"
@@ -282,20 +282,20 @@ def test_no_deletion_is_under_way_any_more_when_one_of_them_has_failed():
     async def story():
         ended = []
 
-        class Slow(Cluster):
+        class Slow(KubeClient):
             def __init__(self):
                 pass
 
             async def request(self, _verb, path, *_, **__):
                 if path.endswith("refused"):
-                    raise Refused(500, "no")
+                    raise ApiError(500, "no")
                 await asyncio.sleep(0.01)
                 ended.append(path)
                 return {}
 
-        plan = Plan(delete=tuple(Reference("Pod", name, f"uid-{name}") for name in ("refused", "gone")))
-        with pytest.raises(Refused):
-            await Slow().carry_out(plan, SimpleNamespace(namespace="lab"))
+        plan = Plan(delete=tuple(ObjectRef("Pod", name, f"uid-{name}") for name in ("refused", "gone")))
+        with pytest.raises(ApiError):
+            await Slow().apply_plan(plan, SimpleNamespace(namespace="lab"))
         assert [path.rpartition("/")[2] for path in ended] == ["gone"]
 
     asyncio.run(story())

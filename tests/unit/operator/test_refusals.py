@@ -13,7 +13,7 @@ from resnext_operator.domain.plan import Plan
 from resnext_operator.rendering.network_policy import network_policy
 from resnext_operator.runtime import controller
 from resnext_operator.runtime.cache import Cache
-from resnext_operator.runtime.client import Refused
+from resnext_operator.runtime.client import ApiError
 from resnext_operator.runtime.guard import Guard
 from resnext_operator.runtime.settings import InvalidSettings, Settings
 from resnext_trainer.contract import ExitStatus
@@ -168,9 +168,11 @@ def test_the_appearance_of_a_volumes_claim_wakes_its_training():
     cluster = a_cluster(volumes=[{"name": "extra", "persistentVolumeClaim": {"claimName": "extra"}}])
     cache = Cache()
     cluster.body["metadata"]["resourceVersion"] = "1"
-    cache.put(cluster.body)
+    cache.upsert(cluster.body)
     claim = {"kind": "PersistentVolumeClaim", "metadata": {"name": "extra", "namespace": "default"}}
-    assert controller.concerned(claim, SimpleNamespace(cache=cache, guard=Guard())) == {("default", "resnext-digits")}
+    assert controller.affected_trainings(claim, SimpleNamespace(cache=cache, guard=Guard())) == {
+        ("default", "resnext-digits")
+    }
 
 
 def test_on_the_nodes_network_a_worker_still_finds_the_cluster():
@@ -191,9 +193,9 @@ def forbid(cluster):
     assert any(each["kind"] == "Pod" for each in plan.create)
     for manifest in plan.create:
         if manifest["kind"] != "Pod":
-            cluster.carry_out(Plan(create=(manifest,), status=cluster.status))
+            cluster.apply_plan(Plan(create=(manifest,), status=cluster.status))
     made = [each for each in plan.create if each["kind"] == "Pod"][-1]
-    rejection = Refused(403, QUOTA).rejection(made)
+    rejection = ApiError(403, QUOTA).rejection(made)
     hindered = cluster.rejected(plan, rejection)
     assert not hindered.create
     cluster.body["status"] = hindered.status
@@ -210,7 +212,7 @@ def test_a_quota_in_the_way_is_told_once_and_the_deadline_for_pending_pods_count
         cluster.run()
         cluster.vanish("resnext-digits-worker-1-0")
         cluster.end(ExitStatus.CRASHED)
-        cluster.carry_out(cluster.decide())  # the end is recorded before anything is made
+        cluster.apply_plan(cluster.decide())  # the end is recorded before anything is made
     told = len(cluster.events)
     for _ in range(5):
         forbid(cluster)
@@ -243,7 +245,7 @@ def test_what_ran_with_a_spec_that_is_refused_now_does_not_run_for_ever():
     plan = plan_for_invalid_spec(cluster.status, cluster.seen, 2, "spec.workers.slots: no", cluster.now)
     assert {each.name for each in plan.delete} == {each["metadata"]["name"] for each in living(cluster)}
     assert plan.status["phase"] == Phase.FAILED
-    cluster.carry_out(plan)
+    cluster.apply_plan(plan)
     again = plan_for_invalid_spec(cluster.status, cluster.seen, 2, "spec.workers.slots: no", cluster.now)
     assert (again.delete, again.events, again.status) == ((), (), cluster.status)
 

@@ -42,10 +42,10 @@ def reject(cluster, *which, code=403, message=EXCEEDED, launcher=False):
     fallen = [each for each in plan.create if falls(each)]
     assert fallen, "nothing to reject"
     made = tuple(each for each in plan.create if not falls(each))
-    cluster.carry_out(Plan(create=made, delete=plan.delete, ungate=plan.ungate, status=cluster.status))
+    cluster.apply_plan(Plan(create=made, delete=plan.delete, ungate=plan.ungate, status=cluster.status))
     role = "launcher" if launcher else "worker"
     after = cluster.rejected(plan, rejection(code, message, role))
-    cluster.carry_out(Plan(status=after.status, events=after.events))
+    cluster.apply_plan(Plan(status=after.status, events=after.events))
     return after
 
 
@@ -169,7 +169,7 @@ def test_deadline_keeps_its_time_while_pods_are_rejected(field, what):
         plan = cluster.decide()
         if any(each["kind"] == "Pod" for each in plan.create):
             if what == "dry run":
-                cluster.carry_out(cluster.rejected(plan, rejection()))
+                cluster.apply_plan(cluster.rejected(plan, rejection()))
             else:
                 reject(cluster, 1, launcher=what == "launcher")
             continue
@@ -225,7 +225,7 @@ def an_invalid_successor(**policy):
     cluster = Cluster(runPolicy=policy)
     cluster.run()
     cluster.vanish("resnext-digits-worker-1-0")
-    cluster.carry_out(cluster.decide())
+    cluster.apply_plan(cluster.decide())
     reject(cluster, 1, code=422, message=INVALID)
     return cluster
 
@@ -305,7 +305,7 @@ def test_gate_stays_while_the_launcher_is_rejected():
     cluster.launcher_rejected = rejection(role="launcher")
     for _ in range(4):
         plan = cluster.decide()
-        cluster.carry_out(plan)
+        cluster.apply_plan(plan)
         cluster.wait(seconds=3)
     assert len(gated(cluster)) == 2
     assert cluster.status["reason"] == "PodsRefused"
@@ -394,7 +394,7 @@ def test_gated_pod_is_not_unschedulable():
     gated(cluster)[0]["status"] = {"phase": "Pending", "conditions": [waits]}
     cluster.settle()
     (seen,) = cluster.seen.workers
-    assert (seen.gated, seen.unschedulable, seen.trouble) == (True, False, "")
+    assert (seen.gated, seen.unschedulable, seen.waiting_reason) == (True, False, "")
     assert "Unschedulable" not in cluster.events
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from resnext_operator.api import crd
 from resnext_operator.api.pod_template import GPU
 from resnext_operator.api.spec import Spec
-from resnext_operator.api.validation import MAX_NAME, InvalidTraining, parse
+from resnext_operator.api.validation import MAX_NAME_LENGTH, InvalidTraining, parse
 from resnext_operator.cli import manifests
 from resnext_operator.rendering import names
 from resnext_operator.rendering.config_map import config_map
@@ -172,10 +172,10 @@ def test_a_wrong_combination_names_the_field_and_the_way_out_in_the_schemas_own_
 
 def test_a_name_must_leave_room_for_the_pods_names():
     body = resource()
-    body["metadata"]["name"] = "n" * (MAX_NAME + 1)
+    body["metadata"]["name"] = "n" * (MAX_NAME_LENGTH + 1)
     with pytest.raises(InvalidTraining, match=r"metadata\.name"):
         parse(body, SITE)
-    assert len(names.worker("n" * MAX_NAME, 255, 99_999)) <= 63
+    assert len(names.worker("n" * MAX_NAME_LENGTH, 255, 99_999)) <= 63
 
 
 def unbounded(node, path):

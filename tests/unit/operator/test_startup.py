@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from resnext_operator.api.status import Phase
-from resnext_operator.domain.timestamps import stamp
+from resnext_operator.domain.timestamps import to_rfc3339
 from resnext_trainer.contract import ExitStatus
 from tests.support.fake_cluster import Cluster
 
@@ -153,7 +153,7 @@ def test_disruption_before_an_attempt_does_not_count(how):
         if how == "evicted":
             pod["status"]["reason"] = "Evicted"
         elif how == "drained":
-            pod["metadata"]["deletionTimestamp"] = stamp(cluster.now)
+            pod["metadata"]["deletionTimestamp"] = to_rfc3339(cluster.now)
         else:
             pod["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True"}]
     cluster.settle()
@@ -173,7 +173,7 @@ def test_operator_restart_does_not_count_twice(written):
     plan = cluster.decide()
     assert not plan.delete, "evidence is deleted only when it is recorded"
     assert not plan.create
-    cluster.carry_out(plan)
+    cluster.apply_plan(plan)
     if not written:
         cluster.body["status"] = before
     cluster.settle()

@@ -1,10 +1,10 @@
 """The merge patch that a status is written with."""
 
-from resnext_operator.runtime.client import difference
+from resnext_operator.runtime.client import merge_patch
 
 
 def test_a_status_patch_holds_the_changes_alone():
     old = {"phase": "Running", "progress": {"step": 1, "loss": 2.0}, "reason": "Training"}
     new = {"phase": "Running", "progress": {"step": 2}}
-    assert difference(old, new) == {"reason": None, "progress": {"step": 2, "loss": None}}
-    assert difference(new, new) == {}
+    assert merge_patch(old, new) == {"reason": None, "progress": {"step": 2, "loss": None}}
+    assert merge_patch(new, new) == {}

@@ -5,15 +5,15 @@ from datetime import UTC, datetime
 
 from resnext_operator.api.validation import parse
 from resnext_operator.domain.plan import Event
-from resnext_operator.runtime.client import Cluster, Refused
-from resnext_operator.runtime.event_recorder import Teller
+from resnext_operator.runtime.client import ApiError, KubeClient
+from resnext_operator.runtime.event_recorder import EventRecorder
 from tests.support.fake_cluster import SITE, resource
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TRAINING = parse(resource(), SITE)
 
 
-class Server(Cluster):
+class Server(KubeClient):
     """Keeps events, and refuses what a test wants refused."""
 
     def __init__(self, refused=()):
@@ -23,9 +23,9 @@ class Server(Cluster):
         await asyncio.sleep(0)
         if verb == "POST":
             if body["message"] in self.refused:
-                raise Refused(403, "the namespace goes")
+                raise ApiError(403, "the namespace goes")
             if body["metadata"]["name"] in self.events:
-                raise Refused(409, "there already")
+                raise ApiError(409, "there already")
             self.events[body["metadata"]["name"]] = body
             return body
         found = self.events[path.rsplit("/", 1)[1]]
@@ -36,10 +36,10 @@ class Server(Cluster):
 
 def told(server, *messages):
     async def story():
-        teller = Teller(server)
+        teller = EventRecorder(server)
         telling = asyncio.create_task(teller.run())
         for message in messages:
-            teller.tell(TRAINING, Event("Normal", "Training", message), NOW)
+            teller.record(TRAINING, Event("Normal", "Training", message), NOW)
         await asyncio.sleep(0.05)
         telling.cancel()
 

@@ -59,7 +59,7 @@ def test_each_failure_doubles_the_pause_and_a_success_ends_it():
         for _ in range(10):
             queue.add(KEY)
             await queue.get()
-            pauses.append(queue.failed(KEY))
+            pauses.append(queue.add_rate_limited(KEY))
         assert pauses[:4] == [0.5, 1.0, 2.0, 4.0]
         assert max(pauses) == 60.0
         queue.add(KEY)
@@ -67,7 +67,7 @@ def test_each_failure_doubles_the_pause_and_a_success_ends_it():
         queue.done(KEY)
         queue.add(KEY)
         await queue.get()
-        assert queue.failed(KEY) == 0.5
+        assert queue.add_rate_limited(KEY) == 0.5
 
     asyncio.run(scenario())
 
@@ -75,9 +75,9 @@ def test_each_failure_doubles_the_pause_and_a_success_ends_it():
 def test_of_two_times_the_earlier_holds():
     async def scenario():
         queue = WorkQueue()
-        queue.add_later(KEY, 60)
-        queue.add_later(KEY, 0.01)
-        queue.add_later(KEY, 30)
+        queue.add_after(KEY, 60)
+        queue.add_after(KEY, 0.01)
+        queue.add_after(KEY, 30)
         assert await asyncio.wait_for(queue.get(), 1) == KEY
 
     asyncio.run(scenario())

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from resnext_operator.api.operator_policy import Site
+from resnext_operator.api.operator_policy import OperatorPolicy
 from resnext_operator.api.validation import parse
 from tests.support.simcluster.odd_objects import ADDRESS_OF_ODD_RANKS, SPARE, Action, actions, addressed, answer
 
@@ -51,7 +51,7 @@ def test_valid_trainings_are_parsed(seed):
     valid = [action.body for action in some(seed) if action.valid and action.body]
     assert len(valid) > 50
     for body in valid:
-        parse({**body, "metadata": {"namespace": "tenant", "uid": "1", **body["metadata"]}}, Site("trainer"))
+        parse({**body, "metadata": {"namespace": "tenant", "uid": "1", **body["metadata"]}}, OperatorPolicy("trainer"))
 
 
 def test_address_of_odd_ranks_is_filled_in():
