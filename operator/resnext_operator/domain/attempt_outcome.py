@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from resnext_operator.api.objects import Manifest
 from resnext_operator.api.training import Training
+from resnext_operator.domain.attempt_cause import CAUSES, AttemptCause
 from resnext_operator.domain.log_excerpt import last_lines
 from resnext_operator.domain.observed import ObservedLauncher, ObservedWorker
 from resnext_trainer.contract import ExitStatus, TerminationReport
@@ -25,10 +26,10 @@ EVIDENCE_GRACE = timedelta(seconds=90)
 # Where the worker's node is known to live, its kubelet tells of its pods one after the other, within a second or two.
 EVIDENCE_GRACE_LIVE_NODE = timedelta(seconds=5)
 
-NODE_FAULT_CAUSES = ("crashed", "unreachable", "no_gpu", "hung")
+NODE_FAULT_CAUSES = (AttemptCause.CRASHED, AttemptCause.UNREACHABLE, AttemptCause.NO_GPU, AttemptCause.HUNG)
 """Causes that may be a node's fault; a limit of memory is the same on every node."""
 
-REPLACE_POD_CAUSES = ("unreachable", "no_gpu", "hung")
+REPLACE_POD_CAUSES = (AttemptCause.UNREACHABLE, AttemptCause.NO_GPU, AttemptCause.HUNG)
 """Causes after which the pod to blame still runs, and would only do the same again."""
 
 
@@ -36,7 +37,7 @@ REPLACE_POD_CAUSES = ("unreachable", "no_gpu", "hung")
 class AttemptOutcome:
     """How an attempt ended, and what it counts for."""
 
-    cause: str
+    cause: AttemptCause
     message: str
     exit_code: int | None = None
     counts_toward_backoff: bool = False
@@ -51,7 +52,7 @@ class AttemptOutcome:
         """The fields of an attempt; what is not known is left out."""
         blame = {"pod": self.pod, "node": self.node, "log": list(self.log)}
         return {
-            "cause": self.cause,
+            "cause": self.cause.value,
             "message": self.message,
             **({"exitCode": self.exit_code} if self.exit_code is not None else {}),
             **{key: value for key, value in blame.items() if value},
@@ -74,15 +75,15 @@ class AttemptObservation:
         launcher = self.launcher
         if launcher is None or (launcher.gone and not launcher.finished):
             if self.stopping:
-                return AttemptOutcome("stopped", "the launcher is gone, as it was asked to")
-            return AttemptOutcome("disruption", "the launcher pod was deleted")
+                return AttemptOutcome(AttemptCause.STOPPED, "the launcher is gone, as it was asked to")
+            return AttemptOutcome(AttemptCause.DISRUPTION, "the launcher pod was deleted")
         if launcher.finished:
             return self._from_exit_code(launcher, now)
         if launcher.disrupted and not self.stopping:
             return _lost_launcher(launcher)
         if launcher.unreachable:
             return AttemptOutcome(
-                "stopped", f"pod {launcher.name} was asked to stop on node {launcher.node}, which is lost"
+                AttemptCause.STOPPED, f"pod {launcher.name} was asked to stop on node {launcher.node}, which is lost"
             )
         gone = [index for index in self._lost_workers() if not self._is_saving(self.workers[index])]
         return self._worker_failure(gone[0]) if gone else None
@@ -107,7 +108,7 @@ class AttemptObservation:
         report = launcher.report or TerminationReport(
             verdict=verdict.name.lower(), message=f"the launcher ended with exit code {code}"
         )
-        ending = AttemptOutcome(verdict.name.lower(), report.message, code)
+        ending = AttemptOutcome(CAUSES[verdict], report.message, code)
         if verdict in (ExitStatus.FINISHED, ExitStatus.STOPPED) or verdict in PERMANENT_VERDICTS:
             ending = replace(
                 ending, is_permanent=verdict in PERMANENT_VERDICTS, finished=verdict is ExitStatus.FINISHED
@@ -117,7 +118,7 @@ class AttemptObservation:
         if verdict not in (ExitStatus.CRASHED, ExitStatus.UNREACHABLE):
             return counted
         if self.stopping:
-            return replace(ending, cause="stopped")
+            return replace(ending, cause=AttemptCause.STOPPED)
         if launcher.disrupted:
             return replace(_lost_launcher(launcher), exit_code=code)
         if lost := self._lost_workers():
@@ -135,13 +136,17 @@ class AttemptObservation:
     def _worker_failure(self, index: int) -> AttemptOutcome:
         pod = self.workers[index]
         if pod is None:
-            return AttemptOutcome("disruption", f"the pod of worker {index} was deleted")
-        where = AttemptOutcome("disruption", f"pod {pod.name} on node {pod.node}", pod=pod.name, node=pod.node)
+            return AttemptOutcome(AttemptCause.DISRUPTION, f"the pod of worker {index} was deleted")
+        where = AttemptOutcome(
+            AttemptCause.DISRUPTION, f"pod {pod.name} on node {pod.node}", pod=pod.name, node=pod.node
+        )
         if pod.disrupted or pod.deleting:
             return replace(where, message=f"{where.message} was evicted or deleted, or its node is lost")
-        failed = replace(where, cause="crashed", exit_code=pod.exit_code, counts_toward_backoff=True)
+        failed = replace(where, cause=AttemptCause.CRASHED, exit_code=pod.exit_code, counts_toward_backoff=True)
         if pod.out_of_memory:
-            return replace(failed, cause="out_of_memory", message=f"{where.message}: {self._out_of_memory()}")
+            return replace(
+                failed, cause=AttemptCause.OUT_OF_MEMORY, message=f"{where.message}: {self._out_of_memory()}"
+            )
         lines = last_lines(pod.termination_message)
         log = lines if len(lines) > 1 else ()
         return replace(failed, message=f"{where.message}: {lines[-1] if lines else pod.termination_message}", log=log)
@@ -169,4 +174,4 @@ class AttemptObservation:
 
 def _lost_launcher(launcher: ObservedLauncher) -> AttemptOutcome:
     message = f"pod {launcher.name} was evicted or lost its node"
-    return AttemptOutcome("disruption", message, pod=launcher.name, node=launcher.node)
+    return AttemptOutcome(AttemptCause.DISRUPTION, message, pod=launcher.name, node=launcher.node)

@@ -73,11 +73,6 @@ class Reason(StrEnum):
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     PENDING_DEADLINE_EXCEEDED = "PendingDeadlineExceeded"
 
-    @classmethod
-    def from_cause(cls, cause: str) -> "Reason":
-        """From an attempt's cause, such as no_gpu."""
-        return cls("".join(word.capitalize() for word in cause.split("_")))
-
 
 SUGGESTED_ACTIONS = {
     Reason.SPEC_INVALID: "Suspend it, correct the fields that can change, and resume; or create it again, corrected.",

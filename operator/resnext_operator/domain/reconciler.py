@@ -9,6 +9,7 @@ from resnext_operator.api.objects import Manifest
 from resnext_operator.api.status import Phase
 from resnext_operator.api.training import Training
 from resnext_operator.domain import admission, rejections, startup
+from resnext_operator.domain.attempt_cause import REASONS, AttemptCause
 from resnext_operator.domain.attempt_outcome import (
     NODE_FAULT_CAUSES,
     REPLACE_POD_CAUSES,
@@ -251,10 +252,9 @@ class Draft:
         if isinstance(ending, timedelta):
             self._requeue_after(ending)
         elif ending is not None:
-            if ending.cause == "stopped" and self._stall_deadline_exceeded():
-                ending = AttemptOutcome(
-                    "hung", self.conditions.get("Stalled")["message"], ending.exit_code, counts_toward_backoff=True
-                )
+            if ending.cause is AttemptCause.STOPPED and self._stall_deadline_exceeded():
+                stalled = self.conditions.get("Stalled")["message"]
+                ending = AttemptOutcome(AttemptCause.HUNG, stalled, ending.exit_code, counts_toward_backoff=True)
             self._record_attempt_end(ending)
 
     def _record_attempt_end(self, ending: AttemptOutcome) -> None:
@@ -265,7 +265,7 @@ class Draft:
             self.attempts[-1]["checkpointStep"] = saved["step"]
         startup.account(self.status, self.state.workers)
         self.evidence_is_recorded = False
-        reason = Reason.from_cause(ending.cause)
+        reason = REASONS[ending.cause]
         if self.conditions.is_true("Stalled"):
             self.conditions.set("Stalled", False, reason)
         if ending.finished:
@@ -277,11 +277,11 @@ class Draft:
         if ending.counts_toward_backoff:
             if self._exhausted(ending.message):
                 return
-        elif ending.cause == "disruption":
+        elif ending.cause is AttemptCause.DISRUPTION:
             self.status["disruptions"] = self.status.get("disruptions", 0) + 1
         self.conditions.set("Running", False, reason, ending.message)
         if not self.training.spec.suspend and not self._deadline_exceeded():
-            self._transition_to(Phase.RESTARTING, reason, ending.message, bad=ending.cause != "stopped")
+            self._transition_to(Phase.RESTARTING, reason, ending.message, bad=ending.cause is not AttemptCause.STOPPED)
 
     # -- what is asked for ---------------------------------------------------------------------------------------
 
@@ -585,7 +585,7 @@ class Draft:
         for each in self.attempts:
             if each.get("cause") in NODE_FAULT_CAUSES and "node" in each:
                 # A driver that does not work needs no second proof.
-                faults[each["node"]] += limit if each["cause"] == "no_gpu" else 1
+                faults[each["node"]] += limit if each["cause"] == AttemptCause.NO_GPU else 1
         return sorted(node for node, count in faults.items() if limit and count >= limit)
 
     def _set_scheduled_condition(self, workers: list[ObservedWorker | None]) -> None:
@@ -688,14 +688,18 @@ class Draft:
             why = starts[-1].get("message")
         message = f"pods did not start within {seconds} s (runPolicy.pendingDeadlineSeconds)"
         if self.attempt is not None:
-            self.attempts[-1] |= {"endTime": to_rfc3339(self.now), "cause": "stopped", "message": message}
+            self.attempts[-1] |= {
+                "endTime": to_rfc3339(self.now),
+                "cause": AttemptCause.STOPPED.value,
+                "message": message,
+            }
         self._finish(Phase.FAILED, Reason.PENDING_DEADLINE_EXCEEDED, f"{message}: {why}" if why else message)
         return True
 
     def _backoff_elapsed(self) -> bool:
         """Whether the pause after the last failure is over."""
         last = self.attempts[-1] if self.attempts else {}
-        if last.get("cause") in (None, "disruption", "stopped"):
+        if last.get("cause") in (None, AttemptCause.DISRUPTION, AttemptCause.STOPPED):
             return True
         return self._paused_since(last["endTime"])
 

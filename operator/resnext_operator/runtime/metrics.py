@@ -13,12 +13,10 @@ from prometheus_client.registry import Collector
 
 from resnext_operator.api.groupversion import CONTROLLER_NAME
 from resnext_operator.api.status import Phase, readable
+from resnext_operator.domain.attempt_cause import AttemptCause
 from resnext_operator.runtime.cache import Cache
 from resnext_operator.runtime.guard import LOOPS, Guard
 from resnext_operator.runtime.unstructured import key_of, managed_by
-from resnext_trainer.contract import ExitStatus
-
-CAUSES = (*(verdict.name.lower() for verdict in ExitStatus), "disruption", "out_of_memory")
 
 
 class Metrics:
@@ -39,8 +37,8 @@ class Metrics:
         self.attempts = Counter(
             "resnext_operator_attempts_total", "Attempts that ended, by cause.", ["cause"], registry=registry
         )
-        for cause in CAUSES:
-            self.attempts.labels(cause)
+        for cause in AttemptCause:
+            self.attempts.labels(cause.value)
         self.skipped = Counter(
             "resnext_operator_skipped_objects_total",
             "Objects that could not be handled and were skipped, by loop.",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from resnext_operator.domain.attempt_cause import CAUSES, REASONS, AttemptCause
 from resnext_operator.domain.reasons import SUGGESTED_ACTIONS, Reason, warning
 from resnext_trainer.contract import ExitStatus
 
@@ -16,27 +17,17 @@ def test_every_reason_is_documented_with_what_to_do_and_no_other():
     assert sorted(row[0] for row in rows) == sorted(reason.value for reason in Reason)
 
 
-REASONS = {
-    ExitStatus.FINISHED: Reason.FINISHED,
-    ExitStatus.CRASHED: Reason.CRASHED,
-    ExitStatus.CONFIGURATION_REFUSED: Reason.CONFIGURATION_REFUSED,
-    ExitStatus.DATA_REFUSED: Reason.DATA_REFUSED,
-    ExitStatus.NOT_FINITE: Reason.NOT_FINITE,
-    ExitStatus.WRONG_WORLD: Reason.WRONG_WORLD,
-    ExitStatus.UNREACHABLE: Reason.UNREACHABLE,
-    ExitStatus.NO_GPU: Reason.NO_GPU,
-    ExitStatus.HUNG: Reason.HUNG,
-    ExitStatus.NO_GOOD_CHECKPOINT: Reason.NO_GOOD_CHECKPOINT,
-    ExitStatus.CHECKPOINT_NOT_SAVED: Reason.CHECKPOINT_NOT_SAVED,
-    ExitStatus.CHECKPOINT_LOCKED: Reason.CHECKPOINT_LOCKED,
-    ExitStatus.SYSTEM_ERROR: Reason.SYSTEM_ERROR,
-    ExitStatus.STOPPED: Reason.STOPPED,
-}
+def test_each_exit_status_has_a_cause_of_the_same_name():
+    """The launcher's report and the status name an end alike."""
+    assert {verdict.name: cause.name for verdict, cause in CAUSES.items()} == {
+        each.name: each.name for each in ExitStatus
+    }
 
 
-@pytest.mark.parametrize("verdict", ExitStatus, ids=lambda it: it.name.lower())
-def test_every_verdict_has_its_reason(verdict):
-    assert Reason.from_cause(verdict.name.lower()) is REASONS[verdict]
+def test_each_cause_has_a_reason_of_the_same_name():
+    assert {cause.name: reason.name for cause, reason in REASONS.items()} == {
+        each.name: each.name for each in AttemptCause
+    }
 
 
 def test_what_a_warning_advises_is_what_the_documentation_says():
