@@ -96,7 +96,7 @@ def command(measurement: Measurement, config: BenchmarkConfig) -> Command:
     """The command that makes a measurement and prints JSON."""
     if measurement.who == "theirs":
         return [
-            *[str(config.torch), PYTORCH, "step", config.network, *config.timing, "--size", str(config.size)],
+            *[str(config.torch), str(PYTORCH), "step", config.network, *config.timing, "--size", str(config.size)],
             *["--batch", str(measurement.batch), "--precision", measurement.precision],
             *["--device", "cuda" if config.device == "gpu" else "cpu"],
             *(["--compile"] if measurement.compiled and config.device == "gpu" else []),
@@ -113,7 +113,7 @@ def command(measurement: Measurement, config: BenchmarkConfig) -> Command:
     if not source:
         settings += [f"data.path={config.data}", f"data.pipeline={measurement.pipeline}"]
     chosen = [word for each in settings for word in ("--set", each)]
-    ours = [TRAIN, "benchmark", "training", "--json", *config.timing, *source, *chosen]
+    ours: list[str | Path] = [TRAIN, "benchmark", "training", "--json", *config.timing, *source, *chosen]
     if measurement.gpus == 1:
         return ours
     as_root = ["--allow-run-as-root"] if os.geteuid() == 0 else []

@@ -58,4 +58,4 @@ def interleave(rounds: int, commands: Mapping[str, Command]) -> dict[str, list[d
 
 def speed(rounds: Sequence[Mapping[str, Any]]) -> float:
     """The median of the rounds' images per second."""
-    return median(found["imagesPerSecond"] for found in rounds)
+    return float(median(found["imagesPerSecond"] for found in rounds))

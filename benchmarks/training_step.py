@@ -54,8 +54,18 @@ def commands(case: Case, torch: str) -> dict[str, Command]:
         "device=cpu",
     ]
     timing = ["--steps", str(case.steps), "--warm-up", "1"]
-    ours = [TRAIN, "benchmark", "training", "--synthetic", "--json", *timing]
+    ours: list[str | Path] = [TRAIN, "benchmark", "training", "--synthetic", "--json", *timing]
     for setting in settings:
         ours += ["--set", setting]
-    theirs = [torch, PYTORCH, "step", case.network, "--batch", str(case.batch), "--precision", case.precision, *timing]
+    theirs: list[str | Path] = [
+        torch,
+        PYTORCH,
+        "step",
+        case.network,
+        "--batch",
+        str(case.batch),
+        "--precision",
+        case.precision,
+        *timing,
+    ]
     return {"ours": ours, "PyTorch": theirs}

@@ -26,5 +26,5 @@ def rendered(path: Path) -> str:
 
 
 @pytest.mark.parametrize("sample", sorted(SAMPLES.glob("resnext-*.yaml")), ids=lambda path: path.stem)
-def test_sample_renders_as_reviewed(sample):
+def test_sample_renders_as_reviewed(sample: Path) -> None:
     check(sample.name, rendered(sample))

@@ -5,10 +5,14 @@ A namespace that it does not serve is answered with 403, as one whose Role has g
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
+from resnext_operator.api.objects import Manifest
 from resnext_operator.runtime.client import PATHS
 
 # What kopf waits for before it watches anything.
@@ -23,16 +27,18 @@ _KINDS = {plural: kind for kind, (_, plural) in PATHS.items()}
 class ApiServer:
     """Objects by their path; every write and every refusal is noted."""
 
-    def __init__(self, *namespaces):
+    def __init__(self, *namespaces: str) -> None:
         self.namespaces = set(namespaces)
-        self.objects, self.version = {}, 100
-        self.writes, self.refusals = [], []
-        self.watches = {}
-        self.failing = set()
+        self.objects: dict[str, Manifest] = {}
+        self.version = 100
+        self.writes: list[tuple[str, str]] = []
+        self.refusals: list[str] = []
+        self.watches: dict[tuple[str, str], list[asyncio.Queue[Manifest | None]]] = {}
+        self.failing: set[str] = set()
         """Plurals whose lists end with an error of the server."""
 
     @asynccontextmanager
-    async def serve(self, folder):
+    async def serve(self, folder: Path) -> AsyncIterator[Path]:
         """The path of a kubeconfig for it."""
         app = web.Application()
         app.router.add_get("/api", self._versions)
@@ -61,13 +67,13 @@ class ApiServer:
             self.end_watches()
             await runner.cleanup()
 
-    def end_watches(self, namespace=None):
+    def end_watches(self, namespace: str | None = None) -> None:
         """Close the connections of watches, as the API server does now and then."""
         for (where, _), queues in self.watches.items():
             for queue in queues if namespace in (None, where) else ():
                 queue.put_nowait(None)
 
-    def put(self, body, event=None):
+    def put(self, body: Manifest, event: str | None = None) -> Manifest:
         """Store an object and tell the watches."""
         self.version += 1
         namespace, name = body["metadata"]["namespace"], body["metadata"]["name"]
@@ -86,19 +92,19 @@ class ApiServer:
             queue.put_nowait({"type": event, "object": self.objects[path]})
         return self.objects[path]
 
-    def of(self, namespace, plural):
+    def of(self, namespace: str, plural: str) -> list[Manifest]:
         return [each for path, each in self.objects.items() if f"/namespaces/{namespace}/{plural}/" in path]
 
-    async def _versions(self, _):
+    async def _versions(self, _: web.Request) -> web.Response:
         return web.json_response({"versions": ["v1"]})
 
-    async def _groups(self, _):
+    async def _groups(self, _: web.Request) -> web.Response:
         groups = [prefix.split("/")[1:] for prefix in _PREFIXES if "apis/" in prefix]
         versions = [(name, {"groupVersion": f"{name}/{version}", "version": version}) for name, version in groups]
         found = [{"name": name, "versions": [each], "preferredVersion": each} for name, each in versions]
         return web.json_response({"groups": found})
 
-    async def _resources(self, request):
+    async def _resources(self, request: web.Request) -> web.Response:
         verbs = ["list", "watch", "get", "create", "patch", "delete"]
         found = [
             {"name": plural, "singularName": kind.lower(), "kind": kind, "namespaced": kind in PATHS, "verbs": verbs}
@@ -107,14 +113,14 @@ class ApiServer:
         ]
         return web.json_response({"resources": found})
 
-    def _refused(self, request):
+    def _refused(self, request: web.Request) -> web.Response | None:
         namespace = request.match_info["namespace"]
         if namespace in self.namespaces:
             return None
         self.refusals.append(request.path)
         return _status(403, f"forbidden in namespace {namespace}")
 
-    async def _collection(self, request):
+    async def _collection(self, request: web.Request) -> web.StreamResponse:
         if refused := self._refused(request):
             return refused
         namespace, plural = request.match_info["namespace"], request.match_info["plural"]
@@ -135,8 +141,8 @@ class ApiServer:
         metadata = {"resourceVersion": str(self.version)}
         return web.json_response({"metadata": metadata, "items": self.of(namespace, plural)})
 
-    async def _watch(self, request, namespace, plural):
-        queue = asyncio.Queue()
+    async def _watch(self, request: web.Request, namespace: str, plural: str) -> web.StreamResponse:
+        queue: asyncio.Queue[Manifest | None] = asyncio.Queue()
         since = int(request.query.get("resourceVersion", 0))
         for missed in self.of(namespace, plural):
             if int(missed["metadata"]["resourceVersion"]) > since:
@@ -151,7 +157,7 @@ class ApiServer:
             self.watches[namespace, plural].remove(queue)
         return stream
 
-    async def _object(self, request):
+    async def _object(self, request: web.Request) -> web.Response:
         if refused := self._refused(request):
             return refused
         path = request.path.removesuffix("/status")
@@ -169,11 +175,11 @@ class ApiServer:
         return web.json_response(found)
 
 
-def _status(code, message):
+def _status(code: int, message: str) -> web.Response:
     return web.json_response({"kind": "Status", "code": code, "message": message, "reason": "x"}, status=code)
 
 
-def _merged(old, patch):
+def _merged(old: Any, patch: Any) -> Any:
     """RFC 7386."""
     if not isinstance(patch, dict):
         return patch

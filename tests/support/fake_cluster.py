@@ -31,7 +31,7 @@ HOSTS = [("resnext-digits-worker-0-0", "10.0.0.1"), ("resnext-digits-worker-1-0"
 
 def resource(stem: str = "resnext-digits", **spec: Any) -> Manifest:
     """A sample as the API server stores it, with fields of its spec replaced."""
-    loaded = yaml.safe_load((SAMPLES / f"{stem}.yaml").read_text())
+    loaded: Manifest = yaml.safe_load((SAMPLES / f"{stem}.yaml").read_text())
     loaded["metadata"] |= {"namespace": "default", "uid": "training-uid", "generation": 1}
     loaded["spec"] |= spec
     return loaded

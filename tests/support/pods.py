@@ -7,7 +7,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 
 from resnext_trainer.contract import TerminationReport
@@ -25,12 +25,12 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
-def free_port():
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
+        return int(server.getsockname()[1])
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "it did not happen in time"
@@ -79,9 +79,11 @@ class Pods:
         return worker._pids(self.folder / "run")
 
     def ready(self) -> bool:
-        with suppress(urllib.error.URLError, ConnectionError):
-            return urllib.request.urlopen(f"http://127.0.0.1:{self.health_port}/readyz", timeout=5).status == 200
-        return False
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.health_port}/readyz", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, ConnectionError):
+            return False
 
     def end(self) -> None:
         """Ends what still runs, as a deleted pod ends."""

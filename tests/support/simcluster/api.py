@@ -25,7 +25,7 @@ TRAININGS = f"/apis/{GROUP}/{VERSION}"
 
 def setup(*arguments: str) -> str:
     """What the set-up scripts answer: a path or an image's reference."""
-    command = [sys.executable, ROOT / "images" / "setup", *arguments]
+    command = [sys.executable, str(ROOT / "images" / "setup"), *arguments]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 

@@ -174,10 +174,10 @@ class Tenant:
         replicas = self.random.randrange(1, 4)
         manifest = training(name, replicas=replicas, last_attempt=attempts, seconds=2, exit_code=code)
         # A copy: workers and launcher share one dictionary of annotations otherwise.
-        manifest = json.loads(json.dumps(manifest))
+        copied: Manifest = json.loads(json.dumps(manifest))
         if self.random.random() < 0.8:
-            manifest["spec"]["checkpoints"] = {"claimName": CLAIM, "subPath": name}
-        return manifest
+            copied["spec"]["checkpoints"] = {"claimName": CLAIM, "subPath": name}
+        return copied
 
     def _extremes(self, manifest: Manifest) -> None:
         """Values at the ends of what the schema accepts."""
@@ -258,11 +258,12 @@ class Tenant:
 
     def scale(self) -> Action:
         replicas = self.random.choice((1, 1, 2, 3, 4, 4, 0, -1, 257))
+        spec: dict[str, Any]
         if self.random.random() < 0.5:
-            path, body = f"{self._trainings()}/{self._name()}/scale", {"spec": {"replicas": replicas}}
+            path, spec = f"{self._trainings()}/{self._name()}/scale", {"replicas": replicas}
         else:
-            path, body = f"{self._trainings()}/{self._name()}", {"spec": {"workers": {"replicas": replicas}}}
-        return Action("scale", "PATCH", path, body, MERGE)
+            path, spec = f"{self._trainings()}/{self._name()}", {"workers": {"replicas": replicas}}
+        return Action("scale", "PATCH", path, {"spec": spec}, MERGE)
 
     def delete_training(self) -> Action:
         # Orphans belong to another afterwards, so the next training of this name ends at once.
@@ -330,7 +331,7 @@ class Tenant:
         )
         code = self.random.choice((0, 1, -1, 7, 137, 255, 2**31 - 1))
         ended = {"exitCode": code, "message": words, "reason": self.random.choice(("Error", "OOMKilled", "", "x"))}
-        state = self.random.choice(
+        state: Manifest = self.random.choice(
             ({"terminated": ended}, {"waiting": {"reason": "ImagePullBackOff", "message": words}}, {"running": {}}, {})
         )
         container = {"name": self.random.choice(("launcher", "worker", "other")), "image": "", "imageID": ""}

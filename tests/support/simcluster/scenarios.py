@@ -270,7 +270,9 @@ def masked(found: dict[str, Manifest]) -> dict[str, Any]:
     uids = {each["metadata"]["uid"]: f"<uid of {key}>" for key, each in found.items()}
     flat: dict[str, Any] = {}
     for key, each in found.items():
-        kept = {part: each[part] for part in ("metadata", "spec", "data", "type", "immutable") if part in each}
+        kept: Manifest = {
+            part: each[part] for part in ("metadata", "spec", "data", "type", "immutable") if part in each
+        }
         if key == "training":
             kept["status"] = each.get("status")
         elif key.startswith("pods/"):

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from random import Random
 from statistics import median
+from typing import Any
 
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
 from resnext_operator.runtime.client import ApiError
 from tests.support.simcluster import odd_objects as odd
-from tests.support.simcluster.api import TRAININGS, Api
+from tests.support.simcluster.api import TRAININGS, Api, Manifest
 from tests.support.simcluster.environment import Environment
 from tests.support.simcluster.kwok_nodes import PLAYED, clear, namespace_with_claim, own_address, training
 from tests.support.simcluster.operators import lease_rbac
@@ -141,9 +142,11 @@ async def soak(environment: Environment, seed: int, seconds: float) -> Outcome:
         watcher = asyncio.create_task(_observe(it, max(1.0, seconds / 300), outcome))
         try:
             # An operator that has ended or hangs is not waited for.
-            await asyncio.wait({asyncio.gather(odd_ones, *lanes), watcher}, return_when=asyncio.FIRST_COMPLETED)
+            workload: asyncio.Future[Any] = asyncio.gather(odd_ones, *lanes)
+            pending: list[asyncio.Future[Any]] = [workload, watcher]
+            await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             if not watcher.done():
-                await asyncio.gather(odd_ones, *lanes)
+                await workload
                 outcome.seconds = time.monotonic() - began
                 await asyncio.gather(*(_delete_all(api, namespace) for namespace in (tenant, plain, spare)))
                 await _until_empty(it, outcome)
@@ -184,7 +187,8 @@ async def _train(api: Api, namespace: str, lane: int, end: float, outcome: Outco
         manifest = training(name, last_attempt=1, seconds=2)
         manifest["spec"]["checkpoints"] = {"claimName": odd.CLAIM, "subPath": name}
         await api.request("POST", trainings, manifest, seconds=60)
-        began, status = time.monotonic(), {}
+        began = time.monotonic()
+        status: Manifest = {}
         while status.get("phase") not in ("Succeeded", "Failed") and time.monotonic() < began + _TO_SUCCEED:
             await asyncio.sleep(0.5)
             status = ((await api.find(f"{trainings}/{name}")) or {}).get("status") or {}
@@ -262,7 +266,7 @@ async def _clear(api: Api, namespace: str, outcome: Outcome) -> None:
 
 async def _address_of_a_node(api: Api) -> str:
     """Where this machine reaches a real node: it has a second address on that network."""
-    addresses = [
+    addresses: list[str] = [
         address["address"]
         for each in await api.items("/api/v1/nodes", f"!{PLAYED}")
         for address in each["status"].get("addresses", ())
