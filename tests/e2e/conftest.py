@@ -9,9 +9,9 @@ import pytest
 from tests.support.kube import MONITORING, NAMESPACE, ROOT, SAMPLES, SYSTEM, Cluster, image, sample, setup
 from tests.support.simcluster.environment import Environment, simulated_environment
 
-# `make test-faults` sets it: what takes minutes for a single sentence.
+# Set by `make test-faults`: tests that take minutes each.
 collect_ignore = [] if os.environ.get("RESNEXT_FAULTS") == "all" else ["test_nodes.py", "test_stalled.py"]
-# `make test` and `make test-soak` run it by itself.
+# `make test` and `make test-soak` run it separately.
 if "RESNEXT_SOAK_SECONDS" not in os.environ:
     collect_ignore.append("test_soak.py")
 
@@ -43,7 +43,7 @@ def cluster() -> Cluster:
 
 @pytest.fixture
 def training(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Callable[..., str]]:
-    """Creates trainings from a sample, named after the test; they and their claims are gone afterwards."""
+    """Creates trainings from a sample, named after the test; they and their claims are deleted afterwards."""
     test = request.node.originalname.removeprefix("test_").replace("_", "-")[:30].strip("-")
     names: list[str] = []
 
@@ -60,6 +60,6 @@ def training(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Calla
 
 @pytest.fixture(scope="module")
 def environment() -> Iterator[Environment]:
-    """Played nodes and pods, and none but the tests' own operators, for as long as one module needs it."""
+    """Simulated nodes and pods, and only the tests' own operators, for one module."""
     with simulated_environment() as it:
         yield it

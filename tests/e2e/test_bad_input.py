@@ -1,4 +1,4 @@
-"""What is wrong is refused with the field or the file named, and nothing is lost."""
+"""Invalid specs and damaged files are rejected with the name of the field or file."""
 
 import re
 import subprocess
@@ -22,7 +22,8 @@ from tests.support.kube import Cluster, Refused, sample
     ],
     ids=["too low", "unknown", "no such mode", "warm-up too long", "loss scale of bf16", "areas reversed"],
 )
-def test_api_server_and_trainer_refuse_in_the_same_words(cluster: Cluster, tmp_path, change):
+def test_api_server_and_trainer_reject_with_same_message(cluster: Cluster, tmp_path, change):
+    """The trainer's message is part of the API server's."""
     manifest = sample("resnext-digits", "refused", {"training": change})
     with pytest.raises(Refused) as refusal:
         cluster.apply(manifest)
@@ -37,8 +38,8 @@ def test_api_server_and_trainer_refuse_in_the_same_words(cluster: Cluster, tmp_p
     assert re.sub(r'^Invalid value: ([-.\d]+: |"[^"]*": )?', "", reason) in str(refusal.value)
 
 
-def test_worker_that_cannot_start_is_counted(cluster: Cluster):
-    """A volume over /usr hides the program: counted, with the runtime's message in the status, and not for ever."""
+def test_failed_worker_start_is_counted(cluster: Cluster):
+    """A volume over /usr hides the program; the runtime's message is in the status."""
     hidden = {"volumes": [{"name": "x", "emptyDir": {}}], "volumeMounts": [{"name": "x", "mountPath": "/usr"}]}
     cluster.apply(sample("resnext-digits", "hidden", {"workers": hidden, "runPolicy": {"backoffLimit": 1}}))
     try:
@@ -75,7 +76,8 @@ def damaged(cluster: Cluster) -> None:
         ("empty", "no train-* file in /data"),
     ],
 )
-def test_data_that_cannot_be_trained_on_ends_with_the_files_name(cluster: Cluster, training, folder, words):
+def test_invalid_dataset_fails_naming_file(cluster: Cluster, training, folder, words):
+    """The attempt ends with exit code 3 and names the file."""
     name = training(dataset={"subPath": folder})
     cluster.until(name, lambda status: status.get("phase") == "Failed")
     status = cluster.status(name)
@@ -86,7 +88,8 @@ def test_data_that_cannot_be_trained_on_ends_with_the_files_name(cluster: Cluste
     assert words in failed["message"]
 
 
-def test_a_checkpoint_that_is_cut_short_gives_way_to_the_one_before(cluster: Cluster, training):
+def test_truncated_checkpoint_falls_back_to_previous(cluster: Cluster, training):
+    """Training resumes from the checkpoint before the damaged one."""
     name = training(training={"epochs": 10})
     cluster.until(name, lambda status: (status.get("checkpoint") or {}).get("step", 0) >= 60)
     cluster.kubectl("patch", "rnx", name, "--type=merge", "-p", '{"spec":{"suspend":true}}')

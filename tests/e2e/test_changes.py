@@ -1,4 +1,4 @@
-"""What a user changes on the way, and what goes by itself."""
+"""Changes to a running training, and its deletion after the time to live."""
 
 import pytest
 
@@ -9,7 +9,8 @@ def saved(status):
     return (status.get("checkpoint") or {}).get("step", 0)
 
 
-def test_another_number_of_workers_goes_on_from_the_checkpoint(cluster: Cluster, training):
+def test_resize_resumes_from_checkpoint(cluster: Cluster, training):
+    """Changing the pod template requires suspend; scaling does not."""
     name = training(training={"epochs": 12})
     cluster.until(name, lambda status: saved(status) >= 22)
     with pytest.raises(Refused, match="suspend first"):
@@ -24,7 +25,8 @@ def test_another_number_of_workers_goes_on_from_the_checkpoint(cluster: Cluster,
     assert cluster.status(name).get("failures", 0) == 0
 
 
-def test_a_finished_training_goes_after_its_time_to_live(cluster: Cluster, training):
+def test_ttl_deletes_finished_training(cluster: Cluster, training):
+    """The checkpoint claim stays."""
     name = training(training={"epochs": 1}, runPolicy={"ttlSecondsAfterFinished": 3})
     cluster.until(name, lambda status: status.get("phase") == "Succeeded")
     cluster.kubectl("wait", "--for=delete", f"rnx/{name}", "--timeout=60s")

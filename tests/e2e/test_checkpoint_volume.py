@@ -1,4 +1,4 @@
-"""The checkpoint directory on hostPath, where fsGroup changes no owner: what cannot be written is refused at once."""
+"""Checkpoints on hostPath, where fsGroup changes no owner: an unwritable directory is rejected at once."""
 
 from collections.abc import Iterator
 
@@ -37,7 +37,7 @@ def claim(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.mark.parametrize("mode", ["0755", "0770"])
 def test_root_owned_claim_fails_before_first_step(cluster: Cluster, training, claim, mode):
-    """With owner, mode and remedy; never Succeeded, and never a crash seven times."""
+    """The message has owner, mode and remedy; it is not retried."""
     Volume(cluster, claim).run(f"chown root:root . && chmod {mode} .")
     name = training(suffix=f"-{mode}", checkpoints={"claimName": claim, "template": None}, **SMALL)
     cluster.until(name, lambda status: status.get("phase") == "Failed")
@@ -50,7 +50,7 @@ def test_root_owned_claim_fails_before_first_step(cluster: Cluster, training, cl
 
 
 def test_sub_path_is_created_and_resumed(cluster: Cluster, training, claim):
-    """The trainer creates it for its own user; the kubelet would for root."""
+    """The trainer creates it as its own user; the kubelet would create it as root."""
     checkpoints = {"claimName": claim, "template": None, "subPath": "runs/a"}
     name = training(checkpoints=checkpoints, **SMALL)
     cluster.until(name, lambda status: status.get("phase") == "Succeeded")
@@ -64,7 +64,7 @@ def test_sub_path_is_created_and_resumed(cluster: Cluster, training, claim):
 
 
 def test_symbolic_link_in_claim_fails_before_first_step(cluster: Cluster, training, claim):
-    """Wherever it leads."""
+    """Wherever it points."""
     Volume(cluster, claim).run("ln -s /tmp runs && chown -h 1000:1000 runs")
     name = training(checkpoints={"claimName": claim, "template": None, "subPath": "runs/a"}, **SMALL)
     cluster.until(name, lambda status: status.get("phase") == "Failed")
@@ -73,6 +73,6 @@ def test_symbolic_link_in_claim_fails_before_first_step(cluster: Cluster, traini
 
 @pytest.mark.parametrize("path", ["/tmp/ck", "/checkpoints/../tmp", "checkpoints"])
 def test_path_outside_claim_rejected_at_apply(training, path):
-    """What is written there would be lost with the pod."""
+    """Files outside the claim would be lost with the pod."""
     with pytest.raises(Refused, match="what is written elsewhere is lost with the pod: set it to /checkpoints"):
         training(training={"checkpoint": {"path": path}})

@@ -1,4 +1,4 @@
-"""kubectl, the API server and our own reader give a manifest one meaning."""
+"""kubectl, the API server and the operator's YAML reader agree on the meaning of a manifest."""
 
 import subprocess
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.support.kube import NAMESPACE, Cluster
 
 
 @pytest.mark.parametrize(("data", "specs"), CASES.values(), ids=CASES)
-def test_dry_run_has_the_verdict_and_values_of_the_table(cluster: Cluster, tmp_path: Path, data, specs):
+def test_dry_run_matches_table(cluster: Cluster, tmp_path: Path, data, specs):
     """The unit tests compare `render` and `--config` with the same table."""
     path = tmp_path / "training.yaml"
     path.write_bytes(data)

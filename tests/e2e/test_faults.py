@@ -1,7 +1,7 @@
-"""Killed after any write, with or without having heard the answer, the operator comes to the same end.
+"""Fault injection: killed after any write, with or without its response, the operator reaches the same final state.
 
-kwok plays nodes and pods, a proxy counts the writes and strikes. `make test` strikes at a fixed sample of the writes,
-`make test-faults` at each of them (RESNEXT_FAULTS=all).
+kwok simulates nodes and pods, and a proxy counts the writes and injects the faults. `make test` injects at a fixed
+sample of the writes, `make test-faults` at every write (RESNEXT_FAULTS=all).
 """
 
 import asyncio
@@ -15,44 +15,45 @@ from tests.support.simcluster.scenarios import SCENARIOS, Outcome, ScenarioSteps
 
 ALL = os.environ.get("RESNEXT_FAULTS") == "all"
 
-# More at a time only wait for the two cores.
-SIDE_BY_SIDE = 4
+# More would only wait for the two cores.
+CONCURRENCY = 4
 
 
-def strikes(writes: int) -> list[tuple[Fault, int]]:
-    """Which fault strikes at which of so many writes."""
+def injection_points(writes: int) -> list[tuple[Fault, int]]:
+    """Faults and the numbers of the writes at which they are injected."""
     if ALL:
         return [(fault, number) for fault in Fault for number in range(1, writes + 1)]
-    # Each fault at another place, and all over the run.
+    # Each fault at another write, spread over the run.
     return [(fault, max(1, round(writes * (place + 1) / (len(Fault) + 1)))) for place, fault in enumerate(Fault)]
 
 
 @pytest.mark.timeout(7200 if ALL else 300)
 @pytest.mark.parametrize("steps", SCENARIOS, ids=lambda steps: steps.__name__)
-def test_a_fault_at_any_write_changes_neither_the_end_nor_what_is_made(environment: Environment, steps: ScenarioSteps):
+def test_fault_at_any_write_does_not_change_outcome(environment: Environment, steps: ScenarioSteps):
+    """The final state and the created objects are those of a run without faults."""
     told, injected = environment.run(sweep(environment, steps))
     print(f"{steps.__name__}: {injected} faults")
     assert not told, "\n".join(told)
 
 
 async def sweep(environment: Environment, steps: ScenarioSteps) -> tuple[list[str], int]:
-    turn = asyncio.Semaphore(SIDE_BY_SIDE)
+    turn = asyncio.Semaphore(CONCURRENCY)
 
     async def one(fault: Fault | None = None, at_write: int = 0) -> Outcome:
         async with turn:
             return await run_scenario(steps, environment, fault, at_write)
 
     clean, again = await asyncio.gather(one(), one())
-    # What differs here would hide what a fault changes.
+    # A difference between clean runs would hide the effect of a fault.
     told = [f"between two runs without a fault: {each}" for each in again.differences(clean)]
-    faults = strikes(len(clean.writes))
+    faults = injection_points(len(clean.writes))
     runs = await asyncio.gather(*(one(*each) for each in faults), return_exceptions=True)
     injected = 0
     for (fault, number), run in zip(faults, runs, strict=True):
         if isinstance(run, BaseException):
             told.append(str(run))
             continue
-        # Where the pods are quicker, fewer looks and writes are enough; then there is nothing to strike at.
+        # Faster pods need fewer writes; then a fault may have no write to be injected at.
         injected += run.injected
         killed = run.injected and fault in (Fault.KILLED_AFTER, Fault.KILLED_BEFORE)
         told += [f"{fault} {number} ({clean.writes[number - 1]}): {each}" for each in run.differences(clean)]

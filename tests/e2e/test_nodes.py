@@ -1,4 +1,4 @@
-"""A node falls silent, another is emptied: minutes by the cluster's own clocks, so in `make test-faults` alone."""
+"""Lost and drained nodes: minutes because of the cluster's timeouts, so in `make test-faults` only."""
 
 import re
 import time
@@ -32,9 +32,8 @@ def worker_node(cluster: Cluster):
     cluster.run("kubectl", "wait", "--for=condition=Ready", f"node/{name}", "--timeout=120s")
 
 
-def test_a_worker_on_a_lost_node_is_replaced_while_its_pod_hangs_in_terminating(
-    cluster: Cluster, training, worker_node
-):
+def test_worker_on_lost_node_is_replaced(cluster: Cluster, training, worker_node):
+    """Its pod stays in Terminating meanwhile; training resumes from the checkpoint."""
     name = training(training=LONG)
     cluster.until(name, lambda status: saved(status) >= 22)
     (lost,) = (pod for pod in cluster.pods(name, "worker") if pod["spec"]["nodeName"] == worker_node)
@@ -53,7 +52,8 @@ def test_a_worker_on_a_lost_node_is_replaced_while_its_pod_hangs_in_terminating(
     assert successor["spec"]["nodeName"] != worker_node
 
 
-def test_a_drained_node_costs_nothing_but_the_way(cluster: Cluster, training, worker_node):
+def test_drained_node_loses_no_steps(cluster: Cluster, training, worker_node):
+    """The ranks save within 60 s, and the workers move to another node."""
     name = training(training=LONG)
     cluster.until(name, lambda status: saved(status) >= 22)
     began = time.monotonic()

@@ -1,4 +1,4 @@
-"""What the real API server and the operator refuse, in one and the same sentence, and from whom."""
+"""Specs and requests that the API server and the operator reject with the same message."""
 
 import json
 import re
@@ -51,12 +51,13 @@ TWO = {"persistentVolumeClaim": {"claimName": "x"}, "emptyDir": {}}
     ],
     ids=lambda change: re.sub(r"[{}'\[\]]", "", str(change)),
 )
-def test_api_server_and_operator_refuse_in_the_same_words(cluster: Cluster, change):
+def test_api_server_and_operator_reject_with_same_message(cluster: Cluster, change):
+    """The operator's field and reason are part of the API server's message."""
     assert_both_refuse(cluster, sample("resnext-digits", "refused", change))
 
 
-def test_the_definition_fits_into_an_annotation(cluster: Cluster):
-    """`kubectl apply` keeps a copy of what it applies in an annotation, and annotations end at 256 KiB."""
+def test_definition_fits_into_annotation(cluster: Cluster):
+    """`kubectl apply` keeps a copy in an annotation, which is limited to 256 KiB."""
     definition = (ROOT / "manifests" / "crd.yaml").read_text()
     assert len(json.dumps(yaml.safe_load(definition))) <= 256 * 1024
     assert "resnexttrainings.resnext.dev" in cluster.run(
@@ -64,8 +65,8 @@ def test_the_definition_fits_into_an_annotation(cluster: Cluster):
     )
 
 
-def test_api_server_rejects_each_class_of_invalid_pods(cluster: Cluster):
-    """When the training is created: none of these pods would ever exist."""
+def test_api_server_rejects_invalid_pods_of_each_class(cluster: Cluster):
+    """When the training is created: none of these pods could ever exist."""
     names = {f"invalid-{number}": name for number, name in enumerate(INVALID)}
     documents = [as_text(odd(key, INVALID[name])) for key, name in names.items()]
     with pytest.raises(Refused) as refusal:
@@ -76,7 +77,7 @@ def test_api_server_rejects_each_class_of_invalid_pods(cluster: Cluster):
     assert [names[key] for key in names.keys() - rejected] == []
 
 
-def test_api_server_accepts_pods_of_odd_valid_specs(cluster: Cluster):
+def test_api_server_accepts_pods_of_unusual_valid_specs(cluster: Cluster):
     """The training, its workers with and without a gate, its launcher and its claim."""
     for number, (name, spec) in enumerate(VALID.items()):
         manifest = odd(f"valid-{number}", spec)
@@ -98,7 +99,7 @@ def odd(name, spec):
 
 
 def test_foreign_claim_is_not_mounted(cluster: Cluster):
-    """A claim NAME-checkpoints of another user is neither mounted nor written, and the message names the field."""
+    """A claim NAME-checkpoints of another user is neither mounted nor written; the message names the field."""
     claim = {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
@@ -117,8 +118,8 @@ def test_foreign_claim_is_not_mounted(cluster: Cluster):
         cluster.kubectl("delete", "rnx/foreign", "pvc/foreign-checkpoints", "--ignore-not-found", "--wait=false")
 
 
-def test_quota_without_limits_is_named_before_workers_start(cluster: Cluster):
-    """A quota that wants limits.cpu: no worker is created for a launcher, or for workers, that it does not admit."""
+def test_quota_without_limits_reported_before_workers(cluster: Cluster):
+    """A quota that requires limits.cpu: no worker is created if the quota rejects workers or launcher."""
     namespace = "quota"
     cluster.run("kubectl", "create", "namespace", namespace)
     try:
@@ -140,7 +141,8 @@ def test_quota_without_limits_is_named_before_workers_start(cluster: Cluster):
         cluster.run("kubectl", "delete", "namespace", namespace, "--wait=false")
 
 
-def test_a_name_that_is_too_long_for_its_pods_is_refused(cluster: Cluster):
+def test_name_too_long_for_pods_is_rejected(cluster: Cluster):
+    """By the API server and by the operator."""
     assert_both_refuse(cluster, sample("resnext-digits", "n" * (MAX_NAME_LENGTH + 1)))
 
 
@@ -162,7 +164,8 @@ def as_text(manifest) -> str:
     return yaml.safe_dump(manifest)
 
 
-def test_created_suspended_there_is_no_pod_and_what_is_immutable_stays(cluster: Cluster, training):
+def test_immutable_fields_of_suspended_training(cluster: Cluster, training):
+    """No pods exist, immutable fields are rejected, and other changes are accepted."""
     name = training(suspend=True)
     cluster.until(name, lambda status: status.get("phase") == "Suspended")
     assert "startTime" not in cluster.status(name)
@@ -180,7 +183,8 @@ def test_created_suspended_there_is_no_pod_and_what_is_immutable_stays(cluster: 
     assert cluster.status(name)["phase"] == "Suspended"
 
 
-def test_another_managers_training_is_left_alone(cluster: Cluster, training):
+def test_training_of_other_manager_is_not_modified(cluster: Cluster, training):
+    """A training with managedBy gets no status and no children."""
     name = training(managedBy="another.example/queue")
     ours = training(suffix="-not", suspend=True)
     cluster.until(ours, lambda status: status.get("phase") == "Suspended")
@@ -190,7 +194,8 @@ def test_another_managers_training_is_left_alone(cluster: Cluster, training):
         cluster.kubectl("patch", "rnx", name, "--type=json", "-p", '[{"op":"remove","path":"/spec/managedBy"}]')
 
 
-def test_the_nodes_folders_and_network_are_not_for_trainings(cluster: Cluster, training):
+def test_host_access_is_rejected_by_default(cluster: Cluster, training):
+    """hostPath volumes and hostNetwork are not allowed."""
     folder = {"volumes": [{"name": "host", "hostPath": {"path": "/etc"}}]}
     for suffix, workers, words in (
         ("-folder", folder, "/etc is a folder of the node"),
@@ -249,8 +254,8 @@ def grant(cluster: Cluster, name: str, resources, verbs) -> None:
     )
 
 
-def test_who_may_not_create_pods_may_not_write_trainings(cluster: Cluster, training, author):
-    """The policy is on the real API server; the operator's own work and the garbage collector's are not in its way."""
+def test_author_without_pod_permission_is_rejected(cluster: Cluster, training, author):
+    """The admission policy does not affect the operator or the garbage collector."""
 
     def create() -> str:
         """The words of the refusal; empty when he is let in."""

@@ -1,4 +1,4 @@
-"""Two replicas of the operator: one leads, and when it dies the other goes on where it was."""
+"""Two replicas of the operator: one leads, and the other takes over when it dies."""
 
 import time
 from datetime import datetime
@@ -37,7 +37,8 @@ def kill(cluster: Cluster, pod: str) -> None:
 
 
 @pytest.mark.usefixtures("two")
-def test_whoever_dies_another_leads_and_nothing_is_made_twice(cluster: Cluster, training):
+def test_standby_takes_over_when_leader_dies(cluster: Cluster, training):
+    """Running trainings continue, and nothing is created twice; a graceful end releases the lease."""
     running = training(training={"epochs": 300})
     cluster.until(running, lambda status: (status.get("progress") or {}).get("step", 0) > 20)
     before, first = cluster.children(running), lease(cluster)

@@ -15,8 +15,8 @@ SEED = int(os.environ.get("RESNEXT_SOAK_SEED", "1"))
 
 
 @pytest.mark.timeout(SECONDS + 900)
-def test_operator_with_odd_tenant_serves_the_other(environment: Environment):
-    """All ordinary trainings succeed, the operator never ends, and its memory, caches and series do not grow."""
+def test_operator_with_odd_tenant_serves_other_tenant(environment: Environment):
+    """All ordinary trainings succeed; the operator does not exit, and memory, caches and series do not grow."""
     outcome = environment.run(soak(environment, SEED, SECONDS))
     print(f"RESNEXT_SOAK_SEED={SEED}: {outcome}")
     for what, count in sorted(outcome.actions.items()):

@@ -1,18 +1,17 @@
-"""A rank stands still, and the operator says so: a minute of silence each time, so in `make test-faults` alone."""
+"""A stuck rank is reported as Stalled: a minute of waiting each time, so in `make test-faults` only."""
 
 from tests.support.kube import Cluster
 
 LONG = {"epochs": 120, "checkpoint": {"everyEpochs": 1}}
-STAND_STILL, GO_ON = "STOP", "CONT"
+STOP, CONTINUE = "STOP", "CONT"
 
 
 def signal(cluster: Cluster, pod: str, name: str) -> None:
     cluster.kubectl("exec", pod, "--", "sh", "-c", f"kill -{name} $(cat /run/resnext/ranks/0.pid)")
 
 
-def test_a_rank_that_stands_still_is_told_and_when_it_goes_on_too_and_given_up_after_the_deadline(
-    cluster: Cluster, training
-):
+def test_stall_is_reported_cleared_and_ended_as_hung(cluster: Cluster, training):
+    """A resumed rank clears the condition; a stall past its deadline ends the attempt as hung."""
     # The watchdog of the ranks themselves is slower here than the operator.
     policy = {"stallMultiple": 2, "stallDeadlineSeconds": 45}
     name = training(training={**LONG, "stallTimeoutSeconds": 600}, runPolicy=policy)
@@ -25,19 +24,19 @@ def test_a_rank_that_stands_still_is_told_and_when_it_goes_on_too_and_given_up_a
         return lambda _: cluster.condition(name, "Stalled").get("status") == wanted
 
     cluster.until(name, lambda status: saved(status) >= 22)
-    signal(cluster, pod, STAND_STILL)
+    signal(cluster, pod, STOP)
     cluster.until(name, stalled("True"), seconds=120)
     stands = cluster.condition(name, "Stalled")
     assert stands["reason"] == "Stalled"
     assert "rank 1 does not answer" in stands["message"]
     assert "rank 0 at " in stands["message"]
-    signal(cluster, pod, GO_ON)
+    signal(cluster, pod, CONTINUE)
     cluster.until(name, stalled("False"), seconds=30)
     assert cluster.condition(name, "Stalled")["reason"] == "Moving"
     assert cluster.status(name).get("failures", 0) == 0
 
     kept = saved(cluster.status(name))
-    signal(cluster, pod, STAND_STILL)
+    signal(cluster, pod, STOP)
     cluster.until(name, stalled("True"), seconds=120)
     cluster.until(name, lambda status: status.get("failures") == 1, seconds=120)
     attempt = cluster.status(name)["attempts"][0]
@@ -49,6 +48,6 @@ def test_a_rank_that_stands_still_is_told_and_when_it_goes_on_too_and_given_up_a
     # It makes steps again: nothing of the rank that stood still is left in its pod.
     cluster.until(name, lambda status: status["progress"]["step"] > step)
     assert cluster.condition(name, "Stalled")["status"] == "False"
-    story = " ".join(cluster.kubectl("describe", "rnx", name).split())
+    described = " ".join(cluster.kubectl("describe", "rnx", name).split())
     for told in ("Warning Stalled", "Normal Moving", "Warning Hung"):
-        assert told in story
+        assert told in described

@@ -1,4 +1,4 @@
-"""A training's life on the real cluster, from kubectl apply to its accuracy in Prometheus."""
+"""The life of a training on the real cluster, from kubectl apply to its accuracy in Prometheus."""
 
 import json
 import re
@@ -35,7 +35,8 @@ def dashboard_queries():
     return [target["expr"] for panel in panels for target in panel.get("targets", ())]
 
 
-def test_digits_train_to_their_accuracy_and_prometheus_saw_it(cluster: Cluster, training):
+def test_digits_reach_accuracy_and_export_metrics(cluster: Cluster, training):
+    """Two workers train to 97 %, and every dashboard query returns data."""
     name = training()
     cluster.until(name, lambda status: status.get("phase") == "Running" and steps_done(status) > 40)
     workers = cluster.pods(name, "worker")
@@ -77,7 +78,8 @@ def test_digits_train_to_their_accuracy_and_prometheus_saw_it(cluster: Cluster, 
         assert cluster.query(f"last_over_time(({asked})[10m:5s])"), f"no data for {query}"
 
 
-def test_dali_xla_and_bf16_are_what_info_says(cluster: Cluster, training):
+def test_info_metric_reports_dali_xla_and_bf16(cluster: Cluster, training):
+    """The labels of resnext_train_info match the configuration."""
     name = training(
         training={"epochs": 2, "data": {"pipeline": "dali"}, "xla": True, "precision": {"mode": "bf16"}},
     )
@@ -98,7 +100,8 @@ def test_dali_xla_and_bf16_are_what_info_says(cluster: Cluster, training):
 
 
 @pytest.mark.parametrize("options", [("--grace-period=0", "--force"), ()], ids=["at once", "with time to save"])
-def test_a_lost_worker_costs_no_more_than_the_steps_since_the_checkpoint(cluster: Cluster, training, options):
+def test_lost_worker_resumes_from_last_checkpoint(cluster: Cluster, training, options):
+    """Only steps after the last checkpoint are repeated."""
     name = training(training=LONG)
     cluster.until(name, lambda status: saved(status) >= 40)
     (victim,) = (
@@ -119,7 +122,8 @@ def test_a_lost_worker_costs_no_more_than_the_steps_since_the_checkpoint(cluster
     assert status.get("failures", 0) == 0
 
 
-def test_the_operators_death_touches_no_child(cluster: Cluster, training):
+def test_operator_restart_changes_no_child(cluster: Cluster, training):
+    """The training continues without a new attempt."""
     name = training(training=LONG)
     cluster.until(name, lambda status: steps_done(status) > 20)
     before = cluster.children(name)
@@ -133,6 +137,7 @@ def test_the_operators_death_touches_no_child(cluster: Cluster, training):
 
 
 def test_suspend_saves_and_resume_continues(cluster: Cluster, training):
+    """Suspending saves a checkpoint and deletes all pods; resuming repeats no saved step."""
     name = training(training=LONG)
     cluster.until(name, lambda status: saved(status) >= 40)
     cluster.kubectl("patch", "rnx", name, "--type=merge", "-p", '{"spec":{"suspend":true}}')
@@ -149,7 +154,8 @@ def test_suspend_saves_and_resume_continues(cluster: Cluster, training):
     assert min(seen) >= saved(status)
 
 
-def test_without_gpus_the_status_says_what_no_node_offers(cluster: Cluster, training):
+def test_missing_gpus_are_reported_as_unschedulable(cluster: Cluster, training):
+    """The condition Scheduled names nvidia.com/gpu."""
     cluster.apply(claim("imagenet", "ReadOnlyMany"), claim("resnext-250ep-checkpoints", "ReadWriteOnce"))
     name = training("resnext-250ep")
     said = cluster.until(
@@ -170,7 +176,8 @@ def nodes_with_gpus(cluster: Cluster):
         patch_capacity(cluster, node, '{"op":"remove","path":"/status/capacity/nvidia.com~1gpu"}')
 
 
-def test_a_gpu_that_cannot_be_used_ends_the_training_and_never_on_cpu(cluster: Cluster, training, nodes_with_gpus):
+def test_unusable_gpu_fails_without_cpu_fallback(cluster: Cluster, training, nodes_with_gpus):
+    """The attempt ends with exit code 7."""
     name = training(
         "resnext-250ep",
         dataset={"claimName": "digits-data"},
@@ -202,7 +209,8 @@ def test_a_gpu_that_cannot_be_used_ends_the_training_and_never_on_cpu(cluster: C
 
 
 @pytest.mark.parametrize("operators", [1, 0], ids=["as always", "while the operator is down"])
-def test_deleting_takes_every_child_but_the_checkpoints(cluster: Cluster, training, operators):
+def test_deletion_removes_children_except_checkpoints(cluster: Cluster, training, operators):
+    """Also if the training is deleted while the operator is down."""
     name = training(training=LONG)
     cluster.until(name, lambda status: saved(status) >= 20)
     scale(cluster, operators)

@@ -26,5 +26,6 @@ def rendered(path: Path) -> str:
 
 
 @pytest.mark.parametrize("sample", sorted(SAMPLES.glob("resnext-*.yaml")), ids=lambda path: path.stem)
-def test_sample_renders_as_reviewed(sample: Path) -> None:
+def test_sample_matches_golden(sample: Path) -> None:
+    """The manifests of each sample are those that were reviewed."""
     check(sample.name, rendered(sample))

@@ -1,4 +1,4 @@
-"""Names and texts of the interface: metrics with labels and help, reasons with remedies, command lines."""
+"""Public interface: metrics with labels and help, reasons with suggested actions, command-line help."""
 
 import contextlib
 import io

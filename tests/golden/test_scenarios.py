@@ -17,7 +17,7 @@ def test_exit_statuses_match_golden() -> None:
     check("scenarios/exit-statuses.yaml", dump({"scenario": exit_statuses.__doc__, "exit statuses": exit_statuses()}))
 
 
-def test_every_golden_has_its_scenario() -> None:
-    """A golden that no scenario writes any more is deleted with it."""
+def test_every_golden_has_scenario() -> None:
+    """A golden file without a scenario is deleted."""
     found = {path.stem for path in (FOLDER / "scenarios").glob("*.yaml")}
     assert found == {*SCENARIOS, "exit-statuses"}

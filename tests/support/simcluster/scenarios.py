@@ -82,6 +82,11 @@ class TrainingScenario:
         return f"/api/v1/namespaces/{self.namespace}/pods/{name}"
 
 
+async def create_to_running(scenario: TrainingScenario) -> None:
+    await scenario.create()
+    await scenario.trains()
+
+
 async def create_to_succeeded(scenario: TrainingScenario) -> None:
     # Long enough for an operator that is killed and started meanwhile to ask how far it has come.
     await scenario.create(last_attempt=1, seconds=4)

@@ -1,4 +1,4 @@
-"""The order and the perseverance of the benchmark that runs unattended, without a GPU and without a network."""
+"""The unattended GPU benchmark: order, resumption and deadlines, without a GPU or a network."""
 
 import time
 from dataclasses import replace
@@ -46,7 +46,8 @@ def soon():
     return time.monotonic() + 60
 
 
-def test_every_precision_is_measured_with_and_without_xla_on_every_pipeline_at_its_preset():
+def test_every_precision_pipeline_and_xla_is_measured():
+    """At the batch size of its preset."""
     asked = set(measurements(CONFIG))
     for precision in PRECISIONS:
         for compiled in (True, False):
@@ -54,25 +55,30 @@ def test_every_precision_is_measured_with_and_without_xla_on_every_pipeline_at_i
                 assert Measurement("ours", precision, compiled, CONFIG.batch[precision], pipeline) in asked
 
 
-def test_nothing_is_measured_twice():
+def test_no_measurement_repeats():
+    """Each measurement is listed once."""
     asked = list(measurements(CONFIG))
     assert len(asked) == len(set(asked))
 
 
-def test_what_is_compared_first_is_measured_first():
+def test_compared_measurements_come_first():
+    """ResNeXt and timm in fp16 are measured before anything else."""
     first, second, *_ = measurements(CONFIG)
     assert (first, second) == (Measurement("ours", "fp16", True, 256), Measurement("theirs", "fp16", True, 256))
 
 
-def test_without_pytorch_only_ours_is_measured():
+def test_without_pytorch_only_own_trainer_is_measured():
+    """The baseline is skipped."""
     assert {measurement.who for measurement in measurements(replace(CONFIG, torch=None))} == {"ours"}
 
 
-def test_more_gpus_than_there_are_is_not_asked_for():
+def test_gpu_counts_do_not_exceed_machine():
+    """On two GPUs only 1 and 2 are measured."""
     assert {measurement.gpus for measurement in measurements(replace(CONFIG, gpus=2))} == {1, 2}
 
 
-def test_a_failure_ends_no_more_than_its_own_cell(record):
+def test_failure_affects_only_its_measurement(record):
+    """All other measurements run."""
     machine = Machine(failing="precision.mode=tf32")
     measure_all(CONFIG, record, soon(), machine)
     assert len(machine.asked) == len(list(measurements(CONFIG)))
@@ -81,7 +87,8 @@ def test_a_failure_ends_no_more_than_its_own_cell(record):
     assert {(measurement.who, measurement.precision) for measurement in failed} == {("ours", "tf32")}
 
 
-def test_a_run_that_was_cut_off_goes_on_where_it_stopped(record, tmp_path):
+def test_interrupted_run_resumes(record, tmp_path):
+    """Failed and truncated records are measured again, finished ones are not."""
     measure_all(CONFIG, record, soon(), Machine(failing="precision.mode=bf16"))
     with (tmp_path / "gpu.jsonl").open("a") as stream:
         stream.write('{"cell": {"who": "ou')
@@ -94,13 +101,15 @@ def test_a_run_that_was_cut_off_goes_on_where_it_stopped(record, tmp_path):
     assert third.asked == []
 
 
-def test_nothing_begins_after_the_deadline(record):
+def test_nothing_starts_after_deadline(record):
+    """No command runs."""
     machine = Machine()
     measure_all(CONFIG, record, time.monotonic(), machine)
     assert machine.asked == []
 
 
-def test_the_ratios_are_of_what_was_measured(record):
+def test_ratios_use_measured_values(record):
+    """Without measurements there are no ratios."""
     measure_all(CONFIG, record, soon(), Machine())
     found = {text: value for text, value, _ in ratios(record.found)}
     assert found["ours fp16 XLA batch 256 synthetic x 1 over timm's"] == 1
@@ -109,13 +118,15 @@ def test_the_ratios_are_of_what_was_measured(record):
     assert ratios({}) == []
 
 
-def test_several_gpus_are_ranks_under_mpirun():
+def test_several_gpus_run_under_mpirun():
+    """One rank per GPU."""
     words = [str(word) for word in command(Measurement("ours", "fp16", True, 256, gpus=4), CONFIG)]
     assert words[:3] == ["mpirun", "-np", "4"]
     assert "data.path=/data" not in words
 
 
-def test_a_command_that_fails_says_its_last_words():
+def test_failed_command_quotes_last_output():
+    """Also on timeout and if the program is missing."""
     with pytest.raises(CommandFailed, match="ended with 3:\nno such network"):
         facts(["sh", "-c", "echo no such network >&2; exit 3"])
     with pytest.raises(CommandFailed, match="ended with 0:\nnothing to say"):
@@ -126,7 +137,8 @@ def test_a_command_that_fails_says_its_last_words():
         facts(["/nowhere/python"])
 
 
-def test_commands_take_turns(tmp_path):
+def test_interleave_alternates_commands(tmp_path):
+    """Commands take turns."""
     said = {name: ["sh", "-c", f"echo {name} >> {tmp_path}/log; echo '{{\"imagesPerSecond\": 1}}'"] for name in "ab"}
     assert {name: len(found) for name, found in interleave(2, said).items()} == {"a": 2, "b": 2}
     assert (tmp_path / "log").read_text().split() == ["a", "b", "a", "b"]

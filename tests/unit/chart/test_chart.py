@@ -1,4 +1,4 @@
-"""The chart says what it needs and no more, and everything made from the code is fresh."""
+"""The Helm chart: permissions, values, settings and generated files."""
 
 import json
 import re
@@ -40,7 +40,8 @@ def rules(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [rule for kind in ("Role", "ClusterRole") for role in of_kind(manifests, kind) for rule in role["rules"]]
 
 
-def test_helm_finds_nothing_to_complain_about():
+def test_chart_passes_helm_lint():
+    """`helm lint --strict` reports nothing."""
     helm("lint", "--strict", CHART)  # raises on failure
 
 
@@ -53,7 +54,8 @@ def test_helm_finds_nothing_to_complain_about():
         *("settings.leaseName=x", "settings.reconcilers=0", "settings.reconcilers=many", "settings.hostNetwork=true"),
     ],
 )
-def test_a_wrong_value_is_refused(wrong):
+def test_invalid_value_is_rejected(wrong):
+    """The error names the value."""
     with pytest.raises(RuntimeError, match=re.escape(wrong.partition("=")[0].rpartition(".")[2])):
         rendered("--set", wrong)
 
@@ -62,20 +64,23 @@ ALL, SOME = (), ("--set", "namespaces={one,two}")
 
 
 @pytest.mark.parametrize("namespaces", [ALL, SOME], ids=["everywhere", "in two namespaces"])
-def test_no_rule_has_a_wildcard(namespaces):
+def test_rbac_has_no_wildcard(namespaces):
+    """No rule grants all groups, resources or verbs."""
     for rule in rules(rendered(*namespaces)):
         assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
 
 
 @pytest.mark.parametrize("namespaces", [ALL, SOME], ids=["everywhere", "in two namespaces"])
-def test_secrets_are_never_listed_and_nobody_enters_pods(namespaces):
+def test_rbac_denies_listing_secrets_and_pod_subresources(namespaces):
+    """Secrets: get and create only; no exec, attach or port-forward."""
     granted = rules(rendered(*namespaces))
     verbs = {verb for rule in granted if "secrets" in rule["resources"] for verb in rule["verbs"]}
     assert verbs == {"get", "create"}
     assert not {resource for rule in granted for resource in rule["resources"] if resource.startswith("pods/")}
 
 
-def test_with_namespaces_there_is_a_role_in_each_and_none_for_the_cluster():
+def test_namespaces_value_replaces_cluster_role_by_roles():
+    """Each namespace gets a Role and a RoleBinding; no cluster-wide permission remains."""
     manifests = rendered(*SOME)
     assert not of_kind(manifests, "ClusterRole")
     assert not of_kind(manifests, "ClusterRoleBinding")
@@ -98,7 +103,8 @@ def environment(manifests):
     return {each["name"]: each.get("value") for each in deployment["spec"]["template"]["spec"]["containers"][0]["env"]}
 
 
-def test_nobody_asks_who_the_author_is_unless_told_to():
+def test_admission_policies_are_off_by_default():
+    """If enabled, both policies deny in the given namespaces."""
     assert not of_kind(rendered(), "ValidatingAdmissionPolicy")
     manifests = rendered("--set", "admissionPolicy.enabled=true", *SOME)
     policies = of_kind(manifests, "ValidatingAdmissionPolicy")
@@ -116,8 +122,8 @@ def policies(*arguments: str) -> dict[str, Any]:
     return {each["metadata"]["name"]: each["spec"] for each in of_kind(manifests, "ValidatingAdmissionPolicy")}
 
 
-def test_scale_needs_the_right_to_create_pods():
-    """Scaling creates pods as a changed spec does; only users in admissionPolicy.scalers are exempt."""
+def test_scale_requires_permission_to_create_pods():
+    """Only users in admissionPolicy.scalers are exempt."""
     authors = policies()["resnext-operator-authors"]
     (rule,) = authors["matchConstraints"]["resourceRules"]
     assert rule["resources"] == ["resnexttrainings", "resnexttrainings/scale"]
@@ -129,8 +135,8 @@ def test_scale_needs_the_right_to_create_pods():
     assert "request.subResource == 'scale'" in exempt, "the spec itself stays guarded"
 
 
-def test_status_is_the_operators_alone_to_write():
-    """Whoever writes the status can end a training; an admission policy names the operator's service account."""
+def test_only_operator_may_write_status():
+    """An admission policy names the operator's service account."""
     status = policies()["resnext-operator-status"]
     (rule,) = status["matchConstraints"]["resourceRules"]
     assert (rule["resources"], rule["operations"]) == (["resnexttrainings/status"], ["UPDATE"])
@@ -138,8 +144,8 @@ def test_status_is_the_operators_alone_to_write():
     assert "== 'system:serviceaccount:resnext-system:resnext-operator'" in validation["expression"]
 
 
-def test_settings_schema_lists_every_field_of_the_class():
-    """Each setting of the class is a value of the chart or a key of `settings`, with its bounds, and never both."""
+def test_settings_schema_lists_every_setting():
+    """Each setting is a chart value or a key of `settings`, with bounds, never both."""
     listed = json.loads((CHART / "values.schema.json").read_text())["properties"]["settings"]
     assert listed["additionalProperties"] is False
     own = {to_camel(name) for name in Settings.model_fields} - listed["properties"].keys()
@@ -152,8 +158,8 @@ def test_settings_schema_lists_every_field_of_the_class():
 
 
 @pytest.mark.parametrize("name", sorted(Settings.chart_schema()["properties"]))
-def test_each_setting_reaches_the_operator_unchanged(name):
-    """The chart's spelling of a setting, and of its number, is one that the operator parses."""
+def test_setting_reaches_operator_unchanged(name):
+    """The operator parses the chart's spelling of the name and of the number."""
     bounds = Settings.chart_schema()["properties"][name]
     told = environment(rendered("--set", f"settings.{name}={bounds['maximum']}"))
     Settings.check_names(told)
@@ -162,15 +168,16 @@ def test_each_setting_reaches_the_operator_unchanged(name):
     assert getattr(settings, snake) == bounds["maximum"]
 
 
-def test_the_deployment_sets_no_variable_twice():
-    """A list of variables with one name twice is taken by the API server, and the last one wins silently."""
+def test_deployment_sets_no_variable_twice():
+    """The API server accepts duplicate names, and the last one wins silently."""
     (deployment,) = of_kind(rendered("--set", "settings.connections=3"), "Deployment")
     names_of = [each["name"] for each in deployment["spec"]["template"]["spec"]["containers"][0]["env"]]
     assert len(names_of) == len(set(names_of))
     Settings.check_names(dict.fromkeys(names_of, "x"))
 
 
-def test_what_trainings_may_ask_of_their_nodes_is_nothing_by_default():
+def test_host_access_is_off_by_default():
+    """hostPath and hostNetwork must be allowed explicitly."""
     told = environment(rendered())
     assert "RESNEXT_HOST_PATHS" not in told
     assert "RESNEXT_HOST_NETWORK" not in told
@@ -179,7 +186,8 @@ def test_what_trainings_may_ask_of_their_nodes_is_nothing_by_default():
     assert (settings.site.host_paths, settings.site.host_network) == (("/mnt/a", "/mnt/b"), True)
 
 
-def test_the_operator_knows_itself_and_who_reads_metrics():
+def test_metrics_access_reaches_operator():
+    """The operator's label matches the NetworkPolicy of trainings."""
     manifests = rendered()
     monitoring = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
     told = environment(manifests)
@@ -190,7 +198,8 @@ def test_the_operator_knows_itself_and_who_reads_metrics():
     assert labels["app.kubernetes.io/name"] == names.OPERATOR, "by which a training's NetworkPolicy lets it in"
 
 
-def test_the_operator_runs_restricted():
+def test_operator_meets_restricted_pod_security():
+    """It also has a memory limit and probes."""
     (deployment,) = of_kind(rendered(), "Deployment")
     pod = deployment["spec"]["template"]["spec"]
     assert pod["securityContext"]["runAsNonRoot"]
@@ -206,7 +215,8 @@ def test_the_operator_runs_restricted():
         assert container["livenessProbe"]
 
 
-def test_images_and_settings_reach_the_operator():
+def test_images_and_settings_reach_operator():
+    """The values are set as image and environment variables."""
     manifests = rendered(
         *("--set", "image=here/operator:1", "--set", "trainerImage=here/trainer:2"),
         *("--set", "settings.resyncSeconds=30"),
@@ -219,31 +229,36 @@ def test_images_and_settings_reach_the_operator():
     assert told["RESNEXT_RESYNC_SECONDS"] == "30"
 
 
-def test_uninstalling_leaves_the_definition_and_so_every_training():
+def test_uninstall_keeps_definition():
+    """The CRD has the resource policy keep, so trainings survive."""
     (definition,) = of_kind(rendered(), "CustomResourceDefinition")
     assert definition["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
     assert not of_kind(rendered("--set", "crd.install=false"), "CustomResourceDefinition")
 
 
-def test_pod_monitors_watch_every_rank_when_asked_to():
+def test_pod_monitors_cover_every_rank():
+    """They are off by default."""
     assert not of_kind(rendered(), "PodMonitor")
     operator, trainings = of_kind(rendered("--set", "podMonitor.enabled=true"), "PodMonitor")
     assert operator["spec"]["podMetricsEndpoints"][0]["honorLabels"]
     assert len(trainings["spec"]["podMetricsEndpoints"]) == 16
 
 
-def test_grafana_finds_the_dashboard_by_its_label():
+def test_dashboard_has_grafana_label():
+    """Grafana's sidecar finds the ConfigMap by this label."""
     (dashboard,) = of_kind(rendered(), "ConfigMap")
     assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
     assert json.loads(dashboard["data"]["resnext.json"])["panels"]
 
 
-def test_every_generated_file_is_fresh():
+def test_generated_files_are_current():
+    """`make generate` changes nothing."""
     stale = [path.name for path, text in generated_files().items() if not path.is_file() or path.read_text() != text]
     assert not stale, "run `make generate`"
 
 
-def test_the_dashboard_asks_for_all_metrics_that_the_code_has_and_for_no_other():
+def test_dashboard_queries_every_metric():
+    """Each metric of the code is queried, and no other."""
     code = "".join(
         (ROOT / name).read_text()
         for name in ("trainer/resnext_trainer/runtime/telemetry.py", "operator/resnext_operator/runtime/metrics.py")

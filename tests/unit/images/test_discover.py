@@ -1,4 +1,4 @@
-"""What Prometheus is told to scrape."""
+"""Scrape targets of Prometheus."""
 
 import runpy
 from pathlib import Path
@@ -15,7 +15,8 @@ def pod(name: str, address: str | None, ports: dict[str, int], **labels: str) ->
     }
 
 
-def test_every_port_named_metrics_is_a_target_with_the_training_it_belongs_to():
+def test_metrics_ports_are_targets_with_training_label():
+    """Every port whose name begins with metrics is a target."""
     worker = pod(
         "w", "10.0.0.1", {"metrics-0": 9430, "metrics-1": 9431, "ssh": 2222}, **{"resnext.dev/training": "flowers"}
     )
@@ -26,7 +27,8 @@ def test_every_port_named_metrics_is_a_target_with_the_training_it_belongs_to():
     ]
 
 
-def test_a_pod_without_an_address_or_a_training_is_no_obstacle():
+def test_pod_without_address_or_training_is_handled():
+    """A pod without an address is skipped; a missing training label is left out."""
     pods = [pod("starting", None, {"metrics": 9400}), pod("operator", "10.0.0.2", {"metrics": 9400})]
     assert DISCOVER["targets"](pods) == [
         {"targets": ["10.0.0.2:9400"], "labels": {"namespace": "demo", "pod": "operator"}}

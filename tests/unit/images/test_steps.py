@@ -1,4 +1,4 @@
-"""Setting up: what is done is skipped, what changed is done again, and a failure says where to read on."""
+"""Setup steps: finished ones are skipped, changed ones run again, and errors refer to the log."""
 
 import threading
 from pathlib import Path
@@ -16,7 +16,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_step_runs_once():
+def test_finished_step_is_skipped():
+    """The second run does nothing."""
     ran: list[str] = []
     once = Step("once", "runs", lambda: ran.append("once"))
     perform([once])
@@ -24,7 +25,8 @@ def test_a_step_runs_once():
     assert ran == ["once"]
 
 
-def test_a_changed_input_runs_the_step_again(tmp_path):
+def test_changed_input_reruns_step(tmp_path):
+    """Equal contents do not."""
     ran: list[str] = []
     file = tmp_path / "input"
     again = Step("again", "runs", lambda: ran.append(file.read_text()), inputs=lambda: [file])
@@ -34,7 +36,8 @@ def test_a_changed_input_runs_the_step_again(tmp_path):
     assert ran == ["one", "two"]
 
 
-def test_an_input_changed_during_the_work_is_not_taken_for_done(tmp_path):
+def test_input_changed_during_step_is_not_done(tmp_path):
+    """The step runs again next time."""
     file = tmp_path / "input"
     file.write_text("before")
     step = Step("edited", "runs", lambda: file.write_text("after") and None, inputs=lambda: [file])
@@ -42,7 +45,8 @@ def test_an_input_changed_during_the_work_is_not_taken_for_done(tmp_path):
     assert not step.done()
 
 
-def test_what_is_gone_is_made_again():
+def test_missing_result_reruns_step():
+    """A step whose result is gone is not done."""
     ran: list[str] = []
     lost = Step("lost", "runs", lambda: ran.append("lost"), present=lambda: False)
     perform([lost])
@@ -50,7 +54,8 @@ def test_what_is_gone_is_made_again():
     assert len(ran) == 2
 
 
-def test_a_step_comes_after_what_it_needs_and_once():
+def test_closure_orders_dependencies_once():
+    """Each dependency comes first and once."""
     order = {
         "image": Step("image", "", list, needs=("base", "registry")),
         "registry": Step("registry", "", list, needs=("docker",)),
@@ -60,12 +65,14 @@ def test_a_step_comes_after_what_it_needs_and_once():
     assert [item.name for item in closure(["image"], order)] == ["docker", "base", "registry", "image"]
 
 
-def test_independent_steps_run_at_the_same_time():
+def test_independent_steps_run_in_parallel():
+    """Two steps wait for each other at a barrier."""
     meeting = threading.Barrier(2, timeout=10)  # breaks unless both are there
     perform([Step(name, "waits for the other", lambda: meeting.wait() and None) for name in ("left", "right")])
 
 
-def test_a_failure_shows_the_end_of_its_log_and_keeps_what_needs_it_from_running():
+def test_failed_step_shows_log_and_skips_dependents():
+    """The error contains the end of the log and its path."""
     ran: list[str] = []
     fails = Step("fails", "fails", lambda: shell.run("sh", "-c", "echo the reason; exit 3"))
     follows = Step("follows", "runs", lambda: ran.append("follows"), needs=("fails",))
@@ -75,7 +82,8 @@ def test_a_failure_shows_the_end_of_its_log_and_keeps_what_needs_it_from_running
     assert not fails.done()
 
 
-def test_a_hash_sees_contents_names_and_modes_but_no_compiled_python(tmp_path):
+def test_digest_covers_contents_names_and_modes(tmp_path):
+    """Compiled Python files are ignored."""
     folder = tmp_path / "sources"
     folder.mkdir()
     (folder / "a.py").write_text("1")

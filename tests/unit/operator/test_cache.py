@@ -1,4 +1,4 @@
-"""The cache never goes back in time, and never shows what belongs to another training."""
+"""The cache never goes back to an older version and never returns the children of another training."""
 
 import json
 
@@ -32,27 +32,31 @@ def phases(cache):
     return [child["status"]["phase"] for child in cache.children(training(), ())]
 
 
-def test_a_late_event_does_not_undo_what_was_just_written():
+def test_cache_ignores_event_older_than_own_write():
+    """An event with a lower resourceVersion does not overwrite the result of a write."""
     cache = Cache()
     cache.upsert(pod(version=20, phase="Succeeded"))
     cache.upsert(pod(version=10, phase="Running"))
     assert phases(cache) == ["Succeeded"]
 
 
-def test_the_end_of_a_predecessor_does_not_remove_its_successor():
+def test_cache_delete_of_old_uid_keeps_new_object():
+    """A DELETED event removes only the object with that uid."""
     cache = Cache()
     cache.upsert(pod(uid="new", version=9))
     cache.remove(pod(uid="old", version=12))
     assert phases(cache) == ["Running"]
 
 
-def test_children_of_an_earlier_training_of_the_same_name_are_not_seen():
+def test_children_of_earlier_training_uid_are_ignored():
+    """Pods owned by an earlier training of the same name are not children of the new one."""
     cache = Cache()
     cache.upsert(pod(owner="t0"))
     assert phases(cache) == []
 
 
-def test_a_list_removes_what_is_missing_in_it_but_not_what_is_newer_than_it():
+def test_resync_removes_missing_objects_unless_newer():
+    """A list removes objects that it lacks, except those newer than the list."""
     cache = Cache()
     cache.upsert(pod(name="gone", uid="a", version=5))
     cache.upsert(pod(name="made-meanwhile", uid="b", version=50))
@@ -61,14 +65,16 @@ def test_a_list_removes_what_is_missing_in_it_but_not_what_is_newer_than_it():
     assert {each["metadata"]["name"] for each in changed} == {"gone", "listed"}
 
 
-def test_a_list_of_one_namespace_says_nothing_of_another():
+def test_resync_of_one_namespace_keeps_other_namespaces():
+    """A list of one namespace removes nothing from another."""
     cache = Cache()
     cache.upsert(pod(version=5))
     cache.resync("Pod", "elsewhere", [], at=30)
     assert phases(cache) == ["Running"]
 
 
-def test_a_launchers_verdict_outlives_its_pod_until_its_training_goes():
+def test_deleted_launcher_kept_until_training_is_deleted():
+    """The exit status of a deleted launcher is available for as long as its training exists."""
     cache = Cache()
     cache.upsert(training())
     cache.upsert(pod(name="flowers-launcher-1", role="launcher"))
@@ -81,7 +87,8 @@ def test_a_launchers_verdict_outlives_its_pod_until_its_training_goes():
     assert cache.last_deleted_launcher(training()) is None
 
 
-def test_a_launcher_that_goes_after_its_training_is_not_remembered():
+def test_launcher_deleted_after_training_is_not_kept():
+    """No memory is used for launchers whose training is already deleted."""
     cache = Cache()
     cache.upsert(training())
     cache.upsert(pod(name="flowers-launcher-1", role="launcher"))
@@ -90,7 +97,7 @@ def test_a_launcher_that_goes_after_its_training_is_not_remembered():
     assert cache.last_deleted_launcher(training()) is None
 
 
-def test_deleted_object_is_not_restored_by_a_late_answer():
+def test_deleted_object_is_not_restored_by_late_response():
     """The answer to a DELETE may be processed after the event; its version may even be newer than the cached one."""
     cache = Cache()
     for deleted in (pod(version=5), training(version=5)):
@@ -104,7 +111,8 @@ def test_deleted_object_is_not_restored_by_a_late_answer():
     assert [child["metadata"]["uid"] for child in cache.children(training(uid="t2"), ())] == ["p2"]
 
 
-def test_deleted_objects_are_remembered_in_bounded_memory(monkeypatch):
+def test_deleted_uids_use_bounded_memory(monkeypatch):
+    """The cache remembers only the last deleted uids."""
     monkeypatch.setattr("resnext_operator.runtime.cache._MAX_DELETED", 3)
     cache = Cache()
     for number in range(10):
@@ -115,14 +123,16 @@ def test_deleted_objects_are_remembered_in_bounded_memory(monkeypatch):
     assert len(cache.children(training(), ())) == 1
 
 
-def test_what_nobody_reads_is_not_kept():
+def test_cache_prunes_unused_fields():
+    """The cache drops managedFields, which nothing reads."""
     cache = Cache()
     cache.upsert(pod())
     (child,) = cache.children(training(), ())
     assert "managedFields" not in child["metadata"]
 
 
-def test_words_are_kept_once_for_all_objects():
+def test_cache_interns_equal_strings():
+    """Equal namespaces and label keys of all objects share one string."""
     cache = Cache()
     for number in range(2):
         # As parsed: equal words, and not the same.
@@ -132,8 +142,8 @@ def test_words_are_kept_once_for_all_objects():
     assert all(mine is its for mine, its in zip(one["labels"], other["labels"], strict=True))
 
 
-def test_a_pod_is_observed_as_it_was_before_it_was_trimmed():
-    """Nothing that a decision reads may be trimmed away."""
+def test_pruned_worker_pod_is_observed_unchanged():
+    """Pruning removes no field that a decision reads."""
     state = {"terminated": {"exitCode": 137, "reason": "OOMKilled", "message": "words", "finishedAt": STARTED}}
     seen = pod()
     seen["metadata"]["labels"] |= {
@@ -166,8 +176,8 @@ def test_a_pod_is_observed_as_it_was_before_it_was_trimmed():
     assert observe.worker(seen).disrupted
 
 
-def test_a_launcher_is_observed_as_it_was_before_it_was_trimmed():
-    """Nothing that a decision reads may be trimmed away."""
+def test_pruned_launcher_pod_is_observed_unchanged():
+    """Pruning removes no field that a decision reads."""
     report = json.dumps({"verdict": "hung", "message": "words", "rank": 1})
     state = {"terminated": {"exitCode": 8, "message": report, "startedAt": STARTED, "finishedAt": STARTED}}
     seen = pod(name="flowers-launcher-1", role="launcher")

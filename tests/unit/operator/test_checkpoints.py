@@ -1,4 +1,4 @@
-"""Where checkpoints go, which paths are rejected, and what the status says of an attempt that does work again."""
+"""Checkpoint volumes, rejected checkpoint paths, and the status of an attempt that repeats steps."""
 
 import re
 
@@ -28,7 +28,7 @@ def parsed(**spec):
 
 
 def test_worker_0_mounts_whole_claim_without_sub_path():
-    """The kubelet creates a subPath as root's, which nobody else can write on hostPath and NFS."""
+    """The kubelet creates a subPath as root; on hostPath and NFS no other user can write there."""
     training = parsed(checkpoints={"claimName": "c", "subPath": "runs/a"})
     mounts, environment = checkpoints_of(worker_pod(training, 0, 0))
     assert mounts == [{"name": "checkpoints", "mountPath": MOUNTED_OF_A_CLAIM}]
@@ -38,7 +38,7 @@ def test_worker_0_mounts_whole_claim_without_sub_path():
 
 
 def test_no_other_pod_mounts_claim():
-    """So that ReadWriteOnce is enough."""
+    """ReadWriteOnce is sufficient for the claim."""
     training = parsed(checkpoints={"claimName": "c", "subPath": "runs/a"})
     for pod in (worker_pod(training, 1, 0), launcher_pod(training, 1, HOSTS)):
         mounts, environment = checkpoints_of(pod)
@@ -48,8 +48,8 @@ def test_no_other_pod_mounts_claim():
 
 @pytest.mark.parametrize("path", ["/checkpoints", "/checkpoints/b"])
 @pytest.mark.parametrize("sub_path", ["", "runs/a", "a b/$(HOME)", "$$x"])
-def test_place_in_claim_is_the_one_of_kubelets_sub_path(path, sub_path):
-    """The place comes with the pod: a ConfigMap written by an earlier version means the same as ever."""
+def test_path_in_claim_matches_kubelet_sub_path(path, sub_path):
+    """The pod's environment holds the path, so a ConfigMap of an earlier version keeps its meaning."""
     training = parsed(checkpoints={"claimName": "c", "subPath": sub_path})
     _, environment = checkpoints_of(worker_pod(training, 0, 0))
     # As the kubelet expands a value: $$ is a dollar, $(NAME) a variable.
@@ -61,7 +61,7 @@ def test_place_in_claim_is_the_one_of_kubelets_sub_path(path, sub_path):
 
 
 def test_upgrade_keeps_pods():
-    """What a newer operator mounts otherwise is no reason to replace a running training's pods."""
+    """A newer operator that mounts the claim differently does not replace the pods of a running training."""
     body = resource(checkpoints={"claimName": "c", "subPath": "runs/a"})
     assert pod_revision(parse(body, SITE)) == pod_revision(parse(resource(), SITE))
 
@@ -94,7 +94,7 @@ def below_checkpoints(path):
     ids=lambda value: re.sub(r"[^\w./-]", "", str(value))[-40:],
 )
 def test_path_outside_claim_rejected_at_apply(change, field):
-    """In the same words by the API server and by the operator."""
+    """The API server and the operator reject it with the same message."""
     with pytest.raises(InvalidTraining) as caught:
         parsed(**change)
     assert str(caught.value).startswith(f"{field}: Invalid value: ")
@@ -115,12 +115,12 @@ def test_path_outside_claim_rejected_at_apply(change, field):
     ],
     ids=str,
 )
-def test_path_in_claim_accepted(change):
-    """What only looks like a way out is none."""
+def test_path_inside_claim_accepted(change):
+    """Paths that only resemble an escape from the claim are accepted."""
     parsed(**change)
 
 
-# -- the step that an attempt starts from ------------------------------------------------------------------------------
+# -- resumed step ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -146,8 +146,8 @@ def resumes(cluster, step):
 
 
 @pytest.mark.parametrize(("step", "how"), [(20, "resumed from step 20"), (0, "started from the beginning")])
-def test_attempt_that_starts_earlier_says_so_in_status(restarted, step, how):
-    """In the attempt, in the condition and as one warning."""
+def test_attempt_resumed_earlier_is_reported_in_status(restarted, step, how):
+    """The attempt, the condition and one warning report it."""
     resumes(restarted, step)
     restarted.settle()
     sentence = f"attempt 2 {how} although step 40 was saved"
@@ -167,8 +167,8 @@ def test_attempt_that_starts_earlier_says_so_in_status(restarted, step, how):
 
 
 @pytest.mark.parametrize("step", [40, 44, None])
-def test_attempt_that_starts_where_it_should_says_nothing(restarted, step):
-    """Also at a later step than the operator knew of, and with a trainer that does not tell."""
+def test_attempt_resumed_from_last_checkpoint_not_reported(restarted, step):
+    """Also if it resumes from a later step, or if the trainer does not report the step."""
     restarted.progress = Progress(attempt=2, epoch=2, epochs=8, step=45, steps=160, resumed_step=step)
     restarted.settle()
     assert restarted.status["attempts"][-1].get("resumedStep") == step
@@ -176,8 +176,8 @@ def test_attempt_that_starts_where_it_should_says_nothing(restarted, step):
     assert "ResumedEarlier" not in restarted.events
 
 
-def test_start_known_from_last_words_alone_is_recorded(restarted):
-    """An attempt may end before it was asked how far it is."""
+def test_resumed_step_read_from_termination_message(restarted):
+    """An attempt may end before its progress has been polled."""
     progress = Progress(attempt=2, epoch=2, epochs=8, step=21, steps=160, resumed_step=20)
     last_words = TerminationReport(verdict="hung", message="stuck", progress=progress).model_dump_json(by_alias=True)
     restarted.end_pod(restarted.pods("launcher")[-1], ExitStatus.HUNG.value, last_words)
@@ -185,8 +185,8 @@ def test_start_known_from_last_words_alone_is_recorded(restarted):
     assert "resumed from step 20 although step 40 was saved" in restarted.status["attempts"][1]["startMessage"]
 
 
-def test_attempt_without_last_checkpoint_is_retried_and_counted():
-    """Up to backoffLimit."""
+def test_unsaved_checkpoint_is_retried_and_counted():
+    """The failure counts towards backoffLimit."""
     cluster = Cluster(runPolicy={"backoffLimit": 0})
     cluster.run()
     cluster.end(ExitStatus.CHECKPOINT_NOT_SAVED, "the checkpoint of step 40 could not be saved")

@@ -1,4 +1,4 @@
-"""What `kubectl get` prints and what the conditions say agree with each other and with what runs, in every phase."""
+"""The printed columns of `kubectl get` and the conditions agree with each other and with the pods, in every phase."""
 
 import json
 from datetime import timedelta
@@ -81,8 +81,8 @@ def at_rest(cluster):
     agree(cluster)
 
 
-def test_eta_is_the_remaining_time_as_text(running):
-    """kubectl prints a date as an age, and one to come as <invalid>: 20 steps in 60 s leave 120 steps, 6 minutes."""
+def test_eta_is_printed_as_remaining_time(running):
+    """kubectl prints a future date as <invalid>; 20 steps in 60 s leave 120 steps, 6 minutes."""
     columns = {each["name"]: each for each in crd.manifest()["spec"]["versions"][0]["additionalPrinterColumns"]}
     assert (columns["ETA"]["type"], columns["ETA"]["jsonPath"]) == ("string", ".status.printed.eta")
     assert [name for name, each in columns.items() if each["type"] == "date"] == ["Age"]
@@ -100,13 +100,13 @@ def test_eta_is_the_remaining_time_as_text(running):
         *((691_200, "8d"), (63_071_999, "729d"), (63_072_000, "2y"), (63_158_400, "2y1d")),
     ],
 )
-def test_a_duration_is_printed_as_kubectl_prints_ages(seconds, printed):
-    """k8s.io/apimachinery/pkg/util/duration.HumanDuration."""
+def test_duration_format_matches_kubectl_age(seconds, printed):
+    """The format is that of k8s.io/apimachinery/pkg/util/duration.HumanDuration."""
     assert duration(timedelta(seconds=seconds)) == printed
 
 
-def test_suspended_shows_no_rates(running):
-    """While the pods go and when they are gone."""
+def test_suspended_training_shows_no_rates(running):
+    """While the pods are being deleted and afterwards."""
     running.body["spec"]["suspend"] = True
     running.settle()
     assert running.status["phase"] == "Suspended"
@@ -124,7 +124,7 @@ def test_suspended_shows_no_rates(running):
         (ExitStatus.WRONG_WORLD, "Restarting"),
     ],
 )
-def test_after_an_attempt_there_are_no_rates(running, verdict, phase):
+def test_ended_attempt_shows_no_rates(running, verdict, phase):
     """Whether the training ended or waits for its next attempt."""
     running.end(verdict)
     running.settle()
@@ -135,8 +135,8 @@ def test_after_an_attempt_there_are_no_rates(running, verdict, phase):
         assert condition(running, "Scheduled")["status"] == "False"
 
 
-def test_a_new_attempt_shows_no_rates_of_the_last(running):
-    """Until its own ranks answer; the loss of the last attempt still holds."""
+def test_new_attempt_shows_no_rates_of_previous_attempt(running):
+    """Rates stay unset until the ranks of the new attempt answer; the last loss stays."""
     running.end(ExitStatus.WRONG_WORLD)
     running.settle()
     running.wait(seconds=10)
@@ -150,8 +150,8 @@ def test_a_new_attempt_shows_no_rates_of_the_last(running):
     at_rest(running)
 
 
-def test_the_last_words_of_a_finished_training_bring_no_rates(running):
-    """The launcher's report carries the progress with a rate in it."""
+def test_termination_message_of_finished_run_sets_no_rates(running):
+    """The progress in the launcher's termination message contains a rate."""
     message = {"verdict": "finished", "message": "done"}
     message["progress"] = json.loads(running.progress.model_dump_json(by_alias=True))
     running.end_pod(running.pods("launcher")[-1], 0, json.dumps(message))
@@ -159,8 +159,8 @@ def test_the_last_words_of_a_finished_training_bring_no_rates(running):
     at_rest(running)
 
 
-def test_stalled_shows_no_rates_and_moves_no_clock(running):
-    """Steps are not made; that the rates go is no progress."""
+def test_stalled_training_shows_no_rates(running):
+    """Removing the rates does not count as progress: updatedTime stays."""
     for step in (60, 80, 100):
         running.wait(seconds=3)
         trains(running, step)
@@ -175,8 +175,8 @@ def test_stalled_shows_no_rates_and_moves_no_clock(running):
     assert running.status["progress"]["imagesPerSecond"] == 640.0
 
 
-def test_a_rate_that_changes_alone_is_no_step(running):
-    """Else a rank that stands still while its average falls would never be Stalled."""
+def test_changed_rate_without_step_is_no_progress(running):
+    """Otherwise a stuck rank whose average rate decays would never be reported as Stalled."""
     before = running.status["progress"]["updatedTime"]
     running.wait(seconds=30)
     running.progress = running.progress.model_copy(update={"images_per_second": 320.0})
@@ -185,8 +185,8 @@ def test_a_rate_that_changes_alone_is_no_step(running):
     assert running.status["progress"]["updatedTime"] == before
 
 
-def test_workers_that_stay_after_the_end_are_counted():
-    """cleanPodPolicy None leaves them, and what is left is shown."""
+def test_workers_kept_after_end_are_counted():
+    """cleanPodPolicy None keeps the workers, and the status counts them."""
     cluster = Cluster(runPolicy={"cleanPodPolicy": "None"})
     cluster.run()
     cluster.end(ExitStatus.FINISHED)
@@ -195,8 +195,8 @@ def test_workers_that_stay_after_the_end_are_counted():
     agree(cluster)
 
 
-def test_workers_column_follows_refused_launchers():
-    """A quota that lets the launcher wait: the column and the condition tell of the same pods."""
+def test_workers_column_counts_workers_if_launcher_rejected():
+    """While a quota rejects the launcher, the column and the condition count the same pods."""
     cluster = Cluster()
     cluster.settle()
     cluster.ready()
@@ -208,8 +208,8 @@ def test_workers_column_follows_refused_launchers():
 
 
 @pytest.mark.parametrize("ready", [False, True], ids=["workers refused", "launcher refused"])
-def test_transition_times_stay_while_pods_are_refused(ready):
-    """A plan passes through states that are not stored: only a status that differs from the stored one moves."""
+def test_transition_times_unchanged_while_pods_rejected(ready):
+    """lastTransitionTime changes only if the stored status of the condition changes."""
     cluster = Cluster()
     if ready:
         cluster.settle()
@@ -226,8 +226,8 @@ def test_transition_times_stay_while_pods_are_refused(ready):
 
 
 @pytest.mark.parametrize("trouble", ["claim", "image"])
-def test_the_reason_goes_with_what_it_was_about(trouble):
-    """REASON and Scheduled do not tell of a claim or an image that is there by now."""
+def test_reason_cleared_when_claim_or_image_available(trouble):
+    """REASON and Scheduled no longer name a claim or an image that is available."""
     cluster = Cluster(dataset={"claimName": "late"}) if trouble == "claim" else Cluster()
     cluster.settle()
     if trouble == "image":
@@ -247,8 +247,8 @@ def test_the_reason_goes_with_what_it_was_about(trouble):
     agree(cluster)
 
 
-def test_an_invalid_spec_shows_nothing_that_runs(running):
-    """A spec that is refused later: no rates, and Running is False."""
+def test_invalid_spec_shows_no_rates(running):
+    """A running training whose spec becomes invalid has no rates, and Running is False."""
     plan = plan_for_invalid_spec(running.training.status, running.seen, 2, "spec.workers.slots: no", running.now)
     running.apply_plan(plan)
     assert condition(running, "Running")["status"] == "False"

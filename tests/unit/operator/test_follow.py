@@ -1,4 +1,4 @@
-"""What a person sees of a training that is followed."""
+"""Output of `resnext-operator follow` on a terminal and in a pipe."""
 
 import contextlib
 import io
@@ -16,7 +16,7 @@ def status(phase, **progress):
 
 
 @pytest.fixture
-def story(monkeypatch):
+def statuses(monkeypatch):
     """A training with the widest numbers, one status a second, without the seconds."""
     monkeypatch.setattr(follow, "PERIOD", 0.0)
     monkeypatch.setattr(follow, "LINES_EVERY", 0.0)
@@ -38,9 +38,10 @@ def story(monkeypatch):
     return iter([{}, status("Starting"), *middle, ended])
 
 
-def test_a_pipe_gets_a_line_for_each_phase_and_for_each_change(story):
+def test_follow_in_pipe_prints_line_per_phase_and_change(statuses):
+    """A pipe gets one line for each phase and each change of the progress."""
     out = io.StringIO()
-    last = follow.follow(lambda: next(story), Console(file=out, width=200))
+    last = follow.follow(lambda: next(statuses), Console(file=out, width=200))
     lines = [re.sub(r"^\d\d:\d\d:\d\d ", "", line) for line in out.getvalue().splitlines()]
     assert last["phase"] == "Succeeded"
     assert lines[:2] == ["Starting", "Running"]
@@ -51,7 +52,7 @@ def test_a_pipe_gets_a_line_for_each_phase_and_for_each_change(story):
 
 
 def shown(statuses):
-    """What a terminal of 80 columns shows until the training ends, or whoever looks leaves."""
+    """What a terminal of 80 columns shows until the training ends or the user presses Ctrl-C."""
 
     def get():
         try:
@@ -65,12 +66,14 @@ def shown(statuses):
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
 
 
-def test_eighty_columns_show_every_number(story):
-    *running, _ = story
+def test_follow_in_80_columns_shows_every_number(statuses):
+    """The widest numbers fit into a terminal of 80 columns."""
+    *running, _ = statuses
     text = shown(iter(running))
     assert "…" not in text
     assert re.search(r"0% epoch 0.0/250 · 18,432 images/s · loss 6.908 · top-1 0.0012 · 2[23]:\d\d:\d\d left", text)
 
 
-def test_a_training_that_ended_has_no_time_left(story):
-    assert re.search(r"100% epoch 0.0/250 · loss 6.908 · top-1 0.0012 *\n", shown(story))
+def test_follow_of_ended_training_shows_no_remaining_time(statuses):
+    """The last line has results and no remaining time."""
+    assert re.search(r"100% epoch 0.0/250 · loss 6.908 · top-1 0.0012 *\n", shown(statuses))

@@ -1,4 +1,4 @@
-"""Whatever one training's objects hold, all other trainings are reconciled, and no loop ends."""
+"""Invalid or unexpected objects of one training affect no other training and end no loop."""
 
 import asyncio
 import json
@@ -113,10 +113,10 @@ async def serves(runtime, name):
 
 @MANY
 @given(status=STATUS)
-def test_any_status_is_parsed_rewritten_and_harms_no_other(status):
-    """What the operator cannot parse it replaces; afterwards everything stored can be parsed."""
+def test_any_status_is_replaced_and_affects_no_other(status):
+    """The operator replaces what it cannot parse; the stored status can be parsed afterwards."""
 
-    async def story():
+    async def scenario():
         runtime = runtime_of(training("odd", status=status), training("good"))
         assert await serves(runtime, "good")
         await controller.reconcile(("default", "odd"), runtime)
@@ -125,13 +125,13 @@ def test_any_status_is_parsed_rewritten_and_harms_no_other(status):
         assert readable(stored)["phase"] in set(Phase)
         assert b"resnext_trainings" in generate_latest(runtime.metrics.registry)
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
 @MANY
 @given(status=STATUS)
-def test_a_parsed_status_is_stable_and_its_patch_complete(status):
-    """Parsing twice changes nothing, and the patch from what was stored leaves nothing but the new status."""
+def test_parsed_status_is_stable_and_patch_is_complete(status):
+    """Parsing is idempotent, and the patch leaves nothing but the new status."""
     parsed = readable(status)
     assert readable(parsed) == parsed
     assert json.loads(json.dumps(parsed, allow_nan=False)) == parsed
@@ -141,10 +141,10 @@ def test_a_parsed_status_is_stable_and_its_patch_complete(status):
 
 @MANY
 @given(labels=LABELS, annotations=LABELS, status=POD_STATUS, which=st.sampled_from(["worker-0-0", "launcher-1", "x"]))
-def test_any_pod_harms_no_other_training(labels, annotations, status, which):
-    """A pod with any labels, annotations and status, owned by one training, is seen by the others' loops as well."""
+def test_any_pod_affects_no_other_training(labels, annotations, status, which):
+    """A pod may have any labels, annotations and status."""
 
-    async def story():
+    async def scenario():
         runtime = runtime_of(training("odd"), training("good"))
         owner = owner_reference(parse(training("odd"), SITE))
         metadata = {"namespace": "default", "name": f"odd-{which}", "uid": "p", "resourceVersion": "5"}
@@ -157,13 +157,13 @@ def test_any_pod_harms_no_other_training(labels, annotations, status, which):
         controller.on_event("DELETED", {"kind": "Pod", "metadata": metadata, "spec": {}, "status": status}, runtime)
         await controller.reconcile(("default", "odd"), runtime)
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
 @MANY
 @given(message=JSON | shaped("verdict", "message", "progress", "rank", "log"))
-def test_any_termination_message_ends_an_attempt(message):
-    """A launcher may end with any words: the exit code alone decides then."""
+def test_any_termination_message_ends_attempt(message):
+    """If the message cannot be parsed, the exit code alone decides."""
     cluster = Cluster()
     cluster.run()
     text = message if isinstance(message, str) else json.dumps(message)
@@ -174,8 +174,8 @@ def test_any_termination_message_ends_an_attempt(message):
 
 @MANY
 @given(owners=JSON, metadata=LABELS, kind=st.sampled_from(["Pod", "ConfigMap", KIND, "PersistentVolumeClaim"]))
-def test_any_object_in_a_list_harms_no_other(owners, metadata, kind):
-    """An object that is none is skipped and counted; those after it are taken in."""
+def test_any_object_in_list_affects_no_other(owners, metadata, kind):
+    """Malformed objects are skipped and counted; those after them are cached."""
     runtime = runtime_of()
     odd = {"kind": kind, "metadata": {**metadata, "ownerReferences": owners}}
     good = training("good")
@@ -203,8 +203,8 @@ def test_any_object_in_a_list_harms_no_other(owners, metadata, kind):
     ],
     ids=str,
 )
-def test_garbage_in_a_status_is_replaced(status):
-    """Reconciled as if that field were not there; the next status that is written holds none of it."""
+def test_malformed_status_fields_are_replaced(status):
+    """The operator treats a malformed field as unset and does not write it again."""
     cluster = Cluster()
     cluster.body["status"] = status
     cluster.run()
@@ -212,8 +212,8 @@ def test_garbage_in_a_status_is_replaced(status):
     assert readable(cluster.status) == cluster.status
 
 
-def test_an_ended_training_stays_so_without_its_phase():
-    """Else whoever removes the phase would have a finished training run again."""
+def test_ended_training_without_phase_stays_ended():
+    """Otherwise removing the phase would start a finished training again."""
     cluster = Cluster(runPolicy={"ttlSecondsAfterFinished": 60})
     cluster.run()
     cluster.body["status"] |= {"phase": 7, "completionTime": {}} | {
@@ -230,15 +230,15 @@ def test_an_ended_training_stays_so_without_its_phase():
     assert cluster.deleted
 
 
-def test_fields_of_a_newer_version_are_kept_while_small():
-    """A rollback must not lose what a newer operator has written, nor keep a megabyte for whoever wrote that."""
+def test_fields_of_newer_version_kept_if_small():
+    """A rollback keeps the fields of a newer operator, up to a size limit."""
     newer = {"restarts": {"node-1": 3}, "note": "x" * 100}
     assert readable({**newer, "junk": "x" * 5000, "deep": json.loads("[" * 50 + "]" * 50)}) == newer
 
 
 @pytest.mark.parametrize("seconds", [1, 2, 3600])
-def test_a_billion_epochs_can_be_suspended(seconds):
-    """The time left of such a training is no date; it is only displayed, and decides nothing."""
+def test_training_of_a_billion_epochs_can_be_suspended(seconds):
+    """Its completion time exceeds the range of dates and is left out."""
     cluster = Cluster(runPolicy={"activeDeadlineSeconds": 10**6})
     cluster.run()
     cluster.wait(seconds=seconds)
@@ -251,8 +251,8 @@ def test_a_billion_epochs_can_be_suspended(seconds):
 
 
 @pytest.mark.parametrize("label", [names.WORKER, names.ATTEMPT, names.ROLE, names.TRAINING, names.INCARNATION])
-def test_changed_labels_change_no_role(label):
-    """A launcher labelled as a worker, and a worker of another training, stay what their names and owner say."""
+def test_changed_labels_do_not_change_pod_role(label):
+    """The pod's name and owner reference decide its role, not its labels."""
     cluster = Cluster()
     cluster.run()
     before = cluster.seen
@@ -261,8 +261,8 @@ def test_changed_labels_change_no_role(label):
     assert cluster.seen == before
 
 
-def test_a_foreign_name_is_no_pod_of_the_training():
-    """A pod that a user gave the training as its owner is ignored."""
+def test_pod_with_foreign_name_is_ignored():
+    """A pod with an owner reference that was added by a user is ignored."""
     cluster = Cluster()
     cluster.run()
     stray = json.loads(json.dumps(cluster.pods("worker")[0]))
@@ -271,8 +271,8 @@ def test_a_foreign_name_is_no_pod_of_the_training():
         assert observe.observe([stray]) == ClusterState()
 
 
-def test_a_claim_event_reaches_trainings_after_an_odd_one():
-    """One spec that an earlier schema let pass keeps no other training from hearing of its claim."""
+def test_claim_event_reaches_trainings_after_malformed_one():
+    """A malformed spec does not keep claim events from other trainings."""
     odd = training("odd", spec={"dataset": None})
     odd["spec"] |= {"checkpoints": ["x"], "workers": {"volumes": {"a": 1}}, "dataset": "x"}
     runtime = runtime_of(odd, training("good"))
@@ -281,7 +281,7 @@ def test_a_claim_event_reaches_trainings_after_an_odd_one():
 
 
 def test_skipped_objects_are_counted_and_logged_once(caplog):
-    """The metric tells how many; the log names each once in ten minutes."""
+    """The metric counts every skip; the log names each object once in ten minutes."""
     metrics = Metrics(Cache(), lambda: 0)
     with caplog.at_level(logging.WARNING):
         for _ in range(50):
@@ -369,10 +369,10 @@ ODD = {
 
 
 @pytest.mark.parametrize("answer", ODD.values(), ids=ODD)
-def test_any_answer_of_a_rank_leaves_others_asked(answer, monkeypatch):
-    """The other training's progress comes in, the loop lives on, and memory stays bounded."""
+def test_any_progress_response_leaves_other_ranks_polled(answer, monkeypatch):
+    """The poller continues, other trainings are updated, and memory stays bounded."""
 
-    async def story():
+    async def scenario():
         runtime = runtime_of(training("odd"), training("good"))
         for of, address in (("odd", "127.0.0.2"), ("good", "127.0.0.1")):
             for role in ("worker-0-0", "launcher-1"):
@@ -392,14 +392,14 @@ def test_any_answer_of_a_rank_leaves_others_asked(answer, monkeypatch):
             assert limits.getrusage(limits.RUSAGE_SELF).ru_maxrss - before < 64_000, "kilobytes"
             asking.cancel()
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("loss", ["NaN", "1e999", "-Infinity"])
-def test_a_loss_that_is_not_finite_is_left_out(loss, monkeypatch):
-    """A training whose loss diverges still tells its step."""
+def test_non_finite_loss_is_dropped(loss, monkeypatch):
+    """The step is still reported if the loss diverges."""
 
-    async def story():
+    async def scenario():
         runtime = runtime_of(training("odd"))
         for role in ("worker-0-0", "launcher-1"):
             controller.on_event("ADDED", pod("odd", role, "127.0.0.2"), runtime)
@@ -412,11 +412,11 @@ def test_a_loss_that_is_not_finite_is_left_out(loss, monkeypatch):
             assert (found.step, found.loss) == (20, None)
             asking.cancel()
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
-def test_slots_of_an_odd_spec_are_bounded():
-    """An earlier schema bounded nothing: a billion slots would be a billion questions."""
+def test_slots_of_malformed_spec_are_bounded():
+    """The number of polled ranks is bounded even if the stored spec is not."""
     for slots, bounded in ((10**9, 16), (-1, 1), ("7", 7)):
         odd = training("odd")
         odd["spec"]["workers"] = {"slots": slots}
@@ -424,10 +424,10 @@ def test_slots_of_an_odd_spec_are_bounded():
         assert runtime.poller._ranks_per_worker(("default", "odd")) == bounded
 
 
-def test_a_key_that_fails_is_not_logged_with_each_try(caplog):
-    """The same failure of the same training is one line in ten minutes."""
+def test_repeated_failure_of_a_key_is_logged_once(caplog):
+    """The same error of the same training is logged once in ten minutes."""
 
-    async def story():
+    async def scenario():
         runtime = runtime_of()
         failing = SimpleNamespace(knows=lambda _: True)
         runtime.cache.training = lambda key: {}[key]
@@ -439,12 +439,12 @@ def test_a_key_that_fails_is_not_logged_with_each_try(caplog):
         working.cancel()
 
     with caplog.at_level(logging.WARNING):
-        asyncio.run(story())
+        asyncio.run(scenario())
     assert len([each for each in caplog.records if "default/odd" in each.getMessage()]) == 1
 
 
-def test_a_terminating_namespace_is_left_quietly(caplog):
-    """The API server creates nothing there any more: no error, no status, no event; another namespace's is served."""
+def test_terminating_namespace_causes_no_error_or_event(caplog):
+    """The operator writes no log, status or event there and retries later."""
 
     class Terminating(Server):
         async def request(self, verb, path, body=None, **how):
@@ -453,18 +453,18 @@ def test_a_terminating_namespace_is_left_quietly(caplog):
                 raise ApiError(403, words)
             return await super().request(verb, path, body, **how)
 
-    async def story():
+    async def scenario():
         runtime = replace(runtime_of(training("odd")), cluster=Terminating())
         await controller.reconcile(("default", "odd"), runtime)
         assert runtime.cluster.writes == []
         assert runtime.queue._delayed[("default", "odd")].when() > asyncio.get_running_loop().time() + 30
 
     with caplog.at_level(logging.INFO):
-        asyncio.run(story())
+        asyncio.run(scenario())
     assert not caplog.records
 
 
-def test_guard_lets_cancellation_pass():
-    """A loop that is cancelled ends."""
+def test_guard_propagates_cancellation():
+    """A cancelled loop ends."""
     with pytest.raises(asyncio.CancelledError), Guard().each("list", "x"):
         raise asyncio.CancelledError

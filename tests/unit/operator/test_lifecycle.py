@@ -1,4 +1,4 @@
-"""Deadlines, resizing, stalls, blame: the rest of a training's life, each rule by itself."""
+"""Rules for deadlines, failure attribution, resizing, stalls and child objects, each by itself."""
 
 import copy
 
@@ -26,15 +26,15 @@ def names_of(pods):
     return [pod["metadata"]["name"] for pod in pods]
 
 
-def a_running(**spec):
+def running_cluster(**spec):
     cluster = Cluster(**spec)
     cluster.run()
     assert cluster.status["phase"] == Phase.RUNNING
     return cluster
 
 
-def go_on(cluster, times=4):
-    """The cluster does what it can until another attempt trains."""
+def run_next_attempt(cluster, times=4):
+    """Advance the cluster until the next attempt is running."""
     for _ in range(times):
         cluster.wait(minutes=6)
         cluster.settle()
@@ -44,11 +44,12 @@ def go_on(cluster, times=4):
     assert cluster.status["phase"] == Phase.RUNNING
 
 
-# -- how long ----------------------------------------------------------------------------------------------------------
+# -- deadlines ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_deadline_saves_first_and_then_the_training_has_failed():
-    cluster = a_running(runPolicy={"activeDeadlineSeconds": 100})
+def test_deadline_stops_launcher_then_fails_training():
+    """The launcher is deleted first, so that the ranks save a checkpoint."""
+    cluster = running_cluster(runPolicy={"activeDeadlineSeconds": 100})
     cluster.wait(seconds=99)
     cluster.settle()
     assert cluster.decide().requeue_after.total_seconds() == 1
@@ -64,16 +65,18 @@ def test_the_deadline_saves_first_and_then_the_training_has_failed():
     assert cluster.status["attempts"][-1]["cause"] == "stopped"
 
 
-def test_a_training_that_finishes_while_it_is_stopped_for_its_deadline_has_succeeded():
-    cluster = a_running(runPolicy={"activeDeadlineSeconds": 100})
+def test_training_finished_at_deadline_succeeds():
+    """A launcher that finishes while it is stopped for the deadline counts as success."""
+    cluster = running_cluster(runPolicy={"activeDeadlineSeconds": 100})
     cluster.wait(seconds=100)
     cluster.end(ExitStatus.FINISHED)
     cluster.settle()
     assert cluster.status["phase"] == Phase.SUCCEEDED
 
 
-def test_the_deadline_stops_while_suspended_and_restarts_on_resume():
-    cluster = a_running(runPolicy={"activeDeadlineSeconds": 100})
+def test_active_deadline_restarts_on_resume():
+    """Time spent suspended does not count, and resuming starts a new period."""
+    cluster = running_cluster(runPolicy={"activeDeadlineSeconds": 100})
     cluster.wait(seconds=90)
     cluster.body["spec"]["suspend"] = True
     cluster.settle()
@@ -91,7 +94,8 @@ def test_the_deadline_stops_while_suspended_and_restarts_on_resume():
     assert cluster.status["phase"] == Phase.FAILED
 
 
-def test_created_suspended_has_no_start_time_before_it_is_resumed():
+def test_start_time_unset_until_first_resume():
+    """A training created suspended has no startTime."""
     cluster = Cluster(suspend=True)
     cluster.settle()
     assert "startTime" not in cluster.status
@@ -101,7 +105,8 @@ def test_created_suspended_has_no_start_time_before_it_is_resumed():
     assert cluster.status["startTime"] == "2026-01-02T00:00:00Z"
 
 
-def test_pods_that_do_not_start_in_time_fail_the_training_in_the_schedulers_words():
+def test_pending_deadline_fails_with_scheduler_message():
+    """The condition Failed quotes the scheduler."""
     cluster = Cluster("resnext-250ep", runPolicy={"pendingDeadlineSeconds": 60})
     cluster.settle()
     for pod in cluster.pods("worker"):
@@ -117,8 +122,9 @@ def test_pods_that_do_not_start_in_time_fail_the_training_in_the_schedulers_word
     assert not cluster.pods("worker")
 
 
-def test_the_time_pending_counts_from_when_the_pods_went_not_from_the_beginning():
-    cluster = a_running(runPolicy={"pendingDeadlineSeconds": 60})
+def test_pending_deadline_counts_from_loss_of_pods():
+    """After an attempt, the deadline counts from the loss of the pods, not from startTime."""
+    cluster = running_cluster(runPolicy={"pendingDeadlineSeconds": 60})
     cluster.wait(hours=5)
     cluster.vanish("resnext-digits-worker-1-0")
     cluster.end(ExitStatus.CRASHED)
@@ -129,7 +135,8 @@ def test_the_time_pending_counts_from_when_the_pods_went_not_from_the_beginning(
     assert condition(cluster, "Failed")["reason"] == "PendingDeadlineExceeded"
 
 
-def test_a_launcher_that_does_not_start_in_time_fails_the_training_too():
+def test_pending_deadline_applies_to_launcher():
+    """A launcher whose image cannot be pulled fails the training after the deadline."""
     cluster = Cluster(runPolicy={"pendingDeadlineSeconds": 60})
     cluster.settle()
     cluster.ready()
@@ -143,8 +150,9 @@ def test_a_launcher_that_does_not_start_in_time_fails_the_training_too():
 
 
 @pytest.mark.parametrize("verdict", [ExitStatus.FINISHED, ExitStatus.DATA_REFUSED], ids=lambda it: it.name.lower())
-def test_the_resource_goes_some_time_after_its_end(verdict):
-    cluster = a_running(runPolicy={"ttlSecondsAfterFinished": 3600})
+def test_ttl_deletes_resource_after_end(verdict):
+    """The operator deletes the resource ttlSecondsAfterFinished after completion."""
+    cluster = running_cluster(runPolicy={"ttlSecondsAfterFinished": 3600})
     cluster.end(verdict)
     cluster.settle()
     assert not cluster.deleted
@@ -154,8 +162,9 @@ def test_the_resource_goes_some_time_after_its_end(verdict):
     assert (reference.kind, reference.name, reference.uid) == (KIND, "resnext-digits", "training-uid")
 
 
-def test_a_finished_training_never_makes_anything_again():
-    cluster = a_running()
+def test_finished_training_recreates_nothing():
+    """Deleted children of a finished training are not created again."""
+    cluster = running_cluster()
     cluster.end(ExitStatus.FINISHED)
     cluster.settle()
     made = list(cluster.made)
@@ -167,26 +176,28 @@ def test_a_finished_training_never_makes_anything_again():
     assert not cluster.updated
 
 
-# -- who is to blame ---------------------------------------------------------------------------------------------------
+# -- failure attribution -----------------------------------------------------------------------------------------------
 
 
-def test_an_attempt_says_who_failed_and_what_was_saved():
-    cluster = a_running()
+def test_attempt_records_failed_pod_and_checkpoint_step():
+    """The attempt records pod, node, exit code and the last checkpoint."""
+    cluster = running_cluster()
     cluster.end_pod(cluster.pods("worker")[1], 139, "segmentation fault")
     cluster.settle()
     attempt = cluster.status["attempts"][0]
     blamed = {"pod": "resnext-digits-worker-1-0", "node": "node-1", "exitCode": 139, "checkpointStep": 20}
     assert {key: attempt[key] for key in blamed} == blamed
     assert "checkpointStepBefore" not in attempt, "the first attempt starts from nothing"
-    go_on(cluster)
+    run_next_attempt(cluster)
     assert cluster.status["attempts"][1]["checkpointStepBefore"] == 20
 
 
 @pytest.mark.parametrize("limit", ["16Gi", None])
 @pytest.mark.parametrize("by_kubelet", [True, False], ids=["cgroup v2", "cgroup v1"])
-def test_a_worker_killed_for_memory_is_named_with_its_limit(limit, by_kubelet):
+def test_out_of_memory_message_names_worker_and_limit(limit, by_kubelet):
+    """The message names the pod and its memory limit."""
     limits = {"limits": {"memory": limit}} if limit else {}
-    cluster = a_running(workers={"replicas": 2, "resources": limits})
+    cluster = running_cluster(workers={"replicas": 2, "resources": limits})
     worker = cluster.pods("worker")[1]
     cluster.end_pod(worker, 137, "" if by_kubelet else "a rank was killed for memory: raise it")
     if by_kubelet:
@@ -200,8 +211,9 @@ def test_a_worker_killed_for_memory_is_named_with_its_limit(limit, by_kubelet):
 
 
 @pytest.mark.parametrize("rank", [2, 3])
-def test_a_report_that_knows_the_rank_blames_its_pod(rank):
-    cluster = a_running(workers={"replicas": 2, "slots": 2})
+def test_report_with_rank_attributes_failure_to_its_pod(rank):
+    """The rank in the launcher's report determines the failed pod."""
+    cluster = running_cluster(workers={"replicas": 2, "slots": 2})
     said = TerminationReport(verdict="hung", message="no step", rank=rank, log=("step 19", "step 20"))
     cluster.end_pod(cluster.pods("launcher")[0], ExitStatus.HUNG.value, said.model_dump_json(by_alias=True))
     cluster.settle()
@@ -213,34 +225,36 @@ def test_a_report_that_knows_the_rank_blames_its_pod(rank):
     )
 
 
-def test_a_report_that_names_one_pod_blames_it_and_no_other():
-    cluster = a_running(workers={"replicas": 11})
+def test_report_with_pod_name_attributes_failure_to_it():
+    """A message about worker 10 is not attributed to worker 1."""
+    cluster = running_cluster(workers={"replicas": 11})
     cluster.end(ExitStatus.UNREACHABLE, "worker resnext-digits-worker-10-0.resnext-digits could not be reached by ssh")
     cluster.settle()
     assert cluster.status["attempts"][0]["pod"] == "resnext-digits-worker-10-0"
 
 
-def failing_on(cluster, index, times):
+def fail_worker(cluster, index, times):
     for _ in range(times):
         alive = [pod for pod in cluster.pods("worker") if pod["metadata"]["labels"][names.WORKER] == str(index)]
         cluster.end_pod(alive[-1], 132, "illegal instruction")
         cluster.settle()
-        go_on(cluster)
+        run_next_attempt(cluster)
 
 
 @pytest.mark.parametrize(("after", "avoided"), [(2, True), (0, False), (3, False)])
-def test_a_node_that_failed_twice_is_avoided_by_later_workers(after, avoided):
-    cluster = a_running(runPolicy={"avoidNodesAfter": after})
-    failing_on(cluster, 1, 1)
+def test_node_avoided_after_repeated_failures(after, avoided):
+    """After avoidNodesAfter failures, replacements prefer other nodes; healthy workers stay."""
+    cluster = running_cluster(runPolicy={"avoidNodesAfter": after})
+    fail_worker(cluster, 1, 1)
     assert "affinity" not in cluster.pods("worker")[1]["spec"]
     healthy = cluster.pods("worker")[0]["metadata"]["uid"]
-    failing_on(cluster, 1, 1)
+    fail_worker(cluster, 1, 1)
     assert ("node-1" in str(cluster.pods("worker")[1]["spec"].get("affinity"))) is avoided
     assert cluster.pods("worker")[0]["metadata"]["uid"] == healthy, "who is healthy keeps running"
 
 
-def blaming(cluster, verdict, rank=1):
-    """The attempt ends by its launcher's report, which blames a rank; the pods all live."""
+def end_attempt_with_rank(cluster, verdict, rank=1):
+    """End the attempt with a launcher report that names a rank; all pods keep running."""
     said = TerminationReport(verdict=verdict.name.lower(), message="because", rank=rank)
     cluster.end_pod(cluster.pods("launcher")[-1], verdict.value, said.model_dump_json(by_alias=True))
     cluster.settle()
@@ -250,41 +264,48 @@ def blaming(cluster, verdict, rank=1):
 @pytest.mark.parametrize(
     "verdict", [ExitStatus.NO_GPU, ExitStatus.HUNG, ExitStatus.UNREACHABLE], ids=lambda it: it.name.lower()
 )
-def test_a_worker_that_is_to_blame_and_still_runs_is_replaced_and_the_others_stay(verdict):
-    cluster = a_running()
+def test_failed_worker_that_still_runs_is_replaced(verdict):
+    """Only the worker that the report names is replaced."""
+    cluster = running_cluster()
     kept = cluster.pods("worker")[0]["metadata"]["uid"]
-    pods = blaming(cluster, verdict)
+    pods = end_attempt_with_rank(cluster, verdict)
     assert list(pods) == ["resnext-digits-worker-0-0", "resnext-digits-worker-1-1"]
     assert cluster.pods("worker")[0]["metadata"]["uid"] == kept
     assert ("node-1" in pods["resnext-digits-worker-1-1"]) is (verdict is ExitStatus.NO_GPU), "retried on another node"
-    go_on(cluster)
+    run_next_attempt(cluster)
     assert cluster.status["failures"] == 1
 
 
-def test_a_rank_that_crashes_twice_on_a_node_gets_another_pod_elsewhere():
-    cluster = a_running()
-    assert list(blaming(cluster, ExitStatus.CRASHED)) == ["resnext-digits-worker-0-0", "resnext-digits-worker-1-0"]
+def test_rank_crashing_twice_on_node_moves_to_other_node():
+    """The worker is replaced, and its successor prefers another node."""
+    cluster = running_cluster()
+    assert list(end_attempt_with_rank(cluster, ExitStatus.CRASHED)) == [
+        "resnext-digits-worker-0-0",
+        "resnext-digits-worker-1-0",
+    ]
     cluster.wait(seconds=5)
     cluster.settle()
-    go_on(cluster)
-    blaming(cluster, ExitStatus.CRASHED)
+    run_next_attempt(cluster)
+    end_attempt_with_rank(cluster, ExitStatus.CRASHED)
     cluster.wait(seconds=5)
     cluster.settle()
     pods = {pod["metadata"]["name"]: str(pod["spec"].get("affinity")) for pod in cluster.pods("worker")}
     assert "node-1" in pods["resnext-digits-worker-1-1"]
-    go_on(cluster)
+    run_next_attempt(cluster)
 
 
-def test_a_limit_of_memory_is_no_fault_of_the_node():
-    cluster = a_running()
+def test_out_of_memory_does_not_avoid_node():
+    """A memory limit is not a fault of the node."""
+    cluster = running_cluster()
     for _ in range(3):
         cluster.end_pod(cluster.pods("worker")[-1], 137, "a rank was killed for memory")
         cluster.settle()
-        go_on(cluster)
+        run_next_attempt(cluster)
     assert "affinity" not in cluster.pods("worker")[1]["spec"]
 
 
-def test_evidence_that_settles_a_crash_is_not_waited_for():
+def test_conclusive_evidence_shortens_grace_period():
+    """If all kubelets respond, a crash is attributed after 5 s."""
     cluster = Cluster()
     cluster.settle()
     cluster.ready()
@@ -302,8 +323,8 @@ def test_evidence_that_settles_a_crash_is_not_waited_for():
     assert cluster.status["failures"] == 1
 
 
-def a_moved_first_worker(*modes, silent=True):
-    """Worker 0 has its node, and the pod before it hangs in Terminating on one that does not answer."""
+def moved_worker_0(*modes, silent=True):
+    """Worker 0 is scheduled again while its previous pod is stuck in Terminating on a lost node."""
     cluster = Cluster(checkpoints={"claimName": "kept"})
     cluster.claim("kept", *modes)
     cluster.run()
@@ -319,8 +340,9 @@ def a_moved_first_worker(*modes, silent=True):
     return cluster
 
 
-def test_a_first_worker_that_waits_for_its_volume_says_which_node_holds_it():
-    cluster = a_moved_first_worker("ReadWriteOnce")
+def test_worker_waiting_for_volume_names_holding_node():
+    """The condition names the pod and the node that still holds the ReadWriteOnce volume."""
+    cluster = moved_worker_0("ReadWriteOnce")
     ready = condition(cluster, "WorkersReady")
     assert (ready["status"], ready["reason"]) == ("False", "Detaching")
     for word in ("resnext-digits-worker-0-1", "node node-0", "resnext-digits-worker-0-0", "out-of-service"):
@@ -328,12 +350,13 @@ def test_a_first_worker_that_waits_for_its_volume_says_which_node_holds_it():
     assert cluster.events.count("Detaching") == 1
     assert "failures" not in cluster.status
     del cluster.objects["resnext-digits-worker-0-1"]["status"]  # the volume has come
-    go_on(cluster)
+    run_next_attempt(cluster)
     assert condition(cluster, "WorkersReady")["status"] == "True"
 
 
-def test_a_volume_that_nodes_share_or_that_is_given_back_in_order_needs_no_words():
-    for cluster in (a_moved_first_worker("ReadWriteMany"), a_moved_first_worker("ReadWriteOnce", silent=False)):
+def test_shared_or_detaching_volume_is_not_reported():
+    """A ReadWriteMany volume, or a node that responds, needs no message."""
+    for cluster in (moved_worker_0("ReadWriteMany"), moved_worker_0("ReadWriteOnce", silent=False)):
         assert condition(cluster, "WorkersReady")["reason"] == "Waiting"
 
 
@@ -341,8 +364,9 @@ def test_a_volume_that_nodes_share_or_that_is_given_back_in_order_needs_no_words
 
 
 @pytest.mark.parametrize("replicas", [1, 4])
-def test_another_number_of_workers_saves_and_goes_on_with_as_many(replicas):
-    cluster = a_running()
+def test_resize_saves_and_resumes_with_new_replicas(replicas):
+    """The launcher stops, the ranks save, and the next attempt has the new number of workers."""
+    cluster = running_cluster()
     kept = cluster.pods("worker")[0]["metadata"]["uid"]
     cluster.body["spec"]["workers"]["replicas"] = replicas
     plan = cluster.decide()
@@ -366,8 +390,9 @@ def names_of_references(references):
     return [each.name for each in references]
 
 
-def test_a_resize_that_is_taken_back_in_time_still_goes_on():
-    cluster = a_running()
+def test_reverted_resize_resumes_training():
+    """A resize that is reverted while the launcher stops leads to a new attempt."""
+    cluster = running_cluster()
     cluster.body["spec"]["workers"]["replicas"] = 4
     cluster.apply_plan(cluster.decide())
     cluster.body["spec"]["workers"]["replicas"] = 2
@@ -386,8 +411,9 @@ CHANGES = {
 
 @pytest.mark.parametrize("field", CHANGES)
 @pytest.mark.parametrize("seen_suspended", [True, False], ids=["slowly", "before the operator looks"])
-def test_what_changes_while_suspended_reaches_every_pod(field, seen_suspended):
-    cluster = a_running()
+def test_pod_template_change_while_suspended_applies(field, seen_suspended):
+    """All workers are recreated from the changed template on resume."""
+    cluster = running_cluster()
     old = {pod["metadata"]["uid"] for pod in cluster.pods("worker")}
     if seen_suspended:
         cluster.body["spec"]["suspend"] = True
@@ -409,8 +435,9 @@ def test_what_changes_while_suspended_reaches_every_pod(field, seen_suspended):
     assert "failures" not in cluster.status
 
 
-def test_neither_a_new_version_of_the_operator_nor_a_resize_replaces_a_pod():
-    cluster = a_running()
+def test_upgrade_and_resize_keep_pod_revision():
+    """Neither a new operator version nor a resize replaces existing pods."""
+    cluster = running_cluster()
     other = parse(copy.deepcopy(cluster.body), OperatorPolicy("another/default-image:2"))
     assert pod_revision(other) == pod_revision(cluster.training)
     for replicas in (1, 3):
@@ -421,9 +448,9 @@ def test_neither_a_new_version_of_the_operator_nor_a_resize_replaces_a_pod():
 # -- stalls ------------------------------------------------------------------------------------------------------------
 
 
-def a_steady(**run_policy):
-    """A training whose step takes a second, as twenty answers have told."""
-    cluster = a_running(runPolicy={"stallMultiple": 200, "stallDeadlineSeconds": 300, **run_policy})
+def steady_cluster(**run_policy):
+    """A training with a step time of one second, known from twenty polls."""
+    cluster = running_cluster(runPolicy={"stallMultiple": 200, "stallDeadlineSeconds": 300, **run_policy})
     for step in range(21, 40):
         cluster.wait(seconds=1)
         cluster.train(step, 20)
@@ -431,8 +458,9 @@ def a_steady(**run_policy):
     return cluster
 
 
-def test_no_step_for_long_is_a_stall_that_says_where_each_rank_is():
-    cluster = a_steady()
+def test_stall_is_reported_with_step_of_each_rank():
+    """The condition Stalled lists the last step of each rank; one event is emitted."""
+    cluster = steady_cluster()
     cluster.wait(seconds=199)
     cluster.settle()
     assert condition(cluster, "Stalled") == {}
@@ -448,8 +476,9 @@ def test_no_step_for_long_is_a_stall_that_says_where_each_rank_is():
     assert condition(cluster, "Stalled") == stalled, "told once"
 
 
-def test_a_stall_is_over_with_the_next_step():
-    cluster = a_steady()
+def test_stall_ends_with_next_step():
+    """The next step sets Stalled to False."""
+    cluster = steady_cluster()
     cluster.wait(seconds=250)
     cluster.settle()
     cluster.train(41, 20)
@@ -458,8 +487,9 @@ def test_a_stall_is_over_with_the_next_step():
     assert cluster.status["phase"] == Phase.RUNNING
 
 
-def test_a_stall_that_lasts_ends_the_attempt_as_hung_and_is_counted():
-    cluster = a_steady()
+def test_stall_past_deadline_ends_attempt_as_hung():
+    """After stallDeadlineSeconds the attempt ends as hung and counts as a failure."""
+    cluster = steady_cluster()
     cluster.wait(seconds=200)
     cluster.settle()
     cluster.wait(seconds=300)
@@ -469,11 +499,12 @@ def test_a_stall_that_lasts_ends_the_attempt_as_hung_and_is_counted():
     assert "no step for 200 s" in cluster.status["attempts"][0]["message"]
     assert cluster.status["failures"] == 1
     assert condition(cluster, "Stalled")["status"] == "False"
-    go_on(cluster)
+    run_next_attempt(cluster)
 
 
-def test_fast_steps_are_given_a_minute_all_the_same():
-    cluster = a_steady(stallMultiple=2)
+def test_stall_timeout_is_at_least_one_minute():
+    """Fast steps do not shorten the timeout below 60 s."""
+    cluster = steady_cluster(stallMultiple=2)
     cluster.wait(seconds=59)
     cluster.settle()
     assert condition(cluster, "Stalled") == {}
@@ -482,19 +513,21 @@ def test_fast_steps_are_given_a_minute_all_the_same():
     assert condition(cluster, "Stalled")["status"] == "True"
 
 
-def test_an_operator_that_was_away_judges_no_stall_by_what_it_has_missed():
-    cluster = a_steady()
+def test_stall_not_reported_after_operator_downtime():
+    """Time without progress polls does not count as a stall."""
+    cluster = steady_cluster()
     cluster.progress = None
     cluster.wait(hours=1)
     cluster.settle()
     assert condition(cluster, "Stalled") == {}
 
 
-# -- what it stands on -------------------------------------------------------------------------------------------------
+# -- datasets and child objects ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("modes", [["ReadWriteOnce"], ["ReadWriteOncePod"]], ids=" ".join)
-def test_a_dataset_that_nodes_cannot_share_is_refused_before_any_pod_is_made(modes):
+def test_dataset_not_shareable_is_rejected_before_pods(modes):
+    """Several workers cannot mount a ReadWriteOnce claim."""
     cluster = Cluster(dataset={"claimName": "alone"})
     cluster.claim("alone", *modes)
     cluster.settle()
@@ -506,7 +539,8 @@ def test_a_dataset_that_nodes_cannot_share_is_refused_before_any_pod_is_made(mod
 
 
 @pytest.mark.parametrize("given", ["late", "one worker", "both modes"])
-def test_a_dataset_that_suffices_is_accepted(given):
+def test_dataset_with_sufficient_access_mode_is_accepted(given):
+    """Also if the claim appears later, or if one worker is enough."""
     cluster = Cluster(dataset={"claimName": "alone"}, workers={"replicas": 1 if given == "one worker" else 2})
     if given == "late":
         cluster.settle()
@@ -516,7 +550,8 @@ def test_a_dataset_that_suffices_is_accepted(given):
     assert cluster.status["phase"] == Phase.RUNNING
 
 
-def test_a_resize_that_the_dataset_forbids_is_refused_and_the_training_goes_on():
+def test_resize_not_allowed_by_dataset_keeps_training_running():
+    """Accepted is False until the resize is reverted."""
     cluster = Cluster(dataset={"claimName": "alone"}, workers={"replicas": 1})
     cluster.claim("alone", "ReadWriteOnce")
     cluster.run()
@@ -530,8 +565,9 @@ def test_a_resize_that_the_dataset_forbids_is_refused_and_the_training_goes_on()
     assert condition(cluster, "Accepted")["status"] == "True"
 
 
-def test_a_child_that_was_made_by_another_version_is_updated_once():
-    cluster = a_running()
+def test_child_of_other_version_is_updated_once():
+    """A changed hash annotation leads to one update."""
+    cluster = running_cluster()
     cluster.objects["NetworkPolicy/resnext-digits"]["metadata"]["annotations"][names.SPEC_HASH] = "of-another-version"
     cluster.settle()
     cluster.settle()
@@ -539,22 +575,25 @@ def test_a_child_that_was_made_by_another_version_is_updated_once():
     assert cluster.status["phase"] == Phase.RUNNING
 
 
-def test_a_child_stripped_of_its_hash_is_not_updated_for_ever():
-    cluster = a_running()
+def test_child_without_hash_is_not_updated():
+    """A missing hash annotation does not cause endless updates."""
+    cluster = running_cluster()
     cluster.objects["NetworkPolicy/resnext-digits"]["metadata"]["annotations"] = {}
     cluster.settle()
     assert not cluster.updated
 
 
-def test_a_child_that_goes_while_the_training_runs_is_made_again():
-    cluster = a_running()
+def test_deleted_child_is_recreated_while_running():
+    """The operator recreates a deleted NetworkPolicy."""
+    cluster = running_cluster()
     del cluster.objects["NetworkPolicy/resnext-digits"]
     cluster.settle()
     assert "NetworkPolicy/resnext-digits" in cluster.objects
 
 
-def test_a_lost_worker_is_replaced_only_when_the_attempts_end_is_recorded():
-    cluster = a_running()
+def test_lost_worker_replaced_after_attempt_is_recorded():
+    """The status records the end of the attempt before the replacement is created."""
+    cluster = running_cluster()
     cluster.vanish("resnext-digits-worker-1-0")
     plan = cluster.decide()
     assert not plan.create, "cut off between the two, nothing would tell that the attempt has lost a worker"
@@ -564,21 +603,23 @@ def test_a_lost_worker_is_replaced_only_when_the_attempts_end_is_recorded():
 
 
 @pytest.mark.parametrize("lost", ["worker", "launcher"])
-def test_when_the_keys_had_to_be_made_anew_every_worker_gets_them(lost):
-    cluster = a_running()
+def test_recreated_ssh_keys_replace_all_workers(lost):
+    """Running workers stay; the next attempt replaces all of them."""
+    cluster = running_cluster()
     before = {pod["metadata"]["uid"] for pod in cluster.pods("worker")}
     del cluster.objects["Secret/resnext-digits-ssh"]
     cluster.settle()
     assert {pod["metadata"]["uid"] for pod in cluster.pods("worker")} == before, "who has its keys needs no others"
     cluster.vanish(cluster.pods(lost)[-1]["metadata"]["name"])
-    go_on(cluster)
+    run_next_attempt(cluster)
     keys = cluster.objects["Secret/resnext-digits-ssh"]["metadata"]["uid"]
     assert {pod["metadata"]["labels"][names.SSH_SECRET_UID] for pod in cluster.pods("worker")} == {keys}
     assert len(cluster.pods("worker")) == 2
     assert not before & {pod["metadata"]["uid"] for pod in cluster.pods("worker")}
 
 
-def test_a_secret_that_goes_before_the_pods_have_mounted_it_is_made_again():
+def test_secret_deleted_before_mount_is_recreated():
+    """The operator recreates the Secret if pods wait for it longer than 30 s."""
     cluster = Cluster()
     cluster.settle()
     del cluster.objects["Secret/resnext-digits-ssh"]
@@ -594,7 +635,8 @@ def test_a_secret_that_goes_before_the_pods_have_mounted_it_is_made_again():
     assert cluster.status["phase"] == Phase.RUNNING
 
 
-def test_slots_follow_the_gpus_and_the_launcher_asks_for_none():
+def test_slots_default_to_gpus_and_launcher_has_none():
+    """The number of ranks follows the GPU limit; the launcher requests no GPU."""
     training = parse(resource(workers={"replicas": 2, "resources": {"limits": {GPU: 4}}}), SITE)
     launcher = launcher_pod(training, 1, HOSTS)
     assert "--world=8" in launcher["spec"]["containers"][0]["args"]

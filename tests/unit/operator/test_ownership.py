@@ -1,4 +1,4 @@
-"""Whom an object belongs to that has a child's name: the same rule for every kind, and what follows for claims."""
+"""Ownership of objects that have the name of a child: one rule for every kind."""
 
 import asyncio
 
@@ -18,7 +18,9 @@ CLAIM = "resnext-digits-checkpoints"
 LABELS = {"app.kubernetes.io/managed-by": "resnext-operator", "resnext.dev/training": "resnext-digits"}
 
 
-def an_object(kind="PersistentVolumeClaim", labels=None, uid="", owner_kind="ResNeXtTraining", owner="resnext-digits"):
+def make_object(
+    kind="PersistentVolumeClaim", labels=None, uid="", owner_kind="ResNeXtTraining", owner="resnext-digits"
+):
     version = "resnext.dev/v1alpha1" if owner_kind == "ResNeXtTraining" else "apps/v1"
     reference = {"apiVersion": version, "kind": owner_kind, "name": owner, "uid": uid, "controller": True}
     return {
@@ -38,19 +40,19 @@ def condition(cluster, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_owner_reference_decides_for_every_kind(kind):
-    """By the uid, for a later training of the same name is another one."""
-    assert owner_of(an_object(kind, uid="training-uid")) is Owner.TRAINING
-    assert owner_of(an_object(kind, uid="earlier-uid")) is Owner.EARLIER
-    assert owner_of(an_object(kind, uid="x", owner="another")) is Owner.ANOTHER
-    assert owner_of(an_object(kind, uid="x", owner_kind="StatefulSet")) is Owner.ANOTHER
-    assert owner_of(an_object(kind)) is Owner.ANOTHER
+    """The uid is compared, since a later training may have the same name."""
+    assert owner_of(make_object(kind, uid="training-uid")) is Owner.TRAINING
+    assert owner_of(make_object(kind, uid="earlier-uid")) is Owner.EARLIER
+    assert owner_of(make_object(kind, uid="x", owner="another")) is Owner.ANOTHER
+    assert owner_of(make_object(kind, uid="x", owner_kind="StatefulSet")) is Owner.ANOTHER
+    assert owner_of(make_object(kind)) is Owner.ANOTHER
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_labels_decide_for_claims_alone(kind):
-    """A claim for checkpoints outlives its training, and so it has no owner reference."""
+def test_labels_decide_for_claims_only(kind):
+    """A checkpoint claim outlives its training and therefore has no owner reference."""
     expected = Owner.TRAINING if kind == "PersistentVolumeClaim" else Owner.ANOTHER
-    assert owner_of(an_object(kind, LABELS)) is expected
+    assert owner_of(make_object(kind, LABELS)) is expected
 
 
 @pytest.mark.parametrize(
@@ -65,13 +67,13 @@ def test_labels_decide_for_claims_alone(kind):
     ids=str,
 )
 def test_claim_without_both_labels_is_foreign(labels):
-    """Whatever else it is called."""
-    assert owner_of(an_object(labels=labels)) is Owner.ANOTHER
+    """Both managed-by and training labels are required."""
+    assert owner_of(make_object(labels=labels)) is Owner.ANOTHER
 
 
-def test_claim_of_a_stateful_set_is_foreign():
-    """Although somebody has put our labels on it."""
-    assert owner_of(an_object(labels=LABELS, uid="x", owner_kind="StatefulSet")) is Owner.ANOTHER
+def test_claim_of_stateful_set_is_foreign():
+    """An owner reference of another controller overrides the labels."""
+    assert owner_of(make_object(labels=LABELS, uid="x", owner_kind="StatefulSet")) is Owner.ANOTHER
 
 
 def test_foreign_claim_is_neither_mounted_nor_written():
@@ -88,16 +90,16 @@ def test_foreign_claim_is_neither_mounted_nor_written():
     assert cluster.events == ["ClaimNotOwned"]
 
 
-def test_foreign_claim_can_be_named():
-    """Naming it is the user's consent."""
+def test_foreign_claim_named_in_spec_is_used():
+    """Naming a claim in the spec is the user's consent."""
     cluster = Cluster(checkpoints={"claimName": CLAIM})
     cluster.claim(CLAIM, "ReadWriteOnce")
     cluster.run()
     assert cluster.status["phase"] == Phase.RUNNING
 
 
-def test_own_claim_of_an_earlier_training_is_used_again():
-    """Deleting a training keeps its checkpoints; the next one of the name goes on from them."""
+def test_own_claim_of_earlier_training_is_reused():
+    """Deleting a training keeps its checkpoints; the next training of that name resumes from them."""
     cluster = Cluster()
     claim = checkpoint_claim(cluster.training)
     assert "ownerReferences" not in claim["metadata"]
@@ -106,8 +108,8 @@ def test_own_claim_of_an_earlier_training_is_used_again():
     assert cluster.status["phase"] == Phase.RUNNING
 
 
-def test_claim_that_appears_foreign_ends_no_attempt():
-    """An operator before this rule has mounted it; the attempt goes on, and no other begins."""
+def test_claim_becoming_foreign_keeps_current_attempt():
+    """The current attempt continues, and no other one starts."""
     cluster = Cluster()
     cluster.run()
     cluster.objects[f"PersistentVolumeClaim/{CLAIM}"]["metadata"]["labels"] = {}
@@ -132,8 +134,8 @@ class Taken(server.KubeClient):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_taken_name_is_judged_by_the_same_rule(kind):
-    """At the creation of a child, for what the cache does not show: Secrets, and what has just been created."""
+def test_create_conflict_is_judged_by_owner(kind):
+    """When a name is taken, the existing object's owner decides, also for kinds that are not cached."""
     training = Cluster().training
     manifest = {"kind": kind, "metadata": {"name": CLAIM}}
 
@@ -143,8 +145,8 @@ def test_taken_name_is_judged_by_the_same_rule(kind):
             Taken({key: value for key, value in found.items() if key != "kind"}).create(manifest, training)
         )
 
-    assert create(an_object(kind, uid="training-uid"))
+    assert create(make_object(kind, uid="training-uid"))
     with pytest.raises(NameStillHeld):
-        create(an_object(kind, uid="earlier-uid"))
+        create(make_object(kind, uid="earlier-uid"))
     with pytest.raises(NameConflict, match=CLAIM):
-        create(an_object(kind, uid="x", owner="another"))
+        create(make_object(kind, uid="x", owner="another"))

@@ -1,4 +1,4 @@
-"""The life of a training: what is done, recorded and told at each turn."""
+"""Reconciliation of a training: what is created, deleted, recorded and reported."""
 
 import copy
 
@@ -11,13 +11,13 @@ from resnext_operator.domain.attempt_outcome import EVIDENCE_GRACE
 from resnext_trainer.contract import ExitStatus
 from tests.support.fake_cluster import Cluster
 
-FINAL = [
+PERMANENT = [
     ExitStatus.CONFIGURATION_REFUSED,
     ExitStatus.DATA_REFUSED,
     ExitStatus.NOT_FINITE,
     ExitStatus.NO_GOOD_CHECKPOINT,
 ]
-COUNTED = [ExitStatus.WRONG_WORLD, ExitStatus.UNREACHABLE, ExitStatus.NO_GPU, ExitStatus.HUNG]
+RETRYABLE = [ExitStatus.WRONG_WORLD, ExitStatus.UNREACHABLE, ExitStatus.NO_GPU, ExitStatus.HUNG]
 
 
 def condition(cluster, kind):
@@ -40,7 +40,8 @@ def running(cluster):
     return cluster
 
 
-def test_a_launcher_comes_when_every_worker_is_ready(cluster):
+def test_launcher_created_when_all_workers_are_ready(cluster):
+    """The launcher is created only after every worker is Ready."""
     cluster.settle()
     assert names_of(cluster.pods("worker")) == ["resnext-digits-worker-0-0", "resnext-digits-worker-1-0"]
     assert not cluster.pods("launcher")
@@ -51,14 +52,16 @@ def test_a_launcher_comes_when_every_worker_is_ready(cluster):
     assert cluster.status["phase"] == Phase.STARTING
 
 
-def test_progress_is_in_the_status_and_in_the_printed_columns(running):
+def test_progress_is_in_status_and_printed_columns(running):
+    """Steps, checkpoint and percentage are reported."""
     assert running.status["progress"]["step"] == 20
     assert running.status["checkpoint"]["step"] == 20
     printed = running.status["printed"]
     assert (printed["workers"], printed["epoch"], printed["percent"]) == ("2/2", "1.0/8", "12%")
 
 
-def test_the_scheduler_is_quoted_while_pods_have_no_place():
+def test_unschedulable_pod_quotes_scheduler():
+    """The condition Scheduled holds the scheduler's message."""
     cluster = Cluster("resnext-250ep")
     cluster.settle()
     for pod in cluster.pods("worker"):
@@ -70,7 +73,8 @@ def test_the_scheduler_is_quoted_while_pods_have_no_place():
     assert "nvidia.com/gpu" in condition(cluster, "Scheduled")["message"]
 
 
-def test_a_pod_that_may_still_be_placed_alarms_nobody():
+def test_recently_unschedulable_pod_emits_no_event():
+    """The event is emitted 5 s after the scheduler's first failure."""
     cluster = Cluster()
     cluster.settle()
     said = "0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims."
@@ -90,13 +94,15 @@ def test_a_pod_that_may_still_be_placed_alarms_nobody():
     assert cluster.events.count("Unschedulable") == 1
 
 
-def test_a_claim_that_is_missing_is_named():
+def test_missing_claim_is_named():
+    """The condition Scheduled names the claim."""
     cluster = Cluster(dataset={"claimName": "nowhere"})
     cluster.settle()
     assert "no claim nowhere" in condition(cluster, "Scheduled")["message"]
 
 
-def test_finished_is_success_and_the_workers_go(running):
+def test_finished_run_succeeds_and_deletes_workers(running):
+    """The launcher stays for its log."""
     running.end(ExitStatus.FINISHED)
     running.settle()
     assert running.status["phase"] == Phase.SUCCEEDED
@@ -106,7 +112,8 @@ def test_finished_is_success_and_the_workers_go(running):
 
 
 @pytest.mark.parametrize(("policy_of_pods", "workers", "launchers"), [("Running", 0, 1), ("All", 0, 0), ("None", 2, 1)])
-def test_what_stays_after_the_end(policy_of_pods, workers, launchers):
+def test_clean_pod_policy_decides_which_pods_stay(policy_of_pods, workers, launchers):
+    """Running deletes the workers, All deletes everything, None keeps all pods."""
     cluster = Cluster(runPolicy={"cleanPodPolicy": policy_of_pods})
     cluster.run()
     cluster.end(ExitStatus.FINISHED)
@@ -114,8 +121,9 @@ def test_what_stays_after_the_end(policy_of_pods, workers, launchers):
     assert (len(cluster.pods("worker")), len(cluster.pods("launcher"))) == (workers, launchers)
 
 
-@pytest.mark.parametrize("verdict", FINAL, ids=lambda it: it.name.lower())
-def test_what_another_attempt_would_only_repeat_fails_at_once(running, verdict):
+@pytest.mark.parametrize("verdict", PERMANENT, ids=lambda it: it.name.lower())
+def test_permanent_failure_is_not_retried(running, verdict):
+    """Exit statuses that would repeat fail the training at once."""
     running.end(verdict, "shard train-00000-of-00004 is cut short")
     running.settle()
     assert running.status["phase"] == Phase.FAILED
@@ -123,8 +131,9 @@ def test_what_another_attempt_would_only_repeat_fails_at_once(running, verdict):
     assert running.status["attempts"][-1]["exitCode"] == verdict.value
 
 
-@pytest.mark.parametrize("verdict", COUNTED, ids=lambda it: it.name.lower())
-def test_what_may_be_better_next_time_is_tried_again_and_counted(running, verdict):
+@pytest.mark.parametrize("verdict", RETRYABLE, ids=lambda it: it.name.lower())
+def test_retryable_failure_is_retried_and_counted(running, verdict):
+    """The next attempt starts after a pause, and the failure is counted."""
     running.end(verdict)
     running.settle()
     assert running.status["failures"] == 1
@@ -136,7 +145,8 @@ def test_what_may_be_better_next_time_is_tried_again_and_counted(running, verdic
     assert condition(running, "Running")["status"] == "False"
 
 
-def test_the_limit_of_failures_is_kept_and_pauses_grow():
+def test_backoff_limit_holds_and_pauses_double():
+    """Pauses are 10, 20 and 40 s; the failure after the limit ends the training."""
     cluster = Cluster(runPolicy={"backoffLimit": 3})
     cluster.run()
     pauses = []
@@ -155,7 +165,8 @@ def test_the_limit_of_failures_is_kept_and_pauses_grow():
 
 
 @pytest.mark.parametrize("report", [True, False])
-def test_a_crash_waits_for_what_may_explain_it(running, report):
+def test_crash_waits_for_evidence(running, report):
+    """A crash is attributed only after the grace period for evidence."""
     running.end(ExitStatus.CRASHED, report=report)
     running.settle()
     assert running.status["phase"] == Phase.RUNNING
@@ -165,7 +176,8 @@ def test_a_crash_waits_for_what_may_explain_it(running, report):
     assert running.status["failures"] == 1
 
 
-def test_a_crash_is_a_disruption_when_a_worker_was_evicted(running):
+def test_crash_with_evicted_worker_is_disruption(running):
+    """An eviction does not count as a failure."""
     running.end(ExitStatus.CRASHED)
     evicted = running.pods("worker")[1]
     evicted["status"] = {"phase": "Failed", "reason": "Evicted"}
@@ -174,7 +186,8 @@ def test_a_crash_is_a_disruption_when_a_worker_was_evicted(running):
     assert "failures" not in running.status
 
 
-def test_a_node_that_is_known_to_be_lost_only_later_still_explains_a_crash(running):
+def test_late_evidence_turns_crash_into_disruption(running):
+    """A node reported as lost within the grace period explains the crash."""
     running.end(ExitStatus.CRASHED)
     running.settle()
     running.wait(seconds=60)
@@ -187,7 +200,7 @@ def test_a_node_that_is_known_to_be_lost_only_later_still_explains_a_crash(runni
 
 
 def lose_node(*pods):
-    """What the node controller says of the pods of a node that does not answer; they stay in Terminating."""
+    """The state of pods on a lost node, as set by the node controller; they stay in Terminating."""
     for pod in pods:
         pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:02:00Z"
         taken = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}
@@ -195,7 +208,8 @@ def lose_node(*pods):
 
 
 @pytest.mark.parametrize("lost", ["worker", "launcher", "both"])
-def test_who_hangs_in_terminating_on_a_lost_node_is_not_waited_for(running, lost):
+def test_pods_terminating_on_lost_node_are_not_awaited(running, lost):
+    """The next attempt starts while these pods still exist."""
     worker, launcher = running.pods("worker")[1], running.pods("launcher")[0]
     lose_node(*{"worker": [worker], "launcher": [launcher], "both": [worker, launcher]}[lost])
     running.settle()
@@ -210,7 +224,8 @@ def test_who_hangs_in_terminating_on_a_lost_node_is_not_waited_for(running, lost
     assert ("worker-1-1" in hosts[1]) is (lost != "launcher")
 
 
-def test_a_launcher_whose_ranks_wait_for_one_that_is_lost_is_not_given_long_to_save(running):
+def test_launcher_gets_short_grace_if_worker_lost(running):
+    """Its ranks cannot save; it gets 5 s. On suspend, workers keep their own grace period."""
     lose_node(running.pods("worker")[1])
     running.apply_plan(running.decide())
     graces = {each.name: each.grace_seconds for each in running.decide().delete}
@@ -219,7 +234,8 @@ def test_a_launcher_whose_ranks_wait_for_one_that_is_lost_is_not_given_long_to_s
     assert {each.grace_seconds for each in running.decide().delete if "worker" in each.name} == {None}
 
 
-def test_a_node_that_is_emptied_while_it_answers_is_given_time_to_save(running):
+def test_drained_node_gets_time_to_save(running):
+    """Pods on a node that still responds keep running until they have saved."""
     worker = running.pods("worker")[1]
     lose_node(worker)
     worker["status"]["conditions"][1]["status"] = "True"
@@ -228,7 +244,8 @@ def test_a_node_that_is_emptied_while_it_answers_is_given_time_to_save(running):
     assert len(running.pods("worker")) == 2
 
 
-def test_a_launcher_on_a_lost_node_does_not_keep_a_training_from_being_suspended(running):
+def test_launcher_on_lost_node_does_not_block_suspend(running):
+    """The training is suspended although its launcher is stuck in Terminating."""
     running.body["spec"]["suspend"] = True
     running.apply_plan(running.decide())
     launcher = running.gone.pop()
@@ -240,7 +257,8 @@ def test_a_launcher_on_a_lost_node_does_not_keep_a_training_from_being_suspended
     assert not running.pods("worker")
 
 
-def test_only_the_lost_worker_is_replaced_under_another_name(running):
+def test_only_lost_worker_is_replaced(running):
+    """The other workers keep their pods."""
     running.vanish("resnext-digits-worker-1-0")
     running.end(ExitStatus.CRASHED)
     kept = running.pods("worker")[0]["metadata"]["uid"]
@@ -252,7 +270,8 @@ def test_only_the_lost_worker_is_replaced_under_another_name(running):
     assert running.status["attempts"][-1]["number"] == 2
 
 
-def test_a_worker_that_failed_by_itself_is_counted_and_its_successor_has_the_next_number(running):
+def test_failed_worker_is_counted_and_replaced(running):
+    """The replacement pod has the next number."""
     running.end_pod(running.pods("worker")[1], 137, "a rank was killed for memory")
     running.settle()
     assert running.status["failures"] == 1
@@ -260,7 +279,8 @@ def test_a_worker_that_failed_by_itself_is_counted_and_its_successor_has_the_nex
     assert names_of(running.pods("worker"))[-1] == "resnext-digits-worker-1-1"
 
 
-def test_suspend_saves_then_gives_the_pods_back_and_resume_goes_on(running):
+def test_suspend_saves_and_resume_continues(running):
+    """Suspending deletes all pods after the save; resuming starts attempt 2."""
     running.body["spec"]["suspend"] = True
     running.settle()
     assert running.status["phase"] == Phase.SUSPENDED
@@ -275,12 +295,14 @@ def test_suspend_saves_then_gives_the_pods_back_and_resume_goes_on(running):
     assert condition(running, "Suspended")["status"] == "False"
 
 
-def test_the_launcher_goes_before_the_workers(running):
+def test_launcher_is_deleted_before_workers(running):
+    """Deleting the launcher makes the ranks save first."""
     running.body["spec"]["suspend"] = True
     assert [each.name for each in running.decide().delete] == ["resnext-digits-launcher-1"]
 
 
 def test_created_suspended_has_no_pods():
+    """A training created suspended has no pods."""
     cluster = Cluster(suspend=True)
     cluster.settle()
     assert cluster.status["phase"] == Phase.SUSPENDED
@@ -288,7 +310,8 @@ def test_created_suspended_has_no_pods():
 
 
 @pytest.mark.parametrize("change", [{"managedBy": "someone.else/queue"}, {}], ids=["managed elsewhere", "deleting"])
-def test_what_is_not_ours_is_left_alone(change):
+def test_unmanaged_or_deleted_training_is_not_modified(change):
+    """Nothing is done for another manager's training or one with a deletionTimestamp."""
     cluster = Cluster(**change)
     if not change:
         cluster.body["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
@@ -296,7 +319,8 @@ def test_what_is_not_ours_is_left_alone(change):
     assert (plan.create, plan.delete, plan.status) == ((), (), {})
 
 
-def test_the_last_ten_attempts_are_kept():
+def test_last_ten_attempts_are_kept():
+    """Older attempts are removed from the status."""
     cluster = Cluster()
     cluster.run()
     for _ in range(12):
@@ -307,17 +331,18 @@ def test_the_last_ten_attempts_are_kept():
     assert [each["number"] for each in cluster.status["attempts"]] == list(range(4, 14))
 
 
-MISFORTUNES = st.lists(
+FAULTS = st.lists(
     st.sampled_from(["ready", "train", "vanish", "evict", "crash", "hang", "suspend", "resume", "wait", "launcher"]),
     max_size=25,
 )
 
 
-def befall(cluster, what):
+def apply_fault(cluster, fault):
+    """Apply one fault, or do nothing if the training is in another state."""
     workers, launchers = cluster.pods("worker"), cluster.pods("launcher")
     alive = [each for each in launchers if (each.get("status") or {}).get("phase") == "Running"]
     under_way = "attempts" in cluster.status and "endTime" not in cluster.status["attempts"][-1]
-    match what:
+    match fault:
         case "ready":
             cluster.ready()
         case "train" if alive and under_way:
@@ -333,19 +358,19 @@ def befall(cluster, what):
         case "hang" if alive:
             cluster.end(ExitStatus.HUNG)
         case "suspend" | "resume":
-            cluster.body["spec"]["suspend"] = what == "suspend"
+            cluster.body["spec"]["suspend"] = fault == "suspend"
         case "wait":
             cluster.wait(minutes=6)
 
 
 @settings(max_examples=150, deadline=None)
-@given(misfortunes=MISFORTUNES)
-def test_whatever_happens_the_operator_comes_to_rest_and_the_training_to_its_end(misfortunes):
-    """Nothing changed means nothing to do, and no history leads to where a training cannot go on."""
+@given(faults=FAULTS)
+def test_any_fault_sequence_converges_to_running(faults):
+    """Reconciliation settles after any faults, and the training can always continue."""
     cluster = Cluster(runPolicy={"backoffLimit": 1000})
-    for what in misfortunes:
+    for fault in faults:
         cluster.settle()
-        befall(cluster, what)
+        apply_fault(cluster, fault)
     cluster.body["spec"]["suspend"] = False
     for _ in range(4):
         cluster.wait(minutes=6)
@@ -361,12 +386,13 @@ def test_whatever_happens_the_operator_comes_to_rest_and_the_training_to_its_end
 
 
 @settings(max_examples=100, deadline=None)
-@given(misfortunes=MISFORTUNES)
-def test_a_plan_deletes_only_a_finished_launcher_whose_end_is_recorded(misfortunes):
+@given(faults=FAULTS)
+def test_plan_deletes_launcher_only_after_end_recorded(faults):
+    """A finished launcher is evidence until the status records the end of its attempt."""
     cluster = Cluster(runPolicy={"backoffLimit": 1000, "cleanPodPolicy": "All"})
-    for what in misfortunes:
+    for fault in faults:
         cluster.settle()
-        befall(cluster, what)
+        apply_fault(cluster, fault)
         plan = cluster.decide()
         recorded = {each["number"] for each in cluster.status.get("attempts", ()) if "endTime" in each}
         for each in cluster.seen.launchers:
@@ -374,7 +400,8 @@ def test_a_plan_deletes_only_a_finished_launcher_whose_end_is_recorded(misfortun
                 assert each.attempt in recorded
 
 
-def test_a_launcher_that_was_made_and_not_recorded_is_recorded_as_if_it_had_been(cluster):
+def test_unrecorded_launcher_is_adopted(cluster):
+    """A launcher created just before a restart of the operator is recorded as usual."""
     cluster.settle()
     cluster.ready()
     before = copy.deepcopy(cluster.status)
@@ -387,7 +414,8 @@ def test_a_launcher_that_was_made_and_not_recorded_is_recorded_as_if_it_had_been
     assert cluster.status == recorded
 
 
-def test_a_launcher_that_came_and_went_unseen_had_all_workers_ready(cluster):
+def test_launcher_missed_while_down_had_ready_workers(cluster):
+    """If the launcher started and ended unobserved, all workers had been ready."""
     cluster.settle()
     cluster.ready()
     slow = cluster.pods("worker")[1]
@@ -406,8 +434,8 @@ def test_a_launcher_that_came_and_went_unseen_had_all_workers_ready(cluster):
     assert condition(cluster, "Running")["reason"] == "Finished"
 
 
-def test_differences_of_a_continued_run_are_shown(running):
-    """In the status for as long as the run has them, and once as an event."""
+def test_config_differences_are_in_status_and_one_event(running):
+    """The differences stay in the status; one event reports them."""
     differences = ("seed: was 0, is 4", "dataset.train: was 64 records in 1 part, is 65 records in 1 part")
     for step in (40, 60):
         running.wait(seconds=10)
@@ -419,6 +447,6 @@ def test_differences_of_a_continued_run_are_shown(running):
     assert running.events.count("RecipeChanged") == 1
 
 
-def test_run_without_differences_shows_none(running):
-    """Not even an empty list."""
+def test_run_without_differences_has_no_field(running):
+    """The list is left out if it is empty."""
     assert "differences" not in running.status["checkpoint"]

@@ -1,4 +1,4 @@
-"""One training through the real reconciliation, on an API server of a few lines: created whole, and then left alone."""
+"""Reconciliation of one training against an API server in memory."""
 
 import asyncio
 import copy
@@ -109,8 +109,10 @@ class Place:
         return self.server.objects[path_of("ResNeXtTraining", "default", name)].get("status") or {}
 
 
-def test_everything_is_made_once_and_a_policy_of_another_version_is_updated_once():
-    async def story():
+def test_children_are_created_once_and_updated_once():
+    """Later reconciliations write nothing; a NetworkPolicy of another version is updated once."""
+
+    async def scenario():
         place = Place()
         await place.reconcile(3)
         assert len(place.posts) == 6, place.posts  # config, network policy, claim, secret, two workers
@@ -123,7 +125,7 @@ def test_everything_is_made_once_and_a_policy_of_another_version_is_updated_once
         await place.reconcile(3)
         assert [verb for verb, _ in place.server.writes] == ["PUT"]
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
 def named(name):
@@ -132,10 +134,10 @@ def named(name):
     return body
 
 
-def test_one_template_is_tried_once_for_many_trainings():
-    """100 ordinary trainings cost two dry runs and one look for a quota, and no write more than before."""
+def test_dry_run_is_shared_by_equal_templates():
+    """100 ordinary trainings cost two dry runs and one list of quotas, and no additional write."""
 
-    async def story():
+    async def scenario():
         names = [f"t{number}" for number in range(100)]
         place = Place(*map(named, names))
         await asyncio.gather(*(place.reconcile(2, name) for name in names))
@@ -146,13 +148,13 @@ def test_one_template_is_tried_once_for_many_trainings():
         assert len(patches) == 100
         assert all(path.endswith("/status") for path in patches)
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
-def test_another_template_is_tried_by_itself():
-    """Whatever the user's fields change in the pods."""
+def test_dry_run_repeats_for_other_template():
+    """Any field that changes the pods leads to another dry run."""
 
-    async def story():
+    async def scenario():
         larger = named("larger")
         larger["spec"]["workers"]["resources"] = {"limits": {"memory": "2Gi"}}
         place = Place(named("a"), larger)
@@ -160,7 +162,7 @@ def test_another_template_is_tried_by_itself():
         await place.reconcile(name="larger")
         assert len(place.server.dry_runs) == 4
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
 QUOTA = 'pods "x" is forbidden: failed quota: team: must specify limits.cpu for: launcher'
@@ -168,9 +170,9 @@ QUOTA = 'pods "x" is forbidden: failed quota: team: must specify limits.cpu for:
 
 @pytest.mark.parametrize("role", ["worker", "launcher"])
 def test_rejected_dry_run_creates_nothing(role):
-    """No worker holds a GPU for a launcher that the quota does not admit; the field is named."""
+    """No worker holds a GPU for a launcher that the quota rejects; the message names the field."""
 
-    async def story():
+    async def scenario():
         place = Place()
         place.server.refusals[role] = ApiError(403, QUOTA)
         await place.reconcile(3)
@@ -189,13 +191,13 @@ def test_rejected_dry_run_creates_nothing(role):
         await place.reconcile(3)
         assert len(place.pods()) == 2
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
-def test_dry_run_that_is_unsupported_says_nothing():
-    """A webhook that declares side effects: the API server cannot tell what would happen."""
+def test_unsupported_dry_run_is_ignored():
+    """A webhook with side effects rejects dry runs; the pods are created without one."""
 
-    async def story():
+    async def scenario():
         place = Place()
         said = 'admission webhook "inject.example" does not support dry run'
         place.server.refusals = {"worker": ApiError(400, said), "launcher": ApiError(400, said)}
@@ -203,40 +205,40 @@ def test_dry_run_that_is_unsupported_says_nothing():
         assert len(place.pods()) == 2
         assert not any("schedulingGates" in pod["spec"] for pod in place.pods())
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
-def test_invalid_dry_run_fails_before_anything_is_created():
-    """A field that only the API server knows to be wrong."""
+def test_invalid_dry_run_fails_before_creation():
+    """The API server rejects a field that the operator does not validate."""
 
-    async def story():
+    async def scenario():
         place = Place()
         place.server.refusals["worker"] = ApiError(422, 'Pod "x" is invalid: spec.volumes[0]: Invalid value')
         await place.reconcile(3)
         assert place.posts == []
         assert (place.status()["phase"], place.status()["reason"]) == ("Failed", "PodsInvalid")
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("code", [500, 429, 503])
-def test_api_server_in_trouble_is_no_rejection(code):
-    """The work queue tries again, as for any other request."""
+def test_api_server_error_is_not_a_rejection(code):
+    """The work queue retries, as for any other request."""
 
-    async def story():
+    async def scenario():
         place = Place()
         place.server.refusals["worker"] = ApiError(code, "try later")
         with pytest.raises(ApiError):
             await place.reconcile()
         assert place.status() == {}
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
-def test_quota_gates_workers_until_the_launcher_is_admitted():
-    """The second dry run sees the quota charged for the workers."""
+def test_quota_gates_workers_until_launcher_is_admitted():
+    """The second dry run counts the quota used by the workers."""
 
-    async def story():
+    async def scenario():
         place = Place()
         place.server.quotas = [{"metadata": {"name": "team"}}]
         await place.reconcile()
@@ -257,13 +259,13 @@ def test_quota_gates_workers_until_the_launcher_is_admitted():
             assert body["spec"] == {"schedulingGates": [{"$patch": "delete", "name": "resnext.dev/gang"}]}
         assert not any(pod["spec"]["schedulingGates"] for pod in place.pods())
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
-def test_rejected_pod_leaves_the_others_and_is_tried_alone():
-    """The first rejection of a set brings the gates; what exists is not created again."""
+def test_rejected_pod_is_retried_without_recreating_others():
+    """Missing pods are created with scheduling gates; existing ones are not created again."""
 
-    async def story():
+    async def scenario():
         place = Place()
         place.server.refused_pods["resnext-digits-worker-1-0"] = ApiError(403, QUOTA)
         await place.reconcile(2)
@@ -275,11 +277,13 @@ def test_rejected_pod_leaves_the_others_and_is_tried_alone():
         assert len(place.pods()) == 2
         assert len([path for path in place.posts if path.endswith("/pods")]) == 3
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
-def test_no_deletion_is_under_way_any_more_when_one_of_them_has_failed():
-    async def story():
+def test_failed_deletion_waits_for_other_deletions():
+    """No deletion is in flight when the error is raised."""
+
+    async def scenario():
         ended = []
 
         class Slow(KubeClient):
@@ -298,4 +302,4 @@ def test_no_deletion_is_under_way_any_more_when_one_of_them_has_failed():
             await Slow().apply_plan(plan, SimpleNamespace(namespace="lab"))
         assert [path.rpartition("/")[2] for path in ended] == ["gone"]
 
-    asyncio.run(story())
+    asyncio.run(scenario())

@@ -1,4 +1,4 @@
-"""What is refused says which field, why and the way out; and nothing is made of it, nor left behind."""
+"""Rejected trainings: the message names field, reason and remedy; nothing is created or left behind."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -28,13 +28,13 @@ def condition(cluster, kind):
     return next((each for each in cluster.status["conditions"] if each["type"] == kind), {})
 
 
-def a_cluster(site=SITE, **workers):
+def make_cluster(site=SITE, **workers):
     cluster = Cluster(workers={"replicas": 2, **workers})
     cluster.site = site
     return cluster
 
 
-# -- the node's own ----------------------------------------------------------------------------------------------------
+# -- host access -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,9 @@ def a_cluster(site=SITE, **workers):
     ],
     ids=["hostPath", "hostNetwork"],
 )
-def test_the_nodes_folders_and_network_need_the_operators_settings(workers, words):
-    cluster = a_cluster(**workers)
+def test_host_path_and_host_network_need_settings(workers, words):
+    """The operator's settings must allow hostPath volumes and hostNetwork."""
+    cluster = make_cluster(**workers)
     cluster.settle()
     accepted = condition(cluster, "Accepted")
     assert (accepted["status"], accepted["reason"]) == ("False", "NotAllowed")
@@ -54,7 +55,7 @@ def test_the_nodes_folders_and_network_need_the_operators_settings(workers, word
     assert cluster.status["phase"] == Phase.FAILED
     assert not [name for name in cluster.made if "worker" in name]
     assert cluster.events == ["NotAllowed"], "told once"
-    allowed = a_cluster(OPEN, **workers)
+    allowed = make_cluster(OPEN, **workers)
     allowed.run()
     assert allowed.status["phase"] == Phase.RUNNING
 
@@ -73,20 +74,23 @@ def test_the_nodes_folders_and_network_need_the_operators_settings(workers, word
         ("//mnt/nvme", False),
     ],
 )
-def test_an_allowed_folder_is_a_folder_and_not_a_prefix(path, allowed):
-    cluster = a_cluster(OPEN, volumes=[{"name": "fast", "hostPath": {"path": path}}])
+def test_allowed_host_path_matches_directories(path, allowed):
+    """A path is compared by directory, not by string prefix."""
+    cluster = make_cluster(OPEN, volumes=[{"name": "fast", "hostPath": {"path": path}}])
     cluster.settle()
     assert bool(cluster.pods("worker")) is allowed
 
 
-def test_all_of_the_node_can_be_allowed():
-    cluster = a_cluster(replace(SITE, host_paths=("/",)), **FOLDER)
+def test_host_path_root_allows_every_path():
+    """The setting / allows every hostPath."""
+    cluster = make_cluster(replace(SITE, host_paths=("/",)), **FOLDER)
     cluster.settle()
     assert cluster.pods("worker")
 
 
-def test_what_is_no_longer_allowed_ends_no_attempt_but_begins_none():
-    cluster = a_cluster(OPEN, **FOLDER)
+def test_revoked_permission_keeps_current_attempt():
+    """The current attempt continues, and no other one starts."""
+    cluster = make_cluster(OPEN, **FOLDER)
     cluster.run()
     cluster.site = SITE
     cluster.settle()
@@ -101,8 +105,9 @@ def test_what_is_no_longer_allowed_ends_no_attempt_but_begins_none():
     assert cluster.made == made
 
 
-def test_what_is_suspended_is_refused_when_it_is_resumed():
-    cluster = a_cluster(OPEN, **FOLDER)
+def test_suspended_training_is_rejected_on_resume():
+    """A suspended training that is no longer allowed stays Suspended with Accepted False."""
+    cluster = make_cluster(OPEN, **FOLDER)
     cluster.run()
     cluster.body["spec"]["suspend"] = True
     cluster.settle()
@@ -129,10 +134,11 @@ KINDS = {
 }
 
 
-def test_workers_mount_the_volumes_of_their_user_beside_their_own():
+def test_workers_mount_user_volumes_and_own():
+    """User volumes are mounted with the prefix user-, next to the operator's own."""
     listed = [{"name": name, **source} for name, source in KINDS.items()]
     mounts = [{"name": name, "mountPath": f"/mnt/{name}"} for name in KINDS]
-    cluster = a_cluster(OPEN, volumes=listed, volumeMounts=mounts)
+    cluster = make_cluster(OPEN, volumes=listed, volumeMounts=mounts)
     cluster.settle()
     spec = cluster.pods("worker")[0]["spec"]
     found = {each["name"]: each for each in spec["volumes"]}
@@ -145,16 +151,18 @@ def test_workers_mount_the_volumes_of_their_user_beside_their_own():
     assert {name: len(each.keys() - {"name"}) for name, each in found.items()} == dict.fromkeys(found, 1), "one source"
 
 
-def test_no_folder_that_the_pods_need_can_be_hidden():
-    cluster = a_cluster()
+def test_every_own_mount_is_protected():
+    """Users cannot mount over any directory that the pods need."""
+    cluster = make_cluster()
     cluster.run()
     for pod in (*cluster.pods("worker"), *cluster.pods("launcher")):
         for mount in pod["spec"]["containers"][0]["volumeMounts"]:
             assert mount["mountPath"] in volumes.OWN_FOLDERS
 
 
-def test_a_claim_among_the_volumes_is_waited_for_and_must_suffice():
-    cluster = a_cluster(volumes=[{"name": "extra", "persistentVolumeClaim": {"claimName": "extra"}}])
+def test_volume_claim_is_awaited_and_must_be_shareable():
+    """Workers wait for the claim, and its access mode must suffice."""
+    cluster = make_cluster(volumes=[{"name": "extra", "persistentVolumeClaim": {"claimName": "extra"}}])
     cluster.settle()
     assert "no claim extra" in condition(cluster, "Scheduled")["message"]
     assert not cluster.pods("worker")
@@ -164,8 +172,9 @@ def test_a_claim_among_the_volumes_is_waited_for_and_must_suffice():
     assert cluster.status["phase"] == Phase.FAILED
 
 
-def test_the_appearance_of_a_volumes_claim_wakes_its_training():
-    cluster = a_cluster(volumes=[{"name": "extra", "persistentVolumeClaim": {"claimName": "extra"}}])
+def test_volume_claim_event_reconciles_its_training():
+    """The creation of a claim enqueues the trainings that mount it."""
+    cluster = make_cluster(volumes=[{"name": "extra", "persistentVolumeClaim": {"claimName": "extra"}}])
     cache = Cache()
     cluster.body["metadata"]["resourceVersion"] = "1"
     cache.upsert(cluster.body)
@@ -175,8 +184,9 @@ def test_the_appearance_of_a_volumes_claim_wakes_its_training():
     }
 
 
-def test_on_the_nodes_network_a_worker_still_finds_the_cluster():
-    cluster = a_cluster(OPEN, hostNetwork=True)
+def test_host_network_workers_use_cluster_dns():
+    """Workers on the host network resolve cluster names; the launcher stays off the host network."""
+    cluster = make_cluster(OPEN, hostNetwork=True)
     cluster.run()
     for pod in cluster.pods("worker"):
         assert pod["spec"]["hostNetwork"]
@@ -184,7 +194,7 @@ def test_on_the_nodes_network_a_worker_still_finds_the_cluster():
     assert "hostNetwork" not in cluster.pods("launcher")[0]["spec"]
 
 
-# -- what the API server refuses ---------------------------------------------------------------------------------------
+# -- pods rejected by a quota ------------------------------------------------------------------------------------------
 
 
 def forbid(cluster):
@@ -203,7 +213,8 @@ def forbid(cluster):
 
 
 @pytest.mark.parametrize("pods", ["workers", "launcher", "successor"])
-def test_a_quota_in_the_way_is_told_once_and_the_deadline_for_pending_pods_counts_on(pods):
+def test_quota_rejection_reported_once_within_deadline(pods):
+    """One event is emitted, and pendingDeadlineSeconds keeps counting."""
     cluster = Cluster(runPolicy={"pendingDeadlineSeconds": 60})
     if pods == "launcher":
         cluster.settle()
@@ -226,7 +237,8 @@ def test_a_quota_in_the_way_is_told_once_and_the_deadline_for_pending_pods_count
     assert "exceeded quota" in condition(cluster, "Failed")["message"]
 
 
-def test_when_the_quota_is_raised_the_training_goes_on():
+def test_raised_quota_starts_training():
+    """The training runs after the quota is raised."""
     cluster = Cluster()
     for _ in range(3):
         forbid(cluster)
@@ -236,11 +248,12 @@ def test_when_the_quota_is_raised_the_training_goes_on():
     assert condition(cluster, "Scheduled")["status"] == "True"
 
 
-# -- what gets past the API server -------------------------------------------------------------------------------------
+# -- specs accepted by an earlier version ------------------------------------------------------------------------------
 
 
-def test_what_ran_with_a_spec_that_is_refused_now_does_not_run_for_ever():
-    cluster = a_cluster()
+def test_running_training_with_invalid_spec_is_stopped():
+    """Its pods are deleted, the training fails, and repeating changes nothing."""
+    cluster = make_cluster()
     cluster.run()
     plan = plan_for_invalid_spec(cluster.status, cluster.seen, 2, "spec.workers.slots: no", cluster.now)
     assert {each.name for each in plan.delete} == {each["metadata"]["name"] for each in living(cluster)}
@@ -254,8 +267,9 @@ def living(cluster):
     return [each for each in cluster.objects.values() if is_pod("worker")(each) or is_pod("launcher")(each)]
 
 
-def test_what_has_succeeded_stays_so_when_a_later_operator_would_refuse_it():
-    cluster = a_cluster()
+def test_succeeded_training_with_invalid_spec_unchanged():
+    """A later operator that rejects the spec does not change the result."""
+    cluster = make_cluster()
     cluster.run()
     cluster.end(ExitStatus.FINISHED)
     cluster.settle()
@@ -263,12 +277,13 @@ def test_what_has_succeeded_stays_so_when_a_later_operator_would_refuse_it():
     assert (plan.status, plan.events) == (cluster.status, ())
 
 
-# -- who may come in ---------------------------------------------------------------------------------------------------
+# -- network policy ----------------------------------------------------------------------------------------------------
 
 
-def test_only_own_pods_the_operator_and_who_the_settings_name_come_in():
+def test_network_policy_admits_own_pods_operator_metrics():
+    """Ingress is limited to the training's pods, the operator and the configured scrapers."""
     monitoring = {"namespaceSelector": {"matchLabels": {"team": "watch"}}}
-    cluster = a_cluster(replace(SITE, operator_namespace="ops", metrics_from=(monitoring,)), slots=4)
+    cluster = make_cluster(replace(SITE, operator_namespace="ops", metrics_from=(monitoring,)), slots=4)
     spec = network_policy(cluster.training)["spec"]
     assert spec["podSelector"] == {"matchLabels": {"resnext.dev/training": "resnext-digits"}}
     assert spec["policyTypes"] == ["Ingress"]
@@ -281,15 +296,17 @@ def test_only_own_pods_the_operator_and_who_the_settings_name_come_in():
     assert other == monitoring
 
 
-def test_without_a_setting_nobody_but_the_operator_reads_metrics():
-    _, metrics = network_policy(a_cluster().training)["spec"]["ingress"]
+def test_network_policy_default_admits_operator_only():
+    """Without a setting only the operator can read metrics."""
+    _, metrics = network_policy(make_cluster().training)["spec"]["ingress"]
     assert len(metrics["from"]) == 1
 
 
 # -- settings ----------------------------------------------------------------------------------------------------------
 
 
-def test_settings_come_from_the_environment():
+def test_settings_are_read_from_environment():
+    """Lists, booleans and JSON are parsed."""
     settings = Settings.from_environment(
         {
             "RESNEXT_HOST_PATHS": "/mnt/nvme,/opt",
@@ -307,7 +324,8 @@ def test_settings_come_from_the_environment():
 @pytest.mark.parametrize(
     ("variable", "value"), [("HOST_PATHS", "mnt"), ("METRICS_FROM", "monitoring"), ("HOST_NETWORK", "perhaps")]
 )
-def test_a_setting_that_cannot_be_read_is_named(variable, value):
+def test_invalid_setting_names_its_variable(variable, value):
+    """The error begins with the name of the variable."""
     with pytest.raises(InvalidSettings, match=f"RESNEXT_{variable}: "):
         Settings.from_environment({f"RESNEXT_{variable}": value})
 
@@ -323,8 +341,8 @@ def test_a_setting_that_cannot_be_read_is_named(variable, value):
         ("", "remove it"),
     ],
 )
-def test_an_unknown_variable_ends_the_start(variable, suggestion, monkeypatch, capsys):
-    """A variable that is misspelt would be ignored silently: the operator names it and the closest setting."""
+def test_unknown_variable_fails_start(variable, suggestion, monkeypatch, capsys):
+    """The error names the misspelt variable and suggests the closest setting."""
     monkeypatch.setenv(f"RESNEXT_{variable}", "30")
     for given in ("RESNEXT_STARTED", "RESNEXT_CACHE"):
         monkeypatch.delenv(given, raising=False)
@@ -334,13 +352,13 @@ def test_an_unknown_variable_ends_the_start(variable, suggestion, monkeypatch, c
     assert suggestion in said
 
 
-def test_known_variables_are_no_mistake():
-    """Each setting's own variable, and variables of other programs, are left alone."""
+def test_known_and_foreign_variables_are_accepted():
+    """Variables of settings and of other programs cause no error."""
     Settings.check_names({f"RESNEXT_{name.upper()}": "1" for name in Settings.model_fields} | {"RESNEXTRA": "1"})
 
 
-def test_render_ignores_variables_of_the_developers_shell(monkeypatch, capsys):
-    """`make` exports RESNEXT_STARTED, and tests RESNEXT_CACHE: `render` by hand must work in such a shell."""
+def test_render_ignores_unknown_variables(monkeypatch, capsys):
+    """`render` works in a shell with variables such as RESNEXT_STARTED."""
     monkeypatch.setenv("RESNEXT_STARTED", "1")
     monkeypatch.setenv("RESNEXT_IMAGE_OPERATOR", "x")
     assert main(["render", "-f", str(SAMPLES / "resnext-digits.yaml")]) == 0

@@ -1,4 +1,4 @@
-"""Pods that the API server rejects: why, what is advised, when it is tried again, and what is held meanwhile."""
+"""Pods that the API server rejects: cause, advice, retries, deadlines and scheduling gates."""
 
 import pytest
 
@@ -117,8 +117,8 @@ ADVICE = [
 
 
 @pytest.mark.parametrize(("code", "message", "role", "cause", "words"), ADVICE)
-def test_advice_fits_the_cause_and_names_the_field(code, message, role, cause, words):
-    """In the API server's own words for each cause."""
+def test_rejection_advice_fits_cause_and_names_field(code, message, role, cause, words):
+    """Messages are those of the API server."""
     found = rejection(code, message, role)
     assert rejections.cause_of(found) is cause
     said = rejections.advice(found)
@@ -126,8 +126,8 @@ def test_advice_fits_the_cause_and_names_the_field(code, message, role, cause, w
     assert ("quota" in said.lower()) <= (cause is Cause.QUOTA), "raising a quota helps against a quota alone"
 
 
-def test_claim_over_a_limit_names_the_template():
-    """A LimitRange may also be about storage."""
+def test_claim_rejection_advice_names_template():
+    """A LimitRange may also limit storage."""
     said = (
         'persistentvolumeclaims "it-checkpoints" is forbidden: maximum storage usage per PersistentVolumeClaim is 5Gi'
     )
@@ -135,11 +135,11 @@ def test_claim_over_a_limit_names_the_template():
     assert "spec.checkpoints.template.size" in rejections.advice(found)
 
 
-# -- tries and deadlines -----------------------------------------------------------------------------------------------
+# -- retries and deadlines ---------------------------------------------------------------------------------------------
 
 
-def test_tries_pause_longer_and_at_most_a_minute():
-    """Not in step with another training that waits for the same quota."""
+def test_rejection_backoff_doubles_with_jitter():
+    """The pause is at most 90 s; two trainings do not retry at the same time."""
     waits = {}
     for uid in ("a", "b"):
         cluster = Cluster()
@@ -157,8 +157,8 @@ def test_tries_pause_longer_and_at_most_a_minute():
 
 @pytest.mark.parametrize("field", ["pendingDeadlineSeconds", "activeDeadlineSeconds"])
 @pytest.mark.parametrize("what", ["workers", "launcher", "dry run"])
-def test_deadline_keeps_its_time_while_pods_are_rejected(field, what):
-    """45 seconds are 45 seconds, however long the pause before the next try is."""
+def test_deadline_holds_while_pods_are_rejected(field, what):
+    """A long pause before the next try does not extend a deadline of 45 s."""
     cluster = Cluster(runPolicy={field: 45, "admissionTimeoutSeconds": 3600})
     start = cluster.now
     if what == "launcher":
@@ -179,8 +179,8 @@ def test_deadline_keeps_its_time_while_pods_are_rejected(field, what):
     assert (cluster.now - start).total_seconds() == pytest.approx(45, abs=0.1)
 
 
-def test_rejection_moves_no_transition_time_with_each_try():
-    """The condition says since when pods are rejected."""
+def test_repeated_rejection_keeps_transition_time():
+    """The condition shows since when pods are rejected."""
     cluster = Cluster()
     reject(cluster, 1)
     since = condition(cluster, "Scheduled")["lastTransitionTime"]
@@ -194,8 +194,8 @@ def test_rejection_moves_no_transition_time_with_each_try():
 # -- invalid pods ------------------------------------------------------------------------------------------------------
 
 
-def test_invalid_pod_fails_before_the_first_attempt():
-    """No other try would change it; the pods of the set that were created go."""
+def test_invalid_pod_before_first_attempt_fails():
+    """Retrying would not help; the created pods of the set are deleted."""
     cluster = Cluster()
     reject(cluster, 1, code=422, message=INVALID)
     assert cluster.status["phase"] == Phase.FAILED
@@ -209,8 +209,8 @@ def test_invalid_pod_fails_before_the_first_attempt():
 
 
 @pytest.mark.parametrize("message", [ADVICE[9][1], ADVICE[11][1]], ids=["webhook", "policy"])
-def test_denial_with_code_422_is_tried_again(message):
-    """A webhook or a policy may answer 422; it is no verdict of the API server on the fields."""
+def test_denial_with_code_422_is_retried(message):
+    """A webhook or an admission policy may answer 422 for a valid pod."""
     cluster = Cluster()
     reject(cluster, 1, code=422, message=message)
     assert cluster.status["phase"] == Phase.PENDING
@@ -220,7 +220,7 @@ def test_denial_with_code_422_is_tried_again(message):
     assert cluster.status["phase"] == Phase.RUNNING
 
 
-def an_invalid_successor(**policy):
+def invalid_replacement(**policy):
     """After an attempt, the pod that replaces a lost worker is invalid."""
     cluster = Cluster(runPolicy=policy)
     cluster.run()
@@ -230,9 +230,9 @@ def an_invalid_successor(**policy):
     return cluster
 
 
-def test_invalid_pod_after_an_attempt_waits_for_a_spec():
-    """Its pods are deleted, so that they hold no GPU, and nothing is tried before the spec has changed."""
-    cluster = an_invalid_successor()
+def test_invalid_pod_after_attempt_waits_for_new_spec():
+    """The pods are deleted to release GPUs; a change of the spec starts the next try."""
+    cluster = invalid_replacement()
     cluster.settle()
     assert cluster.status["phase"] != Phase.FAILED
     assert not cluster.pods("worker")
@@ -248,9 +248,9 @@ def test_invalid_pod_after_an_attempt_waits_for_a_spec():
     assert condition(cluster, "PodsInvalid")["status"] == "False"
 
 
-def test_invalid_pod_waits_no_longer_than_pending_deadline():
-    """And the API server is quoted at the end."""
-    cluster = an_invalid_successor(pendingDeadlineSeconds=100)
+def test_invalid_pod_waits_at_most_pending_deadline():
+    """The condition Failed quotes the API server."""
+    cluster = invalid_replacement(pendingDeadlineSeconds=100)
     cluster.settle()
     assert cluster.status["phase"] != Phase.FAILED
     cluster.wait(seconds=100)
@@ -260,19 +260,19 @@ def test_invalid_pod_waits_no_longer_than_pending_deadline():
     assert INVALID in failed["message"]
 
 
-# -- gangs -------------------------------------------------------------------------------------------------------------
+# -- scheduling gates --------------------------------------------------------------------------------------------------
 
 
-def test_ordinary_workers_have_no_gate():
-    """Without a quota and a rejection nothing is patched."""
+def test_workers_without_quota_have_no_gate():
+    """Without a quota or a rejection no pod is patched."""
     cluster = Cluster()
     cluster.settle()
     assert not gated(cluster)
     assert (cluster.checks, cluster.launcher_checks) == (1, 0)
 
 
-def test_workers_in_a_quota_have_a_gate_until_all_exist():
-    """The quota is charged, and no GPU is held."""
+def test_workers_in_quota_are_gated_until_all_exist():
+    """Gated pods are charged to the quota and hold no GPU."""
     cluster = Cluster()
     cluster.quota = True
     plan = cluster.decide()
@@ -286,8 +286,8 @@ def test_workers_in_a_quota_have_a_gate_until_all_exist():
     assert cluster.status["phase"] == Phase.RUNNING
 
 
-def test_gate_stays_while_a_worker_is_rejected():
-    """The scheduler gets none of them."""
+def test_gate_stays_while_worker_is_rejected():
+    """The scheduler places none of the workers."""
     cluster = Cluster()
     cluster.quota = True
     reject(cluster, 1)
@@ -298,8 +298,8 @@ def test_gate_stays_while_a_worker_is_rejected():
     assert "rejection" not in cluster.status
 
 
-def test_gate_stays_while_the_launcher_is_rejected():
-    """A quota that is one pod short: the second dry run tells."""
+def test_gate_stays_while_launcher_is_rejected():
+    """The second dry run detects a quota that is one pod short."""
     cluster = Cluster()
     cluster.quota = True
     cluster.launcher_rejected = rejection(role="launcher")
@@ -315,8 +315,8 @@ def test_gate_stays_while_the_launcher_is_rejected():
     assert not gated(cluster)
 
 
-def test_rejected_set_is_deleted_after_its_timeout():
-    """Its pods may hold what another training needs; then it is tried again after a random pause, with gates."""
+def test_rejected_set_is_deleted_after_timeout():
+    """The pods are deleted after admissionTimeoutSeconds and retried, gated, after a random pause."""
     cluster = Cluster(runPolicy={"admissionTimeoutSeconds": 30})
     reject(cluster, 1)
     cluster.settle()
@@ -349,8 +349,8 @@ def test_rejected_set_is_deleted_after_its_timeout():
     assert "rejection" not in cluster.status
 
 
-def test_rejected_launcher_frees_its_workers_after_the_timeout():
-    """Workers that are ready hold GPUs for a launcher that is never created."""
+def test_rejected_launcher_frees_workers_after_timeout():
+    """Ready workers do not hold GPUs for a launcher that is never created."""
     cluster = Cluster()
     cluster.settle()
     cluster.ready()
@@ -369,8 +369,8 @@ def test_rejected_launcher_frees_its_workers_after_the_timeout():
     assert not cluster.status.get("attempts")
 
 
-def test_unschedulable_pods_are_left_alone():
-    """An autoscaler needs minutes, also for a set of which a pod was rejected at first."""
+def test_unschedulable_pods_are_not_deleted():
+    """An autoscaler needs minutes, also after a rejection."""
     cluster = Cluster()
     reject(cluster, 1)
     cluster.wait(seconds=2)
@@ -386,7 +386,7 @@ def test_unschedulable_pods_are_left_alone():
 
 
 def test_gated_pod_is_not_unschedulable():
-    """The scheduler reports a pod with a gate as not scheduled."""
+    """The scheduler reports a gated pod as not scheduled."""
     cluster = Cluster()
     cluster.quota = True
     reject(cluster, 1)
@@ -398,8 +398,8 @@ def test_gated_pod_is_not_unschedulable():
     assert "Unschedulable" not in cluster.events
 
 
-def test_replaced_worker_in_a_quota_is_gated_alone():
-    """The others run on, and are not deleted for the time that it takes."""
+def test_replaced_worker_in_quota_is_gated_alone():
+    """The other workers keep running."""
     cluster = Cluster()
     cluster.quota = True
     cluster.run()
@@ -412,8 +412,8 @@ def test_replaced_worker_in_a_quota_is_gated_alone():
     assert cluster.pods("worker")[0]["metadata"]["uid"] == kept
 
 
-def test_suspended_training_forgets_its_rejection():
-    """It begins again when it is resumed."""
+def test_suspend_clears_rejection():
+    """Resuming starts without a pause."""
     cluster = Cluster()
     reject(cluster, 1)
     cluster.body["spec"]["suspend"] = True
@@ -439,8 +439,8 @@ def test_suspended_training_forgets_its_rejection():
     ],
     ids=str,
 )
-def test_status_of_any_form_stops_no_training(odd):
-    """What nobody of ours can have written is ignored and rewritten."""
+def test_malformed_rejection_status_is_ignored(odd):
+    """Malformed fields are ignored and removed."""
     cluster = Cluster()
     cluster.body["status"] = odd
     cluster.run()

@@ -1,4 +1,4 @@
-"""`resnext-operator render` prints what would be created, or says in one sentence what is wrong with the file."""
+"""`resnext-operator render` prints the manifests, or reports an invalid file in one line."""
 
 import contextlib
 import json
@@ -26,7 +26,8 @@ FIELDS = [str(field.alias) for model in (Training, Spec) for field in model.mode
 HEAD = f"apiVersion: resnext.dev/v1alpha1\nkind: {KIND}\n"
 
 
-def test_a_sample_becomes_manifests(capsys):
+def test_render_of_sample_prints_manifests(capsys):
+    """Three pods, ConfigMap, Secret, NetworkPolicy and claim are printed."""
     assert main(["render", "-f", str(SAMPLE)]) == 0
     kinds = [each["kind"] for each in yaml.safe_load_all(capsys.readouterr().out)]
     assert kinds.count("Pod") == 3
@@ -47,7 +48,8 @@ def test_a_sample_becomes_manifests(capsys):
         (HEAD + "metadata: {name: x}\nspec: {training: {epochs: -1}}\n", "spec.training.epochs"),
     ],
 )
-def test_a_bad_file_is_refused_in_a_sentence(tmp_path, capsys, text, sentence):
+def test_render_of_invalid_file_reports_error(tmp_path, capsys, text, sentence):
+    """Exit status 2, one message, no output."""
     path = tmp_path / "training.yaml"
     path.write_text(text)
     assert main(["render", "-f", str(path)]) == 2
@@ -56,7 +58,7 @@ def test_a_bad_file_is_refused_in_a_sentence(tmp_path, capsys, text, sentence):
     assert not said.out
 
 
-def test_every_training_of_a_file_is_rendered(tmp_path, capsys):
+def test_render_prints_every_training_of_file(tmp_path, capsys):
     """Other kinds in the file are ignored."""
     path = tmp_path / "trainings.yaml"
     sample = SAMPLE.read_text()
@@ -68,7 +70,7 @@ def test_every_training_of_a_file_is_rendered(tmp_path, capsys):
     assert sum(name.startswith("second-") for name in names) == 3
 
 
-def test_printed_strings_are_read_as_strings(tmp_path, capsys):
+def test_render_quotes_strings_like_numbers(tmp_path, capsys):
     """kubectl would read a bare 1e3 or 010 as a number."""
     texts = ["1e3", "010", "0x10", "yes", "2026-01-01", "1:30", "null", ".5", "1_000"]
     env = ", ".join(f"{{name: V{number}, value: '{text}'}}" for number, text in enumerate(texts))
@@ -88,8 +90,8 @@ def test_printed_strings_are_read_as_strings(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("name", "case"), CASES.items(), ids=CASES)
-def test_file_is_rendered_if_the_api_server_accepts_it(tmp_path, capsys, name, case):
-    """The same verdict, in a sentence; the same values."""
+def test_render_accepts_what_api_server_accepts(tmp_path, capsys, name, case):
+    """The verdict and the values are the same; an error is one line."""
     data, specs = case
     path = tmp_path / "training.yaml"
     path.write_bytes(data)
@@ -109,14 +111,15 @@ VALUES = st.recursive(
 
 
 @given(spec=st.dictionaries(KEYS, VALUES, max_size=3), extra=st.dictionaries(KEYS, VALUES, max_size=1))
-def test_any_spec_is_rendered_or_rejected(spec, extra):
-    """Never another exception than those that the command reports."""
+def test_render_of_any_spec_prints_or_rejects(spec, extra):
+    """No other exception is raised than those that the command reports."""
     document = {"apiVersion": "resnext.dev/v1alpha1", "kind": KIND, "metadata": {"name": "x"}, "spec": spec} | extra
     with contextlib.suppress(InvalidManifest, InvalidTraining):
         for training in trainings(json.dumps(document).encode()):
             parse(training, SITE)
 
 
-def test_a_missing_file_is_named(capsys):
+def test_render_of_missing_file_names_it(capsys):
+    """The error names the path."""
     assert main(["render", "-f", "/no/such/file"]) == 2
     assert "/no/such/file" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The resource: what its schema accepts, and in which words the rest is refused."""
+"""The CustomResourceDefinition: accepted specs, and the messages for rejected ones."""
 
 import copy
 import json
@@ -60,7 +60,8 @@ def nodes(node, path=("spec",)):
 
 
 @pytest.mark.parametrize("stem", TRAININGS)
-def test_samples_are_accepted_by_schema_and_operator(stem):
+def test_samples_are_valid_for_schema_and_operator(stem):
+    """Both validators accept every sample."""
     jsonschema.validate(resource(stem)["spec"], SPEC)
     parse(resource(stem), SITE)
 
@@ -103,7 +104,8 @@ def test_samples_are_accepted_by_schema_and_operator(stem):
     ],
     ids=json.dumps,
 )
-def test_what_the_schema_refuses_the_operator_refuses_too(change):
+def test_spec_rejected_by_schema_is_rejected_by_operator(change):
+    """Both validators reject it."""
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(resource(**change)["spec"], SPEC)
     with pytest.raises(InvalidTraining):
@@ -159,7 +161,8 @@ def test_what_the_schema_refuses_the_operator_refuses_too(change):
     ],
     ids=lambda value: value.rpartition(".")[2] if isinstance(value, str) else "",
 )
-def test_a_wrong_combination_names_the_field_and_the_way_out_in_the_schemas_own_sentence(change, field, way_out):
+def test_invalid_combination_names_field_and_remedy(change, field, way_out):
+    """The message is that of the CEL rule in the schema."""
     with pytest.raises(InvalidTraining) as refusal:
         parse(resource(**change), SITE)
     said = str(refusal.value)
@@ -170,7 +173,8 @@ def test_a_wrong_combination_names_the_field_and_the_way_out_in_the_schemas_own_
     assert any(said.endswith(sentence.partition(": ")[2]) for sentence in sentences)
 
 
-def test_a_name_must_leave_room_for_the_pods_names():
+def test_name_leaves_room_for_pod_names():
+    """Pod names stay within 63 characters."""
     body = resource()
     body["metadata"]["name"] = "n" * (MAX_NAME_LENGTH + 1)
     with pytest.raises(InvalidTraining, match=r"metadata\.name"):
@@ -199,14 +203,14 @@ def unbounded(node, path):
         yield from unbounded(node["items"], f"{path}[]")
 
 
-def test_every_value_under_spec_is_bounded():
-    """Sums of numbers cannot overflow then, and the API server can bound the cost of the rules."""
+def test_every_spec_value_is_bounded():
+    """Sums cannot overflow, and the API server can bound the cost of the rules."""
     found = schema()["properties"]["spec"]
     assert list(unbounded(found, "spec")) == []
 
 
-def test_the_status_schema_takes_what_any_version_writes():
-    """A rollback must be able to write: no enums, bounds or required fields."""
+def test_status_schema_accepts_any_version():
+    """After a rollback an older operator can write: no enums, bounds or required fields."""
     assert schema()["properties"]["status"].keys() == {"type", "description", "x-kubernetes-preserve-unknown-fields"}
 
 
@@ -226,8 +230,8 @@ def test_the_status_schema_takes_what_any_version_writes():
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_value_beyond_its_bound_is_refused_by_both(change, field):
-    """By the schema, and by the operator with the field's name."""
+def test_value_beyond_bound_is_rejected_by_both(change, field):
+    """The operator's message names the field."""
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(resource(**change)["spec"], SPEC)
     with pytest.raises(InvalidTraining, match=re.escape(field)):
@@ -236,8 +240,8 @@ def test_a_value_beyond_its_bound_is_refused_by_both(change, field):
 
 @pytest.mark.parametrize("pods", ["workers", "launcher"])
 @pytest.mark.parametrize("name", ["worker", "training", "attempt", "anything"])
-def test_labels_of_the_group_are_refused(pods, name):
-    """The operator's own labels are on its pods; a user's of the same prefix would be taken for them."""
+def test_labels_of_own_group_are_rejected(pods, name):
+    """Labels with the prefix resnext.dev/ are reserved for the operator."""
     with pytest.raises(InvalidTraining, match=rf"spec\.{pods}\.labels: .*use a prefix of your own"):
         parse(resource(**{pods: {"labels": {f"resnext.dev/{name}": "x"}}}), SITE)
     rules = [rule["rule"] for rule in schema()["properties"]["spec"]["properties"][pods]["x-kubernetes-validations"]]
@@ -245,45 +249,50 @@ def test_labels_of_the_group_are_refused(pods, name):
 
 
 @pytest.mark.parametrize("labels", [{"resnext.dev.example/a": "x"}, {"my.resnext.dev/a": "x"}, {"resnext.dev": "x"}])
-def test_labels_of_other_groups_are_taken(labels):
-    """Only the group itself is the operator's."""
+def test_labels_of_other_groups_are_accepted(labels):
+    """Only the exact prefix is reserved."""
     assert parse(resource(workers={"labels": labels}), SITE).spec.workers.labels == labels
 
 
-def test_keys_of_maps_are_bounded():
-    """A structural schema says nothing of keys: a rule does, and the operator in the same way."""
+def test_map_keys_are_bounded():
+    """A structural schema cannot bound keys; a CEL rule and the operator do."""
     with pytest.raises(InvalidTraining, match="may not be more than 317 bytes"):
         parse(resource(workers={"nodeSelector": {"k" * 318: "x"}}), SITE)
 
 
 @pytest.mark.parametrize("spec", [["x"], "x", {"training": "x"}, {"training": ["x"]}, {"training": {"model": "x"}}])
-def test_a_spec_of_another_type_is_invalid(spec):
-    """One that an earlier schema let pass is refused in a sentence, and is no error of the operator."""
+def test_spec_of_wrong_type_is_rejected(spec):
+    """A spec stored with an earlier schema is rejected with a message, not with an exception."""
     with pytest.raises(InvalidTraining, match=r"spec.*: should be|spec.*: Invalid value"):
         parse({"metadata": {"name": "x"}, "spec": spec}, SITE)
 
 
-def test_nothing_under_spec_has_a_default_so_what_the_user_wrote_stays_visible():
+def test_schema_has_no_defaults():
+    """The stored spec shows only what the user wrote."""
     assert not [path for path, node in nodes(SPEC) if "default" in node]
 
 
-def test_every_field_has_a_sentence_for_kubectl_explain():
+def test_every_field_has_description():
+    """`kubectl explain` describes every field."""
     assert not [".".join(path) for path, node in nodes(SPEC) if "description" not in node and path[-1] != "[]"]
 
 
-def test_the_definition_is_small_enough_for_plain_kubectl_apply():
+def test_definition_fits_kubectl_apply():
+    """`kubectl apply` keeps a copy in an annotation, which is limited to 256 KiB."""
     # kubectl keeps a copy in an annotation, and annotations end at 256 KiB.
     assert len(json.dumps(crd.manifest())) < 256 * 1024 * 0.9
 
 
-def test_columns_without_wide_output():
+def test_default_columns_without_wide_output():
+    """`kubectl get` prints these columns without -o wide."""
     columns = crd.manifest()["spec"]["versions"][0]["additionalPrinterColumns"]
     always = [each["name"] for each in columns if not each.get("priority")]
     assert always == ["Phase", "Workers", "Epoch", "Images/s", "Top-1", "Progress", "Age"]
 
 
 @given(replicas=st.integers(1, 64), slots=st.integers(1, 16))
-def test_every_host_of_the_launcher_is_a_worker_that_exists(replicas, slots):
+def test_launcher_hosts_are_existing_workers(replicas, slots):
+    """Hosts, host aliases and --world match the worker pods."""
     rendered = manifests(resource(workers={"replicas": replicas, "slots": slots}), SITE, KEYS)
     *pods, launcher = (each for each in rendered if each["kind"] == "Pod")
     arguments = launcher["spec"]["containers"][0]["args"]
@@ -296,7 +305,8 @@ def test_every_host_of_the_launcher_is_a_worker_that_exists(replicas, slots):
 
 
 @pytest.mark.parametrize("stem", TRAININGS)
-def test_only_workers_hold_gpus_and_data_and_only_the_first_the_checkpoints(stem):
+def test_only_workers_mount_data_and_use_gpus(stem):
+    """Only worker 0 mounts the checkpoints; the launcher mounts no claim."""
     training = parse(resource(stem), SITE)
 
     def claims(pod):
@@ -310,7 +320,8 @@ def test_only_workers_hold_gpus_and_data_and_only_the_first_the_checkpoints(stem
     assert claims(worker_pod(training, 1, 0)) == {training.spec.dataset.claim_name}
 
 
-def test_only_workers_that_asked_for_gpus_see_any():
+def test_gpus_visible_only_to_workers_requesting_them():
+    """All other pods set NVIDIA_VISIBLE_DEVICES to void."""
     blind = {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}
     for stem, sees in (("resnext-digits", False), ("resnext-250ep", True)):
         training = parse(resource(stem), SITE)
@@ -321,7 +332,8 @@ def test_only_workers_that_asked_for_gpus_see_any():
 
 
 @pytest.mark.parametrize("stem", TRAININGS)
-def test_pods_keep_to_restricted_pod_security(stem):
+def test_pods_meet_restricted_pod_security(stem):
+    """Pods satisfy the Pod Security Standard restricted."""
     training = parse(resource(stem), SITE)
     for pod in (worker_pod(training, 0, 0), launcher_pod(training, 1, HOSTS)):
         spec = pod["spec"]
@@ -340,23 +352,24 @@ def test_pods_keep_to_restricted_pod_security(stem):
         assert mounted == {volume["name"] for volume in spec["volumes"]}
 
 
-def test_a_claim_for_checkpoints_has_no_owner_so_it_outlives_the_training():
+def test_checkpoint_claim_has_no_owner_reference():
+    """The claim outlives the training; all other children are owned."""
     training = parse(resource(), SITE)
     owned = {each["kind"]: "ownerReferences" in each["metadata"] for each in shared_objects(training)}
     assert owned.pop("PersistentVolumeClaim") is False
     assert all(owned.values())
 
 
-def test_config_map_holds_what_the_user_wrote():
-    """A run that resumes is compared by these fields alone; preset and defaults stand in training.json only."""
+def test_config_map_holds_spec_as_written():
+    """Only these fields are compared on resume; presets and defaults are in training.json."""
     training = parse(resource("resnext-250ep"), SITE)
     data = config_map(training)["data"]
     assert json.loads(data["written.json"]) == resource("resnext-250ep")["spec"]["training"]
     assert json.loads(data["training.json"])["mixup"] == 0.2
 
 
-def test_every_pod_knows_the_training_s_uid():
-    """The lock of the checkpoints names it; users cannot set a variable of the same name."""
+def test_every_pod_has_training_uid():
+    """The checkpoint lock uses it; users cannot override the variable."""
     body = resource()
     training = parse(body, SITE)
     for pod in (worker_pod(training, 0, 0), launcher_pod(training, 1, HOSTS)):
@@ -366,6 +379,6 @@ def test_every_pod_knows_the_training_s_uid():
         parse(body, SITE)
 
 
-def test_trainer_knows_the_fields_of_the_spec():
-    """`--config` rejects an unknown one without the operator's models."""
+def test_trainer_knows_spec_fields():
+    """`--config` rejects unknown fields without the operator's models."""
     assert set(SPEC_FIELDS) == {field.alias for field in Spec.model_fields.values()}

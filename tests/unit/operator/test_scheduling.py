@@ -1,4 +1,4 @@
-"""Where workers may go: what the user asks for, what is there without, and what both become with a node avoided."""
+"""Scheduling constraints of workers: defaults, the user's, and avoided nodes."""
 
 import jsonschema
 import pytest
@@ -20,7 +20,8 @@ def worker(*avoided, **workers):
     return worker_pod(training, 0, 0, avoided=avoided)["spec"]
 
 
-def test_workers_spread_over_nodes_unless_a_node_is_avoided():
+def test_workers_spread_over_nodes_by_default():
+    """The default constraint is dropped when a node is avoided."""
     (constraint,) = worker()["topologySpreadConstraints"]
     assert constraint == {
         "maxSkew": 1,
@@ -32,7 +33,8 @@ def test_workers_spread_over_nodes_unless_a_node_is_avoided():
     assert "topologySpreadConstraints" not in worker("node-1")
 
 
-def test_a_spread_of_the_users_replaces_ours_and_counts_the_trainings_workers():
+def test_user_topology_spread_replaces_default():
+    """A missing labelSelector is set to the training's workers."""
     wanted = {"maxSkew": 2, "topologyKey": ZONE, "whenUnsatisfiable": "DoNotSchedule", "minDomains": 2}
     for avoided in ((), ("node-1",)):
         assert worker(*avoided, topologySpreadConstraints=[wanted])["topologySpreadConstraints"] == [
@@ -43,7 +45,8 @@ def test_a_spread_of_the_users_replaces_ours_and_counts_the_trainings_workers():
     assert of_all["topologySpreadConstraints"] == [wanted | {"labelSelector": {}}]
 
 
-def test_affinity_is_the_pods_own_and_a_missing_selector_means_the_trainings_workers():
+def test_user_affinity_kept_and_selector_defaulted():
+    """A missing labelSelector is set to the training's workers."""
     wanted = {
         "nodeAffinity": {REQUIRED: {"nodeSelectorTerms": [A100]}},
         "podAffinity": {PREFERRED: [{"weight": 50, "podAffinityTerm": {"topologyKey": ZONE}}]},
@@ -53,7 +56,8 @@ def test_affinity_is_the_pods_own_and_a_missing_selector_means_the_trainings_wor
     assert worker(affinity=wanted)["affinity"] == wanted | {"podAffinity": {PREFERRED: [near]}}
 
 
-def test_an_avoided_node_is_added_to_what_the_user_wants():
+def test_avoided_node_added_to_user_affinity():
+    """Avoided nodes are a preference next to the user's own terms."""
     wanted = {
         "nodeAffinity": {
             REQUIRED: {"nodeSelectorTerms": [A100]},
@@ -67,7 +71,8 @@ def test_an_avoided_node_is_added_to_what_the_user_wants():
     assert [each["values"] for each in avoided["preference"]["matchFields"]] == [["node-1"], ["node-2"]]
 
 
-def test_the_launcher_has_an_affinity_of_its_own():
+def test_launcher_affinity_is_separate():
+    """The launcher's affinity does not apply to workers."""
     affinity = {"nodeAffinity": {REQUIRED: {"nodeSelectorTerms": [A100]}}}
     training = parse(resource(launcher={"affinity": affinity}), SITE)
     assert launcher_pod(training, 1, HOSTS)["spec"]["affinity"] == affinity
@@ -90,12 +95,14 @@ def required(**requirement):
     ],
     ids=str,
 )
-def test_what_no_pod_could_have_is_refused(workers, sentence):
+def test_invalid_scheduling_fields_are_rejected(workers, sentence):
+    """Fields that no pod could have are rejected with a message."""
     with pytest.raises(InvalidTraining, match=sentence):
         worker(**workers)
 
 
-def test_the_schema_takes_what_pods_take():
+def test_schema_accepts_pod_affinity():
+    """The schema has the bounds of the pod API."""
     spec = crd.manifest()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
     workers = spec["properties"]["workers"]
     wanted = {"affinity": {"nodeAffinity": {PREFERRED: [{"weight": 100, "preference": A100}]}}}

@@ -1,4 +1,4 @@
-"""The whole process on an API server of a few lines: a failure in one namespace, or of one kind, stops no other."""
+"""The operator process against an API server in memory: a failing namespace or kind stops no other."""
 
 import asyncio
 import logging
@@ -82,11 +82,11 @@ async def operator(server, folder, monkeypatch, namespaces, **settings):
             await asyncio.wait((task,))
 
 
-def test_a_deleted_namespace_is_left_and_others_go_on(tmp_path, monkeypatch, caplog):
-    """With a namespace that answers 403: ready, the other is served, one line in the log; it is taken up again."""
+def test_missing_namespace_is_retried_and_others_served(tmp_path, monkeypatch, caplog):
+    """A namespace that answers 403 is logged once, and served when it exists."""
     caplog.set_level(logging.INFO, "resnext_operator")
 
-    async def story():
+    async def scenario():
         server = ApiServer("one")
         server.put(training("one"))
         async with operator(server, tmp_path, monkeypatch, ("one", "gone")) as it:
@@ -105,14 +105,14 @@ def test_a_deleted_namespace_is_left_and_others_go_on(tmp_path, monkeypatch, cap
             server.put(training("gone", "late"))
             await it.until(lambda: CONFIG.format("gone", "late") in server.objects, "an event of the watch there")
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
-def test_a_namespace_deleted_while_watched_is_left(tmp_path, monkeypatch, caplog):
-    """kopf ends when its watch is refused; the other namespace's watch lives on, and so does the process."""
+def test_namespace_deleted_while_watched_is_dropped(tmp_path, monkeypatch, caplog):
+    """Other watches and the process continue."""
     caplog.set_level(logging.INFO, "resnext_operator")
 
-    async def story():
+    async def scenario():
         server = ApiServer("one", "two")
         server.put(training("one"))
         server.put(training("two"))
@@ -132,13 +132,13 @@ def test_a_namespace_deleted_while_watched_is_left(tmp_path, monkeypatch, caplog
             server.put(training("two", "again"))
             await it.until(lambda: CONFIG.format("two", "again") in server.objects, "the namespace that came again")
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
-def test_watches_that_end_are_begun_again_in_all_namespaces(tmp_path, monkeypatch):
-    """A watch whose connection closes, as each does in time, misses nothing."""
+def test_closed_watches_are_restarted(tmp_path, monkeypatch):
+    """No event is missed when a watch connection closes."""
 
-    async def story():
+    async def scenario():
         server = ApiServer("one")
         async with operator(server, tmp_path, monkeypatch, ("one",)) as it:
             await it.until(lambda: server.watches.get(("one", "resnexttrainings")), "a watch")
@@ -146,13 +146,13 @@ def test_watches_that_end_are_begun_again_in_all_namespaces(tmp_path, monkeypatc
             server.put(training("one"))
             await it.until(lambda: CONFIG.format("one", "flowers") in server.objects, "the training")
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
-def test_a_kind_that_cannot_be_listed_holds_up_its_namespace_alone(tmp_path, monkeypatch):
-    """Nothing is decided where not everything is known; when the list comes, it is."""
+def test_kind_that_cannot_be_listed_blocks_its_namespace(tmp_path, monkeypatch):
+    """Nothing is reconciled there before all kinds are listed."""
 
-    async def story():
+    async def scenario():
         server = ApiServer("one")
         server.put(training("one"))
         server.failing.add("networkpolicies")
@@ -163,11 +163,11 @@ def test_a_kind_that_cannot_be_listed_holds_up_its_namespace_alone(tmp_path, mon
             server.failing.clear()
             await it.until(lambda: CONFIG.format("one", "flowers") in server.objects, "the training")
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
-def test_one_odd_status_blocks_no_other_training(tmp_path, monkeypatch):
-    """One that nests 5,000 levels deep ends neither the list nor the watch, and is replaced."""
+def test_malformed_status_blocks_no_other_training(tmp_path, monkeypatch):
+    """A status nested 5,000 levels deep ends no list or watch and is replaced."""
 
     def deep(levels):
         status = {}
@@ -175,7 +175,7 @@ def test_one_odd_status_blocks_no_other_training(tmp_path, monkeypatch):
             status = {"x": status}
         return status
 
-    async def story():
+    async def scenario():
         server = ApiServer("one")
         server.put(training("one", "deep", status=deep(2000)))
         server.put(training("one", "odd", status={"phase": ["x"], "conditions": "x", "attempts": [{}], "progress": 3}))
@@ -196,13 +196,13 @@ def test_one_odd_status_blocks_no_other_training(tmp_path, monkeypatch):
             await it.until(clean, "all statuses rewritten")
             assert (await it.get("/metrics"))[0] == 200
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
-def test_sigterm_ends_the_process_with_success(tmp_path, monkeypatch):
-    """The Lease is released and every watch ends, within seconds."""
+def test_sigterm_exits_with_0_and_releases_lease(tmp_path, monkeypatch):
+    """All watches end within seconds."""
 
-    async def story():
+    async def scenario():
         server = ApiServer("one")
         async with operator(server, tmp_path, monkeypatch, ("one", "gone")) as it:
             await it.until(lambda: server.watches.get(("one", "pods")), "a watch")
@@ -211,4 +211,4 @@ def test_sigterm_ends_the_process_with_success(tmp_path, monkeypatch):
             assert await asyncio.wait_for(it.task, 10) == 0
             assert server.of("system", "leases")[0]["spec"]["holderIdentity"] == ""
 
-    asyncio.run(story())
+    asyncio.run(scenario())

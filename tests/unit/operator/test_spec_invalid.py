@@ -1,4 +1,4 @@
-"""A stored spec that an earlier version accepted, and this one does not: what runs with it goes on."""
+"""A stored spec that this version rejects: a running training continues."""
 
 import copy
 
@@ -38,8 +38,8 @@ def uids(cluster):
 
 
 @pytest.mark.parametrize("what", OLD)
-def test_running_training_keeps_its_pods(what):
-    """With a condition and one event that name the field."""
+def test_invalid_spec_keeps_running_pods(what):
+    """A condition and one event name the field."""
     cluster = Cluster()
     cluster.run()
     pods = uids(cluster)
@@ -59,8 +59,8 @@ def test_running_training_keeps_its_pods(what):
 
 
 @pytest.mark.parametrize("what", OLD)
-def test_its_end_is_recorded(what):
-    """Success is success."""
+def test_invalid_spec_end_is_recorded(what):
+    """The training succeeds if its run finishes."""
     cluster = upgraded(what)
     cluster.end(ExitStatus.FINISHED)
     cluster.settle()
@@ -69,8 +69,8 @@ def test_its_end_is_recorded(what):
 
 
 @pytest.mark.parametrize("what", ["rule", "type"])
-def test_failed_attempt_keeps_the_workers_that_are_left(what):
-    """Nothing new can be created from such a spec; only a training without pods fails."""
+def test_invalid_spec_after_failure_keeps_workers(what):
+    """No pod is created; the training fails when none is left."""
     cluster = upgraded(what)
     made = list(cluster.made)
     cluster.end(ExitStatus.HUNG)
@@ -85,8 +85,8 @@ def test_failed_attempt_keeps_the_workers_that_are_left(what):
     assert cluster.made == made
 
 
-def test_pods_that_are_starting_are_kept():
-    """The upgrade came before its launcher."""
+def test_invalid_spec_keeps_starting_pods():
+    """Also if the upgrade happens before the launcher is created."""
     cluster = Cluster()
     cluster.settle()
     pods = uids(cluster)
@@ -101,8 +101,8 @@ def test_pods_that_are_starting_are_kept():
     assert condition(cluster, "SpecInvalid")["status"] == "False"
 
 
-def test_without_pods_it_fails():
-    """Also one that an API server without our rules let pass."""
+def test_invalid_spec_without_pods_fails():
+    """Also if the API server accepted it without the rules."""
     cluster = Cluster(workers={"serviceAccountName": "admin"})
     cluster.settle()
     assert cluster.status["phase"] == Phase.FAILED
@@ -111,8 +111,8 @@ def test_without_pods_it_fails():
     assert not cluster.made or not cluster.pods("worker")
 
 
-def test_it_can_be_suspended_and_resumed_corrected():
-    """Pods save and go, as for any other."""
+def test_invalid_spec_can_be_suspended_and_corrected():
+    """Suspending saves and deletes the pods; the corrected training resumes."""
     cluster = upgraded("rule")
     cluster.body["spec"]["suspend"] = True
     cluster.settle()
@@ -124,16 +124,16 @@ def test_it_can_be_suspended_and_resumed_corrected():
     assert cluster.status["phase"] == Phase.RUNNING
 
 
-def test_its_deadline_holds():
-    """What can be read of the spec counts, field by field."""
+def test_invalid_spec_deadline_holds():
+    """Fields that can be parsed apply."""
     cluster = upgraded("run policy")
     cluster.wait(seconds=100)
     cluster.settle()
     assert condition(cluster, "Failed")["reason"] == "DeadlineExceeded"
 
 
-def test_ended_training_stays_as_it_ended():
-    """And nothing is reported about it any more."""
+def test_invalid_spec_of_ended_training_changes_nothing():
+    """The status stays, and no event is emitted."""
     cluster = Cluster()
     cluster.run()
     cluster.end(ExitStatus.FINISHED)
@@ -145,8 +145,8 @@ def test_ended_training_stays_as_it_ended():
     assert (cluster.status, cluster.events) == (status, told)
 
 
-def test_what_can_be_read_is_read_field_by_field():
-    """A wrong field costs no other one."""
+def test_lenient_parsing_keeps_valid_fields():
+    """An invalid field does not discard another one."""
     cluster = Cluster()
     cluster.body["spec"] |= {
         "suspend": "yes",
@@ -159,8 +159,8 @@ def test_what_can_be_read_is_read_field_by_field():
 
 
 @pytest.mark.parametrize("spec", [None, [], "x", 1, {"workers": None}, {"training": None, "runPolicy": {"x": {}}}])
-def test_spec_of_any_form_is_no_error_of_the_operator(spec):
-    """Nothing of it can be read then."""
+def test_lenient_parsing_of_any_type_uses_defaults(spec):
+    """A spec of the wrong type causes no exception."""
     cluster = Cluster()
     cluster.body["spec"] = spec
     read = read_leniently(cluster.body, cluster.site, "no")

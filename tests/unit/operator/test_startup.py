@@ -1,4 +1,4 @@
-"""Workers that end before an attempt: counted once for a set, with a pause, a limit and the reason in the status."""
+"""Workers that end before an attempt: counted once per set, with backoff, limit and reason in the status."""
 
 import copy
 from datetime import timedelta
@@ -29,8 +29,8 @@ def new_workers(cluster):
     return [pod for pod in cluster.pods("worker") if not pod.get("status")]
 
 
-def a_failing(failing=2, **spec):
-    """A training of two workers, some of which have ended at once."""
+def failing_cluster(failing=2, **spec):
+    """A training of two workers, of which some failed to start."""
     cluster = Cluster(**spec)
     cluster.settle()
     for pod in cluster.pods("worker")[:failing]:
@@ -41,8 +41,8 @@ def a_failing(failing=2, **spec):
 
 @pytest.mark.parametrize("failing", [1, 2])
 def test_failed_start_counts_once_per_set(failing):
-    """However many workers fail, and with the reason and the last lines in status and condition."""
-    cluster = a_failing(failing)
+    """The status and the condition hold the reason and the last log lines."""
+    cluster = failing_cluster(failing)
     assert cluster.status["failures"] == 1
     (start,) = cluster.status["failedStarts"]
     assert (start["pod"], start["node"], start["reason"]) == ("resnext-digits-worker-0-0", "node-a", "Error")
@@ -55,8 +55,8 @@ def test_failed_start_counts_once_per_set(failing):
 
 
 def test_workers_failing_one_by_one_count_once():
-    """The second worker of the same set adds nothing, during the pause and after it."""
-    cluster = a_failing(1)
+    """The second worker of a set adds nothing, during the pause and afterwards."""
+    cluster = failing_cluster(1)
     cluster.wait(seconds=3)
     fail(cluster.pods("worker")[1])
     cluster.settle()
@@ -66,9 +66,9 @@ def test_workers_failing_one_by_one_count_once():
     assert len(new_workers(cluster)) == 2
 
 
-def test_slow_worker_of_failed_set_counts_once():
-    """It pulls its image while the first one is already replaced."""
-    cluster = a_failing(1)
+def test_late_failure_of_replaced_set_counts_once():
+    """A slow worker fails after the first one was replaced."""
+    cluster = failing_cluster(1)
     slow = cluster.pods("worker")[1]
     cluster.wait(seconds=20)
     cluster.settle()
@@ -82,9 +82,9 @@ def test_slow_worker_of_failed_set_counts_once():
     assert cluster.status["failures"] == 2
 
 
-def test_pause_doubles_to_five_minutes_and_limit_fails():
-    """Ten seconds to five minutes, and backoffLimit as for attempts."""
-    cluster = a_failing(runPolicy={"backoffLimit": 6})
+def test_start_backoff_doubles_until_limit_fails():
+    """Pauses range from 10 s to 5 minutes; backoffLimit applies as for attempts."""
+    cluster = failing_cluster(runPolicy={"backoffLimit": 6})
     pauses = []
     while cluster.status["phase"] != Phase.FAILED:
         began = cluster.now
@@ -116,8 +116,8 @@ def test_pause_doubles_to_five_minutes_and_limit_fails():
     ],
     ids=["architecture", "memory", "volume over /usr", "ends without error", "wrong image"],
 )
-def test_every_end_before_an_attempt_is_counted(code, reason, message):
-    """Also one with exit code 0: sshd must go on running."""
+def test_any_worker_exit_before_attempt_is_counted(code, reason, message):
+    """Also exit code 0, since sshd must keep running."""
     cluster = Cluster()
     cluster.settle()
     fail(cluster.pods("worker")[1], code, reason, message)
@@ -129,8 +129,8 @@ def test_every_end_before_an_attempt_is_counted(code, reason, message):
     assert not new_workers(cluster) or len(new_workers(cluster)) == 1
 
 
-def test_pod_rejected_by_its_kubelet_is_counted():
-    """It has no container; the kubelet's reason and message are in the pod's status."""
+def test_pod_rejected_by_kubelet_is_counted():
+    """It has no container; the reason and message are in the pod's status."""
     cluster = Cluster()
     cluster.settle()
     said = "Pod was rejected: Allocate failed due to requested number of devices unavailable"
@@ -141,7 +141,7 @@ def test_pod_rejected_by_its_kubelet_is_counted():
 
 
 @pytest.mark.parametrize("how", ["evicted", "preempted", "lost node", "deleted", "drained"])
-def test_disruption_before_an_attempt_does_not_count(how):
+def test_disruption_before_attempt_is_not_counted(how):
     """The worker is replaced at once."""
     cluster = Cluster()
     cluster.settle()
@@ -164,7 +164,7 @@ def test_disruption_before_an_attempt_does_not_count(how):
 
 @pytest.mark.parametrize("written", [True, False], ids=["before the pods are deleted", "before the status is written"])
 def test_operator_restart_does_not_count_twice(written):
-    """Whichever write was the last one before the operator ended."""
+    """Whichever write was the last one before the restart."""
     cluster = Cluster(runPolicy={"cleanPodPolicy": "All"})
     cluster.settle()
     for pod in cluster.pods("worker"):
@@ -181,9 +181,9 @@ def test_operator_restart_does_not_count_twice(written):
 
 
 @pytest.mark.parametrize(("clean", "kept"), [("Running", 1), ("None", 1), ("All", 0)])
-def test_failed_pod_stays_as_clean_pod_policy_says(clean, kept):
-    """For its log, until an attempt begins; the other pods of the set that failed are deleted."""
-    cluster = a_failing(runPolicy={"cleanPodPolicy": clean})
+def test_failed_pod_follows_clean_pod_policy(clean, kept):
+    """The failed pod stays for its log until an attempt starts; the rest of the set is deleted."""
+    cluster = failing_cluster(runPolicy={"cleanPodPolicy": clean})
     assert len(cluster.pods("worker")) == kept
     cluster.wait(seconds=10)
     cluster.settle()
@@ -195,9 +195,9 @@ def test_failed_pod_stays_as_clean_pod_policy_says(clean, kept):
     assert cluster.status["failures"] == 1
 
 
-def test_failed_pods_are_there_when_the_limit_is_reached():
-    """One for each start that failed."""
-    cluster = a_failing(runPolicy={"backoffLimit": 1})
+def test_failed_pods_kept_when_limit_is_reached():
+    """One pod for each failed start."""
+    cluster = failing_cluster(runPolicy={"backoffLimit": 1})
     cluster.wait(seconds=10)
     cluster.settle()
     for pod in new_workers(cluster):
@@ -210,8 +210,8 @@ def test_failed_pods_are_there_when_the_limit_is_reached():
     }
 
 
-def test_worker_of_an_ended_attempt_is_no_failed_start():
-    """It ends right after its launcher: the attempt has counted already."""
+def test_worker_of_ended_attempt_is_no_failed_start():
+    """It exits right after its launcher; the attempt has been counted."""
     cluster = Cluster()
     cluster.run()
     cluster.wait(minutes=5)
@@ -228,9 +228,9 @@ def test_worker_of_an_ended_attempt_is_no_failed_start():
     assert cluster.status["failures"] == 2, "its successor is a start of its own"
 
 
-def test_attempts_after_a_failed_start_judge_their_own_pods():
-    """The failed pod that was kept for its log is not taken for a worker of the attempt."""
-    cluster = a_failing(1)
+def test_attempt_after_failed_start_ignores_failed_pod():
+    """The kept pod is not a worker of the attempt."""
+    cluster = failing_cluster(1)
     cluster.wait(seconds=10)
     cluster.run()
     cluster.vanish(next(pod["metadata"]["name"] for pod in cluster.pods("worker") if "0-1" in pod["metadata"]["name"]))
@@ -239,9 +239,9 @@ def test_attempts_after_a_failed_start_judge_their_own_pods():
     assert cluster.status["failures"] == 1
 
 
-def test_resume_after_a_correction_does_not_pause():
+def test_resume_after_correction_does_not_pause():
     """The image was corrected while the training was suspended."""
-    cluster = a_failing()
+    cluster = failing_cluster()
     cluster.body["spec"]["suspend"] = True
     cluster.settle()
     cluster.body["spec"] |= {"suspend": False, "image": "registry.example/resnext-trainer:2"}
@@ -250,9 +250,9 @@ def test_resume_after_a_correction_does_not_pause():
     assert len(new_workers(cluster)) == 2
 
 
-def test_failed_start_is_counted_within_the_pending_deadline():
-    """The deadline names the failed start, not a missing place."""
-    cluster = a_failing(runPolicy={"pendingDeadlineSeconds": 5})
+def test_pending_deadline_quotes_failed_start():
+    """The message names the failed start, not scheduling."""
+    cluster = failing_cluster(runPolicy={"pendingDeadlineSeconds": 5})
     cluster.wait(seconds=5)
     cluster.settle()
     failed = condition(cluster, "Failed")
@@ -260,8 +260,8 @@ def test_failed_start_is_counted_within_the_pending_deadline():
     assert LOG in failed["message"]
 
 
-def test_endless_log_is_cut():
-    """Anyone who may write a pod's status can put a megabyte there."""
+def test_long_termination_message_is_truncated():
+    """Any writer of a pod's status could put a megabyte there."""
     cluster = Cluster()
     cluster.settle()
     fail(cluster.pods("worker")[0], message="\n".join(["x" * 100_000] * 1000), reason="y" * 100_000)
@@ -270,9 +270,9 @@ def test_endless_log_is_cut():
     assert len(condition(cluster, "WorkersReady")["message"]) < 2000
 
 
-def test_other_workers_are_kept_during_the_pause():
-    """Only the lost worker is replaced."""
-    cluster = a_failing(1)
+def test_other_workers_are_kept_during_pause():
+    """Only the failed worker is replaced."""
+    cluster = failing_cluster(1)
     kept = cluster.pods("worker")[1]["metadata"]["uid"]
     cluster.wait(seconds=10)
     cluster.settle()

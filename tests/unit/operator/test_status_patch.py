@@ -3,7 +3,8 @@
 from resnext_operator.runtime.client import merge_patch
 
 
-def test_a_status_patch_holds_the_changes_alone():
+def test_status_patch_contains_only_changes():
+    """Removed fields are null; an unchanged status gives an empty patch."""
     old = {"phase": "Running", "progress": {"step": 1, "loss": 2.0}, "reason": "Training"}
     new = {"phase": "Running", "progress": {"step": 2}}
     assert merge_patch(old, new) == {"reason": None, "progress": {"step": 2, "loss": None}}

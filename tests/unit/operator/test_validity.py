@@ -1,4 +1,4 @@
-"""What would make an invalid pod is rejected before one is created; what would not is accepted, odd as it is."""
+"""Specs of invalid pods are rejected before a pod is created; unusual but valid ones are accepted."""
 
 import re
 
@@ -19,16 +19,16 @@ def body(spec):
 
 
 @pytest.mark.parametrize("name", INVALID)
-def test_spec_of_an_invalid_pod_is_rejected(name):
-    """By the operator, in a sentence that begins with the field."""
+def test_spec_of_invalid_pod_is_rejected(name):
+    """The operator's message begins with the field."""
     with pytest.raises(InvalidTraining) as refusal:
         parse(body(INVALID[name]), SITE)
     assert re.match(r"spec\.[a-zA-Z.\[\]0-9]+: ", str(refusal.value))
 
 
 @pytest.mark.parametrize("name", VALID)
-def test_odd_spec_of_a_valid_pod_is_accepted(name):
-    """And rendered: what Kubernetes says of these pods is tested on a real API server."""
+def test_spec_of_unusual_valid_pod_is_accepted(name):
+    """The pods are rendered; the end-to-end tests check them on a real API server."""
     training = parse(body(VALID[name]), SITE)
     launcher = launcher_pod(training, 1, example_hosts(training))
     assert worker_pod(training, 0, 0)["kind"] == launcher["kind"] == "Pod"
@@ -37,7 +37,7 @@ def test_odd_spec_of_a_valid_pod_is_accepted(name):
 @pytest.mark.parametrize(
     "name", ["GPU in requests only", "subPath leads out", "claim of size 0", "label of 64 characters"]
 )
-def test_render_rejects_an_invalid_spec(name, tmp_path, capsys):
+def test_render_rejects_invalid_spec(name, tmp_path, capsys):
     """Without a cluster, with exit status 2."""
     file = tmp_path / "it.yaml"
     file.write_text(yaml.safe_dump(body(INVALID[name])))
@@ -46,8 +46,8 @@ def test_render_rejects_an_invalid_spec(name, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("path", OVERLAPPING)
-def test_mount_that_overlaps_a_folder_of_the_pods_is_rejected(path):
-    """Over it, in it, or above it."""
+def test_mount_overlapping_own_directory_is_rejected(path):
+    """At it, below it or above it."""
     volumes = [{"name": "x", "emptyDir": {}}]
     spec = {"workers": {"volumes": volumes, "volumeMounts": [{"name": "x", "mountPath": path}]}}
     with pytest.raises(InvalidTraining, match="choose another folder"):
@@ -64,8 +64,8 @@ LAUNCHERS = [
 
 
 @pytest.mark.parametrize(("written", "expected"), LAUNCHERS)
-def test_launcher_has_limits_of_cpu_and_memory(written, expected):
-    """A quota may require them; what the user wrote is kept, and no request is above its limit."""
+def test_launcher_has_cpu_and_memory_limits(written, expected):
+    """A quota may require them; the user's values stay, and no request exceeds its limit."""
     training = parse(body({"launcher": {"resources": written}}), SITE)
     found = launcher_pod(training, 1, example_hosts(training))["spec"]["containers"][0]["resources"]
     for name, (request, limit) in expected.items():

@@ -1,4 +1,4 @@
-"""A key is worked on once for many events, never twice at a time, and later again after an error."""
+"""The work queue deduplicates keys, never runs a key twice at a time, and retries with backoff."""
 
 import asyncio
 import time
@@ -8,14 +8,17 @@ from resnext_operator.runtime.workqueue import WorkQueue
 KEY = ("lab", "flowers")
 
 
-def test_many_events_are_one_piece_of_work():
+def test_queue_deduplicates_pending_key():
+    """Ten additions are one item."""
     queue = WorkQueue()
     for _ in range(10):
         queue.add(KEY)
     assert len(queue) == 1
 
 
-def test_an_event_during_the_work_leads_to_one_more_look_afterwards():
+def test_key_added_while_processing_runs_again_after():
+    """It is not handed out before it is done."""
+
     async def scenario():
         queue = WorkQueue()
         queue.add(KEY)
@@ -31,7 +34,9 @@ def test_an_event_during_the_work_leads_to_one_more_look_afterwards():
     asyncio.run(scenario())
 
 
-def test_events_gather_in_the_pause_after_the_work():
+def test_additions_within_pause_run_once():
+    """The first run is immediate; later additions wait for the pause and run once."""
+
     async def scenario():
         queue = WorkQueue(pause=0.2)
         queue.add(KEY)
@@ -52,7 +57,9 @@ def test_events_gather_in_the_pause_after_the_work():
     asyncio.run(scenario())
 
 
-def test_each_failure_doubles_the_pause_and_a_success_ends_it():
+def test_rate_limit_doubles_and_resets_on_success():
+    """The delay grows from 0.5 s to 60 s."""
+
     async def scenario():
         queue = WorkQueue()
         pauses = []
@@ -72,7 +79,9 @@ def test_each_failure_doubles_the_pause_and_a_success_ends_it():
     asyncio.run(scenario())
 
 
-def test_of_two_times_the_earlier_holds():
+def test_earlier_of_two_delays_wins():
+    """A later delay does not postpone an earlier one."""
+
     async def scenario():
         queue = WorkQueue()
         queue.add_after(KEY, 60)

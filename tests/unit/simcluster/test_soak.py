@@ -1,4 +1,4 @@
-"""What of a soak run is reported as a fault of the operator."""
+"""Which outcomes of a soak run are reported as problems."""
 
 import dataclasses
 
@@ -15,14 +15,14 @@ def outcome(**changes) -> Outcome:
     return dataclasses.replace(sound, **changes)
 
 
-def test_outcome_of_a_flat_run_has_no_problems():
-    """The memory of the first third does not count: caches fill."""
+def test_flat_outcome_has_no_problems():
+    """Memory growth in the first third is ignored: caches fill."""
     start = [dataclasses.replace(SAMPLE, memory=40.0)] * 3
     assert outcome(samples=start + [SAMPLE] * 6).problems() == []
 
 
 @pytest.mark.parametrize("what", ["memory", "descriptors", "series"])
-def test_outcome_reports_growth_in_the_last_third(what):
+def test_growth_in_last_third_is_reported(what):
     """A leak shows as growth that does not end."""
     grown = dataclasses.replace(SAMPLE, **{what: getattr(SAMPLE, what) * 1.3})
     (problem,) = outcome(samples=[SAMPLE] * 6 + [grown] * 3).problems()
@@ -39,14 +39,14 @@ def test_outcome_reports_growth_in_the_last_third(what):
         ({"log": ["Traceback (most recent call last):", "ValueError: x"]}, "ValueError: x"),
     ],
 )
-def test_outcome_reports_what_went_wrong(changes, words):
-    """Each is a reason to fail."""
+def test_outcome_problem_is_reported(changes, words):
+    """Each of these outcomes is reported."""
     (problem,) = outcome(**changes).problems()
     assert words in problem
 
 
-def test_tracebacks_of_one_cause_are_counted_together():
-    """Names and delays in the line before differ; the traceback is the same."""
+def test_tracebacks_with_same_cause_are_grouped():
+    """Names and delays in the preceding log line differ."""
     cause = ["Traceback (most recent call last):", '  File "observe.py", line 1', "ValueError: x"]
     log = [line for index in range(3) for line in (RECORD.format(index, index, index), *cause)]
     assert list(tracebacks(log).values()) == [3]

@@ -1,4 +1,4 @@
-"""What goes wrong with real pods: they do not start, they are killed, evicted, or stand still."""
+"""Failures of real pods: they do not start, run out of memory, are evicted, or hang."""
 
 import json
 import os
@@ -8,10 +8,10 @@ import pytest
 
 from tests.support.kube import Cluster, Manifest, sample
 
-# More than any of these tests waits for.
+# Longer than any of these tests waits.
 LONG = {"epochs": 60, "checkpoint": {"everyEpochs": 1}}
 SYNTHETIC = {"dataset": None, "training": {"data": {"format": "synthetic", "syntheticImages": 64}}}
-# A name of its own for each run: nobody waits until the last one's namespace is gone.
+# Unique per run: no waiting for the deletion of the previous run's namespace.
 QUOTA = f"e2e-quota-{os.getpid()}"
 
 
@@ -35,7 +35,7 @@ def worker(cluster: Cluster, name: str, index: int) -> Manifest:
 
 @pytest.fixture
 def no_quota(cluster: Cluster):
-    """A namespace in which no pod may be made."""
+    """A namespace whose quota admits no pod."""
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": QUOTA}})
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
     cluster.apply(quota, namespace=QUOTA)
@@ -43,8 +43,8 @@ def no_quota(cluster: Cluster):
     cluster.run("kubectl", "delete", "namespace", QUOTA, "--wait=false")
 
 
-def test_pods_that_do_not_start_or_do_not_last_say_why(cluster: Cluster, training, no_quota):
-    """Side by side, since most of this is waiting: no image, no node, no quota, too little memory."""
+def test_pods_failing_to_start_report_reason(cluster: Cluster, training, no_quota):
+    """In parallel, since most of the time is waiting: no image, no node, no quota, too little memory."""
     deadline = {"runPolicy": {"pendingDeadlineSeconds": 10}}
     waiting = {
         training(suffix="-image", image="localhost:5001/no-such-image:1", **deadline, **SYNTHETIC): (
@@ -94,7 +94,8 @@ def test_pods_that_do_not_start_or_do_not_last_say_why(cluster: Cluster, trainin
     assert "exceeded quota" in end["message"]
 
 
-def test_an_evicted_worker_is_replaced_and_with_a_lost_secret_all_are(cluster: Cluster, training):
+def test_evicted_worker_and_lost_secret_replace_workers(cluster: Cluster, training):
+    """A new Secret replaces all workers; training resumes from the checkpoint."""
     # On one node, where the new pods meet the old ones, and what the kubelet remembers of the old Secret.
     node = cluster.objects("nodes")[-1]["metadata"]["labels"]["kubernetes.io/hostname"]
     name = training(training=LONG, workers={"nodeSelector": {"kubernetes.io/hostname": node}})
@@ -121,7 +122,8 @@ def evict(cluster: Cluster, pod: str) -> None:
     cluster.run("kubectl", "create", "--raw", path, "-f", "-", stdin=json.dumps(body))
 
 
-def test_a_rank_that_stands_still_ends_the_attempt_as_hung_and_is_counted(cluster: Cluster, training):
+def test_hung_rank_ends_attempt_and_is_counted(cluster: Cluster, training):
+    """The watchdog ends the attempt; the next one resumes after a pause."""
     name = training(training={**LONG, "stallTimeoutSeconds": 25})
     cluster.until(name, lambda status: saved(status) >= 22)
     # Longer than a slow machine takes to the first step, which counts as well.
@@ -135,6 +137,6 @@ def test_a_rank_that_stands_still_ends_the_attempt_as_hung_and_is_counted(cluste
     cluster.until(name, in_attempt(2))
     assert time.monotonic() - began > 5, "a pause of ten seconds after the first failure"
     assert cluster.status(name)["attempts"][1]["checkpointStepBefore"] >= 22
-    story = " ".join(cluster.kubectl("describe", "rnx", name).split())
+    described = " ".join(cluster.kubectl("describe", "rnx", name).split())
     for told in ("Normal Accepted", "Warning Hung", "Normal Launched", "Normal Training"):
-        assert told in story
+        assert told in described

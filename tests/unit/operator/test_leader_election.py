@@ -1,4 +1,4 @@
-"""Of several replicas one leads, and one that cannot renew knows it before another may lead."""
+"""Leader election: one replica leads, and a leader that cannot renew stops before its lease expires."""
 
 import asyncio
 
@@ -43,7 +43,9 @@ def replica(server, name):
     return Leader(server, Settings(identity=name))
 
 
-def test_the_second_replica_waits_until_the_first_lets_go():
+def test_second_replica_leads_after_first_releases():
+    """The second replica acquires the lease as soon as the first one releases it."""
+
     async def scenario():
         server = Server()
         first, second = replica(server, "a"), replica(server, "b")
@@ -62,7 +64,9 @@ def test_the_second_replica_waits_until_the_first_lets_go():
     asyncio.run(scenario())
 
 
-def test_a_leader_that_fell_silent_is_succeeded_and_refused():
+def test_leader_without_renewal_is_replaced():
+    """Another replica takes the expired lease, and the first one learns that it lost leadership."""
+
     async def scenario():
         server = Server()
         first, second = replica(server, "a"), replica(server, "b")
@@ -74,7 +78,9 @@ def test_a_leader_that_fell_silent_is_succeeded_and_refused():
     asyncio.run(scenario())
 
 
-def test_a_leader_that_cannot_renew_gives_up_before_its_lease_ends():
+def test_leader_stops_before_lease_expires_if_renewal_fails():
+    """The renew deadline is shorter than the lease."""
+
     async def scenario():
         server = Server()
         first = replica(server, "a")
@@ -86,7 +92,9 @@ def test_a_leader_that_cannot_renew_gives_up_before_its_lease_ends():
     asyncio.run(scenario())
 
 
-def test_who_has_lost_the_lease_lets_go_of_nothing():
+def test_release_after_lost_leadership_leaves_lease():
+    """A replica that lost leadership does not clear holderIdentity."""
+
     async def scenario():
         server = Server()
         first = replica(server, "a")
@@ -100,7 +108,9 @@ def test_who_has_lost_the_lease_lets_go_of_nothing():
     asyncio.run(scenario())
 
 
-def test_a_lease_that_cannot_be_let_go_runs_out(caplog):
+def test_failed_release_is_logged(caplog):
+    """The lease then expires by itself."""
+
     async def scenario():
         server = Server()
         first = replica(server, "a")

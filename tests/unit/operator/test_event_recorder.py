@@ -1,4 +1,4 @@
-"""Events are told beside the work, in their order; one that cannot be told holds up none."""
+"""Events are emitted asynchronously and in order; a rejected event blocks no other."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ TRAINING = parse(resource(), SITE)
 
 
 class Server(KubeClient):
-    """Keeps events, and refuses what a test wants refused."""
+    """Stores events, and rejects the given messages."""
 
     def __init__(self, refused=()):
         self.events, self.refused = {}, refused
@@ -34,26 +34,29 @@ class Server(KubeClient):
         return found
 
 
-def told(server, *messages):
-    async def story():
-        teller = EventRecorder(server)
-        telling = asyncio.create_task(teller.run())
+def recorded(server, *messages):
+    async def scenario():
+        recorder = EventRecorder(server)
+        running = asyncio.create_task(recorder.run())
         for message in messages:
-            teller.record(TRAINING, Event("Normal", "Training", message), NOW)
+            recorder.record(TRAINING, Event("Normal", "Training", message), NOW)
         await asyncio.sleep(0.05)
-        telling.cancel()
+        running.cancel()
 
-    asyncio.run(story())
+    asyncio.run(scenario())
     return [(each["message"], each["count"]) for each in server.events.values()]
 
 
-def test_they_come_in_their_order():
-    assert told(Server(), "one", "two", "three") == [("one", 1), ("two", 1), ("three", 1)]
+def test_recorder_emits_events_in_order():
+    """Events are created in the order of their recording."""
+    assert recorded(Server(), "one", "two", "three") == [("one", 1), ("two", 1), ("three", 1)]
 
 
-def test_the_same_words_are_one_event_that_counts():
-    assert told(Server(), "one", "two", "one", "one") == [("one", 3), ("two", 1)]
+def test_recorder_aggregates_equal_messages():
+    """Equal messages update one event's count."""
+    assert recorded(Server(), "one", "two", "one", "one") == [("one", 3), ("two", 1)]
 
 
-def test_one_that_is_refused_is_left_out():
-    assert told(Server(refused=("two",)), "one", "two", "three") == [("one", 1), ("three", 1)]
+def test_recorder_skips_rejected_event():
+    """The following events are still emitted."""
+    assert recorded(Server(refused=("two",)), "one", "two", "three") == [("one", 1), ("three", 1)]
