@@ -94,11 +94,13 @@ class Outcome:
 
     def __str__(self) -> str:
         memory = [each.memory for each in self.samples] or [0.0]
+        sixth = max(1, len(memory) // 6)
+        course = ", ".join(f"{median(memory[first : first + sixth]):.0f}" for first in range(0, len(memory), sixth))
         return (
             f"{len(self.took)} ordinary trainings Succeeded in {median(self.took or [0.0]):.0f} s each "
             f"({max(self.took, default=0.0):.0f} s at most), next to {self.actions.total()} odd requests and "
             f"{self.answers} odd answers in {self.seconds:.0f} s; resident memory {min(memory):.0f} to "
-            f"{max(memory):.0f} MB, at the end {self.samples[-1] if self.samples else 'unknown'}; "
+            f"{max(memory):.0f} MB (median of each sixth: {course}), at the end {self.samples[-1] if self.samples else 'unknown'}; "
             f"{len(self.log)} lines logged"
         )
 
