@@ -1,4 +1,4 @@
-"""Pixel formats and JPEG headers, against Pillow, libpng and libjpeg."""
+"""Pixel formats and JPEG headers, compared with Pillow, libpng and libjpeg."""
 
 import errno
 import io
@@ -82,13 +82,13 @@ SIXTEEN_BITS = {
 
 
 @pytest.mark.parametrize("case", SIXTEEN_BITS)
-def test_sixteen_bits_are_scaled_to_eight(case):
-    """All 256 levels of a ramp survive, up to the noise of the JPEG."""
+def test_as_jpeg_16_bit_scaled_to_8_bit(case):
+    """All 256 levels of a ramp are kept, up to the noise of the JPEG."""
     pixels = seen(SIXTEEN_BITS[case])
     assert np.abs(pixels - np.arange(256)[None, :, None]).max() <= 3
 
 
-def test_twelve_bits_are_scaled_to_eight():
+def test_as_jpeg_12_bit_tiff_scaled_to_8_bit():
     """TIFF stores two values of 12 bits in three bytes."""
     values = np.linspace(0, 4095, 256).astype(np.uint16)
     first, second = values[0::2], values[1::2]
@@ -101,8 +101,8 @@ def test_twelve_bits_are_scaled_to_eight():
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
-def test_transparent_grey_becomes_white(depth):
-    """The transparent level of a PNG counts in its own depth; libpng is the reference."""
+def test_as_jpeg_transparent_grey_becomes_white(depth):
+    """The transparent level of a PNG is given in its own bit depth; libpng is the reference."""
     levels = 2**depth
     row = np.repeat(np.arange(levels), 256 // levels * 8)
     bits = np.unpackbits(row.astype(np.uint8)[:, None], axis=1)[:, -depth:]
@@ -142,8 +142,8 @@ TRANSPARENT = {
 
 
 @pytest.mark.parametrize("case", TRANSPARENT)
-def test_transparency_is_composited_on_white(case):
-    """Hidden colours under a transparent pixel are no part of the picture."""
+def test_as_jpeg_transparency_composited_on_white(case):
+    """Hidden colours of transparent pixels are not part of the image."""
     layer = np.asarray(Image.open(io.BytesIO(TRANSPARENT[case])).convert("RGBA")).astype(float)
     share = layer[..., 3:] / 255
     assert (share < 1).any()
@@ -161,8 +161,8 @@ PLAIN = {
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF", "GIF", "BMP"])
 @pytest.mark.parametrize("mode", PLAIN)
-def test_plain_pictures_are_what_pillow_shows(mode, form):
-    """Eight bits and less, without transparency."""
+def test_as_jpeg_plain_images_match_pillow(mode, form):
+    """Images of up to eight bits without transparency."""
     content = encoded(PLAIN[mode], form)
     expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
     assert np.abs(seen(content) - expected).mean() <= 2
@@ -187,15 +187,15 @@ REJECTED = {
 
 
 @pytest.mark.parametrize("case", REJECTED)
-def test_pixels_without_8_bit_rgb_are_rejected(case):
-    """A sentence says why; a wrong picture would teach something else."""
+def test_as_jpeg_unsupported_pixels_rejected(case):
+    """The message says why; a wrong conversion would train on wrong pixels."""
     content, words = REJECTED[case]
     with pytest.raises(ValueError, match=words):
         image_codec.as_jpeg(content)
 
 
-def test_preview_in_tiff_is_no_second_page():
-    """Cameras and scanners keep a small copy of the page beside it."""
+def test_as_jpeg_tiff_preview_ignored():
+    """Cameras and scanners keep a small copy of the page next to it."""
     small = FRAMES[0].resize((8, 8))
     small.encoderinfo = {"tiffinfo": {254: 1}}
     content = encoded(FRAMES[2], "TIFF", save_all=True, append_images=[small])
@@ -203,16 +203,16 @@ def test_preview_in_tiff_is_no_second_page():
     assert np.abs(seen(content) - 200).max() <= 2
 
 
-def test_cmyk_jpegs_stay_as_libjpeg_and_pillow_decode_them():
-    """Adobe's CMYK JPEGs are stored inverted."""
+def test_as_jpeg_cmyk_jpeg_unchanged():
+    """Adobe's CMYK JPEGs are stored inverted; libjpeg and Pillow decode them alike."""
     content = encoded(Image.fromarray(COLOURS).convert("CMYK"), "JPEG", quality=95)
     assert image_codec.as_jpeg(content) == content
     ours = tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE").numpy().astype(int)
     assert np.abs(ours - np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))).max() <= 2
 
 
-def test_memory_error_is_not_called_a_bad_picture(monkeypatch):
-    """Out of memory is a fault of the process."""
+def test_converted_memory_error_propagates(monkeypatch):
+    """Exhausted memory is a fault of the process, not of the image."""
 
     def exhausted(*_, **__):
         raise MemoryError
@@ -251,8 +251,8 @@ def odd_jpeg(chance):
     return bytes(jpeg[: chance.randrange(len(jpeg))] if chance.random() < 0.1 else jpeg)
 
 
-def test_size_and_pixels_are_those_of_libjpeg():
-    """Whatever libjpeg finds in a header we find, and removing stray bytes changes no pixel."""
+def test_jpeg_size_and_pixels_match_libjpeg():
+    """Each header that libjpeg accepts is accepted; removing stray bytes changes no pixel."""
     chance, accepted = random.Random(0), 0
     for _ in range(1500):
         jpeg = odd_jpeg(chance)
@@ -272,8 +272,8 @@ def test_size_and_pixels_are_those_of_libjpeg():
 
 @pytest.mark.parametrize("pipeline", ["tfdata", "dali"])
 @pytest.mark.parametrize("stray", STRAY[:10])
-def test_stray_bytes_in_header_change_no_image(tmp_path, pipeline, stray):
-    """Both pipelines make of such a picture what they make of the same one without stray bytes."""
+def test_pipeline_stray_header_bytes_change_no_pixel(tmp_path, pipeline, stray):
+    """In both pipelines an image with stray bytes equals the same image without them."""
     if pipeline == "dali" and not dali.loads():
         pytest.skip("DALI is not installed")
     found, rest = segments(JPEGS[0])
@@ -288,14 +288,14 @@ def test_stray_bytes_in_header_change_no_image(tmp_path, pipeline, stray):
     image_codec.check(odd)
 
 
-def test_ordinary_jpeg_is_not_copied():
-    """Reading a header costs microseconds; a copy of each picture would cost more."""
+def test_regular_ordinary_jpeg_not_copied():
+    """Reading a header costs microseconds; copying each image would cost more."""
     for jpeg in JPEGS:
         assert regular(jpeg) is jpeg
 
 
 class TestPredict:
-    """What `predict` makes of files; the network is replaced by the mean of its images."""
+    """Input files of `predict`; the model is replaced by the mean of its images."""
 
     def guessed(self, names):
         config = resolve({"model": {"classes": 2, "imageSize": 32}, "batchSize": 4})
@@ -308,7 +308,7 @@ class TestPredict:
         found = list(predict.guesses(logits, config, predict.find(names), 1, io.BytesIO()))
         return found, shades
 
-    def test_predict_converts_like_prepare(self, tmp_path):
+    def test_predict_converts_images_like_prepare(self, tmp_path):
         """16 bits, transparency and stray bytes in a header."""
         for name, content in {
             "1.png": SIXTEEN_BITS["PNG"],
@@ -321,8 +321,8 @@ class TestPredict:
         assert shades[0] == pytest.approx(127, abs=4)
         assert shades[1] == pytest.approx(255, abs=2)
 
-    def test_predict_names_what_is_no_file_and_goes_on(self, tmp_path):
-        """Pipes, dead links and rejected pixels are errors of their own lines."""
+    def test_predict_unusable_file_reported_and_skipped(self, tmp_path):
+        """Pipes, dangling links and unsupported pixels are errors of their own lines."""
         os.mkfifo(tmp_path / "1.jpg")
         (tmp_path / "2.jpg").symlink_to("/nowhere")
         (tmp_path / "3.tif").write_bytes(REJECTED["floats"][0])
@@ -331,8 +331,8 @@ class TestPredict:
         assert ["a named pipe" in found[0][1], "nowhere" in found[1][1], "floating-point" in found[2][1]] == [True] * 3
         assert not isinstance(found[3][1], str)
 
-    def test_predict_stops_at_faults_of_the_system(self, tmp_path, monkeypatch):
-        """A disk that fails says nothing about a picture."""
+    def test_predict_io_error_is_system_error(self, tmp_path, monkeypatch):
+        """A failing disk says nothing about an image."""
         (tmp_path / "1.jpg").write_bytes(JPEGS[0])
 
         def failed(file, *_):
