@@ -130,7 +130,8 @@ def test_resume_changed_defaults_keep_result(tiny, monkeypatch):
 
     later = validation.resolve
     monkeypatch.setattr(
-        "runs.resolve", lambda written: later({"seed": 7, "labelSmoothing": 0.5, **written}).as_written_by(written)
+        "tests.support.runs.resolve",
+        lambda written: later({"seed": 7, "labelSmoothing": 0.5, **written}).as_written_by(written),
     )
     again = tiny | {"checkpoint": {"path": str(copied)}}
     trained(again, attempt=2, telemetry=(telemetry := StopAfter()))
