@@ -1,10 +1,7 @@
 """Unusable records: skipped and logged up to data.badRecords, rejected above it."""
 
-import io
-
 import numpy as np
 import pytest
-from PIL import Image
 
 from resnext_trainer.config.validation import resolve
 from resnext_trainer.contract import ExitStatus
@@ -16,6 +13,7 @@ from resnext_trainer.data.sampling import PADDING, Batches
 from resnext_trainer.errors import TrainingError
 from resnext_trainer.runtime.distributed import SingleProcess
 from resnext_trainer.training.evaluate import evaluate
+from tests.support.images import noise, uniform
 from tests.support.runs import StopAfter, trained
 
 GOOD = 61
@@ -23,25 +21,21 @@ GOOD = 61
 PIPELINES = [TfData, pytest.param(dali.Dali, marks=pytest.mark.skipif(not dali.loads(), reason="no DALI"))]
 
 
-def jpeg(shade):
-    stream = io.BytesIO()
-    Image.new("RGB", (64, 64), (shade, shade, shade)).save(stream, "JPEG")
-    return stream.getvalue()
+def grey(shade):
+    return uniform((shade, shade, shade), (64, 64))
 
 
 def cut_short():
     """A JPEG of noise that ends in the middle of its pixels: only decoding shows it."""
-    stream = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(stream, "JPEG")
-    return stream.getvalue()[:1500]
+    return noise(0, (64, 64))[:1500]
 
 
 @pytest.fixture
 def folder(tmp_path):
     """61 good images, whose shades of grey are 3 apart, among three that are not: of 64, a share of 0.047."""
-    images = [(jpeg(3 * number), 1 + number % 10) for number in range(GOOD)]
+    images = [(grey(3 * number), 1 + number % 10) for number in range(GOOD)]
     images[7:7] = [(b"\x89PNG", 1)]
-    images[20:20] = [(jpeg(0), 99)]
+    images[20:20] = [(grey(0), 99)]
     images[40:40] = [(cut_short(), 1)]
     for split in ("train", "validation"):
         tfrecord.write(tmp_path / "data", split, images, 1)
@@ -138,7 +132,7 @@ def test_record_changed_byte_fails_checksum(tmp_path, caplog, pipeline, byte):
     """A changed byte makes a record bad, even if its image can still be decoded."""
     folder = tmp_path / "data"
     for split in ("train", "validation"):
-        tfrecord.write(folder, split, [(jpeg(number), 1 + number % 10) for number in range(64)], 1)
+        tfrecord.write(folder, split, [(grey(number), 1 + number % 10) for number in range(64)], 1)
     shard, (offset, length) = folder / "train-00000-of-00001", np.loadtxt(folder / "train-00000-of-00001.idx", int)[5]
     content = bytearray(shard.read_bytes())
     content[offset + byte if byte >= 0 else offset + length + byte] ^= 1

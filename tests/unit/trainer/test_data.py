@@ -18,6 +18,7 @@ from resnext_trainer.data.pipelines import dali
 from resnext_trainer.data.pipelines.tfdata import TfData, decoded
 from resnext_trainer.data.sampling import Batches
 from resnext_trainer.errors import TrainingError
+from tests.support.images import encode
 
 
 @pytest.fixture
@@ -184,9 +185,8 @@ def picture(size, mode="RGB", **options):
     random = np.random.default_rng(0)
     smooth = Image.fromarray(random.integers(0, 256, (9, 9, 3), np.uint8)).resize(size[::-1])
     noisy = np.asarray(smooth) + random.integers(-20, 20, (*size, 3))
-    stream = io.BytesIO()
-    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).convert(mode).save(stream, "JPEG", quality=90, **options)
-    return stream.getvalue()
+    image = Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).convert(mode)
+    return encode(image, quality=90, **options)
 
 
 def turned():

@@ -16,6 +16,7 @@ from resnext_trainer.data.datasets import tfrecord
 from resnext_trainer.data.input_pipeline import Shard, open_dataset, open_input_pipeline
 from resnext_trainer.data.pipelines import dali
 from resnext_trainer.errors import TrainingError
+from tests.support.images import uniform
 
 
 @pytest.fixture
@@ -23,10 +24,7 @@ def config(few, pictures):
     return few | {"data": {"format": "folder", "path": str(pictures), "pipeline": "tfdata"}}
 
 
-def png(colour):
-    stream = io.BytesIO()
-    Image.new("RGB", (20, 12), colour).save(stream, "PNG")
-    return stream.getvalue()
+RED = uniform("red", (20, 12), "PNG")
 
 
 def batches(settings, **data):
@@ -59,7 +57,7 @@ def test_folder_epoch_reads_each_image_once(config, pipeline):
 def test_folder_png_converted_and_val_accepted(config, pictures):
     """PNG images are converted to JPEG, and `val` is accepted as the validation folder."""
     (pictures / "validation").rename(pictures / "val")
-    (pictures / "val" / "digit-3" / "zz.png").write_bytes(png("red"))
+    (pictures / "val" / "digit-3" / "zz.png").write_bytes(RED)
     found = open_dataset(resolve(config), "validation")
     (number,) = (number for number in range(len(found)) if found.location(number).endswith("zz.png"))
     jpeg, label = found.read(number)
@@ -82,12 +80,12 @@ def empty_class(root):
 
 def stranger(root):
     (root / "validation" / "letter-a").mkdir()
-    (root / "validation" / "letter-a" / "1.jpg").write_bytes(png("red"))
+    (root / "validation" / "letter-a" / "1.jpg").write_bytes(RED)
 
 
 def eleventh(root):
     (root / "train" / "digit-99").mkdir()
-    (root / "train" / "digit-99" / "1.png").write_bytes(png("red"))
+    (root / "train" / "digit-99" / "1.png").write_bytes(RED)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +116,7 @@ def test_folder_class_without_images_rejected(config, pictures):
     assert "train/digit-99 holds no file with a picture's extension" in caught.value.message
 
 
-@pytest.mark.parametrize("content", [b"", b"no image", png("red")[:45]], ids=["empty", "text", "cut"])
+@pytest.mark.parametrize("content", [b"", b"no image", RED[:45]], ids=["empty", "text", "cut"])
 def test_folder_undecodable_file_counts_as_bad_record(config, pictures, content):
     """A file that is not an image is skipped up to data.badRecords and rejected above it."""
     bad = pictures / "train" / "digit-5" / "bad.jpg"

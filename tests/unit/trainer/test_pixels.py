@@ -22,15 +22,10 @@ from resnext_trainer.data.input_pipeline import Shard
 from resnext_trainer.data.pipelines import dali
 from resnext_trainer.data.pipelines.tfdata import TfData
 from resnext_trainer.errors import TrainingError
+from tests.support.images import encode
 
 RAMP = np.tile(np.linspace(0, 65_535, 256).astype(np.uint16), (48, 1))
 COLOURS = np.kron(np.arange(48).reshape(4, 4, 3) * 5, np.ones((12, 12, 1))).astype(np.uint8)
-
-
-def encoded(picture, form, **options):
-    stream = io.BytesIO()
-    picture.save(stream, form, **options)
-    return stream.getvalue()
 
 
 def png(header, rows, *chunks):
@@ -68,12 +63,12 @@ def seen(content):
 
 BIG = RAMP.astype(">u2")
 SIXTEEN_BITS = {
-    "PNG": encoded(Image.fromarray(RAMP), "PNG"),
-    "TIFF": encoded(Image.fromarray(RAMP), "TIFF"),
-    "TIFF, deflated": encoded(Image.fromarray(RAMP), "TIFF", compression="tiff_adobe_deflate"),
+    "PNG": encode(Image.fromarray(RAMP), "PNG"),
+    "TIFF": encode(Image.fromarray(RAMP), "TIFF"),
+    "TIFF, deflated": encode(Image.fromarray(RAMP), "TIFF", compression="tiff_adobe_deflate"),
     "TIFF, big-endian": tiff(BIG, 1, order=">"),
     "TIFF, white is zero": tiff(65_535 - RAMP, 0),
-    "JPEG 2000": encoded(Image.fromarray(RAMP), "JPEG2000"),
+    "JPEG 2000": encode(Image.fromarray(RAMP), "JPEG2000"),
     "PGM": b"P5 256 48 65535\n" + BIG.tobytes(),
     "PNG in colour": png((256, 48, 16, 2), [np.repeat(row, 3).tobytes() for row in BIG]),
     "PNG, grey and alpha": png((256, 48, 16, 4), [np.stack([row, row * 0 + 65_535], 1).astype(">u2").tobytes()
@@ -124,18 +119,18 @@ def smooth(mode):
 
 def paletted(**options):
     picture = Image.fromarray(COLOURS).quantize(16)
-    return encoded(picture, "PNG", transparency=options.get("transparency", 0))
+    return encode(picture, "PNG", transparency=options.get("transparency", 0))
 
 
 TRANSPARENT = {
-    "RGBA PNG": encoded(smooth("RGBA"), "PNG"),
-    "grey and alpha PNG": encoded(smooth("LA"), "PNG"),
-    "RGBA WebP": encoded(smooth("RGBA"), "WEBP", lossless=True),
-    "RGBA TIFF": encoded(smooth("RGBA"), "TIFF"),
+    "RGBA PNG": encode(smooth("RGBA"), "PNG"),
+    "grey and alpha PNG": encode(smooth("LA"), "PNG"),
+    "RGBA WebP": encode(smooth("RGBA"), "WEBP", lossless=True),
+    "RGBA TIFF": encode(smooth("RGBA"), "TIFF"),
     "palette, one colour": paletted(),
     "palette, many": paletted(transparency=bytes(range(0, 256, 16))),
-    "GIF": encoded(Image.fromarray(COLOURS).quantize(16), "GIF", transparency=0),
-    "RGB with a transparent colour": encoded(
+    "GIF": encode(Image.fromarray(COLOURS).quantize(16), "GIF", transparency=0),
+    "RGB with a transparent colour": encode(
         Image.fromarray(COLOURS), "PNG", transparency=tuple(COLOURS[0, 0].tolist())
     ),
 }
@@ -163,26 +158,26 @@ PLAIN = {
 @pytest.mark.parametrize("mode", PLAIN)
 def test_as_jpeg_plain_images_match_pillow(mode, form):
     """Images of up to eight bits without transparency."""
-    content = encoded(PLAIN[mode], form)
+    content = encode(PLAIN[mode], form)
     expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
     assert np.abs(seen(content) - expected).mean() <= 2
 
 
 FRAMES = [Image.fromarray(np.full((16, 16, 3), shade, np.uint8)) for shade in (0, 100, 200)]
 REJECTED = {
-    "floats": (encoded(Image.fromarray(RAMP.astype(np.float32)), "TIFF"), "floating-point"),
-    "32 bits": (encoded(Image.fromarray(RAMP.astype(np.int32)), "TIFF"), "32-bit or signed"),
-    "CMYK TIFF": (encoded(Image.fromarray(COLOURS).convert("CMYK"), "TIFF"), "CMYK"),
-    "animated GIF": (encoded(FRAMES[0], "GIF", save_all=True, append_images=FRAMES[1:]), "3 frames"),
-    "animated PNG": (encoded(FRAMES[0], "PNG", save_all=True, append_images=FRAMES[1:]), "3 frames"),
-    "animated WebP": (encoded(FRAMES[0], "WEBP", save_all=True, append_images=FRAMES[1:]), "3 frames"),
-    "TIFF of pages": (encoded(FRAMES[0], "TIFF", save_all=True, append_images=FRAMES[1:]), "3 frames"),
+    "floats": (encode(Image.fromarray(RAMP.astype(np.float32)), "TIFF"), "floating-point"),
+    "32 bits": (encode(Image.fromarray(RAMP.astype(np.int32)), "TIFF"), "32-bit or signed"),
+    "CMYK TIFF": (encode(Image.fromarray(COLOURS).convert("CMYK"), "TIFF"), "CMYK"),
+    "animated GIF": (encode(FRAMES[0], "GIF", save_all=True, append_images=FRAMES[1:]), "3 frames"),
+    "animated PNG": (encode(FRAMES[0], "PNG", save_all=True, append_images=FRAMES[1:]), "3 frames"),
+    "animated WebP": (encode(FRAMES[0], "WEBP", save_all=True, append_images=FRAMES[1:]), "3 frames"),
+    "TIFF of pages": (encode(FRAMES[0], "TIFF", save_all=True, append_images=FRAMES[1:]), "3 frames"),
     "16-bit colour that is transparent": (
         png((1, 1, 16, 2), [bytes(6)], (b"tRNS", bytes(6))),
         "16-bit colours is transparent",
     ),
-    "EPS": (encoded(FRAMES[0], "EPS"), "no image in a format"),
-    "PDF": (encoded(FRAMES[0], "PDF"), "no image in a format"),
+    "EPS": (encode(FRAMES[0], "EPS"), "no image in a format"),
+    "PDF": (encode(FRAMES[0], "PDF"), "no image in a format"),
 }
 
 
@@ -198,14 +193,14 @@ def test_as_jpeg_tiff_preview_ignored():
     """Cameras and scanners keep a small copy of the page next to it."""
     small = FRAMES[0].resize((8, 8))
     small.encoderinfo = {"tiffinfo": {254: 1}}
-    content = encoded(FRAMES[2], "TIFF", save_all=True, append_images=[small])
+    content = encode(FRAMES[2], "TIFF", save_all=True, append_images=[small])
     assert Image.open(io.BytesIO(content)).n_frames == 2
     assert np.abs(seen(content) - 200).max() <= 2
 
 
 def test_as_jpeg_cmyk_jpeg_unchanged():
     """Adobe's CMYK JPEGs are stored inverted; libjpeg and Pillow decode them alike."""
-    content = encoded(Image.fromarray(COLOURS).convert("CMYK"), "JPEG", quality=95)
+    content = encode(Image.fromarray(COLOURS).convert("CMYK"), "JPEG", quality=95)
     assert image_codec.as_jpeg(content) == content
     ours = tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE").numpy().astype(int)
     assert np.abs(ours - np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))).max() <= 2
@@ -222,7 +217,7 @@ def test_converted_memory_error_propagates(monkeypatch):
         image_codec.converted(SIXTEEN_BITS["PNG"])
 
 
-JPEGS = [encoded(Image.fromarray(COLOURS), "JPEG", **options)
+JPEGS = [encode(Image.fromarray(COLOURS), "JPEG", **options)
          for options in ({}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_blocks": 2})]  # fmt: skip
 STRAY = (b"\0", b"ab", b"\xff", b"\xff\xff\xff", b"\xff\x00", b"\xff\xd3", b"\xff\x01", b"\xff\xe5\0\0",
          b"\xff\xfe\0\1", b"\xff\xdc\0\4\0\5", b"\xff\xd9", b"\xff\xd8",
@@ -312,7 +307,7 @@ class TestPredict:
         """16 bits, transparency and stray bytes in a header."""
         for name, content in {
             "1.png": SIXTEEN_BITS["PNG"],
-            "2.png": encoded(Image.new("RGBA", (40, 40)), "PNG"),
+            "2.png": encode(Image.new("RGBA", (40, 40)), "PNG"),
             "3.jpg": b"\xff\xd8junk" + JPEGS[0][2:],
         }.items():
             (tmp_path / name).write_bytes(content)

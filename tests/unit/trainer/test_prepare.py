@@ -1,25 +1,19 @@
 """Command `data prepare`: from class folders to shards."""
 
-import io
 import os
 import shutil
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from resnext_trainer.cli.main import main
 from resnext_trainer.data import prepare
 from resnext_trainer.data.crops import jpeg_size
 from resnext_trainer.data.datasets import tfrecord
+from tests.support.images import noise
 
 
-def picture(seed, form="JPEG", size=(20, 12)):
-    """The bytes of an image of noise; size is (width, height)."""
-    stream = io.BytesIO()
-    noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
-    Image.fromarray(noise).save(stream, form)
-    return stream.getvalue()
+def picture(seed, form="JPEG"):
+    return noise(seed, (20, 12), form)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from resnext_trainer.data.datasets import tfrecord
 from resnext_trainer.data.input_pipeline import open_dataset
 from resnext_trainer.data.problem_summary import NAMED, Summary
 from resnext_trainer.errors import TrainingError
+from tests.support.images import uniform
 
 
 @pytest.fixture
@@ -323,13 +324,8 @@ class TestFeatureNames:
 
     def test_validate_png_records_summarised(self, folder, capsys):
         """One line has the finding and the remedy."""
-        import io
-
-        from PIL import Image
-
-        stream = io.BytesIO()
-        Image.new("RGB", (9, 9)).save(stream, "PNG")
-        dialect(folder, image__encoded=stream.getvalue(), image__class__label=lambda number: 1 + number % 3)
+        png = uniform("black", (9, 9), "PNG")
+        dialect(folder, image__encoded=png, image__class__label=lambda number: 1 + number % 3)
         assert code("validate", folder) == 3
         message = capsys.readouterr().err
         assert message.count("data prepare") == 1

@@ -1,15 +1,12 @@
 """Names of classes and files in arbitrary bytes, and text files in any locale."""
 
-import io
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from resnext_trainer.cli.main import main
 from resnext_trainer.contract import ExitStatus, TerminationReport
@@ -17,6 +14,7 @@ from resnext_trainer.data import labels
 from resnext_trainer.data.datasets import folder, tfrecord
 from resnext_trainer.errors import TrainingError
 from resnext_trainer.text import encodable, printable
+from tests.support.images import noise
 
 KEPT = (
     "café",
@@ -45,12 +43,6 @@ REJECTED = {
 }
 
 
-def jpeg(seed):
-    stream = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)).save(stream, "JPEG")
-    return stream.getvalue()
-
-
 def place(*parts):
     return Path(*map(os.fsdecode, map(os.fsencode, parts)))
 
@@ -59,7 +51,7 @@ def classes(root, names):
     for name in names:
         place(root, name).mkdir(parents=True)
         for number in range(2):
-            place(root, name, f"{number}.jpg").write_bytes(jpeg(number))
+            place(root, name, f"{number}.jpg").write_bytes(noise(number, (8, 8)))
     return root
 
 
@@ -95,7 +87,7 @@ def test_file_names_unusual_used_and_escaped(tmp_path, capsys, name):
     """The name of an image appears in messages only."""
     root = classes(tmp_path / "in", ["cat", "dog"])
     file = place(root, "cat", name)
-    file.write_bytes(jpeg(9))
+    file.write_bytes(noise(9, (8, 8)))
     assert prepare(root, tmp_path / "out") == 0
     file.write_bytes(b"notes")
     assert prepare(root, tmp_path / "again") == 3
