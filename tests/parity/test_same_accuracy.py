@@ -4,9 +4,7 @@ Five trainings in which every two settings meet need 350 s of processor time, mo
 without native support. Images of half the size are sufficient for the digits.
 """
 
-import importlib.util
 import json
-import shutil
 import subprocess
 import sys
 
@@ -16,11 +14,12 @@ import yaml
 from resnext_trainer.contract import REPORT_PREFIX
 from resnext_trainer.data.datasets import digits
 from resnext_trainer.data.pipelines import dali
+from tests.support import mpi
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        importlib.util.find_spec("horovod") is None or shutil.which("mpirun") is None or not dali.loads(),
+        not mpi.AVAILABLE or not dali.loads(),
         reason="several ranks need Horovod and mpirun, and DALI is half of the comparison",
     ),
 ]
@@ -63,10 +62,9 @@ def top1(tmp_path_factory):
             "checkpoint": {"path": str(folder / "checkpoints"), "everyEpochs": 5},
         }
         (folder / "training.yaml").write_text(yaml.safe_dump(settings))
-        mpirun = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-bind-to", "none", "-np", str(ranks)]
         train = [sys.executable, "-m", "resnext_trainer", "train", "--config", str(folder / "training.yaml")]
         done = subprocess.run(
-            [*(mpirun if ranks > 1 else []), *train],
+            [*(mpi.mpirun(ranks) if ranks > 1 else []), *train],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -1,8 +1,6 @@
 """Several ranks under mpirun and Horovod: equal results, joint errors and saves."""
 
-import importlib.util
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,20 +12,15 @@ import yaml
 from resnext_trainer.checkpoint import store
 from resnext_trainer.checkpoint.runs import located
 from resnext_trainer.contract import REPORT_PREFIX
+from tests.support import mpi
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("horovod") is None or shutil.which("mpirun") is None,
-    reason="several ranks need Horovod and mpirun",
-)
-
-MPIRUN = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-bind-to", "none", "-np"]
+pytestmark = pytest.mark.skipif(not mpi.AVAILABLE, reason="several ranks need Horovod and mpirun")
 
 
 def start(ranks, *command, code=0):
-    """Runs a command on so many ranks; its standard output."""
-
+    """Runs a command on this number of ranks and returns its standard output."""
     done = subprocess.run(
-        [*MPIRUN, str(ranks), sys.executable, *map(str, command)],
+        [*mpi.mpirun(ranks), sys.executable, *map(str, command)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
