@@ -4,17 +4,16 @@ Five trainings in which every two settings meet need 350 s of processor time, mo
 without native support. Images of half the size are sufficient for the digits.
 """
 
-import json
 import subprocess
 import sys
 
 import pytest
 import yaml
 
-from resnext_trainer.contract import REPORT_PREFIX
 from resnext_trainer.data.datasets import digits
 from resnext_trainer.data.pipelines import dali
 from tests.support import mpi
+from tests.support.reports import report_in
 
 pytestmark = [
     pytest.mark.slow,
@@ -70,9 +69,7 @@ def top1(tmp_path_factory):
             text=True,
             check=False,
         )
-        reports = [line for line in done.stdout.splitlines() if line.startswith(REPORT_PREFIX)]
-        assert len(reports) == 1, done.stdout + done.stderr
-        report = json.loads(reports[0].removeprefix(REPORT_PREFIX))
+        report = report_in(done.stdout, done.stderr)
         assert report["verdict"] == "finished", report
         return report["progress"]["top1"]
 

@@ -14,8 +14,8 @@ from resnext_trainer.cli.main import main
 from resnext_trainer.config import loading
 from resnext_trainer.config.models import Training
 from resnext_trainer.config.validation import InvalidConfig
-from resnext_trainer.contract import REPORT_PREFIX
 from tests.support.documents import CASES
+from tests.support.reports import report_in
 
 RESOURCE = """
 apiVersion: resnext.dev/v1alpha1
@@ -166,8 +166,7 @@ def test_config_unreadable_rejected_with_remedy(tmp_path, text, assignments, wor
 def test_train_invalid_config_reports_and_exits_2():
     """An invalid configuration ends with a termination report and exit code 2."""
     ended = resnext_train("train", "--set", "epochs=none")
-    (line,) = (line for line in ended.stdout.splitlines() if line.startswith(REPORT_PREFIX))
-    report = json.loads(line.removeprefix(REPORT_PREFIX))
+    report = report_in(ended.stdout)
     assert ended.returncode == 2
     assert report["verdict"] == "configuration_refused"
     assert "spec.training.epochs" in report["message"]

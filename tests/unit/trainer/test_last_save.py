@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from resnext_trainer.checkpoint import final_save, store
-from resnext_trainer.contract import REPORT_PREFIX, ExitStatus
+from resnext_trainer.contract import ExitStatus
 from resnext_trainer.errors import TrainingError
 from resnext_trainer.runtime.signals import Requests
+from tests.support.reports import report_in
 from tests.support.runs import StopAfter, folder, newest, trained
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -176,9 +177,7 @@ def run(settings, place, uid=0):
         timeout=120,
         check=False,
     )
-    assert REPORT_PREFIX in done.stdout, done.stdout + done.stderr
-    (line,) = (line for line in done.stdout.splitlines() if line.startswith(REPORT_PREFIX))
-    return done.returncode, json.loads(line.removeprefix(REPORT_PREFIX)), done.stdout + done.stderr
+    return done.returncode, report_in(done.stdout, done.stderr), done.stdout + done.stderr
 
 
 @as_root

@@ -1,6 +1,5 @@
 """Several ranks under mpirun and Horovod: equal results, joint errors and saves."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from resnext_trainer.checkpoint import store
 from resnext_trainer.checkpoint.runs import located
 from resnext_trainer.contract import REPORT_PREFIX
 from tests.support import mpi
+from tests.support.reports import report_in
 
 pytestmark = pytest.mark.skipif(not mpi.AVAILABLE, reason="several ranks need Horovod and mpirun")
 
@@ -82,12 +82,9 @@ def test_two_ranks_train_digits_to_97_percent(settings, tmp_path):
     config = tmp_path / "training.yaml"
     config.write_text(yaml.safe_dump(settings))
     output = start(2, "-m", "resnext_trainer", "train", "--config", config, "--workers", 1, "--world", 2)
-    reports = [
-        json.loads(line.removeprefix(REPORT_PREFIX)) for line in output.splitlines() if line.startswith(REPORT_PREFIX)
-    ]
-    assert len(reports) == 1, output
-    assert reports[0]["verdict"] == "finished"
-    assert reports[0]["progress"]["bestTop1"] >= 0.97
+    report = report_in(output)
+    assert report["verdict"] == "finished"
+    assert report["progress"]["bestTop1"] >= 0.97
 
 
 def test_ranks_common_error_reported_once(settings, tmp_path):
@@ -100,11 +97,6 @@ def test_ranks_common_error_reported_once(settings, tmp_path):
     assert '"data_refused"' in output
 
 
-def ended(output):
-    (line,) = (line for line in output.splitlines() if line.startswith(REPORT_PREFIX))
-    return json.loads(line.removeprefix(REPORT_PREFIX))
-
-
 @pytest.mark.slow
 def test_ranks_save_within_epoch_at_same_step(few, tmp_path):
     """Rank 0's clock decides for all ranks; each rank keeps its own statistics, and no result changes."""
@@ -114,7 +106,7 @@ def test_ranks_save_within_epoch_at_same_step(few, tmp_path):
         config = tmp_path / f"{minutes}.yaml"
         checkpoints = {"path": str(place), "keep": 100, "everyMinutes": minutes}
         config.write_text(yaml.safe_dump(few | {"batchSize": 8, "epochs": 1, "checkpoint": checkpoints}))
-        report = ended(start(2, "-m", "resnext_trainer", "train", "--config", config, "--world", 2))
+        report = report_in(start(2, "-m", "resnext_trainer", "train", "--config", config, "--world", 2))
         assert report["verdict"] == "finished"
         results.append((sorted(path.name for path in located(place).glob("step-*")), store.newest(located(place))))
     (often, ours), (never, theirs) = results
@@ -140,6 +132,6 @@ def test_ranks_final_save_not_limited_by_stall_timeout(few, tmp_path):
         output = start(2, "-m", "resnext_trainer", "train", "--config", config, "--world", 2)
     finally:
         subprocess.run(["umount", "--lazy", volume], check=True)
-    report = ended(output)
+    report = report_in(output)
     assert report["verdict"] == "checkpoint_not_saved"
     assert "No space left on device" in report["message"]

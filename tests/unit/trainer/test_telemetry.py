@@ -13,9 +13,10 @@ import pytest
 import rich
 from prometheus_client.parser import text_string_to_metric_families
 
-from resnext_trainer.contract import REPORT_PREFIX, Progress
+from resnext_trainer.contract import Progress
 from resnext_trainer.runtime import http_server
 from resnext_trainer.runtime.telemetry import Telemetry
+from tests.support.reports import report_in
 
 
 def get(port, path):
@@ -147,8 +148,7 @@ def test_watchdog_rank_without_step_ends_as_hung():
     ended = subprocess.run([sys.executable, "-c", STUCK], capture_output=True, text=True, timeout=30, check=False)
     assert ended.returncode == 8
     assert "waits_for_a_peer_that_never_answers" in ended.stderr
-    (line,) = (line for line in ended.stdout.splitlines() if line.startswith(REPORT_PREFIX))
-    report = json.loads(line.removeprefix(REPORT_PREFIX))
+    report = report_in(ended.stdout)
     assert report["verdict"] == "hung"
     assert "rank 1 finished no step" in report["message"]
 

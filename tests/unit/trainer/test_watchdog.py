@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from resnext_trainer.contract import REPORT_PREFIX
 from resnext_trainer.runtime.heartbeat import State
 from resnext_trainer.runtime.watchdog import describe_stall, find_culprit
+from tests.support.reports import report_in
 
 RANK = """
 import json, sys, time
@@ -57,8 +57,7 @@ def started():
 
 def ended(rank):
     out, err = rank.communicate(timeout=30)
-    (line,) = (line for line in out.splitlines() if line.startswith(REPORT_PREFIX))
-    report = json.loads(line.removeprefix(REPORT_PREFIX))
+    report = report_in(out)
     return rank.returncode, report["message"], report["rank"], err
 
 
