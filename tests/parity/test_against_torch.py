@@ -1,4 +1,4 @@
-"""The trainer against PyTorch, torchvision and timm, which nobody here wrote: logits, gradients, SGD, crops."""
+"""Parity with PyTorch, torchvision and timm: logits, gradients, SGD and crops."""
 
 import math
 import re
@@ -115,19 +115,22 @@ def logits_of_both(torch, architecture, **peer):
 
 
 @pytest.mark.parametrize("architecture", ["resnext50-32x4d", "resnext101-64x4d", "resnet50"])
-def test_logits_are_torchvisions(torch, architecture):
+def test_logits_match_torchvision(torch, architecture):
+    """The same weights and images give torchvision's logits."""
     ours, theirs = logits_of_both(torch, architecture)
     np.testing.assert_allclose(ours, theirs, atol=1e-3)
 
 
 @pytest.mark.parametrize("architecture", ["resnext101-32x4d", "se-resnext101-32x4d"])
-def test_logits_are_timms(torch, architecture):
+def test_logits_match_timm(torch, architecture):
+    """The same weights and images give timm's logits."""
     name = architecture.replace("se-", "se").replace("-", "_")
     ours, theirs = logits_of_both(torch, architecture, timm=name)
     np.testing.assert_allclose(ours, theirs, atol=1e-3)
 
 
-def test_a_training_steps_gradients_and_statistics_are_torchs(torch):
+def test_train_step_gradients_match_torch(torch):
+    """Loss, gradients and batch norm statistics of one training step are PyTorch's."""
     model = network("resnext50-32x4d")
     images, for_torch = pictures(8, 64)
     targets = np.random.default_rng(2).dirichlet(np.ones(1000), 8).astype(np.float32)
@@ -146,7 +149,8 @@ def test_a_training_steps_gradients_and_statistics_are_torchs(torch):
         np.testing.assert_allclose(value, theirs[name], rtol=1e-3, atol=1e-4, err_msg=name)
 
 
-def test_fifty_steps_are_those_of_torchs_sgd(torch):
+def test_sgd_50_steps_match_torch(torch):
+    """Fifty steps with momentum and weight decay give the weights of torch.optim.SGD."""
     random = np.random.default_rng(0)
     momentum, decay, weight = 0.875, 1 / 16384, random.normal(0, 0.1, 1000).astype(np.float32)
     gradients = random.normal(0, 0.01, (50, 1000)).astype(np.float32)
@@ -163,7 +167,8 @@ def test_fifty_steps_are_those_of_torchs_sgd(torch):
 
 
 @pytest.mark.parametrize(("height", "width"), [(375, 500), (20, 900)], ids=["usual", "too narrow for most draws"])
-def test_random_crops_are_distributed_as_torchvisions(torch, height, width):
+def test_random_crops_distributed_like_torchvision(torch, height, width):
+    """Area, aspect ratio and position have the distribution of RandomResizedCrop."""
     settings, draws = Augmentation(), 50_000
     theirs = torch("crops", size=(height, width), scale=settings.crop_area, ratio=settings.crop_ratio, draws=draws)[
         "cuts"
@@ -183,7 +188,8 @@ def test_random_crops_are_distributed_as_torchvisions(torch, height, width):
     assert np.mean([cut.flip for cut in cuts]) == pytest.approx(0.5, abs=0.01)
 
 
-def test_evaluation_cuts_what_torchvision_cuts(torch):
+def test_center_crop_matches_torchvision(torch):
+    """Resize and CenterCrop select the same part of the image."""
     sizes = [(256, 256), (375, 500), (500, 375), (333, 499), (257, 1025), (101, 97)]
     for (height, width), corners in zip(sizes, torch("centre", sizes=sizes)["corners"], strict=True):
         cut = center_crop(height, width, 224 / 256)

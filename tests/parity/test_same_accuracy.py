@@ -1,26 +1,24 @@
-"""Digits are learnt as well whoever decodes, whoever compiles, in whatever arithmetic, on however many ranks.
+"""Accuracy on digits is the same for every pipeline, compiler, precision and number of ranks.
 
-Five trainings in which every two settings meet: 350 s of processor time in all, most of it XLA's and bfloat16's on CPUs
-that have neither. The digits are shown at half their size, which is enough for them.
+Five trainings in which every two settings meet need 350 s of processor time, most of it for XLA and bfloat16 on CPUs
+without native support. Images of half the size are sufficient for the digits.
 """
 
-import importlib.util
-import json
-import shutil
 import subprocess
 import sys
 
 import pytest
 import yaml
 
-from resnext_trainer.contract import REPORT_PREFIX
 from resnext_trainer.data.datasets import digits
 from resnext_trainer.data.pipelines import dali
+from tests.support import mpi
+from tests.support.reports import report_in
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        importlib.util.find_spec("horovod") is None or shutil.which("mpirun") is None or not dali.loads(),
+        not mpi.AVAILABLE or not dali.loads(),
         reason="several ranks need Horovod and mpirun, and DALI is half of the comparison",
     ),
 ]
@@ -63,18 +61,15 @@ def top1(tmp_path_factory):
             "checkpoint": {"path": str(folder / "checkpoints"), "everyEpochs": 5},
         }
         (folder / "training.yaml").write_text(yaml.safe_dump(settings))
-        mpirun = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-bind-to", "none", "-np", str(ranks)]
         train = [sys.executable, "-m", "resnext_trainer", "train", "--config", str(folder / "training.yaml")]
         done = subprocess.run(
-            [*(mpirun if ranks > 1 else []), *train],
+            [*(mpi.mpirun(ranks) if ranks > 1 else []), *train],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             check=False,
         )
-        reports = [line for line in done.stdout.splitlines() if line.startswith(REPORT_PREFIX)]
-        assert len(reports) == 1, done.stdout + done.stderr
-        report = json.loads(reports[0].removeprefix(REPORT_PREFIX))
+        report = report_in(done.stdout, done.stderr)
         assert report["verdict"] == "finished", report
         return report["progress"]["top1"]
 
@@ -87,6 +82,7 @@ def reference(top1):
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_digits_are_learnt_as_well_by(top1, reference, name):
+def test_digits_accuracy_same_for_every_setting(top1, reference, name):
+    """The accuracy differs from that of tf.data with float32 on one rank by at most 0.01."""
     assert reference > 0.97
     assert top1(name) == pytest.approx(reference, abs=0.01)

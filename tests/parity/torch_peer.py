@@ -1,4 +1,4 @@
-"""What PyTorch and torchvision make of the same numbers. Run by Debian's Python: COMMAND IN.npz OUT.npz.
+"""Reference results of PyTorch and torchvision for the same numbers. Run by Debian's Python: COMMAND IN.npz OUT.npz.
 
 Both files hold arrays by name; names of weights are those of torchvision's ResNet, which are timm's as well.
 """

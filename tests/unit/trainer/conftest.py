@@ -1,3 +1,5 @@
+"""Digits as a dataset, and short trainings on them."""
+
 from pathlib import Path
 
 import pytest
@@ -5,7 +7,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Scikit-learn's digits as a data set; copy it before damaging it."""
+    """scikit-learn's digits as a dataset; tests that change it use a copy."""
     from resnext_trainer.data.datasets import digits
 
     folder = tmp_path_factory.mktemp("digits")
@@ -15,7 +17,7 @@ def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def settings(digits_folder, tmp_path):
-    """A training of seconds, as a user would write it."""
+    """Configuration of a training that takes seconds."""
     return {
         "model": {"architecture": "resnext17-8x4d", "classes": 10, "imageSize": 32},
         "epochs": 1,
@@ -34,7 +36,7 @@ def settings(digits_folder, tmp_path):
 
 @pytest.fixture(scope="session")
 def few_digits(digits_folder, tmp_path_factory) -> Path:
-    """96 training and 40 validation images of them: an epoch takes a part of a second."""
+    """96 training and 40 validation images of the digits: an epoch takes less than a second."""
     from resnext_trainer.data.datasets import tfrecord
 
     folder = tmp_path_factory.mktemp("few-digits")
@@ -46,7 +48,7 @@ def few_digits(digits_folder, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def few(settings, few_digits):
-    """A training of six steps an epoch, two epochs."""
+    """Configuration of a training of two epochs with six steps each."""
     return settings | {
         "model": {"architecture": "resnext17-8x4d", "classes": 10, "imageSize": 16},
         "epochs": 2,
@@ -58,7 +60,7 @@ def few(settings, few_digits):
 
 @pytest.fixture
 def pictures(few_digits, tmp_path):
-    """The few digits as files, in the order of their records within each class."""
+    """The few digits as image files, in the order of their records within each class."""
     from resnext_trainer.data.datasets import tfrecord
 
     root = tmp_path / "pictures"

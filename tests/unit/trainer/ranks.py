@@ -1,4 +1,4 @@
-"""What test_ranks has mpirun start on every rank: COMMAND FOLDER TO, where TO is a file without its ending."""
+"""Program that test_ranks starts on each rank under mpirun: COMMAND FOLDER TO, where TO is a path without suffix."""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""Whatever is read may be missing, empty, cut, of another kind, or beyond its bounds: each reader says so by name.
+"""Invalid input files: missing, empty, truncated, of another format or out of range. Each reader rejects them by name.
 
-What has a table in the tests of its own subject (damaged checkpoints, shards, pictures, logs) is not here again.
+Damaged checkpoints, shards, images and logs have tables of their own in the tests of those modules.
 """
 
 import io
@@ -59,7 +59,8 @@ CONFIGURATIONS = {
 
 
 @pytest.mark.parametrize("case", CONFIGURATIONS)
-def test_a_configuration_that_is_none_is_refused(tmp_path, case):
+def test_config_invalid_file_rejected(tmp_path, case):
+    """A file that is not a training configuration is rejected with its path and the cause."""
     content, words = CONFIGURATIONS[case]
     file = laid(tmp_path / "config.yaml", content)
     with pytest.raises(InvalidConfig, match=re.escape(words.format(file))):
@@ -67,7 +68,8 @@ def test_a_configuration_that_is_none_is_refused(tmp_path, case):
 
 
 @pytest.mark.parametrize("value", ["2026-99-99", "[", "{a: 1", "!!set {a", "&it [*it]"])
-def test_a_value_on_the_command_line_that_is_no_yaml_is_a_text(value):
+def test_set_value_not_yaml_kept_as_string(value):
+    """A --set value that is not valid YAML is a string."""
     assert loading.read(None, [f"data.path={value}"]).data.path == value
 
 
@@ -87,7 +89,8 @@ INDEXES = {
 
 
 @pytest.mark.parametrize("case", INDEXES)
-def test_an_index_that_is_none_is_refused_by_name(few_digits, tmp_path, case):
+def test_index_invalid_content_rejected(few_digits, tmp_path, case):
+    """An invalid index is rejected as bad data, and the message names its shard."""
     content, words = INDEXES[case]
     folder = shutil.copytree(few_digits, tmp_path / "data")
     index = folder / "train-00001-of-00002.idx"
@@ -116,7 +119,8 @@ def header(height, width):
     ],
     ids=["empty", "PNG", "cut", "no height", "no width", "too many pixels"],
 )
-def test_a_jpeg_without_a_size_that_can_be_meant_is_refused(jpeg, words):
+def test_jpeg_size_implausible_header_rejected(jpeg, words):
+    """A JPEG header without a plausible image size is rejected."""
     with pytest.raises(ValueError, match=words):
         jpeg_size(jpeg)
 
@@ -139,7 +143,8 @@ STATES = {
 
 
 @pytest.mark.parametrize("case", STATES)
-def test_a_state_that_is_none_makes_a_checkpoint_that_is_not_whole(tmp_path, case):
+def test_checkpoint_invalid_state_json_is_corrupt(tmp_path, case):
+    """A checkpoint whose state.json is invalid counts as corrupt."""
     saved = store.save(tmp_path, TrainingPosition(step=1), {"a": np.float32(1)}, 1, 3)
     Path(saved.path, "state.json").write_bytes(STATES[case])
     with pytest.raises(TrainingError, match="none is whole") as caught:
@@ -147,7 +152,8 @@ def test_a_state_that_is_none_makes_a_checkpoint_that_is_not_whole(tmp_path, cas
     assert caught.value.verdict is ExitStatus.NO_GOOD_CHECKPOINT
 
 
-def test_arrays_of_another_type_and_a_file_for_a_folder_are_no_checkpoint(tmp_path):
+def test_checkpoint_wrong_dtype_or_not_directory_rejected(tmp_path):
+    """Arrays that are not float32, and a file instead of a checkpoint directory, are rejected."""
     with pytest.raises(ValueError, match="a is no float32"):
         store.read(Path(store.save(tmp_path, TrainingPosition(step=1), {"a": np.int64(1)}, 1, 3).path))
     laid(tmp_path / "step-00000002-attempt-0001", b"")
@@ -158,9 +164,8 @@ def test_arrays_of_another_type_and_a_file_for_a_folder_are_no_checkpoint(tmp_pa
 @pytest.mark.parametrize(
     ("content", "words"), [(b"", "names no class"), (b"\x80\xff", "is no text")], ids=["empty", "bytes"]
 )
-def test_names_of_classes_that_are_none_are_refused_when_data_is_validated(
-    few_digits, tmp_path, capsys, content, words
-):
+def test_validate_invalid_labels_txt_rejected(few_digits, tmp_path, capsys, content, words):
+    """`data validate` rejects a labels.txt that is empty or not text."""
     folder = shutil.copytree(few_digits, tmp_path / "data")
     labels = laid(folder / "labels.txt", content)
     assert main(["data", "validate", "--path", str(folder)]) == 3
@@ -178,7 +183,8 @@ def test_names_of_classes_that_are_none_are_refused_when_data_is_validated(
     ],
     ids=["missing", "a folder", "empty", "bytes", "too few"],
 )
-def test_names_of_classes_that_do_not_fit_are_refused_by_predict(tmp_path, capsys, monkeypatch, content, code, words):
+def test_predict_mismatched_labels_file_rejected(tmp_path, capsys, monkeypatch, content, code, words):
+    """`predict` rejects a labels file that is unreadable or has the wrong number of classes."""
     labels = laid(tmp_path / "names.txt", content)
     monkeypatch.setattr("sys.stdin", io.StringIO())
     options = ["--labels", str(labels), "--config", str(FORMAT_1 / "config.yaml")]
@@ -202,7 +208,8 @@ def test_names_of_classes_that_do_not_fit_are_refused_by_predict(tmp_path, capsy
     ],
     ids=["missing", "an empty folder", "empty", "bytes", "cut", "below zero", "a text for a step"],
 )
-def test_a_log_that_is_none_is_refused_by_report(tmp_path, capsys, content, code, words):
+def test_report_invalid_log_rejected(tmp_path, capsys, content, code, words):
+    """`report` rejects a log that is missing or has no valid record."""
     log = laid(tmp_path / "run", content)
     assert main(["report", str(log), "--output", str(tmp_path / "page.html")]) == code
     message = capsys.readouterr().err

@@ -1,10 +1,7 @@
-"""Records that cannot be used: skipped and named up to a share, refused beyond it."""
-
-import io
+"""Unusable records: skipped and logged up to data.badRecords, rejected above it."""
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from resnext_trainer.config.validation import resolve
 from resnext_trainer.contract import ExitStatus
@@ -16,6 +13,7 @@ from resnext_trainer.data.sampling import PADDING, Batches
 from resnext_trainer.errors import TrainingError
 from resnext_trainer.runtime.distributed import SingleProcess
 from resnext_trainer.training.evaluate import evaluate
+from tests.support.images import noise, uniform
 from tests.support.runs import StopAfter, trained
 
 GOOD = 61
@@ -23,25 +21,21 @@ GOOD = 61
 PIPELINES = [TfData, pytest.param(dali.Dali, marks=pytest.mark.skipif(not dali.loads(), reason="no DALI"))]
 
 
-def jpeg(shade):
-    stream = io.BytesIO()
-    Image.new("RGB", (64, 64), (shade, shade, shade)).save(stream, "JPEG")
-    return stream.getvalue()
+def grey(shade):
+    return uniform((shade, shade, shade), (64, 64))
 
 
 def cut_short():
     """A JPEG of noise that ends in the middle of its pixels: only decoding shows it."""
-    stream = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(stream, "JPEG")
-    return stream.getvalue()[:1500]
+    return noise(0, (64, 64))[:1500]
 
 
 @pytest.fixture
 def folder(tmp_path):
     """61 good images, whose shades of grey are 3 apart, among three that are not: of 64, a share of 0.047."""
-    images = [(jpeg(3 * number), 1 + number % 10) for number in range(GOOD)]
+    images = [(grey(3 * number), 1 + number % 10) for number in range(GOOD)]
     images[7:7] = [(b"\x89PNG", 1)]
-    images[20:20] = [(jpeg(0), 99)]
+    images[20:20] = [(grey(0), 99)]
     images[40:40] = [(cut_short(), 1)]
     for split in ("train", "validation"):
         tfrecord.write(tmp_path / "data", split, images, 1)
@@ -71,7 +65,8 @@ def found(bad):
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES)
-def test_bad_records_are_skipped_and_named_and_batches_stay_full(folder, caplog, pipeline):
+def test_pipeline_bad_records_skipped_batches_full(folder, caplog, pipeline):
+    """Bad records are logged once and replaced by good ones, so that every batch is full."""
     source = pipeline(config(folder, 0.05), Shard(0, 1))
     seen, labels = shades(source.train(0))
     assert len(seen) == 64
@@ -84,28 +79,32 @@ def test_bad_records_are_skipped_and_named_and_batches_stay_full(folder, caplog,
     assert len(caplog.messages) == 3
 
 
-def test_two_ranks_see_what_one_with_the_joined_batch_would(folder):
+def test_pipeline_two_ranks_match_one_rank_global_batch(folder):
+    """With bad records, two ranks together read the images of one rank with the same global batch."""
     one, _ = shades(TfData(config(folder, 0.05), Shard(0, 1)).train(1))
     two = [shades(TfData(config(folder, 0.05, batchSize=4), Shard(rank, 2)).train(1))[0] for rank in (0, 1)]
     joined = [two[rank][4 * step + place] for step in range(8) for rank in (0, 1) for place in range(4)]
     assert joined == one
 
 
-def test_evaluation_leaves_bad_records_out(folder):
+def test_evaluate_bad_records_not_counted(folder):
+    """Evaluation counts only the good records."""
     source = TfData(config(folder, 0.05), Shard(0, 1))
     (accuracy,) = evaluate([lambda images: np.zeros((len(images), 10), np.float32)], source, SingleProcess())
     assert accuracy.images == GOOD
 
 
 @pytest.mark.parametrize("share", [0.0, 0.04])
-def test_beyond_the_share_the_training_is_refused_with_file_and_offset(folder, share):
+def test_pipeline_above_bad_record_limit_fails(folder, share):
+    """More bad records than data.badRecords end the training; the message names file and offset."""
     with pytest.raises(TrainingError, match=r"train-00000-of-00001 at byte \d+") as caught:
         list(TfData(config(folder, share), Shard(0, 1)).train(0))
     assert caught.value.verdict is ExitStatus.DATA_REFUSED
     assert ("2 of 64" in caught.value.message or "3 of 64" in caught.value.message) == bool(share)
 
 
-def test_ranks_that_keep_to_the_share_alone_may_not_exceed_it_together(folder):
+def test_bad_record_limit_applies_to_all_ranks_together(folder):
+    """The limit holds for the sum over all ranks, not for each rank alone."""
     alone = [Batches(config(folder, 0.04, batchSize=8), Shard(rank, 2)) for rank in (0, 1)]
     alone[0].bad.add("train", 1, tfrecord.data_error("1"))
     alone[0].bad.add("train", 2, tfrecord.data_error("2"))
@@ -117,7 +116,8 @@ def test_ranks_that_keep_to_the_share_alone_may_not_exceed_it_together(folder):
     assert caught.value.collective
 
 
-def test_nothing_but_bad_records_ends(tmp_path):
+def test_batches_only_bad_records_terminate(tmp_path):
+    """A split without any good record is an error in training and padding only in validation."""
     for split in ("train", "validation"):
         tfrecord.write(tmp_path / "data", split, [(b"no image", 1)] * 16, 1)
     with pytest.raises(TrainingError, match="no train record"):
@@ -128,10 +128,11 @@ def test_nothing_but_bad_records_ends(tmp_path):
 
 @pytest.mark.parametrize("pipeline", PIPELINES)
 @pytest.mark.parametrize("byte", [3, 9, 500, -2], ids=["length", "its checksum", "image", "last checksum"])
-def test_a_byte_that_changed_makes_a_record_bad_though_it_may_still_decode(tmp_path, caplog, pipeline, byte):
+def test_record_changed_byte_fails_checksum(tmp_path, caplog, pipeline, byte):
+    """A changed byte makes a record bad, even if its image can still be decoded."""
     folder = tmp_path / "data"
     for split in ("train", "validation"):
-        tfrecord.write(folder, split, [(jpeg(number), 1 + number % 10) for number in range(64)], 1)
+        tfrecord.write(folder, split, [(grey(number), 1 + number % 10) for number in range(64)], 1)
     shard, (offset, length) = folder / "train-00000-of-00001", np.loadtxt(folder / "train-00000-of-00001.idx", int)[5]
     content = bytearray(shard.read_bytes())
     content[offset + byte if byte >= 0 else offset + length + byte] ^= 1
@@ -146,7 +147,8 @@ def test_a_byte_that_changed_makes_a_record_bad_though_it_may_still_decode(tmp_p
     assert caught.value.verdict is ExitStatus.DATA_REFUSED
 
 
-def test_a_training_counts_them(few, folder):
+def test_metrics_bad_records_counted(few, folder):
+    """resnext_train_bad_records_total counts the bad records of both splits."""
     telemetry = StopAfter()
     few |= {"data": {**few["data"], "path": str(folder), "badRecords": 0.05}, "epochs": 1}
     assert trained(few, telemetry=telemetry).verdict == "finished"

@@ -1,3 +1,5 @@
+"""Checkpoint store and checkpoint manager: saving, restoring, retention and recovery from damage."""
+
 import resource
 from contextlib import contextmanager
 from io import StringIO
@@ -23,7 +25,8 @@ def save(folder, step, attempt=1, keep=3):
     return store.save(folder, TrainingPosition(step=step, epoch=1, best_top1=0.5), ARRAYS, attempt, keep)
 
 
-def test_what_was_saved_is_read(tmp_path):
+def test_store_newest_returns_saved_checkpoint(tmp_path):
+    """The position, the arrays and the checkpoint itself are restored as saved."""
     saved = save(tmp_path, 10)
     position, arrays, found = store.newest(tmp_path)
     assert position == TrainingPosition(step=10, epoch=1, best_top1=0.5)
@@ -33,14 +36,16 @@ def test_what_was_saved_is_read(tmp_path):
     }
 
 
-def test_an_empty_or_missing_folder_begins_anew(tmp_path):
+def test_store_empty_or_missing_directory_has_no_checkpoint(tmp_path):
+    """A directory that is empty or missing has no checkpoint."""
     assert store.newest(tmp_path) is None
     assert store.newest(tmp_path / "nowhere") is None
 
 
 @pytest.mark.parametrize("part", ["state.npz", "state.json"])
 @pytest.mark.parametrize("damage", ["cut", "emptied", "removed"])
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, part, damage, caplog):
+def test_store_damaged_checkpoint_falls_back_to_previous(tmp_path, part, damage, caplog):
+    """If the newest checkpoint is damaged, the previous one is restored and the damage is logged."""
     save(tmp_path, 10)
     save(tmp_path, 20)
     file = tmp_path / "step-00000020-attempt-0001" / part
@@ -55,21 +60,24 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, part, damage
     assert "step-00000020" in caplog.text
 
 
-def test_checkpoints_of_which_none_is_good_are_refused(tmp_path):
+def test_store_only_damaged_checkpoints_rejected(tmp_path):
+    """A directory whose checkpoints are all damaged is rejected instead of trained from scratch."""
     (tmp_path / save(tmp_path, 10).path / "state.npz").write_bytes(b"")
     with pytest.raises(TrainingError, match="none is whole") as caught:
         store.newest(tmp_path)
     assert caught.value.verdict is ExitStatus.NO_GOOD_CHECKPOINT
 
 
-def test_a_folder_left_half_written_counts_for_nothing(tmp_path):
+def test_store_partial_write_ignored_and_removed(tmp_path):
+    """A partially written checkpoint is ignored, and the next save removes it."""
     (tmp_path / ".step-00000030-attempt-0001.writing").mkdir()
     assert store.newest(tmp_path) is None
     save(tmp_path, 40)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000040-attempt-0001"]
 
 
-def test_only_the_newest_stay_and_the_best_apart(tmp_path):
+def test_store_retention_keeps_newest_and_best(tmp_path):
+    """Only the newest `keep` checkpoints are retained, and the best one next to them."""
     store.save_best(tmp_path, TrainingPosition(step=1), ARRAYS)
     for step in (1, 2, 3, 4):
         save(tmp_path, step, keep=2)
@@ -79,13 +87,15 @@ def test_only_the_newest_stay_and_the_best_apart(tmp_path):
     assert store.read(tmp_path / "best")[0].step == 3
 
 
-def test_an_old_attempt_overwrites_nothing_of_a_newer_one(tmp_path):
+def test_store_older_attempt_does_not_replace_newer(tmp_path):
+    """A checkpoint of the same step by an older attempt does not replace that of a newer one."""
     save(tmp_path, 5, attempt=2)
     save(tmp_path, 5, attempt=1)
     assert store.newest(tmp_path)[2].path.endswith("step-00000005-attempt-0002")
 
 
-def test_a_position_is_read_as_it_was_written(tmp_path):
+def test_position_every_field_restored(tmp_path):
+    """Every field of the training position is restored as saved."""
     position = TrainingPosition(step=9, images=64, top1=0.5, best_top1=0.75, rollbacks=2, redealt=((32, 1), (64, 2)))
     store.save(tmp_path, position, ARRAYS, 1, 3)
     assert store.newest(tmp_path)[0] == position
@@ -135,7 +145,8 @@ def best(folder):
     return store.read(folder / "best")[0].top1
 
 
-def test_the_best_is_known_after_a_restart_and_no_worse_one_takes_its_place(tmp_path):
+def test_manager_best_survives_restart(tmp_path):
+    """After a crash the best accuracy is known, and only a better checkpoint replaces it."""
     first = keeper(tmp_path)
     first.restore()
     keep(first, step=1, top1=0.5)
@@ -149,7 +160,8 @@ def test_the_best_is_known_after_a_restart_and_no_worse_one_takes_its_place(tmp_
     assert best(tmp_path) == 0.95
 
 
-def test_steps_go_on_while_a_checkpoint_is_written_and_do_not_get_into_it(tmp_path, monkeypatch):
+def test_manager_save_in_background_is_snapshot(tmp_path, monkeypatch):
+    """Steps taken while a checkpoint is written do not change it."""
     written, whole = Event(), store.save
     monkeypatch.setattr(store, "save", lambda *what: whole(*what) if written.wait(10) else None)
     step = Weights()
@@ -162,14 +174,16 @@ def test_steps_go_on_while_a_checkpoint_is_written_and_do_not_get_into_it(tmp_pa
     assert not store.newest(tmp_path)[1]["weight"].any()
 
 
-def test_the_best_survives_an_end_in_the_middle_of_its_replacement(tmp_path):
+def test_store_best_survives_interrupted_replacement(tmp_path):
+    """If a process ends while it replaces the best checkpoint, the previous best is restored."""
     save_best(keeper(tmp_path), step=1, top1=0.9)
     (tmp_path / "best").rename(tmp_path / ".best.old")
     assert store.best(tmp_path).top1 == 0.9
     assert best(tmp_path) == 0.9
 
 
-def test_a_best_that_is_damaged_gives_way_to_the_next(tmp_path, caplog):
+def test_manager_damaged_best_replaced_by_next(tmp_path, caplog):
+    """A damaged best checkpoint is logged, and the next evaluation replaces it."""
     store.save_best(tmp_path, TrainingPosition(step=1, top1=0.9), ARRAYS)
     (tmp_path / "best" / "state.npz").write_bytes(b"")
     again = keeper(tmp_path)
@@ -190,7 +204,8 @@ def files_of_at_most(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_keeps_the_last_good_one_and_is_counted(tmp_path):
+def test_manager_full_disk_keeps_last_checkpoint(tmp_path):
+    """A failed save keeps the last good checkpoints, is counted, and the next save succeeds."""
     telemetry = Telemetry(out=StringIO())
     full = keeper(tmp_path, Weights(100_000), telemetry)
     keep(full, step=1)

@@ -1,4 +1,4 @@
-"""The checkpoint directory is tested before the first step: what can never be written is refused with the remedy."""
+"""Check of the checkpoint directory before the first step: unwritable directories are rejected with a remedy."""
 
 import errno
 import os
@@ -75,8 +75,8 @@ def mode(path: Path) -> int:
 
 
 @pytest.mark.parametrize("in_cluster", [True, False])
-def test_missing_directory_created_and_left_empty(claim, in_cluster):
-    """In a claim each component gets mode 0770 whatever the umask is; the test leaves nothing behind."""
+def test_checkpoint_dir_missing_is_created_and_empty(claim, in_cluster):
+    """In a claim each component gets mode 0770 whatever the umask is; the write test leaves no file."""
     path = claim / "runs" / "a"
     assert prepared(path, claim if in_cluster else None) == ""
     assert not list(path.iterdir())
@@ -84,15 +84,15 @@ def test_missing_directory_created_and_left_empty(claim, in_cluster):
         assert [mode(path), mode(path.parent)] == [0o770, 0o770]
 
 
-def test_new_component_keeps_inherited_group(claim):
+def test_checkpoint_dir_new_component_inherits_setgid(claim):
     """fsGroup works by the set-group-ID bit of the claim's root."""
     claim.chmod(0o2775)
     assert prepared(claim / "a", claim) == ""
     assert mode(claim / "a") == 0o2770
 
 
-def test_existing_directory_keeps_mode_and_content(claim):
-    """The paths of existing runs stay as they are."""
+def test_checkpoint_dir_existing_keeps_mode_and_content(claim):
+    """The directories of existing runs stay as they are."""
     (claim / "a").mkdir(0o755)
     (claim / "a" / "log.jsonl").write_text("kept")
     assert prepared(claim / "a", claim) == ""
@@ -103,7 +103,7 @@ def test_existing_directory_keeps_mode_and_content(claim):
 @as_root
 @pytest.mark.parametrize("in_cluster", [True, False])
 @pytest.mark.parametrize(("bits", "below"), [(0o755, ""), (0o770, ""), (0o700, ""), (0o755, "runs/a"), (0o750, "a")])
-def test_directory_of_root_refused_with_owner_and_mode(claim, bits, below, in_cluster):
+def test_checkpoint_dir_owned_by_root_rejected(claim, bits, below, in_cluster):
     """0755 as an administrator leaves it, 0770 and 0750 as the kubelet creates a subPath."""
     claim.chmod(bits)
     said = prepared(claim / below, claim if in_cluster else None, OTHER)
@@ -115,8 +115,8 @@ def test_directory_of_root_refused_with_owner_and_mode(claim, bits, below, in_cl
 
 
 @as_root
-def test_sub_path_of_root_in_own_claim_refused(claim):
-    """What an earlier operator had the kubelet create stays root's."""
+def test_checkpoint_dir_root_sub_path_in_own_claim_rejected(claim):
+    """A subPath that the kubelet created for an earlier operator version is still owned by root."""
     os.chown(claim, OTHER, OTHER)
     (claim / "runs").mkdir(0o750)
     said = prepared(claim / "runs" / "a", claim, OTHER)
@@ -124,8 +124,8 @@ def test_sub_path_of_root_in_own_claim_refused(claim):
 
 
 @as_root
-def test_parent_that_can_only_be_entered_accepted(claim):
-    """To pass through a directory takes no permission to list it."""
+def test_checkpoint_dir_search_only_parent_accepted(claim):
+    """Traversing a directory needs search permission only, not read permission."""
     claim.chmod(0o711)
     (claim / "ours").mkdir()
     os.chown(claim / "ours", OTHER, OTHER)
@@ -133,16 +133,16 @@ def test_parent_that_can_only_be_entered_accepted(claim):
 
 
 @as_root
-def test_directory_that_cannot_be_listed_refused(claim):
-    """Checkpoints are found by listing the directory."""
+def test_checkpoint_dir_unreadable_rejected(claim):
+    """Restoring lists the directory, so it must be readable."""
     claim.chmod(0o733)
     assert f"{claim} is not readable by uid {OTHER} (owner root, mode 0733)" in prepared(claim, claim, OTHER)
 
 
 @as_root
 @pytest.mark.parametrize("below", ["", "runs/a"])
-def test_read_only_mount_refused(claim, below):
-    """Root may write everywhere, but not there."""
+def test_checkpoint_dir_read_only_mount_rejected(claim, below):
+    """Root may write everywhere except on a read-only mount."""
     with mounted("--bind", "-o", "ro", claim, claim):
         said = prepared(claim / below, claim)
     assert said.startswith(f"CONFIGURATION_REFUSED {claim} is not writable (owner root, mode 0755): Read-only file")
@@ -150,8 +150,8 @@ def test_read_only_mount_refused(claim, below):
 
 
 @as_root
-def test_full_volume_is_checkpoint_not_saved(claim):
-    """It may be free by the next attempt: no fault of the configuration."""
+def test_checkpoint_dir_full_volume_is_retryable(claim):
+    """A full volume may have space at the next attempt; the configuration is not rejected."""
     with mounted("-t", "tmpfs", "-o", "size=4k,mode=0777", "none", claim):
         (claim / "filler").write_bytes(b"x" * 4096)
         said = prepared(claim, claim)
@@ -161,8 +161,8 @@ def test_full_volume_is_checkpoint_not_saved(claim):
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENOMEM])
-def test_fault_that_may_pass_is_system_error(claim, monkeypatch, number):
-    """Storage and limits: retried, and never a refused configuration."""
+def test_checkpoint_dir_transient_errno_is_system_error(claim, monkeypatch, number):
+    """Errors of storage and limits are retried; the configuration is not rejected."""
 
     def failing(*_arguments, **_named):
         raise OSError(number, os.strerror(number))
@@ -176,8 +176,8 @@ def test_fault_that_may_pass_is_system_error(claim, monkeypatch, number):
 
 @pytest.mark.parametrize("below", ["file", "file/below"])
 @pytest.mark.parametrize("in_cluster", [True, False])
-def test_file_in_its_place_refused(claim, below, in_cluster):
-    """Named with its owner, whether it stands for the directory or for one above it."""
+def test_checkpoint_dir_file_in_path_rejected(claim, below, in_cluster):
+    """The message names the file and its owner, whether it is the directory itself or a parent."""
     (claim / "file").write_text("")
     said = prepared(claim / below, claim if in_cluster else None)
     assert said.startswith(f"CONFIGURATION_REFUSED {claim}/file is not a directory but a file (owner ")
@@ -186,8 +186,8 @@ def test_file_in_its_place_refused(claim, below, in_cluster):
 
 @pytest.mark.parametrize("target", ["/tmp", ".", "nowhere", "inside"])
 @pytest.mark.parametrize("below", ["link", "link/a"])
-def test_symbolic_link_in_claim_refused(claim, target, below):
-    """Also one that stays inside today, or leads nowhere: it can be changed at any time."""
+def test_checkpoint_dir_symlink_in_claim_rejected(claim, target, below):
+    """Also a link that stays inside the claim or is dangling: its target can be changed at any time."""
     (claim / "inside").mkdir()
     (claim / "link").symlink_to(target)
     said = prepared(claim / below, claim)
@@ -195,8 +195,8 @@ def test_symbolic_link_in_claim_refused(claim, target, below):
     assert not (claim / "inside" / "a").exists()
 
 
-def test_symbolic_link_outside_cluster_accepted(claim):
-    """On one's own machine a link to a larger disk is ordinary."""
+def test_checkpoint_dir_symlink_outside_cluster_accepted(claim):
+    """On a user's own machine a link to a larger disk is common."""
     (claim / "disk").mkdir()
     (claim / "link").symlink_to("disk")
     assert prepared(claim / "link" / "a") == ""
@@ -204,8 +204,8 @@ def test_symbolic_link_outside_cluster_accepted(claim):
 
 
 @pytest.mark.parametrize("path", ["../elsewhere", "a/../../elsewhere", "a/..", ".."])
-def test_parent_component_in_claim_refused(claim, path):
-    """Even where it would lead back into the claim."""
+def test_checkpoint_dir_dotdot_in_claim_rejected(claim, path):
+    """`..` is rejected even where it leads back into the claim."""
     said = prepared(f"{claim}/{path}", claim)
     assert said.startswith("CONFIGURATION_REFUSED ")
     assert "leaves the checkpoints' claim" in said
@@ -213,8 +213,8 @@ def test_parent_component_in_claim_refused(claim, path):
 
 
 @pytest.mark.parametrize("path", ["/tmp/ck", "ck", "/", "/checkpoints-2", "/check"])
-def test_path_outside_claim_refused(path):
-    """In a cluster it would be lost with the pod."""
+def test_checkpoint_dir_outside_claim_rejected(path):
+    """In a cluster a directory outside the claim would be lost with the pod."""
     with pytest.raises(
         TrainingError, match=r"is outside the checkpoints' claim, which is mounted at /checkpoints"
     ) as caught:
@@ -222,14 +222,14 @@ def test_path_outside_claim_refused(path):
     assert caught.value.verdict is ExitStatus.CONFIGURATION_REFUSED
 
 
-def test_missing_claim_root_refused(claim):
-    """The pod lacks its mount."""
+def test_checkpoint_dir_missing_claim_root_rejected(claim):
+    """A missing root means that the pod lacks the mount of its claim."""
     said = prepared(claim / "no" / "a", claim / "no")
     assert said.startswith(f"CONFIGURATION_REFUSED {claim}/no is not writable: No such file or directory")
 
 
-def test_name_that_is_too_long_refused(claim):
-    """A component of more than 255 bytes exists nowhere."""
+def test_checkpoint_dir_name_too_long_rejected(claim):
+    """No file system accepts a component of more than 255 bytes."""
     said = prepared(claim / ("n" * 300), claim)
     assert said.startswith("CONFIGURATION_REFUSED ")
     assert "File name too long: use a shorter path" in said
@@ -247,21 +247,21 @@ def test_name_that_is_too_long_refused(claim):
         ("/checkpoints2", "runs/a", "/checkpoints2"),
     ],
 )
-def test_path_means_same_place_as_with_kubelets_sub_path(path, sub_path, seen):
-    """What the kubelet mounted at /checkpoints is reached below it now: existing runs stay where they are."""
+def test_located_path_same_as_with_kubelet_sub_path(path, sub_path, seen):
+    """Paths resolve as when the kubelet mounted the subPath at /checkpoints: existing runs keep their place."""
     config = resolve({"checkpoint": {"path": path}, "initialCheckpoint": path})
     found = directory.located(config, {ROOT: "/checkpoints", SUB_PATH: sub_path})
     assert (found.checkpoint.path, found.initial_checkpoint) == (seen, seen)
 
 
-def test_path_outside_cluster_stays():
-    """Without a pod's variables the configuration alone counts."""
+def test_located_path_outside_cluster_unchanged():
+    """Without the variables of a pod only the configuration counts."""
     config = resolve({"checkpoint": {"path": "/checkpoints"}})
     assert directory.located(config, {SUB_PATH: "runs/a"}) == config
 
 
-def test_owner_and_mode_of_missing_file_are_its_directorys(claim):
-    """A file that cannot be created is a fault of the directory that would hold it."""
+def test_owner_and_mode_missing_file_reports_parent(claim):
+    """A file that cannot be created is a fault of the directory that would contain it."""
     claim.chmod(0o750)
     facts = directory.owner_and_mode(str(claim / "runs" / "lock"))
     assert facts.startswith(f"{claim} has owner ")

@@ -1,3 +1,5 @@
+"""Command line of resnext-train: help, configuration files, --set, exit codes and the data commands."""
+
 import contextlib
 import json
 import re
@@ -12,8 +14,8 @@ from resnext_trainer.cli.main import main
 from resnext_trainer.config import loading
 from resnext_trainer.config.models import Training
 from resnext_trainer.config.validation import InvalidConfig
-from resnext_trainer.contract import REPORT_PREFIX
 from tests.support.documents import CASES
+from tests.support.reports import report_in
 
 RESOURCE = """
 apiVersion: resnext.dev/v1alpha1
@@ -30,7 +32,8 @@ def resnext_train(*arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_help_names_every_command_and_loads_nothing_heavy():
+def test_help_lists_commands_without_heavy_imports():
+    """--help lists every command and imports neither TensorFlow nor any other large package."""
     code = "import sys; from resnext_trainer.__main__ import main\ntry: main(['--help'])\nfinally: print(*sys.modules)"
     text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert set(re.findall(r"^    (\w+)  ", text, re.MULTILINE)) == {
@@ -49,8 +52,8 @@ def test_help_names_every_command_and_loads_nothing_heavy():
     assert not {"tensorflow", "numpy", "pydantic", "rich", "yaml", "prometheus_client"} & set(text.split())
 
 
-def test_help_loads_few_modules():
-    """A count, unlike a time, is the same on a busy machine."""
+def test_help_imports_few_modules():
+    """The number of imported modules, unlike a duration, is the same on a busy machine."""
     code = "import sys; before = set(sys.modules); from resnext_trainer.__main__ import main\n"
     code += "try: main(['--help'])\nfinally: print(len(set(sys.modules) - before), file=sys.stderr)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr
@@ -64,7 +67,8 @@ def test_help_loads_few_modules():
         *("data prepare", "data digits", "data index", "data validate"),
     ],
 )
-def test_every_command_explains_itself(command, capsys):
+def test_help_of_each_command_prints_usage(command, capsys):
+    """Each command and subcommand has a help page."""
     with pytest.raises(SystemExit) as caught:
         main([*command.split(), "--help"])
     assert caught.value.code == 0
@@ -76,7 +80,8 @@ def test_every_command_explains_itself(command, capsys):
     [RESOURCE, "epochs: 7\ndata: {path: /flowers}", json.dumps({"epochs": 7, "data": {"path": "/flowers"}})],
     ids=["resource", "yaml", "json"],
 )
-def test_a_configuration_is_read_from_a_resource_from_yaml_and_from_json(tmp_path, text):
+def test_config_file_accepts_resource_yaml_and_json(tmp_path, text):
+    """--config accepts a ResNeXtTraining resource, YAML and JSON; --set overrides them."""
     (tmp_path / "config").write_text(text)
     config = loading.read(tmp_path / "config", ["data.path=/other", "stopAt.top1=0.9", "xla=false"])
     assert (config.epochs, config.data.path, config.stop_at.top1, config.xla) == (7, "/other", 0.9, False)
@@ -87,8 +92,8 @@ OUTSIDE = ("snake case in the workers", "number as a label", "fraction of a CPU 
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in OUTSIDE])
-def test_config_has_the_values_that_the_api_server_stores(tmp_path, name):
-    """A file with one training is accepted by both or by neither."""
+def test_config_values_match_api_server(tmp_path, name):
+    """A file with one training is accepted by both the trainer and the API server, or by neither."""
     data, specs = CASES[name]
     (tmp_path / "config").write_bytes(data)
     if specs and len(specs) == 1:
@@ -113,8 +118,8 @@ def test_config_has_the_values_that_the_api_server_stores(tmp_path, name):
         ("mixup=", {}),
     ],
 )
-def test_set_reads_a_value_as_a_file_does(assignment, value):
-    """Null unsets the field."""
+def test_set_value_parsed_like_file(assignment, value):
+    """--set parses a value like a file does; null unsets the field."""
     assert loading.written(None, ["mixup=0.1", "mixup=null", assignment]) == value
 
 
@@ -124,8 +129,8 @@ FIELDS = st.sampled_from([str(field.alias) for field in Training.model_fields.va
 @given(
     st.lists(st.builds("{}{}{}={}".format, FIELDS, st.sampled_from(["", "."]), FIELDS, st.text(max_size=8)), max_size=3)
 )
-def test_any_assignment_is_applied_or_rejected(assignments):
-    """Never another exception."""
+def test_set_arbitrary_assignment_applied_or_rejected(assignments):
+    """No assignment raises an exception other than InvalidConfig."""
     with contextlib.suppress(InvalidConfig):
         loading.read(None, assignments)
 
@@ -151,29 +156,32 @@ def test_any_assignment_is_applied_or_rejected(assignments):
         ("epoch: 7", [], 'unknown field "spec.training.epoch"'),
     ],
 )
-def test_what_cannot_be_read_is_refused_with_the_way_out(tmp_path, text, assignments, words):
+def test_config_unreadable_rejected_with_remedy(tmp_path, text, assignments, words):
+    """Unreadable files and assignments are rejected; the message says how to correct them."""
     (tmp_path / "config").write_text(text)
     with pytest.raises(InvalidConfig, match=re.escape(words)):
         loading.read(tmp_path / "config", assignments)
 
 
-def test_a_refused_configuration_is_a_report_and_exit_code_2():
+def test_train_invalid_config_reports_and_exits_2():
+    """An invalid configuration ends with a termination report and exit code 2."""
     ended = resnext_train("train", "--set", "epochs=none")
-    (line,) = (line for line in ended.stdout.splitlines() if line.startswith(REPORT_PREFIX))
-    report = json.loads(line.removeprefix(REPORT_PREFIX))
+    report = report_in(ended.stdout)
     assert ended.returncode == 2
     assert report["verdict"] == "configuration_refused"
     assert "spec.training.epochs" in report["message"]
 
 
-def test_digits_are_written_once_indexed_and_counted(tmp_path):
+def test_data_digits_written_once_then_validated(tmp_path):
+    """`data digits` writes the dataset once; `data index` and `data validate` read it."""
     assert "written" in resnext_train("data", "digits", "--output", tmp_path).stdout
     assert "is there already" in resnext_train("data", "digits", "--output", tmp_path).stdout
     assert resnext_train("data", "index", "--path", tmp_path).stdout.count("records") == 6
     assert "validation: 2 shards, 359 records" in resnext_train("data", "validate", "--path", tmp_path).stdout
 
 
-def test_a_cut_shard_is_named_by_validate(tmp_path):
+def test_validate_truncated_shard_exits_3(tmp_path):
+    """`data validate` names a truncated shard and exits with code 3."""
     resnext_train("data", "digits", "--output", tmp_path)
     shard = tmp_path / "train-00001-of-00004"
     shard.write_bytes(shard.read_bytes()[:-5])
@@ -182,7 +190,8 @@ def test_a_cut_shard_is_named_by_validate(tmp_path):
     assert shard.name in ended.stderr
 
 
-def test_inspect_tells_what_the_published_recipe_means():
+def test_inspect_published_recipe_prints_facts():
+    """`inspect --json` prints parameters, steps and learning rate of the published recipe."""
     recipe = ("--set", "preset=resnext101-32x4d-250ep", "--images", "1281167", "--world", "8", "--json")
     facts = json.loads(resnext_train("inspect", *recipe).stdout)
     assert (

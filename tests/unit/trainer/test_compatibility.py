@@ -1,4 +1,4 @@
-"""Which configurations belong to a run, and with which settings it resumes."""
+"""Comparison of a configuration with that of a run: which fields must match, and with which values a run resumes."""
 
 import json
 
@@ -24,12 +24,12 @@ def of(kind):
 
 
 def test_resume_class_declared_for_every_field():
-    """A new field without a class would neither be compared nor kept."""
+    """A new field without a class would be neither compared nor kept."""
     assert [field for field, resume in RESUME.items() if resume is None] == []
 
 
-def test_resume_classes_are_those_of_the_documentation():
-    """The classes that users rely on."""
+def test_resume_classes_match_documentation():
+    """The documentation lists these fields as recipe fields and run fields."""
     recipe = {"seed", "mixup", "labelSmoothing", "emaDecay", "model.classes", "model.imageSize", "model.custom.blocks"}
     recipe |= {"optimizer.learningRate", "optimizer.warmupEpochs", "augmentation.flip", "data.firstLabel", "preset"}
     run = {"epochs", "batchSize", "gradientAccumulation", "precision.mode", "precision.lossScale", "xla", "device"}
@@ -56,8 +56,8 @@ RECIPES = [
 
 
 @pytest.mark.parametrize("changed", RECIPES, ids=str)
-def test_written_recipe_field_that_differs_is_a_difference(changed):
-    """Each names its field, the run's value and the new one."""
+def test_compare_changed_recipe_field_is_difference(changed):
+    """A difference names the field, the run's value and the new value."""
     (difference,) = compared(changed).recipe
     field = next(iter(configuration.fields(changed)))
     assert str(difference).startswith(f"{field}: was ")
@@ -65,8 +65,8 @@ def test_written_recipe_field_that_differs_is_a_difference(changed):
 
 
 @pytest.mark.parametrize("changed", RECIPES, ids=str)
-def test_same_recipe_written_again_is_no_difference(changed):
-    """Nor is a value that a run took from the defaults and the user writes now."""
+def test_compare_same_recipe_has_no_difference(changed):
+    """Nor does a default of the run differ from the same value in the user's configuration."""
     assert compared(changed, changed).recipe == ()
     assert compared(dumped(resolve({})) | {"batchSize": 16}, {"batchSize": 16}).recipe == ()
 
@@ -89,7 +89,7 @@ def test_same_recipe_written_again_is_no_difference(changed):
     ],
     ids=str,
 )
-def test_written_run_field_that_differs_applies(changed):
+def test_compare_changed_run_field_applies(changed):
     """The run resumes with the new value."""
     comparison = compared(changed)
     assert comparison.recipe == ()
@@ -97,8 +97,8 @@ def test_written_run_field_that_differs_applies(changed):
     assert compatibility._value(dumped(comparison.config()), difference.field) == difference.now
 
 
-def test_changed_default_changes_no_run():
-    """Of a later version: the run's values apply, and are listed."""
+def test_compare_changed_default_keeps_run_values():
+    """If a later version changes defaults, the run's values apply and are listed."""
     before = dumped(resolve({"seed": 3}))
     before |= {"mixup": 0.4, "labelSmoothing": 0.3, "epochs": 77}
     before["model"] |= {"padding": "symmetric"}
@@ -110,8 +110,8 @@ def test_changed_default_changes_no_run():
     assert config.written == {"seed"}
 
 
-def test_changed_preset_of_the_same_name_changes_no_run(monkeypatch):
-    """The preset's fields are not the user's."""
+def test_compare_changed_preset_keeps_run_values(monkeypatch):
+    """If a later version changes a preset, the run keeps its values."""
     name = "resnext101-32x4d-250ep"
     before = dumped(resolve({"preset": name}))
     monkeypatch.setitem(presets.PRESETS, name, {**presets.PRESETS[name], "mixup": 0.5, "epochs": 300})
@@ -120,23 +120,23 @@ def test_changed_preset_of_the_same_name_changes_no_run(monkeypatch):
     assert (comparison.config().mixup, comparison.config().epochs) == (0.2, 250)
 
 
-def test_preset_of_another_name_is_compared_with_its_fields():
-    """What another preset says is what the user wants."""
+def test_compare_other_preset_compares_its_fields():
+    """The fields of a preset that the user selects count as set by the user."""
     comparison = compared({"preset": "resnext101-32x4d-250ep"}, {"preset": "resnext101-32x4d-90ep"})
     assert {each.field for each in comparison.recipe} == {"preset", "mixup"}
     assert {each.field for each in comparison.run} == {"epochs"}
 
 
 @pytest.mark.parametrize("field", ["device", "data.path", "checkpoint.path", "checkpoint.onMismatch", "profileSteps"])
-def test_place_and_attempt_are_never_the_runs(field):
-    """A run that was trained elsewhere, on GPUs, resumes here."""
+def test_compare_paths_and_device_taken_from_config(field):
+    """Paths, device and options of the attempt come from the configuration, never from the run."""
     other = {"device": "gpu", "data": {"path": "/x"}, "checkpoint": {"path": "/y", "onMismatch": "continue"}}
     comparison = compared(RUN, {**RUN, **other, "profileSteps": 3})
     assert compatibility._value(dumped(comparison.config()), field) == compatibility._value(dumped(resolve(RUN)), field)
 
 
-def test_all_differences_are_listed_together():
-    """One message is enough to correct them all."""
+def test_compare_lists_all_differences():
+    """One message lists all differences, so that they can be corrected together."""
     comparison = compared({"seed": 9, "mixup": 0.1, "optimizer": {"learningRate": 0.3, "momentum": 0.5}})
     assert [each.field for each in comparison.recipe] == [
         "optimizer.learningRate",
@@ -146,8 +146,8 @@ def test_all_differences_are_listed_together():
     ]
 
 
-def test_custom_network_is_compared_field_by_field():
-    """A default that changed within custom changes no run either."""
+def test_compare_custom_model_field_by_field():
+    """A changed default within model.custom keeps the run's value, too."""
     custom = {"architecture": "custom", "custom": {"blocks": [1], "groups": 2}}
     before = dumped(resolve({"model": custom}))
     before["model"]["custom"]["stem"] = 32
@@ -159,8 +159,8 @@ def test_custom_network_is_compared_field_by_field():
     assert "model.custom.blocks: was unset, is [1]" in map(str, named.recipe)
 
 
-def test_field_that_the_runs_version_lacked_had_its_default():
-    """A new field that the user writes is a change; one that nobody writes is none."""
+def test_compare_field_unknown_to_run_had_default():
+    """A new field is a difference only if the user sets it to another value than its default."""
     before = dumped(resolve({}))
     del before["mixup"]
     assert compatibility.compare(resolve({}), before).recipe == ()
@@ -169,20 +169,20 @@ def test_field_that_the_runs_version_lacked_had_its_default():
     ]
 
 
-def test_field_of_a_later_version_is_named():
-    """A run of a later version of the same format resumes without what this version does not know."""
+def test_compare_field_of_later_version_listed():
+    """A run of a later version with the same format resumes without the fields unknown to this version."""
     before = dumped(resolve({}))
     before["model"]["attention"] = True
     assert compatibility.compare(resolve({}), before).unknown == ("model.attention",)
 
 
-def test_run_and_written_fields_that_break_a_rule_are_rejected():
-    """The message says where the value comes from that nobody wrote."""
+def test_compare_invalid_combination_rejected():
+    """The message names the run's value that conflicts with the user's."""
     with pytest.raises(InvalidConfig, match=r"lossScale: .*precision\.lossScale 128"):
         compared({"precision": {"mode": "bf16"}}, {"precision": {"lossScale": 128}}).config()
 
 
-def test_fewer_epochs_shorten_a_warm_up_that_nobody_wrote():
-    """As in a new training; a change of the recipe is not needed."""
+def test_compare_fewer_epochs_shorten_default_warmup():
+    """As in a new training, fewer epochs shorten a default warm-up; the recipe stays the same."""
     comparison = compared({"epochs": 3}, {"epochs": 90})
     assert (comparison.recipe, comparison.config().optimizer.warmup_epochs) == ((), 3)

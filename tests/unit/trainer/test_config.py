@@ -1,4 +1,4 @@
-"""What a configuration means, and in which words it is refused."""
+"""Resolution of a configuration: defaults, presets and validation messages."""
 
 import pytest
 from hypothesis import given
@@ -10,7 +10,8 @@ from resnext_trainer.config.validation import InvalidConfig, resolve
 MODES = ["fp16", "bf16", "tf32", "fp32"]
 
 
-def test_nothing_written_is_the_published_recipe():
+def test_resolve_empty_config_is_published_recipe():
+    """An empty configuration is the published recipe of ResNeXt-101 32x4d."""
     training = resolve({})
     assert training.model.architecture == "resnext101-32x4d"
     assert (training.optimizer.learning_rate, training.optimizer.momentum) == (0.256, 0.875)
@@ -18,13 +19,15 @@ def test_nothing_written_is_the_published_recipe():
     assert (training.epochs, training.label_smoothing, training.mixup) == (90, 0.1, 0.0)
 
 
-def test_250_epochs_come_with_mixup():
+def test_resolve_250_epoch_preset_enables_mixup():
+    """The preset of 250 epochs uses MixUp, as published."""
     training = resolve({"preset": "resnext101-32x4d-250ep"})
     assert (training.epochs, training.mixup) == (250, 0.2)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_batch_follows_the_precision_unless_the_user_says(mode):
+def test_resolve_batch_size_defaults_by_precision(mode):
+    """The default batch size depends on the precision; a batch size of the user overrides it."""
     assert resolve({"precision": {"mode": mode}}).batch_size == presets.BATCH_SIZE[mode]
     assert resolve({"precision": {"mode": mode}, "batchSize": 7}).batch_size == 7
 
@@ -35,7 +38,8 @@ def test_the_batch_follows_the_precision_unless_the_user_says(mode):
     mode=st.none() | st.sampled_from(MODES),
     batch=st.none() | st.integers(1, 4096),
 )
-def test_a_resolved_configuration_resolves_to_itself(preset, epochs, mode, batch):
+def test_resolve_is_idempotent(preset, epochs, mode, batch):
+    """Resolving a resolved configuration changes nothing."""
     written = {"preset": preset, "epochs": epochs, "batchSize": batch, "precision": {"mode": mode} if mode else None}
     training = resolve({key: value for key, value in written.items() if value is not None})
     settings = training.model_dump(mode="json", by_alias=True)
@@ -43,7 +47,8 @@ def test_a_resolved_configuration_resolves_to_itself(preset, epochs, mode, batch
 
 
 @pytest.mark.parametrize("preset", presets.PRESETS)
-def test_what_the_user_writes_wins_over_the_preset(preset):
+def test_resolve_user_values_override_preset(preset):
+    """Fields of the user override those of the preset; the other ones stay."""
     training = resolve({"preset": preset, "epochs": 3, "optimizer": {"momentum": 0.5}})
     assert (training.epochs, training.optimizer.momentum, training.optimizer.learning_rate) == (3, 0.5, 0.256)
 
@@ -79,13 +84,15 @@ def test_what_the_user_writes_wins_over_the_preset(preset):
         ),
     ],
 )
-def test_a_refusal_names_the_field_and_the_way_out(written, sentence):
+def test_resolve_invalid_field_message_has_remedy(written, sentence):
+    """The message names the field, the invalid value and the remedy."""
     with pytest.raises(InvalidConfig) as refusal:
         resolve(written)
     assert str(refusal.value) == sentence
 
 
-def test_all_that_is_wrong_is_said_at_once():
+def test_resolve_reports_all_errors_together():
+    """Every invalid field has a line in one message."""
     with pytest.raises(InvalidConfig) as refusal:
         resolve({"epochs": 0, "seed": -1})
     assert len(str(refusal.value).splitlines()) == 2

@@ -1,3 +1,5 @@
+"""Input data: shards and their indexes, batches, crops, and equality of the tf.data and DALI pipelines."""
+
 import io
 import shutil
 
@@ -16,6 +18,7 @@ from resnext_trainer.data.pipelines import dali
 from resnext_trainer.data.pipelines.tfdata import TfData, decoded
 from resnext_trainer.data.sampling import Batches
 from resnext_trainer.errors import TrainingError
+from tests.support.images import encode
 
 
 @pytest.fixture
@@ -30,16 +33,19 @@ def refusal(folder, split="train"):
     return caught.value.message
 
 
-def test_counts_come_from_the_index(digits_folder):
+def test_open_split_counts_records_of_index(digits_folder):
+    """The number of records comes from the index files."""
     assert len(tfrecord.open_split(str(digits_folder), "train")) == 1438
     assert len(tfrecord.open_split(str(digits_folder), "validation")) == 359
 
 
-def test_digits_are_written_once(digits_folder):
+def test_digits_prepare_existing_dataset_not_rewritten(digits_folder):
+    """A second call of prepare writes nothing."""
     assert not prepare(digits_folder)
 
 
-def test_our_index_is_where_the_records_are(digits_folder, tmp_path):
+def test_index_offsets_match_tensorflow_records(digits_folder, tmp_path):
+    """An index written again is identical and has as many records as TensorFlow reads."""
     import tensorflow as tf
 
     file = digits_folder / "train-00000-of-00004"
@@ -48,15 +54,18 @@ def test_our_index_is_where_the_records_are(digits_folder, tmp_path):
     assert sum(1 for _ in tf.data.TFRecordDataset(str(file))) == count
 
 
-def test_a_missing_folder_is_named(tmp_path):
+def test_open_split_missing_directory_rejected(tmp_path):
+    """The message names the missing directory."""
     assert "/nowhere" in refusal(tmp_path / "nowhere")
 
 
-def test_a_folder_without_shards_is_named(tmp_path):
+def test_open_split_no_shards_rejected(tmp_path):
+    """The message names the file pattern that was not found."""
     assert "no train-* file" in refusal(tmp_path)
 
 
-def test_a_missing_index_is_named_with_the_way_out(damaged):
+def test_open_split_missing_index_rejected_with_remedy(damaged):
+    """The message names the missing index and the command that creates it."""
     (damaged / "train-00002-of-00004.idx").unlink()
     message = refusal(damaged)
     assert "train-00002-of-00004.idx is missing" in message
@@ -64,12 +73,14 @@ def test_a_missing_index_is_named_with_the_way_out(damaged):
 
 
 @pytest.mark.parametrize("content", ["nonsense", "1 2 3"])
-def test_an_index_that_is_none_is_named(damaged, content):
+def test_open_split_invalid_index_rejected(damaged, content):
+    """The message names the invalid index."""
     (damaged / "train-00001-of-00004.idx").write_text(content)
     assert "train-00001-of-00004.idx is no index" in refusal(damaged)
 
 
-def test_a_truncated_record_is_named(damaged):
+def test_open_split_truncated_shard_rejected(damaged):
+    """The message names the truncated shard and its record."""
     shard = damaged / "train-00003-of-00004"
     whole = shard.stat().st_size
     with shard.open("r+b") as stream:
@@ -81,7 +92,8 @@ def test_a_truncated_record_is_named(damaged):
         tfrecord.index(shard, damaged / "new.idx")
 
 
-def test_a_record_that_is_no_image_is_named(tmp_path):
+def test_pipeline_undecodable_record_rejected(tmp_path):
+    """The message names shard and offset of a record that is not an image."""
     tfrecord.write(tmp_path, "train", [(b"no image", 1)] * 4, 1)
     tfrecord.write(tmp_path, "validation", [(b"no image", 1)] * 4, 1)
     config = resolve({"data": {"path": str(tmp_path)}, "batchSize": 2})
@@ -89,13 +101,16 @@ def test_a_record_that_is_no_image_is_named(tmp_path):
         list(TfData(config, Shard(0, 1)).train(0, 0))
 
 
-def test_a_label_out_of_range_is_named(settings):
+def test_batches_label_out_of_range_rejected(settings):
+    """The message names the label and model.classes."""
     config = resolve({**settings, "model": {"classes": 9, "imageSize": 32}})
     with pytest.raises(TrainingError, match=r"its label is 10, and model.classes 9"):
         list(Batches(config, Shard(0, 1)).validate().prefetch())
 
 
-def test_the_order_is_a_function_of_seed_and_epoch(settings):
+def test_batches_order_depends_on_seed_and_epoch(settings):
+    """The order is reproducible, and the same from any position within the epoch."""
+
     def labels(epoch, start=0, **changed):
         batches = Batches(resolve({**settings, **changed}), Shard(0, 1)).train(epoch, start * 64).prefetch()
         return [batch.labels.tolist() for batch in batches]
@@ -106,7 +121,8 @@ def test_the_order_is_a_function_of_seed_and_epoch(settings):
     assert labels(0) != labels(0, seed=1)
 
 
-def test_two_ranks_share_the_batch_that_one_would_take(settings):
+def test_batches_two_ranks_share_global_batch(settings):
+    """Two ranks split the batch that one rank with the same global batch reads."""
     one = Batches(resolve({**settings, "batchSize": 128}), Shard(0, 1)).train(2).prefetch()
     two = [Batches(resolve(settings), Shard(rank, 2)).train(2).prefetch() for rank in (0, 1)]
     for joined, first, second in zip(one, *two, strict=True):
@@ -116,7 +132,8 @@ def test_two_ranks_share_the_batch_that_one_would_take(settings):
 
 
 @pytest.mark.parametrize("size", [1, 3, 7])
-def test_every_validation_image_counts_once(settings, size):
+def test_batches_validation_images_read_once(settings, size):
+    """Over all ranks each validation image is read once, in the same number of batches per rank."""
     seen, lengths = [], set()
     for rank in range(size):
         batches = list(Batches(resolve(settings), Shard(rank, size)).validate().prefetch())
@@ -128,7 +145,8 @@ def test_every_validation_image_counts_once(settings, size):
     assert len(lengths) == 1
 
 
-def test_crops_stay_inside_and_keep_their_bounds():
+def test_crop_windows_stay_inside_image():
+    """Random crops of any image size lie inside the image; the centre crop has the documented size."""
     random = np.random.default_rng(0)
     settings = Augmentation()
     for height, width in [(375, 500), (1, 1), (20, 900), (32, 32)]:
@@ -140,7 +158,7 @@ def test_crops_stay_inside_and_keep_their_bounds():
     assert center_crop(375, 500, 0.875) == CropWindow(23, 86, 328, 328)
 
 
-def test_random_cut_keeps_area_and_aspect_ratio():
+def test_random_crop_area_and_ratio_within_bounds():
     """Within half a pixel of each side, to which a window is rounded."""
     random = np.random.default_rng(0)
     settings = Augmentation()
@@ -156,7 +174,8 @@ def test_random_cut_keeps_area_and_aspect_ratio():
     assert max(areas) > 0.8
 
 
-def test_the_size_is_the_jpegs(digits_folder):
+def test_jpeg_size_reads_header(digits_folder):
+    """The size comes from the JPEG header."""
     jpeg, _ = tfrecord.open_split(str(digits_folder), "train").read(0)
     assert jpeg_size(jpeg) == (32, 32)
 
@@ -166,9 +185,8 @@ def picture(size, mode="RGB", **options):
     random = np.random.default_rng(0)
     smooth = Image.fromarray(random.integers(0, 256, (9, 9, 3), np.uint8)).resize(size[::-1])
     noisy = np.asarray(smooth) + random.integers(-20, 20, (*size, 3))
-    stream = io.BytesIO()
-    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).convert(mode).save(stream, "JPEG", quality=90, **options)
-    return stream.getvalue()
+    image = Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).convert(mode)
+    return encode(image, quality=90, **options)
 
 
 def turned():
@@ -205,7 +223,8 @@ def odd_pictures(tmp_path_factory):
 
 @pytest.mark.parametrize("size", [16, 224])
 @pytest.mark.skipif(not dali.loads(), reason="DALI is not installed")
-def test_dali_and_tf_data_make_the_same_images_of_the_oddest_pictures(odd_pictures, size):
+def test_pipelines_unusual_jpegs_decode_equally(odd_pictures, size):
+    """DALI and tf.data agree on tiny, narrow, grey, CMYK, progressive and rotated images."""
     config = resolve(
         {
             "model": {"classes": 10, "imageSize": size},
@@ -223,8 +242,8 @@ def test_dali_and_tf_data_make_the_same_images_of_the_oddest_pictures(odd_pictur
         assert difference.max() <= 16
 
 
-def test_a_window_of_a_picture_is_what_pillow_makes_of_it():
-    """Also its last column, which libjpeg-turbo's decoder of windows gets wrong."""
+def test_decode_crop_window_matches_pillow():
+    """Also in the last column, which libjpeg-turbo's decoder of windows gets wrong."""
     for name in ("usual", "grey", "progressive", "full colours", "colours of half the width", "turned by Exif"):
         for top, left, height, width in ((3, 5, 41, 33), (0, 0, 41, 47), (24, 14, 41, 33)):
             ours = decoded(ODD[name], (top, left, height, width), 16).numpy()
@@ -235,7 +254,8 @@ def test_a_window_of_a_picture_is_what_pillow_makes_of_it():
 
 
 @pytest.mark.skipif(not dali.loads(), reason="DALI is not installed")
-def test_dali_and_tf_data_make_the_same_images(settings):
+def test_pipelines_digits_decode_equally(settings):
+    """DALI and tf.data return the same labels, and pixels that differ by rounding only."""
     config = resolve(settings)
     ours, dalis = TfData(config, Shard(0, 1)), dali.Dali(config, Shard(0, 1))
     for mine, theirs in ((ours.train(1, 20 * 64), dalis.train(1, 20 * 64)), (ours.validate(), dalis.validate())):

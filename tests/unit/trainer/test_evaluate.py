@@ -1,4 +1,4 @@
-"""Accuracy does not depend on how many ranks measure it."""
+"""Distributed evaluation: the accuracy does not depend on the number of ranks."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -62,7 +62,8 @@ def counted(digits_folder):
 
 
 @pytest.mark.parametrize("size", [1, 3, 7])
-def test_every_rank_counts_the_whole_set_and_the_same_right_answers(counted, size):
+def test_evaluate_accuracy_independent_of_rank_count(counted, size):
+    """Each of 1, 3 and 7 ranks reports the counts of the whole validation split."""
     (alone,) = counted[1]
     assert alone[0] == 359  # the last batches of 1, 3 and 7 ranks hold 9, 20 and 2 images or one more or less
     assert 0 < alone[1] < alone[2] < 359

@@ -1,4 +1,4 @@
-"""What `initialCheckpoint` may point to, and what of it is taken."""
+"""Warm start: checkpoints that initialCheckpoint accepts, and the weights that are loaded."""
 
 import numpy as np
 import pytest
@@ -23,24 +23,28 @@ def refused(act, *arguments):
     return caught.value.message
 
 
-def test_the_same_classes_take_everything_and_others_leave_the_head():
+def test_match_weights_other_classes_skip_head():
+    """With the same classes all weights are loaded; with other classes all except the classifier."""
     assert set(warm_start.match_weights(shapes(10), ARRAYS, "a")) == set(shapes(10))
     assert set(warm_start.match_weights(shapes(11), ARRAYS, "a")) == {"stem/kernel"}
 
 
-def test_averaged_weights_are_taken_where_there_are_some():
+def test_match_weights_prefers_ema():
+    """Averaged weights are loaded if the checkpoint has them."""
     averaged = {f"average/{name}": 2 * array for name, array in ARRAYS.items() if not name.startswith("velocity")}
     taken = warm_start.match_weights(shapes(10), {**ARRAYS, **averaged}, "a")
     assert taken["stem/kernel"][0, 0] == 2
 
 
 @pytest.mark.parametrize("stem", [{}, {"stem/kernel": np.ones((7, 7), np.float32)}], ids=["missing", "another shape"])
-def test_another_network_is_refused(stem):
+def test_match_weights_other_model_rejected(stem):
+    """A checkpoint with missing or differently shaped weights is rejected."""
     arrays = {"classifier/kernel": HEAD, "classifier/bias": BIAS, **stem}
     assert "another network: stem/kernel" in refused(warm_start.match_weights, shapes(10), arrays, "a")
 
 
-def test_a_folder_gives_its_best_else_its_newest(tmp_path):
+def test_read_weights_directory_uses_best_else_newest(tmp_path):
+    """A directory yields its best checkpoint, or the newest if there is no best one."""
     newest = store.save(tmp_path, TrainingPosition(step=7), {"a": np.float32(7)}, 1, 3)
     assert warm_start.read_weights(str(tmp_path))["a"] == 7
     store.save_best(tmp_path, TrainingPosition(step=5), {"a": np.float32(5)})
@@ -49,7 +53,8 @@ def test_a_folder_gives_its_best_else_its_newest(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "a file", "truncated", "nonsense"])
-def test_what_is_no_checkpoint_is_refused_by_name(tmp_path, damage):
+def test_read_weights_invalid_checkpoint_rejected(tmp_path, damage):
+    """The message names the path that is not a valid checkpoint."""
     path = tmp_path / "initial"
     match damage:
         case "empty":

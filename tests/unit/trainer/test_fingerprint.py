@@ -1,4 +1,4 @@
-"""What counts as the same dataset."""
+"""Dataset fingerprint: which changes make another dataset."""
 
 import os
 import shutil
@@ -24,8 +24,8 @@ def shards(few_digits, tmp_path):
     return shutil.copytree(few_digits, tmp_path / "data")
 
 
-def test_copy_with_other_times_is_the_same(shards, few_digits):
-    """Neither the place nor the times of files count."""
+def test_fingerprint_copied_files_equal(shards, few_digits):
+    """Neither the directory nor the times of files count."""
     for file in shards.iterdir():
         os.utime(file, (1, 1))
     assert of(shards).differences(of(few_digits)) == []
@@ -58,8 +58,8 @@ def other_images(shards):
 
 
 @pytest.mark.parametrize("change", [renamed, removed, other_images])
-def test_changed_shards_differ(shards, few_digits, change):
-    """By name, number or size; the split is named."""
+def test_fingerprint_changed_shards_differ(shards, few_digits, change):
+    """Names, number and sizes of shards count; the difference names the split."""
     sentence = change(shards)
     assert of(few_digits).differences(of(shards)) == [sentence]
 
@@ -76,21 +76,21 @@ def folder(path, counts):
 @pytest.mark.parametrize(
     ("changed", "same"), [({"cat": 2, "dog": 3}, True), ({"cat": 3, "dog": 2}, False), ({"cat": 2, "cow": 3}, False)]
 )
-def test_folders_are_compared_by_class_names_and_counts(tmp_path, changed, same):
-    """No picture is read."""
+def test_fingerprint_folders_by_class_and_count(tmp_path, changed, same):
+    """Class names and image counts are compared; no image is read."""
     before, after = folder(tmp_path / "a", {"cat": 2, "dog": 3}), folder(tmp_path / "b", changed)
     assert (of(before, "folder", 2).differences(of(after, "folder", 2)) == []) == same
 
 
-def test_synthetic_data_is_compared_by_its_images():
-    """It has no files."""
+def test_fingerprint_synthetic_by_image_count():
+    """Synthetic data has no files, only a number of images."""
     before, after = fingerprint.of("synthetic", {}, 64), fingerprint.of("synthetic", {}, 128)
     assert before.differences(fingerprint.of("synthetic", {}, 64)) == []
     assert before.differences(after) == ["dataset.train: was 64 records in 1 part, is 128 records in 1 part"]
 
 
-def test_other_format_differs(shards):
-    """Whatever its counts are."""
+def test_fingerprint_other_format_differs(shards):
+    """Two formats differ even with equal counts."""
     assert of(shards).differences(fingerprint.of("synthetic", {}, 96)) == [
         "dataset: was of format tfrecord, is of format synthetic"
     ]
@@ -109,14 +109,14 @@ class Named:
 @pytest.mark.parametrize(
     "other", [(("a 1", 2), ("b", 1)), (("a", 1), ("2\n1 b", 1)), (("a", 2), ("b", 1)), (("\udcff", 1), ("b", 2))]
 )
-def test_no_other_names_make_the_same_digest(other):
-    """Also where a name holds what separates names."""
+def test_fingerprint_digest_has_no_name_collisions(other):
+    """Also for names that contain the separators of the digest's input."""
     before = fingerprint.of("folder", {"train": Named(("a", 1), ("b", 2))}, 0)
     assert before.differences(fingerprint.of("folder", {"train": Named(*other)}, 0))
 
 
-def test_fingerprint_of_1152_shards_takes_less_than_2_seconds():
-    """The published ImageNet has 1,024 and 128 shards, 1,331,167 records."""
+def test_fingerprint_1152_shards_under_2_seconds():
+    """The published ImageNet has 1,024 and 128 shards with 1,331,167 records."""
     from pathlib import Path
 
     splits = {}

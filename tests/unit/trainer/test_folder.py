@@ -1,4 +1,4 @@
-"""A folder of class folders in place of shards: the same images, the same batches, and nothing written."""
+"""Datasets in class folders instead of shards: the same images and batches, and no file is written."""
 
 import io
 import os
@@ -16,6 +16,7 @@ from resnext_trainer.data.datasets import tfrecord
 from resnext_trainer.data.input_pipeline import Shard, open_dataset, open_input_pipeline
 from resnext_trainer.data.pipelines import dali
 from resnext_trainer.errors import TrainingError
+from tests.support.images import uniform
 
 
 @pytest.fixture
@@ -23,10 +24,7 @@ def config(few, pictures):
     return few | {"data": {"format": "folder", "path": str(pictures), "pipeline": "tfdata"}}
 
 
-def png(colour):
-    stream = io.BytesIO()
-    Image.new("RGB", (20, 12), colour).save(stream, "PNG")
-    return stream.getvalue()
+RED = uniform("red", (20, 12), "PNG")
 
 
 def batches(settings, **data):
@@ -34,7 +32,9 @@ def batches(settings, **data):
     return [(np.asarray(images), np.asarray(labels)) for images, labels in source.train(0)]
 
 
-def test_a_folder_holds_what_the_shards_of_the_same_pictures_hold(few, config):
+def test_folder_content_equals_shards(few, config):
+    """A folder dataset has the images and labels of the shards with the same images."""
+
     def content(settings, split):
         found = open_dataset(resolve(settings), split)
         return sorted(found.read(number) for number in range(len(found)))
@@ -45,7 +45,8 @@ def test_a_folder_holds_what_the_shards_of_the_same_pictures_hold(few, config):
 
 
 @pytest.mark.parametrize("pipeline", ["tfdata", "dali"])
-def test_every_picture_of_an_epoch_is_seen_once_with_its_folders_label(config, pipeline):
+def test_folder_epoch_reads_each_image_once(config, pipeline):
+    """Each image is read once per epoch, with the label of its folder."""
     if pipeline == "dali" and not dali.loads():
         pytest.skip("DALI is not installed")
     labels = np.concatenate([labels for _, labels in batches(config, pipeline=pipeline)])
@@ -53,9 +54,10 @@ def test_every_picture_of_an_epoch_is_seen_once_with_its_folders_label(config, p
     assert sorted(labels) == sorted(found.read(number)[1] - 1 for number in range(len(found)))
 
 
-def test_other_formats_are_converted_and_val_is_a_split_too(config, pictures):
+def test_folder_png_converted_and_val_accepted(config, pictures):
+    """PNG images are converted to JPEG, and `val` is accepted as the validation folder."""
     (pictures / "validation").rename(pictures / "val")
-    (pictures / "val" / "digit-3" / "zz.png").write_bytes(png("red"))
+    (pictures / "val" / "digit-3" / "zz.png").write_bytes(RED)
     found = open_dataset(resolve(config), "validation")
     (number,) = (number for number in range(len(found)) if found.location(number).endswith("zz.png"))
     jpeg, label = found.read(number)
@@ -63,7 +65,8 @@ def test_other_formats_are_converted_and_val_is_a_split_too(config, pictures):
     assert np.allclose(np.asarray(Image.open(io.BytesIO(jpeg))), (255, 0, 0), atol=3)
 
 
-def test_prediction_names_classes_after_their_folders(config):
+def test_class_names_are_folder_names(config):
+    """Class names are the names of the class folders."""
     assert class_names.names(resolve(config)) == [f"digit-{digit}" for digit in range(10)]
 
 
@@ -77,12 +80,12 @@ def empty_class(root):
 
 def stranger(root):
     (root / "validation" / "letter-a").mkdir()
-    (root / "validation" / "letter-a" / "1.jpg").write_bytes(png("red"))
+    (root / "validation" / "letter-a" / "1.jpg").write_bytes(RED)
 
 
 def eleventh(root):
     (root / "train" / "digit-99").mkdir()
-    (root / "train" / "digit-99" / "1.png").write_bytes(png("red"))
+    (root / "train" / "digit-99" / "1.png").write_bytes(RED)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +97,8 @@ def eleventh(root):
         (eleventh, "set it to 11"),
     ],
 )
-def test_a_folder_that_is_no_data_set_is_refused_by_name(config, pictures, damage, words):
+def test_folder_invalid_layout_rejected(config, pictures, damage, words):
+    """The message names the folder that is missing, empty, unknown or surplus."""
     damage(pictures)
     with pytest.raises(TrainingError) as caught:
         open_input_pipeline(resolve(config), Shard(0, 1))
@@ -102,8 +106,8 @@ def test_a_folder_that_is_no_data_set_is_refused_by_name(config, pictures, damag
     assert words in caught.value.message
 
 
-def test_class_without_pictures_is_rejected_by_name(config, pictures):
-    """The number of classes is right, so that the missing pictures alone are wrong."""
+def test_folder_class_without_images_rejected(config, pictures):
+    """The number of classes is right, so that the missing images alone are wrong."""
     empty_class(pictures)
     config["model"] |= {"classes": 11}
     with pytest.raises(TrainingError) as caught:
@@ -112,8 +116,9 @@ def test_class_without_pictures_is_rejected_by_name(config, pictures):
     assert "train/digit-99 holds no file with a picture's extension" in caught.value.message
 
 
-@pytest.mark.parametrize("content", [b"", b"no image", png("red")[:45]], ids=["empty", "text", "cut"])
-def test_a_file_that_is_no_picture_is_skipped_up_to_the_share_and_named_beyond_it(config, pictures, content):
+@pytest.mark.parametrize("content", [b"", b"no image", RED[:45]], ids=["empty", "text", "cut"])
+def test_folder_undecodable_file_counts_as_bad_record(config, pictures, content):
+    """A file that is not an image is skipped up to data.badRecords and rejected above it."""
     bad = pictures / "train" / "digit-5" / "bad.jpg"
     bad.write_bytes(content)
     with pytest.raises(TrainingError, match=r"digit-5/bad\.jpg"):
@@ -122,11 +127,11 @@ def test_a_file_that_is_no_picture_is_skipped_up_to_the_share_and_named_beyond_i
 
 
 class TestOtherFiles:
-    """What lies among the pictures and is none."""
+    """Files among the images that are not images."""
 
     @pytest.fixture
     def littered(self, pictures):
-        """One of each kind in a class, and two beside the classes."""
+        """One file of each kind in a class, and two next to the classes."""
         place = pictures / "train" / "digit-5"
         (place / "notes.txt").write_text("notes")
         (place / "dead.jpg").symlink_to("/nowhere")
@@ -139,16 +144,16 @@ class TestOtherFiles:
         return pictures
 
     @pytest.mark.usefixtures("littered")
-    def test_only_pictures_are_used_and_the_rest_is_named(self, config, caplog):
-        """A training starts, with the same pictures and order, and the log names the others."""
+    def test_folder_other_files_skipped_and_logged(self, config, caplog):
+        """Training starts with the same images and order, and the log names the other files."""
         found = open_dataset(resolve(config), "train")
         assert len(found) == 96
         for name in ("notes.txt", "dead.jpg", "circle.png", "pipe.jpg", "digit-5/loop", "README.md", "train/lost"):
             assert name in caplog.text
         assert len(batches(config)) == 6
 
-    def test_links_to_pictures_and_folders_are_followed(self, config, pictures, tmp_path):
-        """Data sets are often links into a store."""
+    def test_folder_symlinks_followed(self, config, pictures, tmp_path):
+        """Datasets are often links into a store."""
         (pictures / "train" / "digit-5").rename(tmp_path / "store")
         (pictures / "train" / "digit-5").symlink_to(tmp_path / "store")
         file = next(iter((tmp_path / "store").iterdir()))
@@ -156,16 +161,16 @@ class TestOtherFiles:
         file.symlink_to(tmp_path / "one.jpg")
         assert len(open_dataset(resolve(config), "train")) == 96
 
-    def test_file_that_became_a_pipe_does_not_block(self, config):
-        """It is one bad picture."""
+    def test_folder_named_pipe_is_bad_record(self, config):
+        """An image replaced by a pipe does not block the reader; it is a bad record."""
         found = open_dataset(resolve(config), "train")
         found.files[0].unlink()
         os.mkfifo(found.files[0])
         with pytest.raises(TrainingError, match="a named pipe"):
             found.read(0)
 
-    def test_validate_checks_folders(self, littered, capsys):
-        """Pictures are decoded; what cannot be used counts as bad, other files are only named."""
+    def test_validate_folder_reports_bad_and_unused_files(self, littered, capsys):
+        """Images are decoded; unusable ones count as bad records, other files are only listed."""
         (littered / "validation" / "digit-3" / "text.jpg").write_text("notes")
         assert main(["data", "validate", "--path", str(littered)]) == 3
         message = capsys.readouterr().err
@@ -175,15 +180,15 @@ class TestOtherFiles:
         assert "not used: " in message
         assert "6 bad records" in message
 
-    def test_validate_accepts_a_good_folder(self, pictures, capsys):
-        """Files without a picture's extension are no fault."""
+    def test_validate_good_folder_exits_0(self, pictures, capsys):
+        """Files without an image extension are no error."""
         (pictures / "train" / "digit-5" / "notes.txt").write_text("notes")
         assert main(["data", "validate", "--path", str(pictures)]) == 0
         output = capsys.readouterr()
         assert "train: 10 shards, 96 records, 10 classes, labels 1 to 10" in output.out
         assert "notes.txt" in output.err
 
-    def test_extension_may_be_in_capitals(self, config, pictures):
+    def test_folder_upper_case_extension_accepted(self, config, pictures):
         """ImageNet's files end in .JPEG."""
         file = next(iter((pictures / "train" / "digit-5").iterdir()))
         file.rename(file.with_suffix(".JPEG"))

@@ -1,3 +1,5 @@
+"""Command `inspect`: parameters, multiply-accumulates, learning rate and the printed tables."""
+
 import json
 import math
 
@@ -16,7 +18,7 @@ def inspect(capsys, *options):
 @pytest.mark.parametrize(
     ("name", "giga", "mega"), [("resnext101-32x4d", 8.01, 21.23), ("resnext50-32x4d", 4.26, 14.40)]
 )
-def test_macs_and_activations_are_the_published_ones(capsys, name, giga, mega):
+def test_inspect_macs_and_activations_match_timm(capsys, name, giga, mega):
     """timm's table of results at 224 pixels; its counter takes batch norm for two products an output."""
     facts = inspect(capsys, "--set", f"model.architecture={name}")
     assert facts["activations"] / 1e6 == pytest.approx(mega, abs=0.005)
@@ -36,13 +38,15 @@ def test_macs_and_activations_are_the_published_ones(capsys, name, giga, mega):
     }
 
 
-def test_macs_grow_with_the_area():
+def test_stages_macs_scale_with_image_area():
+    """Twice the image size needs four times the multiply-accumulates."""
     model = ResNeXt(ARCHITECTURES["resnext17-8x4d"], 10, native_groups=True)
     small, large = (sum(stage.macs for stage in stages(model, size)[:-1]) for size in (32, 64))
     assert large == 4 * small
 
 
-def test_the_learning_rate_is_told_at_any_step(capsys):
+def test_inspect_at_step_prints_learning_rate(capsys):
+    """--at prints the learning rate at the given steps."""
     options = ("--world", 8, "--set", "epochs=90", "--set", "batchSize=256")
     facts = inspect(capsys, *options, "--at", 0, "--at", 625, "--at", 625 * 45, "--at", 625 * 90)
     peak = 0.256 * 2048 / 256
@@ -54,7 +58,8 @@ def test_the_learning_rate_is_told_at_any_step(capsys):
     assert math.isclose(rates[str(625 * 90)], 0, abs_tol=1e-12)
 
 
-def test_the_tables_name_every_stage(capsys):
+def test_inspect_tables_list_every_stage(capsys):
+    """The tables list the stages, the learning rate and the totals."""
     options = ("--set", "model={architecture: resnext17-8x4d, classes: 10, imageSize: 32}", "--at", "7")
     assert main(["inspect", "--images", "5000", *options]) == 0
     text = capsys.readouterr().out
@@ -63,7 +68,8 @@ def test_the_tables_name_every_stage(capsys):
 
 
 @pytest.mark.parametrize("options", [("--at", "-1"), ("--at", "soon"), ("--world", "0"), ("--images", "0")])
-def test_options_out_of_range_are_refused(options):
+def test_inspect_option_out_of_range_exits_2(options):
+    """argparse rejects numbers that are out of range."""
     with pytest.raises(SystemExit) as caught:
         main(["inspect", *options])
     assert caught.value.code == 2
@@ -72,22 +78,22 @@ def test_options_out_of_range_are_refused(options):
 NO_DATA = ("--set", "data.path=/no/such/dataset")
 
 
-def test_imagenet_is_counted_without_the_dataset(capsys):
-    """With a note where the numbers come from."""
+def test_inspect_without_dataset_assumes_imagenet(capsys):
+    """The output says where the image counts come from."""
     assert main(["inspect", "--json", *NO_DATA]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert (facts["trainingImages"], facts["validationImages"]) == (1_281_167, 50_000)
     assert facts["imagesFrom"] == "ImageNet, because data.path /no/such/dataset does not exist"
 
 
-def test_other_classes_without_dataset_need_images(capsys):
-    """Only ImageNet's counts are known."""
+def test_inspect_other_classes_without_dataset_exits_3(capsys):
+    """Only ImageNet's image counts are known; the message names --images."""
     assert main(["inspect", *NO_DATA, "--set", "model.classes=10"]) == 3
     assert "pass --images" in capsys.readouterr().err
 
 
-def test_tables_show_every_field_of_the_recipe(capsys):
-    """In the spelling of --set."""
+def test_inspect_tables_list_every_config_field(capsys):
+    """Field names are spelled as in --set."""
     assert main(["inspect", "--images", "5000", "--set", "preset=resnext101-32x4d-250ep"]) == 0
     rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line.split()}
     assert rows["mixup"] == ["0.2"]

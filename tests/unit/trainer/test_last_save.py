@@ -1,4 +1,4 @@
-"""Finished and stopped mean saved: the last checkpoint is tried again, and an attempt without it ends as not saved."""
+"""Final checkpoint: it is retried, and an attempt that cannot save it ends with CHECKPOINT_NOT_SAVED."""
 
 import errno
 import json
@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from resnext_trainer.checkpoint import final_save, store
-from resnext_trainer.contract import REPORT_PREFIX, ExitStatus
+from resnext_trainer.contract import ExitStatus
 from resnext_trainer.errors import TrainingError
 from resnext_trainer.runtime.signals import Requests
+from tests.support.reports import report_in
 from tests.support.runs import StopAfter, folder, newest, trained
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -60,16 +61,16 @@ def refused(settings, **how):
     return caught.value.message
 
 
-def test_failure_within_training_ends_no_training(few, failing):
-    """A disk that is full for a while costs nothing but a checkpoint on the way."""
+def test_save_failing_during_training_is_tolerated(few, failing):
+    """A disk that is full for a while costs one intermediate checkpoint only."""
     failing(lambda number, _: number <= 2)  # best and newest of the first epoch
     report = trained(few)
     assert (report.verdict, report.progress.checkpoint.step) == ("finished", 12)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.ESTALE])
-def test_last_save_is_tried_until_it_succeeds(few, failing, number):
-    """Finished only with the checkpoint of the last step on the disk, and the best next to it."""
+def test_final_save_retried_until_success(few, failing, number):
+    """`finished` means that the checkpoint of the last step and the best one are on disk."""
     begun = failing(lambda number, _: 3 <= number <= 7, OSError(number, os.strerror(number)))
     telemetry = StopAfter()
     report = trained(few, telemetry=telemetry)
@@ -80,8 +81,8 @@ def test_last_save_is_tried_until_it_succeeds(few, failing, number):
     assert "saving step 12 again, try 2" in telemetry.log.getvalue()
 
 
-def test_last_save_that_fails_for_good_is_not_saved(few, failing):
-    """With what the system said, what is kept, and the setting that helps."""
+def test_final_save_failing_ends_as_not_saved(few, failing):
+    """The message has the system's error, the newest checkpoint and the setting that helps."""
     failing(lambda number, _: number > 2)
     started = time.monotonic()
     message = refused(with_time(few, 2))
@@ -92,8 +93,8 @@ def test_last_save_that_fails_for_good_is_not_saved(few, failing):
     assert newest(few)[0].step == 6
 
 
-def test_write_that_hangs_is_not_saved(few, failing):
-    """A volume whose server is away must not hold the attempt forever."""
+def test_final_save_hanging_write_ends_as_not_saved(few, failing):
+    """A volume whose server does not respond must not block the attempt forever."""
     released = threading.Event()
     failing(lambda number, _: number > 2, how=lambda: released.wait(60))
     message = refused(with_time(few, 2))
@@ -101,16 +102,16 @@ def test_write_that_hangs_is_not_saved(few, failing):
     assert "the write did not end" in message
 
 
-def test_stop_without_checkpoint_is_not_stopped(few, failing):
-    """A stop that is not saved counts as a failure; it is never reported as stopped."""
+def test_stop_without_checkpoint_ends_as_not_saved(few, failing):
+    """A stop without a saved checkpoint is a failure; it is never reported as `stopped`."""
     failing(lambda *_: True)
     message = refused(with_time(few, 2), stop_after=2)
     assert "the checkpoint of step 3 could not be saved" in message
     assert "there is no checkpoint" in message
 
 
-def test_stop_is_saved_within_termination_grace_period(few, failing):
-    """The pod is killed after it, with no word about the checkpoint."""
+def test_stop_save_limited_by_grace_period(few, failing):
+    """After the termination grace period the pod is killed before it can report."""
     failing(lambda *_: True)
     telemetry = StopAfter(2)
     telemetry.requests.seconds_to_save = 1.0
@@ -120,13 +121,13 @@ def test_stop_is_saved_within_termination_grace_period(few, failing):
 
 
 @pytest.mark.parametrize(("grace", "seconds"), [(120, 100), (30, 15), (5, 2.5), (float("inf"), float("inf"))])
-def test_grace_period_leaves_time_to_end(grace, seconds):
-    """For the step under way and for the launcher's last words."""
+def test_grace_period_reserves_time_to_exit(grace, seconds):
+    """The reserve is for the current step and for the launcher's termination message."""
     assert Requests(grace).seconds_to_save == seconds
 
 
-def test_best_that_cannot_be_written_is_named(few, failing):
-    """The last step is saved, so the training has finished; that best is an older one is said."""
+def test_final_save_failing_best_still_finishes(few, failing):
+    """The last step is saved, so the training is finished; the message says that best is outdated."""
     failing(lambda number, name: name == "best" and number > 2)
     report = trained(with_time(few, 1))
     assert (report.verdict, report.progress.checkpoint.step) == ("finished", 12)
@@ -134,8 +135,8 @@ def test_best_that_cannot_be_written_is_named(few, failing):
         assert "; best could not be saved: [Errno 28]" in report.message
 
 
-def test_finished_training_asked_again_writes_nothing(few, failing):
-    """What is on the disk already counts as saved."""
+def test_finished_training_started_again_writes_nothing(few, failing):
+    """The checkpoint on disk counts as saved."""
     trained(few)
     failing(lambda *_: True)
     assert trained(few, attempt=2).verdict == "finished"
@@ -176,14 +177,12 @@ def run(settings, place, uid=0):
         timeout=120,
         check=False,
     )
-    assert REPORT_PREFIX in done.stdout, done.stdout + done.stderr
-    (line,) = (line for line in done.stdout.splitlines() if line.startswith(REPORT_PREFIX))
-    return done.returncode, json.loads(line.removeprefix(REPORT_PREFIX)), done.stdout + done.stderr
+    return done.returncode, report_in(done.stdout, done.stderr), done.stdout + done.stderr
 
 
 @as_root
-def test_process_on_full_volume_exits_with_status_10(settings, tmp_path):
-    """A real file system too small for a checkpoint."""
+def test_train_process_full_volume_exits_10(settings, tmp_path):
+    """A real file system that is too small for a checkpoint."""
     volume = tmp_path / "volume"
     volume.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", volume], check=False).returncode:
@@ -198,8 +197,8 @@ def test_process_on_full_volume_exits_with_status_10(settings, tmp_path):
 
 
 @as_root
-def test_process_without_permission_exits_with_status_2(settings):
-    """As in a pod: another user than the one who owns the volume."""
+def test_train_process_without_permission_exits_2(settings):
+    """As in a pod whose user does not own the volume."""
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         Path(folder).chmod(0o755)
         volume = Path(folder, "volume")

@@ -1,4 +1,4 @@
-"""Launcher, worker and rank together: real sshd, real ssh, real mpirun over loopback."""
+"""Launcher, worker and ranks together, with real sshd, ssh and mpirun over loopback."""
 
 import json
 import signal
@@ -60,7 +60,8 @@ def pods(tmp_path):
 
 
 @pytest.mark.parametrize(("ending", "code"), [("finished", 0), ("data_refused", 3), ("crashed", 1)])
-def test_the_ranks_verdict_becomes_the_launchers_exit_code_and_termination_message(pods, ending, code):
+def test_launcher_returns_rank_exit_status_and_report(pods, ending, code):
+    """The report of a rank becomes the launcher's exit code and termination message."""
     pods.worker_whose_ranks(ending)
     launcher = pods.launcher()
     assert launcher.wait(60) == code, pods.log_of("launch")
@@ -72,7 +73,8 @@ def test_the_ranks_verdict_becomes_the_launchers_exit_code_and_termination_messa
     assert "arguments train --config" in pods.log_of("launch")
 
 
-def test_a_launcher_that_is_asked_to_stop_lets_the_ranks_save(pods):
+def test_launcher_sigterm_lets_ranks_save(pods):
+    """On SIGTERM the launcher stops the ranks by SIGUSR2, so that they can save."""
     pods.worker_whose_ranks("when asked")
     launcher = pods.launcher()
     wait_for(pods.both_ranks_run)
@@ -81,7 +83,8 @@ def test_a_launcher_that_is_asked_to_stop_lets_the_ranks_save(pods):
     assert pods.report().message == "of 2 ranks"
 
 
-def test_a_worker_that_is_asked_to_stop_lets_its_ranks_save_first(pods):
+def test_worker_sigterm_waits_for_ranks_to_save(pods):
+    """On SIGTERM a worker stops its ranks and exits after them."""
     worker = pods.worker_whose_ranks("when asked")
     launcher = pods.launcher()
     wait_for(pods.both_ranks_run)
@@ -92,7 +95,8 @@ def test_a_worker_that_is_asked_to_stop_lets_its_ranks_save_first(pods):
 
 
 @pytest.mark.parametrize(("host", "why"), [("nobody.invalid", "does not resolve"), ("127.0.0.3", "Connection refused")])
-def test_a_worker_that_cannot_be_reached_is_named(pods, host, why):
+def test_launcher_unreachable_worker_reported(pods, host, why):
+    """The report names the worker and the cause."""
     launcher = pods.launcher(hosts=(f"{host}:2",))
     assert launcher.wait(60) == ExitStatus.UNREACHABLE.value
     assert pods.report().verdict == "unreachable"
@@ -100,14 +104,16 @@ def test_a_worker_that_cannot_be_reached_is_named(pods, host, why):
     assert why in pods.report().message
 
 
-def test_without_its_keys_the_launcher_says_which_are_missing(pods):
+def test_launcher_missing_ssh_key_reported(pods):
+    """The report names the missing key file."""
     pods.worker_whose_ranks("finished")
     (pods.folder / "keys" / "id_ed25519").unlink()
     assert pods.launcher().wait(60) == ExitStatus.CRASHED.value
     assert str(pods.folder / "keys" / "id_ed25519") in pods.report().message
 
 
-def test_what_no_retry_can_cure_beats_what_was_said_before():
+def test_summarize_permanent_failure_takes_precedence():
+    """A permanent failure takes precedence over an earlier report that can be retried."""
     hung, refused = (
         TerminationReport(verdict="hung", message="waited"),
         TerminationReport(verdict="data_refused", message="a record is cut"),
@@ -124,7 +130,8 @@ def output(*printed):
     return read
 
 
-def test_ranks_that_were_stopped_before_they_could_speak_are_stopped_and_not_crashed():
+def test_summarize_no_report_after_stop_is_stopped():
+    """Ranks that end without a report after a stop request are stopped, not crashed."""
     assert launcher.summarize([], 140, output("killed"), asked_to_stop=True).verdict == "stopped"
     assert launcher.summarize([], 140, output("killed"), asked_to_stop=False).verdict == "crashed"
 
@@ -141,7 +148,8 @@ ENDED = (
 @pytest.mark.parametrize(
     ("notice", "how"), [([KILLED], "signal 9 (Killed)"), (ENDED, "exit code 3")], ids=["signal", "exit code"]
 )
-def test_of_a_crash_the_rank_that_ended_first_is_blamed_with_its_last_lines(notice, how):
+def test_summarize_crash_blames_first_exited_rank(notice, how):
+    """The report has the rank that ended first, its last line and the tail of its log."""
     said = [f"[1,{rank}]<stderr>:line {number} of {rank}" for number in range(30) for rank in range(3)]
     report = launcher.summarize([], 1, output(*said, *notice), asked_to_stop=False)
     assert (report.verdict, report.rank) == ("crashed", 1)
@@ -149,7 +157,8 @@ def test_of_a_crash_the_rank_that_ended_first_is_blamed_with_its_last_lines(noti
     assert report.log == tuple(f"line {number} of 1" for number in range(18, 30))
 
 
-def test_a_crash_is_told_in_the_ranks_last_complaint_whatever_it_printed_meanwhile():
+def test_summarize_crash_message_is_last_stderr_line():
+    """The message is the rank's last line of stderr, else of stdout."""
     said = ["[1,1]<stderr>:RuntimeError: out of luck", "[1,1]<stdout>:epoch 1", "[1,0]<stderr>:it is gone"]
     message = launcher.summarize([], 1, output(*said, *ENDED), asked_to_stop=False).message
     assert message == "rank 1 ended with exit code 3: RuntimeError: out of luck"
@@ -165,13 +174,15 @@ def test_a_crash_is_told_in_the_ranks_last_complaint_whatever_it_printed_meanwhi
     ],
     ids=["its peers were gone", "a pod was gone"],
 )
-def test_who_ended_first_because_others_were_gone_is_not_to_blame(notice):
+def test_summarize_rank_that_lost_peers_not_blamed(notice):
+    """A rank that ended because its peers were lost is not blamed."""
     report = launcher.summarize([], 1, output("[1,0]<stderr>:HorovodInternalError", *notice), asked_to_stop=False)
     assert (report.verdict, report.rank, report.log) == ("crashed", None, ())
     assert "HorovodInternalError" in report.message
 
 
-def test_a_rank_that_is_blamed_by_another_is_shown_with_its_own_last_lines():
+def test_summarize_report_includes_log_of_blamed_rank():
+    """The log is that of the blamed rank, not that of the rank that reports."""
     hung = TerminationReport(verdict="hung", message="rank 1 does not answer", rank=1)
     report = launcher.summarize(
         [hung], 8, output("[1,0]<stdout>:epoch 1", "[1,1]<stderr>:reading"), asked_to_stop=False
@@ -180,7 +191,9 @@ def test_a_rank_that_is_blamed_by_another_is_shown_with_its_own_last_lines():
 
 
 @pytest.mark.parametrize("tag", ["[1,{}]<{}>:", "[prterun-vm-77@1,{}]<{}>: "], ids=["Open MPI 4", "Open MPI 5"])
-def test_lines_are_put_together_from_what_mpirun_makes_of_them(tag):
+def test_mpirun_output_reassembles_tagged_lines(tag):
+    """Tagged fragments of Open MPI 4 and 5 become whole lines of each rank."""
+
     def piece(rank, text, stream="stdout"):
         return tag.format(rank, stream) + text
 
@@ -207,20 +220,23 @@ def test_lines_are_put_together_from_what_mpirun_makes_of_them(tag):
     assert read.end == FirstExit(1, "signal 9 (Killed)")
 
 
-def test_a_report_is_found_behind_half_a_line_of_another_rank():
+def test_parse_report_within_line_of_other_rank():
+    """A report is found in the middle of a line; invalid reports are ignored."""
     line = "epoch 1.0" + REPORT_PREFIX + json.dumps({"verdict": "finished", "message": "all"}) + "step"
     assert launcher.parse_report(line) == TerminationReport(verdict="finished", message="all")
     assert launcher.parse_report(REPORT_PREFIX + "{") is None
     assert launcher.parse_report(REPORT_PREFIX + json.dumps({"verdict": "unheard of", "message": ""})) is None
 
 
-def test_a_termination_message_is_whole_json_and_keeps_the_end_of_a_long_one():
+def test_termination_message_truncated_to_4096_bytes():
+    """A long message is cut at its beginning, and the result is valid JSON."""
     text = launcher.fit_termination_message(TerminationReport(verdict="crashed", message="ö" * 9000 + "the end"))
     assert len(text.encode()) <= 4096
     assert TerminationReport.model_validate_json(text).message.endswith("the end")
 
 
-def test_of_a_long_log_the_termination_message_keeps_the_end():
+def test_termination_message_keeps_end_of_log():
+    """Of a long log the last lines are kept."""
     lines = tuple(f"{number}" + "x" * 400 for number in range(20))
     report = TerminationReport.model_validate_json(
         launcher.fit_termination_message(TerminationReport(verdict="crashed", message="why", rank=1, log=lines))
@@ -230,12 +246,14 @@ def test_of_a_long_log_the_termination_message_keeps_the_end():
     assert report.log == lines[-len(report.log) :]
 
 
-def test_every_parameter_is_told_to_open_mpi_4_and_5(tmp_path):
+def test_mca_environment_covers_open_mpi_4_and_5(tmp_path):
+    """Each MCA parameter is set under the prefixes of both versions."""
     environment = launcher.mca_environment(tmp_path)
     assert {name.partition("_MCA_")[0] for name in environment} == {"OMPI", "PRTE"}
     assert environment["OMPI_MCA_plm_rsh_args"] == environment["PRTE_MCA_plm_ssh_args"] == f"-F {tmp_path}/ssh_config"
 
 
-def test_the_hostfile_names_every_worker_with_its_slots():
+def test_hostfile_lists_workers_with_slots():
+    """The hostfile has one line for each worker."""
     hosts = [launcher.Host.parse(f"flowers-worker-{index}-0:8") for index in range(2)]
     assert launcher.hostfile(hosts) == "flowers-worker-0-0 slots=8\nflowers-worker-1-0 slots=8\n"

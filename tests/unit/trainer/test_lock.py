@@ -1,4 +1,4 @@
-"""One process at a time writes a run's checkpoints; the others are real processes here."""
+"""Lock of a run: one process at a time writes its checkpoints. The other processes are real ones here."""
 
 import os
 import signal
@@ -75,16 +75,16 @@ def refused(act, *arguments, **named):
     return caught.value
 
 
-def test_refreshed_lock_of_another_training_is_honoured(tmp_path, other):
-    """Also beyond its expiry, and the refusal can be retried and names the holder."""
+def test_lock_held_by_other_training_rejected(tmp_path, other):
+    """A refreshed lock does not expire; the error can be retried and names the holder."""
     other("a", 3)
     refusal = refused(acquire, tmp_path, wait=1.5)
     assert refusal.verdict is ExitStatus.CHECKPOINT_LOCKED
     assert "training a, attempt 3" in refusal.message
 
 
-def test_lock_of_a_stopped_process_expires_and_it_notices(tmp_path):
-    """A process that was stopped and continues has lost the lock, and writes no more."""
+def test_lock_of_stopped_process_expires(tmp_path):
+    """A process that was stopped and continues has lost the lock, and writes no checkpoint."""
     writer = subprocess.Popen(
         [sys.executable, "-c", HOLD.format("time.sleep(1)\nheld.check()"), str(tmp_path), "a", "1", "5"],
         stdout=subprocess.PIPE,
@@ -102,8 +102,8 @@ def test_lock_of_a_stopped_process_expires_and_it_notices(tmp_path):
     mine.release()
 
 
-def test_lock_of_a_killed_process_is_free_at_once(tmp_path, other):
-    """On the same machine nobody waits for a lock to expire."""
+def test_lock_of_killed_process_is_free_at_once(tmp_path, other):
+    """On the same machine no process waits for the expiry."""
     killed = other("a")
     killed.kill()
     killed.wait()
@@ -112,8 +112,8 @@ def test_lock_of_a_killed_process_is_free_at_once(tmp_path, other):
     assert time.monotonic() - started < 1
 
 
-def test_lock_of_a_lost_machine_expires(tmp_path):
-    """Its process cannot be looked for: only the age counts."""
+def test_lock_of_lost_machine_expires(tmp_path):
+    """The holder's process cannot be looked up, so only the age of the lock counts."""
     first = lock.acquire(tmp_path, replace(Holder("a", 1), process="other-boot pid:[1] 7 99"), 0, timing=QUICK)
     first._ended.set()  # nobody refreshes it any more
     assert refused(acquire, tmp_path, wait=0).verdict is ExitStatus.CHECKPOINT_LOCKED
@@ -121,15 +121,15 @@ def test_lock_of_a_lost_machine_expires(tmp_path):
 
 
 @pytest.mark.parametrize("process", ["", "nonsense", "a b c d e"])
-def test_holder_that_does_not_name_a_process_is_honoured(tmp_path, process):
-    """Where /proc does not say it, or a later version writes something else."""
+def test_lock_without_process_identity_honoured(tmp_path, process):
+    """Where /proc has no identity, or a later version writes another form."""
     first = lock.acquire(tmp_path, replace(Holder("a", 1), process=process), 0, timing=QUICK)
     assert refused(acquire, tmp_path, wait=0).verdict is ExitStatus.CHECKPOINT_LOCKED
     first.release()
 
 
-def test_higher_attempt_takes_over_at_once_and_the_lower_ends(tmp_path):
-    """The straggler learns it before its next rename, without waiting for a refresh."""
+def test_lock_higher_attempt_takes_over(tmp_path):
+    """The lower attempt loses the lock before its next rename, without waiting for a refresh."""
     old = lock.acquire(tmp_path, Holder("a", 1), 0, timing=Timing())
     new = lock.acquire(tmp_path, Holder("a", 2), 0, timing=Timing())
     refusal = refused(old.check)
@@ -141,8 +141,8 @@ def test_higher_attempt_takes_over_at_once_and_the_lower_ends(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_lower_attempt_gives_up_at_once(tmp_path, other):
-    """It is a straggler: to wait would not help."""
+def test_lock_lower_attempt_fails_at_once(tmp_path, other):
+    """A lower attempt is a straggler, for which waiting does not help."""
     other("a", 2)
     started = time.monotonic()
     refusal = refused(acquire, tmp_path, "a", 1, wait=60)
@@ -150,21 +150,21 @@ def test_lower_attempt_gives_up_at_once(tmp_path, other):
     assert refusal.verdict is ExitStatus.CHECKPOINT_LOCKED
 
 
-def test_same_attempt_of_another_process_is_honoured(tmp_path, other):
-    """Two processes of one attempt must not write either."""
+def test_lock_same_attempt_other_process_rejected(tmp_path, other):
+    """Two processes of the same attempt must not both write."""
     other("a", 2)
     assert refused(acquire, tmp_path, "a", 2).verdict is ExitStatus.CHECKPOINT_LOCKED
 
 
-def test_released_lock_leaves_nothing_and_is_free(tmp_path):
-    """A clean end removes its file."""
+def test_lock_released_removes_file(tmp_path):
+    """After a release another process gets the lock at once."""
     acquire(tmp_path, "a").release()
     assert list(tmp_path.iterdir()) == []
     acquire(tmp_path, "b", wait=0).release()
 
 
-def test_waiting_process_gets_the_lock_when_it_is_released(tmp_path):
-    """It says once that it waits, and for whom."""
+def test_lock_waiting_process_acquires_on_release(tmp_path):
+    """The waiting process logs the holder once."""
     held, said = acquire(tmp_path, "a"), []
     waiter = process(tmp_path, "b", wait=20)
     assert "locked by training a, attempt 1" in waiter.stdout.readline()
@@ -176,8 +176,8 @@ def test_waiting_process_gets_the_lock_when_it_is_released(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\x80\xff", b"[]", b'{"training": 1}'])
-def test_file_that_names_nobody_is_honoured_while_fresh(tmp_path, content):
-    """It may be one that is being written; one left by a crash expires."""
+def test_lock_invalid_file_honoured_until_expiry(tmp_path, content):
+    """It may be a file that is being written; one left by a crash expires."""
     file = tmp_path / "lock-00000001"
     file.write_bytes(content)
     assert refused(acquire, tmp_path, wait=0).verdict is ExitStatus.CHECKPOINT_LOCKED
@@ -186,8 +186,8 @@ def test_file_that_names_nobody_is_honoured_while_fresh(tmp_path, content):
     acquire(tmp_path, wait=0).release()
 
 
-def test_age_is_that_of_the_servers_clock(tmp_path, monkeypatch):
-    """A local clock that is a day ahead or behind changes nothing."""
+def test_lock_age_uses_file_server_clock(tmp_path, monkeypatch):
+    """A local clock that is wrong by a day changes nothing."""
     held = lock.acquire(tmp_path, replace(Holder("a", 1), process=""), 0, timing=QUICK)
     for shift in (-86_400, 86_400):
         now = time.time() + shift
@@ -196,8 +196,8 @@ def test_age_is_that_of_the_servers_clock(tmp_path, monkeypatch):
     held.release()
 
 
-def test_lock_from_the_future_expires_while_it_is_not_refreshed(tmp_path):
-    """The server's clock was set back: its age never grows to the expiry."""
+def test_lock_with_future_mtime_expires(tmp_path):
+    """After the server's clock was set back, the age of such a lock never reaches the expiry."""
     file = tmp_path / "lock-00000001"
     file.write_bytes(b"")
     later = time.time() + 3600
@@ -205,16 +205,16 @@ def test_lock_from_the_future_expires_while_it_is_not_refreshed(tmp_path):
     acquire(tmp_path, wait=5).release()
 
 
-def test_removed_lock_counts_as_lost(tmp_path):
-    """Someone has emptied the directory: another process may write there now."""
+def test_lock_removed_file_counts_as_lost(tmp_path):
+    """Another process may write in a directory that was emptied."""
     held = lock.acquire(tmp_path, Holder("a", 1), 0, timing=Timing())
     (tmp_path / "lock-00000001").unlink()
     assert "was removed" in refused(held.check).message
     held.release()
 
 
-def test_loss_is_known_after_a_refresh(tmp_path):
-    """The training then ends at its next step, without a look at the disk."""
+def test_lock_loss_detected_by_refresh(tmp_path):
+    """The training then ends at its next step without an access to the disk."""
     held = acquire(tmp_path, "a")
     held.check_known()
     newer = acquire(tmp_path, "a", 2)
@@ -223,7 +223,7 @@ def test_loss_is_known_after_a_refresh(tmp_path):
     newer.release()
 
 
-def test_processes_that_race_never_write_at_the_same_time(tmp_path):
+def test_lock_racing_processes_never_write_together(tmp_path):
     """Six processes count to sixty together; a lost update would show that two held the lock."""
     (tmp_path / "counter").write_text("0")
     racers = [process(tmp_path, f"t{number}", wait=60, then=COUNT) for number in range(6)]

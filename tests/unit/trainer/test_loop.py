@@ -1,4 +1,4 @@
-"""What happens on the way: faults, rollbacks, the log, a profile, another training's weights."""
+"""Training loop: rollbacks, run log, TensorBoard, profiles, averaged weights, warm start and saves within an epoch."""
 
 import json
 import math
@@ -30,7 +30,8 @@ def weight_is_lost(step, outcome):
 
 
 @pytest.mark.parametrize(("fault", "at"), [(loss_is_lost, 9), (weight_is_lost, 12)])
-def test_a_fault_takes_the_training_back_to_its_last_checkpoint_once(few, monkeypatch, fault, at):
+def test_trainer_nonfinite_rolls_back_to_checkpoint(few, monkeypatch, fault, at):
+    """A loss or weight that is not finite rolls the training back to its last checkpoint once."""
     calls, update = [], TrainState.update
 
     def faulty(step, *arguments, **named):
@@ -51,7 +52,8 @@ def test_a_fault_takes_the_training_back_to_its_last_checkpoint_once(few, monkey
     assert [line["step"] for line in log_lines(few) if line["loss"]] == list(range(1, 13))
 
 
-def test_overflows_of_float16_are_skipped_and_counted_and_take_nothing_back(few, monkeypatch):
+def test_trainer_fp16_overflow_skipped_without_rollback(few, monkeypatch):
+    """Overflows in float16 are skipped and counted, and cause no rollback."""
     monkeypatch.setattr(optimizer, "INITIAL_SCALE", 2.0**24)
     telemetry = StopAfter()
     report = trained(few | {"precision": {"mode": "fp16"}}, telemetry=telemetry)
@@ -66,7 +68,8 @@ def test_overflows_of_float16_are_skipped_and_counted_and_take_nothing_back(few,
     assert counted("nonfinite_steps_total", cause="nan") == counted("rollbacks_total") == 0
 
 
-def test_a_rollback_deals_what_was_not_seen_anew():
+def test_epoch_order_rollback_reshuffles_remainder():
+    """A rollback reshuffles only the images that were not used before it."""
     first, again = epoch_order(0, 3, 100), epoch_order(0, 3, 100, ((40, 1),))
     assert first[:40].tolist() == again[:40].tolist()
     assert first[40:].tolist() != again[40:].tolist()
@@ -74,7 +77,8 @@ def test_a_rollback_deals_what_was_not_seen_anew():
     assert epoch_order(0, 3, 100, ((40, 2),)).tolist() != again.tolist()
 
 
-def test_the_log_has_what_a_report_draws_and_forgets_what_is_done_again(few):
+def test_run_log_resume_truncates_repeated_steps(few):
+    """The run log has the fields of the report; a resumed attempt removes records after its checkpoint."""
     trained(few, stop_after=8)
     log = folder(few) / "log.jsonl"
     with log.open("a") as stream:  # a crash left these
@@ -88,7 +92,8 @@ def test_the_log_has_what_a_report_draws_and_forgets_what_is_done_again(few):
         assert 0 < sum(line["shares"].values()) <= 1.05
 
 
-def test_tensorboard_reads_the_scalars(few):
+def test_tensorboard_events_have_loss_and_top1(few):
+    """TensorFlow's event reader finds the loss of each step and top1 of each evaluation."""
     trained(few)
     events = folder(few) / "tensorboard"
     (file,) = events.glob("events.out.tfevents.*")
@@ -100,7 +105,8 @@ def test_tensorboard_reads_the_scalars(few):
     assert {("loss", step) for step in range(1, 13)} | {("top1", 6), ("top1", 12)} <= drawn
 
 
-def test_steps_are_profiled_when_asked(few):
+def test_profile_request_writes_xplane(few):
+    """A profile request writes a profile of profileSteps steps for TensorBoard."""
     telemetry = StopAfter(4)
     telemetry.requests.profile.set()
     trained(few | {"profileSteps": 2}, telemetry=telemetry)
@@ -110,7 +116,8 @@ def test_steps_are_profiled_when_asked(few):
     assert not telemetry.requests.profile.is_set()
 
 
-def test_accuracy_goes_by_the_averaged_weights_and_both_are_logged(few):
+def test_ema_accuracy_reported_and_plain_logged(few):
+    """The reported accuracy is that of the averaged weights; that of the plain weights is logged."""
     telemetry = StopAfter()
     report = trained(few | {"emaDecay": 0.9}, telemetry=telemetry)
     (last,) = (line for line in log_lines(few) if line["step"] == 12 and line["top1"] is not None)
@@ -119,7 +126,8 @@ def test_accuracy_goes_by_the_averaged_weights_and_both_are_logged(few):
     assert "with averaged weights" in telemetry.log.getvalue()
 
 
-def test_deterministic_is_what_tensorflow_is_told(few):
+def test_deterministic_flag_enables_op_determinism(few):
+    """`deterministic` enables TensorFlow's op determinism."""
     from tensorflow.python.framework import config
 
     try:
@@ -129,7 +137,8 @@ def test_deterministic_is_what_tensorflow_is_told(few):
         config.disable_op_determinism()
 
 
-def test_a_new_training_takes_all_but_the_head_from_one_with_other_classes(few, tmp_path):
+def test_warm_start_other_classes_skips_classifier(few, tmp_path):
+    """A warm start with other classes loads all weights except the classifier; a resume loads none."""
     trained(few | {"emaDecay": 0.5}, stop_after=3)
     _, source, _ = newest(few)
     again = few | {
@@ -159,8 +168,8 @@ def saving_every(settings, place, minutes, **checkpoints):
 
 
 @pytest.mark.parametrize("changed", [{}, {"emaDecay": 0.9, "gradientAccumulation": 2, "batchSize": 8}])
-def test_saves_within_epoch_change_no_result(few, tmp_path, changed):
-    """When a save is due is up to the clock; the weights must not be."""
+def test_save_within_epoch_does_not_change_result(few, tmp_path, changed):
+    """When a save is due depends on the clock; the weights must not."""
     few |= changed
     often, never = saving_every(few, tmp_path / "often", 1e-9), saving_every(few, tmp_path / "never", 0)
     trained(often)
@@ -173,8 +182,8 @@ def test_saves_within_epoch_change_no_result(few, tmp_path, changed):
         assert np.array_equal(ours[1][name], array), name
 
 
-def test_crash_within_epoch_resumes_from_save_within_epoch(few, tmp_path, monkeypatch):
-    """At most everyMinutes of work are done again, and the result is that of an uninterrupted training."""
+def test_crash_within_epoch_resumes_from_last_save(few, tmp_path, monkeypatch):
+    """At most everyMinutes of work are repeated, with the result of an uninterrupted training."""
     whole, parts = saving_every(few, tmp_path / "whole", 0), saving_every(few, tmp_path / "parts", 1e-9)
     trained(whole)
     calls, update = [], TrainState.update
@@ -196,8 +205,8 @@ def test_crash_within_epoch_resumes_from_save_within_epoch(few, tmp_path, monkey
         assert np.array_equal(newest(parts)[1][name], array), name
 
 
-def test_save_due_in_last_step_of_epoch_is_made_at_its_end(few, tmp_path):
-    """Also where an epoch has one step only, and everyEpochs comes much later."""
+def test_save_due_at_last_step_made_at_epoch_end(few, tmp_path):
+    """Also where an epoch has one step only, and everyEpochs is much later."""
     few = saving_every(few | {"epochs": 3, "batchSize": 96}, tmp_path / "kept", 1e-9, everyEpochs=1000)
     trained(few)
     assert kept_steps(few) == [1, 2, 3]

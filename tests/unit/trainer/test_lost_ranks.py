@@ -1,4 +1,4 @@
-"""Ranks that stop, hang or die in the midst of a training, under launcher, sshd and mpirun as in the pods."""
+"""Ranks that stop, hang or end during a training, under launcher, sshd and mpirun as in the pods."""
 
 import importlib.util
 import json
@@ -58,7 +58,8 @@ def training(few, tmp_path):
     training.end()
 
 
-def test_a_stopped_rank_ends_the_attempt_as_hung_and_is_named_by_its_last_step(training):
+def test_stopped_rank_ends_attempt_as_hung(training):
+    """The report blames the stopped rank and has its last step; no process is left."""
     launcher = training.begin()
     training.signal(1, signal.SIGSTOP)
     assert launcher.wait(IN_TIME) == ExitStatus.HUNG.value
@@ -70,7 +71,8 @@ def test_a_stopped_rank_ends_the_attempt_as_hung_and_is_named_by_its_last_step(t
     wait_for(lambda: not training.ranks())  # the stopped one, too
 
 
-def test_a_killed_rank_ends_the_attempt_at_once_and_is_named_by_its_signal(training):
+def test_killed_rank_ends_attempt_as_crashed(training):
+    """The report blames the killed rank and has its signal."""
     launcher = training.begin()
     training.signal(1, signal.SIGKILL)
     assert launcher.wait(IN_TIME) == ExitStatus.CRASHED.value
@@ -79,7 +81,8 @@ def test_a_killed_rank_ends_the_attempt_at_once_and_is_named_by_its_signal(train
     assert report.message.startswith("rank 1 ended with signal 9 (Killed): ")
 
 
-def test_one_rank_that_is_asked_to_stop_stops_all_and_a_checkpoint_is_saved(training):
+def test_stop_of_one_rank_stops_all_and_saves(training):
+    """A stop request to one rank reaches all ranks, and they save a checkpoint."""
     launcher = training.begin()
     training.signal(1, signal.SIGUSR2)
     assert launcher.wait(IN_TIME) == ExitStatus.STOPPED.value
@@ -88,8 +91,8 @@ def test_one_rank_that_is_asked_to_stop_stops_all_and_a_checkpoint_is_saved(trai
     assert report.progress.checkpoint.step == report.progress.step > 2
 
 
-def test_system_error_of_one_rank_ends_all_as_retried(few, pictures, tmp_path):
-    """The kernel returns EIO for one image: the attempt ends with a retried status that names it, not as bad data."""
+def test_rank_system_error_ends_attempt_as_retryable(few, pictures, tmp_path):
+    """EIO for one image ends the attempt with a status that is retried and a message that names the file."""
     training = Training(tmp_path, few | {"data": {"format": "folder", "path": str(pictures), "pipeline": "tfdata"}})
     try:
         launcher = training.begin()

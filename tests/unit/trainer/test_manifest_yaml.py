@@ -70,7 +70,7 @@ SCALARS = [
 
 
 @pytest.mark.parametrize(("text", "value"), SCALARS)
-def test_scalar_has_the_value_that_kubectl_sends(text, value):
+def test_yaml_scalar_matches_kubectl(text, value):
     """In a file and for --set alike."""
     (document,) = documents(f"kind: X\nv: {text}\nw: 1\n".encode())
     assert json.dumps(document) == json.dumps({"kind": "X", "v": value, "w": 1})
@@ -92,8 +92,8 @@ MAPPINGS = [
 
 
 @pytest.mark.parametrize(("text", "value"), MAPPINGS)
-def test_mapping_has_the_keys_that_kubectl_sends(text, value):
-    """Keys that are no strings, aliases, merges and duplicates."""
+def test_yaml_mapping_matches_kubectl(text, value):
+    """Keys that are not strings, aliases, merge keys and duplicate keys."""
     assert documents(f"v: {text}\n".encode()) == [{"v": value}]
 
 
@@ -125,8 +125,8 @@ def test_mapping_has_the_keys_that_kubectl_sends(text, value):
         "'",
     ],
 )
-def test_value_that_kubectl_cannot_read_is_rejected(text):
-    """JSON has no such value, or the text is no YAML; the line is named where there is one."""
+def test_yaml_value_rejected_like_kubectl(text):
+    """The text is not valid YAML, or JSON has no such value."""
     with pytest.raises(InvalidManifest):
         documents(f"kind: X\nv: {text}\n".encode())
 
@@ -150,7 +150,7 @@ def test_value_that_kubectl_cannot_read_is_rejected(text):
         ('{"a": 1}\n---\nb: 2\n', [{"a": 1}, {"b": 2}]),
     ],
 )
-def test_stream_is_divided_as_kubectl_divides_it(text, found):
+def test_yaml_stream_split_like_kubectl(text, found):
     """YAML documents between lines of ---, or JSON values one after the other."""
     assert documents(text.encode()) == found
 
@@ -167,31 +167,31 @@ def test_stream_is_divided_as_kubectl_divides_it(text, found):
         "a: [\n---\n]\n",
     ],
 )
-def test_stream_that_kubectl_cannot_divide_is_rejected(text):
-    """For example text behind --- or a directive before the first of them."""
+def test_yaml_stream_rejected_like_kubectl(text):
+    """For example text after --- or a directive before the first document."""
     with pytest.raises(InvalidManifest):
         documents(text.encode())
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
-def test_byte_order_mark_selects_the_encoding(encoding):
-    """UTF-16 needs the mark, as it does for kubectl."""
+def test_yaml_byte_order_mark_selects_encoding(encoding):
+    """UTF-16 needs the mark, as for kubectl."""
     text = ("\ufeff" if encoding in ("utf-16-le", "utf-16-be") else "") + "a: é\n"
     assert documents(text.encode(encoding)) == [{"a": "é"}]
 
 
-def test_bytes_that_are_no_utf_8_are_replaced():
-    """As kubectl replaces them."""
+def test_yaml_invalid_utf8_replaced():
+    """kubectl replaces these bytes as well."""
     assert documents(b"a: x\xffy\n") == [{"a": "x\ufffdy"}]
 
 
-def test_error_names_the_line_in_the_file():
-    """Also in the second document."""
+def test_yaml_error_has_line_number():
+    """Lines are counted from the beginning of the file, also in the second document."""
     with pytest.raises(InvalidManifest, match="line 5"):
         documents(b"a: 1\n---\nb: 1\nc: 1\n@d: 1\n")
 
 
-def test_aliases_that_multiply_are_rejected():
+def test_yaml_exponential_aliases_rejected():
     """A small file must not fill the memory."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
@@ -199,7 +199,7 @@ def test_aliases_that_multiply_are_rejected():
         documents("\n".join(lines).encode())
 
 
-def test_deep_nesting_is_rejected():
+def test_yaml_deep_nesting_rejected():
     """In YAML and in JSON."""
     for text in ("a: " + "[" * 20_000, '{"a":' * 20_000, '{"a":' * 20_000 + "1" + "}" * 20_000):
         with pytest.raises(InvalidManifest):
@@ -207,8 +207,8 @@ def test_deep_nesting_is_rejected():
 
 
 @given(st.text(max_size=40) | st.binary(max_size=40))
-def test_any_text_is_read_or_rejected(content):
-    """Never another exception; what is read can be written as JSON in UTF-8."""
+def test_yaml_arbitrary_input_parsed_or_rejected(content):
+    """No other exception is raised, and the result can be written as JSON in UTF-8."""
     try:
         found = documents(content if isinstance(content, bytes) else content.encode("utf-8", "replace"))
     except InvalidManifest:
@@ -220,7 +220,7 @@ _AMBIGUOUS = [text for text, value in SCALARS if not isinstance(value, str | lis
 
 
 @given(st.text(max_size=120) | st.sampled_from(_AMBIGUOUS) | st.from_regex(r"[-+.0-9_eExXoObB:]{1,8}", fullmatch=True))
-def test_printed_string_is_read_as_the_same_string(text):
+def test_yaml_dumped_string_parsed_as_same_string(text):
     """`render` prints 1e3, yes or 0x10 so that kubectl reads a string and not a number."""
     printed = manifest_yaml.dump([{"kind": "X", "v": text, text: "w"}])
     expected = {"kind": "X", "v": text, text: "w"}
@@ -240,20 +240,20 @@ LIST = "apiVersion: v1\nkind: List\nitems:\n"
         ("kind: A\n---\nkind: B\n", ["A", "B"]),
     ],
 )
-def test_list_is_flattened(text, kinds):
-    """Also a list in a list; items without a kind take the list's."""
+def test_resources_list_flattened(text, kinds):
+    """Also a list in a list; items without a kind have the kind of the list."""
     assert [each["kind"] for each in manifests.resources(documents(text.encode()))] == kinds
 
 
 @pytest.mark.parametrize(
     "text", ["a: 1", "kind: 1", "[]", "text", "kind: List\nitems: 1", "kind: List\nitems: [1]", LIST + "- {kind: A}"]
 )
-def test_document_that_is_no_resource_is_rejected(text):
-    """As kubectl does, whatever else the file holds."""
+def test_resources_other_document_rejected(text):
+    """kubectl rejects the whole file as well."""
     with pytest.raises(InvalidManifest):
         manifests.resources(documents(text.encode()))
 
 
-def test_yaml_is_parsed_by_libyaml():
-    """go-yaml is a port of it; PyYAML's own parser rejects tabs that kubectl accepts."""
+def test_yaml_parser_is_libyaml():
+    """go-yaml is a port of libyaml; PyYAML's own parser rejects tabs that kubectl accepts."""
     assert yaml.__with_libyaml__

@@ -1,3 +1,5 @@
+"""ResNeXt model: parameter counts, initialization, grouped convolutions, oneDNN kernels and weight decay."""
+
 import os
 import subprocess
 import sys
@@ -23,25 +25,29 @@ from resnext_trainer.model.resnext import ARCHITECTURES, ArchitectureSpec, ResNe
         ("resnet101", 44_549_160),
     ],
 )
-def test_the_published_networks_have_the_published_number_of_weights(architecture, weights):
+def test_resnext_parameter_count_matches_published(architecture, weights):
+    """The parameter counts are those of torchvision and timm."""
     assert ResNeXt(ARCHITECTURES[architecture], classes=1000).count() == weights
 
 
-def test_a_custom_network_is_what_its_fields_say():
+def test_architecture_spec_custom_fields_applied():
+    """model.custom can describe a built-in architecture."""
     custom = {"blocks": [1, 2, 2], "groups": 8, "width": 4, "channels": 64, "stem": 32, "smallImages": True}
     config = resolve({"model": {"architecture": "custom", "custom": custom}})
     assert architecture_spec(config.model) == ARCHITECTURES["resnext17-8x4d"]
 
 
 @pytest.mark.parametrize(("groups", "width"), [(12, 16), (9, 16), (5, 10), (3, 64)])
-def test_any_number_of_groups_is_cut_into_whole_blocks(groups, width):
+def test_convolution_merges_any_number_of_groups(groups, width):
+    """Dense blocks of merged groups compute the grouped convolution for any number of groups."""
     images, kernel = tf.ones([1, 5, 5, groups * width]), tf.ones([3, 3, width, groups * width])
     ours = layers.convolution(images, kernel, 1, groups, native_groups=False)
     np.testing.assert_allclose(ours, layers.convolution(images, kernel, 1, groups), rtol=1e-6)
 
 
 @pytest.mark.parametrize("fan_out", [False, True], ids=["in", "out"])
-def test_first_weights_are_a_normal_cut_at_two_with_the_fans_variance(fan_out):
+def test_init_truncated_normal_with_fan_variance(fan_out):
+    """Initial weights are a normal distribution truncated at two deviations, with variance 2 / fan."""
     net = ResNeXt(ArchitectureSpec((1,), groups=32, width=4), classes=10, fan_out=fan_out)
     kernel = net.weights["stage1/block1/grouped/kernel"].numpy()
     assert kernel.shape == (3, 3, 4, 128)
@@ -52,7 +58,8 @@ def test_first_weights_are_a_normal_cut_at_two_with_the_fans_variance(fan_out):
     assert np.std(wide) == pytest.approx((2 / (256 if fan_out else 128)) ** 0.5, rel=0.02)
 
 
-def test_with_gamma_zero_a_block_passes_on_its_shortcut():
+def test_zero_gamma_sets_last_scale_of_each_block():
+    """With zero_gamma the last scale of each block is zero, so that a block is its shortcut."""
     net = ResNeXt(ARCHITECTURES["resnext17-8x4d"], classes=10, zero_gamma=True)
     zero = {name for name, weight in net.weights.items() if name.endswith("/scale") and not np.any(weight)}
     assert zero == {f"{name}/expand/scale" for name, _, _ in net._blocks()}
@@ -64,7 +71,8 @@ def normal(*shape):
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(("channels", "groups"), [(32, 8), (128, 32), (64, 4), (8, 8)])
-def test_dense_blocks_are_the_grouped_convolution(channels, groups, stride):
+def test_convolution_dense_blocks_match_grouped(channels, groups, stride):
+    """Dense blocks return the result of one convolution per group."""
     random = np.random.default_rng(0)
     images = tf.constant(random.standard_normal((2, 9, 9, channels)), tf.float32)
     kernel = tf.constant(random.standard_normal((3, 3, channels // groups, 2 * channels)), tf.float32)
@@ -81,7 +89,8 @@ def test_dense_blocks_are_the_grouped_convolution(channels, groups, stride):
 @pytest.mark.parametrize(
     ("size", "channels", "groups"), [(3, 32, 8), (3, 128, 32), (3, 64, 4), (3, 8, 8), (3, 36, 9), (1, 24, 1)]
 )
-def test_onednns_convolution_and_its_gradients_are_those_of_dense_blocks(size, channels, groups, stride, symmetric):
+def test_convolution_onednn_matches_dense_blocks(size, channels, groups, stride, symmetric):
+    """oneDNN's convolution has the outputs and gradients of the dense blocks."""
     images, kernel = normal(2, 9, 9, channels), normal(size, size, channels // groups, 2 * channels)
     found = []
     for onednn in (True, False):
@@ -102,7 +111,8 @@ def test_onednns_convolution_and_its_gradients_are_those_of_dense_blocks(size, c
         np.testing.assert_allclose(ours, plain, atol=1e-4)
 
 
-def test_onednns_batch_norm_is_the_fused_one():
+def test_batch_norm_onednn_matches_fused():
+    """oneDNN's batch norm has the outputs, statistics and gradients of the fused one."""
     images, scale, offset = normal(4, 5, 6, 24) * 3 + 5, normal(24), normal(24)
     mean, variance = tf.zeros(24), tf.ones(24)
     found = []
@@ -116,8 +126,8 @@ def test_onednns_batch_norm_is_the_fused_one():
         np.testing.assert_allclose(ours, fused, rtol=1e-3, atol=1e-4)
 
 
-def test_a_cpu_without_onednn_trains_all_the_same():
-    """TensorFlow has no gradient of grouped convolutions then; asked in a process of its own, since it asks once."""
+def test_train_without_onednn_has_gradients():
+    """Without oneDNN, TensorFlow has no gradient of grouped convolutions; it reads the variable only once."""
     code = (
         "import tensorflow as tf; from resnext_trainer.model.resnext import ARCHITECTURES, ResNeXt\n"
         "net = ResNeXt(ARCHITECTURES['resnext17-8x4d'], 10, onednn=True)\n"
@@ -131,14 +141,16 @@ def test_a_cpu_without_onednn_trains_all_the_same():
     assert done.returncode == 0, done.stderr
 
 
-def test_weight_decay_spares_only_batch_norm():
+def test_weight_decay_excludes_batch_norm_only():
+    """Weight decay applies to all weights except the scales and offsets of batch norm."""
     model = ResNeXt(ARCHITECTURES["resnext17-8x4d"], classes=10)
     spared = set(model.weights) - set(model.decayed_weights)
     assert {name.rsplit("/")[-1] for name in spared} == {"scale", "offset"}
     assert "classifier/bias" in model.decayed_weights
 
 
-def test_weights_follow_the_seed():
+def test_init_weights_depend_on_seed():
+    """The same seed gives the same weights, another seed gives others."""
     first, again, other = (
         ResNeXt(ARCHITECTURES["resnext17-8x4d"], 10, seed).weights["stem/kernel"] for seed in (1, 1, 2)
     )

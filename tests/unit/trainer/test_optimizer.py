@@ -1,3 +1,5 @@
+"""SGD with momentum, loss scaling and learning rate schedules."""
+
 import math
 
 import numpy as np
@@ -9,7 +11,8 @@ from resnext_trainer.model.optimizer import GROWTH_STEPS, INITIAL_SCALE, SGDMome
 from resnext_trainer.training.schedule import learning_rate
 
 
-def test_fifty_steps_are_those_of_the_formula():
+def test_sgd_momentum_50_steps_match_formula():
+    """Fifty steps give the weights of the textbook formula in float64."""
     random = np.random.default_rng(0)
     w, v = random.standard_normal(7), np.zeros(7)
     weight = tf.Variable(w, dtype=tf.float32)
@@ -22,7 +25,8 @@ def test_fifty_steps_are_those_of_the_formula():
     np.testing.assert_allclose(weight, w, rtol=1e-5, atol=1e-5)
 
 
-def test_an_overflow_changes_no_weight_and_halves_the_scale():
+def test_loss_scale_overflow_skips_step_and_halves():
+    """An overflow changes no weight and halves the dynamic loss scale."""
     weight = tf.Variable([1.0, 2.0])
     optimizer = SGDMomentum({"w": weight}, momentum=0.9, loss_scale="dynamic")
     assert not optimizer.apply([tf.constant([1.0, math.inf])], 0.1)
@@ -33,7 +37,8 @@ def test_an_overflow_changes_no_weight_and_halves_the_scale():
     np.testing.assert_allclose(weight, [0.9, 1.9])
 
 
-def test_a_static_scale_stays_and_an_overflow_is_skipped_all_the_same():
+def test_loss_scale_static_skips_overflow_unchanged():
+    """A static loss scale never changes, and an overflow is skipped."""
     weight = tf.Variable([1.0])
     optimizer = SGDMomentum({"w": weight}, momentum=0.9, loss_scale=128.0)
     assert not optimizer.apply([tf.constant([math.nan])], 0.1)
@@ -45,7 +50,8 @@ def test_a_static_scale_stays_and_an_overflow_is_skipped_all_the_same():
     assert float(optimizer.scale) == 128.0
 
 
-def test_the_scale_doubles_after_enough_good_steps():
+def test_loss_scale_doubles_after_growth_steps():
+    """The dynamic loss scale doubles after GROWTH_STEPS finite steps."""
     optimizer = SGDMomentum({"w": tf.Variable([1.0])}, momentum=0.9, loss_scale="dynamic")
     optimizer.good_steps.assign(GROWTH_STEPS - 1)
     optimizer.apply([tf.constant([1.0])], 0.1)
@@ -65,14 +71,17 @@ def test_the_scale_doubles_after_enough_good_steps():
         (2048, 45, 1.024),
     ],
 )
-def test_the_learning_rate_is_the_recipes(global_batch, done, rate):
+def test_learning_rate_cosine_matches_recipe(global_batch, done, rate):
+    """Linear scaling with the global batch, warm-up and cosine decay as published."""
     assert learning_rate(Optimizer(), global_batch, 90, done) == pytest.approx(rate)
 
 
 @pytest.mark.parametrize(("done", "rate"), [(0, 0.256), (29.9, 0.256), (30, 0.0256), (60, 0.00256), (85, 0.000256)])
-def test_the_step_schedule_divides_by_ten(done, rate):
+def test_learning_rate_step_schedule_divides_by_10(done, rate):
+    """The step schedule divides the learning rate by ten at each of stepEpochs."""
     assert learning_rate(Optimizer(schedule="step"), 256, 90, done) == pytest.approx(rate)
 
 
-def test_the_batch_from_which_on_there_is_a_warm_up_can_be_set():
+def test_learning_rate_warmup_threshold_configurable():
+    """warmupFromBatch is the global batch from which on there is a warm-up."""
     assert learning_rate(Optimizer(warmup_from_batch=256), 256, 90, 2.5) == pytest.approx(0.128)

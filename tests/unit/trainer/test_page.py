@@ -1,3 +1,5 @@
+"""HTML report of a run log: charts, invalid records and errors."""
+
 import json
 import re
 from html.parser import HTMLParser
@@ -45,7 +47,8 @@ def parsed(text):
     return parser
 
 
-def test_the_page_shows_the_run_and_loads_nothing(tmp_path, capsys):
+def test_html_report_shows_run_without_external_files(tmp_path, capsys):
+    """The page has the run's numbers and charts, and loads no other resource."""
     lines = [line(step, **({"top1": step / 100, "top5": 0.9} if step % 10 == 0 else {})) for step in range(1, 51)]
     assert report(tmp_path, lines, "--title", "Digits <1>") == 0
     assert "50 entries up to step 50" in capsys.readouterr().out
@@ -61,7 +64,8 @@ def test_the_page_shows_the_run_and_loads_nothing(tmp_path, capsys):
     assert "0:08:10" in text
 
 
-def test_lines_stay_inside_their_chart(tmp_path):
+def test_html_report_lines_stay_inside_chart(tmp_path):
+    """Also for losses of 29 orders of magnitude."""
     report(tmp_path, [line(step, loss=(-1) ** step * 10.0**step) for step in range(1, 30)])
     places = re.findall(
         r"(-?[\d.]+),(-?[\d.]+)", " ".join(re.findall(r'points="([^"]*)"', (tmp_path / "page.html").read_text()))
@@ -70,7 +74,8 @@ def test_lines_stay_inside_their_chart(tmp_path):
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -3.5, 1e-12, 1e12])
-def test_a_value_that_never_changes_is_drawn(tmp_path, value):
+def test_html_report_constant_value_drawn(tmp_path, value):
+    """A constant value has a line of its own in the chart."""
     assert report(tmp_path, [line(1, loss=value), line(2, loss=value)]) == 0
     text = (tmp_path / "page.html").read_text()
     parsed(text)
@@ -78,18 +83,21 @@ def test_a_value_that_never_changes_is_drawn(tmp_path, value):
     assert text.count("<polyline") == 3
 
 
-def test_a_long_run_makes_no_large_page(tmp_path):
+def test_html_report_long_run_stays_below_200_kb(tmp_path):
+    """20,000 records are downsampled."""
     report(tmp_path, [line(step) for step in range(1, 20_001)])
     assert (tmp_path / "page.html").stat().st_size < 200_000
 
 
-def test_what_was_never_measured_is_said_to_be_so(tmp_path):
+def test_html_report_missing_values_not_recorded(tmp_path):
+    """A quantity without any value is shown as not recorded."""
     nothing = {"loss": None, "imagesPerSecond": None, "learningRate": None, "shares": {}}
     assert report(tmp_path, [line(1, **nothing)]) == 0
     assert (tmp_path / "page.html").read_text().count("not recorded") == 5
 
 
-def test_torn_and_strange_lines_are_left_out_and_counted(tmp_path, capsys):
+def test_html_report_invalid_lines_skipped_and_counted(tmp_path, capsys):
+    """Truncated and invalid lines are skipped, and their number is printed."""
     strange = ["{", "[]", "7", '{"step": "x", "epoch": 1}', '{"step": 1}', '{"step": 1, "epoch": NaN}', "\x00\xff"]
     assert report(tmp_path, [line(1), *strange, line(2, loss=float("nan"), shares=[1]), line(3)[:-20]]) == 0
     captured = capsys.readouterr()
@@ -98,7 +106,8 @@ def test_torn_and_strange_lines_are_left_out_and_counted(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("values", [{"time": 1e200}, {"time": -5}, {"loss": 10**400}, {"time": "noon", "loss": [1]}])
-def test_values_out_of_range_are_left_out(tmp_path, values):
+def test_html_report_values_out_of_range_dropped(tmp_path, values):
+    """An invalid value is dropped; the other values of its record stay."""
     assert report(tmp_path, [line(1), line(2, **values), line(3)]) == 0
     first, odd, last = html_report.read(tmp_path / "log.jsonl").entries
     assert [entry.time for entry in (first, last)] == [1010.0, 1030.0]
@@ -106,14 +115,17 @@ def test_values_out_of_range_are_left_out(tmp_path, values):
     assert odd.time == (None if "time" in values else 1020.0)
 
 
-def test_a_step_that_was_made_again_counts_once(tmp_path):
+def test_html_report_repeated_step_counts_once(tmp_path):
+    """Of a step that was repeated after a resume the last record counts."""
     (tmp_path / "log.jsonl").write_text("\n".join([line(1), line(2, loss=9.0), line(2, loss=1.0), line(3)]))
     log = html_report.read(tmp_path / "log.jsonl")
     assert [entry.step for entry in log.entries] == [1, 2, 3]
     assert log.entries[1].values["loss"] == 1.0
 
 
-def test_shares_are_weighted_with_time_but_not_with_the_hours_between_two_attempts():
+def test_shares_weighted_by_time_within_attempts():
+    """Phase shares are weighted by time; the time between two attempts does not count."""
+
     def entry(time, **shares):
         return html_report.LogRecord(int(time), time, time, {}, shares)
 
@@ -124,7 +136,8 @@ def test_shares_are_weighted_with_time_but_not_with_the_hours_between_two_attemp
 
 
 @pytest.mark.parametrize("content", [None, "", "\n\n", "no log\n", "[1, 2]\n"])
-def test_without_a_log_the_report_is_refused(tmp_path, capsys, content):
+def test_report_without_log_exits_3(tmp_path, capsys, content):
+    """No page is written if there is no valid log."""
     if content is not None:
         (tmp_path / "log.jsonl").write_text(content)
     assert main(["report", str(tmp_path), "--output", str(tmp_path / "page.html")]) == 3
@@ -132,7 +145,8 @@ def test_without_a_log_the_report_is_refused(tmp_path, capsys, content):
     assert not (tmp_path / "page.html").exists()
 
 
-def test_a_page_that_cannot_be_written_is_named(tmp_path, capsys):
+def test_report_unwritable_output_exits_1(tmp_path, capsys):
+    """The message names the output file."""
     (tmp_path / "log.jsonl").write_text(line(1))
     assert main(["report", str(tmp_path), "--output", "/nowhere/page.html"]) == 1
     assert "/nowhere/page.html" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Pixel formats and JPEG headers, against Pillow, libpng and libjpeg."""
+"""Pixel formats and JPEG headers, compared with Pillow, libpng and libjpeg."""
 
 import errno
 import io
@@ -22,15 +22,10 @@ from resnext_trainer.data.input_pipeline import Shard
 from resnext_trainer.data.pipelines import dali
 from resnext_trainer.data.pipelines.tfdata import TfData
 from resnext_trainer.errors import TrainingError
+from tests.support.images import encode
 
 RAMP = np.tile(np.linspace(0, 65_535, 256).astype(np.uint16), (48, 1))
 COLOURS = np.kron(np.arange(48).reshape(4, 4, 3) * 5, np.ones((12, 12, 1))).astype(np.uint8)
-
-
-def encoded(picture, form, **options):
-    stream = io.BytesIO()
-    picture.save(stream, form, **options)
-    return stream.getvalue()
 
 
 def png(header, rows, *chunks):
@@ -68,12 +63,12 @@ def seen(content):
 
 BIG = RAMP.astype(">u2")
 SIXTEEN_BITS = {
-    "PNG": encoded(Image.fromarray(RAMP), "PNG"),
-    "TIFF": encoded(Image.fromarray(RAMP), "TIFF"),
-    "TIFF, deflated": encoded(Image.fromarray(RAMP), "TIFF", compression="tiff_adobe_deflate"),
+    "PNG": encode(Image.fromarray(RAMP), "PNG"),
+    "TIFF": encode(Image.fromarray(RAMP), "TIFF"),
+    "TIFF, deflated": encode(Image.fromarray(RAMP), "TIFF", compression="tiff_adobe_deflate"),
     "TIFF, big-endian": tiff(BIG, 1, order=">"),
     "TIFF, white is zero": tiff(65_535 - RAMP, 0),
-    "JPEG 2000": encoded(Image.fromarray(RAMP), "JPEG2000"),
+    "JPEG 2000": encode(Image.fromarray(RAMP), "JPEG2000"),
     "PGM": b"P5 256 48 65535\n" + BIG.tobytes(),
     "PNG in colour": png((256, 48, 16, 2), [np.repeat(row, 3).tobytes() for row in BIG]),
     "PNG, grey and alpha": png((256, 48, 16, 4), [np.stack([row, row * 0 + 65_535], 1).astype(">u2").tobytes()
@@ -82,13 +77,13 @@ SIXTEEN_BITS = {
 
 
 @pytest.mark.parametrize("case", SIXTEEN_BITS)
-def test_sixteen_bits_are_scaled_to_eight(case):
-    """All 256 levels of a ramp survive, up to the noise of the JPEG."""
+def test_as_jpeg_16_bit_scaled_to_8_bit(case):
+    """All 256 levels of a ramp are kept, up to the noise of the JPEG."""
     pixels = seen(SIXTEEN_BITS[case])
     assert np.abs(pixels - np.arange(256)[None, :, None]).max() <= 3
 
 
-def test_twelve_bits_are_scaled_to_eight():
+def test_as_jpeg_12_bit_tiff_scaled_to_8_bit():
     """TIFF stores two values of 12 bits in three bytes."""
     values = np.linspace(0, 4095, 256).astype(np.uint16)
     first, second = values[0::2], values[1::2]
@@ -101,8 +96,8 @@ def test_twelve_bits_are_scaled_to_eight():
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
-def test_transparent_grey_becomes_white(depth):
-    """The transparent level of a PNG counts in its own depth; libpng is the reference."""
+def test_as_jpeg_transparent_grey_becomes_white(depth):
+    """The transparent level of a PNG is given in its own bit depth; libpng is the reference."""
     levels = 2**depth
     row = np.repeat(np.arange(levels), 256 // levels * 8)
     bits = np.unpackbits(row.astype(np.uint8)[:, None], axis=1)[:, -depth:]
@@ -124,26 +119,26 @@ def smooth(mode):
 
 def paletted(**options):
     picture = Image.fromarray(COLOURS).quantize(16)
-    return encoded(picture, "PNG", transparency=options.get("transparency", 0))
+    return encode(picture, "PNG", transparency=options.get("transparency", 0))
 
 
 TRANSPARENT = {
-    "RGBA PNG": encoded(smooth("RGBA"), "PNG"),
-    "grey and alpha PNG": encoded(smooth("LA"), "PNG"),
-    "RGBA WebP": encoded(smooth("RGBA"), "WEBP", lossless=True),
-    "RGBA TIFF": encoded(smooth("RGBA"), "TIFF"),
+    "RGBA PNG": encode(smooth("RGBA"), "PNG"),
+    "grey and alpha PNG": encode(smooth("LA"), "PNG"),
+    "RGBA WebP": encode(smooth("RGBA"), "WEBP", lossless=True),
+    "RGBA TIFF": encode(smooth("RGBA"), "TIFF"),
     "palette, one colour": paletted(),
     "palette, many": paletted(transparency=bytes(range(0, 256, 16))),
-    "GIF": encoded(Image.fromarray(COLOURS).quantize(16), "GIF", transparency=0),
-    "RGB with a transparent colour": encoded(
+    "GIF": encode(Image.fromarray(COLOURS).quantize(16), "GIF", transparency=0),
+    "RGB with a transparent colour": encode(
         Image.fromarray(COLOURS), "PNG", transparency=tuple(COLOURS[0, 0].tolist())
     ),
 }
 
 
 @pytest.mark.parametrize("case", TRANSPARENT)
-def test_transparency_is_composited_on_white(case):
-    """Hidden colours under a transparent pixel are no part of the picture."""
+def test_as_jpeg_transparency_composited_on_white(case):
+    """Hidden colours of transparent pixels are not part of the image."""
     layer = np.asarray(Image.open(io.BytesIO(TRANSPARENT[case])).convert("RGBA")).astype(float)
     share = layer[..., 3:] / 255
     assert (share < 1).any()
@@ -161,58 +156,58 @@ PLAIN = {
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF", "GIF", "BMP"])
 @pytest.mark.parametrize("mode", PLAIN)
-def test_plain_pictures_are_what_pillow_shows(mode, form):
-    """Eight bits and less, without transparency."""
-    content = encoded(PLAIN[mode], form)
+def test_as_jpeg_plain_images_match_pillow(mode, form):
+    """Images of up to eight bits without transparency."""
+    content = encode(PLAIN[mode], form)
     expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
     assert np.abs(seen(content) - expected).mean() <= 2
 
 
 FRAMES = [Image.fromarray(np.full((16, 16, 3), shade, np.uint8)) for shade in (0, 100, 200)]
 REJECTED = {
-    "floats": (encoded(Image.fromarray(RAMP.astype(np.float32)), "TIFF"), "floating-point"),
-    "32 bits": (encoded(Image.fromarray(RAMP.astype(np.int32)), "TIFF"), "32-bit or signed"),
-    "CMYK TIFF": (encoded(Image.fromarray(COLOURS).convert("CMYK"), "TIFF"), "CMYK"),
-    "animated GIF": (encoded(FRAMES[0], "GIF", save_all=True, append_images=FRAMES[1:]), "3 frames"),
-    "animated PNG": (encoded(FRAMES[0], "PNG", save_all=True, append_images=FRAMES[1:]), "3 frames"),
-    "animated WebP": (encoded(FRAMES[0], "WEBP", save_all=True, append_images=FRAMES[1:]), "3 frames"),
-    "TIFF of pages": (encoded(FRAMES[0], "TIFF", save_all=True, append_images=FRAMES[1:]), "3 frames"),
+    "floats": (encode(Image.fromarray(RAMP.astype(np.float32)), "TIFF"), "floating-point"),
+    "32 bits": (encode(Image.fromarray(RAMP.astype(np.int32)), "TIFF"), "32-bit or signed"),
+    "CMYK TIFF": (encode(Image.fromarray(COLOURS).convert("CMYK"), "TIFF"), "CMYK"),
+    "animated GIF": (encode(FRAMES[0], "GIF", save_all=True, append_images=FRAMES[1:]), "3 frames"),
+    "animated PNG": (encode(FRAMES[0], "PNG", save_all=True, append_images=FRAMES[1:]), "3 frames"),
+    "animated WebP": (encode(FRAMES[0], "WEBP", save_all=True, append_images=FRAMES[1:]), "3 frames"),
+    "TIFF of pages": (encode(FRAMES[0], "TIFF", save_all=True, append_images=FRAMES[1:]), "3 frames"),
     "16-bit colour that is transparent": (
         png((1, 1, 16, 2), [bytes(6)], (b"tRNS", bytes(6))),
         "16-bit colours is transparent",
     ),
-    "EPS": (encoded(FRAMES[0], "EPS"), "no image in a format"),
-    "PDF": (encoded(FRAMES[0], "PDF"), "no image in a format"),
+    "EPS": (encode(FRAMES[0], "EPS"), "no image in a format"),
+    "PDF": (encode(FRAMES[0], "PDF"), "no image in a format"),
 }
 
 
 @pytest.mark.parametrize("case", REJECTED)
-def test_pixels_without_8_bit_rgb_are_rejected(case):
-    """A sentence says why; a wrong picture would teach something else."""
+def test_as_jpeg_unsupported_pixels_rejected(case):
+    """The message says why; a wrong conversion would train on wrong pixels."""
     content, words = REJECTED[case]
     with pytest.raises(ValueError, match=words):
         image_codec.as_jpeg(content)
 
 
-def test_preview_in_tiff_is_no_second_page():
-    """Cameras and scanners keep a small copy of the page beside it."""
+def test_as_jpeg_tiff_preview_ignored():
+    """Cameras and scanners keep a small copy of the page next to it."""
     small = FRAMES[0].resize((8, 8))
     small.encoderinfo = {"tiffinfo": {254: 1}}
-    content = encoded(FRAMES[2], "TIFF", save_all=True, append_images=[small])
+    content = encode(FRAMES[2], "TIFF", save_all=True, append_images=[small])
     assert Image.open(io.BytesIO(content)).n_frames == 2
     assert np.abs(seen(content) - 200).max() <= 2
 
 
-def test_cmyk_jpegs_stay_as_libjpeg_and_pillow_decode_them():
-    """Adobe's CMYK JPEGs are stored inverted."""
-    content = encoded(Image.fromarray(COLOURS).convert("CMYK"), "JPEG", quality=95)
+def test_as_jpeg_cmyk_jpeg_unchanged():
+    """Adobe's CMYK JPEGs are stored inverted; libjpeg and Pillow decode them alike."""
+    content = encode(Image.fromarray(COLOURS).convert("CMYK"), "JPEG", quality=95)
     assert image_codec.as_jpeg(content) == content
     ours = tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE").numpy().astype(int)
     assert np.abs(ours - np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))).max() <= 2
 
 
-def test_memory_error_is_not_called_a_bad_picture(monkeypatch):
-    """Out of memory is a fault of the process."""
+def test_converted_memory_error_propagates(monkeypatch):
+    """Exhausted memory is a fault of the process, not of the image."""
 
     def exhausted(*_, **__):
         raise MemoryError
@@ -222,7 +217,7 @@ def test_memory_error_is_not_called_a_bad_picture(monkeypatch):
         image_codec.converted(SIXTEEN_BITS["PNG"])
 
 
-JPEGS = [encoded(Image.fromarray(COLOURS), "JPEG", **options)
+JPEGS = [encode(Image.fromarray(COLOURS), "JPEG", **options)
          for options in ({}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_blocks": 2})]  # fmt: skip
 STRAY = (b"\0", b"ab", b"\xff", b"\xff\xff\xff", b"\xff\x00", b"\xff\xd3", b"\xff\x01", b"\xff\xe5\0\0",
          b"\xff\xfe\0\1", b"\xff\xdc\0\4\0\5", b"\xff\xd9", b"\xff\xd8",
@@ -251,8 +246,8 @@ def odd_jpeg(chance):
     return bytes(jpeg[: chance.randrange(len(jpeg))] if chance.random() < 0.1 else jpeg)
 
 
-def test_size_and_pixels_are_those_of_libjpeg():
-    """Whatever libjpeg finds in a header we find, and removing stray bytes changes no pixel."""
+def test_jpeg_size_and_pixels_match_libjpeg():
+    """Each header that libjpeg accepts is accepted; removing stray bytes changes no pixel."""
     chance, accepted = random.Random(0), 0
     for _ in range(1500):
         jpeg = odd_jpeg(chance)
@@ -272,8 +267,8 @@ def test_size_and_pixels_are_those_of_libjpeg():
 
 @pytest.mark.parametrize("pipeline", ["tfdata", "dali"])
 @pytest.mark.parametrize("stray", STRAY[:10])
-def test_stray_bytes_in_header_change_no_image(tmp_path, pipeline, stray):
-    """Both pipelines make of such a picture what they make of the same one without stray bytes."""
+def test_pipeline_stray_header_bytes_change_no_pixel(tmp_path, pipeline, stray):
+    """In both pipelines an image with stray bytes equals the same image without them."""
     if pipeline == "dali" and not dali.loads():
         pytest.skip("DALI is not installed")
     found, rest = segments(JPEGS[0])
@@ -288,14 +283,14 @@ def test_stray_bytes_in_header_change_no_image(tmp_path, pipeline, stray):
     image_codec.check(odd)
 
 
-def test_ordinary_jpeg_is_not_copied():
-    """Reading a header costs microseconds; a copy of each picture would cost more."""
+def test_regular_ordinary_jpeg_not_copied():
+    """Reading a header costs microseconds; copying each image would cost more."""
     for jpeg in JPEGS:
         assert regular(jpeg) is jpeg
 
 
 class TestPredict:
-    """What `predict` makes of files; the network is replaced by the mean of its images."""
+    """Input files of `predict`; the model is replaced by the mean of its images."""
 
     def guessed(self, names):
         config = resolve({"model": {"classes": 2, "imageSize": 32}, "batchSize": 4})
@@ -308,11 +303,11 @@ class TestPredict:
         found = list(predict.guesses(logits, config, predict.find(names), 1, io.BytesIO()))
         return found, shades
 
-    def test_predict_converts_like_prepare(self, tmp_path):
+    def test_predict_converts_images_like_prepare(self, tmp_path):
         """16 bits, transparency and stray bytes in a header."""
         for name, content in {
             "1.png": SIXTEEN_BITS["PNG"],
-            "2.png": encoded(Image.new("RGBA", (40, 40)), "PNG"),
+            "2.png": encode(Image.new("RGBA", (40, 40)), "PNG"),
             "3.jpg": b"\xff\xd8junk" + JPEGS[0][2:],
         }.items():
             (tmp_path / name).write_bytes(content)
@@ -321,8 +316,8 @@ class TestPredict:
         assert shades[0] == pytest.approx(127, abs=4)
         assert shades[1] == pytest.approx(255, abs=2)
 
-    def test_predict_names_what_is_no_file_and_goes_on(self, tmp_path):
-        """Pipes, dead links and rejected pixels are errors of their own lines."""
+    def test_predict_unusable_file_reported_and_skipped(self, tmp_path):
+        """Pipes, dangling links and unsupported pixels are errors of their own lines."""
         os.mkfifo(tmp_path / "1.jpg")
         (tmp_path / "2.jpg").symlink_to("/nowhere")
         (tmp_path / "3.tif").write_bytes(REJECTED["floats"][0])
@@ -331,8 +326,8 @@ class TestPredict:
         assert ["a named pipe" in found[0][1], "nowhere" in found[1][1], "floating-point" in found[2][1]] == [True] * 3
         assert not isinstance(found[3][1], str)
 
-    def test_predict_stops_at_faults_of_the_system(self, tmp_path, monkeypatch):
-        """A disk that fails says nothing about a picture."""
+    def test_predict_io_error_is_system_error(self, tmp_path, monkeypatch):
+        """A failing disk says nothing about an image."""
         (tmp_path / "1.jpg").write_bytes(JPEGS[0])
 
         def failed(file, *_):

@@ -1,23 +1,19 @@
-import io
+"""Command `data prepare`: from class folders to shards."""
+
 import os
 import shutil
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from resnext_trainer.cli.main import main
 from resnext_trainer.data import prepare
 from resnext_trainer.data.crops import jpeg_size
 from resnext_trainer.data.datasets import tfrecord
+from tests.support.images import noise
 
 
-def picture(seed, form="JPEG", size=(20, 12)):
-    """The bytes of an image of noise; size is (width, height)."""
-    stream = io.BytesIO()
-    noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
-    Image.fromarray(noise).save(stream, form)
-    return stream.getvalue()
+def picture(seed, form="JPEG"):
+    return noise(seed, (20, 12), form)
 
 
 @pytest.fixture
@@ -49,7 +45,8 @@ def snapshot(folder):
     return {path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes()) for path in folder.rglob("*")}
 
 
-def test_every_image_is_in_one_split_once_with_its_label(pictures, tmp_path, capsys):
+def test_prepare_writes_each_image_once_with_label(pictures, tmp_path, capsys):
+    """Each image is in one split, with the label of its class, and the input is unchanged."""
     before = snapshot(pictures)
     assert run(pictures, tmp_path / "out", "--shard-images", 4) == 0
     assert "train: 5 shards, 18 records" in capsys.readouterr().out
@@ -64,14 +61,16 @@ def test_every_image_is_in_one_split_once_with_its_label(pictures, tmp_path, cap
     assert snapshot(pictures) == before
 
 
-def test_the_validation_images_may_have_a_folder_of_their_own(pictures, tmp_path):
+def test_prepare_separate_validation_folder_used(pictures, tmp_path):
+    """--validation names a folder with the validation images."""
     held = shutil.copytree(pictures / "dog", tmp_path / "held" / "dog").parent
     assert run(pictures, tmp_path / "out", "--validation", held) == 0
     assert [len(records(tmp_path / "out", split)) for split in ("train", "validation")] == [21, 7]
     assert {label for _, label in records(tmp_path / "out", "validation")} == {2}
 
 
-def test_a_killed_run_goes_on_with_the_shards_that_are_missing(pictures, tmp_path):
+def test_prepare_resumes_with_missing_shards(pictures, tmp_path):
+    """A run after an interrupted one keeps whole shards and writes the missing ones."""
     run(pictures, tmp_path / "whole", "--shard-images", 4)
     run(pictures, tmp_path / "out", "--shard-images", 4)
     kept, lost = (tmp_path / "out" / f"train-0000{number}-of-00005" for number in (0, 1))
@@ -96,7 +95,8 @@ def test_a_killed_run_goes_on_with_the_shards_that_are_missing(pictures, tmp_pat
     ],
     ids=["empty", "text", "truncated", "header alone", "truncated PNG"],
 )
-def test_what_is_no_image_is_named_and_can_be_left_out(pictures, tmp_path, capsys, content, words):
+def test_prepare_invalid_image_rejected_or_skipped(pictures, tmp_path, capsys, content, words):
+    """An invalid image is named; --skip-bad skips it."""
     bad = pictures / "cat" / "bad.jpg"
     bad.write_bytes(content)
     assert run(pictures, tmp_path / "out") == 3
@@ -108,7 +108,8 @@ def test_what_is_no_image_is_named_and_can_be_left_out(pictures, tmp_path, capsy
     assert sum(len(records(tmp_path / "out", split)) for split in ("train", "validation")) == 21
 
 
-def test_all_bad_files_are_named_at_once(pictures, tmp_path, capsys):
+def test_prepare_lists_all_invalid_images(pictures, tmp_path, capsys):
+    """One run lists all invalid images."""
     for name in ("cat", "dog", "emu"):
         (pictures / name / "bad.jpg").write_text("notes")
     assert run(pictures, tmp_path / "out", "--shard-images", 3) == 3
@@ -127,7 +128,8 @@ def test_all_bad_files_are_named_at_once(pictures, tmp_path, capsys):
     ],
     ids=["missing", "empty", "flat", "one class", "empty class", "one image"],
 )
-def test_an_input_that_is_no_folder_of_class_folders_is_refused(tmp_path, capsys, files, words):
+def test_prepare_input_without_class_folders_rejected(tmp_path, capsys, files, words):
+    """No output is created if the input has no usable class folders."""
     folder = tmp_path / "other"
     if files is not None:
         folder.mkdir()
@@ -139,18 +141,21 @@ def test_an_input_that_is_no_folder_of_class_folders_is_refused(tmp_path, capsys
     assert not (tmp_path / "out").exists()
 
 
-def test_an_unknown_class_to_validate_is_refused(pictures, tmp_path, capsys):
+def test_prepare_unknown_validation_class_rejected(pictures, tmp_path, capsys):
+    """A class of the validation folder must be one of training."""
     held = shutil.copytree(pictures / "dog", tmp_path / "held" / "fox").parent
     assert run(pictures, tmp_path / "out", "--validation", held) == 3
     assert "fox is a class that" in capsys.readouterr().err
 
 
-def test_the_source_is_never_written_to(pictures, capsys):
+def test_prepare_output_inside_input_rejected(pictures, capsys):
+    """The input directory is only read."""
     assert run(pictures, pictures / "shards") == 3
     assert "which is only read" in capsys.readouterr().err
 
 
-def test_another_data_set_is_not_overwritten(pictures, digits_folder, tmp_path, capsys):
+def test_prepare_other_dataset_not_overwritten(pictures, digits_folder, tmp_path, capsys):
+    """Shards of other images, or of another tool, are not overwritten."""
     assert run(pictures, digits_folder) == 3
     assert "made by something else" in capsys.readouterr().err
     run(pictures, tmp_path / "out")
@@ -159,20 +164,24 @@ def test_another_data_set_is_not_overwritten(pictures, digits_folder, tmp_path, 
     assert "shards of other images" in capsys.readouterr().err
 
 
-def test_a_file_that_cannot_be_read_is_named(pictures, tmp_path, capsys):
+def test_prepare_dangling_link_rejected(pictures, tmp_path, capsys):
+    """The message names a link without a target."""
     (pictures / "cat" / "broken.jpg").symlink_to("/nowhere")
     assert run(pictures, tmp_path / "out") == 3
     assert "broken.jpg" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", [("--held-out", "1.5"), ("--held-out", "half"), ("--shard-images", "0")])
-def test_an_option_out_of_range_is_refused(pictures, tmp_path, option):
+def test_prepare_option_out_of_range_exits_2(pictures, tmp_path, option):
+    """argparse rejects numbers that are out of range."""
     with pytest.raises(SystemExit) as caught:
         run(pictures, tmp_path / "out", *option)
     assert caught.value.code == 2
 
 
-def test_a_full_disk_leaves_no_half_shard(pictures, tmp_path, monkeypatch):
+def test_prepare_full_disk_leaves_no_partial_shard(pictures, tmp_path, monkeypatch):
+    """A shard that could not be written completely is removed."""
+
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -182,7 +191,7 @@ def test_a_full_disk_leaves_no_half_shard(pictures, tmp_path, monkeypatch):
 
 
 class TestOtherFiles:
-    """What lies among the pictures and is none."""
+    """Files among the images that are not images."""
 
     @pytest.fixture
     def littered(self, pictures):
@@ -196,8 +205,8 @@ class TestOtherFiles:
         (pictures / "gone").symlink_to("/nowhere")
         return pictures
 
-    def test_they_are_named_and_nothing_is_written(self, littered, tmp_path, capsys):
-        """A pipe blocks nothing."""
+    def test_prepare_unusable_files_rejected(self, littered, tmp_path, capsys):
+        """Each unusable file is named, nothing is written, and a pipe does not block."""
         assert run(littered, tmp_path / "out") == 3
         message = capsys.readouterr().err
         for name in ("dead.jpg", "pipe.jpg", "loop", "gone"):
@@ -205,8 +214,8 @@ class TestOtherFiles:
         assert "--skip-bad" in message
         assert not (tmp_path / "out").exists()
 
-    def test_skip_bad_covers_all_of_them(self, littered, tmp_path, capsys):
-        """All are named, and all pictures are written."""
+    def test_prepare_skip_bad_skips_unusable_files(self, littered, tmp_path, capsys):
+        """Each unusable file is named, and all images are written."""
         assert run(littered, tmp_path / "out", "--skip-bad") == 0
         message = capsys.readouterr().err
         for name in ("dead.jpg", "pipe.jpg", "loop", "gone", "text.jpg"):
@@ -216,14 +225,14 @@ class TestOtherFiles:
         assert "notes.txt" in message
         assert sum(len(records(tmp_path / "out", split)) for split in ("train", "validation")) == 21
 
-    def test_other_extensions_are_named_and_no_fault(self, pictures, tmp_path, capsys):
-        """Notes and lists among pictures are common."""
+    def test_prepare_other_extensions_listed_only(self, pictures, tmp_path, capsys):
+        """Notes and lists among images are common."""
         (pictures / "cat" / "notes.txt").write_text("notes")
         assert run(pictures, tmp_path / "out") == 0
         assert "cat/notes.txt" in capsys.readouterr().err
 
-    def test_unreadable_file_is_named(self, pictures, tmp_path, capsys, monkeypatch):
-        """As root everything can be read: the system's answer is simulated."""
+    def test_prepare_permission_denied_rejected(self, pictures, tmp_path, capsys, monkeypatch):
+        """Root can read every file, so the system's error is simulated."""
         opened = os.open
 
         def denied(file, *given, **named):
@@ -236,8 +245,8 @@ class TestOtherFiles:
         assert "cat/3.jpg: cannot be read: Permission denied" in capsys.readouterr().err
         assert run(pictures, tmp_path / "out", "--skip-bad") == 0
 
-    def test_thousands_of_bad_files_are_summarised(self, pictures, tmp_path, capsys):
-        """At most 20 are named."""
+    def test_prepare_many_invalid_files_summarised(self, pictures, tmp_path, capsys):
+        """At most 20 files are named."""
         for number in range(300):
             (pictures / "cat" / f"bad{number}.jpg").write_text("notes")
         assert run(pictures, tmp_path / "out", "--skip-bad") == 0

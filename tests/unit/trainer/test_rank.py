@@ -1,4 +1,4 @@
-"""A rank's first moment."""
+"""Start of a rank: stale ranks of earlier attempts are killed."""
 
 import subprocess
 import sys
@@ -6,7 +6,8 @@ import sys
 from resnext_trainer.runtime import rank_exec
 
 
-def test_a_straggler_of_an_earlier_attempt_is_ended(tmp_path):
+def test_kill_stale_rank_earlier_attempt_killed(tmp_path):
+    """The rank of an earlier attempt on the same slot is killed."""
     program = "import time; print('up', flush=True); time.sleep(600)"
     straggler = subprocess.Popen([sys.executable, "-c", program, "resnext_trainer"], stdout=subprocess.PIPE)
     straggler.stdout.readline()
@@ -16,7 +17,8 @@ def test_a_straggler_of_an_earlier_attempt_is_ended(tmp_path):
     assert straggler.wait(timeout=5) == -9
 
 
-def test_a_process_that_is_no_rank_is_left_alone(tmp_path):
+def test_kill_stale_rank_other_process_not_killed(tmp_path):
+    """A process that reuses the pid and is not a rank is not killed."""
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     pid_file = tmp_path / "0.pid"
     pid_file.write_text(str(other.pid))
@@ -26,5 +28,6 @@ def test_a_process_that_is_no_rank_is_left_alone(tmp_path):
     other.wait()
 
 
-def test_an_empty_slot_is_no_matter(tmp_path):
+def test_kill_stale_rank_without_pid_file_is_noop(tmp_path):
+    """The first attempt finds no pid file."""
     rank_exec.kill_stale_rank(tmp_path / "0.pid")

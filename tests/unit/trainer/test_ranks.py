@@ -1,6 +1,5 @@
-import importlib.util
-import json
-import shutil
+"""Several ranks under mpirun and Horovod: equal results, joint errors and saves."""
+
 import subprocess
 import sys
 from pathlib import Path
@@ -12,20 +11,16 @@ import yaml
 from resnext_trainer.checkpoint import store
 from resnext_trainer.checkpoint.runs import located
 from resnext_trainer.contract import REPORT_PREFIX
+from tests.support import mpi
+from tests.support.reports import report_in
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("horovod") is None or shutil.which("mpirun") is None,
-    reason="several ranks need Horovod and mpirun",
-)
-
-MPIRUN = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-bind-to", "none", "-np"]
+pytestmark = pytest.mark.skipif(not mpi.AVAILABLE, reason="several ranks need Horovod and mpirun")
 
 
 def start(ranks, *command, code=0):
-    """Runs a command on so many ranks; its standard output."""
-
+    """Runs a command on this number of ranks and returns its standard output."""
     done = subprocess.run(
-        [*MPIRUN, str(ranks), sys.executable, *map(str, command)],
+        [*mpi.mpirun(ranks), sys.executable, *map(str, command)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -47,7 +42,8 @@ def one_rank(digits_folder, tmp_path_factory):
 
 
 @pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_many_ranks_take_the_step_one_rank_would(digits_folder, tmp_path, one_rank, ranks):
+def test_ranks_update_matches_single_rank(digits_folder, tmp_path, one_rank, ranks):
+    """Two and four ranks compute the update of one rank with the same global batch."""
     start(ranks, RANKS, "joined", digits_folder, tmp_path / "step")
     many = np.load(tmp_path / "step.npz")
     assert {f"stage1/block1/grouped/{kind}" for kind in ("kernel", "scale")} < set(many.files)
@@ -57,7 +53,8 @@ def test_many_ranks_take_the_step_one_rank_would(digits_folder, tmp_path, one_ra
         np.testing.assert_allclose(many[name], one_rank[name], rtol=rtol, atol=1e-6, err_msg=name)
 
 
-def test_an_overflow_on_one_rank_is_skipped_by_all_and_halves_the_scale_of_all(digits_folder, tmp_path):
+def test_ranks_overflow_on_one_skips_step_on_all(digits_folder, tmp_path):
+    """An overflow on one rank skips the step and halves the loss scale on all ranks."""
     start(2, RANKS, "overflow", digits_folder, tmp_path / "seen")
     right, wrong = (dict(np.load(tmp_path / f"seen-{rank}.npz")) for rank in (0, 1))
     assert right["own"].all()  # of its own it would have made every step
@@ -79,21 +76,19 @@ def test_an_overflow_on_one_rank_is_skipped_by_all_and_halves_the_scale_of_all(d
 
 
 @pytest.mark.slow
-def test_two_ranks_learn_digits(settings, tmp_path):
-    """The whole way of a user: a file, two ranks, an accuracy."""
+def test_two_ranks_train_digits_to_97_percent(settings, tmp_path):
+    """A whole training as users run it: a configuration file, two ranks, an accuracy."""
     settings |= {"epochs": 8, "batchSize": 32, "stopAt": {"top1": 0.97}}
     config = tmp_path / "training.yaml"
     config.write_text(yaml.safe_dump(settings))
     output = start(2, "-m", "resnext_trainer", "train", "--config", config, "--workers", 1, "--world", 2)
-    reports = [
-        json.loads(line.removeprefix(REPORT_PREFIX)) for line in output.splitlines() if line.startswith(REPORT_PREFIX)
-    ]
-    assert len(reports) == 1, output
-    assert reports[0]["verdict"] == "finished"
-    assert reports[0]["progress"]["bestTop1"] >= 0.97
+    report = report_in(output)
+    assert report["verdict"] == "finished"
+    assert report["progress"]["bestTop1"] >= 0.97
 
 
-def test_a_refusal_is_reported_once_and_ends_all_ranks_in_order(settings, tmp_path):
+def test_ranks_common_error_reported_once(settings, tmp_path):
+    """An error on all ranks is reported once, and all ranks exit with its status."""
     settings |= {"data": {"path": str(tmp_path / "nowhere")}}
     config = tmp_path / "training.yaml"
     config.write_text(yaml.safe_dump(settings))
@@ -102,21 +97,16 @@ def test_a_refusal_is_reported_once_and_ends_all_ranks_in_order(settings, tmp_pa
     assert '"data_refused"' in output
 
 
-def ended(output):
-    (line,) = (line for line in output.splitlines() if line.startswith(REPORT_PREFIX))
-    return json.loads(line.removeprefix(REPORT_PREFIX))
-
-
 @pytest.mark.slow
-def test_ranks_save_within_epoch_at_same_step_and_change_no_result(few, tmp_path):
-    """Rank 0's clock decides for all, and each rank keeps its own statistics."""
+def test_ranks_save_within_epoch_at_same_step(few, tmp_path):
+    """Rank 0's clock decides for all ranks; each rank keeps its own statistics, and no result changes."""
     results = []
     for minutes in (1e-9, 0):
         place = tmp_path / str(minutes)
         config = tmp_path / f"{minutes}.yaml"
         checkpoints = {"path": str(place), "keep": 100, "everyMinutes": minutes}
         config.write_text(yaml.safe_dump(few | {"batchSize": 8, "epochs": 1, "checkpoint": checkpoints}))
-        report = ended(start(2, "-m", "resnext_trainer", "train", "--config", config, "--world", 2))
+        report = report_in(start(2, "-m", "resnext_trainer", "train", "--config", config, "--world", 2))
         assert report["verdict"] == "finished"
         results.append((sorted(path.name for path in located(place).glob("step-*")), store.newest(located(place))))
     (often, ours), (never, theirs) = results
@@ -127,8 +117,8 @@ def test_ranks_save_within_epoch_at_same_step_and_change_no_result(few, tmp_path
 
 
 @pytest.mark.slow
-def test_ranks_wait_for_last_save_longer_than_stall_timeout(few, tmp_path):
-    """The rank that waits shows signs of life as well; in the end all report that it is not saved."""
+def test_ranks_final_save_not_limited_by_stall_timeout(few, tmp_path):
+    """Waiting ranks send heartbeats, too; in the end all report that the checkpoint is not saved."""
     volume = tmp_path / "volume"
     volume.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", volume], check=False).returncode:
@@ -142,6 +132,6 @@ def test_ranks_wait_for_last_save_longer_than_stall_timeout(few, tmp_path):
         output = start(2, "-m", "resnext_trainer", "train", "--config", config, "--world", 2)
     finally:
         subprocess.run(["umount", "--lazy", volume], check=True)
-    report = ended(output)
+    report = report_in(output)
     assert report["verdict"] == "checkpoint_not_saved"
     assert "No space left on device" in report["message"]

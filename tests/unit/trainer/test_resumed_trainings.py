@@ -1,4 +1,4 @@
-"""Trainings of a second on checkpoints of earlier ones, as users run them."""
+"""Short trainings that start from the checkpoints of earlier ones, as users run them."""
 
 import json
 import shutil
@@ -44,8 +44,8 @@ def refused(settings, **named):
     return caught.value
 
 
-def test_training_of_format_1_ends_as_format_2(tiny, tmp_path):
-    """In its own directory, from its step; its best accuracy and log count on."""
+def test_resume_format_1_writes_format_2(tiny, tmp_path):
+    """A run of format 1 resumes in its own directory, from its step, with its best accuracy and log."""
     shutil.copytree(FORMAT_1 / "run", tmp_path / "ck")
     report = trained(tiny, attempt=2)
     assert (report.verdict, report.progress.step) == ("finished", 12)
@@ -56,15 +56,15 @@ def test_training_of_format_1_ends_as_format_2(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("changed", [{"seed": 5}, {"optimizer": {"learningRate": 0.2, "warmupEpochs": 0}}])
-def test_finished_training_is_no_result_of_another_recipe(tiny, changed):
-    """It was "finished" at once, with the other recipe's weights."""
+def test_finished_run_rejects_other_recipe(tiny, changed):
+    """Another recipe must not report the finished run's weights as its own result."""
     trained(tiny)
     refusal = refused(tiny | changed)
     assert (refusal.verdict, refusal.collective, refusal.rank) == (ExitStatus.CONFIGURATION_REFUSED, True, None)
     assert "is of another recipe" in refusal.message
 
 
-def test_finished_training_is_no_result_of_another_dataset(tiny, few_digits, tmp_path):
+def test_finished_run_rejects_other_dataset(tiny, few_digits, tmp_path):
     """One shard less is another dataset."""
     trained(tiny)
     other = shutil.copytree(few_digits, tmp_path / "other")
@@ -75,8 +75,8 @@ def test_finished_training_is_no_result_of_another_dataset(tiny, few_digits, tmp
     assert "dataset.train: was 96 records" in refused(tiny | {"data": {**tiny["data"], "path": str(other)}}).message
 
 
-def test_restarted_training_resumes_its_own_run(tiny):
-    """The old run is finished; the new one is stopped in the middle and resumed there."""
+def test_restart_resumes_its_own_new_run(tiny):
+    """The old run is finished; the new one is stopped and then resumed."""
     trained(tiny)
     old = folder(tiny)
     again = on_mismatch(tiny | {"seed": 5}, "restart")
@@ -88,8 +88,8 @@ def test_restarted_training_resumes_its_own_run(tiny):
     assert folder(tiny) != old
 
 
-def test_warm_start_begins_with_the_old_weights(tiny):
-    """A rate this small leaves the weights as they came; a head of other classes begins new."""
+def test_warm_start_loads_weights_of_previous_run(tiny):
+    """The tiny learning rate keeps the loaded weights; a classifier of other classes is initialized."""
     trained(tiny)
     old = store.read(folder(tiny) / "best")[1]
     again = tiny | {"optimizer": {"learningRate": 1e-30, "warmupEpochs": 0}}
@@ -101,8 +101,8 @@ def test_warm_start_begins_with_the_old_weights(tiny):
     assert "new: classifier/kernel, classifier/bias" in telemetry.log.getvalue()
 
 
-def test_continued_training_says_what_changed(tiny):
-    """In its log, its checkpoints and its progress, which the operator shows."""
+def test_continue_reports_differences(tiny):
+    """In the log, in the checkpoints and in the progress that the operator shows."""
     trained(tiny, stop_after=2)
     again = on_mismatch(tiny | {"labelSmoothing": 0.3}, "continue")
     report = trained(again, attempt=2, telemetry=(telemetry := StopAfter()))
@@ -112,15 +112,15 @@ def test_continued_training_says_what_changed(tiny):
     assert newest(again)[2].differences == (sentence,)
 
 
-def test_smaller_batch_resumes_within_the_epoch(tiny):
-    """As after OutOfMemory: 48 of 96 images are seen, the rest comes in twelve steps of four."""
+def test_resume_smaller_batch_within_epoch(tiny):
+    """As after OutOfMemory: 48 of 96 images are used, the rest needs twelve steps of four."""
     trained(tiny, stop_after=2)
     report = trained(tiny | {"batchSize": 4}, attempt=2)
     assert (report.verdict, report.progress.step) == ("finished", 3 + 12 + 24)
 
 
-def test_changed_default_changes_no_training(tiny, monkeypatch):
-    """A later version has another default seed, which nobody wrote; both ends are the same."""
+def test_resume_changed_defaults_keep_result(tiny, monkeypatch):
+    """A later version with another default seed resumes to the same weights."""
     trained(tiny, stop_after=2)
     copied = shutil.copytree(tiny["checkpoint"]["path"], f"{tiny['checkpoint']['path']}-copy")
     trained(tiny, attempt=2)
@@ -130,7 +130,8 @@ def test_changed_default_changes_no_training(tiny, monkeypatch):
 
     later = validation.resolve
     monkeypatch.setattr(
-        "runs.resolve", lambda written: later({"seed": 7, "labelSmoothing": 0.5, **written}).as_written_by(written)
+        "tests.support.runs.resolve",
+        lambda written: later({"seed": 7, "labelSmoothing": 0.5, **written}).as_written_by(written),
     )
     again = tiny | {"checkpoint": {"path": str(copied)}}
     trained(again, attempt=2, telemetry=(telemetry := StopAfter()))
@@ -148,8 +149,8 @@ def started(settings, tmp_path, number):
         return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
 
 
-def test_two_processes_on_one_directory_do_not_both_write(tiny, tmp_path):
-    """One trains; the other ends with a status that can be retried."""
+def test_two_processes_one_directory_only_one_trains(tiny, tmp_path):
+    """One process trains; the other ends with a status that can be retried."""
     settings = tiny | {"epochs": 100_000, "evaluation": {"cropFraction": 1.0, "everyEpochs": 1000}}
     settings["checkpoint"] = {**tiny["checkpoint"], "lockTimeoutSeconds": 1}
     both = [started(settings, tmp_path, number) for number in range(2)]
@@ -171,8 +172,8 @@ def test_two_processes_on_one_directory_do_not_both_write(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("settings_from", ["checkpoint.path", "run", "checkpoint"])
-def test_commands_need_no_configuration(tiny, tmp_path, capsys, settings_from):
-    """A checkpoint has its own; also in its own directory, or a copy elsewhere."""
+def test_evaluate_uses_config_of_checkpoint(tiny, tmp_path, capsys, settings_from):
+    """A checkpoint includes its configuration; also in its own directory, or in a copy elsewhere."""
     report = trained(tiny)
     options = ["--set", f"checkpoint.path={tiny['checkpoint']['path']}"]
     if settings_from != "checkpoint.path":
@@ -199,8 +200,8 @@ def predicted(capsys, tmp_path, *options):
     return json.loads(capsys.readouterr().out)["classes"]
 
 
-def test_class_names_come_from_the_checkpoint(tiny, tmp_path, capsys):
-    """Numeric folders: 10 is before 7, and must stay so when the dataset is absent; a class without one has no name."""
+def test_predict_class_names_from_checkpoint(tiny, tmp_path, capsys):
+    """ "10" sorts before "7", also when the dataset is absent; a class without a folder has no name."""
     data = pictures(tmp_path / "pictures", ["10", "7", "cat"])
     tiny |= {"data": {"path": str(data), "format": "folder", "pipeline": "tfdata"}, "batchSize": 8}
     tiny |= {"model": {**tiny["model"], "classes": 4}}
@@ -213,8 +214,8 @@ def test_class_names_come_from_the_checkpoint(tiny, tmp_path, capsys):
     assert (tmp_path / "out" / "labels.txt").read_text() == "10\n7\ncat\n\n"
 
 
-def test_class_without_a_name_has_none(tiny, tmp_path, capsys):
-    """Neither its number as a name, nor a file of names from an earlier export."""
+def test_predict_unnamed_class_has_no_name(tiny, tmp_path, capsys):
+    """Neither its number nor a labels.txt of an earlier export is used as a name."""
     trained(tiny)
     options = ("--set", f"checkpoint.path={tiny['checkpoint']['path']}")
     assert all(each.keys() == {"number", "probability"} for each in predicted(capsys, tmp_path, *options))
@@ -224,16 +225,16 @@ def test_class_without_a_name_has_none(tiny, tmp_path, capsys):
     assert not (tmp_path / "out" / "labels.txt").exists()
 
 
-def test_report_reads_the_current_run(tiny, tmp_path, capsys):
-    """From checkpoint.path, the run's own directory, and its log."""
+def test_report_accepts_root_run_or_log(tiny, tmp_path, capsys):
+    """From checkpoint.path, from the run's directory and from its log."""
     trained(tiny)
     for place in (tiny["checkpoint"]["path"], folder(tiny), folder(tiny) / "log.jsonl"):
         assert main(["report", str(place), "--output", str(tmp_path / "page.html")]) == 0
         assert "up to step 12" in capsys.readouterr().out
 
 
-def test_initial_checkpoint_may_be_of_either_format(tiny, tmp_path):
-    """A directory of runs, a run, a checkpoint, and what an earlier version wrote."""
+def test_initial_checkpoint_accepts_both_formats(tiny, tmp_path):
+    """A directory of runs, a run, a checkpoint, and a run written by an earlier version."""
     trained(tiny)
     places = [tiny["checkpoint"]["path"], folder(tiny), folder(tiny) / "best", FORMAT_1 / "run"]
     for number, place in enumerate(places):
@@ -242,8 +243,8 @@ def test_initial_checkpoint_may_be_of_either_format(tiny, tmp_path):
         assert f"variables come from {place}; none is new" in telemetry.log.getvalue()
 
 
-def test_written_fields_come_with_the_operators_configuration(tiny, tmp_path):
-    """What stands in training.json is resolved: written.json next to it says what of that the user wrote."""
+def test_config_written_fields_read_from_written_json(tiny, tmp_path):
+    """training.json is resolved; written.json next to it has the fields that the user set."""
     from resnext_trainer.checkpoint.provenance import dumped
     from resnext_trainer.config import loading
     from resnext_trainer.config.validation import resolve

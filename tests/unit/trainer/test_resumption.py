@@ -1,4 +1,4 @@
-"""Which run an attempt resumes or begins in a directory that has seen others."""
+"""Selection of the run that an attempt resumes or starts in a directory with earlier runs."""
 
 import json
 import shutil
@@ -79,15 +79,15 @@ def root(tmp_path):
     return tmp_path / "ck"
 
 
-def test_same_recipe_resumes_its_run(root):
-    """Without a word about differences."""
+def test_resume_same_recipe_without_notes(root):
+    """The log mentions no difference."""
     again = Attempt(root, attempt=2)
     assert (again.newest, again.notes) == (1000, [])
 
 
 @pytest.mark.parametrize(("changed", "dataset", "sentence"), MISMATCHES)
-def test_other_recipe_or_dataset_is_rejected(root, changed, dataset, sentence):
-    """With the difference, the run's step and what to do."""
+def test_resume_other_recipe_or_dataset_rejected(root, changed, dataset, sentence):
+    """The message has the difference, the run's step and the possible settings."""
     before = sorted(root.rglob("*"))
     refusal = refused(root, changed, dataset=dataset)
     assert refusal.verdict is ExitStatus.CONFIGURATION_REFUSED
@@ -96,15 +96,15 @@ def test_other_recipe_or_dataset_is_rejected(root, changed, dataset, sentence):
     assert sorted(root.rglob("*")) == before
 
 
-def test_all_differences_are_in_one_message(root):
+def test_resume_rejection_lists_all_differences(root):
     """Those of the recipe and of the dataset."""
     message = refused(root, {"seed": 4, "mixup": 0.3}, dataset=OTHER_DATA).message
     assert all(words in message for words in ("seed: was", "mixup: was", "dataset.train: was"))
 
 
 @pytest.mark.parametrize(("changed", "dataset", "sentence"), MISMATCHES)
-def test_continue_resumes_and_records_the_differences(root, changed, dataset, sentence):
-    """In the log, in each checkpoint and in what is reported; and not again afterwards."""
+def test_continue_resumes_and_records_differences(root, changed, dataset, sentence):
+    """The differences are logged once and recorded in each checkpoint and in the report."""
     resumed = Attempt(root, changed, dataset=dataset, onMismatch="continue")
     assert resumed.newest == 1000
     assert sentence in "\n".join(resumed.notes)
@@ -118,8 +118,8 @@ def test_continue_resumes_and_records_the_differences(root, changed, dataset, se
 
 @pytest.mark.parametrize(("changed", "dataset", "sentence"), MISMATCHES)
 @pytest.mark.parametrize("mode", ["restart", "warmStart"])
-def test_new_run_begins_and_its_attempts_resume_it(root, changed, dataset, sentence, mode):
-    """The old run stays as it is, and counts no more."""
+def test_restart_starts_run_that_attempts_resume(root, changed, dataset, sentence, mode):
+    """The old run stays unchanged and is no longer the current one."""
     old = runs.current(root)
     kept = {path: path.stat().st_mtime_ns for path in old.folder.rglob("*") if path.is_file()}
     new = Attempt(root, changed, dataset=dataset, onMismatch=mode)
@@ -134,8 +134,8 @@ def test_new_run_begins_and_its_attempts_resume_it(root, changed, dataset, sente
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
-def test_new_run_that_ends_before_it_saves_is_resumed(root):
-    """Also as a warm start: its weights come from the old run again."""
+def test_restart_ended_before_save_is_resumed(root):
+    """A warm start then loads its weights from the old run again."""
     old = runs.current(root)
     first = Attempt(root, {"seed": 4}, onMismatch="warmStart")
     first.run.close()
@@ -143,8 +143,8 @@ def test_new_run_that_ends_before_it_saves_is_resumed(root):
     assert (second.folder, second.run.weights()) == (first.folder, old.folder)
 
 
-def test_network_that_fits_no_kept_field_is_a_difference(tmp_path):
-    """The run's custom breaks a rule of the new architecture: that is a mismatch like any other."""
+def test_resume_other_architecture_is_mismatch(tmp_path):
+    """The run's model.custom is invalid for the new architecture, which is a mismatch like any other."""
     custom = {"model": {"architecture": "custom", "classes": 10, "custom": {"blocks": [1]}}}
     Attempt(tmp_path, custom).trained(10)
     other = {"model": {"architecture": "resnet50"}}
@@ -152,8 +152,8 @@ def test_network_that_fits_no_kept_field_is_a_difference(tmp_path):
     assert Attempt(tmp_path, other, onMismatch="restart").newest is None
 
 
-def test_run_settings_may_change(root):
-    """They apply, and the log says what changed."""
+def test_resume_run_settings_may_change(root):
+    """The new values apply, and the log lists the changes."""
     resumed = Attempt(root, {"batchSize": 4, "gradientAccumulation": 2, "xla": False, "epochs": 200})
     assert resumed.newest == 1000
     assert (resumed.config.batch_size, resumed.config.epochs, resumed.config.xla) == (4, 200, False)
@@ -162,8 +162,8 @@ def test_run_settings_may_change(root):
 
 @pytest.mark.parametrize(("epochs", "images", "trained"), [(1, 0, "2 epochs"), (2, 7, "2 epochs and 7 images")])
 @pytest.mark.parametrize("mode", ["refuse", "continue", "restart"])
-def test_fewer_epochs_than_trained_are_rejected(tmp_path, epochs, images, trained, mode):
-    """With both numbers; no onMismatch changes that."""
+def test_resume_fewer_epochs_than_trained_rejected(tmp_path, epochs, images, trained, mode):
+    """The message has both numbers; no value of onMismatch allows this."""
     Attempt(tmp_path).trained(1000, epoch=2, images=images)
     refusal = refused(tmp_path, {"epochs": epochs}, onMismatch=mode)
     assert refusal.verdict is ExitStatus.CONFIGURATION_REFUSED
@@ -171,13 +171,13 @@ def test_fewer_epochs_than_trained_are_rejected(tmp_path, epochs, images, traine
     assert trained in refusal.message
 
 
-def test_as_many_epochs_as_trained_are_finished(root):
-    """Nothing is left to do, and that is no mistake."""
+def test_resume_as_many_epochs_as_trained_accepted(root):
+    """Nothing is left to train, and that is no error."""
     assert Attempt(root, {"epochs": 2}).newest == 1000
 
 
-def test_changed_defaults_keep_the_runs_values(root, monkeypatch):
-    """A later version has another default and another default of a dependent field."""
+def test_resume_changed_defaults_keep_run_values(root, monkeypatch):
+    """A later version has another default, and another default of a dependent field."""
     monkeypatch.setattr(presets, "BATCH_SIZE", {"fp16": 512})
     stored = json.loads((runs.current(root).folder / "step-00001000-attempt-0001" / "state.json").read_text())
     stored["provenance"]["config"]["labelSmoothing"] = 0.3  # what was the default then
@@ -189,8 +189,8 @@ def test_changed_defaults_keep_the_runs_values(root, monkeypatch):
     assert store.newest_provenance(resumed.folder)[2].config["labelSmoothing"] == 0.3
 
 
-def test_removed_field_keeps_the_runs_value_and_is_named(tmp_path):
-    """Only written fields are compared; the log says that the recipe is not that of the defaults."""
+def test_resume_removed_field_keeps_run_value(tmp_path):
+    """Only fields that the user sets are compared; the log lists the values that the run keeps."""
     Attempt(tmp_path, {"seed": 3}).trained(10)
     resumed = Attempt(tmp_path, attempt=2)
     assert resumed.config.seed == 3
@@ -198,14 +198,14 @@ def test_removed_field_keeps_the_runs_value_and_is_named(tmp_path):
     assert "seed: 3, not 0" in "\n".join(resumed.notes)
 
 
-def test_class_names_are_kept_where_the_dataset_has_none(root):
+def test_resume_dataset_without_names_keeps_class_names(root):
     """The dataset may be absent, or without its labels.txt, when a run resumes."""
     resumed = Attempt(root, names=(None, None))
     assert resumed.run.provenance.class_names == ("cat", None)
 
 
-def test_run_of_format_1_is_resumed_in_place_and_written_as_format_2(tmp_path, caplog):
-    """With one warning; from the next checkpoint on its recipe is compared."""
+def test_resume_format_1_in_place_writes_format_2(tmp_path, caplog):
+    """One warning is logged; from the next checkpoint on the recipe is compared."""
     root = shutil.copytree(FORMAT_1, tmp_path / "ck")
     first = Attempt(root, attempt=2)
     assert (first.newest, first.folder) == (9, root)
@@ -219,8 +219,8 @@ def test_run_of_format_1_is_resumed_in_place_and_written_as_format_2(tmp_path, c
     assert "seed: was 0, is 4" in refused(root, {"seed": 4}).message
 
 
-def test_restart_leaves_a_run_of_format_1_where_it_is(tmp_path):
-    """Later attempts find the new run, not the old one at the top."""
+def test_restart_keeps_format_1_run_in_place(tmp_path):
+    """Later attempts find the new run, not the old one in the root directory."""
     root = shutil.copytree(FORMAT_1, tmp_path / "ck")
     Attempt(root, attempt=2).trained(10, epoch=1)
     new = Attempt(root, {"seed": 4}, onMismatch="warmStart")
@@ -239,8 +239,8 @@ def state(root):
 
 
 @pytest.mark.parametrize("file", [pointer, state])
-def test_newer_format_is_rejected_as_newer(root, file):
-    """It is not corrupt: no older checkpoint takes its place, and the message names the version."""
+def test_resume_newer_format_rejected(root, file):
+    """It is not treated as corrupt: no older checkpoint is used, and the message names the version."""
     Attempt(root, attempt=2).trained(990)
     path = file(root)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 3, "version": "9.1"}))
@@ -250,8 +250,8 @@ def test_newer_format_is_rejected_as_newer(root, file):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 2}', '{"format": 2, "run": "../x"}', '{"format": "2"}'])
-def test_damaged_pointer_is_rejected_with_the_runs(root, content):
-    """To begin from scratch would look like a lost run."""
+def test_resume_damaged_pointer_rejected(root, content):
+    """Training from scratch would look like a lost run; the message lists the runs."""
     run = runs.current(root)
     pointer(root).write_text(content)
     refusal = refused(root)
@@ -259,8 +259,8 @@ def test_damaged_pointer_is_rejected_with_the_runs(root, content):
     assert run.id in refusal.message
 
 
-def test_missing_pointer_is_rejected_where_runs_have_checkpoints(root):
-    """Someone has removed it: the message says what to write."""
+def test_resume_missing_pointer_rejected_if_runs_exist(root):
+    """The message has the content that the removed file needs."""
     run = runs.current(root)
     pointer(root).unlink()
     assert json.dumps({"format": 2, "run": run.id}) in refused(root).message
@@ -268,14 +268,14 @@ def test_missing_pointer_is_rejected_where_runs_have_checkpoints(root):
     assert Attempt(root).newest == 1000
 
 
-def test_directory_without_a_checkpoint_begins_a_run(tmp_path):
-    """An attempt that ended before it chose its run has left a directory without checkpoints."""
+def test_resume_directory_without_checkpoint_starts_run(tmp_path):
+    """An attempt that ended before it selected its run has left a directory without checkpoints."""
     (tmp_path / "runs" / "20260101-000000-abcd" / "tensorboard").mkdir(parents=True)
     assert Attempt(tmp_path).newest is None
 
 
-def test_removed_run_begins_from_scratch(root):
-    """The user has deleted what the pointer names."""
+def test_resume_removed_run_starts_from_scratch(root):
+    """The user has deleted the directory of the current run."""
     shutil.rmtree(runs.current(root).folder)
     again = Attempt(root, {"seed": 4})
     assert again.newest is None
@@ -284,7 +284,7 @@ def test_removed_run_begins_from_scratch(root):
 
 
 @pytest.mark.parametrize("name", ["runs", "runs/linked"])
-def test_symbolic_link_is_rejected(tmp_path, name):
+def test_resume_symlink_rejected(tmp_path, name):
     """A link may lead out of the claim."""
     root, elsewhere = tmp_path / "ck", tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -295,8 +295,8 @@ def test_symbolic_link_is_rejected(tmp_path, name):
     assert list(elsewhere.iterdir()) == []
 
 
-def test_run_is_locked_until_its_attempt_ends(root, monkeypatch):
-    """Also for a restart, which would begin another current run."""
+def test_resume_run_locked_until_attempt_ends(root, monkeypatch):
+    """Also for a restart, which would start another current run."""
     monkeypatch.setenv("RESNEXT_TRAINING_UID", "training-a")
     first = Attempt(root)
     monkeypatch.setenv("RESNEXT_TRAINING_UID", "training-b")
@@ -308,8 +308,8 @@ def test_run_is_locked_until_its_attempt_ends(root, monkeypatch):
     assert Attempt(root).newest == 1000
 
 
-def test_higher_attempt_takes_over_and_the_straggler_writes_nothing(root, monkeypatch):
-    """Neither a checkpoint nor the best one; what is there stays whole."""
+def test_resume_higher_attempt_blocks_straggler_writes(root, monkeypatch):
+    """The straggler saves neither a checkpoint nor the best one; the existing ones stay complete."""
     monkeypatch.setenv("RESNEXT_TRAINING_UID", "training-a")
     straggler = Attempt(root, attempt=1)
     Attempt(root, attempt=2)

@@ -1,4 +1,4 @@
-"""Which files are a split's shards: all of them are counted, or rejected by name."""
+"""Shards of a split: all of them are used, or the split is rejected by name."""
 
 import gzip
 import os
@@ -18,6 +18,7 @@ from resnext_trainer.data.datasets import tfrecord
 from resnext_trainer.data.input_pipeline import open_dataset
 from resnext_trainer.data.problem_summary import NAMED, Summary
 from resnext_trainer.errors import TrainingError
+from tests.support.images import uniform
 
 
 @pytest.fixture
@@ -52,9 +53,11 @@ def code(command, folder, *more):
     return main(["data", command, "--path", str(folder), *map(str, more)])
 
 
-class TestDivision:
+class TestShardNumbering:
+    """Numbers in the names of shards."""
+
     @pytest.mark.parametrize("lost", [[0], [3], [1, 2]])
-    def test_missing_shard_is_named_everywhere(self, four, capsys, lost):
+    def test_shard_missing_rejected_by_all_commands(self, four, capsys, lost):
         """By index, validate and training alike; without its index as well."""
         names = [f"train-{number:05d}-of-00004" for number in lost]
         for name in names:
@@ -69,37 +72,37 @@ class TestDivision:
         with pytest.raises(TrainingError, match=names[0]):
             open_dataset(resolve({"data": {"path": str(four)}}), "train")
 
-    def test_subset_may_be_declared(self, four):
-        """By data.incompleteShards, or the option of the commands."""
+    def test_shard_subset_allowed_by_incomplete_shards(self, four):
+        """By data.incompleteShards, or by the option of the commands."""
         (four / "train-00001-of-00004").unlink()
         assert code("index", four, "--incomplete-shards", "allow") == 0
         assert code("validate", four, "--incomplete-shards", "allow") == 0
         subset = {"path": str(four), "incompleteShards": "allow"}
         assert len(open_dataset(resolve({"data": subset}), "train")) == 12
 
-    def test_two_divisions_are_rejected(self, four):
-        """Pictures would count twice."""
+    def test_shards_two_totals_rejected(self, four):
+        """Images would count twice."""
         (four / "train-00000-of-00008").write_bytes((four / "train-00000-of-00004").read_bytes())
         message = refusal(four, incomplete=True)
         assert "2 divisions" in message
         assert "train-00000-of-00008" in message
 
-    def test_division_of_other_suffix_is_rejected(self, four):
-        """A copy with .tfrecord beside the shards is a second division."""
+    def test_shards_two_suffixes_rejected(self, four):
+        """A copy with .tfrecord next to the shards is a second set."""
         (four / "train-00000-of-00004.tfrecord").write_bytes((four / "train-00000-of-00004").read_bytes())
         assert "train-00000-of-00004.tfrecord" in refusal(four)
 
-    def test_number_beyond_division_is_rejected(self, four):
+    def test_shard_number_above_total_rejected(self, four):
         """There is no shard 7 of 4."""
         (four / "train-00007-of-00004").write_bytes((four / "train-00000-of-00004").read_bytes())
         assert "train-00007-of-00004" in refusal(four)
 
-    def test_same_number_twice_is_rejected(self, four):
+    def test_shard_duplicate_number_rejected(self, four):
         """Numbers may be written with fewer digits."""
         (four / "train-1-of-00004").write_bytes((four / "train-00001-of-00004").read_bytes())
         assert "train-1-of-00004" in refusal(four)
 
-    def test_numbers_from_one_are_complete(self, four):
+    def test_shards_numbered_from_1_accepted(self, four):
         """Some tools count shards from 1."""
         for number in reversed(range(4)):
             (four / f"train-{number:05d}-of-00004").rename(four / f"train-{number + 1:05d}-of-00004")
@@ -110,8 +113,8 @@ class TestDivision:
     @pytest.mark.parametrize(
         "form", ["train-{}-of-12", "train-{:05d}-of-00012.tfrecord", "train-{:03d}-of-012.tfrecords"]
     )
-    def test_usual_names_are_counted(self, tmp_path, form):
-        """With any number of digits, and the suffixes in use."""
+    def test_shards_common_names_accepted(self, tmp_path, form):
+        """With any number of digits, and the usual suffixes."""
         for number in range(12):
             (tmp_path / form.format(number)).write_bytes(b"x")
         assert len(found(tmp_path)) == 12
@@ -119,21 +122,23 @@ class TestDivision:
     @pytest.mark.parametrize(
         "names", [["train.tfrecord"], ["train-a", "train-b"], ["train_0.tfrecord", "train_1.tfrecord"]]
     )
-    def test_names_without_division_are_counted(self, tmp_path, names):
-        """How many there should be is then not known."""
+    def test_shards_names_without_total_accepted(self, tmp_path, names):
+        """The expected number of shards is then unknown."""
         for name in names:
             (tmp_path / name).write_bytes(b"x")
         assert found(tmp_path) == names
 
-    def test_missing_thousands_are_named_briefly(self, tmp_path):
-        """A summary holds 20 names."""
+    def test_shards_many_missing_summarised(self, tmp_path):
+        """The message names 20 shards."""
         (tmp_path / "train-00005-of-10000").write_bytes(b"x")
         message = refusal(tmp_path)
         assert message.count("of-10000") == NAMED
         assert "and 9,979 more" in message
 
 
-class TestStrangers:
+class TestUnexpectedFiles:
+    """Files next to the shards, and shards that are no regular files."""
+
     @pytest.mark.parametrize(
         "name",
         [
@@ -142,13 +147,13 @@ class TestStrangers:
             "training-00000-of-00004", "train-extra", "train.txt",
         ],
     )  # fmt: skip
-    def test_file_with_splits_name_is_rejected(self, four, name):
-        """It may be a part of the data set, or a leftover: the user knows."""
+    def test_shards_unknown_file_of_split_rejected(self, four, name):
+        """It may be a part of the dataset or a leftover: only the user knows."""
         (four / name).write_bytes((four / "train-00001-of-00004").read_bytes())
         assert name in refusal(four, incomplete=True)
 
     @pytest.mark.parametrize("name", [".train-00001-of-00004.swp", "train-00001-of-00004.tmp-idx", "notes", "train"])
-    def test_hidden_files_indexes_and_folders_are_skipped(self, four, name):
+    def test_shards_hidden_files_and_folders_skipped(self, four, name):
         """They are never read."""
         if name == "train":
             (four / name).mkdir()
@@ -157,8 +162,8 @@ class TestStrangers:
         assert len(found(four)) == 4
 
     @pytest.mark.parametrize("kind", ["dead link", "pipe", "socket", "folder", "circle"])
-    def test_shard_that_is_no_file_is_rejected(self, four, kind):
-        """A pipe would block the reader for ever."""
+    def test_shard_not_regular_file_rejected(self, four, kind):
+        """A pipe would block the reader forever."""
         shard = four / "train-00002-of-00004"
         shard.unlink()
         if kind == "dead link":
@@ -176,27 +181,27 @@ class TestStrangers:
             os.close(here)
         assert f"{shard.name} is " in refusal(four)
 
-    def test_link_to_shard_is_followed(self, four, tmp_path):
-        """Data sets are often links into a store."""
+    def test_shard_symlink_followed(self, four, tmp_path):
+        """Datasets are often links into a store."""
         (four / "train-00002-of-00004").rename(tmp_path / "elsewhere")
         (four / "train-00002-of-00004").symlink_to(tmp_path / "elsewhere")
         assert len(found(four)) == 4
 
-    def test_pipe_for_an_index_does_not_block(self, four):
-        """Neither does one for labels.txt."""
+    def test_index_named_pipe_rejected(self, four):
+        """The reader does not block on a pipe."""
         (four / "train-00002-of-00004.idx").unlink()
         os.mkfifo(four / "train-00002-of-00004.idx")
         assert "train-00002-of-00004.idx is no index" in refusal(four)
 
-    def test_empty_shard_is_named_unless_subset(self, four):
+    def test_shard_empty_rejected_unless_subset(self, four):
         """An interrupted copy leaves an empty file."""
         for name in ("train-00002-of-00004", "train-00002-of-00004.idx"):
             (four / name).write_bytes(b"")
         assert "train-00002-of-00004 is empty" in refusal(four)
         assert len(tfrecord.open_split(str(four), "train", incomplete=True)) == 12
 
-    def test_other_names_of_splits_are_hinted_at(self, tmp_path):
-        """TensorFlow Datasets put the data set's name first."""
+    def test_shards_other_split_names_suggested(self, tmp_path):
+        """TensorFlow Datasets put the dataset's name first."""
         (tmp_path / "imagenet2012-train.tfrecord-00000-of-01024").write_bytes(b"x")
         assert "found imagenet2012-train.tfrecord-00000-of-01024" in refusal(tmp_path)
 
@@ -224,8 +229,8 @@ KINDS = {
 
 
 @pytest.mark.parametrize("case", KINDS)
-def test_file_of_another_kind_is_recognised(four, capsys, case):
-    """Whether it is to be indexed, has no index, or has one of the shard whose place it took."""
+def test_shard_other_file_format_recognised(four, capsys, case):
+    """For indexing, without an index, and with an index of the shard that it replaced."""
     content, words = KINDS[case]
     shard = four / "train-00000-of-00004"
     whole = shard.stat().st_size
@@ -239,8 +244,8 @@ def test_file_of_another_kind_is_recognised(four, capsys, case):
         assert words in refusal(four)
 
 
-def test_damaged_header_of_first_record_is_no_other_kind(four):
-    """One bad record among good ones is what badRecords is for."""
+def test_shard_damaged_first_record_is_bad_record(four):
+    """One bad record among good ones is handled by badRecords."""
     shard = four / "train-00000-of-00004"
     content = bytearray(shard.read_bytes())
     content[0] ^= 1
@@ -251,7 +256,7 @@ def test_damaged_header_of_first_record_is_no_other_kind(four):
     assert records.read(1)
 
 
-def test_damaged_length_is_named_by_index(four, capsys):
+def test_index_damaged_length_rejected(four, capsys):
     """The next record cannot be found."""
     shard = four / "train-00000-of-00004"
     second = tfrecord.open_split(str(four), "train").offset[1]
@@ -263,7 +268,7 @@ def test_damaged_length_is_named_by_index(four, capsys):
 
 
 @pytest.mark.parametrize("suffix", [".idx", ""])
-def test_indexes_in_a_folder_of_their_own(four, tmp_path, suffix):
+def test_index_path_separate_folder_used(four, tmp_path, suffix):
     """NVIDIA's scripts name an index like its shard."""
     (tmp_path / "indexes").mkdir()
     for index in four.glob("*.idx"):
@@ -301,9 +306,11 @@ def dialect(folder, **features):
         tfrecord.index(shard, folder / f"{shard.name}.idx")
 
 
-class TestDialects:
-    def test_other_features_are_found_once_with_settings(self, folder, capsys):
-        """TensorFlow Datasets' names; with the settings named, the data set is read."""
+class TestFeatureNames:
+    """Records with other features, image formats or labels."""
+
+    def test_validate_other_feature_names_suggest_settings(self, folder, capsys):
+        """TensorFlow Datasets' names; with the suggested settings the dataset is read."""
         dialect(folder, image=None, label=lambda number: number % 3, file_name=b"x.JPEG")
         assert code("validate", folder) == 3
         message = capsys.readouterr().err
@@ -315,22 +322,17 @@ class TestDialects:
         data = {"path": str(folder), "imageFeature": "image", "labelFeature": "label"}
         assert open_dataset(resolve({"data": data}), "train").read(4)[1] == 1
 
-    def test_png_in_records_is_summarised(self, folder, capsys):
-        """One line says what was found and the way out."""
-        import io
-
-        from PIL import Image
-
-        stream = io.BytesIO()
-        Image.new("RGB", (9, 9)).save(stream, "PNG")
-        dialect(folder, image__encoded=stream.getvalue(), image__class__label=lambda number: 1 + number % 3)
+    def test_validate_png_records_summarised(self, folder, capsys):
+        """One line has the finding and the remedy."""
+        png = uniform("black", (9, 9), "PNG")
+        dialect(folder, image__encoded=png, image__class__label=lambda number: 1 + number % 3)
         assert code("validate", folder) == 3
         message = capsys.readouterr().err
         assert message.count("data prepare") == 1
         assert "60 x records: image/encoded holds PNG" in message
 
     @pytest.mark.parametrize(("labels", "first", "advice"), [((0, 2), 1, 0), ((1, 3), 0, 1)])
-    def test_labels_that_begin_elsewhere_name_the_setting(self, folder, capsys, labels, first, advice):
+    def test_validate_shifted_labels_suggest_first_label(self, folder, capsys, labels, first, advice):
         """Also where the number of classes is not given."""
         least, greatest = labels
         dialect(folder, image__encoded=None, image__class__label=lambda number: least + number % 3)
@@ -339,23 +341,25 @@ class TestDialects:
         assert f"labels are {least} to {greatest}: set data.firstLabel to {advice}" in message
         assert code("validate", folder, "--classes", 3, "--first-label", advice) == 0
 
-    def test_label_below_first_needs_no_classes(self, folder, capsys):
-        """A label of 0 is never right where labels count from 1."""
+    def test_validate_label_below_first_rejected(self, folder, capsys):
+        """A label of 0 is never valid where labels count from 1."""
         dialect(folder, image__encoded=None, image__class__label=lambda number: number % 3)
         assert code("validate", folder) == 3
         assert "set data.firstLabel to 0" in capsys.readouterr().err
 
     @pytest.mark.parametrize("label", [-1, 10**12])
-    def test_labels_that_are_no_numbers_of_classes(self, folder, capsys, label):
-        """They are bounded, so that counting them takes no memory."""
+    def test_validate_implausible_labels_rejected(self, folder, capsys, label):
+        """Labels are bounded, so that counting them needs little memory."""
         dialect(folder, image__encoded=None, image__class__label=lambda _: label)
         assert code("validate", folder) == 3
         assert "data.labelFeature" in capsys.readouterr().err
 
 
 class TestSummary:
-    def test_size_does_not_grow_with_the_problems(self):
-        """1.3 million problems of as many causes."""
+    """Memory and output stay small for any number of problems."""
+
+    def test_summary_size_bounded_for_many_problems(self):
+        """200,000 problems of 100,001 causes fit into 60 lines."""
         summary = Summary()
         for number in range(100_000):
             summary.add(f"cause {number}", f"record {number}")
@@ -365,8 +369,8 @@ class TestSummary:
         assert len(lines) <= 3 * NAMED
         assert sum(line.startswith("  record") for line in lines) <= NAMED
 
-    def test_merged_summaries_count_together(self):
-        """Shards are looked at by several threads."""
+    def test_summary_merge_adds_counts(self):
+        """Several threads validate shards, each with its own summary."""
         first, second = Summary(), Summary()
         for number in range(30):
             first.add("damaged", f"a{number}")
@@ -378,8 +382,8 @@ class TestSummary:
         assert "30 x empty" in lines
         assert sum(line.startswith("  ") and "more" not in line for line in lines) == NAMED
 
-    def test_bad_records_take_a_bit_each(self, caplog):
-        """1.3 million of them, of which the log names the first."""
+    def test_bad_records_use_one_bit_per_record(self, caplog):
+        """1.3 million records need less than 2 MB, and the log names the first bad ones."""
         import tracemalloc
 
         reason = shards.data_error("/data/train-0 at byte 0: its checksum differs")

@@ -1,4 +1,4 @@
-"""Closed, full and unread standard streams, and missing packages: a sentence or success, never a traceback."""
+"""Closed, full and unread standard streams, and missing packages: one message or success, never a traceback."""
 
 import os
 import subprocess
@@ -32,7 +32,7 @@ def shell(line):
         f"{TRAIN} data digits --help",
     ],
 )
-def test_full_output_is_a_sentence(command):
+def test_stdout_full_prints_message(command):
     """Also where argparse prints."""
     code, text = shell(f"{command} > /dev/full")
     assert (code, text.partition(": ")[2]) == (1, "cannot write to standard output: No space left on device\n")
@@ -42,33 +42,33 @@ def test_full_output_is_a_sentence(command):
     "command",
     [f"{OPERATOR} crd", f"{OPERATOR} run", f"{TRAIN} inspect", f"{TRAIN} train", f"{TRAIN} worker", f"{TRAIN} --help"],
 )
-def test_closed_output_is_a_sentence(command):
-    """Before anything else is opened, which would get the number of standard output."""
+def test_stdout_closed_prints_message(command):
+    """Checked before any file is opened, which would get the descriptor of standard output."""
     code, text = shell(f"{command} >&-")
     assert (code, text.partition(": ")[2].partition(":")[0]) == (1, "standard output is closed")
 
 
 @pytest.mark.parametrize("command", [f"{OPERATOR} crd", f"{TRAIN} --help", f"{TRAIN} train --set epochs=none"])
-def test_output_without_reader_ends_quietly(command):
-    """With the code of a command that SIGPIPE ended."""
+def test_stdout_without_reader_exits_141(command):
+    """The exit code is that of a command ended by SIGPIPE."""
     code, text = shell(f"{command} | true; exit ${{PIPESTATUS[0]}}")
     assert (code, text) == (141, "")
 
 
-def test_closed_input_is_a_sentence():
-    """It is not an empty file."""
+def test_stdin_closed_prints_message():
+    """Closed standard input is not an empty file."""
     code, text = shell(f"{OPERATOR} render -f - <&-")
     assert (code, text.partition(":")[0]) == (2, "standard input is closed or unreadable")
 
 
 @pytest.mark.parametrize("command", [f"{OPERATOR} crd", f"{TRAIN} --help"])
-def test_closed_input_and_errors_do_not_matter(command):
-    """To a command that needs neither."""
+def test_stdin_and_stderr_closed_ignored_if_unused(command):
+    """For a command that needs neither."""
     assert shell(f"{command} > /dev/null <&- 2>&-") == (0, "")
 
 
-def test_closed_errors_keep_the_exit_code():
-    """The sentence is lost, the verdict is not."""
+def test_stderr_closed_keeps_exit_code():
+    """The message is lost, the exit code is not."""
     assert shell(f"{OPERATOR} render -f /no/such/file 2>&-") == (2, "")
 
 
@@ -80,8 +80,8 @@ def test_closed_errors_keep_the_exit_code():
         (f"{TRAIN} rank --config /nope --world 1 --run-dir /nope", "/nope/ranks"),
     ],
 )
-def test_command_outside_of_its_pod_is_a_sentence(command, sentence):
-    """The file that is missing is named."""
+def test_command_outside_pod_prints_message(command, sentence):
+    """The message names the missing file."""
     code, text = shell(command)
     assert code == 1
     assert sentence in text
@@ -102,7 +102,7 @@ def test_command_outside_of_its_pod_is_a_sentence(command, sentence):
         ("resnext_operator", ["render", "-f", str(SAMPLE)], "cryptography", "cryptography is not installed"),
     ],
 )
-def test_missing_package_is_named_with_its_extra(tmp_path, program, arguments, module, sentence):
+def test_missing_package_message_names_extra(tmp_path, program, arguments, module, sentence):
     """None in sys.modules makes an import fail as if the package were absent."""
     arguments = [each.replace("{tmp}", str(tmp_path)) for each in arguments]
     code = WITHOUT.format(names={module: None}, program=program, arguments=arguments)
@@ -113,8 +113,8 @@ def test_missing_package_is_named_with_its_extra(tmp_path, program, arguments, m
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mpirun only refuses root")
-def test_mpirun_of_the_readme_starts_as_root():
-    """Containers run as root, and mpirun refuses that without its option."""
+def test_readme_mpirun_runs_as_root():
+    """Containers run as root, and mpirun rejects root without its option."""
     (line,) = (line for line in (ROOT / "trainer" / "README.md").read_text().splitlines() if line.startswith("mpirun"))
     options, _, _ = line.partition("resnext-train")
     done = subprocess.run([*options.split(), "--oversubscribe", "true"], capture_output=True, timeout=60, check=False)

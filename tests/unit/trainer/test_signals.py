@@ -1,4 +1,4 @@
-"""Requests that come too early wait; none of them ends a rank."""
+"""Signals sent to a rank that is still starting: they are kept, and none of them ends the rank."""
 
 import signal
 import subprocess
@@ -25,7 +25,8 @@ def options(tmp_path):
 @pytest.mark.parametrize(
     ("number", "asked"), [(signal.SIGUSR2, "True False"), (signal.SIGUSR1, "False True")], ids=["stop", "profile"]
 )
-def test_a_request_that_comes_while_python_starts_is_kept(tmp_path, number, asked):
+def test_signal_during_python_startup_is_kept(tmp_path, number, asked):
+    """A stop or profile request that arrives while Python starts is delivered afterwards."""
     command = launcher.command(options(tmp_path))
     wrapper = command[command.index("env") : command.index(sys.executable)]
     rank = subprocess.Popen([*wrapper, sys.executable, "-c", LISTENS], stdout=subprocess.PIPE, text=True)

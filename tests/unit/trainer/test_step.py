@@ -1,4 +1,4 @@
-"""Accumulated batches, averaged weights."""
+"""Training step: gradient accumulation, MixUp, reinitialization and averaged weights."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,8 @@ def batch():
     return tf.constant(images), tf.constant(random.integers(0, 10, 12), tf.int32)
 
 
-def test_accumulated_batches_make_the_update_of_the_batch_they_are_parts_of(batch, monkeypatch):
+def test_gradient_accumulation_matches_full_batch(batch, monkeypatch):
+    """Three accumulated batches give the update of the whole batch."""
     # Frozen: a batch's own statistics differ between the parts and the whole.
     with_statistics = layers.batch_norm
     monkeypatch.setattr(layers, "batch_norm", lambda *given, training: with_statistics(*given, training=False))  # noqa: ARG005
@@ -51,8 +52,8 @@ def test_accumulated_batches_make_the_update_of_the_batch_they_are_parts_of(batc
         np.testing.assert_allclose(parts.state()[name], variable, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-def test_mixed_images_have_mixed_targets_each_with_its_partner_from_the_other_end(batch):
-    """MixUp after normalisation, of labels that are smooth already: as the published recipe has it."""
+def test_mixup_mixes_images_and_targets(batch):
+    """MixUp after normalization, of smoothed labels and reversed partners, as in the published recipe."""
     images, labels = batch
     share = np.linspace(0, 1, 12, dtype=np.float32)
     mixing = step(12, 1, mixup=0.2, labelSmoothing=0.1)
@@ -69,7 +70,8 @@ def test_mixed_images_have_mixed_targets_each_with_its_partner_from_the_other_en
     assert float(loss) == pytest.approx(-(targets * logarithms).sum(axis=1).mean(), rel=1e-5)
 
 
-def test_a_step_begins_anew_where_it_began(batch):
+def test_reinitialize_restores_initial_state(batch):
+    """Every variable has its first value again."""
     trained = step(12, 1)
     before = {name: variable.numpy() for name, variable in trained.state().items()}
     trained.update(*trained.gradients(*batch, tf.ones(1)), rate=0.1, stop=False)
@@ -78,7 +80,8 @@ def test_a_step_begins_anew_where_it_began(batch):
         assert np.array_equal(variable, before[name]), name
 
 
-def test_a_weight_that_is_not_finite_is_seen():
+def test_finite_detects_nan_in_statistics():
+    """One NaN in any variable is detected."""
     damaged = step(4, 1)
     assert damaged.finite(damaged.state())
     damaged.model.statistics["stem/mean"].assign(tf.fill([32], np.nan))
@@ -92,7 +95,8 @@ class Variables:
         self.weights, self.statistics = {"kernel": tf.Variable([1.0, -2.0])}, {"mean": tf.Variable(0.5)}
 
 
-def test_weights_are_averaged_as_tensorflow_averages_them():
+def test_ema_matches_tensorflow_moving_average():
+    """tf.train.ExponentialMovingAverage is the reference; a skipped step changes nothing."""
     model = Variables()
     average = ExponentialMovingAverage(model, Variables(), 0.5)
     now, updates = model.weights["kernel"], tf.Variable(0.0)

@@ -1,4 +1,4 @@
-"""Faults of the process and its node: retried with the file and the errno, never called bad data."""
+"""Faults of the process and its node: retried with file and errno, never reported as bad data."""
 
 import errno
 import os
@@ -62,8 +62,8 @@ def source(few, data, **changed):
 
 
 @pytest.mark.parametrize("name", OF_THE_SYSTEM)
-def test_errno_of_the_system_ends_with_its_own_verdict(few, data, monkeypatch, name):
-    """Even if every record may be bad: this one is none."""
+def test_pipeline_system_errno_is_system_error(few, data, monkeypatch, name):
+    """No record is marked as bad, even if badRecords allows all of them."""
     training = source(few, data)
     monkeypatch.setattr(files.os, "open", failing(getattr(errno, name))(os.open))
     with pytest.raises(TrainingError) as caught:
@@ -75,8 +75,8 @@ def test_errno_of_the_system_ends_with_its_own_verdict(few, data, monkeypatch, n
 
 
 @pytest.mark.parametrize("name", OF_THE_FILE)
-def test_errno_of_a_file_makes_a_bad_record(few, data, monkeypatch, name):
-    """A file that cannot be read is the data's fault."""
+def test_pipeline_file_errno_is_bad_record(few, data, monkeypatch, name):
+    """A file that cannot be opened is a fault of the data."""
     training = source(few, data)
     monkeypatch.setattr(files.os, "open", failing(getattr(errno, name))(os.open))
     with pytest.raises(TrainingError) as caught:
@@ -86,7 +86,7 @@ def test_errno_of_a_file_makes_a_bad_record(few, data, monkeypatch, name):
 
 
 @pytest.mark.skipif(not dali.loads(), reason="DALI is not installed")
-def test_dali_ends_with_the_same_verdict(few, data, monkeypatch):
+def test_dali_system_errno_is_system_error(few, data, monkeypatch):
     """DALI turns exceptions of its source into its own."""
     training = source(few, data, pipeline="dali")
     monkeypatch.setattr(files.os, "open", failing(errno.EIO)(os.open))
@@ -95,7 +95,7 @@ def test_dali_ends_with_the_same_verdict(few, data, monkeypatch):
     assert caught.value.verdict is ExitStatus.SYSTEM_ERROR
 
 
-def test_memory_error_while_reading_is_no_bad_record(few, data, monkeypatch):
+def test_pipeline_memory_error_is_system_error(few, data, monkeypatch):
     """tf.data would turn it into an error of its own."""
     training = source(few, data)
 
@@ -111,8 +111,8 @@ def test_memory_error_while_reading_is_no_bad_record(few, data, monkeypatch):
 
 
 @pytest.mark.parametrize("alone", [True, False], ids=["each image fails", "only the batch fails"])
-def test_memory_for_decoding_is_no_bad_image(few, data, monkeypatch, alone):
-    """TensorFlow reports exhausted memory like an image that does not decode."""
+def test_decode_out_of_memory_is_system_error(few, data, monkeypatch, alone):
+    """TensorFlow reports exhausted memory like an image that cannot be decoded."""
     training = source(few, data)
 
     def exhausted(*_):
@@ -132,8 +132,8 @@ def test_memory_for_decoding_is_no_bad_image(few, data, monkeypatch, alone):
 
 @pytest.mark.parametrize("command", ["index", "validate"])
 @pytest.mark.parametrize("name", ["EMFILE", "EIO"])
-def test_commands_exit_with_system_error(few_digits, capsys, monkeypatch, command, name):
-    """Status 12, with the file and the errno."""
+def test_data_commands_system_errno_exit_12(few_digits, capsys, monkeypatch, command, name):
+    """The message has the file and the errno."""
     monkeypatch.setattr(files.os, "open", failing(getattr(errno, name), lambda it: "train-" in str(it))(os.open))
     assert main(["data", command, "--path", str(few_digits), "--index-path", str(few_digits)]) == 12
     message = capsys.readouterr().err
@@ -141,8 +141,8 @@ def test_commands_exit_with_system_error(few_digits, capsys, monkeypatch, comman
     assert f"({name})" in message
 
 
-def test_prepare_exits_with_system_error(few_digits, tmp_path, capsys, monkeypatch):
-    """Also with --skip-bad: a picture that storage does not return is not bad."""
+def test_prepare_system_errno_exits_12(few_digits, tmp_path, capsys, monkeypatch):
+    """Also with --skip-bad: an image that the storage does not return is not bad."""
     for name in ("cat", "dog"):
         for number in range(3):
             (tmp_path / "pictures" / name).mkdir(parents=True, exist_ok=True)
@@ -154,8 +154,8 @@ def test_prepare_exits_with_system_error(few_digits, tmp_path, capsys, monkeypat
     assert "(ESTALE)" in capsys.readouterr().err
 
 
-def test_training_reports_system_error(monkeypatch, capsys):
-    """Exit status 12 and a report, from any place that opens files."""
+def test_train_system_errno_reports_and_exits_12(monkeypatch, capsys):
+    """From any function that opens files."""
 
     def exhausted(*_):
         raise OSError(errno.ENFILE, os.strerror(errno.ENFILE), "/data/train-0")
@@ -167,8 +167,8 @@ def test_training_reports_system_error(monkeypatch, capsys):
     assert "/data/train-0: Too many open files in system (ENFILE)" in output
 
 
-def test_error_names_file_errno_and_remedy():
-    """In one sentence."""
+def test_system_error_message_has_file_errno_and_remedy():
+    """Other errors are not system errors."""
     refused = system_error(OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/data/train-0"))
     assert refused.message == "/data/train-0: Too many open files (EMFILE): raise the limit of open files (ulimit -n)"
     assert system_error(FileNotFoundError(errno.ENOENT, "missing")) is None
@@ -179,6 +179,8 @@ def test_error_names_file_errno_and_remedy():
 
 
 class TestOpenFiles:
+    """Pool of open files."""
+
     @pytest.fixture
     def many(self, tmp_path):
         found = [tmp_path / str(number) for number in range(40)]
@@ -186,8 +188,8 @@ class TestOpenFiles:
             file.write_bytes(bytes([number]) * 10)
         return found
 
-    def test_open_files_are_bounded(self, many):
-        """The least recently used are closed; each read is right."""
+    def test_open_files_limit_closes_least_recently_used(self, many):
+        """The pool never exceeds its limit, and each read returns the right bytes."""
         before = len(list(Path("/proc/self/fd").iterdir()))
         pool = files.OpenFiles(4)
         for _ in range(2):
@@ -198,8 +200,8 @@ class TestOpenFiles:
         del pool
         assert len(list(Path("/proc/self/fd").iterdir())) == before
 
-    def test_threads_never_read_a_closed_file(self, many):
-        """More threads than open files: none is closed while it is read."""
+    def test_open_files_not_closed_during_read(self, many):
+        """There are more threads than open files."""
         pool, barrier = files.OpenFiles(2), threading.Barrier(8)
 
         def read(seed):
@@ -214,8 +216,8 @@ class TestOpenFiles:
             assert all(threads.map(read, range(8)))
         assert len(pool) <= 2
 
-    def test_more_shards_than_descriptors_are_read(self, few_digits, tmp_path):
-        """1,024 open files were too few for ImageNet's 1,152 shards; here 100 for 200, which no raised limit helps."""
+    def test_open_files_read_more_shards_than_descriptors(self, few_digits, tmp_path):
+        """200 shards with 100 descriptors, like ImageNet's 1,152 with the usual 1,024."""
         records = tfrecord.open_split(str(few_digits), "train")
         pictures = [records.read(number) for number in range(50)]
         for split in tfrecord.SPLITS:
@@ -228,8 +230,8 @@ class TestOpenFiles:
         )
         subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
 
-    def test_soft_limit_is_raised(self):
-        """In a process of its own, because limits cannot be raised again."""
+    def test_limits_raise_soft_open_file_limit(self):
+        """In a separate process, because limits cannot be raised again."""
         script = (
             "import resource; _, hard = resource.getrlimit(resource.RLIMIT_NOFILE);"
             "resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard));"

@@ -1,3 +1,5 @@
+"""Telemetry of a rank: Prometheus metrics, progress, console output and the watchdog."""
+
 import json
 import socket
 import subprocess
@@ -11,9 +13,10 @@ import pytest
 import rich
 from prometheus_client.parser import text_string_to_metric_families
 
-from resnext_trainer.contract import REPORT_PREFIX, Progress
+from resnext_trainer.contract import Progress
 from resnext_trainer.runtime import http_server
 from resnext_trainer.runtime.telemetry import Telemetry
+from tests.support.reports import report_in
 
 
 def get(port, path):
@@ -26,7 +29,8 @@ def samples(port):
     return {(s.name, *sorted(s.labels.items())): s.value for family in families for s in family.samples}
 
 
-def test_every_series_but_the_info_is_there_before_the_first_step():
+def test_metrics_exported_before_first_step():
+    """All metrics except info exist before the first step."""
     names = {name for name, *_ in samples(Telemetry(out=StringIO()).serve(0))}
     assert {name for name in names if not name.endswith(("_created", "_bucket", "_sum"))} == {
         f"resnext_train_{name}"
@@ -51,7 +55,8 @@ def test_every_series_but_the_info_is_there_before_the_first_step():
     }
 
 
-def test_what_the_loop_says_is_what_prometheus_reads():
+def test_metrics_have_values_of_training_loop():
+    """Prometheus' own parser reads the values that the training loop recorded."""
     telemetry = Telemetry(rank=3, out=StringIO())
     telemetry.images(32)
     telemetry.step_done(0.25)
@@ -74,7 +79,8 @@ def test_what_the_loop_says_is_what_prometheus_reads():
     assert seen["resnext_train_info", ("architecture", "resnext50-32x4d"), ("precision", "fp32"), rank] == 1
 
 
-def test_progress_is_unavailable_until_there_is_some():
+def test_progress_endpoint_503_until_first_progress():
+    """/progress returns 503 until there is progress to report."""
     telemetry = Telemetry(out=StringIO())
     port = telemetry.serve(0)
     with pytest.raises(urllib.error.HTTPError, match="503"):
@@ -83,7 +89,8 @@ def test_progress_is_unavailable_until_there_is_some():
     assert json.loads(get(port, "/progress"))["imagesPerSecond"] == 640.0
 
 
-def test_a_log_has_one_line_for_many_steps_and_rank_0_alone_writes_it():
+def test_progress_log_throttled_and_rank_0_only():
+    """Many steps within a moment give one line, and only rank 0 logs it."""
     first, second = StringIO(), StringIO()
     for rank, out in enumerate((first, second)):
         telemetry = Telemetry(rank, out)
@@ -93,7 +100,8 @@ def test_a_log_has_one_line_for_many_steps_and_rank_0_alone_writes_it():
     assert second.getvalue() == ""
 
 
-def test_the_last_step_is_told_once_before_its_evaluation_and_once_after_if_that_changed_anything():
+def test_progress_log_last_step_before_and_after_eval():
+    """The last step is logged once before its evaluation, and once after it if the accuracy changed."""
     out = StringIO()
     telemetry = Telemetry(0, out)
     last = Progress(epoch=5.0, epochs=5, step=480, steps=480, loss=2.0, top1=0.5)
@@ -102,7 +110,8 @@ def test_the_last_step_is_told_once_before_its_evaluation_and_once_after_if_that
     assert [line[-7:] for line in out.getvalue().splitlines()] == ["50.00 %", "75.00 %"]
 
 
-def test_a_terminal_has_a_bar_and_notes_above_it():
+def test_progress_terminal_has_bar_and_notes():
+    """A terminal shows a progress bar and prints notes above it."""
     out = StringIO()
     before = rich.get_console().__dict__.copy()
     rich.reconfigure(file=out, force_terminal=True, width=120, color_system=None)
@@ -134,17 +143,18 @@ with Watchdog(telemetry, timeout=0.5):
 """
 
 
-def test_a_rank_that_makes_no_step_ends_as_hung_and_shows_where_it_stood():
+def test_watchdog_rank_without_step_ends_as_hung():
+    """A rank without a step exits with code 8, a report and its stack."""
     ended = subprocess.run([sys.executable, "-c", STUCK], capture_output=True, text=True, timeout=30, check=False)
     assert ended.returncode == 8
     assert "waits_for_a_peer_that_never_answers" in ended.stderr
-    (line,) = (line for line in ended.stdout.splitlines() if line.startswith(REPORT_PREFIX))
-    report = json.loads(line.removeprefix(REPORT_PREFIX))
+    report = report_in(ended.stdout)
     assert report["verdict"] == "hung"
     assert "rank 1 finished no step" in report["message"]
 
 
-def test_a_port_is_free_for_the_next_attempt_while_old_connections_time_out():
+def test_http_server_reuses_port_in_time_wait():
+    """The next attempt can bind the port while old connections are in TIME_WAIT."""
     routes = {"/": lambda: http_server.Response(200, b"ok\n")}
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -1,15 +1,12 @@
-"""Names of classes and files in any bytes, and text files in any locale."""
+"""Names of classes and files in arbitrary bytes, and text files in any locale."""
 
-import io
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from resnext_trainer.cli.main import main
 from resnext_trainer.contract import ExitStatus, TerminationReport
@@ -17,6 +14,7 @@ from resnext_trainer.data import labels
 from resnext_trainer.data.datasets import folder, tfrecord
 from resnext_trainer.errors import TrainingError
 from resnext_trainer.text import encodable, printable
+from tests.support.images import noise
 
 KEPT = (
     "café",
@@ -45,12 +43,6 @@ REJECTED = {
 }
 
 
-def jpeg(seed):
-    stream = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)).save(stream, "JPEG")
-    return stream.getvalue()
-
-
 def place(*parts):
     return Path(*map(os.fsdecode, map(os.fsencode, parts)))
 
@@ -59,7 +51,7 @@ def classes(root, names):
     for name in names:
         place(root, name).mkdir(parents=True)
         for number in range(2):
-            place(root, name, f"{number}.jpg").write_bytes(jpeg(number))
+            place(root, name, f"{number}.jpg").write_bytes(noise(number, (8, 8)))
     return root
 
 
@@ -67,7 +59,7 @@ def prepare(root, output):
     return main(["data", "prepare", "--input", str(root), "--output", str(output)])
 
 
-def test_unusual_names_of_classes_are_kept_exactly(tmp_path):
+def test_class_names_unusual_kept_exactly(tmp_path):
     """In labels.txt and in the order of their bytes."""
     root = classes(tmp_path / "in", KEPT)
     assert prepare(root, tmp_path / "out") == 0
@@ -77,8 +69,8 @@ def test_unusual_names_of_classes_are_kept_exactly(tmp_path):
 
 
 @pytest.mark.parametrize("name", REJECTED, ids=REJECTED.values())
-def test_names_that_no_file_can_keep_are_rejected(tmp_path, capsys, name):
-    """By name, escaped, so that it can be printed."""
+def test_class_names_unrepresentable_rejected(tmp_path, capsys, name):
+    """The message has the escaped name, so that it can be printed."""
     root = classes(tmp_path / "in", ["cat", name])
     assert prepare(root, tmp_path / "out") == 3
     message = capsys.readouterr().err
@@ -91,11 +83,11 @@ def test_names_that_no_file_can_keep_are_rejected(tmp_path, capsys, name):
 
 
 @pytest.mark.parametrize("name", [b"caf\xe9.jpg", b"two\nlines.jpg", "separator\u2028.jpg".encode()])
-def test_unusual_names_of_files_are_used_and_escaped(tmp_path, capsys, name):
-    """A picture's name stands in messages alone."""
+def test_file_names_unusual_used_and_escaped(tmp_path, capsys, name):
+    """The name of an image appears in messages only."""
     root = classes(tmp_path / "in", ["cat", "dog"])
     file = place(root, "cat", name)
-    file.write_bytes(jpeg(9))
+    file.write_bytes(noise(9, (8, 8)))
     assert prepare(root, tmp_path / "out") == 0
     file.write_bytes(b"notes")
     assert prepare(root, tmp_path / "again") == 3
@@ -113,15 +105,15 @@ def test_unusual_names_of_files_are_used_and_escaped(tmp_path, capsys, name):
         (b"", []),
     ],
 )
-def test_labels_end_with_line_feeds_alone(tmp_path, content, expected):
-    """str.splitlines splits at U+2028 and others as well; editors on Windows add a mark and carriage returns."""
+def test_labels_split_at_line_feed_only(tmp_path, content, expected):
+    """str.splitlines splits at U+2028 and others as well; Windows editors add a BOM and CR."""
     (tmp_path / "labels.txt").write_bytes(content)
     assert labels.read(tmp_path / "labels.txt") == expected
 
 
 @pytest.mark.parametrize("text", ["caf\udce9", "\ud800", "é", "a\nb"])
-def test_messages_can_always_be_encoded(text):
-    """A refusal is printed, logged and sent as JSON."""
+def test_error_message_always_encodable(text):
+    """An error message is printed, logged and sent as JSON."""
     message = TrainingError(ExitStatus.DATA_REFUSED, text).message
     assert message.encode()
     assert encodable("é") == "é"
@@ -129,8 +121,8 @@ def test_messages_can_always_be_encoded(text):
 
 
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8", "POSIX"])
-def test_files_are_utf8_in_every_locale(tmp_path, locale):
-    """Also where Python would take ASCII for files; names, order and plan are the same."""
+def test_prepare_writes_utf8_in_every_locale(tmp_path, locale):
+    """Also where Python would use ASCII for files; names, order and plan are the same."""
     root = classes(tmp_path / "in", KEPT)
     here = tmp_path / "here"
     assert prepare(root, here) == 0

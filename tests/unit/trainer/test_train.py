@@ -1,3 +1,5 @@
+"""Whole trainings: resuming, errors of configuration and devices, and mixed precision."""
+
 import math
 
 import numpy as np
@@ -18,7 +20,8 @@ def refused(settings, **counts):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("changed", [{}, {"batchSize": 8, "gradientAccumulation": 2, "emaDecay": 0.9, "mixup": 0.2}])
-def test_a_stopped_and_resumed_training_ends_where_an_uninterrupted_one_does(few, tmp_path, changed):
+def test_train_resumed_matches_uninterrupted(few, tmp_path, changed):
+    """A training stopped twice and resumed ends with the weights of an uninterrupted one."""
     few |= changed
     report = trained(few)
     assert report.verdict == "finished"
@@ -38,13 +41,15 @@ def test_a_stopped_and_resumed_training_ends_where_an_uninterrupted_one_does(few
 
 
 @pytest.mark.slow
-def test_a_training_goes_on_with_another_size_of_step(few):
+def test_train_resumes_with_other_batch_size(few):
+    """The position is counted in images, so that the batch size may change within an epoch."""
     assert trained(few, stop_after=2).progress.epoch == 0.5  # 48 of 96 images
     report = trained(few | {"batchSize": 24}, attempt=2)
     assert (report.verdict, report.progress.step) == ("finished", 3 + 2 + 4)
 
 
-def test_a_finished_training_is_finished_when_asked_again(few):
+def test_train_finished_run_finishes_at_once(few):
+    """A finished training that is started again trains no step."""
     few |= {"stopAt": {"top1": 0.01}, "epochs": 3}
     first = trained(few)
     assert (first.verdict, first.progress.epoch) == ("finished", 1.0)
@@ -52,7 +57,8 @@ def test_a_finished_training_is_finished_when_asked_again(few):
     assert (again.verdict, again.progress.step) == ("finished", first.progress.step)
 
 
-def test_a_loss_that_stays_not_finite_ends_with_its_step_after_the_allowed_rollbacks(few):
+def test_train_nonfinite_fails_after_max_rollbacks(few):
+    """A loss that stays not finite ends the training after maxRollbacks, with the step."""
     few |= {"optimizer": {"learningRate": 1e6}, "maxRollbacks": 1}
     refusal = refused(few)
     assert refusal.verdict is ExitStatus.NOT_FINITE
@@ -61,13 +67,14 @@ def test_a_loss_that_stays_not_finite_ends_with_its_step_after_the_allowed_rollb
     assert "after 1 rollbacks of maxRollbacks 1" in refusal.message
 
 
-def test_gpus_that_are_not_there_are_never_replaced(settings):
+def test_train_without_gpu_fails_with_no_gpu(settings):
+    """A training that requests GPUs never runs on the CPU."""
     refusal = refused(settings | {"device": "gpu"})
     assert refusal.verdict is ExitStatus.NO_GPU
     assert refusal.message.startswith("GPUs were asked for and cannot be used: ")
 
 
-def test_missing_driver_names_its_files(settings, monkeypatch):
+def test_train_missing_driver_message_names_files(settings, monkeypatch):
     """TensorFlow itself reports nothing when libnvidia-ml.so.1 is missing."""
     monkeypatch.setattr(tf.test, "is_built_with_cuda", lambda: True)
     monkeypatch.setattr(distributed, "_DRIVER_FILES", ("libc.so.6", "libcuda-of-no-machine.so.1"))
@@ -76,30 +83,33 @@ def test_missing_driver_names_its_files(settings, monkeypatch):
     assert "libc.so.6" not in message
 
 
-def test_cpu_build_of_tensorflow_names_the_image(settings):
-    """A CPU image on a GPU node is a mistake of the spec, not of the node."""
+def test_train_cpu_build_message_names_cuda_image(settings):
+    """A CPU image on a GPU node is an error of the spec, not of the node."""
     assert "built without CUDA: use the trainer's CUDA image" in refused(settings | {"device": "gpu"}).message
 
 
-def test_the_world_must_be_the_one_that_was_started(settings):
+def test_train_unexpected_world_size_rejected(settings):
+    """--world and --workers must match the ranks that were started."""
     assert refused(settings, world=2).verdict is ExitStatus.WRONG_WORLD
     assert refused(settings, world=1, workers=2).verdict is ExitStatus.WRONG_WORLD
 
 
-def test_a_batch_larger_than_the_data_is_refused(settings):
+def test_train_batch_larger_than_dataset_rejected(settings):
+    """The message says to lower batchSize."""
     refusal = refused(settings | {"batchSize": 2000})
     assert refusal.verdict is ExitStatus.CONFIGURATION_REFUSED
     assert "lower batchSize" in refusal.message
 
 
-def test_a_checkpoint_of_another_network_is_refused(few):
+def test_train_checkpoint_of_other_model_rejected(few):
+    """A run is not resumed with another number of classes."""
     trained(few, stop_after=1)
     few["model"] = {**few["model"], "classes": 11}
     assert refused(few).verdict is ExitStatus.CONFIGURATION_REFUSED
 
 
-def test_unwritable_directory_refused_before_first_step(settings, tmp_path):
-    """By all ranks alike, so that mpirun sees them end in order."""
+def test_train_unwritable_directory_rejected_before_step_1(settings, tmp_path):
+    """All ranks end alike, so that mpirun sees regular exits."""
     (tmp_path / "file").write_text("")
     settings |= {"checkpoint": {"path": str(tmp_path / "file" / "below")}, "data": {"format": "synthetic"}}
     telemetry = StopAfter()
@@ -111,7 +121,8 @@ def test_unwritable_directory_refused_before_first_step(settings, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["fp16", "bf16"])
-def test_mixed_precision_with_mixup_and_smoothing_takes_finite_steps(settings, mode):
+def test_train_mixed_precision_with_mixup_stays_finite(settings, mode):
+    """fp16 and bf16 with MixUp and label smoothing give finite losses."""
     settings |= {"precision": {"mode": mode}, "mixup": 0.2, "labelSmoothing": 0.1, "batchSize": 8}
     settings["data"] = {"format": "synthetic", "syntheticImages": 24}
     report = trained(settings)

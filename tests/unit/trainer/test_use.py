@@ -1,4 +1,4 @@
-"""What is done with a trained network: evaluate, predict, export, benchmark; all from one short training on digits."""
+"""Commands for a trained model: evaluate, predict, export, benchmark; all from one short training on digits."""
 
 import io
 import json
@@ -60,7 +60,8 @@ def an_image(digits_folder, number):
     return tfrecord.open_split(str(digits_folder), "validation").read(number)
 
 
-def test_evaluate_finds_the_accuracy_that_the_training_reported(run, capsys):
+def test_evaluate_accuracy_equals_reported(run, capsys):
+    """`evaluate` measures the accuracy that the training reported."""
     assert resnext_train(run, "evaluate", "--json") == 0
     (facts,) = printed(capsys)
     assert facts["images"] == 359
@@ -70,7 +71,8 @@ def test_evaluate_finds_the_accuracy_that_the_training_reported(run, capsys):
 
 
 @pytest.mark.parametrize("batch", [7, 359, 400])
-def test_every_image_counts_once_whatever_the_batch(run, capsys, batch):
+def test_evaluate_accuracy_independent_of_batch_size(run, capsys, batch):
+    """Each image counts once, also if the batch does not divide their number."""
     resnext_train(run, "evaluate", "--json", "--set", f"batchSize={batch}")
     (facts,) = printed(capsys)
     assert (facts["images"], facts["top1"]) == (359, run.progress.top1)
@@ -90,19 +92,22 @@ def test_every_image_counts_once_whatever_the_batch(run, capsys, batch):
         (("--set", "device=gpu"), 7, "GPUs were asked for"),
     ],
 )
-def test_evaluate_refuses_with_the_reason(run, capsys, options, code, words):
+def test_evaluate_error_exits_with_cause(run, capsys, options, code, words):
+    """Each error has its exit code and its cause."""
     assert resnext_train(run, "evaluate", *options) == code
     assert words in capsys.readouterr().err
 
 
-def test_a_damaged_checkpoint_is_refused(run, tmp_path, capsys):
+def test_evaluate_damaged_checkpoint_exits_9(run, tmp_path, capsys):
+    """The message says that the checksum differs."""
     damaged = shutil.copytree(located(run.folder / "checkpoints") / "best", tmp_path / "best")
     (damaged / "state.npz").write_bytes((damaged / "state.npz").read_bytes()[:-5])
     assert resnext_train(run, "evaluate", "--checkpoint", damaged) == 9
     assert "its checksum differs" in capsys.readouterr().err
 
 
-def test_predict_finds_what_evaluate_counts(run, digits_folder, tmp_path, capsys):
+def test_predict_accuracy_equals_evaluate(run, digits_folder, tmp_path, capsys):
+    """Predictions of all validation images give the accuracy of `evaluate`."""
     labels = {}
     for number in range(359):
         jpeg, label = an_image(digits_folder, number)
@@ -121,7 +126,8 @@ def test_predict_finds_what_evaluate_counts(run, digits_folder, tmp_path, capsys
         assert 0 < sum(chances) <= 1 + 1e-6
 
 
-def test_predict_reads_standard_input_and_other_formats(run, digits_folder, tmp_path, capsys, monkeypatch):
+def test_predict_reads_stdin_and_png(run, digits_folder, tmp_path, capsys, monkeypatch):
+    """An image from standard input and the same one as PNG get the same class."""
     jpeg, _ = an_image(digits_folder, 0)
     picture = tmp_path / "digit.png"
     Image.open(io.BytesIO(jpeg)).save(picture)
@@ -134,7 +140,8 @@ def test_predict_reads_standard_input_and_other_formats(run, digits_folder, tmp_
     assert first["classes"][0]["number"] == second["classes"][0]["number"]
 
 
-def test_predict_names_what_is_no_image_and_goes_on(run, digits_folder, tmp_path, capsys):
+def test_predict_invalid_image_reported_and_skipped(run, digits_folder, tmp_path, capsys):
+    """Invalid images have an error instead of classes, and the exit code is 3."""
     jpeg, _ = an_image(digits_folder, 0)
     contents = {"0.jpg": b"", "1.jpg": b"notes", "2.jpg": jpeg[:-30], "3.jpg": jpeg}
     for name, content in contents.items():
@@ -154,13 +161,15 @@ def test_predict_names_what_is_no_image_and_goes_on(run, digits_folder, tmp_path
         (("{config}", "--checkpoint", "best", "--set", "checkpoint.path=/nowhere"), 9, "no whole checkpoint"),
     ],
 )
-def test_predict_refuses_with_the_reason(run, tmp_path, capsys, options, code, words):
+def test_predict_error_exits_with_cause(run, tmp_path, capsys, options, code, words):
+    """Each error has its exit code and its cause."""
     options = [option.format(config=run.config, empty=tmp_path) for option in options]
     assert resnext_train(run, "predict", *options) == code
     assert words in capsys.readouterr().err
 
 
-def test_what_is_exported_gives_the_trainers_logits_for_any_batch(run, digits_folder, tmp_path, capsys):
+def test_export_saved_model_and_onnx_logits_equal(run, digits_folder, tmp_path, capsys):
+    """The SavedModel and the ONNX model return the same logits for any batch, with the trained accuracy."""
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("tf2onnx")
     import tensorflow as tf
@@ -183,7 +192,8 @@ def test_what_is_exported_gives_the_trainers_logits_for_any_batch(run, digits_fo
 
 
 @pytest.mark.parametrize("form", ["saved-model", "onnx"])
-def test_an_export_that_computes_something_else_is_not_called_done(tmp_path, monkeypatch, form):
+def test_export_with_other_logits_rejected(tmp_path, monkeypatch, form):
+    """An export whose logits differ is rejected and removed."""
     pytest.importorskip("tf2onnx")
     model = ResNeXt(ARCHITECTURES["resnext17-8x4d"], 10)
     name = f"_load_{form.replace('-', '_')}"
@@ -194,19 +204,22 @@ def test_an_export_that_computes_something_else_is_not_called_done(tmp_path, mon
     assert not list(tmp_path.iterdir())
 
 
-def test_without_its_library_onnx_is_refused_with_the_way_out(run, tmp_path, capsys, monkeypatch):
+def test_export_onnx_without_library_exits_2(run, tmp_path, capsys, monkeypatch):
+    """The message names the extra to install."""
     monkeypatch.setattr(export, "_is_here", lambda _: False)
     assert resnext_train(run, "export", "--output", tmp_path, "--format", "onnx") == 2
     assert "resnext-operator[onnx]" in capsys.readouterr().err
 
 
-def test_an_output_that_is_a_file_is_refused(run, capsys):
+def test_export_output_is_file_exits_1(run, capsys):
+    """The message names the file."""
     assert resnext_train(run, "export", "--output", run.config, "--format", "saved-model") == 1
     assert str(run.config) in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("what", "more"), [("training", ["--synthetic"]), ("inference", []), ("input", [])])
-def test_benchmark_counts_the_steps_after_the_warm_up(run, capsys, what, more):
+def test_benchmark_counts_steps_after_warmup(run, capsys, what, more):
+    """Each mode measures the steps after the warm-up and prints percentiles and versions."""
     assert (
         main(["benchmark", what, "--config", str(run.config), "--steps", "4", "--warm-up", "2", "--json", *more]) == 0
     )
@@ -228,14 +241,16 @@ def test_benchmark_counts_the_steps_after_the_warm_up(run, capsys, what, more):
         (("training", "--set", "data.path=/nowhere"), 3, "/nowhere"),
     ],
 )
-def test_benchmark_refuses_with_the_reason(run, capsys, options, code, words):
+def test_benchmark_error_exits_with_cause(run, capsys, options, code, words):
+    """Each error has its exit code and its cause."""
     what, *more = options
     assert main(["benchmark", what, "--config", str(run.config), *more]) == code
     assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("options", [("training", "--steps", "0"), ("nothing",), ("input", "--warm-up", "few")])
-def test_benchmark_options_out_of_range_are_refused(options):
+def test_benchmark_option_out_of_range_exits_2(options):
+    """argparse rejects invalid options."""
     with pytest.raises(SystemExit) as caught:
         main(["benchmark", *options])
     assert caught.value.code == 2

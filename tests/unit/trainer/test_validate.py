@@ -1,3 +1,5 @@
+"""Command `data validate` on shards: checksums, labels, indexes and foreign records."""
+
 import shutil
 
 import pytest
@@ -16,7 +18,7 @@ def validate(folder, *more):
 
 
 def rewritten(folder, name, change):
-    """Writes the first images of a data set anew, with one changed; checksums and index are right."""
+    """Rewrites the first images of a dataset with one changed; checksums and index are right."""
     records = tfrecord.open_split(str(folder), name)
     images = [records.read(number) for number in range(20)]
     images[7] = change(*images[7])
@@ -26,13 +28,15 @@ def rewritten(folder, name, change):
     return f"{name}-00000-of-00001 at byte {tfrecord.open_split(str(folder), name).offset[7]}: "
 
 
-def test_a_good_data_set_is_counted(folder, capsys):
+def test_validate_good_dataset_prints_counts(folder, capsys):
+    """Shards, records, classes and the range of labels are printed."""
     assert validate(folder, "--classes", 10) == 0
     assert "train: 4 shards, 1,438 records, 10 classes, labels 1 to 10" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("byte", [3, 9, 40, -2], ids=["length", "its checksum", "content", "last checksum"])
-def test_every_changed_byte_is_found_and_the_records_after_it_are_still_read(folder, capsys, byte):
+def test_validate_changed_bytes_all_reported(folder, capsys, byte):
+    """Each changed record is reported, also after another damaged one."""
     shard = folder / "train-00002-of-00004"
     records = tfrecord.open_split(str(folder), "train")
     first = records.file.tolist().index(2)
@@ -59,7 +63,8 @@ def test_every_changed_byte_is_found_and_the_records_after_it_are_still_read(fol
     ],
     ids=["truncated", "empty", "text", "label too great", "label too small"],
 )
-def test_a_bad_record_is_named_with_file_and_offset(folder, capsys, change, words):
+def test_validate_bad_record_has_file_and_offset(folder, capsys, change, words):
+    """The message names shard, offset and cause."""
     where = rewritten(folder, "validation", change)
     assert validate(folder, "--classes", 10) == 3
     message = capsys.readouterr().err
@@ -67,7 +72,8 @@ def test_a_bad_record_is_named_with_file_and_offset(folder, capsys, change, word
     assert words in message
 
 
-def test_a_record_of_something_else_is_named(folder, capsys):
+def test_validate_foreign_record_reported(folder, capsys):
+    """Records that are no tf.train.Example, or lack the image, are reported."""
     import tensorflow as tf
 
     shard = folder / "train-00000-of-00004"
@@ -81,13 +87,15 @@ def test_a_record_of_something_else_is_named(folder, capsys):
     assert "the record needs one image/encoded" in message
 
 
-def test_labels_are_held_against_the_names_that_lie_beside_the_shards(folder, capsys):
+def test_validate_labels_checked_against_labels_txt(folder, capsys):
+    """labels.txt next to the shards limits the labels."""
     (folder / "labels.txt").write_text("zero\none\n")
     assert validate(folder) == 3
     assert "1 to 2 are allowed" in capsys.readouterr().err
 
 
-def test_an_index_of_another_shard_is_found(folder, capsys):
+def test_validate_index_of_other_shard_reported(folder, capsys):
+    """An index with wrong offsets is reported."""
     index = folder / "train-00000-of-00004.idx"
     first, second, *others = index.read_text().split("\n")
     length = int(first.split()[1]) + int(second.split()[1])
@@ -97,7 +105,8 @@ def test_an_index_of_another_shard_is_found(folder, capsys):
 
 
 @pytest.mark.parametrize("case", ["missing", "empty", "file"])
-def test_a_folder_without_shards_is_refused(tmp_path, capsys, case):
+def test_validate_path_without_shards_exits_3(tmp_path, capsys, case):
+    """The message names the path."""
     folder = tmp_path / "data"
     if case == "empty":
         folder.mkdir()
@@ -107,7 +116,8 @@ def test_a_folder_without_shards_is_refused(tmp_path, capsys, case):
     assert str(folder) in capsys.readouterr().err
 
 
-def test_what_a_killed_index_left_is_no_shard(folder):
+def test_validate_temporary_index_ignored(folder):
+    """A temporary file of an interrupted `data index` is no shard."""
     (folder / "train-00000-of-00004.tmp-idx").write_text("")
     assert validate(folder) == 0
     assert main(["data", "index", "--path", str(folder)]) == 0

@@ -1,4 +1,4 @@
-"""A rank that holds the others up is named by those that wait for it."""
+"""Watchdog: ranks that wait for a hung rank identify it."""
 
 import json
 import os
@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from resnext_trainer.contract import REPORT_PREFIX
 from resnext_trainer.runtime.heartbeat import State
 from resnext_trainer.runtime.watchdog import describe_stall, find_culprit
+from tests.support.reports import report_in
 
 RANK = """
 import json, sys, time
@@ -57,13 +57,13 @@ def started():
 
 def ended(rank):
     out, err = rank.communicate(timeout=30)
-    (line,) = (line for line in out.splitlines() if line.startswith(REPORT_PREFIX))
-    report = json.loads(line.removeprefix(REPORT_PREFIX))
+    report = report_in(out)
     return rank.returncode, report["message"], report["rank"], err
 
 
 @pytest.mark.parametrize("phase", ["allreduce", "evaluation"])
-def test_a_stopped_rank_is_named_by_its_last_step(started, phase):
+def test_watchdog_stopped_rank_reported_with_last_step(started, phase):
+    """The waiting rank blames the peer that does not answer."""
     waiting, _, stopped = started(("allreduce", 1), ("allreduce", 60), (phase, 60))
     os.kill(stopped.pid, signal.SIGSTOP)
     since = time.monotonic()
@@ -74,7 +74,8 @@ def test_a_stopped_rank_is_named_by_its_last_step(started, phase):
     assert "reads_a_disk_that_never_answers" in stacks
 
 
-def test_a_rank_that_is_stuck_is_named_by_its_state_and_shows_where_it_stands(started):
+def test_watchdog_stuck_rank_reported_with_stack(started):
+    """The waiting rank reports the phase and the stack of the stuck peer."""
     waiting, stuck = started(("allreduce", 1), ("data_wait", 60))
     code, message, rank, stacks = ended(waiting)
     assert (code, rank) == (8, 1)
@@ -93,12 +94,14 @@ def test_a_rank_that_is_stuck_is_named_by_its_state_and_shows_where_it_stands(st
         (["allreduce", "allreduce", "allreduce"], None),
     ],
 )
-def test_who_is_waited_for_is_to_blame_and_where_nobody_is_nobody(doing, rank):
+def test_find_culprit_only_rank_not_waiting(doing, rank):
+    """Only a rank that all others wait for is blamed; otherwise no rank is."""
     states = {number: State(number, 7, phase, 60.0) if phase else None for number, phase in enumerate(doing)}
     assert find_culprit(states) == rank
 
 
-def test_when_all_wait_for_each_other_all_are_named_and_many_are_cut():
+def test_describe_stall_deadlock_lists_ranks_truncated():
+    """If all ranks wait for each other, the first ones are listed and the others counted."""
     states = {rank: State(rank, 7, "allreduce", 600.0) for rank in range(64)}
     text = describe_stall(states[3], states)
     assert text.startswith("rank 0 is in allreduce after step 7 for 600 s; ")
