@@ -100,7 +100,8 @@ class Outcome:
             f"{len(self.took)} ordinary trainings Succeeded in {median(self.took or [0.0]):.0f} s each "
             f"({max(self.took, default=0.0):.0f} s at most), next to {self.actions.total()} odd requests and "
             f"{self.answers} odd answers in {self.seconds:.0f} s; resident memory {min(memory):.0f} to "
-            f"{max(memory):.0f} MB (median of each sixth: {course}), at the end {self.samples[-1] if self.samples else 'unknown'}; "
+            f"{max(memory):.0f} MB (median of each sixth: {course}), at the end "
+            f"{self.samples[-1] if self.samples else 'unknown'}; "
             f"{len(self.log)} lines logged"
         )
 
