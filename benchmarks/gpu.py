@@ -4,10 +4,10 @@ against timm's network with AMP, channels_last and torch.compile on the same car
     python -m benchmarks.gpu --folder DIR [--torch PYTHON] [--data DIR] [--minutes M]
     python -m benchmarks.gpu --folder DIR --dry-run [--torch PYTHON]
 
-What matters most comes first, each measurement is on the disk as soon as it is made, and what is there already is not
-measured again: so it may be cut off at any moment and started anew. What fails is noted with its last words, and the
-rest goes on. --dry-run goes the whole way with a network of one block on the CPU: it shows that the way is
-free, no more.
+The most important measurements come first. Each is written to the disk at once, and a measurement that is there is not
+repeated: the run can be interrupted at any moment and started again. A measurement that fails is recorded with its last
+lines of output, and the others go on. --dry-run does the same with a network of one block on the CPU, to test the
+program itself.
 """
 
 import argparse
@@ -283,7 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--folder", type=Path, required=True, help="for results, and for pictures that are made once")
     parser.add_argument("--torch", metavar="PYTHON", help="a Python with torch, torchvision and timm; left out, none")
-    parser.add_argument("--data", type=Path, help="TFRecords with their indexes, in place of pictures of noise")
+    parser.add_argument("--data", type=Path, help="TFRecords with their indexes, instead of pictures of noise")
     parser.add_argument("--minutes", type=float, default=24 * 60.0, help="begin nothing after so many")
     parser.add_argument("--dry-run", action="store_true", help="a small network, on the CPU")
     options = parser.parse_args(arguments)

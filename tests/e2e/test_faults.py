@@ -60,5 +60,5 @@ async def sweep(environment: Environment, steps: ScenarioSteps) -> tuple[list[st
         if run.starts != 1 + killed:
             told.append(f"{fault} {number}: it ended by itself:\n{run.log}")
     if injected < 0.9 * len(faults):
-        told.append(f"{injected} of {len(faults)} faults struck: the rest of the writes never came")
+        told.append(f"{injected} of {len(faults)} faults were injected: the other writes did not occur")
     return told, injected

@@ -20,7 +20,7 @@ class ObjectRef:
 
 @dataclass(frozen=True)
 class Event:
-    """A transition told to people."""
+    """A transition that is recorded as a Kubernetes event."""
 
     type: Literal["Normal", "Warning"]
     reason: str

@@ -21,7 +21,7 @@ def owned_object(training: Training, api_version: str, kind: str, name: str, con
 
 
 def owner_reference(training: Training) -> Manifest:
-    """The garbage collector removes what points to a training that is gone."""
+    """The garbage collector deletes the objects that a deleted training owned."""
     return {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": KIND,

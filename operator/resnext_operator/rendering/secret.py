@@ -27,7 +27,7 @@ class Keys:
 def ssh_secret(training: Training, keys: Keys) -> Manifest:
     """The keys. Never changed, and yet not `immutable`.
 
-    Of an immutable Secret that is deleted and made anew, a node may go on giving new pods what it had, as long as
+    Of an immutable Secret that is deleted and recreated, a node may go on giving new pods what it had, as long as
     one of the old pods is there.
     """
     content = {

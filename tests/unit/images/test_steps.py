@@ -46,7 +46,7 @@ def test_input_changed_during_step_is_not_done(tmp_path):
 
 
 def test_missing_result_reruns_step():
-    """A step whose result is gone is not done."""
+    """A step whose result was deleted is not done."""
     ran: list[str] = []
     lost = Step("lost", "runs", lambda: ran.append("lost"), present=lambda: False)
     perform([lost])

@@ -1,4 +1,4 @@
-"""Images and labels in batches. The order and the crops are ours, whoever decodes; see `sampling`."""
+"""Images and labels in batches. The order and the crops do not depend on the decoder; see `sampling`."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
