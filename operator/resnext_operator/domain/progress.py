@@ -55,7 +55,7 @@ def step_seconds(status: Manifest) -> float | None:
 def _record_step_time(status: Manifest, attempt: Manifest, step: int, now: datetime) -> None:
     """One more sample of a step's time, from two answers of the same attempt with steps between them."""
     before = status.get("progress") or {}
-    if "firstStep" in attempt and (steps := step - before["step"]) > 0:
+    if before and "firstStep" in attempt and (steps := step - before["step"]) > 0:
         seconds = (now - datetime.fromisoformat(before["updatedTime"])).total_seconds() / steps
         samples: Sequence[float] = status.get("stepSeconds") or ()
         status["stepSeconds"] = [*samples, float(f"{seconds:.3g}")][-_STEP_TIME_SAMPLES:]

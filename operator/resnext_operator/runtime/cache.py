@@ -26,10 +26,6 @@ _DEEPEST = 24
 """Levels of a resource that are kept: fields of ours end well before, and a status may hold anything."""
 
 
-_MAX_DELETED = 10_000
-"""UIDs of deleted objects that are remembered: far more than can be deleted while one answer is on its way."""
-
-
 def prune(found: Manifest) -> Manifest:
     """An object without what nobody reads, and with one copy of each word: 2 kB of the 44 that a pod comes in with.
 
@@ -96,7 +92,6 @@ class Cache:
         self._children: dict[str, dict[TrainingKey, Manifest]] = {}
         self._of: dict[TrainingKey, dict[tuple[str, str], Manifest]] = {}
         self._last_launcher: dict[TrainingKey, Manifest] = {}
-        self._deleted: dict[str, None] = {}
 
     def training_keys(self) -> list[TrainingKey]:
         return list(self._trainings)
@@ -123,14 +118,9 @@ class Cache:
         return found if found and owned_by(found, training["metadata"]["uid"]) else None
 
     def upsert(self, found: Manifest) -> None:
-        """An object as it was just seen; an older view of it, or one of a deleted object, changes nothing.
-
-        The answer to a DELETE shows the object once more, and may be processed after the watch reported the deletion.
-        """
+        """An object that was listed, watched or created; an older version than the cached one changes nothing."""
         new = prune(found)
         kind, key = new["kind"], key_of(new)
-        if new["metadata"].get("uid") in self._deleted:
-            return
         known = self._trainings if kind == KIND else self._children.setdefault(kind, {})
         if old := known.get(key):
             if version(old) > version(new):
@@ -145,14 +135,20 @@ class Cache:
         else:
             known.pop(key, None)
 
+    def refresh(self, found: Manifest) -> None:
+        """The answer to an update or a DELETE; nothing if the object is no longer cached.
+
+        Such an answer shows the object once more, and may be processed after the watch reported the deletion.
+        """
+        kind = found["kind"]
+        known = self._trainings if kind == KIND else self._children.get(kind, {})
+        if (old := known.get(key_of(found))) and old["metadata"].get("uid") == found["metadata"].get("uid"):
+            self.upsert(found)
+
     def remove(self, gone: Manifest) -> None:
         """An object that is no more; its successor of the same name stays."""
         last = prune(gone)
         kind, key = last["kind"], key_of(last)
-        if isinstance(uid := last["metadata"].get("uid"), str):
-            self._deleted[uid] = None
-            if len(self._deleted) > _MAX_DELETED:
-                del self._deleted[next(iter(self._deleted))]
         known = self._trainings if kind == KIND else self._children.get(kind, {})
         if (old := known.get(key)) and old["metadata"].get("uid") == last["metadata"].get("uid"):
             del known[key]

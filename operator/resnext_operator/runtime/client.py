@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -61,6 +62,17 @@ class ApiError(Exception):
         metadata = manifest["metadata"]
         role = (metadata.get("labels") or {}).get(names.ROLE, "")
         return Rejection(manifest["kind"], metadata["name"], role, self.code, self.message)
+
+
+@dataclass
+class Applied:
+    """What became of a plan."""
+
+    created: list[Manifest] = field(default_factory=list)
+    changed: list[Manifest] = field(default_factory=list)
+    """Updated or deleted objects, as the API server's answers show them."""
+    rejections: list[Rejection] = field(default_factory=list)
+    """Objects that the API server did not create; those after them were not tried."""
 
 
 class NameStillHeld(Exception):
@@ -138,19 +150,22 @@ class KubeClient:
         made = await self.create(new_keys(), training)
         return str(made["metadata"]["uid"])
 
-    async def apply_plan(self, plan: Plan, training: Training) -> tuple[list[Manifest], list[Rejection]]:
-        """Delete, update and create what a plan says; returns the objects as they are now, and what was rejected."""
-        done = await _all(self.delete(each, training.namespace) for each in plan.delete)
-        done += await _all(self.update(each, training) for each in plan.update)
-        done += await _all(self.ungate(each, training.namespace) for each in plan.ungate)
+    async def apply_plan(self, plan: Plan, training: Training) -> Applied:
+        """Delete, update and create what a plan says."""
+        applied = Applied()
+        changed = await _all(self.delete(each, training.namespace) for each in plan.delete)
+        changed += await _all(self.update(each, training) for each in plan.update)
+        changed += await _all(self.ungate(each, training.namespace) for each in plan.ungate)
+        applied.changed += [each for each in changed if each is not None]
         # Pods last: the scheduler and the kubelet complain of claims and ConfigMaps that are not there yet.
         for pods in (False, True):
             wanted = [manifest for manifest in plan.create if (manifest["kind"] == "Pod") == pods]
             made = await _all(self.create_or_report(manifest, training) for manifest in wanted)
-            done += [each for each in made if not isinstance(each, Rejection)]
-            if rejections := [each for each in made if isinstance(each, Rejection)]:
-                return [each for each in done if each is not None], rejections
-        return [each for each in done if each is not None], []
+            applied.created += [each for each in made if not isinstance(each, Rejection)]
+            applied.rejections += [each for each in made if isinstance(each, Rejection)]
+            if applied.rejections:
+                break
+        return applied
 
     async def create_or_report(self, manifest: Manifest, training: Training) -> Manifest | Rejection:
         """Create a child, or say why the API server does not."""

@@ -23,7 +23,7 @@ from resnext_operator.rendering.secret import ssh_secret
 from resnext_operator.runtime import observe, ssh_keys
 from resnext_operator.runtime.admission_check import Admission, Rejected
 from resnext_operator.runtime.cache import CLAIMS, Cache, prune
-from resnext_operator.runtime.client import PATHS, ApiError, KubeClient, NameConflict
+from resnext_operator.runtime.client import PATHS, ApiError, Applied, KubeClient, NameConflict
 from resnext_operator.runtime.event_recorder import EventRecorder
 from resnext_operator.runtime.guard import Guard
 from resnext_operator.runtime.metrics import Metrics
@@ -175,29 +175,35 @@ async def reconcile(key: TrainingKey, runtime: Runtime) -> None:
     plan = decide(training, seen, now)
     try:
         plan = await _informed(plan, training, seen, runtime, now)
-        changed, rejections = await runtime.cluster.apply_plan(plan, training)
+        applied = await runtime.cluster.apply_plan(plan, training)
     except NameConflict as error:
         await _fail_invalid(training, seen, str(error), runtime, now)
         return
     except Rejected as rejected:
-        changed, rejections = [], [rejected.rejection]
+        applied = Applied(rejections=[rejected.rejection])
     except ApiError as refused:
         # A right is missing, or a Secret exceeds a quota: the user should read of it.
         if refused.code != 403:
             raise
-        changed, rejections = [], [Rejection("Request", "of the operator", "", refused.code, refused.message)]
-    for child in changed:
-        runtime.cache.upsert(child)
-    if any(_TERMINATING in rejection.message for rejection in rejections):
+        applied = Applied(rejections=[Rejection("Request", "of the operator", "", refused.code, refused.message)])
+    _cache_answers(applied, runtime)
+    if any(_TERMINATING in rejection.message for rejection in applied.rejections):
         # The namespace is being deleted, and the training with it: a status would serve nobody.
         runtime.queue.add_after(key, _TERMINATING_SECONDS)
         return
-    if rejections:
+    if applied.rejections:
         runtime.admission.forget(training)
-        plan = plan_after_api_rejection(training, plan, rejections[0], now)
+        plan = plan_after_api_rejection(training, plan, applied.rejections[0], now)
     await _write_status(training, plan, runtime, now)
     if plan.requeue_after is not None:
         runtime.queue.add_after(key, plan.requeue_after.total_seconds())
+
+
+def _cache_answers(applied: Applied, runtime: Runtime) -> None:
+    for child in applied.created:
+        runtime.cache.upsert(child)
+    for child in applied.changed:
+        runtime.cache.refresh(child)
 
 
 def read(body: Manifest, site: OperatorPolicy) -> Training:
@@ -229,8 +235,7 @@ def _new_keys(training: Training) -> Manifest:
 
 async def _fail_invalid(training: Training, seen: ClusterState, message: str, runtime: Runtime, now: datetime) -> None:
     plan = plan_for_invalid_spec(training.status, seen, training.generation, message, now)
-    for child in (await runtime.cluster.apply_plan(plan, training))[0]:
-        runtime.cache.upsert(child)
+    _cache_answers(await runtime.cluster.apply_plan(plan, training), runtime)
     await _write_status(training, plan, runtime, now)
 
 
@@ -239,7 +244,7 @@ async def _write_status(training: Training, plan: Plan, runtime: Runtime, now: d
     written = await runtime.cluster.patch_status(training, plan.status)
     if written is None:
         return
-    runtime.cache.upsert(written)
+    runtime.cache.refresh(written)
     runtime.metrics.recorded(training.status, plan.status, written["metadata"]["creationTimestamp"], now)
     for event in plan.events:
         _log.info("%s/%s: %s: %s", *training.key, event.reason, event.message)

@@ -103,24 +103,14 @@ def test_deleted_object_is_not_restored_by_late_response():
     for deleted in (pod(version=5), training(version=5)):
         cache.upsert(deleted)
         cache.remove(deleted)
-        cache.upsert(deleted | {"metadata": deleted["metadata"] | {"resourceVersion": "6"}})
+        cache.refresh(deleted | {"metadata": deleted["metadata"] | {"resourceVersion": "6"}})
     assert not cache.training_keys()
     cache.upsert(training(uid="t2"))
     cache.upsert(pod(uid="p2", owner="t2"))
+    cache.refresh(training(version=7))
+    cache.refresh(pod(version=7))
     assert cache.training_keys()
     assert [child["metadata"]["uid"] for child in cache.children(training(uid="t2"), ())] == ["p2"]
-
-
-def test_deleted_uids_use_bounded_memory(monkeypatch):
-    """The cache remembers only the last deleted uids."""
-    monkeypatch.setattr("resnext_operator.runtime.cache._MAX_DELETED", 3)
-    cache = Cache()
-    for number in range(10):
-        cache.remove(pod(name=f"flowers-worker-{number}-0", uid=f"p{number}"))
-    cache.upsert(pod(name="flowers-worker-9-0", uid="p9"))
-    assert not cache.children(training(), ())
-    cache.upsert(pod(name="flowers-worker-0-0", uid="p0"))
-    assert len(cache.children(training(), ())) == 1
 
 
 def test_cache_prunes_unused_fields():
