@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
+from resnext_operator.api.status import Phase, Status
 from resnext_operator.follow import follow
 
 ROOT = Path(__file__).parents[1]
@@ -46,9 +46,9 @@ def step(says: str) -> Iterator[None]:
     console.print(f"✓ {says} [dim]({time.monotonic() - started:.0f} s)[/dim]")
 
 
-def training() -> dict[str, Any]:
-    resource: dict[str, Any] = json.loads(run("kubectl", "-n", NAMESPACE, "get", "rnx", NAME, "-o", "json"))
-    return resource
+def observed_status() -> Status:
+    resource = json.loads(run("kubectl", "-n", NAMESPACE, "get", "rnx", NAME, "-o", "json"))
+    return Status.parse(resource.get("status"))
 
 
 def install() -> None:
@@ -99,16 +99,15 @@ def train() -> int:
     console.print(f"$ kubectl -n {NAMESPACE} apply -f manifests/samples/resnext-digits.yaml")
     started = time.monotonic()
     run("kubectl", "-n", NAMESPACE, "apply", "-f", SAMPLES / "resnext-digits.yaml")
-    status = follow(training, console)
+    status = follow(observed_status, console)
     took = time.monotonic() - started
-    progress = status.get("progress") or {}
-    checkpoint = status.get("checkpoint") or {}
-    if status.get("phase") != "Succeeded":
-        console.print(f"[red]{status.get('phase')}[/red] after {took:.0f} s; ask why:")
+    progress, checkpoint = status.progress, status.checkpoint
+    if status.phase is not Phase.SUCCEEDED or not progress or not checkpoint:
+        console.print(f"[red]{status.phase}[/red] after {took:.0f} s; ask why:")
         console.print(f"  kubectl --kubeconfig {KUBECONFIG} -n {NAMESPACE} describe rnx {NAME}")
         return 1
-    console.print(f"top-1 {float(progress['top1']):.4f} on the held-out images, {took:.0f} s after kubectl apply")
-    console.print(f"checkpoint: {checkpoint.get('path')} of step {checkpoint.get('step')}, on claim {NAME}-checkpoints")
+    console.print(f"top-1 {progress.top1 or 0:.4f} on the held-out images, {took:.0f} s after kubectl apply")
+    console.print(f"checkpoint: {checkpoint.path} of step {checkpoint.step}, on claim {NAME}-checkpoints")
     console.print(
         f"""\
 Next:

@@ -10,7 +10,7 @@ from resnext_operator.api import crd
 from resnext_operator.api.groupversion import KIND, PLURAL, RESOURCE
 from resnext_operator.api.objects import Manifest
 from resnext_operator.api.operator_policy import OperatorPolicy
-from resnext_operator.api.status import Phase, readable
+from resnext_operator.api.status import Phase, Status
 from resnext_operator.api.validation import InvalidTraining, parse
 from resnext_operator.rendering.pods import example_hosts, launcher_pod, worker_pod
 from resnext_operator.rendering.secret import Keys, ssh_secret
@@ -127,8 +127,8 @@ def _follow(options: argparse.Namespace) -> int:
         config.load_config()
         objects = client.CustomObjectsApi()
 
-        def get() -> dict[str, Any]:
-            return {"status": readable(objects.get_namespaced_custom_object(*where).get("status"))}
+        def get() -> Status:
+            return Status.parse(objects.get_namespaced_custom_object(*where).get("status"))
 
         status = follow(get, Console(highlight=False))
     except config.ConfigException as error:
@@ -140,5 +140,5 @@ def _follow(options: argparse.Namespace) -> int:
     except HTTPError as error:
         print(f"the API server cannot be reached: {error}", file=sys.stderr)
         return 1
-    print(json.dumps(status.get("progress") or {}))
-    return 0 if status.get("phase") == Phase.SUCCEEDED else 1
+    print(json.dumps(status.progress.to_json() if status.progress else {}))
+    return 0 if status.phase is Phase.SUCCEEDED else 1

@@ -12,13 +12,13 @@ import yaml
 
 from resnext_operator.api.objects import Manifest
 from resnext_operator.api.operator_policy import OperatorPolicy
-from resnext_operator.api.status import readable
+from resnext_operator.api.status import Status
+from resnext_operator.api.timestamps import to_rfc3339
 from resnext_operator.api.training import Training
 from resnext_operator.domain.observed import ClusterState, Rejection
 from resnext_operator.domain.plan import Plan
 from resnext_operator.domain.reconciler import decide
 from resnext_operator.domain.rejections import plan_after_api_rejection
-from resnext_operator.domain.timestamps import to_rfc3339
 from resnext_operator.rendering import names
 from resnext_operator.rendering.hashing import spec_hash
 from resnext_operator.runtime import controller, observe, ownership
@@ -130,15 +130,17 @@ class Cluster:
                 self.remove(reference.name)
             else:
                 self.deleted = True
-        self.body["status"] = json.loads(json.dumps(plan.status))
-        assert readable(self.body["status"]) == self.body["status"], "what the operator writes it can read"
+        self.body["status"] = json.loads(json.dumps(plan.status.to_json()))
+        assert Status.parse(self.body["status"]).to_json() == self.body["status"], (
+            "what the operator writes it can read"
+        )
         self.events += [event.reason for event in plan.events]
 
     def settle(self) -> None:
         """Decide and carry out until nothing is left to do; fails when that does not come to an end."""
         for _ in range(20):
             plan = self.decide()
-            if not (plan.create or plan.update or plan.delete or plan.ungate) and plan.status == self.status:
+            if not (plan.create or plan.update or plan.delete or plan.ungate) and plan.status.to_json() == self.status:
                 assert not plan.events
                 return
             self.apply_plan(plan)

@@ -1,4 +1,4 @@
-"""The CustomResourceDefinition, made from the models of the spec: schema, rules, printed columns."""
+"""The CustomResourceDefinition, made from the models of spec and status: schema, rules, printed columns."""
 
 from typing import Any, get_args
 
@@ -7,6 +7,7 @@ from pydantic import BaseModel
 from resnext_operator.api.groupversion import GROUP, KIND, PLURAL, SHORT, VERSION
 from resnext_operator.api.objects import Manifest
 from resnext_operator.api.spec import Spec, Workers
+from resnext_operator.api.status import Condition, Status
 from resnext_operator.api.validation import IMMUTABLE, OBJECT_RULES, POD_FIELDS
 from resnext_trainer.config.rules import Config, Rule
 
@@ -14,15 +15,15 @@ Schema = dict[str, Any]
 
 _COLUMNS = (
     ("Phase", "string", ".status.phase", 0),
-    ("Workers", "string", ".status.printed.workers", 0),
-    ("Epoch", "string", ".status.printed.epoch", 0),
-    ("Images/s", "string", ".status.printed.imagesPerSecond", 0),
-    ("Top-1", "string", ".status.printed.top1", 0),
-    ("Progress", "string", ".status.printed.percent", 0),
+    ("Workers", "string", ".status.summary.workers", 0),
+    ("Epoch", "string", ".status.summary.epoch", 0),
+    ("Images/s", "string", ".status.summary.imagesPerSecond", 0),
+    ("Top-1", "string", ".status.summary.top1", 0),
+    ("Progress", "string", ".status.summary.percent", 0),
     ("Age", "date", ".metadata.creationTimestamp", 0),
-    ("Loss", "string", ".status.printed.loss", 1),
+    ("Loss", "string", ".status.summary.loss", 1),
     # Remaining time as text: kubectl prints a date as an age, and one to come as <invalid>.
-    ("ETA", "string", ".status.printed.eta", 1),
+    ("ETA", "string", ".status.summary.eta", 1),
     ("Checkpoint", "integer", ".status.checkpoint.step", 1),
     ("Attempt", "integer", ".status.attempts[-1:].number", 1),
     ("Reason", "string", ".status.reason", 1),
@@ -78,11 +79,7 @@ def _resource() -> Schema:
             "kind": {"type": "string"},
             "metadata": {"type": "object", "properties": {"name": {"type": "string"}}},  # which a rule below names
             "spec": _spec(),
-            "status": {
-                "type": "object",
-                "description": "Where the training stands; written by the operator.",
-                "x-kubernetes-preserve-unknown-fields": True,
-            },
+            "status": _status(),
         },
         "x-kubernetes-validations": [_validation(rule) for rule in OBJECT_RULES],
     }
@@ -105,6 +102,35 @@ def _spec() -> Schema:
         }
         for path in (*((field,) for field in POD_FIELDS), *(("workers", field) for field in _worker_fields()))
     ]
+    return schema
+
+
+def _status() -> Schema:
+    """Types and descriptions alone, so that any version of the operator can write a status; but for the conditions."""
+    schema = Status.model_json_schema(by_alias=True)
+    definitions = schema.get("$defs", {})
+    status = _without_constraints(schema, definitions)
+    conditions = status["properties"]["conditions"]
+    conditions |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
+    conditions["items"] = _inlined(definitions[Condition.__name__], definitions, {})
+    return status
+
+
+def _without_constraints(node: Schema, definitions: Schema) -> Schema:
+    if "$ref" in node:
+        node = {**definitions[node["$ref"].rsplit("/", 1)[-1]], **{key: node[key] for key in node if key != "$ref"}}
+    if "anyOf" in node:
+        (branch,) = (branch for branch in node["anyOf"] if branch.get("type") != "null")
+        return _without_constraints({**branch, **{key: node[key] for key in node if key != "anyOf"}}, definitions)
+    schema: Schema = {key: node[key] for key in ("type", "format") if key in node}
+    if "description" in node:
+        schema["description"] = " ".join(node["description"].split())
+    if "items" in node:
+        schema["items"] = _without_constraints(node["items"], definitions)
+    if "properties" in node:
+        schema["properties"] = {
+            name: _without_constraints(child, definitions) for name, child in node["properties"].items()
+        }
     return schema
 
 
@@ -147,7 +173,7 @@ def _rules(model: type[BaseModel]) -> dict[str, tuple[Rule, ...]]:
 
 
 _KEPT = (
-    *("type", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength"),
+    *("type", "format", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength"),
     *("pattern", "minItems", "maxItems", "minProperties", "maxProperties"),
 )
 

@@ -1,32 +1,47 @@
-"""A stored status as the policy can work with it: users who may write `/status` may have written anything.
+"""The status of a training: what the operator stores, what users read, and what the CRD's schema is generated from.
 
-What cannot be parsed is left out, so the next status that the operator writes replaces it. Fields that this version
-does not know, such as those of a newer one, are kept while they are small.
+Users who may write `/status` may have written anything. `Status.parse` omits each value that it cannot parse, so the
+next status that the operator writes replaces it. Fields that this version does not know, such as those of a newer one,
+are kept while they are small.
 """
 
 import json
 import math
-from collections.abc import Callable, Mapping
-from datetime import datetime
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic.alias_generators import to_camel
 
 from resnext_operator.api.objects import Manifest
+from resnext_operator.api.timestamps import to_rfc3339, to_rfc3339_millis
 
 MAX_RECORDED_ATTEMPTS = MAX_RECORDED_STARTS = 10
 MAX_ATTEMPTS = 1_000_000
 """Attempts of a training; their number is part of a pod's name."""
 
-_UNKNOWN_BYTES, _UNKNOWN_FIELDS = 4096, 16
-_TEXT = 32_768
-_YEARS = range(2000, 2200)
-"""Times outside of these years are no times of a training, and sums with them would overflow."""
-
+_UNKNOWN_BYTES, _UNKNOWN_FIELDS, _UNKNOWN_LEVELS = 4096, 16, 6
 _BIG = 2**53
 
-Parser = Callable[[Any], Any]
-"""Returns the value, or None for one that cannot be parsed."""
+_ROUNDS = 8
+"""Passes over a stored status: each omits what the one before could not parse, from the inner fields outwards."""
+
+_YEARS = range(2000, 2200)
+"""Times outside of these years are no times of a training, and sums with them would overflow."""
 
 
 class Phase(StrEnum):
@@ -46,114 +61,501 @@ class Phase(StrEnum):
         return self in (Phase.SUCCEEDED, Phase.FAILED)
 
 
-def readable(stored: Any) -> Manifest:
-    """The fields of a stored status that can be parsed."""
-    status = _fields(stored, _STATUS)
-    # Without its phase an ended training would run again.
-    if "phase" not in status:
-        for phase in (Phase.SUCCEEDED, Phase.FAILED, Phase.SUSPENDED):
-            if _condition(status, phase.value).get("status") == "True":
-                status["phase"] = phase.value
-                break
-    if Phase(status.get("phase", Phase.PENDING)).ended and "completionTime" not in status:
-        ended = _condition(status, status["phase"])
-        if "lastTransitionTime" in ended:
-            status["completionTime"] = ended["lastTransitionTime"]
-    return status
+class ConditionType(StrEnum):
+    """What is true or false of a training."""
+
+    ACCEPTED = "Accepted"
+    SPEC_INVALID = "SpecInvalid"
+    PODS_INVALID = "PodsInvalid"
+    SCHEDULED = "Scheduled"
+    WORKERS_READY = "WorkersReady"
+    RUNNING = "Running"
+    STALLED = "Stalled"
+    CHECKPOINTED = "Checkpointed"
+    SUSPENDED = "Suspended"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
 
 
-def _condition(status: Manifest, kind: str) -> Manifest:
-    return next((each for each in status.get("conditions", ()) if each["type"] == kind), {})
-
-
-# -- values ------------------------------------------------------------------------------------------------------------
-
-
-def text(value: Any) -> str | None:
-    return value if isinstance(value, str) and len(value) <= _TEXT else None
-
-
-def integer(least: int = 0, most: int = _BIG) -> Parser:
-    def parse(value: Any) -> int | None:
-        right = isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-        return value if right else None
-
-    return parse
-
-
-def number(value: Any) -> float | None:
-    """A finite number; JSON has one type for both kinds."""
-    right = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if right and abs(value) <= _BIG and math.isfinite(value) else None
-
-
-def timestamp(value: Any) -> str | None:
-    """A time as the operator writes it, in UTC: its texts sort as the times do."""
-    return value if isinstance(value, str) and len(value) == 20 and _is_time(value) else None
+# -- types of fields ---------------------------------------------------------------------------------------------------
 
 
 # A status holds dozens of times, most of them in each version of it: 8 microseconds for each otherwise.
 @lru_cache(maxsize=65_536)
-def _is_time(value: str) -> bool:
-    try:
-        return datetime.strptime(value, "%Y-%m-%dT%H:%M:%SZ").year in _YEARS
-    except ValueError:
-        return False
-
-
-def instant(value: Any) -> str | None:
-    """A time with milliseconds in UTC, for pauses of less than a few seconds."""
-    try:
-        found = datetime.strptime(value, "%Y-%m-%dT%H:%M:%S.%fZ")
-    except (TypeError, ValueError):
-        return None
-    return value if found.year in _YEARS else None
-
-
-def _moment(value: Any) -> str | None:
-    """A time as the trainer writes it, which is only displayed."""
-    try:
-        datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        return None
-    return text(value)
-
-
-def _phase(value: Any) -> str | None:
-    return value if isinstance(value, str) and value in set(Phase) else None
-
-
-def _truth(value: Any) -> str | None:
-    return value if value in ("True", "False", "Unknown") else None
-
-
-def _list(parse: Parser, most: int) -> Parser:
-    """A list without the items that cannot be parsed; the last ones if there are too many."""
-
-    def parse_all(value: Any) -> list[Any] | None:
-        if not isinstance(value, list):
-            return None
-        return [each for each in map(parse, value[-most:]) if each is not None]
-
-    return parse_all
-
-
-# -- objects -----------------------------------------------------------------------------------------------------------
-
-
-def _fields(value: Any, parsers: Mapping[str, Parser]) -> Manifest:
-    """The known fields of an object that can be parsed, and small unknown ones."""
-    if not isinstance(value, dict):
-        return {}
-    found, unknown = {}, 0
-    for key, field in value.items():
-        if parse := parsers.get(key):
-            if (parsed := parse(field)) is not None:
-                found[key] = parsed
-        elif unknown < _UNKNOWN_FIELDS and _small(key, field):
-            found[key] = field
-            unknown += 1
+def _parse_time(value: str, layout: str) -> datetime:
+    found = datetime.strptime(value, layout).replace(tzinfo=UTC)
+    if found.year not in _YEARS:
+        raise ValueError("not a time of a training")
     return found
+
+
+def _second(value: Any) -> datetime:
+    """A time in UTC as the API writes it: whole seconds."""
+    if isinstance(value, datetime):
+        return value.replace(microsecond=0)
+    if not isinstance(value, str) or len(value) != 20:
+        raise ValueError("not a time in UTC")
+    return _parse_time(value, "%Y-%m-%dT%H:%M:%SZ")
+
+
+def _millisecond(value: Any) -> datetime:
+    if isinstance(value, datetime):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("not a time in UTC")
+    return _parse_time(value, "%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _displayed_time(value: Any) -> str:
+    """A time as the trainer writes it, which is only displayed."""
+    if not isinstance(value, str):
+        raise ValueError("not a time")
+    datetime.fromisoformat(value)
+    return value
+
+
+def _last(most: int) -> BeforeValidator:
+    """The last items of a list that is too long."""
+    return BeforeValidator(lambda value: value[-most:] if isinstance(value, list) else value)
+
+
+_TEXT_SCHEMA = WithJsonSchema({"type": "string"})
+_TIME_SCHEMA = WithJsonSchema({"type": "string", "format": "date-time"})
+_INT64, _INT32 = {"format": "int64"}, {"format": "int32"}
+
+Time = Annotated[datetime, PlainValidator(_second), PlainSerializer(to_rfc3339, return_type=str), _TIME_SCHEMA]
+"""Whole seconds in UTC."""
+
+PreciseTime = Annotated[
+    datetime, PlainValidator(_millisecond), PlainSerializer(to_rfc3339_millis, return_type=str), _TIME_SCHEMA
+]
+"""With milliseconds, for pauses of less than a few seconds."""
+
+Text = Annotated[str, Field(max_length=32_768)]
+Count = Annotated[int, Field(ge=0, le=_BIG, json_schema_extra=_INT64)]
+Tally = Annotated[int, Field(ge=0, le=MAX_ATTEMPTS, json_schema_extra=_INT32)]
+Number = Annotated[float, Field(ge=-_BIG, le=_BIG)]
+ExitCode = Annotated[int, Field(ge=-(2**31), le=2**31 - 1, json_schema_extra=_INT32)]
+Lines = Annotated[list[Text], _last(1000)]
+
+
+# -- models ------------------------------------------------------------------------------------------------------------
+
+
+class StatusModel(BaseModel):
+    """An object of the status, in the API's camelCase."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="allow",
+        strict=True,
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+    )
+    known: ClassVar[frozenset[str]] = frozenset()
+    """The API's names of the fields."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        cls.known = frozenset(str(field.alias) for field in cls.model_fields.values())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_large_unknown_fields(cls, value: Any, info: ValidationInfo) -> Any:
+        if not info.context or not isinstance(value, dict) or value.keys() <= cls.known:
+            return value
+        unknown = [key for key in value if key not in cls.known]
+        kept = {key for key in unknown[:_UNKNOWN_FIELDS] if _small(key, value[key])}
+        return {key: field for key, field in value.items() if key in cls.known or key in kept}
+
+    def to_json(self) -> Manifest:
+        """As the API server stores it; fields with their default value are omitted."""
+        return self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+
+
+class Condition(StatusModel):
+    """One aspect of the training's state, as metav1.Condition."""
+
+    type: Annotated[str, Field(max_length=316, pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?$")]
+    """Type of the condition, in CamelCase."""
+
+    status: Literal["True", "False", "Unknown"]
+    """True, False or Unknown."""
+
+    reason: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")]
+    """Reason of the last transition, in CamelCase."""
+
+    message: Text
+    """Details of the last transition."""
+
+    observed_generation: Count | None = None
+    """metadata.generation that the condition was set for."""
+
+    last_transition_time: Time
+    """Last time that the status of the condition changed."""
+
+
+class AttemptStatus(StatusModel):
+    """One launch of the training: from the creation of its launcher pod to its end."""
+
+    model_config = ConfigDict(frozen=False)
+
+    number: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS, json_schema_extra=_INT32)]
+    """Number of the attempt, from 1."""
+
+    start_time: Time
+    """When the launcher was created."""
+
+    end_time: Time | None = None
+    """When the end of the attempt was observed; unset while it is under way."""
+
+    workers: Annotated[int, Field(ge=1, le=4096, json_schema_extra=_INT32)] | None = None
+    """Number of workers that the attempt was started on."""
+
+    checkpoint_step_before: Count | None = None
+    """Step of the newest checkpoint when the attempt was started."""
+
+    resumed_step: Count | None = None
+    """Step that the attempt started from; 0 without a checkpoint."""
+
+    start_message: Text | None = None
+    """Why the attempt started from an earlier step than the newest checkpoint, if it did."""
+
+    checkpoint_step: Count | None = None
+    """Step of the newest checkpoint when the attempt ended."""
+
+    cause: Text | None = None
+    """Why the attempt ended, such as finished, disruption or crashed."""
+
+    message: Text | None = None
+    """Details of the end."""
+
+    exit_code: ExitCode | None = None
+    """Exit code of the launcher, or of the worker that failed."""
+
+    pod: Text | None = None
+    """Pod that the end is attributed to."""
+
+    node: Text | None = None
+    """Node of that pod."""
+
+    rank: Count | None = None
+    """Rank that the end is attributed to."""
+
+    log: Lines = []
+    """Last lines of that pod's log."""
+
+    @property
+    def ended(self) -> bool:
+        return self.end_time is not None
+
+
+class FailedStart(StatusModel):
+    """A worker that ended before an attempt began."""
+
+    time: Time
+    """When the failure was observed."""
+
+    pod: Text
+    """Name of the worker pod."""
+
+    node: Text | None = None
+    """Node of the pod."""
+
+    reason: Text | None = None
+    """Reason of the container's end, such as StartError."""
+
+    exit_code: ExitCode | None = None
+    """Exit code of the container."""
+
+    message: Text
+    """The failure in one sentence."""
+
+    log: Lines = []
+    """Last lines of the pod's log."""
+
+
+class RejectionStatus(StatusModel):
+    """An object that the API server does not create; kept until all pods exist."""
+
+    cause: Text
+    """Why the API server rejects it, such as Quota, PodSecurity or Invalid."""
+
+    role: Text = ""
+    """Role of the pod; empty for other objects."""
+
+    message: Text
+    """Message of the API server, and what to do."""
+
+    since: Time
+    """When it was first rejected."""
+
+    retry_time: PreciseTime
+    """When the operator tries again."""
+
+    held_since: PreciseTime | None = None
+    """Since when the other pods of the training wait for the rejected one."""
+
+    tries: Tally = 0
+    """Number of rejections in a row."""
+
+    released: Tally = 0
+    """How often the other pods were deleted because not all were admitted in time."""
+
+    generation: Count | None = None
+    """metadata.generation that was rejected."""
+
+
+class WorkersStatus(StatusModel):
+    """The worker pods."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    replicas: Count
+    """Number of workers that the training has."""
+
+    ready: Count
+    """Number of workers that are ready."""
+
+
+class ProgressStatus(StatusModel):
+    """Progress over the whole training, not over the attempt."""
+
+    epoch: Number | None = None
+    """Epochs completed, fractional."""
+
+    epochs: Count
+    """Epochs of the training."""
+
+    step: Count
+    """Steps completed."""
+
+    steps: Count
+    """Steps of the training."""
+
+    images_per_second: Number | None = None
+    """Training throughput over all ranks; unset while no step is made."""
+
+    loss: Number | None = None
+    """Training loss, averaged over the last seconds."""
+
+    top1: Number | None = None
+    """Top-1 accuracy of the last evaluation, between 0 and 1."""
+
+    top5: Number | None = None
+    """Top-5 accuracy of the last evaluation, between 0 and 1."""
+
+    best_top1: Number | None = None
+    """Best top-1 accuracy of all evaluations, between 0 and 1."""
+
+    estimated_completion_time: Time | None = None
+    """When the training completes at the throughput of this attempt."""
+
+    updated_time: Time
+    """When the progress last changed."""
+
+
+class CheckpointStatus(StatusModel):
+    """The newest checkpoint."""
+
+    step: Count
+    """Step that it was saved at."""
+
+    time: Annotated[str, PlainValidator(_displayed_time), _TEXT_SCHEMA]
+    """When it was saved."""
+
+    path: Text
+    """Its directory in the trainer's pods."""
+
+    differences: Lines = []
+    """Differences in recipe or dataset to the run that it continues (onMismatch: continue)."""
+
+
+class Summary(StatusModel):
+    """The columns of `kubectl get`, formatted."""
+
+    workers: Text | None = None
+    """Ready workers of all workers."""
+
+    epoch: Text | None = None
+    """Epochs completed of all epochs."""
+
+    percent: Text | None = None
+    """Steps completed, in percent."""
+
+    images_per_second: Text | None = None
+    """Training throughput over all ranks."""
+
+    loss: Text | None = None
+    """Training loss."""
+
+    top1: Text | None = None
+    """Top-1 accuracy of the last evaluation."""
+
+    eta: Text | None = None
+    """Remaining time."""
+
+
+class OperatorState(StatusModel):
+    """What the operator keeps for itself between reconciliations; its fields may change with each version."""
+
+    step_seconds: Annotated[list[Annotated[float, Field(gt=0, le=_BIG)]], _last(100)] = []
+    """Latest samples of the time of a step in the attempt under way."""
+
+    first_step: Count | None = None
+    """First step that was observed in the attempt under way."""
+
+    first_time: Time | None = None
+    """When that step was observed."""
+
+    pods_accounted_until: Time | None = None
+    """Creation time of the newest worker whose end is counted already."""
+
+
+class Status(StatusModel):
+    """Observed state of the training; written by the operator."""
+
+    model_config = ConfigDict(frozen=False)
+
+    phase: Annotated[Phase, Field(strict=False), _TEXT_SCHEMA] | None = None
+    """Pending, Starting, Running, Stopping, Suspended, Restarting, Succeeded or Failed."""
+
+    reason: Text | None = None
+    """Reason of the last transition, in CamelCase."""
+
+    observed_generation: Count | None = None
+    """metadata.generation that the status was written for."""
+
+    start_time: Time | None = None
+    """When the training was first reconciled, or last resumed: runPolicy.activeDeadlineSeconds counts from it."""
+
+    completion_time: Time | None = None
+    """When the training succeeded or failed."""
+
+    conditions: Annotated[list[Condition], _last(64)] = []
+    """Conditions of the training."""
+
+    attempts: Annotated[list[AttemptStatus], _last(MAX_RECORDED_ATTEMPTS)] = []
+    """The last ten attempts, the newest last."""
+
+    failures: Tally = 0
+    """Failures that count toward runPolicy.backoffLimit."""
+
+    disruptions: Tally = 0
+    """Attempts that ended because a pod was evicted, preempted or deleted, or lost with its node."""
+
+    failed_starts: Annotated[list[FailedStart], _last(MAX_RECORDED_STARTS)] = []
+    """Failed starts since the last attempt."""
+
+    rejection: RejectionStatus | None = None
+    """What the API server rejected at the last try; unset when all pods exist."""
+
+    workers: WorkersStatus | None = None
+    """Number of workers, and how many are ready."""
+
+    progress: ProgressStatus | None = None
+    """Progress of the training."""
+
+    checkpoint: CheckpointStatus | None = None
+    """The newest checkpoint."""
+
+    summary: Summary | None = None
+    """What `kubectl get` prints."""
+
+    operator_state: OperatorState = OperatorState()
+    """Internal state of the operator."""
+
+    @classmethod
+    def parse(cls, stored: Any) -> Self:
+        """The fields of a stored status that can be parsed."""
+        value = stored if isinstance(stored, dict) else {}
+        for _ in range(_ROUNDS):
+            try:
+                status = cls.model_validate(value, by_name=False, context=True)
+            except ValidationError as error:
+                found = error.errors(include_url=False, include_context=False, include_input=False)
+                value = _without(value, [_path(each) for each in found])
+            else:
+                status._resolve_contradictions()
+                return status
+        return cls()
+
+    def copy_to_change(self) -> Self:
+        """A copy whose fields, and those of its attempts, may be assigned."""
+        return self.model_copy(update={"attempts": [each.model_copy() for each in self.attempts]})
+
+    def condition(self, kind: str) -> Condition | None:
+        return next((each for each in self.conditions if each.type == kind), None)
+
+    @property
+    def last_attempt(self) -> AttemptStatus | None:
+        return self.attempts[-1] if self.attempts else None
+
+    def _resolve_contradictions(self) -> None:
+        """What the operator never writes, and could not go on from."""
+        self.conditions = list({each.type: each for each in self.conditions}.values())
+        self.attempts = _in_order(self.attempts)
+        for attempt in self.attempts:
+            # An attempt ended with a cause, and only then was there something to blame.
+            if attempt.end_time is None or attempt.cause is None:
+                for name in _END_FIELDS:
+                    setattr(attempt, name, AttemptStatus.model_fields[name].get_default())
+        self.attempts = [each for each in self.attempts[:-1] if each.ended] + self.attempts[-1:]
+        if (self.operator_state.first_step is None) != (self.operator_state.first_time is None):
+            self.operator_state = self.operator_state.model_copy(update={"first_step": None, "first_time": None})
+        # Without its phase an ended training would run again.
+        if self.phase is None:
+            ended = (Phase.SUCCEEDED, Phase.FAILED, Phase.SUSPENDED)
+            self.phase = next((phase for phase in ended if _holds(self.condition(phase.value))), None)
+        if self.phase and self.phase.ended and self.completion_time is None:
+            last = self.condition(self.phase.value)
+            self.completion_time = last.last_transition_time if last else None
+
+
+_END_FIELDS = ("end_time", "cause", "message", "exit_code", "pod", "node", "rank", "log", "checkpoint_step")
+
+
+def _holds(condition: Condition | None) -> bool:
+    return condition is not None and condition.status == "True"
+
+
+def _in_order(attempts: Iterable[AttemptStatus]) -> list[AttemptStatus]:
+    """In the order of their numbers, as they were written."""
+    kept: list[AttemptStatus] = []
+    for each in attempts:
+        if not kept or each.number > kept[-1].number:
+            kept.append(each)
+    return kept
+
+
+# -- parsing leniently -------------------------------------------------------------------------------------------------
+
+
+def _path(error: Mapping[str, Any]) -> tuple[str | int, ...]:
+    """What to omit because of an error; an object without a required field is omitted as a whole."""
+    found: tuple[str | int, ...] = error["loc"]
+    return found[:-1] if error["type"] == "missing" else found
+
+
+def _without(value: Any, paths: list[tuple[str | int, ...]]) -> Any:
+    """A copy of a value of JSON without the values at some paths."""
+    omitted = {path[0] for path in paths if len(path) == 1}
+    inner: dict[str | int, list[tuple[str | int, ...]]] = {}
+    for path in paths:
+        if len(path) > 1:
+            inner.setdefault(path[0], []).append(path[1:])
+
+    def kept(key: str | int, field: Any) -> Any:
+        return _without(field, inner[key]) if key in inner else field
+
+    if isinstance(value, dict):
+        return {key: kept(key, field) for key, field in value.items() if key not in omitted}
+    if isinstance(value, list):
+        return [kept(index, item) for index, item in enumerate(value) if index not in omitted]
+    return value
 
 
 def _small(key: str, value: Any) -> bool:
@@ -163,141 +565,8 @@ def _small(key: str, value: Any) -> bool:
         if isinstance(part, dict | list):
             inner = part.values() if isinstance(part, dict) else part
             return depth > 0 and all(shallow(each, depth - 1) for each in inner)
-        return isinstance(part, str | bool) or number(part) is not None
+        if isinstance(part, int | float) and not isinstance(part, bool):
+            return abs(part) <= _BIG and math.isfinite(part)
+        return isinstance(part, str | bool)
 
-    return len(key) <= 128 and shallow(value, 6) and len(json.dumps(value)) <= _UNKNOWN_BYTES
-
-
-def _object(parsers: Mapping[str, Parser], required: tuple[str, ...], *, closed: bool = False) -> Parser:
-    """An object that is left out as a whole if a required field is missing; closed: without unknown fields."""
-
-    def parse(value: Any) -> Manifest | None:
-        found = _fields(value, parsers)
-        if closed:
-            found = {key: each for key, each in found.items() if key in parsers}
-        return found if all(field in found for field in required) else None
-
-    return parse
-
-
-def _conditions(value: Any) -> list[Manifest] | None:
-    """One of each type, the last one."""
-    found = _list(_CONDITION, 64)(value)
-    return None if found is None else list({each["type"]: each for each in found}.values())
-
-
-def _attempt(value: Any) -> Manifest | None:
-    found: Manifest | None = _object(_ATTEMPT, ("number", "startTime"))(value)
-    if found is None:
-        return None
-    # An attempt ended with a cause, and only then was there something to blame.
-    if "endTime" not in found or "cause" not in found:
-        for field in ("endTime", "cause", "message", "exitCode", "pod", "node", "rank", "log", "checkpointStep"):
-            found.pop(field, None)
-    if ("firstStep" in found) != ("firstTime" in found):
-        for field in ("firstStep", "firstTime"):
-            found.pop(field, None)
-    return found
-
-
-def _attempts(value: Any) -> list[Manifest] | None:
-    """In the order of their numbers, as they were written; only the last one may be under way."""
-    found = _list(_attempt, MAX_RECORDED_ATTEMPTS)(value)
-    if found is None:
-        return None
-    kept: list[Manifest] = []
-    for each in found:
-        if not kept or each["number"] > kept[-1]["number"]:
-            kept.append(each)
-    return [each for each in kept[:-1] if "endTime" in each] + kept[-1:]
-
-
-_CONDITION = _object(
-    {
-        "type": text,
-        "status": _truth,
-        "reason": text,
-        "message": text,
-        "observedGeneration": integer(),
-        "lastTransitionTime": timestamp,
-    },
-    ("type", "status", "reason", "message", "lastTransitionTime"),
-)
-
-_ATTEMPT: Mapping[str, Parser] = {
-    "number": integer(1, MAX_ATTEMPTS),
-    "startTime": timestamp,
-    "endTime": timestamp,
-    "firstStep": integer(),
-    "firstTime": timestamp,
-    "workers": integer(1, 4096),
-    "checkpointStepBefore": integer(),
-    "resumedStep": integer(),
-    "startMessage": text,
-    "checkpointStep": integer(),
-    "cause": text,
-    "message": text,
-    "exitCode": integer(-(2**31), 2**31),
-    "pod": text,
-    "node": text,
-    "rank": integer(),
-    "log": _list(text, 1000),
-}
-
-_FAILED_START: Mapping[str, Parser] = {
-    "time": timestamp,
-    "pod": text,
-    "node": text,
-    "reason": text,
-    "exitCode": integer(-(2**31), 2**31),
-    "message": text,
-    "log": _list(text, 1000),
-}
-
-_REJECTION: Mapping[str, Parser] = {
-    "cause": text,
-    "role": text,
-    "message": text,
-    "since": timestamp,
-    "heldSince": instant,
-    "retryTime": instant,
-    "tries": integer(0, MAX_ATTEMPTS),
-    "released": integer(0, MAX_ATTEMPTS),
-    "generation": integer(),
-}
-
-_PROGRESS = {
-    "epoch": number,
-    "epochs": integer(),
-    "step": integer(),
-    "steps": integer(),
-    "imagesPerSecond": number,
-    "loss": number,
-    "top1": number,
-    "top5": number,
-    "bestTop1": number,
-    "estimatedCompletionTime": timestamp,
-    "updatedTime": timestamp,
-}
-
-_CHECKPOINT = {"step": integer(), "time": _moment, "path": text, "differences": _list(text, 1000)}
-
-_STATUS: Mapping[str, Parser] = {
-    "phase": _phase,
-    "reason": text,
-    "observedGeneration": integer(),
-    "startTime": timestamp,
-    "completionTime": timestamp,
-    "conditions": _conditions,
-    "attempts": _attempts,
-    "failures": integer(0, MAX_ATTEMPTS),
-    "disruptions": integer(0, MAX_ATTEMPTS),
-    "podsAccountedUntil": timestamp,
-    "failedStarts": _list(_object(_FAILED_START, ("time", "pod", "message")), MAX_RECORDED_STARTS),
-    "rejection": _object(_REJECTION, ("cause", "message", "since", "retryTime")),
-    "workers": _object({"replicas": integer(), "ready": integer()}, ("replicas", "ready"), closed=True),
-    "progress": _object(_PROGRESS, ("epochs", "step", "steps", "updatedTime")),
-    "stepSeconds": _list(lambda value: found if (found := number(value)) and found > 0 else None, 100),
-    "checkpoint": _object(_CHECKPOINT, ("step", "time", "path")),
-    "printed": _object({}, ()),
-}
+    return len(key) <= 128 and shallow(value, _UNKNOWN_LEVELS) and len(json.dumps(value)) <= _UNKNOWN_BYTES

@@ -7,6 +7,7 @@ from typing import Any
 from resnext_operator.api.objects import TrainingKey
 from resnext_operator.api.operator_policy import OperatorPolicy
 from resnext_operator.api.spec import Spec
+from resnext_operator.api.status import Status
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,8 @@ class Training:
     deleting: bool
     spec: Spec
     site: OperatorPolicy
-    status: Mapping[str, Any]
-    """What of the stored status can be parsed."""
+    status: Status
+    """What of the stored status can be parsed; not to be changed."""
     stored: Mapping[str, Any] = field(default_factory=dict)
     """The status as it is stored, which may hold anything."""
     written: Mapping[str, Any] = field(default_factory=dict)

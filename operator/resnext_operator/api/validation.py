@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from resnext_operator.api.operator_policy import OperatorPolicy
 from resnext_operator.api.spec import Spec
-from resnext_operator.api.status import readable
+from resnext_operator.api.status import Status
 from resnext_operator.api.training import Training
 from resnext_trainer.config.models import Training as TrainingConfig
 from resnext_trainer.config.rules import Config, Rule
@@ -50,7 +50,7 @@ def parse(body: Mapping[str, Any], site: OperatorPolicy) -> Training:
         deleting="deletionTimestamp" in metadata,
         spec=parsed,
         site=site,
-        status=readable(stored := body.get("status") or {}),
+        status=Status.parse(stored := body.get("status") or {}),
         stored=stored,
         written=written or {},
     )
@@ -72,7 +72,7 @@ def read_leniently(body: Mapping[str, Any], site: OperatorPolicy, invalid: str) 
         deleting="deletionTimestamp" in metadata,
         spec=_read(Spec, spec if isinstance(spec, Mapping) else {}, training=TrainingConfig()),
         site=site,
-        status=readable(stored := body.get("status") or {}),
+        status=Status.parse(stored := body.get("status") or {}),
         stored=stored,
         invalid=invalid,
     )

@@ -1,18 +1,15 @@
 """What is refused, and what is recorded of it: by the training's own fault, by the operator's settings, or for now."""
 
 import posixpath
-from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
 
-from resnext_operator.api.status import Phase
+from resnext_operator.api.status import ConditionType, Phase, Status
 from resnext_operator.api.training import Training
 from resnext_operator.domain.conditions import Conditions
-from resnext_operator.domain.observed import ClusterState, ObservedLauncher, ObservedWorker
+from resnext_operator.domain.observed import ClusterState, ObservedPod
 from resnext_operator.domain.plan import ObjectRef, Plan
-from resnext_operator.domain.progress import drop_rates, printer_columns
+from resnext_operator.domain.progress import drop_rates, summarize
 from resnext_operator.domain.reasons import Reason, warning
-from resnext_operator.domain.timestamps import to_rfc3339
 from resnext_operator.rendering import names
 
 Refusal = tuple[Reason, str]
@@ -66,31 +63,25 @@ def check_claim_owner(training: Training, seen: ClusterState) -> Refusal | None:
     )
 
 
-def plan_for_invalid_spec(
-    before: Mapping[str, Any], seen: ClusterState, generation: int, message: str, now: datetime
-) -> Plan:
+def plan_for_invalid_spec(before: Status, state: ClusterState, generation: int, message: str, now: datetime) -> Plan:
     """For a resource that an API server without our rules let pass; `before` is its status.
 
-    What ran with it goes, and saves first. What had ended before has ended as it did.
+    What ran with it is deleted, and saves first. What had ended before has ended as it did.
     """
-    pods: list[ObservedWorker | ObservedLauncher] = [*seen.workers, *(each for each in seen.launchers if not each.gone)]
-    alive = (pod for pod in pods if not pod.deleting and pod.phase not in ("Failed", "Succeeded"))
-    running = tuple(ObjectRef("Pod", pod.name, pod.uid) for pod in alive)
-    if Phase(before.get("phase", Phase.PENDING)).ended:
-        return Plan(status=dict(before), delete=running)
-    conditions = Conditions(before.get("conditions"), generation, now)
-    conditions.set("Accepted", False, Reason.INVALID, message)
-    conditions.set("Failed", True, Reason.INVALID, message)
-    if conditions.is_true("Running"):
-        conditions.set("Running", False, Reason.INVALID, message)
-    status = {
-        **before,
-        "phase": Phase.FAILED.value,
-        "reason": Reason.INVALID.value,
-        "completionTime": to_rfc3339(now),
-        "observedGeneration": generation,
-        "conditions": conditions.all(),
-    }
+    pods: list[ObservedPod] = [*state.workers, *(each for each in state.launchers if not each.gone)]
+    running = tuple(ObjectRef("Pod", pod.name, pod.uid) for pod in pods if not (pod.deleting or pod.finished))
+    if before.phase and before.phase.ended:
+        return Plan(status=before, delete=running)
+    conditions = Conditions(before.conditions, generation, now)
+    conditions.set(ConditionType.ACCEPTED, False, Reason.INVALID, message)
+    conditions.set(ConditionType.FAILED, True, Reason.INVALID, message)
+    if conditions.is_true(ConditionType.RUNNING):
+        conditions.set(ConditionType.RUNNING, False, Reason.INVALID, message)
+    status = before.copy_to_change()
+    status.phase, status.reason = Phase.FAILED, Reason.INVALID.value
+    status.completion_time = now.replace(microsecond=0)
+    status.observed_generation = generation
+    status.conditions = conditions.all()
     drop_rates(status)
-    status["printed"] = printer_columns(status)
+    status.summary = summarize(status)
     return Plan(status=status, delete=running, events=(warning(Reason.INVALID, message),))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from resnext_operator.api.objects import Manifest
+from resnext_operator.api.status import AttemptStatus
 from resnext_operator.api.training import Training
 from resnext_operator.domain.attempt_cause import CAUSES, AttemptCause
 from resnext_operator.domain.log_excerpt import last_lines
@@ -48,16 +48,12 @@ class AttemptOutcome:
     rank: int | None = None
     log: tuple[str, ...] = ()
 
-    def as_status(self) -> Manifest:
-        """The fields of an attempt; what is not known is left out."""
-        blame = {"pod": self.pod, "node": self.node, "log": list(self.log)}
-        return {
-            "cause": self.cause.value,
-            "message": self.message,
-            **({"exitCode": self.exit_code} if self.exit_code is not None else {}),
-            **{key: value for key, value in blame.items() if value},
-            **({"rank": self.rank} if self.rank is not None else {}),
-        }
+    def record_in(self, attempt: AttemptStatus, now: datetime) -> None:
+        """Put the end into the status of the attempt."""
+        attempt.end_time = now
+        attempt.cause, attempt.message, attempt.exit_code = self.cause.value, self.message, self.exit_code
+        attempt.pod, attempt.node, attempt.rank = self.pod or None, self.node or None, self.rank
+        attempt.log = list(self.log)
 
 
 @dataclass(frozen=True)

@@ -1,53 +1,61 @@
 """Conditions of the status, as metav1.Condition."""
 
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
 
-from resnext_operator.api.objects import Manifest
+from resnext_operator.api.status import Condition, ConditionType
 from resnext_operator.domain.reasons import Reason
-from resnext_operator.domain.timestamps import to_rfc3339
 
 
 class Conditions:
-    """metav1.Conditions, whose transition time moves only with their status."""
+    """The conditions of a training; the transition time of each moves only with its status."""
 
-    def __init__(self, before: Any, generation: int, now: datetime) -> None:
-        self._all = {each["type"]: dict(each) for each in before or ()}
+    def __init__(self, before: Iterable[Condition], generation: int, now: datetime) -> None:
+        self._all = {each.type: each for each in before}
         self._generation, self._now = generation, now
 
-    def set(self, kind: str, holds: bool, reason: Reason, message: str = "") -> None:
-        status = "True" if holds else "False"
-        before = self._all.get(kind, {})
-        changed = before.get("status") != status
-        self._all[kind] = {
-            "type": kind,
-            "status": status,
-            "reason": reason.value,
-            "message": message,
-            "observedGeneration": self._generation,
-            "lastTransitionTime": to_rfc3339(self._now) if changed else before["lastTransitionTime"],
-        }
+    def set(self, kind: ConditionType, holds: bool, reason: Reason, message: str = "") -> None:
+        after = Condition(
+            type=kind.value,
+            status="True" if holds else "False",
+            reason=reason.value,
+            message=message,
+            observed_generation=self._generation,
+            last_transition_time=self._now,
+        )
+        (self._all[kind],) = keep_transitions(filter(None, [self._all.get(kind)]), [after])
 
-    def get(self, kind: str) -> Manifest:
-        return self._all.get(kind, {})
+    def get(self, kind: ConditionType) -> Condition | None:
+        return self._all.get(kind)
 
-    def is_true(self, kind: str) -> bool:
-        return self.get(kind).get("status") == "True"
+    def is_true(self, kind: ConditionType) -> bool:
+        return (found := self.get(kind)) is not None and found.status == "True"
 
-    def last_transition_time(self, kind: str) -> datetime:
-        """When it last changed; it must be there."""
-        return datetime.fromisoformat(self._all[kind]["lastTransitionTime"])
+    def is_false(self, kind: ConditionType) -> bool:
+        return (found := self.get(kind)) is not None and found.status == "False"
 
-    def all(self) -> list[Manifest]:
+    def reason(self, kind: ConditionType) -> str:
+        """Empty for a condition that was never set."""
+        return found.reason if (found := self.get(kind)) else ""
+
+    def message(self, kind: ConditionType) -> str:
+        """Empty for a condition that was never set."""
+        return found.message if (found := self.get(kind)) else ""
+
+    def last_transition_time(self, kind: ConditionType) -> datetime:
+        """When the condition last changed; raises KeyError for one that was never set."""
+        return self._all[kind].last_transition_time
+
+    def all(self) -> list[Condition]:
         return list(self._all.values())
 
 
-def keep_transitions(before: Any, after: list[Manifest]) -> list[Manifest]:
+def keep_transitions(before: Iterable[Condition], after: Iterable[Condition]) -> list[Condition]:
     """Conditions after several steps: the transition time of one that ends where it was before does not move."""
-    stood = {each["type"]: each for each in before or ()}
+    stood = {each.type: each for each in before}
     return [
-        {**each, "lastTransitionTime": old["lastTransitionTime"]}
-        if (old := stood.get(each["type"], {})).get("status") == each["status"]
+        each.model_copy(update={"last_transition_time": old.last_transition_time})
+        if (old := stood.get(each.type)) and old.status == each.status
         else each
         for each in after
     ]

@@ -7,17 +7,13 @@ from datetime import datetime
 from resnext_trainer.contract import Progress, TerminationReport
 
 
-@dataclass(frozen=True)
-class ObservedWorker:
-    """A worker pod as the cluster shows it."""
+@dataclass(frozen=True, kw_only=True)
+class ObservedPod:
+    """What decisions need of a pod, as the cluster shows it."""
 
-    index: int
-    incarnation: int
     name: str
     uid: str
     phase: str
-    ready: bool = False
-    address: str = ""
     deleting: bool = False
     disrupted: bool = False
     """Evicted, preempted or on a lost node."""
@@ -26,58 +22,53 @@ class ObservedWorker:
     waiting_reason: str = ""
     """Why it does not start, in the scheduler's or the kubelet's words."""
     unschedulable: bool = False
-    unschedulable_since: datetime | None = None
     scheduled: datetime | None = None
+    exit_code: int | None = None
+    node: str = ""
+
+    @property
+    def finished(self) -> bool:
+        return self.phase in ("Failed", "Succeeded")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObservedWorker(ObservedPod):
+    """A worker pod as the cluster shows it."""
+
+    index: int
+    incarnation: int
+    ready: bool = False
+    address: str = ""
+    unschedulable_since: datetime | None = None
     termination_message: str = ""
     """Why its container ended."""
     ended_by: str = ""
     """The same in one word, such as StartError or OOMKilled."""
-    exit_code: int | None = None
     out_of_memory: bool = False
     created: datetime | None = None
     gated: bool = False
     """Not given to the scheduler yet, until all pods of the training are admitted."""
-    node: str = ""
     revision: str = ""
     """Which settings it was made from; empty if that is not known."""
     keys: str = ""
     """Which Secret it mounts; empty if that is not known."""
 
     @property
-    def finished(self) -> bool:
-        return self.phase in ("Failed", "Succeeded")
-
-    @property
     def terminated(self) -> bool:
         return self.deleting or self.finished
 
 
-@dataclass(frozen=True)
-class ObservedLauncher:
+@dataclass(frozen=True, kw_only=True)
+class ObservedLauncher(ObservedPod):
     """A launcher pod as the cluster shows it."""
 
     attempt: int
-    name: str
-    uid: str
-    phase: str
-    deleting: bool = False
-    disrupted: bool = False
-    unreachable: bool = False
-    waiting_reason: str = ""
-    unschedulable: bool = False
-    scheduled: datetime | None = None
-    exit_code: int | None = None
     report: TerminationReport | None = None
     ended: datetime | None = None
-    node: str = ""
     workers: int | None = None
     """How many workers it was started on."""
     gone: bool = False
     """No longer in the cluster; this is how it was last seen."""
-
-    @property
-    def finished(self) -> bool:
-        return self.phase in ("Failed", "Succeeded")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Literal
 
 from resnext_operator.api.objects import Manifest
+from resnext_operator.api.status import Status
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Plan:
     delete: tuple[ObjectRef, ...] = ()
     ungate: tuple[ObjectRef, ...] = ()
     """Workers to give to the scheduler."""
-    status: Manifest = field(default_factory=dict)
+    status: Status = field(default_factory=Status)
     """The whole new status."""
     events: tuple[Event, ...] = ()
     needs_ssh_secret: bool = False

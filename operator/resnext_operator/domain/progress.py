@@ -1,97 +1,99 @@
 """Progress in the status: how far the training is and how fast, and what `kubectl get` prints of it."""
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from statistics import median
 
-from resnext_operator.api.objects import Manifest
-from resnext_operator.domain.timestamps import to_rfc3339
+from resnext_operator.api.status import AttemptStatus, OperatorState, ProgressStatus, Status, Summary
 from resnext_trainer.contract import Progress
 
 # An odd number, so that one evaluation or one slow poll is never the median's neighbour for long.
 _STEP_TIME_SAMPLES = 9
 
-RATES = ("imagesPerSecond", "estimatedCompletionTime")
+_RATES = {"images_per_second": None, "estimated_completion_time": None}
 """Fields of the progress that hold only while steps are made."""
 
-_RESULTS = ("loss", "top1", "top5", "bestTop1")
+_RESULTS = ("loss", "top1", "top5", "best_top1")
 """Fields of the progress that a new attempt does not know at first; the last values still hold."""
+
+_REPORTED = ("epoch", "epochs", "step", "steps", "images_per_second", *_RESULTS)
 
 # A training that would take longer has no date of completion that anybody could use.
 _LONGEST = timedelta(days=3650)
 
 
-def update_progress(status: Manifest, attempt: Manifest | None, progress: Progress, now: datetime) -> None:
+def update_progress(status: Status, attempt: AttemptStatus | None, progress: Progress, now: datetime) -> None:
     """Put into the status how far the training is; nothing moves while no step is made."""
-    shown = progress.model_dump(
-        mode="json", by_alias=True, exclude_none=True, exclude={"attempt", "checkpoint", "resumed_step"}
-    )
-    before = status.get("progress") or {}
-    merged = {**{key: before[key] for key in _RESULTS if key in before}, **shown}
+    before = status.progress
+    known = {name: value for name in _REPORTED if (value := getattr(progress, name)) is not None}
+    results = {name: value for name in _RESULTS if (value := getattr(before, name, None)) is not None}
+    after = ProgressStatus.model_validate({**results, **known, "updated_time": now})
     if attempt is not None:
-        _record_step_time(status, attempt, progress.step, now)
+        status.operator_state = _with_step_time(status.operator_state, before, progress.step, now)
         if progress.images_per_second:
-            _estimate(merged, before, attempt, progress, now)
-    moved = _lasting(merged) != _lasting(before)
-    status["progress"] = {**merged, "updatedTime": to_rfc3339(now) if moved else before["updatedTime"]}
+            completion = _completion_time(before, status.operator_state, progress, now)
+            after = after.model_copy(update={"estimated_completion_time": completion})
+    if before and _lasting(after) == _lasting(before):
+        after = after.model_copy(update={"updated_time": before.updated_time})
+    status.progress = after
 
 
-def _lasting(progress: Manifest) -> Manifest:
-    return {key: value for key, value in progress.items() if key not in (*RATES, "updatedTime")}
+def _lasting(progress: ProgressStatus) -> ProgressStatus:
+    return progress.model_copy(update={**_RATES, "updated_time": None})
 
 
-def drop_rates(status: Manifest) -> None:
+def drop_rates(status: Status) -> None:
     """Take out of the status what holds only while steps are made; results stay."""
-    if progress := status.get("progress"):
-        status["progress"] = {key: value for key, value in progress.items() if key not in RATES}
+    if status.progress:
+        status.progress = status.progress.model_copy(update=_RATES)
 
 
-def step_seconds(status: Manifest) -> float | None:
+def step_seconds(status: Status) -> float | None:
     """The median time of a step in the attempt under way; None before there are three samples."""
-    samples = status.get("stepSeconds") or ()
+    samples = status.operator_state.step_seconds
     return median(samples) if len(samples) >= 3 else None
 
 
-def _record_step_time(status: Manifest, attempt: Manifest, step: int, now: datetime) -> None:
+def _with_step_time(state: OperatorState, before: ProgressStatus | None, step: int, now: datetime) -> OperatorState:
     """One more sample of a step's time, from two answers of the same attempt with steps between them."""
-    before = status.get("progress") or {}
-    if before and "firstStep" in attempt and (steps := step - before["step"]) > 0:
-        seconds = (now - datetime.fromisoformat(before["updatedTime"])).total_seconds() / steps
-        samples: Sequence[float] = status.get("stepSeconds") or ()
-        status["stepSeconds"] = [*samples, float(f"{seconds:.3g}")][-_STEP_TIME_SAMPLES:]
-    if "firstStep" not in attempt:
-        attempt |= {"firstStep": step, "firstTime": to_rfc3339(now)}
+    if state.first_step is None:
+        return state.model_copy(update={"first_step": step, "first_time": now.replace(microsecond=0)})
+    if before is None or (steps := step - before.step) <= 0:
+        return state
+    seconds = float(f"{(now - before.updated_time).total_seconds() / steps:.3g}")
+    samples = [*state.step_seconds, seconds][-_STEP_TIME_SAMPLES:]
+    return state.model_copy(update={"step_seconds": samples})
 
 
-def _estimate(merged: Manifest, before: Manifest, attempt: Manifest, progress: Progress, now: datetime) -> None:
+def _completion_time(
+    before: ProgressStatus | None, state: OperatorState, progress: Progress, now: datetime
+) -> datetime | None:
     """By the steps done since this attempt began; kept while no step was done since."""
-    if progress.step == before.get("step") and "estimatedCompletionTime" in before:
-        merged["estimatedCompletionTime"] = before["estimatedCompletionTime"]
-        return
-    done, spent = progress.step - attempt["firstStep"], now - datetime.fromisoformat(attempt["firstTime"])
-    if done > 0 and spent > timedelta(0):
-        seconds = spent.total_seconds() * max(0, progress.steps - progress.step) / done
-        if seconds <= _LONGEST.total_seconds():
-            merged["estimatedCompletionTime"] = to_rfc3339(now + timedelta(seconds=seconds))
+    if before and progress.step == before.step and before.estimated_completion_time:
+        return before.estimated_completion_time
+    if state.first_step is None or state.first_time is None:
+        return None
+    done, spent = progress.step - state.first_step, now - state.first_time
+    if done <= 0 or spent <= timedelta(0):
+        return None
+    seconds = spent.total_seconds() * max(0, progress.steps - progress.step) / done
+    return now + timedelta(seconds=seconds) if seconds <= _LONGEST.total_seconds() else None
 
 
-def printer_columns(status: Manifest) -> dict[str, str]:
+def summarize(status: Status) -> Summary:
     """What `kubectl get` prints: its columns format nothing themselves."""
-    workers, progress = status.get("workers") or {}, status.get("progress") or {}
-    shown = {}
-    if workers:
-        shown["workers"] = f"{workers['ready']}/{workers['replicas']}"
-    if "epochs" in progress:
-        shown["epoch"] = f"{progress.get('epoch', 0):.1f}/{progress['epochs']}"
-        shown["percent"] = f"{100 * progress.get('step', 0) / max(1, progress.get('steps', 1)):.0f}%"
-    for key, places in (("imagesPerSecond", ".0f"), ("loss", ".3f"), ("top1", ".4f")):
-        if key in progress:
-            shown[key] = format(progress[key], places)
-    if completion := progress.get("estimatedCompletionTime"):
-        # Against the time of the progress, not of now: nothing is written while nothing moves.
-        left = datetime.fromisoformat(completion) - datetime.fromisoformat(progress["updatedTime"])
-        shown["eta"] = duration(left)
-    return shown
+    shown: dict[str, str] = {}
+    if workers := status.workers:
+        shown["workers"] = f"{workers.ready}/{workers.replicas}"
+    if progress := status.progress:
+        shown["epoch"] = f"{progress.epoch or 0:.1f}/{progress.epochs}"
+        shown["percent"] = f"{100 * progress.step / max(1, progress.steps):.0f}%"
+        for name, places in (("images_per_second", ".0f"), ("loss", ".3f"), ("top1", ".4f")):
+            if (value := getattr(progress, name)) is not None:
+                shown[name] = format(value, places)
+        if progress.estimated_completion_time:
+            # Against the time of the progress, not of now: nothing is written while nothing moves.
+            shown["eta"] = duration(progress.estimated_completion_time - progress.updated_time)
+    return Summary(**shown)
 
 
 def duration(time: timedelta) -> str:

@@ -1,7 +1,6 @@
 """Objects that the API server does not create: why, what to do about it, when to try again, and what the status keeps.
 
-The status keeps a rejection until the whole set of pods exists: `cause`, `message`, `since`, `tries`, `retryTime`,
-`heldSince` (when its pods began to wait for the missing ones) and `released` (how often they were deleted for that).
+The status keeps a rejection until the whole set of pods exists.
 """
 
 import hashlib
@@ -9,15 +8,13 @@ import re
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from resnext_operator.api.objects import Manifest
-from resnext_operator.api.status import Phase
+from resnext_operator.api.status import ConditionType, Phase, RejectionStatus
 from resnext_operator.api.training import Training
 from resnext_operator.domain.conditions import Conditions, keep_transitions
 from resnext_operator.domain.observed import Rejection
 from resnext_operator.domain.plan import Plan
-from resnext_operator.domain.progress import drop_rates, printer_columns
+from resnext_operator.domain.progress import drop_rates, summarize
 from resnext_operator.domain.reasons import Reason, warning
-from resnext_operator.domain.timestamps import to_rfc3339, to_rfc3339_millis
 from resnext_operator.rendering import names
 
 RETRY_FIRST, RETRY_LAST = timedelta(seconds=1), timedelta(minutes=1)
@@ -146,57 +143,63 @@ def plan_after_api_rejection(training: Training, plan: Plan, rejection: Rejectio
     for a launcher: an attempt that was not created must not be recorded, or the next decision would find it lost.
     """
     launches = any(each["metadata"]["labels"].get(names.ROLE) == "launcher" for each in plan.create)
-    status = dict(training.status if launches else plan.status)
-    status.setdefault("phase", Phase.PENDING.value)
-    status.setdefault("startTime", to_rfc3339(now))
-    conditions = Conditions(plan.status.get("conditions"), training.generation, now)
+    before = training.status
+    status = (before if launches else plan.status).copy_to_change()
+    status.phase, status.start_time = status.phase or Phase.PENDING, status.start_time or now.replace(microsecond=0)
+    conditions = Conditions(plan.status.conditions, training.generation, now)
     cause, said = cause_of(rejection), rejection.message[:_LONGEST]
     message = f"{rejection.kind} {rejection.name} is rejected ({rejection.code}): {said} → {advice(rejection)}"
     events = () if launches else tuple(event for event in plan.events if event.reason not in _SCHEDULING_REASONS)
-    if cause is Cause.INVALID and not training.status.get("attempts"):
-        conditions.set("PodsInvalid", True, Reason.PODS_INVALID, message)
-        conditions.set("Failed", True, Reason.PODS_INVALID, message)
-        status |= {"phase": Phase.FAILED.value, "reason": Reason.PODS_INVALID.value, "completionTime": to_rfc3339(now)}
-        status["conditions"] = conditions.all()
+    if cause is Cause.INVALID and not before.attempts:
+        conditions.set(ConditionType.PODS_INVALID, True, Reason.PODS_INVALID, message)
+        conditions.set(ConditionType.FAILED, True, Reason.PODS_INVALID, message)
+        status.phase, status.reason = Phase.FAILED, Reason.PODS_INVALID.value
+        status.completion_time, status.conditions = now.replace(microsecond=0), conditions.all()
         drop_rates(status)
-        status["printed"] = printer_columns(status)
+        status.summary = summarize(status)
         return Plan(status=status, events=(*events, warning(Reason.PODS_INVALID, message)))
-    before = training.status.get("rejection") or {}
-    tries = before.get("tries", 0) + 1
-    wait = _varied(training, tries, RETRY_FIRST, RETRY_LAST)
-    kept = {key: before[key] for key in ("heldSince", "released") if key in before}
-    status["rejection"] = {
-        **kept,
-        "since": before.get("since", to_rfc3339(now)),
-        "cause": cause.value,
-        "role": rejection.role,
-        "message": message,
-        "tries": tries,
-        "generation": training.generation,
-        "retryTime": to_rfc3339_millis(now + wait),
-    }
+    status.rejection = _with_rejection(training, rejection, cause, message, now)
     reason = Reason.PODS_INVALID if cause is Cause.INVALID else Reason.PODS_REFUSED
     if cause is Cause.INVALID:
-        conditions.set("PodsInvalid", True, reason, message)
-    conditions.set("Scheduled", False, reason, message)
-    if training.status.get("reason") != reason or before.get("cause") != cause.value:
+        conditions.set(ConditionType.PODS_INVALID, True, reason, message)
+    conditions.set(ConditionType.SCHEDULED, False, reason, message)
+    if before.reason != reason or before.rejection is None or before.rejection.cause != cause:
         events += (warning(reason, message),)
+    status.reason = reason.value
     # The plan was decided from the stored status, and passes through states that are not stored.
-    kept_times = keep_transitions(training.status.get("conditions"), conditions.all())
-    status |= {"reason": reason.value, "conditions": kept_times}
-    if workers := plan.status.get("workers"):
-        status["workers"] = workers
-    status["printed"] = printer_columns(status)
+    status.conditions = keep_transitions(before.conditions, conditions.all())
+    status.workers = plan.status.workers or status.workers
+    status.summary = summarize(status)
+    wait = status.rejection.retry_time - now
     soonest = min(wait, plan.requeue_after) if plan.requeue_after else wait
     return Plan(status=status, events=events, requeue_after=soonest)
 
 
-def released(training: Training, rejection: Manifest, now: datetime) -> tuple[Manifest, timedelta]:
+def _with_rejection(
+    training: Training, rejection: Rejection, cause: Cause, message: str, now: datetime
+) -> RejectionStatus:
+    """What the status keeps of a rejection, and of those before it."""
+    before = training.status.rejection
+    tries = (before.tries if before else 0) + 1
+    return RejectionStatus(
+        cause=cause.value,
+        role=rejection.role,
+        message=message,
+        since=before.since if before else now,
+        retry_time=now + _varied(training, tries, RETRY_FIRST, RETRY_LAST),
+        held_since=before.held_since if before else None,
+        tries=tries,
+        released=before.released if before else 0,
+        generation=training.generation,
+    )
+
+
+def released(training: Training, rejection: RejectionStatus, now: datetime) -> tuple[RejectionStatus, timedelta]:
     """The rejection after its pods are deleted, and the pause before the next try."""
-    times = rejection.get("released", 0) + 1
+    times = rejection.released + 1
     wait = _varied(training, times, RELEASED_FIRST, RELEASED_LAST)
-    kept = {key: value for key, value in rejection.items() if key != "heldSince"}
-    return {**kept, "released": times, "tries": 0, "retryTime": to_rfc3339_millis(now + wait)}, wait
+    changes = {"held_since": None, "released": times, "tries": 0, "retry_time": now + wait}
+    return rejection.model_copy(update=changes), wait
 
 
 def _varied(training: Training, times: int, first: timedelta, last: timedelta) -> timedelta:

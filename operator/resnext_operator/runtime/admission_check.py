@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from resnext_operator.api.objects import Manifest
+from resnext_operator.api.status import Status
 from resnext_operator.api.training import Training
 from resnext_operator.domain.observed import Rejection
 from resnext_operator.rendering.hashing import with_spec_hash
@@ -97,7 +98,7 @@ class Admission:
 
 def _template(training: Training) -> str:
     """What the pods of a training have in common with those of another one: all but their names and owner."""
-    unnamed = replace(training, name="training", uid="", status={})
+    unnamed = replace(training, name="training", uid="", status=Status())
     pods = (worker_pod(unnamed, 0, 0), _launcher(unnamed, 1))
     return hashlib.sha256(json.dumps([training.namespace, pods], sort_keys=True).encode()).hexdigest()
 

@@ -14,6 +14,7 @@ from kubernetes.aio.config import ConfigException, load_incluster_config, load_k
 
 from resnext_operator.api.groupversion import GROUP, KIND, PLURAL, VERSION
 from resnext_operator.api.objects import Manifest
+from resnext_operator.api.status import Status
 from resnext_operator.api.training import Training
 from resnext_operator.domain.observed import Rejection
 from resnext_operator.domain.plan import ObjectRef, Plan
@@ -236,10 +237,10 @@ class KubeClient:
             raise
         return answer if answer.get("kind") == gone.kind else None
 
-    async def patch_status(self, training: Training, status: Manifest) -> Manifest | None:
+    async def patch_status(self, training: Training, status: Status) -> Manifest | None:
         """Write the status if it is another than the one that was read; returns the resource as it is then."""
         # Against what is stored, so that what could not be parsed is replaced or removed.
-        changes = merge_patch(training.stored, status)
+        changes = merge_patch(training.stored, status.to_json())
         if not changes:
             return None
         path = path_of(KIND, training.namespace, training.name, "status")

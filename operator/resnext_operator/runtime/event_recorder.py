@@ -6,9 +6,9 @@ from datetime import datetime
 
 from resnext_operator.api.groupversion import GROUP, KIND, VERSION
 from resnext_operator.api.objects import Manifest
+from resnext_operator.api.timestamps import to_rfc3339
 from resnext_operator.api.training import Training
 from resnext_operator.domain.plan import Event
-from resnext_operator.domain.timestamps import to_rfc3339
 from resnext_operator.runtime.client import MERGE_PATCH, ApiError, KubeClient, path_of
 from resnext_operator.runtime.guard import Guard
 

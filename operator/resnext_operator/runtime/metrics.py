@@ -1,9 +1,8 @@
 """What the operator tells Prometheus; the series of a training are read from the cache, so they go when it goes."""
 
 from collections import Counter as Tally
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import Any
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -12,7 +11,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from resnext_operator.api.groupversion import CONTROLLER_NAME
-from resnext_operator.api.status import Phase, readable
+from resnext_operator.api.status import Phase, Status
 from resnext_operator.domain.attempt_cause import AttemptCause
 from resnext_operator.runtime.cache import Cache
 from resnext_operator.runtime.guard import LOOPS, Guard
@@ -65,8 +64,8 @@ class Metrics:
     def requested(self, verb: str, code: str) -> None:
         self.requests.labels(verb, code).inc()
 
-    def recorded(self, before: Mapping[str, Any], after: Mapping[str, Any], created: str, now: datetime) -> None:
-        """Count what a status write has recorded for the first time; both can be parsed."""
+    def recorded(self, before: Status, after: Status, created: str, now: datetime) -> None:
+        """Count what a status write has recorded for the first time."""
         for attempt in _ended(after) - _ended(before):
             self.attempts.labels(attempt[1]).inc()
         if not _steps(before) and _steps(after):
@@ -97,26 +96,25 @@ class _Trainings(Collector):
                 if managed_by(training) != CONTROLLER_NAME:
                     continue
                 with self._guard.each("metrics", key_of(training)):
-                    names, status = list(key_of(training)), readable(training.get("status"))
-                    progress = status.get("progress") or {}
-                    tally[status.get("phase", Phase.PENDING.value)] += 1
-                    for k in ("1", "5"):
-                        if (ratio := progress.get(f"top{k}")) is not None:
-                            accuracy.add_metric([*names, k], ratio)
-                    if (rate := progress.get("imagesPerSecond")) is not None:
-                        speed.add_metric(names, rate)
+                    names, status = list(key_of(training)), Status.parse(training.get("status"))
+                    tally[status.phase or Phase.PENDING] += 1
+                    if progress := status.progress:
+                        for k, ratio in (("1", progress.top1), ("5", progress.top5)):
+                            if ratio is not None:
+                                accuracy.add_metric([*names, k], ratio)
+                        if progress.images_per_second is not None:
+                            speed.add_metric(names, progress.images_per_second)
             for phase in Phase:
                 phases.add_metric([phase.value], tally[phase.value])
         yield from (phases, accuracy, speed)
 
 
-def _ended(status: Mapping[str, Any]) -> set[tuple[int, str]]:
-    attempts = status.get("attempts") or ()
-    return {(each["number"], each.get("cause", "crashed")) for each in attempts if "endTime" in each}
+def _ended(status: Status) -> set[tuple[int, str]]:
+    return {(each.number, each.cause or AttemptCause.CRASHED) for each in status.attempts if each.ended}
 
 
-def _steps(status: Mapping[str, Any]) -> int:
-    return int((status.get("progress") or {}).get("step", 0))
+def _steps(status: Status) -> int:
+    return status.progress.step if status.progress else 0
 
 
 async def serve(metrics: Metrics, port: int, ready: Callable[[], bool]) -> web.AppRunner:

@@ -37,7 +37,7 @@ _KINDS = {
     "networkpolicies": "/apis/networking.k8s.io/v1",
 }
 _STATUS_FIELDS = (
-    *("phase", "reason", "conditions", "attempts", "progress", "checkpoint", "workers", "printed", "startTime"),
+    *("phase", "reason", "conditions", "attempts", "progress", "checkpoint", "workers", "summary", "startTime"),
     *("completionTime", "observedGeneration", "suspendedTime", "runId", "failedStarts", "nodes", "unknown"),
 )
 _PROGRESS_FIELDS = ("attempt", "epoch", "epochs", "step", "steps", "loss", "imagesPerSecond", "checkpoint", "top1")

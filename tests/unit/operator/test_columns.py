@@ -38,7 +38,7 @@ def reject(cluster):
         metadata = pods[0]["metadata"]
         quota = f'pods "{metadata["name"]}" is forbidden: exceeded quota: team'
         plan = cluster.rejected(plan, Rejection("Pod", metadata["name"], metadata["labels"][names.ROLE], 403, quota))
-    cluster.body["status"] = plan.status
+    cluster.body["status"] = plan.status.to_json()
 
 
 @pytest.fixture
@@ -64,14 +64,14 @@ def series(cluster):
 def agree(cluster):
     """The number of ready workers is the same in the status, the column and the condition."""
     workers, ready = cluster.status["workers"], condition(cluster, "WorkersReady")
-    assert cluster.status["printed"]["workers"] == f"{workers['ready']}/{workers['replicas']}"
+    assert cluster.status["summary"]["workers"] == f"{workers['ready']}/{workers['replicas']}"
     assert ready["message"] == f"{workers['ready']} of {workers['replicas']} workers are ready"
     assert ready["status"] == str(workers["ready"] == workers["replicas"])
 
 
 def at_rest(cluster):
     """Nothing runs: no rates in status, columns and series; the results stay."""
-    progress, printed = cluster.status["progress"], cluster.status["printed"]
+    progress, printed = cluster.status["progress"], cluster.status["summary"]
     assert not [rate for rate in RATES if rate in progress]
     assert not [rate for rate in ("imagesPerSecond", "eta") if rate in printed]
     assert not [line for line in series(cluster) if "images_per_second" in line]
@@ -84,10 +84,10 @@ def at_rest(cluster):
 def test_eta_is_printed_as_remaining_time(running):
     """kubectl prints a future date as <invalid>; 20 steps in 60 s leave 120 steps, 6 minutes."""
     columns = {each["name"]: each for each in crd.manifest()["spec"]["versions"][0]["additionalPrinterColumns"]}
-    assert (columns["ETA"]["type"], columns["ETA"]["jsonPath"]) == ("string", ".status.printed.eta")
+    assert (columns["ETA"]["type"], columns["ETA"]["jsonPath"]) == ("string", ".status.summary.eta")
     assert [name for name, each in columns.items() if each["type"] == "date"] == ["Age"]
-    assert running.status["printed"]["eta"] == "6m"
-    assert running.status["printed"]["imagesPerSecond"] == "640"
+    assert running.status["summary"]["eta"] == "6m"
+    assert running.status["summary"]["imagesPerSecond"] == "640"
     assert [line for line in series(running) if "images_per_second" in line]
     agree(running)
 
@@ -253,4 +253,4 @@ def test_invalid_spec_shows_no_rates(running):
     running.apply_plan(plan)
     assert condition(running, "Running")["status"] == "False"
     assert "imagesPerSecond" not in running.status["progress"]
-    assert "eta" not in running.status["printed"]
+    assert "eta" not in running.status["summary"]

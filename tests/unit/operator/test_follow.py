@@ -9,10 +9,18 @@ import pytest
 from rich.console import Console
 
 from resnext_operator import follow
+from resnext_operator.api.status import Phase, Status
+
+AT = "2026-01-01T00:00:00Z"
 
 
 def status(phase, **progress):
-    return {"status": {"phase": phase, "progress": progress, "conditions": []}}
+    known = {"progress": {"updatedTime": AT, **progress}} if progress else {}
+    return {"phase": phase, **known, "conditions": []}
+
+
+def condition(kind, reason, message):
+    return {"type": kind, "status": "True", "reason": reason, "message": message, "lastTransitionTime": AT}
 
 
 @pytest.fixture
@@ -20,22 +28,22 @@ def statuses(monkeypatch):
     """A training with the widest numbers, one status a second, without the seconds."""
     monkeypatch.setattr(follow, "PERIOD", 0.0)
     monkeypatch.setattr(follow, "LINES_EVERY", 0.0)
-    soon = (datetime.now(UTC) + timedelta(hours=23)).isoformat()
+    soon = (datetime.now(UTC) + timedelta(hours=23)).strftime("%Y-%m-%dT%H:%M:%SZ")
     numbers = {"epochs": 250, "steps": 312_500, "loss": 6.908, "top1": 0.0012, "estimatedCompletionTime": soon}
     middle = [
         status("Running", epoch=step / 1250, step=step, imagesPerSecond=18_432.1, **numbers) for step in (1, 2, 2)
     ]
     ended = status("Succeeded", **{**numbers, "step": 312_500})
     # All within one second.
-    ended["status"] |= {
+    ended |= {
         "reason": "Finished",
         "conditions": [
-            {"reason": "Saved", "message": "it can go on from a checkpoint"},
-            {"type": "WorkersReady", "reason": "Finished", "message": "0 of 2 workers are ready"},
-            {"type": "Succeeded", "reason": "Finished", "message": "250 epochs"},
+            condition("Checkpointed", "Saved", "it can go on from a checkpoint"),
+            condition("WorkersReady", "Finished", "0 of 2 workers are ready"),
+            condition("Succeeded", "Finished", "250 epochs"),
         ],
     }
-    return iter([{}, status("Starting"), *middle, ended])
+    return map(Status.parse, [None, status("Starting"), *middle, ended])
 
 
 def test_follow_in_pipe_prints_line_per_phase_and_change(statuses):
@@ -43,7 +51,7 @@ def test_follow_in_pipe_prints_line_per_phase_and_change(statuses):
     out = io.StringIO()
     last = follow.follow(lambda: next(statuses), Console(file=out, width=200))
     lines = [re.sub(r"^\d\d:\d\d:\d\d ", "", line) for line in out.getvalue().splitlines()]
-    assert last["phase"] == "Succeeded"
+    assert last.phase is Phase.SUCCEEDED
     assert lines[:2] == ["Starting", "Running"]
     assert [line.split(" · ")[:2] for line in lines if "18,432" in line] == [
         ["  0% epoch 0.0/250", "18,432 images/s"]

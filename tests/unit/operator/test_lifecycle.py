@@ -597,7 +597,7 @@ def test_lost_worker_replaced_after_attempt_is_recorded():
     cluster.vanish("resnext-digits-worker-1-0")
     plan = cluster.decide()
     assert not plan.create, "cut off between the two, nothing would tell that the attempt has lost a worker"
-    assert plan.status["attempts"][0]["cause"] == "disruption"
+    assert plan.status.attempts[0].cause == "disruption"
     cluster.settle()
     assert len(cluster.pods("worker")) == 2
 

@@ -56,7 +56,7 @@ def test_progress_is_in_status_and_printed_columns(running):
     """Steps, checkpoint and percentage are reported."""
     assert running.status["progress"]["step"] == 20
     assert running.status["checkpoint"]["step"] == 20
-    printed = running.status["printed"]
+    printed = running.status["summary"]
     assert (printed["workers"], printed["epoch"], printed["percent"]) == ("2/2", "1.0/8", "12%")
 
 
@@ -316,7 +316,7 @@ def test_unmanaged_or_deleted_training_is_not_modified(change):
     if not change:
         cluster.body["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     plan = cluster.decide()
-    assert (plan.create, plan.delete, plan.status) == ((), (), {})
+    assert (plan.create, plan.delete, plan.status.to_json()) == ((), (), {})
 
 
 def test_last_ten_attempts_are_kept():

@@ -203,12 +203,12 @@ def forbid(cluster):
     assert any(each["kind"] == "Pod" for each in plan.create)
     for manifest in plan.create:
         if manifest["kind"] != "Pod":
-            cluster.apply_plan(Plan(create=(manifest,), status=cluster.status))
+            cluster.apply_plan(Plan(create=(manifest,), status=cluster.training.status))
     made = [each for each in plan.create if each["kind"] == "Pod"][-1]
     rejection = ApiError(403, QUOTA).rejection(made)
     hindered = cluster.rejected(plan, rejection)
     assert not hindered.create
-    cluster.body["status"] = hindered.status
+    cluster.body["status"] = hindered.status.to_json()
     cluster.events += [event.reason for event in hindered.events]
 
 
@@ -255,12 +255,12 @@ def test_running_training_with_invalid_spec_is_stopped():
     """Its pods are deleted, the training fails, and repeating changes nothing."""
     cluster = make_cluster()
     cluster.run()
-    plan = plan_for_invalid_spec(cluster.status, cluster.seen, 2, "spec.workers.slots: no", cluster.now)
+    plan = plan_for_invalid_spec(cluster.training.status, cluster.seen, 2, "spec.workers.slots: no", cluster.now)
     assert {each.name for each in plan.delete} == {each["metadata"]["name"] for each in living(cluster)}
-    assert plan.status["phase"] == Phase.FAILED
+    assert plan.status.phase == Phase.FAILED
     cluster.apply_plan(plan)
-    again = plan_for_invalid_spec(cluster.status, cluster.seen, 2, "spec.workers.slots: no", cluster.now)
-    assert (again.delete, again.events, again.status) == ((), (), cluster.status)
+    again = plan_for_invalid_spec(cluster.training.status, cluster.seen, 2, "spec.workers.slots: no", cluster.now)
+    assert (again.delete, again.events, again.status.to_json()) == ((), (), cluster.status)
 
 
 def living(cluster):
@@ -273,8 +273,8 @@ def test_succeeded_training_with_invalid_spec_unchanged():
     cluster.run()
     cluster.end(ExitStatus.FINISHED)
     cluster.settle()
-    plan = plan_for_invalid_spec(cluster.status, cluster.seen, 2, "spec.workers.slots: no", cluster.now)
-    assert (plan.status, plan.events) == (cluster.status, ())
+    plan = plan_for_invalid_spec(cluster.training.status, cluster.seen, 2, "spec.workers.slots: no", cluster.now)
+    assert (plan.status.to_json(), plan.events) == (cluster.status, ())
 
 
 # -- network policy ----------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def reject(cluster, *which, code=403, message=EXCEEDED, launcher=False):
     fallen = [each for each in plan.create if falls(each)]
     assert fallen, "nothing to reject"
     made = tuple(each for each in plan.create if not falls(each))
-    cluster.apply_plan(Plan(create=made, delete=plan.delete, ungate=plan.ungate, status=cluster.status))
+    cluster.apply_plan(Plan(create=made, delete=plan.delete, ungate=plan.ungate, status=cluster.training.status))
     role = "launcher" if launcher else "worker"
     after = cluster.rejected(plan, rejection(code, message, role))
     cluster.apply_plan(Plan(status=after.status, events=after.events))

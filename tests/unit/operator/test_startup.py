@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from resnext_operator.api.status import Phase
-from resnext_operator.domain.timestamps import to_rfc3339
+from resnext_operator.api.timestamps import to_rfc3339
 from resnext_trainer.contract import ExitStatus
 from tests.support.fake_cluster import Cluster
 

@@ -1,0 +1,1 @@
+"""What `decide` does: each function changes the draft of a decision."""

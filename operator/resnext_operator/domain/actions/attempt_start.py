@@ -1,0 +1,32 @@
+"""How an attempt begins."""
+
+from resnext_operator.api.status import AttemptStatus, Phase
+from resnext_operator.domain.actions.scheduling import set_scheduled_true
+from resnext_operator.domain.actions.worker_counts import set_workers_ready
+from resnext_operator.domain.draft import Draft
+from resnext_operator.domain.reasons import Reason
+
+
+def record_attempt_start(draft: Draft, number: int, workers: int) -> None:
+    """Record an attempt, and what it starts from."""
+    status = draft.status
+    saved = status.checkpoint.step if status.checkpoint else None
+    attempt = AttemptStatus(number=number, start_time=draft.second, workers=workers, checkpoint_step_before=saved)
+    status.attempts = [*status.attempts, attempt]
+    status.operator_state = status.operator_state.model_copy(
+        update={"step_seconds": [], "first_step": None, "first_time": None}
+    )
+    status.rejection, status.failed_starts = None, []
+    message = f"attempt {number}: {workers} workers are ready, mpirun starts"
+    draft.transition_to(Phase.STARTING, Reason.LAUNCHED, message)
+
+
+def adopt_orphaned_launcher(draft: Draft) -> None:
+    """A launcher that was created and not recorded, since the operator ended between the two, is an attempt too."""
+    last = draft.status.last_attempt.number if draft.status.last_attempt else 0
+    newest = max(draft.state.launchers, key=lambda each: each.attempt, default=None)
+    if draft.attempt is None and newest and newest.attempt > last:
+        # It was created because all workers had a node and were ready.
+        set_scheduled_true(draft)
+        set_workers_ready(draft, draft.replicas)
+        record_attempt_start(draft, newest.attempt, newest.workers or draft.replicas)

@@ -1,0 +1,24 @@
+"""What is done about a finished training."""
+
+from resnext_operator.api.groupversion import KIND
+from resnext_operator.api.status import ConditionType, Phase
+from resnext_operator.domain.actions.finish import count_remaining_workers
+from resnext_operator.domain.draft import Draft
+from resnext_operator.domain.observed import ObservedPod
+from resnext_operator.domain.plan import ObjectRef
+from resnext_operator.domain.reasons import Reason
+from resnext_operator.domain.rules.rule import first_match
+from resnext_operator.domain.rules.ttl_expired import ttl_expired
+
+
+def clean_up(draft: Draft) -> None:
+    """Nothing is created any more, whatever is missing; in the end the training is deleted as well."""
+    training, policy = draft.training, draft.training.spec.run_policy.clean_pod_policy
+    ended = ConditionType.SUCCEEDED if draft.phase is Phase.SUCCEEDED else ConditionType.FAILED
+    reason = draft.conditions.reason(ended)
+    count_remaining_workers(draft, Reason(reason) if reason in set(Reason) else Reason.WAITING)
+    if first_match(draft, [ttl_expired]):
+        draft.delete[training.uid] = ObjectRef(KIND, training.name, training.uid)
+        return
+    pods: list[ObservedPod] = [*draft.state.workers, *draft.state.launchers] if policy != "None" else []
+    draft.delete_pods(pod for pod in pods if policy == "All" or not pod.finished)

@@ -1,0 +1,82 @@
+"""Pods that the API server rejects: the others wait for them, and are deleted when that takes too long."""
+
+from datetime import timedelta
+
+from resnext_operator.api.status import ConditionType
+from resnext_operator.domain import rejections
+from resnext_operator.domain.actions.finish import fail_if_pending_too_long
+from resnext_operator.domain.actions.scheduling import leave_reason, set_scheduled_false
+from resnext_operator.domain.actions.worker_counts import set_workers_ready
+from resnext_operator.domain.draft import Draft
+from resnext_operator.domain.observed import ObservedWorker
+from resnext_operator.domain.plan import ObjectRef
+from resnext_operator.domain.reasons import Reason, warning
+from resnext_operator.domain.rules.rejection_backoff import rejection_backoff
+from resnext_operator.domain.rules.rule import due, waits_for
+
+
+def admit_complete_set(draft: Draft, workers: list[ObservedWorker | None]) -> None:
+    """Give the workers to the scheduler when all exist and the API server would admit the launcher, too."""
+    pods = [pod for pod in workers if pod]
+    if len(pods) < len(workers):
+        return
+    if gated := [pod for pod in pods if pod.gated]:
+        if not draft.state.launcher_admitted:
+            draft.needs_launcher_admission = not waits_for(draft, rejection_backoff)
+            return
+        draft.ungate += [ObjectRef("Pod", pod.name, pod.uid) for pod in gated]
+    elif draft.rejection and draft.rejection.role == "launcher":
+        return
+    if draft.rejection:
+        draft.status.rejection = None
+        message = "the pods are admitted, and wait for their nodes"
+        draft.conditions.set(ConditionType.SCHEDULED, False, Reason.WAITING, message)
+        leave_reason(draft, Reason.WAITING)
+
+
+def release_incomplete_set(draft: Draft, workers: list[ObservedWorker | None]) -> bool:
+    """Delete the pods of a set that stays incomplete because others are rejected; they may hold a quota's rest."""
+    rejection, seconds = draft.rejection, draft.training.spec.run_policy.admission_timeout_seconds
+    if rejection is None:
+        return False
+    if not any(workers):
+        draft.status.rejection = rejection.model_copy(update={"held_since": None})
+        return False
+    since = rejection.held_since or draft.now
+    draft.status.rejection = rejection = rejection.model_copy(update={"held_since": since})
+    timeout = since + timedelta(seconds=seconds)
+    if not due(draft, timeout) or not draft.evidence_is_recorded:
+        draft.requeue_at(max(timeout, draft.now))
+        return False
+    draft.status.rejection, wait = rejections.released(draft.training, rejection, draft.now)
+    _delete_set(draft)
+    message = (
+        f"not all pods were admitted within {seconds} s "
+        f"(runPolicy.admissionTimeoutSeconds): the others are deleted; next try in {wait.total_seconds():.0f} s"
+    )
+    draft.events.append(warning(Reason.PODS_REFUSED, f"{message}: {rejection.message}"))
+    set_scheduled_false(draft, Reason.PODS_REFUSED, rejection.message)
+    draft.requeue_at(draft.now + wait)
+    return True
+
+
+def waits_for_another_spec(draft: Draft) -> bool:
+    """The API server calls the pods invalid: another try with the same spec would only repeat it."""
+    rejection = draft.rejection
+    if rejection is None or rejection.cause != rejections.Cause.INVALID:
+        return False
+    if rejection.generation != draft.training.generation:
+        draft.status.rejection = None
+        message = "the spec has changed: the pods are created again"
+        draft.conditions.set(ConditionType.PODS_INVALID, False, Reason.RESUMED, message)
+        return False
+    if draft.evidence_is_recorded:
+        _delete_set(draft)
+    set_workers_ready(draft, 0)
+    fail_if_pending_too_long(draft)
+    return True
+
+
+def _delete_set(draft: Draft) -> None:
+    draft.delete_pods(draft.state.workers)
+    draft.delete_pods(each for each in draft.state.launchers if not each.finished)

@@ -1,0 +1,32 @@
+"""What is done while an attempt is under way."""
+
+from resnext_operator.api.status import ConditionType, Phase
+from resnext_operator.domain.actions.finish import fail_if_pending_too_long
+from resnext_operator.domain.actions.scheduling import set_scheduled_false
+from resnext_operator.domain.actions.shared_objects import check_secret, ensure_shared_objects
+from resnext_operator.domain.actions.stall import detect_stall
+from resnext_operator.domain.actions.worker_counts import set_workers_ready
+from resnext_operator.domain.draft import Draft
+from resnext_operator.domain.reasons import Reason
+from resnext_operator.domain.workers import up_to_date_workers
+
+
+def reconcile_running(draft: Draft) -> None:
+    """Watch the launcher start and the ranks make steps."""
+    ensure_shared_objects(draft)
+    if not draft.create:
+        draft.status.rejection = None
+    set_workers_ready(draft, sum(1 for pod in up_to_date_workers(draft) if pod and pod.ready))
+    progress, number, launcher = draft.state.progress, draft.attempts[-1].number, draft.launcher
+    answered = progress is not None and progress.attempt == number and progress.step > 0
+    if answered and draft.phase not in (Phase.RUNNING, Phase.STOPPING):
+        draft.transition_to(Phase.RUNNING, Reason.TRAINING, f"attempt {number} trains")
+        draft.conditions.set(ConditionType.RUNNING, True, Reason.TRAINING, f"attempt {number}")
+    if answered:
+        detect_stall(draft)
+    if launcher and launcher.phase == "Pending":
+        if launcher.waiting_reason:
+            message = f"pod {launcher.name} does not start: {launcher.waiting_reason}"
+            set_scheduled_false(draft, Reason.LAUNCHER_PENDING, message)
+        if not fail_if_pending_too_long(draft):
+            check_secret(draft, [launcher])

@@ -1,0 +1,104 @@
+"""Whether the pods have nodes, and what keeps them from starting."""
+
+from datetime import timedelta
+
+from resnext_operator.api.status import ConditionType
+from resnext_operator.domain.draft import Draft
+from resnext_operator.domain.observed import ObservedWorker
+from resnext_operator.domain.reasons import Reason, warning
+from resnext_operator.domain.rules.rule import due
+from resnext_operator.rendering.claims import checkpoint_claim_name
+
+# A claim that was made along with the pods is bound within a second or two; until then they are unschedulable as well.
+SCHEDULING_GRACE = timedelta(seconds=5)
+
+NOT_STARTED_REASONS = (
+    Reason.UNSCHEDULABLE,
+    Reason.NOT_STARTING,
+    Reason.CLAIM_MISSING,
+    Reason.PODS_REFUSED,
+    Reason.DETACHING,
+    Reason.LAUNCHER_PENDING,
+)
+"""Why pods do not start; no longer the reason of a status when they have."""
+
+
+def set_scheduled_condition(draft: Draft, workers: list[ObservedWorker | None]) -> None:
+    """Whether every worker has a node; why not, as long as one does not start."""
+    pods = [pod for pod in workers if pod]
+    troubled = next((pod for pod in pods if pod.waiting_reason and not _within_scheduling_grace(draft, pod)), None)
+    if missing := missing_claims(draft):
+        set_scheduled_false(draft, Reason.CLAIM_MISSING, missing)
+    elif troubled:
+        reason = Reason.UNSCHEDULABLE if troubled.unschedulable else Reason.NOT_STARTING
+        kind = "is unschedulable" if troubled.unschedulable else "does not start"
+        set_scheduled_false(draft, reason, f"pod {troubled.name} {kind}: {troubled.waiting_reason}")
+    elif len(pods) == len(workers) and all(pod.node for pod in pods):
+        set_scheduled_true(draft)
+        if detaching := _volume_detach_message(draft, pods[0]):
+            draft.conditions.set(ConditionType.WORKERS_READY, False, Reason.DETACHING, detaching)
+            _enter_reason(draft, Reason.DETACHING, detaching)
+        else:
+            leave_reason(draft, Reason.SCHEDULED)
+    elif draft.conditions.reason(ConditionType.SCHEDULED) in NOT_STARTED_REASONS:
+        with_node = sum(1 for pod in pods if pod.node)
+        message = f"{with_node} of {len(workers)} workers have a node"
+        draft.conditions.set(ConditionType.SCHEDULED, False, Reason.WAITING, message)
+        leave_reason(draft, Reason.WAITING)
+
+
+def set_scheduled_true(draft: Draft) -> None:
+    draft.conditions.set(ConditionType.SCHEDULED, True, Reason.SCHEDULED, "every worker has a node")
+
+
+def set_scheduled_false(draft: Draft, reason: Reason, message: str) -> None:
+    draft.conditions.set(ConditionType.SCHEDULED, False, reason, message)
+    _enter_reason(draft, reason, message)
+
+
+def leave_reason(draft: Draft, reason: Reason) -> None:
+    """What kept the pods from starting is over."""
+    if draft.status.reason in NOT_STARTED_REASONS:
+        draft.status.reason = reason.value
+
+
+def missing_claims(draft: Draft) -> str:
+    """Which of the training's claims do not exist, in one sentence; empty if all do."""
+    spec = draft.training.spec
+    wanted = dict.fromkeys([*spec.shared_claims.values(), spec.checkpoints.claim_name])
+    missing = [name for name in wanted if name and ("PersistentVolumeClaim", name) not in draft.state.present]
+    if not missing:
+        return ""
+    return f"there is no claim {' and no claim '.join(missing)} in namespace {draft.training.namespace}: create it"
+
+
+def _enter_reason(draft: Draft, reason: Reason, message: str) -> None:
+    if draft.status.reason != reason:
+        draft.status.reason = reason.value
+        draft.events.append(warning(reason, message))
+
+
+def _within_scheduling_grace(draft: Draft, pod: ObservedWorker) -> bool:
+    if pod.unschedulable_since is None:
+        return False
+    over = pod.unschedulable_since + SCHEDULING_GRACE
+    if due(draft, over):
+        return False
+    draft.requeue_at(over)
+    return True
+
+
+def _volume_detach_message(draft: Draft, first: ObservedWorker) -> str:
+    """Why worker 0, on another node than before, may have to wait for the checkpoints' claim."""
+    if first.phase != "Pending":
+        return ""
+    held = [pod for pod in draft.state.workers if pod.index == 0 and pod.unreachable and pod.node != first.node]
+    modes = draft.state.access_modes.get(checkpoint_claim_name(draft.training), ())
+    if not held or not all(mode.startswith("ReadWriteOnce") for mode in modes):
+        return ""
+    pod = held[-1]
+    return (
+        f"pod {first.name} waits for the checkpoints' claim, which node {pod.node} still holds for pod {pod.name}: "
+        "it comes when that node answers again or is removed; if it is off for good, taint it "
+        "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
+    )

@@ -1,0 +1,49 @@
+"""Whether steps are made."""
+
+from datetime import timedelta
+
+from resnext_operator.api.status import ConditionType, ProgressStatus
+from resnext_operator.domain.draft import Draft
+from resnext_operator.domain.plan import Event
+from resnext_operator.domain.progress import step_seconds
+from resnext_operator.domain.reasons import Reason, warning
+from resnext_operator.domain.rules.rule import due
+
+# Polls are seconds apart, and a minute without a step is nobody's trouble.
+MIN_STALL = timedelta(minutes=1)
+
+_MAX_RANKS_LISTED = 16
+
+
+def detect_stall(draft: Draft) -> None:
+    """Stalled is judged only by an answer of this operator's own time: one that was away has missed the steps."""
+    usual, progress = step_seconds(draft.status), draft.status.progress
+    if usual is None or progress is None:
+        return
+    multiple = draft.training.spec.run_policy.stall_multiple
+    stalls_at = progress.updated_time + max(MIN_STALL, timedelta(seconds=usual * multiple))
+    stalled = draft.conditions.is_true(ConditionType.STALLED)
+    if not due(draft, stalls_at):
+        draft.requeue_at(stalls_at)
+        if stalled:
+            draft.conditions.set(ConditionType.STALLED, False, Reason.MOVING, f"step {progress.step}")
+            message = f"steps are made again, from {progress.step} on"
+            draft.events.append(Event("Normal", Reason.MOVING, message))
+    elif not stalled:
+        quiet = (draft.now - progress.updated_time).total_seconds()
+        message = (
+            f"no step for {quiet:.0f} s, and a step usually takes {usual:.2g} s; last steps: "
+            f"{_format_last_steps(draft, progress)}"
+        )
+        draft.conditions.set(ConditionType.STALLED, True, Reason.STALLED, message)
+        draft.events.append(warning(Reason.STALLED, message))
+
+
+def _format_last_steps(draft: Draft, progress: ProgressStatus) -> str:
+    steps = {0: progress.step, **draft.state.last_steps}
+    said = [
+        f"rank {rank} does not answer" if step is None else f"rank {rank} at {step}"
+        for rank, step in sorted(steps.items(), key=lambda each: (each[1] is not None, each[0]))
+    ]
+    more = len(said) - _MAX_RANKS_LISTED
+    return ", ".join(said[:_MAX_RANKS_LISTED]) + (f", and {more} more" if more > 0 else "")

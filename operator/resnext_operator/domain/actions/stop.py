@@ -1,0 +1,36 @@
+"""How an attempt is stopped, and a training suspended."""
+
+from resnext_operator.api.status import ConditionType, Phase
+from resnext_operator.domain.actions.worker_counts import set_workers_ready
+from resnext_operator.domain.draft import Draft
+from resnext_operator.domain.reasons import Reason
+from resnext_operator.domain.rules.rule import StopReason
+from resnext_operator.domain.workers import ready_workers
+
+
+def stop_launcher(draft: Draft, stop: StopReason) -> None:
+    """The launcher is deleted first: its SIGTERM makes the ranks save."""
+    draft.transition_to(Phase.STOPPING, stop.reason, stop.message)
+    set_workers_ready(draft, ready_workers(draft))
+    if (launcher := draft.launcher) and not launcher.finished:
+        draft.delete_pods([launcher])
+
+
+def suspend(draft: Draft) -> None:
+    """Delete all pods of a training without an attempt under way; it is Suspended when there are none."""
+    launchers = [each for each in draft.state.launchers if not each.gone]
+    if draft.state.workers or launchers:
+        if draft.phase is not Phase.SUSPENDED:
+            draft.transition_to(Phase.STOPPING, Reason.SUSPENDING, "the pods go")
+        set_workers_ready(draft, ready_workers(draft))
+        if draft.evidence_is_recorded:
+            draft.delete_pods(draft.state.workers)
+            draft.delete_pods(launchers)
+    elif draft.phase is not Phase.SUSPENDED:
+        message = "no pods; with spec.suspend false it goes on from the last checkpoint"
+        draft.transition_to(Phase.SUSPENDED, Reason.SUSPENDED, message)
+        reason = Reason.SUSPENDED
+        draft.conditions.set(ConditionType.SUSPENDED, True, reason, "no pods; the checkpoint is kept")
+        draft.conditions.set(ConditionType.RUNNING, False, reason)
+        draft.conditions.set(ConditionType.SCHEDULED, False, reason, "no pods")
+        set_workers_ready(draft, 0, reason)

@@ -1,0 +1,15 @@
+"""The pause after a failed attempt."""
+
+from resnext_operator.domain.attempt_cause import AttemptCause
+from resnext_operator.domain.draft import Draft
+from resnext_operator.domain.rules.rule import Recheck, due
+from resnext_operator.domain.startup import pause
+
+
+def attempt_backoff(draft: Draft) -> Recheck | None:
+    """No attempt begins before the pause that the number of failures asks for; a disruption needs none."""
+    last = draft.status.last_attempt
+    if last is None or last.end_time is None or last.cause in (None, AttemptCause.DISRUPTION, AttemptCause.STOPPED):
+        return None
+    over = last.end_time + pause(draft.status.failures)
+    return None if due(draft, over) else Recheck(over)

@@ -1,0 +1,35 @@
+"""The pods take too long to start."""
+
+from datetime import datetime, timedelta
+
+from resnext_operator.api.status import ConditionType
+from resnext_operator.domain.draft import Draft
+from resnext_operator.domain.reasons import Reason
+from resnext_operator.domain.rules.rule import Recheck, StopReason, due
+
+
+def pending_deadline_exceeded(draft: Draft) -> StopReason | Recheck | None:
+    """runPolicy.pendingDeadlineSeconds since the pods, or of an attempt under way its launcher, began to start."""
+    seconds = draft.training.spec.run_policy.pending_deadline_seconds
+    if seconds is None:
+        return None
+    since = draft.attempt.start_time if draft.attempt else pending_since(draft)
+    deadline = since + timedelta(seconds=seconds)
+    if not due(draft, deadline):
+        return Recheck(deadline)
+    scheduled = ConditionType.SCHEDULED
+    why = draft.conditions.message(scheduled) if draft.conditions.is_false(scheduled) else ""
+    if draft.status.failed_starts:
+        why = draft.status.failed_starts[-1].message
+    message = f"pods did not start within {seconds} s (runPolicy.pendingDeadlineSeconds)"
+    return StopReason(Reason.PENDING_DEADLINE_EXCEEDED, f"{message}: {why}" if why else message)
+
+
+def pending_since(draft: Draft) -> datetime:
+    """Since when the workers are not all ready, within this run and since the last attempt."""
+    last, started = draft.status.last_attempt, draft.status.start_time or draft.second
+    changed = draft.conditions.last_transition_time(ConditionType.WORKERS_READY)
+    # Pods that are deleted because others are rejected start no time of their own.
+    rejected = draft.rejection.since if draft.rejection else changed
+    ended = last.end_time if last and last.end_time else started
+    return max(ended, started, min(changed, rejected))

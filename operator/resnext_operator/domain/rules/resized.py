@@ -1,0 +1,14 @@
+"""The user changes the number of workers."""
+
+from resnext_operator.domain.draft import Draft
+from resnext_operator.domain.reasons import Reason
+from resnext_operator.domain.rules.rule import StopReason
+
+
+def resized(draft: Draft) -> StopReason | None:
+    """The attempt was started on another number of workers than spec.workers.replicas."""
+    launched = draft.attempts[-1].workers or draft.replicas
+    if draft.training.invalid or launched == draft.replicas:
+        return None
+    message = f"from {launched} to {draft.replicas} workers: saving a checkpoint to go on from"
+    return StopReason(Reason.RESIZING, message)

@@ -1,0 +1,17 @@
+"""The Secret with the SSH keys was deleted and created again."""
+
+from resnext_operator.domain.draft import Draft
+from resnext_operator.domain.reasons import Reason
+from resnext_operator.domain.rules.rule import StopReason
+from resnext_operator.domain.workers import mounts_current_secret
+
+
+def ssh_keys_recreated(draft: Draft) -> StopReason | None:
+    """The launcher waits for a Secret that was recreated after the workers mounted the one before."""
+    launcher, living = draft.launcher, [pod for pod in draft.state.workers if not pod.terminated]
+    if draft.training.invalid or not launcher or launcher.phase != "Pending":
+        return None
+    if all(mounts_current_secret(draft, pod) for pod in living):
+        return None
+    message = "the Secret with the keys had gone and was made anew: all pods are replaced"
+    return StopReason(Reason.KEYS_REMADE, message)

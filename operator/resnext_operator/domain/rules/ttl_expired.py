@@ -1,0 +1,16 @@
+"""A finished training is deleted after a while."""
+
+from datetime import timedelta
+
+from resnext_operator.domain.draft import Draft
+from resnext_operator.domain.reasons import Reason
+from resnext_operator.domain.rules.rule import Recheck, StopReason, due
+
+
+def ttl_expired(draft: Draft) -> StopReason | Recheck | None:
+    """runPolicy.ttlSecondsAfterFinished since the completion time."""
+    seconds, completed = draft.training.spec.run_policy.ttl_seconds_after_finished, draft.status.completion_time
+    if seconds is None or completed is None:
+        return None
+    expiry = completed + timedelta(seconds=seconds)
+    return StopReason(Reason.FINISHED, "deleted after its TTL") if due(draft, expiry) else Recheck(expiry)

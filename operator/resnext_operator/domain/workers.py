@@ -1,0 +1,58 @@
+"""Which worker pods live, which of them fit the spec, and on which nodes new ones must not run."""
+
+from collections import Counter
+
+from resnext_operator.domain.attempt_cause import AttemptCause
+from resnext_operator.domain.attempt_outcome import NODE_FAULT_CAUSES, REPLACE_POD_CAUSES
+from resnext_operator.domain.draft import Draft
+from resnext_operator.domain.observed import ObservedWorker
+
+
+def live_workers(draft: Draft) -> dict[int, ObservedWorker]:
+    """The newest pod of each worker that is neither finished nor being deleted, by the worker's index."""
+    return {each.index: each for each in draft.state.workers if not each.terminated}
+
+
+def up_to_date_workers(draft: Draft) -> list[ObservedWorker | None]:
+    """The pod of each worker, by index, that lives and is as it should be."""
+    replaced = workers_to_replace(draft)
+    fitting = {
+        index: pod
+        for index, pod in live_workers(draft).items()
+        if is_current(draft, pod) and mounts_current_secret(draft, pod) and pod.name not in replaced
+    }
+    return [fitting.get(index) for index in range(draft.replicas)]
+
+
+def ready_workers(draft: Draft) -> int:
+    """Number of workers that are ready, whatever settings they were created from."""
+    return sum(1 for index, pod in live_workers(draft).items() if pod.ready and index < draft.replicas)
+
+
+def is_current(draft: Draft, pod: ObservedWorker) -> bool:
+    """Whether it was created from the settings of the spec, as far as both are known."""
+    return pod.revision in ("", draft.revision) or bool(draft.training.invalid)
+
+
+def mounts_current_secret(draft: Draft, pod: ObservedWorker) -> bool:
+    """Whether it mounts the Secret that exists, as far as that is known."""
+    return not pod.keys or draft.state.keys in (None, pod.keys)
+
+
+def workers_to_replace(draft: Draft) -> set[str]:
+    """Names of the pods that ended an attempt and must be replaced, on another node if the node may be the cause."""
+    avoided = nodes_to_avoid(draft)
+    return {
+        each.pod for each in draft.attempts if each.pod and (each.cause in REPLACE_POD_CAUSES or each.node in avoided)
+    }
+
+
+def nodes_to_avoid(draft: Draft) -> list[str]:
+    """Nodes on which attempts failed so often that no new worker may run there."""
+    limit = draft.training.spec.run_policy.avoid_nodes_after
+    faults: Counter[str] = Counter()
+    for each in draft.attempts:
+        if each.cause in NODE_FAULT_CAUSES and each.node:
+            # A driver that does not work needs no second proof.
+            faults[each.node] += limit if each.cause == AttemptCause.NO_GPU else 1
+    return sorted(node for node, count in faults.items() if limit and count >= limit)
