@@ -1,4 +1,4 @@
-"""operator/REFERENCE.md: the fields of a training's spec, as tables."""
+"""operator/REFERENCE.md: the fields of a training's spec and status, as tables."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,11 +7,11 @@ from resnext_operator.api import crd
 
 
 def reference() -> str:
-    """Every setting of a training's resource, as tables."""
+    """Every field of a training's resource, as tables."""
     version = crd.manifest()["spec"]["versions"][0]
-    spec = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
-    sections = "\n".join(_section("spec", spec))
-    return f"<!-- Made by `make generate`; do not edit. -->\n# Settings of a ResNeXtTraining\n\n{sections}"
+    properties = version["schema"]["openAPIV3Schema"]["properties"]
+    sections = "\n".join(line for part in ("spec", "status") for line in _section(part, properties[part]))
+    return f"<!-- Made by `make generate`; do not edit. -->\n# Fields of a ResNeXtTraining\n\n{sections}"
 
 
 def _section(path: str, schema: dict[str, Any]) -> Iterator[str]:
