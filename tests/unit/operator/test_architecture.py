@@ -29,8 +29,7 @@ def setters():
 def documented():
     """The first three columns of the table of conditions."""
     table = DOCUMENT.partition("| Condition | Status | Set by |")[2].partition("\n\n")[0]
-    for row in re.findall(r"^\| (\w+) \| ([\w ]+) \| `([\w.]+)` \|", table, re.MULTILINE):
-        yield row
+    yield from re.findall(r"^\| (\w+) \| ([\w ]+) \| `([\w.]+)` \|", table, re.MULTILINE)
 
 
 def test_condition_table_matches_code():
