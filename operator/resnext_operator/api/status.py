@@ -5,43 +5,30 @@ next status that the operator writes replaces it. Fields that this version does 
 are kept while they are small.
 """
 
-import json
-import math
-from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Iterable
 from enum import StrEnum
-from functools import lru_cache
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    PlainValidator,
-    ValidationError,
-    ValidationInfo,
-    WithJsonSchema,
-    model_validator,
+from pydantic import ConfigDict, Field, PlainValidator
+
+from resnext_operator.api.status_fields import (
+    TEXT_SCHEMA,
+    Count,
+    ExitCode,
+    Lines,
+    Number,
+    PositiveInt,
+    PreciseTime,
+    StatusModel,
+    Tally,
+    Text,
+    Time,
+    WorkerCount,
+    displayed_time,
+    last,
 )
-from pydantic.alias_generators import to_camel
-
-from resnext_operator.api.objects import Manifest
-from resnext_operator.api.timestamps import to_rfc3339, to_rfc3339_millis
 
 MAX_RECORDED_ATTEMPTS = MAX_RECORDED_STARTS = 10
-MAX_ATTEMPTS = 1_000_000
-"""Attempts of a training; their number is part of a pod's name."""
-
-_UNKNOWN_BYTES, _UNKNOWN_FIELDS, _UNKNOWN_LEVELS = 4096, 16, 6
-_BIG = 2**53
-
-_ROUNDS = 8
-"""Passes over a stored status: each omits what the one before could not parse, from the inner fields outwards."""
-
-_YEARS = range(2000, 2200)
-"""Times outside of these years are no times of a training, and sums with them would overflow."""
 
 
 class Phase(StrEnum):
@@ -77,105 +64,6 @@ class ConditionType(StrEnum):
     FAILED = "Failed"
 
 
-# -- types of fields ---------------------------------------------------------------------------------------------------
-
-
-# A status holds dozens of times, most of them in each version of it: 8 microseconds for each otherwise.
-@lru_cache(maxsize=65_536)
-def _parse_time(value: str, layout: str) -> datetime:
-    found = datetime.strptime(value, layout).replace(tzinfo=UTC)
-    if found.year not in _YEARS:
-        raise ValueError("not a time of a training")
-    return found
-
-
-def _second(value: Any) -> datetime:
-    """A time in UTC as the API writes it: whole seconds."""
-    if isinstance(value, datetime):
-        return value.replace(microsecond=0)
-    if not isinstance(value, str) or len(value) != 20:
-        raise ValueError("not a time in UTC")
-    return _parse_time(value, "%Y-%m-%dT%H:%M:%SZ")
-
-
-def _millisecond(value: Any) -> datetime:
-    if isinstance(value, datetime):
-        return value
-    if not isinstance(value, str):
-        raise ValueError("not a time in UTC")
-    return _parse_time(value, "%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def _displayed_time(value: Any) -> str:
-    """A time as the trainer writes it, which is only displayed."""
-    if not isinstance(value, str):
-        raise ValueError("not a time")
-    datetime.fromisoformat(value)
-    return value
-
-
-def _last(most: int) -> BeforeValidator:
-    """The last items of a list that is too long."""
-    return BeforeValidator(lambda value: value[-most:] if isinstance(value, list) else value)
-
-
-_TEXT_SCHEMA = WithJsonSchema({"type": "string"})
-_TIME_SCHEMA = WithJsonSchema({"type": "string", "format": "date-time"})
-_INT64, _INT32 = {"format": "int64"}, {"format": "int32"}
-
-Time = Annotated[datetime, PlainValidator(_second), PlainSerializer(to_rfc3339, return_type=str), _TIME_SCHEMA]
-"""Whole seconds in UTC."""
-
-PreciseTime = Annotated[
-    datetime, PlainValidator(_millisecond), PlainSerializer(to_rfc3339_millis, return_type=str), _TIME_SCHEMA
-]
-"""With milliseconds, for pauses of less than a few seconds."""
-
-Text = Annotated[str, Field(max_length=32_768)]
-Count = Annotated[int, Field(ge=0, le=_BIG, json_schema_extra=_INT64)]
-Tally = Annotated[int, Field(ge=0, le=MAX_ATTEMPTS, json_schema_extra=_INT32)]
-Number = Annotated[float, Field(ge=-_BIG, le=_BIG)]
-ExitCode = Annotated[int, Field(ge=-(2**31), le=2**31 - 1, json_schema_extra=_INT32)]
-Lines = Annotated[list[Text], _last(1000)]
-
-
-# -- models ------------------------------------------------------------------------------------------------------------
-
-
-class StatusModel(BaseModel):
-    """An object of the status, in the API's camelCase."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="allow",
-        strict=True,
-        alias_generator=to_camel,
-        validate_by_name=True,
-        validate_by_alias=True,
-        use_attribute_docstrings=True,
-        allow_inf_nan=False,
-    )
-    known: ClassVar[frozenset[str]] = frozenset()
-    """The API's names of the fields."""
-
-    @classmethod
-    def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        cls.known = frozenset(str(field.alias) for field in cls.model_fields.values())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_large_unknown_fields(cls, value: Any, info: ValidationInfo) -> Any:
-        if not info.context or not isinstance(value, dict) or value.keys() <= cls.known:
-            return value
-        unknown = [key for key in value if key not in cls.known]
-        kept = {key for key in unknown[:_UNKNOWN_FIELDS] if _small(key, value[key])}
-        return {key: field for key, field in value.items() if key in cls.known or key in kept}
-
-    def to_json(self) -> Manifest:
-        """As the API server stores it; fields with their default value are omitted."""
-        return self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-
-
 class Condition(StatusModel):
     """One aspect of the training's state, as metav1.Condition."""
 
@@ -203,7 +91,7 @@ class AttemptStatus(StatusModel):
 
     model_config = ConfigDict(frozen=False)
 
-    number: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS, json_schema_extra=_INT32)]
+    number: PositiveInt
     """Number of the attempt, from 1."""
 
     start_time: Time
@@ -212,7 +100,7 @@ class AttemptStatus(StatusModel):
     end_time: Time | None = None
     """When the end of the attempt was observed; unset while it is under way."""
 
-    workers: Annotated[int, Field(ge=1, le=4096, json_schema_extra=_INT32)] | None = None
+    workers: WorkerCount | None = None
     """Number of workers that the attempt was started on."""
 
     checkpoint_step_before: Count | None = None
@@ -364,7 +252,7 @@ class CheckpointStatus(StatusModel):
     step: Count
     """Step that it was saved at."""
 
-    time: Annotated[str, PlainValidator(_displayed_time), _TEXT_SCHEMA]
+    time: Annotated[str, PlainValidator(displayed_time), TEXT_SCHEMA]
     """When it was saved."""
 
     path: Text
@@ -402,7 +290,7 @@ class Summary(StatusModel):
 class OperatorState(StatusModel):
     """What the operator keeps for itself between reconciliations; its fields may change with each version."""
 
-    step_seconds: Annotated[list[Annotated[float, Field(gt=0, le=_BIG)]], _last(100)] = []
+    step_seconds: Annotated[list[Annotated[float, Field(gt=0, le=2**53)]], last(100)] = []
     """Latest samples of the time of a step in the attempt under way."""
 
     first_step: Count | None = None
@@ -420,7 +308,7 @@ class Status(StatusModel):
 
     model_config = ConfigDict(frozen=False)
 
-    phase: Annotated[Phase, Field(strict=False), _TEXT_SCHEMA] | None = None
+    phase: Annotated[Phase, Field(strict=False), TEXT_SCHEMA] | None = None
     """Pending, Starting, Running, Stopping, Suspended, Restarting, Succeeded or Failed."""
 
     reason: Text | None = None
@@ -435,10 +323,10 @@ class Status(StatusModel):
     completion_time: Time | None = None
     """When the training succeeded or failed."""
 
-    conditions: Annotated[list[Condition], _last(64)] = []
+    conditions: Annotated[list[Condition], last(64)] = []
     """Conditions of the training."""
 
-    attempts: Annotated[list[AttemptStatus], _last(MAX_RECORDED_ATTEMPTS)] = []
+    attempts: Annotated[list[AttemptStatus], last(MAX_RECORDED_ATTEMPTS)] = []
     """The last ten attempts, the newest last."""
 
     failures: Tally = 0
@@ -447,7 +335,7 @@ class Status(StatusModel):
     disruptions: Tally = 0
     """Attempts that ended because a pod was evicted, preempted or deleted, or lost with its node."""
 
-    failed_starts: Annotated[list[FailedStart], _last(MAX_RECORDED_STARTS)] = []
+    failed_starts: Annotated[list[FailedStart], last(MAX_RECORDED_STARTS)] = []
     """Failed starts since the last attempt."""
 
     rejection: RejectionStatus | None = None
@@ -471,17 +359,9 @@ class Status(StatusModel):
     @classmethod
     def parse(cls, stored: Any) -> Self:
         """The fields of a stored status that can be parsed."""
-        value = stored if isinstance(stored, dict) else {}
-        for _ in range(_ROUNDS):
-            try:
-                status = cls.model_validate(value, by_name=False, context=True)
-            except ValidationError as error:
-                found = error.errors(include_url=False, include_context=False, include_input=False)
-                value = _without(value, [_path(each) for each in found])
-            else:
-                status._resolve_contradictions()
-                return status
-        return cls()
+        status = super().parse(stored)
+        status._resolve_contradictions()
+        return status
 
     def copy_to_change(self) -> Self:
         """A copy whose fields, and those of its attempts, may be assigned."""
@@ -529,44 +409,3 @@ def _in_order(attempts: Iterable[AttemptStatus]) -> list[AttemptStatus]:
         if not kept or each.number > kept[-1].number:
             kept.append(each)
     return kept
-
-
-# -- parsing leniently -------------------------------------------------------------------------------------------------
-
-
-def _path(error: Mapping[str, Any]) -> tuple[str | int, ...]:
-    """What to omit because of an error; an object without a required field is omitted as a whole."""
-    found: tuple[str | int, ...] = error["loc"]
-    return found[:-1] if error["type"] == "missing" else found
-
-
-def _without(value: Any, paths: list[tuple[str | int, ...]]) -> Any:
-    """A copy of a value of JSON without the values at some paths."""
-    omitted = {path[0] for path in paths if len(path) == 1}
-    inner: dict[str | int, list[tuple[str | int, ...]]] = {}
-    for path in paths:
-        if len(path) > 1:
-            inner.setdefault(path[0], []).append(path[1:])
-
-    def kept(key: str | int, field: Any) -> Any:
-        return _without(field, inner[key]) if key in inner else field
-
-    if isinstance(value, dict):
-        return {key: kept(key, field) for key, field in value.items() if key not in omitted}
-    if isinstance(value, list):
-        return [kept(index, item) for index, item in enumerate(value) if index not in omitted]
-    return value
-
-
-def _small(key: str, value: Any) -> bool:
-    """Whether an unknown field is a plain one; what nests deeper than any field of ours is not."""
-
-    def shallow(part: Any, depth: int) -> bool:
-        if isinstance(part, dict | list):
-            inner = part.values() if isinstance(part, dict) else part
-            return depth > 0 and all(shallow(each, depth - 1) for each in inner)
-        if isinstance(part, int | float) and not isinstance(part, bool):
-            return abs(part) <= _BIG and math.isfinite(part)
-        return isinstance(part, str | bool)
-
-    return len(key) <= 128 and shallow(value, _UNKNOWN_LEVELS) and len(json.dumps(value)) <= _UNKNOWN_BYTES

@@ -1,0 +1,182 @@
+"""Types of the status's fields, the base of its models, and how values that cannot be parsed are omitted."""
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic.alias_generators import to_camel
+
+from resnext_operator.api.objects import Manifest
+from resnext_operator.api.timestamps import to_rfc3339, to_rfc3339_millis
+
+MAX_ATTEMPTS = 1_000_000
+"""Attempts of a training; their number is part of a pod's name."""
+
+_UNKNOWN_BYTES, _UNKNOWN_FIELDS, _UNKNOWN_LEVELS = 4096, 16, 6
+_BIG = 2**53
+
+_ROUNDS = 8
+"""Passes over a stored status: each omits what the one before could not parse, from the inner fields outwards."""
+
+_YEARS = range(2000, 2200)
+"""Times outside of these years are no times of a training, and sums with them would overflow."""
+
+
+# A status holds dozens of times, most of them in each version of it: 8 microseconds for each otherwise.
+@lru_cache(maxsize=65_536)
+def _parse_time(value: str, layout: str) -> datetime:
+    found = datetime.strptime(value, layout).replace(tzinfo=UTC)
+    if found.year not in _YEARS:
+        raise ValueError("not a time of a training")
+    return found
+
+
+def _second(value: Any) -> datetime:
+    """A time in UTC as the API writes it: whole seconds."""
+    if isinstance(value, datetime):
+        return value.replace(microsecond=0)
+    if not isinstance(value, str) or len(value) != 20:
+        raise ValueError("not a time in UTC")
+    return _parse_time(value, "%Y-%m-%dT%H:%M:%SZ")
+
+
+def _millisecond(value: Any) -> datetime:
+    if isinstance(value, datetime):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("not a time in UTC")
+    return _parse_time(value, "%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def displayed_time(value: Any) -> str:
+    """A time as the trainer writes it, which is only displayed."""
+    if not isinstance(value, str):
+        raise ValueError("not a time")
+    datetime.fromisoformat(value)
+    return value
+
+
+def last(most: int) -> BeforeValidator:
+    """The last items of a list that is too long."""
+    return BeforeValidator(lambda value: value[-most:] if isinstance(value, list) else value)
+
+
+TEXT_SCHEMA = WithJsonSchema({"type": "string"})
+_TIME_SCHEMA = WithJsonSchema({"type": "string", "format": "date-time"})
+INT64, INT32 = {"format": "int64"}, {"format": "int32"}
+
+Time = Annotated[datetime, PlainValidator(_second), PlainSerializer(to_rfc3339, return_type=str), _TIME_SCHEMA]
+"""Whole seconds in UTC."""
+
+PreciseTime = Annotated[
+    datetime, PlainValidator(_millisecond), PlainSerializer(to_rfc3339_millis, return_type=str), _TIME_SCHEMA
+]
+"""With milliseconds, for pauses of less than a few seconds."""
+
+Text = Annotated[str, Field(max_length=32_768)]
+Count = Annotated[int, Field(ge=0, le=_BIG, json_schema_extra=INT64)]
+Tally = Annotated[int, Field(ge=0, le=MAX_ATTEMPTS, json_schema_extra=INT32)]
+Number = Annotated[float, Field(ge=-_BIG, le=_BIG)]
+ExitCode = Annotated[int, Field(ge=-(2**31), le=2**31 - 1, json_schema_extra=INT32)]
+PositiveInt = Annotated[int, Field(ge=1, le=MAX_ATTEMPTS, json_schema_extra=INT32)]
+WorkerCount = Annotated[int, Field(ge=1, le=4096, json_schema_extra=INT32)]
+Lines = Annotated[list[Text], last(1000)]
+
+
+class StatusModel(BaseModel):
+    """An object of the status, in the API's camelCase."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="allow",
+        strict=True,
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+    )
+    known: ClassVar[frozenset[str]] = frozenset()
+    """The API's names of the fields."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        cls.known = frozenset(str(field.alias) for field in cls.model_fields.values())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_large_unknown_fields(cls, value: Any, info: ValidationInfo) -> Any:
+        if not info.context or not isinstance(value, dict) or value.keys() <= cls.known:
+            return value
+        unknown = [key for key in value if key not in cls.known]
+        kept = {key for key in unknown[:_UNKNOWN_FIELDS] if _small(key, value[key])}
+        return {key: field for key, field in value.items() if key in cls.known or key in kept}
+
+    def to_json(self) -> Manifest:
+        """As the API server stores it; fields with their default value are omitted."""
+        return self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+
+    @classmethod
+    def parse(cls, stored: Any) -> Self:
+        """The fields of a stored object that can be parsed."""
+        value = stored if isinstance(stored, dict) else {}
+        for _ in range(_ROUNDS):
+            try:
+                return cls.model_validate(value, by_name=False, context=True)
+            except ValidationError as error:
+                found = error.errors(include_url=False, include_context=False, include_input=False)
+                value = _without(value, [_path(each) for each in found])
+        return cls()
+
+
+def _path(error: Mapping[str, Any]) -> tuple[str | int, ...]:
+    """What to omit because of an error; an object without a required field is omitted as a whole."""
+    found: tuple[str | int, ...] = error["loc"]
+    return found[:-1] if error["type"] == "missing" else found
+
+
+def _without(value: Any, paths: list[tuple[str | int, ...]]) -> Any:
+    """A copy of a value of JSON without the values at some paths."""
+    omitted = {path[0] for path in paths if len(path) == 1}
+    inner: dict[str | int, list[tuple[str | int, ...]]] = {}
+    for path in paths:
+        if len(path) > 1:
+            inner.setdefault(path[0], []).append(path[1:])
+
+    def kept(key: str | int, field: Any) -> Any:
+        return _without(field, inner[key]) if key in inner else field
+
+    if isinstance(value, dict):
+        return {key: kept(key, field) for key, field in value.items() if key not in omitted}
+    if isinstance(value, list):
+        return [kept(index, item) for index, item in enumerate(value) if index not in omitted]
+    return value
+
+
+def _small(key: str, value: Any) -> bool:
+    """Whether an unknown field is a plain one; what nests deeper than any field of ours is not."""
+
+    def shallow(part: Any, depth: int) -> bool:
+        if isinstance(part, dict | list):
+            inner = part.values() if isinstance(part, dict) else part
+            return depth > 0 and all(shallow(each, depth - 1) for each in inner)
+        if isinstance(part, int | float) and not isinstance(part, bool):
+            return abs(part) <= _BIG and math.isfinite(part)
+        return isinstance(part, str | bool)
+
+    return len(key) <= 128 and shallow(value, _UNKNOWN_LEVELS) and len(json.dumps(value)) <= _UNKNOWN_BYTES
