@@ -1,7 +1,6 @@
 """A worker and launchers on this machine: real sshd, real ssh, real mpirun over loopback."""
 
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from resnext_trainer.contract import TerminationReport
 from resnext_trainer.runtime import worker
+from tests.support.processes import free_port
 
 # Open MPI takes this for another machine, since no interface carries it: so the ranks are started by ssh.
 HOST = "127.0.0.2"
@@ -23,11 +23,6 @@ from resnext_trainer.__main__ import main
 os.environ.update(json.loads(sys.argv[1]))
 sys.exit(main(sys.argv[2:]))
 """
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:

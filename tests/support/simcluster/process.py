@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import socket
 import sys
 import tempfile
 from collections import Counter
@@ -17,6 +16,7 @@ from typing import Any
 
 import aiohttp
 
+from tests.support.processes import free_port
 from tests.support.simcluster.api import RELEASE, SYSTEM, Api, Manifest
 from tests.support.simcluster.operators import Ranks
 
@@ -120,11 +120,8 @@ async def process(
     api: Api, ranks: Ranks, *, lease: tuple[str, str] = (SYSTEM, RELEASE), namespaces: str = ""
 ) -> AsyncIterator[Process]:
     """`resnext-operator run` until it is ready; as RESNEXT_* only what a Deployment sets. lease: namespace and name."""
-    with tempfile.TemporaryDirectory() as name, socket.socket() as free:
-        folder = Path(name)
-        free.bind(("", 0))
-        port = free.getsockname()[1]
-        free.close()
+    with tempfile.TemporaryDirectory() as name:
+        folder, port = Path(name), free_port()
         config, log = folder / "kubeconfig", folder / "log"
         config.write_text(json.dumps(_kubeconfig(api, await api.token())), encoding="utf-8")
         environment = {

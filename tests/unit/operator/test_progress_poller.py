@@ -17,6 +17,7 @@ from resnext_operator.runtime.cache import Cache
 from resnext_operator.runtime.progress_poller import ProgressPoller, RateLimiter
 from resnext_operator.runtime.settings import Settings
 from resnext_operator.runtime.workqueue import WorkQueue
+from tests.support.processes import free_port
 
 KEY = ("lab", "flowers")
 
@@ -54,8 +55,7 @@ def rank(address: str, port: int, body: bytes, status: int = 200) -> Iterator[li
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch) -> int:
     """A free port instead of the fixed port of the ranks."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
-        free = int(server.server_address[1])
+    free = free_port()
     monkeypatch.setattr(names, "METRICS_PORT", free)
     return free
 

@@ -9,7 +9,8 @@ import urllib.request
 import pytest
 
 from resnext_trainer.contract import ExitStatus
-from tests.support.pods import Pods, free_port, wait_for
+from tests.support.pods import Pods, wait_for
+from tests.support.processes import free_port
 
 pytestmark = [
     pytest.mark.slow,

@@ -1,7 +1,6 @@
 """Telemetry of a rank: Prometheus metrics, progress, console output and the watchdog."""
 
 import json
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -16,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from resnext_trainer.contract import Progress
 from resnext_trainer.runtime import http_server
 from resnext_trainer.runtime.telemetry import Telemetry
+from tests.support.processes import free_port
 from tests.support.reports import report_in
 
 
@@ -156,9 +156,7 @@ def test_watchdog_rank_without_step_ends_as_hung():
 def test_http_server_reuses_port_in_time_wait():
     """The next attempt can bind the port while old connections are in TIME_WAIT."""
     routes = {"/": lambda: http_server.Response(200, b"ok\n")}
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     program = (
         "import sys, urllib.request\nfrom resnext_trainer.runtime import http_server as endpoints\n"
         f"endpoints.serve({port}, {{'/': lambda: endpoints.Response(200, b'ok')}})\n"
