@@ -36,6 +36,7 @@ class ApiServer:
         self.watches: dict[tuple[str, str], list[asyncio.Queue[Manifest | None]]] = {}
         self.failing: set[str] = set()
         """Plurals whose lists end with an error of the server."""
+        self._runner: web.AppRunner | None = None
 
     @asynccontextmanager
     async def serve(self, folder: Path) -> AsyncIterator[Path]:
@@ -48,7 +49,7 @@ class ApiServer:
             app.router.add_route("*", f"/{prefix}/namespaces/{{namespace}}/{{plural}}", self._collection)
             app.router.add_route("*", f"/{prefix}/namespaces/{{namespace}}/{{plural}}/{{name}}", self._object)
             app.router.add_route("*", f"/{prefix}/namespaces/{{namespace}}/{{plural}}/{{name}}/status", self._object)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        self._runner = runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         config = {
@@ -64,8 +65,13 @@ class ApiServer:
         try:
             yield path
         finally:
-            self.end_watches()
-            await runner.cleanup()
+            await self.stop()
+
+    async def stop(self) -> None:
+        """Answer no request any more."""
+        self.end_watches()
+        if self._runner:
+            await self._runner.cleanup()
 
     def end_watches(self, namespace: str | None = None) -> None:
         """Close the connections of watches, as the API server does now and then."""
