@@ -78,9 +78,21 @@ class Leader:
             return
         self.leading = False
         try:
-            await self._write({**self._lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}, self._lease)
+            await self._release()
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
             _log.warning("lease %s stays until it runs out: %s", self._name, describe_error(error))
+
+    async def _release(self) -> None:
+        free = {"holderIdentity": "", "leaseDurationSeconds": 1}
+        try:
+            await self._write({**self._lease["spec"], **free}, self._lease)
+        except ApiError as refused:
+            if refused.code != 409:
+                raise
+            # A renewal that was cancelled while it waited for its answer may have been stored.
+            stored = await self._cluster.request("GET", self._path, seconds=_REQUEST)
+            if stored["spec"].get("holderIdentity") == self._identity:
+                await self._write({**stored["spec"], **free}, stored)
 
     async def _try_acquire_or_renew(self) -> bool:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from resnext_operator.api.objects import Manifest
 from resnext_operator.runtime import leader_election as module
 from resnext_operator.runtime.client import ApiError
 from resnext_operator.runtime.leader_election import Leader, LeadershipLost
@@ -14,7 +15,12 @@ class Server:
     """The one rule of the API server that an election rests on: a write of an outdated version is refused."""
 
     def __init__(self):
-        self.lease, self.version, self.down = None, 0, False
+        self.lease: Manifest | None = None
+        self.version, self.down, self.silent = 0, False, False
+
+    @property
+    def holder(self):
+        return self.lease["spec"]["holderIdentity"] if self.lease else None
 
     async def request(self, verb, _path, body=None, **_):
         if self.down:
@@ -25,10 +31,13 @@ class Server:
             return self.lease
         if verb == "POST" and self.lease is not None:
             raise ApiError(409, "there already")
-        if verb == "PUT" and body["metadata"]["resourceVersion"] != self.lease["metadata"]["resourceVersion"]:
+        stored = self.lease["metadata"]["resourceVersion"] if self.lease else None
+        if verb == "PUT" and body["metadata"]["resourceVersion"] != stored:
             raise ApiError(409, "outdated")
         self.version += 1
         self.lease = {**body, "metadata": {**body["metadata"], "resourceVersion": str(self.version)}}
+        if self.silent:
+            await asyncio.sleep(60)
         return self.lease
 
 
@@ -103,7 +112,41 @@ def test_release_after_lost_leadership_leaves_lease():
         with pytest.raises(LeadershipLost, match="503: down"):
             await first.renew_loop()
         await first.release()
-        assert server.lease["spec"]["holderIdentity"] == "a"
+        assert server.holder == "a"
+
+    asyncio.run(scenario())
+
+
+def test_release_after_cancelled_renewal_clears_lease():
+    """The API server stored the renewal, and the replica was told to end before the answer came."""
+
+    async def scenario():
+        server = Server()
+        first = replica(server, "a")
+        await first.acquire()
+        server.silent, version = True, server.version
+        renewing = asyncio.create_task(first.renew_loop())
+        while server.version == version:
+            await asyncio.sleep(0.01)
+        renewing.cancel()
+        await asyncio.wait((renewing,))
+        server.silent = False
+        await first.release()
+        assert server.holder == ""
+
+    asyncio.run(scenario())
+
+
+def test_release_leaves_lease_of_other_replica():
+    """Another replica took the lease, and this one has not noticed yet."""
+
+    async def scenario():
+        server = Server()
+        first = replica(server, "a")
+        await first.acquire()
+        await asyncio.wait_for(replica(server, "b").acquire(), 2)
+        await first.release()
+        assert server.holder == "b"
 
     asyncio.run(scenario())
 
