@@ -5,13 +5,14 @@ A namespace that it does not serve is answered with 403, as one whose Role has g
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
+from resnext_operator.api.groupversion import KIND
 from resnext_operator.api.objects import Manifest
 from resnext_operator.runtime.client import PATHS
 
@@ -33,6 +34,12 @@ class ApiServer:
         self.version = 100
         self.writes: list[tuple[str, str]] = []
         self.refusals: list[str] = []
+        self.requests: list[tuple[str, str]] = []
+        """Verb and path of every request; the verbs of collections are LIST, WATCH and POST."""
+        self.discovery = 200
+        """Status of the answer to what resources the group of the trainings has; 404 if its CRD is not installed."""
+        self.broken: set[str] = set()
+        """Names of objects whose creation ends with an error of the server."""
         self.watches: dict[tuple[str, str], list[asyncio.Queue[Manifest | None]]] = {}
         self.failing: set[str] = set()
         """Plurals whose lists end with an error of the server."""
@@ -41,7 +48,7 @@ class ApiServer:
     @asynccontextmanager
     async def serve(self, folder: Path) -> AsyncIterator[Path]:
         """The path of a kubeconfig for it."""
-        app = web.Application()
+        app = web.Application(middlewares=[self._note])
         app.router.add_get("/api", self._versions)
         app.router.add_get("/apis", self._groups)
         for prefix in _PREFIXES:
@@ -79,8 +86,8 @@ class ApiServer:
             for queue in queues if namespace in (None, where) else ():
                 queue.put_nowait(None)
 
-    def put(self, body: Manifest, event: str | None = None) -> Manifest:
-        """Store an object and tell the watches."""
+    def put(self, body: Manifest, event: str | None = None, *, tell: bool = True) -> Manifest:
+        """Store an object and tell the watches; one that has broken unnoticed is told nothing."""
         self.version += 1
         namespace, name = body["metadata"]["namespace"], body["metadata"]["name"]
         prefix, plural = PATHS[body["kind"]]
@@ -94,12 +101,22 @@ class ApiServer:
         }
         event = event or ("MODIFIED" if path in self.objects else "ADDED")
         self.objects[path] = {"apiVersion": prefix.partition("/")[2], **body, "metadata": metadata}
-        for queue in self.watches.get((namespace, plural), ()):
+        for queue in self.watches.get((namespace, plural), ()) if tell else ():
             queue.put_nowait({"type": event, "object": self.objects[path]})
         return self.objects[path]
 
     def of(self, namespace: str, plural: str) -> list[Manifest]:
         return [each for path, each in self.objects.items() if f"/namespaces/{namespace}/{plural}/" in path]
+
+    @web.middleware
+    async def _note(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        verb = request.method
+        if verb == "GET" and "plural" in request.match_info and "name" not in request.match_info:
+            verb = "WATCH" if request.query.get("watch") else "LIST"
+        self.requests.append((verb, request.path))
+        return await handler(request)
 
     async def _versions(self, _: web.Request) -> web.Response:
         return web.json_response({"versions": ["v1"]})
@@ -111,6 +128,8 @@ class ApiServer:
         return web.json_response({"groups": found})
 
     async def _resources(self, request: web.Request) -> web.Response:
+        if self.discovery != 200 and request.path == f"/{PATHS[KIND][0]}":
+            return _status(self.discovery, "no such group")
         verbs = ["list", "watch", "get", "create", "patch", "delete"]
         found = [
             {"name": plural, "singularName": kind.lower(), "kind": kind, "namespaced": kind in PATHS, "verbs": verbs}
@@ -136,6 +155,8 @@ class ApiServer:
                 return web.json_response(body, status=201)
             path = f"{request.path}/{body['metadata']['name']}"
             self.writes.append(("POST", path))
+            if body["metadata"]["name"] in self.broken:
+                return _status(500, f"no {body['metadata']['name']} now")
             if path in self.objects:
                 return _status(409, "there already")
             body["metadata"].setdefault("namespace", namespace)
@@ -175,6 +196,9 @@ class ApiServer:
         if request.method == "PATCH":
             return web.json_response(self.put({**found, "status": _merged(found.get("status") or {}, body["status"])}))
         if request.method == "PUT":
+            stored = found["metadata"]["resourceVersion"]
+            if body["metadata"].get("resourceVersion", stored) != stored:
+                return _status(409, "outdated")
             return web.json_response(self.put({"kind": found["kind"], **body}))
         if request.method == "DELETE":
             return web.json_response(self.objects.pop(path))

@@ -24,6 +24,8 @@ from resnext_operator.runtime.workqueue import WorkQueue
 
 _log = logging.getLogger(__name__)
 
+_CRD_RETRY_SECONDS = 2.0
+
 
 async def run(settings: Settings) -> int:
     """Work until told to stop, or until something essential fails; returns the exit code."""
@@ -90,7 +92,7 @@ async def _wait_for_crd(cluster: KubeClient, stop: asyncio.Event) -> bool:
         except TRANSIENT_ERRORS as error:
             _log.warning("%s", describe_error(error))
         with suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), 2)
+            await asyncio.wait_for(stop.wait(), _CRD_RETRY_SECONDS)
     return False
 
 

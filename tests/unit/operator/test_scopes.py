@@ -3,25 +3,12 @@
 import asyncio
 import logging
 import signal
-import socket
-from contextlib import asynccontextmanager
 
-import aiohttp
 import pytest
-from kubernetes.aio.config import kube_config
 
-from resnext_operator.runtime import app, scopes
-from resnext_operator.runtime.settings import Settings
+from resnext_operator.runtime import scopes
 from tests.support.fake_api import ApiServer
-from tests.support.fake_cluster import resource
-
-CONFIG = "/api/v1/namespaces/{}/configmaps/{}-config"
-
-
-def training(namespace, name="flowers", **content):
-    """A training without a dataset, so that nothing keeps its pods from being created."""
-    body = resource(dataset=None, training={"data": {"format": "synthetic"}}, workers={"replicas": 1})
-    return {"kind": body["kind"], "metadata": {"namespace": namespace, "name": name}, "spec": body["spec"], **content}
+from tests.support.operator_process import operator, training
 
 
 @pytest.fixture(autouse=True)
@@ -30,56 +17,6 @@ def quick(monkeypatch):
     monkeypatch.setattr(scopes, "_LAST_DELAY", 0.2)
     monkeypatch.setattr(scopes, "_LAST_DELAY_LEFT", 0.2)
     logging.getLogger("kopf").setLevel(logging.CRITICAL)
-
-
-class Operator:
-    """The process, and what it serves."""
-
-    def __init__(self, port, task):
-        self.port, self.task = port, task
-
-    async def get(self, path):
-        async with (
-            aiohttp.ClientSession() as session,
-            session.get(f"http://127.0.0.1:{self.port}{path}") as answer,
-        ):
-            return answer.status, await answer.text()
-
-    async def until(self, holds, what, seconds=20):
-        for _ in range(int(seconds / 0.05)):
-            assert not self.task.done(), "the operator ended"
-            if holds():
-                return
-            await asyncio.sleep(0.05)
-        raise AssertionError(f"not within {seconds} s: {what}")
-
-    async def ready(self):
-        for _ in range(400):
-            try:
-                if (await self.get("/readyz"))[0] == 200:
-                    return
-            except aiohttp.ClientError:
-                pass
-            await asyncio.sleep(0.05)
-        raise AssertionError("never ready")
-
-
-@asynccontextmanager
-async def operator(server, folder, monkeypatch, namespaces, **settings):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    async with server.serve(folder) as config:
-        monkeypatch.setenv("KUBECONFIG", str(config))
-        monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(config))
-        given = {"namespaces": namespaces, "port": port, "lease_namespace": "system", "relist_seconds": 60.0}
-        server.namespaces.add("system")
-        task = asyncio.create_task(app.run(Settings(**{**given, **settings})))
-        try:
-            yield Operator(port, task)
-        finally:
-            task.cancel()
-            await asyncio.wait((task,))
 
 
 def test_missing_namespace_is_retried_and_others_served(tmp_path, monkeypatch, caplog):
@@ -91,19 +28,19 @@ def test_missing_namespace_is_retried_and_others_served(tmp_path, monkeypatch, c
         server.put(training("one"))
         async with operator(server, tmp_path, monkeypatch, ("one", "gone")) as it:
             await it.ready()
-            await it.until(lambda: CONFIG.format("one", "flowers") in server.objects, "the training in one")
+            await it.serves("one")
             refused = len(server.refusals)
             await it.until(lambda: len(server.refusals) > refused + 10, "tries in the other namespace")
             server.put(training("one", "trees"))
-            await it.until(lambda: CONFIG.format("one", "trees") in server.objects, "an event of the watch in one")
+            await it.serves("one", "trees")
             lines = [each.getMessage() for each in caplog.records if "gone" in each.getMessage()]
             assert len(lines) == 1, lines
             assert "is left alone until it can be read" in lines[0]
             server.namespaces.add("gone")
             server.put(training("gone"))
-            await it.until(lambda: CONFIG.format("gone", "flowers") in server.objects, "the namespace that came")
+            await it.serves("gone")
             server.put(training("gone", "late"))
-            await it.until(lambda: CONFIG.format("gone", "late") in server.objects, "an event of the watch there")
+            await it.serves("gone", "late")
 
     asyncio.run(scenario())
 
@@ -118,19 +55,19 @@ def test_namespace_deleted_while_watched_is_dropped(tmp_path, monkeypatch, caplo
         server.put(training("two"))
         async with operator(server, tmp_path, monkeypatch, ("one", "two")) as it:
             for namespace in ("one", "two"):
-                await it.until(lambda name=namespace: CONFIG.format(name, "flowers") in server.objects, namespace)
-                await it.until(lambda name=namespace: server.watches.get((name, "pods")), "a watch")
+                await it.serves(namespace)
+            await it.until(lambda: all(server.watches.get((name, "pods")) for name in ("one", "two")), "watches")
             server.namespaces.discard("two")
             server.objects = {path: each for path, each in server.objects.items() if "/two/" not in path}
             server.end_watches("two")
             await it.until(lambda: any("namespace two is left" in each.getMessage() for each in caplog.records), "left")
             server.put(training("one", "trees"))
-            await it.until(lambda: CONFIG.format("one", "trees") in server.objects, "an event in one")
+            await it.serves("one", "trees")
             _, text = await it.get("/metrics")
             assert 'resnext_trainings{phase="Pending"} 2.0' in text, "those of one alone"
             server.namespaces.add("two")
             server.put(training("two", "again"))
-            await it.until(lambda: CONFIG.format("two", "again") in server.objects, "the namespace that came again")
+            await it.serves("two", "again")
 
     asyncio.run(scenario())
 
@@ -144,7 +81,7 @@ def test_closed_watches_are_restarted(tmp_path, monkeypatch):
             await it.until(lambda: server.watches.get(("one", "resnexttrainings")), "a watch")
             server.end_watches()
             server.put(training("one"))
-            await it.until(lambda: CONFIG.format("one", "flowers") in server.objects, "the training")
+            await it.serves("one")
 
     asyncio.run(scenario())
 
@@ -161,7 +98,7 @@ def test_kind_that_cannot_be_listed_blocks_its_namespace(tmp_path, monkeypatch):
             await asyncio.sleep(0.5)
             assert not server.of("one", "configmaps")
             server.failing.clear()
-            await it.until(lambda: CONFIG.format("one", "flowers") in server.objects, "the training")
+            await it.serves("one")
 
     asyncio.run(scenario())
 
@@ -170,7 +107,7 @@ def test_malformed_status_blocks_no_other_training(tmp_path, monkeypatch):
     """A status nested 5,000 levels deep ends no list or watch and is replaced."""
 
     def deep(levels):
-        status = {}
+        status: dict[str, object] = {}
         for _ in range(levels):
             status = {"x": status}
         return status
@@ -182,12 +119,12 @@ def test_malformed_status_blocks_no_other_training(tmp_path, monkeypatch):
         server.put(training("one", "trees"))
         async with operator(server, tmp_path, monkeypatch, ("one",)) as it:
             for name in ("deep", "odd", "trees"):
-                await it.until(lambda name=name: CONFIG.format("one", name) in server.objects, name)
+                await it.serves("one", name)
             await it.until(lambda: server.watches.get(("one", "resnexttrainings")), "a watch")
             server.put(training("one", "late", status=deep(2000)))
             server.put(training("one", "last"))
             for name in ("late", "last"):
-                await it.until(lambda name=name: CONFIG.format("one", name) in server.objects, name)
+                await it.serves("one", name)
 
             def clean():
                 statuses = [each.get("status", {}) for each in server.of("one", "resnexttrainings")]
