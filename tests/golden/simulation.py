@@ -29,6 +29,7 @@ from resnext_operator.runtime.progress_poller import ProgressPoller
 from resnext_operator.runtime.settings import Settings
 from resnext_operator.runtime.workqueue import WorkQueue
 from resnext_trainer.contract import Progress
+from tests.support.merge_patch import merge_patch
 
 Manifest = dict[str, Any]
 
@@ -50,17 +51,6 @@ def resource(**spec: Any) -> Manifest:
     body["metadata"] |= {"namespace": NAMESPACE, "uid": UID, "generation": 1}
     body["spec"] |= spec
     return body
-
-
-def merge_patch(target: Any, changes: Mapping[str, Any]) -> Manifest:
-    """RFC 7396."""
-    result: Manifest = dict(target) if isinstance(target, dict) else {}
-    for key, value in changes.items():
-        if value is None:
-            result.pop(key, None)
-        else:
-            result[key] = merge_patch(result.get(key), value) if isinstance(value, dict) else value
-    return result
 
 
 @cache

@@ -8,13 +8,13 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 from aiohttp import web
 
 from resnext_operator.api.groupversion import KIND
 from resnext_operator.api.objects import Manifest
 from resnext_operator.runtime.client import PATHS
+from tests.support.merge_patch import merge_patch
 
 # What kopf waits for before it watches anything.
 _OF_KOPF = {
@@ -194,7 +194,7 @@ class ApiServer:
             return _status(404, "not there")
         body = await request.json() if request.method in ("PUT", "PATCH", "DELETE") and request.can_read_body else {}
         if request.method == "PATCH":
-            return web.json_response(self.put({**found, "status": _merged(found.get("status") or {}, body["status"])}))
+            return web.json_response(self.put({**found, "status": merge_patch(found.get("status"), body["status"])}))
         if request.method == "PUT":
             stored = found["metadata"]["resourceVersion"]
             if body["metadata"].get("resourceVersion", stored) != stored:
@@ -207,16 +207,3 @@ class ApiServer:
 
 def _status(code: int, message: str) -> web.Response:
     return web.json_response({"kind": "Status", "code": code, "message": message, "reason": "x"}, status=code)
-
-
-def _merged(old: Any, patch: Any) -> Any:
-    """RFC 7386."""
-    if not isinstance(patch, dict):
-        return patch
-    result = dict(old) if isinstance(old, dict) else {}
-    for key, value in patch.items():
-        if value is None:
-            result.pop(key, None)
-        else:
-            result[key] = _merged(result.get(key), value)
-    return result

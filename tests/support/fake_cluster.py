@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -39,6 +39,15 @@ def resource(stem: str = "resnext-digits", **spec: Any) -> Manifest:
 
 def is_pod(role: str) -> Callable[[Manifest], bool]:
     return lambda each: each["kind"] == "Pod" and each["metadata"]["labels"][names.ROLE] == role
+
+
+def names_of(objects: Iterable[Manifest]) -> list[str]:
+    return [each["metadata"]["name"] for each in objects]
+
+
+def condition(cluster: "Cluster", kind: str) -> Manifest:
+    """A condition of the training; empty while it has none."""
+    return next((each for each in cluster.status["conditions"] if each["type"] == kind), {})
 
 
 def _as_desired(manifest: Manifest) -> Manifest:
@@ -106,6 +115,13 @@ class Cluster:
                 return plan
             plan = decide(self.training, seen, self.now)
         raise AssertionError("the operator asks again and again")
+
+    @property
+    def requeue_seconds(self) -> float:
+        """Seconds after which the operator looks again if nothing happens; fails if it does not plan to."""
+        after = self.decide().requeue_after
+        assert after is not None, "the operator waits for events alone"
+        return after.total_seconds()
 
     def rejected(self, plan: Plan, rejection: Rejection) -> Plan:
         """What is recorded when the API server rejects an object of a plan."""

@@ -3,7 +3,6 @@
 With KUBECONFIG set, that cluster is used, and the images named by RESNEXT_IMAGE_{OPERATOR,TRAINER,MONITORING}.
 """
 
-import copy
 import json
 import os
 import subprocess
@@ -16,7 +15,9 @@ from urllib.parse import quote
 import pytest
 import yaml
 
-from tests.support.simcluster.api import ROOT, setup
+from tests.support.merge_patch import merge_patch
+from tests.support.simcluster.api import ROOT as ROOT
+from tests.support.simcluster.api import setup as setup
 
 SAMPLES = ROOT / "manifests" / "samples"
 SYSTEM, MONITORING, NAMESPACE = "resnext-system", "monitoring", "e2e"
@@ -134,22 +135,9 @@ def in_node(node: str, script: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
-def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> Manifest:
-    """`over` laid over `under`; None takes a field out."""
-    result = copy.deepcopy(dict(under))
-    for key, value in over.items():
-        if value is None:
-            result.pop(key, None)
-        elif isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
-            result[key] = merged(result[key], value)
-        else:
-            result[key] = value
-    return result
-
-
 def sample(stem: str, name: str, spec: Mapping[str, Any] | None = None) -> Manifest:
     """A sample under another name, with changes to its spec."""
     manifest: Manifest = yaml.safe_load((SAMPLES / f"{stem}.yaml").read_text())
     manifest["metadata"] = {"name": name}
-    manifest["spec"] = merged(manifest["spec"], spec or {})
+    manifest["spec"] = merge_patch(manifest["spec"], spec or {})
     return manifest

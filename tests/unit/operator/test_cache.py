@@ -174,6 +174,8 @@ def test_pruned_launcher_pod_is_observed_unchanged():
     seen["metadata"]["creationTimestamp"] = STARTED
     seen["status"] = {"phase": "Failed", "containerStatuses": [{"name": "launcher", "state": state}]}
     assert observe.launcher(prune(seen)) == observe.launcher(seen)
-    assert observe.launcher(seen).report.rank == 1
+    found = observe.launcher(seen).report
+    assert found is not None
+    assert found.rank == 1
     seen["status"] = {"phase": "Failed", "reason": "Evicted", "message": "The node was low on memory."}
     assert observe.launcher(prune(seen)) == observe.launcher(seen)

@@ -14,13 +14,9 @@ from resnext_operator.rendering import names
 from resnext_operator.runtime.cache import Cache
 from resnext_operator.runtime.metrics import Metrics
 from resnext_trainer.contract import ExitStatus
-from tests.support.fake_cluster import Cluster
+from tests.support.fake_cluster import Cluster, condition
 
 RATES = ("imagesPerSecond", "estimatedCompletionTime")
-
-
-def condition(cluster, kind):
-    return next((each for each in cluster.status["conditions"] if each["type"] == kind), {})
 
 
 def trains(cluster, step, **known):

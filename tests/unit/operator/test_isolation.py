@@ -7,7 +7,6 @@ import resource as limits
 import string
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 from aiohttp import web
@@ -16,22 +15,23 @@ from hypothesis import strategies as st
 from prometheus_client import generate_latest
 
 from resnext_operator.api.groupversion import KIND
+from resnext_operator.api.objects import Manifest
 from resnext_operator.api.status import Phase, Status
 from resnext_operator.api.validation import parse
 from resnext_operator.domain.observed import ClusterState
 from resnext_operator.rendering import names
 from resnext_operator.rendering.metadata import owner_reference
 from resnext_operator.runtime import app, controller, observe, progress_poller
-from resnext_operator.runtime.admission_check import Admission
 from resnext_operator.runtime.cache import Cache
 from resnext_operator.runtime.client import ApiError, merge_patch, path_of
 from resnext_operator.runtime.guard import Guard
 from resnext_operator.runtime.metrics import Metrics
 from resnext_operator.runtime.progress_poller import ProgressPoller
+from resnext_operator.runtime.scopes import Scopes
 from resnext_operator.runtime.settings import Settings
-from resnext_operator.runtime.workqueue import WorkQueue
+from tests.support.fake_client import Server
 from tests.support.fake_cluster import SITE, Cluster, resource
-from tests.unit.operator.test_reconcile import Server
+from tests.support.runtime import runtime_on
 
 WORDS = st.text(string.printable, max_size=20) | st.sampled_from(["True", "Running", "2026-01-01T00:00:00Z", "NaN", ""])
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | WORDS
@@ -89,13 +89,9 @@ def training(name, **content):
 
 def runtime_of(*bodies):
     """Everything that reconciling needs, on an API server of a few lines."""
-    server, cache, queue = Server(), Cache(), WorkQueue()
-    metrics = Metrics(cache, queue.__len__)
-    teller = SimpleNamespace(record=lambda *_: None)
-    watch = ProgressPoller(cache, queue, Settings(), metrics.guard)
-    admission = Admission(server)
-    runtime = controller.Runtime(Settings(), server, cache, queue, watch, teller, metrics, admission, metrics.guard)
-    metrics.leading = True
+    server = Server()
+    runtime = runtime_on(server)
+    runtime.metrics.leading = True
     for body in bodies:
         server.objects[path_of(KIND, "default", body["metadata"]["name"])] = body
         controller.on_event("ADDED", body, runtime)
@@ -146,7 +142,7 @@ def test_any_pod_affects_no_other_training(labels, annotations, status, which):
     async def scenario():
         runtime = runtime_of(training("odd"), training("good"))
         owner = owner_reference(parse(training("odd"), SITE))
-        metadata = {"namespace": "default", "name": f"odd-{which}", "uid": "p", "resourceVersion": "5"}
+        metadata: Manifest = {"namespace": "default", "name": f"odd-{which}", "uid": "p", "resourceVersion": "5"}
         metadata |= {"labels": labels, "annotations": annotations, "ownerReferences": [owner]}
         controller.on_event("ADDED", {"kind": "Pod", "metadata": metadata, "spec": {}, "status": status}, runtime)
         assert await serves(runtime, "good")
@@ -242,6 +238,7 @@ def test_training_of_a_billion_epochs_can_be_suspended(seconds):
     cluster = Cluster(runPolicy={"activeDeadlineSeconds": 10**6})
     cluster.run()
     cluster.wait(seconds=seconds)
+    assert cluster.progress is not None
     cluster.progress = cluster.progress.model_copy(update={"step": 21, "steps": 2**53, "epochs": 10**9})
     cluster.settle()
     assert "estimatedCompletionTime" not in cluster.status["progress"]
@@ -387,7 +384,9 @@ def test_any_progress_response_leaves_other_ranks_polled(answer, monkeypatch):
                     break
             await asyncio.sleep(0.7)
             assert not asking.done()
-            assert watch.latest(("default", "good")).step == 20
+            good = watch.latest(("default", "good"))
+            assert good is not None
+            assert good.step == 20
             assert watch.latest(("default", "odd")) is None
             assert limits.getrusage(limits.RUSAGE_SELF).ru_maxrss - before < 64_000, "kilobytes"
             asking.cancel()
@@ -409,6 +408,7 @@ def test_non_finite_loss_is_dropped(loss, monkeypatch):
             asking = asyncio.create_task(watch.run())
             await asyncio.sleep(0.3)
             found = watch.latest(("default", "odd"))
+            assert found is not None
             assert (found.step, found.loss) == (20, None)
             asking.cancel()
 
@@ -424,14 +424,20 @@ def test_slots_of_malformed_spec_are_bounded():
         assert runtime.poller._ranks_per_worker(("default", "odd")) == bounded
 
 
+class Listed(Scopes):
+    """Everything was listed."""
+
+    def knows(self, namespace: str) -> bool:  # noqa: ARG002
+        return True
+
+
 def test_repeated_failure_of_a_key_is_logged_once(caplog):
     """The same error of the same training is logged once in ten minutes."""
 
     async def scenario():
         runtime = runtime_of()
-        failing = SimpleNamespace(knows=lambda _: True)
         runtime.cache.training = lambda key: {}[key]
-        working = asyncio.create_task(app._worker(runtime, failing))
+        working = asyncio.create_task(app._worker(runtime, Listed(runtime)))
         for _ in range(5):
             runtime.queue.add(("default", "odd"))
             await asyncio.sleep(0.02)

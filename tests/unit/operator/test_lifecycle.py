@@ -13,17 +13,9 @@ from resnext_operator.rendering import names
 from resnext_operator.rendering.hashing import pod_revision
 from resnext_operator.rendering.pods import launcher_pod
 from resnext_trainer.contract import ExitStatus, TerminationReport
-from tests.support.fake_cluster import HOSTS, SITE, Cluster, resource
+from tests.support.fake_cluster import HOSTS, SITE, Cluster, condition, resource
 
 START = "2026-01-01T00:00:00Z"
-
-
-def condition(cluster, kind):
-    return next((each for each in cluster.status["conditions"] if each["type"] == kind), {})
-
-
-def names_of(pods):
-    return [pod["metadata"]["name"] for pod in pods]
 
 
 def running_cluster(**spec):
@@ -52,7 +44,7 @@ def test_deadline_stops_launcher_then_fails_training():
     cluster = running_cluster(runPolicy={"activeDeadlineSeconds": 100})
     cluster.wait(seconds=99)
     cluster.settle()
-    assert cluster.decide().requeue_after.total_seconds() == 1
+    assert cluster.requeue_seconds == 1
     cluster.wait(seconds=1)
     plan = cluster.decide()
     assert [each.name for each in plan.delete] == ["resnext-digits-launcher-1"], "the launcher first: the ranks save"
@@ -156,7 +148,7 @@ def test_ttl_deletes_resource_after_end(verdict):
     cluster.end(verdict)
     cluster.settle()
     assert not cluster.deleted
-    assert cluster.decide().requeue_after.total_seconds() == 3600
+    assert cluster.requeue_seconds == 3600
     cluster.wait(seconds=3600)
     (reference,) = cluster.decide().delete
     assert (reference.kind, reference.name, reference.uid) == (KIND, "resnext-digits", "training-uid")
@@ -317,7 +309,7 @@ def test_conclusive_evidence_shortens_grace_period():
     cluster.settle()
     cluster.end(ExitStatus.CRASHED)
     cluster.settle()
-    assert cluster.decide().requeue_after.total_seconds() == 5, "for its kubelet to tell of the other pods"
+    assert cluster.requeue_seconds == 5, "for its kubelet to tell of the other pods"
     cluster.wait(seconds=5)
     cluster.settle()
     assert cluster.status["failures"] == 1
@@ -401,7 +393,7 @@ def test_reverted_resize_resumes_training():
     assert cluster.status["workers"]["replicas"] == 2
 
 
-CHANGES = {
+CHANGES: dict[str, dict[str, object] | list[dict[str, str]]] = {
     "nodeSelector": {"pool": "b"},
     "tolerations": [{"key": "spot", "operator": "Exists"}],
     "labels": {"team": "vision"},
@@ -426,12 +418,13 @@ def test_pod_template_change_while_suspended_applies(field, seen_suspended):
     pods = cluster.pods("worker")
     assert len(pods) == 2
     assert not old & {pod["metadata"]["uid"] for pod in pods}
+    changed = CHANGES[field]
     for pod in pods:
         found = {**pod["spec"], **pod["spec"]["containers"][0], **pod["metadata"]}[field]
-        if isinstance(found, list):
-            assert CHANGES[field][0].items() <= found[0].items()
+        if isinstance(changed, list):
+            assert changed[0].items() <= found[0].items()
         else:
-            assert CHANGES[field].items() <= found.items()
+            assert changed.items() <= found.items()
     assert "failures" not in cluster.status
 
 
@@ -627,7 +620,7 @@ def test_secret_deleted_before_mount_is_recreated():
         placed = {"type": "PodScheduled", "status": "True", "lastTransitionTime": START}
         pod["spec"]["nodeName"], pod["status"] = "node", {"phase": "Pending", "conditions": [placed]}
     cluster.settle()
-    assert cluster.decide().requeue_after.total_seconds() == 30
+    assert cluster.requeue_seconds == 30
     cluster.wait(seconds=30)
     cluster.settle()
     assert "Secret/resnext-digits-ssh" in cluster.objects

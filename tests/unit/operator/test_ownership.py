@@ -11,7 +11,7 @@ from resnext_operator.runtime import ownership
 from resnext_operator.runtime.client import ApiError, NameConflict, NameStillHeld
 from resnext_operator.runtime.ownership import Owner
 from resnext_trainer.contract import ExitStatus
-from tests.support.fake_cluster import Cluster
+from tests.support.fake_cluster import Cluster, condition
 
 KINDS = ("Pod", "ConfigMap", "Secret", "NetworkPolicy", "PersistentVolumeClaim")
 CLAIM = "resnext-digits-checkpoints"
@@ -32,10 +32,6 @@ def make_object(
 
 def owner_of(found):
     return ownership.owner_of(found, "resnext-digits", "training-uid")
-
-
-def condition(cluster, kind):
-    return next((each for each in cluster.status["conditions"] if each["type"] == kind), {})
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from resnext_operator.api.status import Phase
 from resnext_operator.domain.attempt_outcome import EVIDENCE_GRACE
 from resnext_trainer.contract import ExitStatus
-from tests.support.fake_cluster import Cluster
+from tests.support.fake_cluster import Cluster, condition, names_of
 
 PERMANENT = [
     ExitStatus.CONFIGURATION_REFUSED,
@@ -18,14 +18,6 @@ PERMANENT = [
     ExitStatus.NO_GOOD_CHECKPOINT,
 ]
 RETRYABLE = [ExitStatus.WRONG_WORLD, ExitStatus.UNREACHABLE, ExitStatus.NO_GPU, ExitStatus.HUNG]
-
-
-def condition(cluster, kind):
-    return next((each for each in cluster.status["conditions"] if each["type"] == kind), {})
-
-
-def names_of(pods):
-    return [pod["metadata"]["name"] for pod in pods]
 
 
 @pytest.fixture
@@ -88,7 +80,7 @@ def test_recently_unschedulable_pod_emits_no_event():
         pod["status"] = {"conditions": [unplaced]}
     cluster.settle()
     assert "Unschedulable" not in cluster.events
-    assert cluster.decide().requeue_after.total_seconds() == 5
+    assert cluster.requeue_seconds == 5
     cluster.wait(seconds=5)
     cluster.settle()
     assert cluster.events.count("Unschedulable") == 1

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from resnext_operator.api.groupversion import KIND
+from resnext_operator.api.objects import Manifest
 from resnext_operator.rendering import names
 from resnext_operator.runtime import progress_poller
 from resnext_operator.runtime.cache import Cache
@@ -62,7 +63,8 @@ def port(monkeypatch: pytest.MonkeyPatch) -> int:
 
 def owned(kind: str, name: str, role: str, status: dict[str, Any]) -> dict[str, Any]:
     owner = {"apiVersion": "resnext.dev/v1alpha1", "kind": KIND, "name": KEY[1], "uid": "t1"}
-    metadata = {"namespace": KEY[0], "name": name, "uid": name, "resourceVersion": "1", "ownerReferences": [owner]}
+    metadata: Manifest = {"namespace": KEY[0], "name": name, "uid": name, "resourceVersion": "1"}
+    metadata["ownerReferences"] = [owner]
     metadata["labels"] = {names.TRAINING: KEY[1], names.ROLE: role}
     return {"kind": kind, "metadata": metadata, "spec": {"nodeName": "n"}, "status": status}
 

@@ -1,98 +1,38 @@
 """Reconciliation of one training against an API server in memory."""
 
 import asyncio
-import copy
-from types import SimpleNamespace
 
 import pytest
 
+from resnext_operator.api.validation import parse
 from resnext_operator.domain.plan import ObjectRef, Plan
 from resnext_operator.runtime import controller
-from resnext_operator.runtime.admission_check import Admission
-from resnext_operator.runtime.cache import Cache
 from resnext_operator.runtime.client import ApiError, KubeClient, path_of
-from resnext_operator.runtime.settings import Settings
-from resnext_operator.runtime.workqueue import WorkQueue
-from tests.support.fake_cluster import resource
-
-
-class Server(KubeClient):
-    """POST, GET, PUT, DELETE and merge patches of a status, in memory; every write is noted."""
-
-    def __init__(self):
-        self.objects, self.writes, self.version = {}, [], 0
-        self.dry_runs, self.quotas, self.refusals, self.refused_pods = [], [], {}, {}
-        self.quota_looks, self.patches = 0, []
-
-    async def request(self, verb, path, body=None, *, query=(), **_):
-        if ("dryRun", "All") in query:
-            self.dry_runs.append(body["metadata"]["name"])
-            if refused := self.refusals.get(body["metadata"]["labels"]["resnext.dev/role"]):
-                raise refused
-            return body
-        if path.endswith("/resourcequotas"):
-            self.quota_looks += 1
-            return {"items": self.quotas}
-        if verb != "GET":
-            self.writes.append((verb, path))
-        if verb == "PATCH":
-            self.patches.append((verb, path, body))
-        if verb == "POST":
-            if refused := self.refused_pods.get(body["metadata"]["name"]):
-                raise refused
-            path = f"{path}/{body['metadata']['name']}"
-            if path in self.objects:
-                raise ApiError(409, "there already")
-            body = {**body, "metadata": {**body["metadata"], "uid": f"uid-{path}"}}
-        elif (found := self.objects.get(path.removesuffix("/status"))) is None:
-            raise ApiError(404, "not there")
-        elif verb == "PUT":
-            body = {**body, "metadata": {**body["metadata"], "uid": found["metadata"]["uid"]}}
-        elif verb == "PATCH":
-            path = path.removesuffix("/status")
-            if "status" in body:
-                body = {**found, "status": merged(found.get("status", {}), body["status"])}
-            else:
-                body = {**found, "spec": {**found["spec"], "schedulingGates": []}}
-        elif verb == "DELETE":
-            return self.objects.pop(path)
-        else:
-            return found
-        self.version += 1
-        body["metadata"] = {**body["metadata"], "resourceVersion": str(self.version)}
-        self.objects[path] = body
-        return copy.deepcopy(body)
-
-
-def merged(under, patch):
-    """As RFC 7396 says."""
-    under = under if isinstance(under, dict) else {}
-    result = {key: value for key, value in under.items() if patch.get(key, value) is not None}
-    for key, value in patch.items():
-        if isinstance(value, dict):
-            result[key] = merged(result.get(key) or {}, value)
-        elif value is not None:
-            result[key] = value
-    return result
+from tests.support.fake_client import Server
+from tests.support.fake_cluster import SITE, resource
+from tests.support.runtime import Recorder, runtime_on
 
 
 class Place:
     """Trainings, an API server of a few lines, and what reconciliation needs beside it."""
 
     def __init__(self, *trainings):
-        self.server, self.cache, self.queue, self.told = Server(), Cache(), WorkQueue(), []
-        said = SimpleNamespace(latest=lambda _: None, last_steps=lambda _: {})
-        metrics = SimpleNamespace(recorded=lambda *_: None)
-        teller = SimpleNamespace(record=lambda _, event, __: self.told.append(event.reason))
-        self.runtime = controller.Runtime(
-            Settings(), self.server, self.cache, self.queue, said, teller, metrics, Admission(self.server)
-        )
+        self.server = Server()
+        self.runtime = runtime_on(self.server)
+        self.cache, self.queue = self.runtime.cache, self.runtime.queue
         for body in trainings or (resource(),):
             body["metadata"] |= {"creationTimestamp": "2026-01-01T00:00:00Z", "resourceVersion": "1"}
             self.server.objects[path_of("ResNeXtTraining", "default", body["metadata"]["name"])] = body
             self.cache.upsert(body)
         claim = {"kind": "PersistentVolumeClaim", "metadata": {"namespace": "default", "name": "digits-data"}}
         self.cache.upsert(claim | {"spec": {"accessModes": ["ReadWriteMany"]}})
+
+    @property
+    def told(self):
+        """Reasons of the events."""
+        recorder = self.runtime.recorder
+        assert isinstance(recorder, Recorder)
+        return recorder.reasons
 
     async def reconcile(self, times=1, name="resnext-digits"):
         for _ in range(times):
@@ -290,7 +230,7 @@ def test_failed_deletion_waits_for_other_deletions():
             def __init__(self):
                 pass
 
-            async def request(self, _verb, path, *_, **__):
+            async def request(self, verb, path, body=None, *, query=(), content="", seconds=0):  # noqa: ARG002
                 if path.endswith("refused"):
                     raise ApiError(500, "no")
                 await asyncio.sleep(0.01)
@@ -299,7 +239,7 @@ def test_failed_deletion_waits_for_other_deletions():
 
         plan = Plan(delete=tuple(ObjectRef("Pod", name, f"uid-{name}") for name in ("refused", "gone")))
         with pytest.raises(ApiError):
-            await Slow().apply_plan(plan, SimpleNamespace(namespace="lab"))
+            await Slow().apply_plan(plan, parse(resource(), SITE))
         assert [path.rpartition("/")[2] for path in ended] == ["gone"]
 
     asyncio.run(scenario())

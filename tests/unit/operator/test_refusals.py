@@ -1,7 +1,6 @@
 """Rejected trainings: the message names field, reason and remedy; nothing is created or left behind."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 
@@ -12,20 +11,16 @@ from resnext_operator.domain.admission import plan_for_invalid_spec
 from resnext_operator.domain.plan import Plan
 from resnext_operator.rendering.network_policy import network_policy
 from resnext_operator.runtime import controller
-from resnext_operator.runtime.cache import Cache
 from resnext_operator.runtime.client import ApiError
-from resnext_operator.runtime.guard import Guard
 from resnext_operator.runtime.settings import InvalidSettings, Settings
 from resnext_trainer.contract import ExitStatus
-from tests.support.fake_cluster import SAMPLES, SITE, Cluster, is_pod
+from tests.support.fake_client import Server
+from tests.support.fake_cluster import SAMPLES, SITE, Cluster, condition, is_pod
+from tests.support.runtime import runtime_on
 
 QUOTA = 'pods "resnext-digits-worker-1-0" is forbidden: exceeded quota: compute, used: pods=1, limited: pods=1'
 FOLDER = {"volumes": [{"name": "fast", "hostPath": {"path": "/mnt/nvme/imagenet"}}]}
 OPEN = replace(SITE, host_paths=("/mnt/nvme", "/opt"), host_network=True)
-
-
-def condition(cluster, kind):
-    return next((each for each in cluster.status["conditions"] if each["type"] == kind), {})
 
 
 def make_cluster(site=SITE, **workers):
@@ -124,7 +119,7 @@ def test_suspended_training_is_rejected_on_resume():
 
 # -- volumes -----------------------------------------------------------------------------------------------------------
 
-KINDS = {
+KINDS: dict[str, dict[str, dict[str, object]]] = {
     "claim": {"persistentVolumeClaim": {"claimName": "imagenet"}},
     "disk": {"emptyDir": {"sizeLimit": "1Gi"}},
     "words": {"configMap": {"name": "words"}},
@@ -175,13 +170,11 @@ def test_volume_claim_is_awaited_and_must_be_shareable():
 def test_volume_claim_event_reconciles_its_training():
     """The creation of a claim enqueues the trainings that mount it."""
     cluster = make_cluster(volumes=[{"name": "extra", "persistentVolumeClaim": {"claimName": "extra"}}])
-    cache = Cache()
+    runtime = runtime_on(Server())
     cluster.body["metadata"]["resourceVersion"] = "1"
-    cache.upsert(cluster.body)
+    runtime.cache.upsert(cluster.body)
     claim = {"kind": "PersistentVolumeClaim", "metadata": {"name": "extra", "namespace": "default"}}
-    assert controller.affected_trainings(claim, SimpleNamespace(cache=cache, guard=Guard())) == {
-        ("default", "resnext-digits")
-    }
+    assert controller.affected_trainings(claim, runtime) == {("default", "resnext-digits")}
 
 
 def test_host_network_workers_use_cluster_dns():

@@ -9,7 +9,7 @@ from resnext_operator.domain.plan import Plan
 from resnext_operator.domain.rejections import Cause
 from resnext_operator.rendering import names
 from resnext_trainer.contract import ExitStatus
-from tests.support.fake_cluster import Cluster, is_pod
+from tests.support.fake_cluster import Cluster, condition, is_pod
 
 POD = 'pods "it-worker-1-0" is forbidden: '
 EXCEEDED = (
@@ -21,10 +21,6 @@ RANGE = POD + "[maximum cpu usage per Container is 1, but limit is 2, minimum me
 RANGE += "but request is 512Mi]"
 INVALID = 'Pod "it-worker-1-0" is invalid: spec.containers[0].resources.requests: Invalid value: "2": must be less'
 W, L = "spec.workers.resources", "spec.launcher.resources"
-
-
-def condition(cluster, kind):
-    return next((each for each in cluster.status["conditions"] if each["type"] == kind), {})
 
 
 def rejection(code=403, message=EXCEEDED, role="worker", kind="Pod"):
@@ -140,7 +136,7 @@ def test_claim_rejection_advice_names_template():
 
 def test_rejection_backoff_doubles_with_jitter():
     """The pause is at most 90 s; two trainings do not retry at the same time."""
-    waits = {}
+    waits: dict[str, list[float]] = {}
     for uid in ("a", "b"):
         cluster = Cluster()
         cluster.body["metadata"]["uid"] = uid
@@ -175,7 +171,7 @@ def test_deadline_holds_while_pods_are_rejected(field, what):
             continue
         cluster.settle()
         if cluster.status["phase"] != Phase.FAILED:
-            cluster.wait(seconds=cluster.decide().requeue_after.total_seconds())
+            cluster.wait(seconds=cluster.requeue_seconds)
     assert (cluster.now - start).total_seconds() == pytest.approx(45, abs=0.1)
 
 
@@ -331,10 +327,10 @@ def test_rejected_set_is_deleted_after_timeout():
         cluster.settle()
         if cluster.pods("worker"):
             assert left in cluster.pods("worker")
-            cluster.wait(seconds=cluster.decide().requeue_after.total_seconds())
+            cluster.wait(seconds=cluster.requeue_seconds)
     assert (cluster.now - start).total_seconds() == pytest.approx(30, abs=0.1)
     assert cluster.status["phase"] == Phase.PENDING
-    pause = cluster.decide().requeue_after.total_seconds()
+    pause = cluster.requeue_seconds
     assert 10 <= pause <= 30
     cluster.wait(seconds=pause - 0.5)
     cluster.settle()

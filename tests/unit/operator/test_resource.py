@@ -292,6 +292,7 @@ def test_only_workers_mount_data_and_use_gpus(stem):
         volumes = (each.get("persistentVolumeClaim") for each in pod["spec"]["volumes"])
         return {each["claimName"] for each in volumes if each}
 
+    assert training.spec.dataset is not None
     launcher = launcher_pod(training, 1, HOSTS)
     assert claims(launcher) == set()
     assert GPU not in json.dumps(launcher)

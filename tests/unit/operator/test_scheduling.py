@@ -58,16 +58,12 @@ def test_user_affinity_kept_and_selector_defaulted():
 
 def test_avoided_node_added_to_user_affinity():
     """Avoided nodes are a preference next to the user's own terms."""
-    wanted = {
-        "nodeAffinity": {
-            REQUIRED: {"nodeSelectorTerms": [A100]},
-            PREFERRED: [{"weight": 1, "preference": A100}],
-        }
-    }
+    required, preferred = {"nodeSelectorTerms": [A100]}, {"weight": 1, "preference": A100}
+    wanted = {"nodeAffinity": {REQUIRED: required, PREFERRED: [preferred]}}
     affinity = worker("node-1", "node-2", affinity=wanted)["affinity"]["nodeAffinity"]
-    assert affinity[REQUIRED] == wanted["nodeAffinity"][REQUIRED]
+    assert affinity[REQUIRED] == required
     first, avoided = affinity[PREFERRED]
-    assert first == wanted["nodeAffinity"][PREFERRED][0]
+    assert first == preferred
     assert [each["values"] for each in avoided["preference"]["matchFields"]] == [["node-1"], ["node-2"]]
 
 

@@ -7,7 +7,7 @@ import pytest
 from resnext_operator.api.status import Phase
 from resnext_operator.api.validation import read_leniently
 from resnext_trainer.contract import ExitStatus
-from tests.support.fake_cluster import Cluster
+from tests.support.fake_cluster import Cluster, condition
 
 OLD = {
     "unknown field": {"workers": {"replicas": 2, "serviceAccountName": "admin"}},
@@ -17,10 +17,6 @@ OLD = {
     "run policy": {"runPolicy": {"backoffLimit": 10**9, "activeDeadlineSeconds": 100}},
     "type": {"workers": "many"},
 }
-
-
-def condition(cluster, kind):
-    return next((each for each in cluster.status["conditions"] if each["type"] == kind), {})
 
 
 def upgraded(what, before=lambda cluster: cluster.run()):

@@ -8,13 +8,9 @@ import pytest
 from resnext_operator.api.status import Phase
 from resnext_operator.api.timestamps import to_rfc3339
 from resnext_trainer.contract import ExitStatus
-from tests.support.fake_cluster import Cluster
+from tests.support.fake_cluster import Cluster, condition
 
 LOG = "exec /usr/local/bin/resnext-train: exec format error"
-
-
-def condition(cluster, kind):
-    return next((each for each in cluster.status["conditions"] if each["type"] == kind), {})
 
 
 def fail(pod, code=255, reason="Error", message=LOG):

@@ -2,13 +2,27 @@
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 from resnext_operator.api.status import Status
 from resnext_operator.domain.reconciler import decide
 from resnext_trainer.contract import ExitStatus
 from tests.support.fake_cluster import Cluster
 
-ODD = (None, "x", -1, 2**62, 1.5, True, [], {}, ["x"], {"x": "x"}, "2026-01-01T00:00:00Z", "9999-12-31T23:59:59Z")
+ODD: tuple[Any, ...] = (
+    None,
+    "x",
+    -1,
+    2**62,
+    1.5,
+    True,
+    [],
+    {},
+    ["x"],
+    {"x": "x"},
+    "2026-01-01T00:00:00Z",
+    "9999-12-31T23:59:59Z",
+)
 
 
 class Recorded(Cluster):

@@ -1,0 +1,35 @@
+"""What reconciliation needs, made of the real parts; only the API server is one of the test's own."""
+
+from datetime import datetime
+
+from resnext_operator.api.training import Training
+from resnext_operator.domain.plan import Event
+from resnext_operator.runtime.admission_check import Admission
+from resnext_operator.runtime.cache import Cache
+from resnext_operator.runtime.client import KubeClient
+from resnext_operator.runtime.controller import Runtime
+from resnext_operator.runtime.event_recorder import EventRecorder
+from resnext_operator.runtime.metrics import Metrics
+from resnext_operator.runtime.progress_poller import ProgressPoller
+from resnext_operator.runtime.settings import Settings
+from resnext_operator.runtime.workqueue import WorkQueue
+
+
+class Recorder(EventRecorder):
+    """Notes the reasons of events, and writes none."""
+
+    def __init__(self, cluster: KubeClient) -> None:
+        super().__init__(cluster)
+        self.reasons: list[str] = []
+
+    def record(self, training: Training, event: Event, now: datetime) -> None:  # noqa: ARG002
+        self.reasons.append(event.reason)
+
+
+def runtime_on(server: KubeClient) -> Runtime:
+    """With an empty cache; nothing runs by itself."""
+    cache, queue, settings = Cache(), WorkQueue(), Settings()
+    metrics = Metrics(cache, queue.__len__)
+    poller = ProgressPoller(cache, queue, settings, metrics.guard)
+    recorder, admission = Recorder(server), Admission(server)
+    return Runtime(settings, server, cache, queue, poller, recorder, metrics, admission, metrics.guard)
