@@ -43,7 +43,8 @@ def test_failed_worker_start_is_counted(cluster: Cluster):
     hidden = {"volumes": [{"name": "x", "emptyDir": {}}], "volumeMounts": [{"name": "x", "mountPath": "/usr"}]}
     cluster.apply(sample("resnext-digits", "hidden", {"workers": hidden, "runPolicy": {"backoffLimit": 1}}))
     try:
-        status = cluster.until("hidden", lambda status: status.get("phase") == "Failed" and status, 120)
+        cluster.until("hidden", lambda status: status.get("phase") == "Failed", 120)
+        status = cluster.status("hidden")
         assert status["reason"] == "BackoffLimitExceeded"
         first, second = status["failedStarts"]
         for start in (first, second):

@@ -15,7 +15,7 @@ def test_dry_run_matches_table(cluster: Cluster, tmp_path: Path, data, specs):
     """The unit tests compare `render` and `--config` with the same table."""
     path = tmp_path / "training.yaml"
     path.write_bytes(data)
-    command = ["kubectl", "--namespace", NAMESPACE, "create", "--dry-run=server", "-o", "json", "-f", path]
+    command = ["kubectl", "--namespace", NAMESPACE, "create", "--dry-run=server", "-o", "json", "-f", str(path)]
     done = subprocess.run(command, env=cluster.environment, capture_output=True, check=False, timeout=60)
     assert (done.returncode == 0) == (specs is not None), done.stderr
     if specs is not None:

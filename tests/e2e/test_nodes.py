@@ -37,7 +37,9 @@ def test_worker_on_lost_node_is_replaced(cluster: Cluster, training, worker_node
     name = training(training=LONG)
     cluster.until(name, lambda status: saved(status) >= 22)
     (lost,) = (pod for pod in cluster.pods(name, "worker") if pod["spec"]["nodeName"] == worker_node)
-    index = re.search(r"-worker-(\d+)-0$", lost["metadata"]["name"])[1]
+    named = re.search(r"-worker-(\d+)-0$", lost["metadata"]["name"])
+    assert named is not None
+    index = named[1]
     in_node(worker_node, "systemctl stop kubelet")
     # Silent for 50 s, taken away after 30 s more; then a new pod and a new attempt.
     cluster.until(name, running_in_attempt(2), seconds=420)

@@ -127,7 +127,7 @@ def test_spec_of_earlier_version_keeps_pods(environment: Environment):
             await stack.enter_async_context(environment.operator(**where))
             await create_to_running(scenario)
             before = {pod["metadata"]["uid"] for pod in (await scenario.children())["pods"]}
-            strict = (await environment.api.find(path))["spec"]
+            strict = (await environment.api.request("GET", path))["spec"]
             loose = copy.deepcopy(strict["versions"])
             anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
             loose[0]["schema"]["openAPIV3Schema"]["properties"]["spec"] = anything

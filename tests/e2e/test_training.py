@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.kube import NAMESPACE, ROOT, SYSTEM, Cluster
+from tests.support.kube import NAMESPACE, ROOT, SYSTEM, Cluster, Manifest
 
 # Long enough to break something in the middle, short enough to wait for the end: half a minute on two cores.
 LONG = {"epochs": 12, "checkpoint": {"everyEpochs": 1}}
@@ -23,6 +23,18 @@ def saved(status):
 
 def succeeded(status):
     return status.get("phase") == "Succeeded"
+
+
+def steps_until_success(cluster: Cluster, name: str) -> list[int]:
+    """The steps done, as the status reports them until the training has succeeded."""
+    seen: list[int] = []
+
+    def finished(status: Manifest) -> bool:
+        seen.append(steps_done(status))
+        return bool(succeeded(status))
+
+    cluster.until(name, finished, seconds=420)
+    return seen
 
 
 def condition(status, kind):
@@ -110,8 +122,7 @@ def test_lost_worker_resumes_from_last_checkpoint(cluster: Cluster, training, op
     cluster.kubectl("delete", "pod", victim, "--wait=false", *options)
     cluster.until(name, lambda status: len(status["attempts"]) == 2)
     kept = saved(cluster.status(name))
-    seen = []
-    cluster.until(name, lambda status: seen.append(steps_done(status)) or succeeded(status), seconds=420)
+    seen = steps_until_success(cluster, name)
     assert kept >= 40
     assert min(seen) >= kept
     resumed = re.search(r"resuming from step (\d+),", cluster.kubectl("logs", f"{name}-launcher-2"))
@@ -149,8 +160,7 @@ def test_suspend_saves_and_resume_continues(cluster: Cluster, training):
     assert not cluster.objects("pods", f"resnext.dev/training={name}")
     cluster.kubectl("patch", "rnx", name, "--type=merge", "-p", '{"spec":{"suspend":false}}')
     cluster.until(name, lambda status: status.get("phase") == "Running")
-    seen = []
-    cluster.until(name, lambda status: seen.append(steps_done(status)) or succeeded(status), seconds=420)
+    seen = steps_until_success(cluster, name)
     assert min(seen) >= saved(status)
 
 
@@ -238,6 +248,6 @@ def patch_capacity(cluster: Cluster, node: str, operation: str) -> None:
     cluster.run("kubectl", "patch", "node", node, "--subresource=status", "--type=json", "-p", f"[{operation}]")
 
 
-def claim(name: str, mode: str) -> dict:
+def claim(name: str, mode: str) -> Manifest:
     spec = {"accessModes": [mode], "resources": {"requests": {"storage": "1Gi"}}}
     return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec}

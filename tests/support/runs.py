@@ -1,17 +1,22 @@
 """Trainings of seconds, for the tests of the loop."""
 
 import math
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from resnext_trainer.checkpoint import store
+import pytest
+
 from resnext_trainer.checkpoint.runs import located
+from resnext_trainer.checkpoint.store import Arrays, TrainingPosition
 from resnext_trainer.config.validation import resolve
-from resnext_trainer.contract import TerminationReport
+from resnext_trainer.contract import Progress, SavedCheckpoint
+from resnext_trainer.errors import TrainingError
 from resnext_trainer.runtime.signals import Requests
 from resnext_trainer.runtime.telemetry import Telemetry
 from resnext_trainer.training import entrypoint
+from tests.support import checkpoints
 
 
 class StopAfter(Telemetry):
@@ -29,19 +34,43 @@ class StopAfter(Telemetry):
             self.requests.stop.set()
 
 
+@dataclass(frozen=True)
+class Trained:
+    """The report of a training that came to a step."""
+
+    verdict: str
+    message: str
+    progress: Progress
+
+    @property
+    def checkpoint(self) -> SavedCheckpoint:
+        """The newest checkpoint, as reported."""
+        assert self.progress.checkpoint is not None, "no checkpoint is reported"
+        return self.progress.checkpoint
+
+
 def trained(
     settings: dict[str, Any],
     attempt: int = 1,
     telemetry: StopAfter | None = None,
     stop_after: float = math.inf,
     **counts: int | None,
-) -> TerminationReport:
+) -> Trained:
     """The report of a training; what it said is in the telemetry's log."""
     telemetry = telemetry or StopAfter(stop_after)
     expected: dict[str, int | None] = {"workers": None, "world": None, **counts}
-    return entrypoint.run(
+    report = entrypoint.run(
         resolve(settings), attempt=attempt, telemetry=telemetry, requests=telemetry.requests, **expected
     )
+    assert report.progress is not None, report
+    return Trained(report.verdict, report.message, report.progress)
+
+
+def refused(settings: dict[str, Any], **how: Any) -> TrainingError:
+    """The error that ends a training, which is called with `how` as `trained` is."""
+    with pytest.raises(TrainingError) as caught:
+        trained(settings, **how)
+    return caught.value
 
 
 def folder(settings: dict[str, Any]) -> Path:
@@ -49,6 +78,6 @@ def folder(settings: dict[str, Any]) -> Path:
     return located(Path(settings["checkpoint"]["path"]))
 
 
-def newest(settings: dict[str, Any]) -> Any:
+def newest(settings: dict[str, Any]) -> tuple[TrainingPosition, Arrays, SavedCheckpoint]:
     """Position, arrays and place of the newest checkpoint of a training."""
-    return store.newest(folder(settings))
+    return checkpoints.newest(folder(settings))

@@ -6,7 +6,7 @@ from pathlib import Path
 DISCOVER = runpy.run_path(str(Path(__file__).parents[3] / "images" / "monitoring" / "discover"))
 
 
-def pod(name: str, address: str | None, ports: dict[str, int], **labels: str) -> dict:
+def pod(name: str, address: str | None, ports: dict[str, int], **labels: str) -> dict[str, object]:
     listed = [{"name": port, "containerPort": number} for port, number in ports.items()]
     return {
         "metadata": {"name": name, "namespace": "demo", "labels": labels},

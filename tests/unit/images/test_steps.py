@@ -54,13 +54,16 @@ def test_missing_result_reruns_step():
     assert len(ran) == 2
 
 
+def nothing() -> None: ...
+
+
 def test_closure_orders_dependencies_once():
     """Each dependency comes first and once."""
     order = {
-        "image": Step("image", "", list, needs=("base", "registry")),
-        "registry": Step("registry", "", list, needs=("docker",)),
-        "base": Step("base", "", list, needs=("docker",)),
-        "docker": Step("docker", "", list),
+        "image": Step("image", "", nothing, needs=("base", "registry")),
+        "registry": Step("registry", "", nothing, needs=("docker",)),
+        "base": Step("base", "", nothing, needs=("docker",)),
+        "docker": Step("docker", "", nothing),
     }
     assert [item.name for item in closure(["image"], order)] == ["docker", "base", "registry", "image"]
 
@@ -68,7 +71,11 @@ def test_closure_orders_dependencies_once():
 def test_independent_steps_run_in_parallel():
     """Two steps wait for each other at a barrier."""
     meeting = threading.Barrier(2, timeout=10)  # breaks unless both are there
-    perform([Step(name, "waits for the other", lambda: meeting.wait() and None) for name in ("left", "right")])
+
+    def meet() -> None:
+        meeting.wait()
+
+    perform([Step(name, "waits for the other", meet) for name in ("left", "right")])
 
 
 def test_failed_step_shows_log_and_skips_dependents():

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.configurations import short_training
+
 
 @pytest.fixture(scope="session")
 def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -18,24 +20,11 @@ def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def settings(digits_folder, tmp_path):
     """Configuration of a training that takes seconds."""
-    return {
-        "model": {"architecture": "resnext17-8x4d", "classes": 10, "imageSize": 32},
-        "epochs": 1,
-        "batchSize": 64,
-        "optimizer": {"learningRate": 0.4, "momentum": 0.9},
-        "labelSmoothing": 0.0,
-        "augmentation": {"flip": False, "cropArea": [0.7, 1.0]},
-        "evaluation": {"cropFraction": 1.0},
-        "precision": {"mode": "fp32"},
-        "xla": False,
-        "device": "cpu",
-        "data": {"path": str(digits_folder), "pipeline": "tfdata"},
-        "checkpoint": {"path": str(tmp_path / "checkpoints")},
-    }
+    return short_training(digits_folder, tmp_path / "checkpoints") | {"labelSmoothing": 0.0}
 
 
 @pytest.fixture(scope="session")
-def few_digits(digits_folder, tmp_path_factory) -> Path:
+def few_digits(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """96 training and 40 validation images of the digits: an epoch takes less than a second."""
     from resnext_trainer.data.datasets import tfrecord
 

@@ -57,7 +57,10 @@ def overflow(ranks, folder, to):
     step.model.weights["classifier/bias"].assign([20.0] + 9 * [0.0])
     images, _ = next(TfData(config, Shard(ranks.rank, ranks.size)).train(0, 0))
     labels = tf.fill([len(images)], int(ranks.rank == ranks.size - 1))
-    before, own, made, scales = values(step), [], [], []
+    before = values(step)
+    own: list[bool] = []
+    made: list[bool] = []
+    scales: list[float] = []
     while not any(made) and len(made) < 15:
         gradients, statistics, loss = step.gradients(images, labels, tf.ones(1))
         own.append(all(np.isfinite(gradient).all() for gradient in gradients))
@@ -65,10 +68,10 @@ def overflow(ranks, folder, to):
         scales.append(float(step.optimizer.scale))
         if not made[-1]:
             between = values(step)
-    seen = {"own": own, "made": made, "scales": scales}
+    seen = {"own": np.array(own), "made": np.array(made), "scales": np.array(scales)}
     parts = {"before": before, "between": between, "after": values(step)}
     weights = {f"{part} {name}": value for part, named in parts.items() for name, value in named.items()}
-    np.savez(f"{to}-{ranks.rank}.npz", **seen, **weights)
+    np.savez(f"{to}-{ranks.rank}.npz", allow_pickle=False, **seen, **weights)
 
 
 def values(step):

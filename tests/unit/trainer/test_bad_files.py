@@ -21,8 +21,7 @@ from resnext_trainer.contract import ExitStatus
 from resnext_trainer.data.crops import jpeg_size
 from resnext_trainer.data.datasets import tfrecord
 from resnext_trainer.errors import TrainingError
-
-FORMAT_1 = Path(__file__).parents[2] / "fixtures" / "checkpoint-format-1"
+from tests.support.checkpoints import FORMAT_1
 
 
 def laid(path: Path, content):
@@ -145,7 +144,7 @@ STATES = {
 @pytest.mark.parametrize("case", STATES)
 def test_checkpoint_invalid_state_json_is_corrupt(tmp_path, case):
     """A checkpoint whose state.json is invalid counts as corrupt."""
-    saved = store.save(tmp_path, TrainingPosition(step=1), {"a": np.float32(1)}, 1, 3)
+    saved = store.save(tmp_path, TrainingPosition(step=1), {"a": np.array(1, np.float32)}, 1, 3)
     Path(saved.path, "state.json").write_bytes(STATES[case])
     with pytest.raises(TrainingError, match="none is whole") as caught:
         store.newest(tmp_path)
@@ -155,7 +154,7 @@ def test_checkpoint_invalid_state_json_is_corrupt(tmp_path, case):
 def test_checkpoint_wrong_dtype_or_not_directory_rejected(tmp_path):
     """Arrays that are not float32, and a file instead of a checkpoint directory, are rejected."""
     with pytest.raises(ValueError, match="a is no float32"):
-        store.read(Path(store.save(tmp_path, TrainingPosition(step=1), {"a": np.int64(1)}, 1, 3).path))
+        store.read(Path(store.save(tmp_path, TrainingPosition(step=1), {"a": np.array(1, np.int64)}, 1, 3).path))
     laid(tmp_path / "step-00000002-attempt-0001", b"")
     with pytest.raises(TrainingError, match="holds 2 checkpoints and none is whole"):
         store.newest(tmp_path)

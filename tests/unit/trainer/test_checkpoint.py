@@ -11,14 +11,20 @@ import tensorflow as tf
 
 from resnext_trainer.checkpoint import store
 from resnext_trainer.checkpoint.manager import CheckpointManager
+from resnext_trainer.checkpoint.provenance import Provenance
+from resnext_trainer.checkpoint.resumption import Resumption
 from resnext_trainer.checkpoint.store import TrainingPosition
 from resnext_trainer.config.validation import resolve
 from resnext_trainer.contract import ExitStatus
+from resnext_trainer.data.fingerprint import Fingerprint
 from resnext_trainer.errors import TrainingError
+from resnext_trainer.model.train_state import TrainState
 from resnext_trainer.runtime.distributed import SingleProcess
 from resnext_trainer.runtime.telemetry import Telemetry
+from tests.support import checkpoints
+from tests.support.checkpoints import newest
 
-ARRAYS = {"stem/kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "loss-scale": np.float32(8)}
+ARRAYS = {"stem/kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "loss-scale": np.array(8, np.float32)}
 
 
 def save(folder, step, attempt=1, keep=3):
@@ -28,7 +34,7 @@ def save(folder, step, attempt=1, keep=3):
 def test_store_newest_returns_saved_checkpoint(tmp_path):
     """The position, the arrays and the checkpoint itself are restored as saved."""
     saved = save(tmp_path, 10)
-    position, arrays, found = store.newest(tmp_path)
+    position, arrays, found = newest(tmp_path)
     assert position == TrainingPosition(step=10, epoch=1, best_top1=0.5)
     assert found == saved
     assert {name: array.tolist() for name, array in arrays.items()} == {
@@ -56,7 +62,7 @@ def test_store_damaged_checkpoint_falls_back_to_previous(tmp_path, part, damage,
             file.write_bytes(b"")
         case "removed":
             file.unlink()
-    assert store.newest(tmp_path)[0].step == 10
+    assert newest(tmp_path)[0].step == 10
     assert "step-00000020" in caplog.text
 
 
@@ -91,18 +97,18 @@ def test_store_older_attempt_does_not_replace_newer(tmp_path):
     """A checkpoint of the same step by an older attempt does not replace that of a newer one."""
     save(tmp_path, 5, attempt=2)
     save(tmp_path, 5, attempt=1)
-    assert store.newest(tmp_path)[2].path.endswith("step-00000005-attempt-0002")
+    assert newest(tmp_path)[2].path.endswith("step-00000005-attempt-0002")
 
 
 def test_position_every_field_restored(tmp_path):
     """Every field of the training position is restored as saved."""
     position = TrainingPosition(step=9, images=64, top1=0.5, best_top1=0.75, rollbacks=2, redealt=((32, 1), (64, 2)))
     store.save(tmp_path, position, ARRAYS, 1, 3)
-    assert store.newest(tmp_path)[0] == position
+    assert newest(tmp_path)[0] == position
 
 
-class Weights:
-    """As much of a step as is saved."""
+class Weights(TrainState):
+    """As much of a training state as is saved."""
 
     def __init__(self, size=4):
         self._weight = tf.Variable(np.zeros(size, np.float32))
@@ -111,19 +117,24 @@ class Weights:
         return {"weight": self._weight}
 
 
-class Here:
+class Here(Resumption):
     """The run that is the folder itself, without a lock."""
 
-    provenance = None
+    provenance = Provenance(config={}, written=(), class_names=(), dataset=Fingerprint(format="synthetic", splits={}))
 
     def __init__(self, folder):
-        self.folder = folder
+        self._folder = folder
+
+    @property
+    def folder(self):
+        return self._folder
 
     def check(self): ...
 
     def check_known(self): ...
 
-    def weights(self): ...
+    def weights(self):
+        return None
 
 
 def keeper(folder, step=None, telemetry=None):
@@ -171,14 +182,14 @@ def test_manager_save_in_background_is_snapshot(tmp_path, monkeypatch):
     assert kept.saved is None
     written.set()
     assert kept.is_saved(TrainingPosition(step=1))
-    assert not store.newest(tmp_path)[1]["weight"].any()
+    assert not newest(tmp_path)[1]["weight"].any()
 
 
 def test_store_best_survives_interrupted_replacement(tmp_path):
     """If a process ends while it replaces the best checkpoint, the previous best is restored."""
     save_best(keeper(tmp_path), step=1, top1=0.9)
     (tmp_path / "best").rename(tmp_path / ".best.old")
-    assert store.best(tmp_path).top1 == 0.9
+    assert checkpoints.best(tmp_path).top1 == 0.9
     assert best(tmp_path) == 0.9
 
 
@@ -214,11 +225,11 @@ def test_manager_full_disk_keeps_last_checkpoint(tmp_path):
         keep(full, step=2)
         save_best(full, step=2, top1=0.6)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "step-00000001-attempt-0001"]
-    assert store.newest(tmp_path)[0].step == 1
+    assert newest(tmp_path)[0].step == 1
     assert best(tmp_path) == 0.5
     assert not full.is_saved(TrainingPosition(step=2))
     failures = telemetry._registry.get_sample_value("resnext_train_checkpoint_failures_total", {"rank": "0"})
     assert failures == 2
     keep(full, step=3)
     save_best(full, step=3, top1=0.6)
-    assert (store.newest(tmp_path)[0].step, best(tmp_path)) == (3, 0.6)
+    assert (newest(tmp_path)[0].step, best(tmp_path)) == (3, 0.6)

@@ -206,7 +206,7 @@ def test_checkpoint_dir_symlink_outside_cluster_accepted(claim):
 @pytest.mark.parametrize("path", ["../elsewhere", "a/../../elsewhere", "a/..", ".."])
 def test_checkpoint_dir_dotdot_in_claim_rejected(claim, path):
     """`..` is rejected even where it leads back into the claim."""
-    said = prepared(f"{claim}/{path}", claim)
+    said = prepared(claim / path, claim)
     assert said.startswith("CONFIGURATION_REFUSED ")
     assert "leaves the checkpoints' claim" in said
     assert not (claim.parent / "elsewhere").exists()

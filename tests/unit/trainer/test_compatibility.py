@@ -152,7 +152,9 @@ def test_compare_custom_model_field_by_field():
     before = dumped(resolve({"model": custom}))
     before["model"]["custom"]["stem"] = 32
     same = compatibility.compare(resolve({"model": custom}), before)
-    assert (same.recipe, same.config().model.custom.stem) == ((), 32)
+    kept = same.config().model.custom
+    assert kept is not None
+    assert (same.recipe, kept.stem) == ((), 32)
     other = compatibility.compare(resolve({"model": custom | {"custom": {"blocks": [2]}}}), before)
     assert [str(each) for each in other.recipe] == ["model.custom.blocks: was [1], is [2]"]
     named = compatibility.compare(resolve({"model": custom}), dumped(resolve({})))

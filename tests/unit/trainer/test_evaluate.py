@@ -20,17 +20,24 @@ class Threads:
         self.size, self._barrier, self._values = size, threading.Barrier(size), [None] * size
 
     def rank(self, number):
-        ranks = SingleProcess()
-        ranks.rank, ranks.size = number, self.size
-        ranks.gather = lambda value: self._gather(number, value)
-        return ranks
+        return OneOfThreads(self, number)
 
-    def _gather(self, number, value):
+    def gather(self, number, value):
         self._values[number] = value
         self._barrier.wait(60)
         values = list(self._values)
         self._barrier.wait(60)
         return values
+
+
+class OneOfThreads(SingleProcess):
+    """One of these ranks."""
+
+    def __init__(self, threads, number):
+        self._threads, self.rank, self.size = threads, number, threads.size
+
+    def gather(self, value):
+        return self._threads.gather(self.rank, value)
 
 
 @pytest.fixture(scope="module")

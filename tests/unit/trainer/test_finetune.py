@@ -45,9 +45,9 @@ def test_match_weights_other_model_rejected(stem):
 
 def test_read_weights_directory_uses_best_else_newest(tmp_path):
     """A directory yields its best checkpoint, or the newest if there is no best one."""
-    newest = store.save(tmp_path, TrainingPosition(step=7), {"a": np.float32(7)}, 1, 3)
+    newest = store.save(tmp_path, TrainingPosition(step=7), {"a": np.array(7, np.float32)}, 1, 3)
     assert warm_start.read_weights(str(tmp_path))["a"] == 7
-    store.save_best(tmp_path, TrainingPosition(step=5), {"a": np.float32(5)})
+    store.save_best(tmp_path, TrainingPosition(step=5), {"a": np.array(5, np.float32)})
     assert warm_start.read_weights(str(tmp_path))["a"] == 5
     assert warm_start.read_weights(newest.path)["a"] == 7
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -164,8 +165,9 @@ class TestOtherFiles:
     def test_folder_named_pipe_is_bad_record(self, config):
         """An image replaced by a pipe does not block the reader; it is a bad record."""
         found = open_dataset(resolve(config), "train")
-        found.files[0].unlink()
-        os.mkfifo(found.files[0])
+        file = Path(found.location(0))
+        file.unlink()
+        os.mkfifo(file)
         with pytest.raises(TrainingError, match="a named pipe"):
             found.read(0)
 

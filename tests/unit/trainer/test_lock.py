@@ -13,6 +13,7 @@ from resnext_trainer.checkpoint import lock
 from resnext_trainer.checkpoint.lock import Holder, Timing
 from resnext_trainer.contract import ExitStatus
 from resnext_trainer.errors import TrainingError
+from tests.support.processes import output
 
 QUICK = Timing(refresh=0.05, expiry=0.6, poll=0.02)
 
@@ -56,7 +57,7 @@ def other(tmp_path):
 
     def start(training, attempt=1):
         started.append(process(tmp_path, training, attempt))
-        assert started[-1].stdout.readline() == "held\n"
+        assert output(started[-1]).readline() == "held\n"
         return started[-1]
 
     yield start
@@ -91,7 +92,7 @@ def test_lock_of_stopped_process_expires(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert writer.stdout.readline() == "held\n"
+    assert output(writer).readline() == "held\n"
     writer.send_signal(signal.SIGSTOP)
     mine = acquire(tmp_path, wait=5)
     writer.send_signal(signal.SIGCONT)
@@ -167,9 +168,9 @@ def test_lock_waiting_process_acquires_on_release(tmp_path):
     """The waiting process logs the holder once."""
     held, said = acquire(tmp_path, "a"), []
     waiter = process(tmp_path, "b", wait=20)
-    assert "locked by training a, attempt 1" in waiter.stdout.readline()
+    assert "locked by training a, attempt 1" in output(waiter).readline()
     held.release()
-    said.append(waiter.stdout.readline())
+    said.append(output(waiter).readline())
     waiter.kill()
     waiter.wait()
     assert said == ["held\n"]

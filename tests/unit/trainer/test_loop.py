@@ -32,7 +32,8 @@ def weight_is_lost(step, outcome):
 @pytest.mark.parametrize(("fault", "at"), [(loss_is_lost, 9), (weight_is_lost, 12)])
 def test_trainer_nonfinite_rolls_back_to_checkpoint(few, monkeypatch, fault, at):
     """A loss or weight that is not finite rolls the training back to its last checkpoint once."""
-    calls, update = [], TrainState.update
+    calls: list[None] = []
+    update = TrainState.update
 
     def faulty(step, *arguments, **named):
         calls.append(None)
@@ -186,7 +187,8 @@ def test_crash_within_epoch_resumes_from_last_save(few, tmp_path, monkeypatch):
     """At most everyMinutes of work are repeated, with the result of an uninterrupted training."""
     whole, parts = saving_every(few, tmp_path / "whole", 0), saving_every(few, tmp_path / "parts", 1e-9)
     trained(whole)
-    calls, update = [], TrainState.update
+    calls: list[None] = []
+    update = TrainState.update
 
     def crashing(step, *arguments, **named):
         calls.append(None)

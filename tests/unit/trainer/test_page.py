@@ -91,7 +91,7 @@ def test_html_report_long_run_stays_below_200_kb(tmp_path):
 
 def test_html_report_missing_values_not_recorded(tmp_path):
     """A quantity without any value is shown as not recorded."""
-    nothing = {"loss": None, "imagesPerSecond": None, "learningRate": None, "shares": {}}
+    nothing: dict[str, object] = {"loss": None, "imagesPerSecond": None, "learningRate": None, "shares": {}}
     assert report(tmp_path, [line(1, **nothing)]) == 0
     assert (tmp_path / "page.html").read_text().count("not recorded") == 5
 

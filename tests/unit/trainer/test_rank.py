@@ -4,13 +4,14 @@ import subprocess
 import sys
 
 from resnext_trainer.runtime import rank_exec
+from tests.support.processes import output
 
 
 def test_kill_stale_rank_earlier_attempt_killed(tmp_path):
     """The rank of an earlier attempt on the same slot is killed."""
     program = "import time; print('up', flush=True); time.sleep(600)"
     straggler = subprocess.Popen([sys.executable, "-c", program, "resnext_trainer"], stdout=subprocess.PIPE)
-    straggler.stdout.readline()
+    output(straggler).readline()
     pid_file = tmp_path / "0.pid"
     pid_file.write_text(str(straggler.pid))
     rank_exec.kill_stale_rank(pid_file)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import yaml
 
-from resnext_trainer.checkpoint import store
 from resnext_trainer.checkpoint.runs import located
 from resnext_trainer.contract import REPORT_PREFIX
 from tests.support import mpi
+from tests.support.checkpoints import newest
 from tests.support.reports import report_in
 
 pytestmark = pytest.mark.skipif(not mpi.AVAILABLE, reason="several ranks need Horovod and mpirun")
@@ -108,7 +108,7 @@ def test_ranks_save_within_epoch_at_same_step(few, tmp_path):
         config.write_text(yaml.safe_dump(few | {"batchSize": 8, "epochs": 1, "checkpoint": checkpoints}))
         report = report_in(start(2, "-m", "resnext_trainer", "train", "--config", config, "--world", 2))
         assert report["verdict"] == "finished"
-        results.append((sorted(path.name for path in located(place).glob("step-*")), store.newest(located(place))))
+        results.append((sorted(path.name for path in located(place).glob("step-*")), newest(located(place))))
     (often, ours), (never, theirs) = results
     assert (len(often), len(never)) == (6, 1)
     assert ours[0] == theirs[0]

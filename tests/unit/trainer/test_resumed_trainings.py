@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,12 +16,11 @@ from resnext_trainer.checkpoint import store
 from resnext_trainer.checkpoint.runs import located
 from resnext_trainer.cli.main import main
 from resnext_trainer.contract import ExitStatus
-from resnext_trainer.errors import TrainingError
-from tests.support.runs import StopAfter, folder, newest, trained
+from tests.support import checkpoints
+from tests.support.checkpoints import FORMAT_1
+from tests.support.runs import StopAfter, folder, newest, refused, trained
 
 pytestmark = pytest.mark.slow
-
-FORMAT_1 = Path(__file__).parents[2] / "fixtures" / "checkpoint-format-1"
 
 
 @pytest.fixture
@@ -36,12 +34,6 @@ def tiny(few_digits, tmp_path):
 
 def on_mismatch(settings, mode):
     return {**settings, "checkpoint": {**settings["checkpoint"], "onMismatch": mode}}
-
-
-def refused(settings, **named):
-    with pytest.raises(TrainingError) as caught:
-        trained(settings, **named)
-    return caught.value
 
 
 def test_resume_format_1_writes_format_2(tiny, tmp_path):
@@ -84,7 +76,7 @@ def test_restart_resumes_its_own_new_run(tiny):
     report = trained(again, attempt=2, telemetry=(telemetry := StopAfter()))
     assert "resuming from step 4" in telemetry.log.getvalue()
     assert (report.verdict, report.progress.step) == ("finished", 12)
-    assert store.newest(old)[0].step == 12
+    assert checkpoints.newest(old)[0].step == 12
     assert folder(tiny) != old
 
 
@@ -108,7 +100,7 @@ def test_continue_reports_differences(tiny):
     report = trained(again, attempt=2, telemetry=(telemetry := StopAfter()))
     sentence = "labelSmoothing: was 0.1, is 0.3"
     assert sentence in telemetry.log.getvalue()
-    assert report.progress.checkpoint.differences == (sentence,)
+    assert report.checkpoint.differences == (sentence,)
     assert newest(again)[2].differences == (sentence,)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resnext_trainer.checkpoint import runs, store
+from resnext_trainer.checkpoint import store
 from resnext_trainer.checkpoint.resumption import Resumption
 from resnext_trainer.checkpoint.store import TrainingPosition
 from resnext_trainer.config import presets
@@ -15,8 +15,8 @@ from resnext_trainer.config.validation import resolve
 from resnext_trainer.contract import ExitStatus
 from resnext_trainer.data import fingerprint
 from resnext_trainer.errors import TrainingError
-
-FORMAT_1 = Path(__file__).parents[2] / "fixtures" / "checkpoint-format-1" / "run"
+from tests.support import checkpoints
+from tests.support.checkpoints import FORMAT_1
 
 ARRAYS = {"stem/kernel": np.ones(3, np.float32)}
 
@@ -38,7 +38,7 @@ class Attempt:
     """One attempt, as far as its checkpoints go."""
 
     def __init__(self, root, changed=(), *, dataset=DATA, names=("cat", None), attempt=1, **checkpoint_settings):
-        self.notes = []
+        self.notes: list[str] = []
         written = {"optimizer": {"learningRate": 0.1}, **dict(changed)}
         written["checkpoint"] = {"path": str(root), "lockTimeoutSeconds": 1, **checkpoint_settings}
         self.run = Resumption(resolve(written), attempt, self.notes.append)
@@ -109,7 +109,7 @@ def test_continue_resumes_and_records_differences(root, changed, dataset, senten
     assert resumed.newest == 1000
     assert sentence in "\n".join(resumed.notes)
     resumed.trained(1010, epoch=2)
-    _, _, saved = store.newest(resumed.folder)
+    _, _, saved = checkpoints.newest(resumed.folder)
     assert sentence in saved.differences
     third = Attempt(root, changed, dataset=dataset, attempt=2)
     assert (third.newest, third.notes) == (1010, [])
@@ -120,7 +120,7 @@ def test_continue_resumes_and_records_differences(root, changed, dataset, senten
 @pytest.mark.parametrize("mode", ["restart", "warmStart"])
 def test_restart_starts_run_that_attempts_resume(root, changed, dataset, sentence, mode):
     """The old run stays unchanged and is no longer the current one."""
-    old = runs.current(root)
+    old = checkpoints.current(root)
     kept = {path: path.stat().st_mtime_ns for path in old.folder.rglob("*") if path.is_file()}
     new = Attempt(root, changed, dataset=dataset, onMismatch=mode)
     assert new.newest is None
@@ -136,7 +136,7 @@ def test_restart_starts_run_that_attempts_resume(root, changed, dataset, sentenc
 
 def test_restart_ended_before_save_is_resumed(root):
     """A warm start then loads its weights from the old run again."""
-    old = runs.current(root)
+    old = checkpoints.current(root)
     first = Attempt(root, {"seed": 4}, onMismatch="warmStart")
     first.run.close()
     second = Attempt(root, {"seed": 4}, onMismatch="warmStart", attempt=2)
@@ -179,14 +179,16 @@ def test_resume_as_many_epochs_as_trained_accepted(root):
 def test_resume_changed_defaults_keep_run_values(root, monkeypatch):
     """A later version has another default, and another default of a dependent field."""
     monkeypatch.setattr(presets, "BATCH_SIZE", {"fp16": 512})
-    stored = json.loads((runs.current(root).folder / "step-00001000-attempt-0001" / "state.json").read_text())
+    stored = json.loads((checkpoints.current(root).folder / "step-00001000-attempt-0001" / "state.json").read_text())
     stored["provenance"]["config"]["labelSmoothing"] = 0.3  # what was the default then
-    (runs.current(root).folder / "step-00001000-attempt-0001" / "state.json").write_text(json.dumps(stored))
+    (checkpoints.current(root).folder / "step-00001000-attempt-0001" / "state.json").write_text(json.dumps(stored))
     resumed = Attempt(root, attempt=2)
     assert (resumed.config.batch_size, resumed.config.label_smoothing) == (256, 0.3)
     assert "labelSmoothing: 0.3, not 0.1" in "\n".join(resumed.notes)
     resumed.trained(1010, epoch=2)
-    assert store.newest_provenance(resumed.folder)[2].config["labelSmoothing"] == 0.3
+    recorded = store.provenance(Path(checkpoints.newest(resumed.folder)[2].path))
+    assert recorded is not None
+    assert recorded.config["labelSmoothing"] == 0.3
 
 
 def test_resume_removed_field_keeps_run_value(tmp_path):
@@ -206,7 +208,7 @@ def test_resume_dataset_without_names_keeps_class_names(root):
 
 def test_resume_format_1_in_place_writes_format_2(tmp_path, caplog):
     """One warning is logged; from the next checkpoint on the recipe is compared."""
-    root = shutil.copytree(FORMAT_1, tmp_path / "ck")
+    root = shutil.copytree(FORMAT_1 / "run", tmp_path / "ck")
     first = Attempt(root, attempt=2)
     assert (first.newest, first.folder) == (9, root)
     assert caplog.text.count("is of checkpoint format 1") == 1
@@ -221,13 +223,13 @@ def test_resume_format_1_in_place_writes_format_2(tmp_path, caplog):
 
 def test_restart_keeps_format_1_run_in_place(tmp_path):
     """Later attempts find the new run, not the old one in the root directory."""
-    root = shutil.copytree(FORMAT_1, tmp_path / "ck")
+    root = shutil.copytree(FORMAT_1 / "run", tmp_path / "ck")
     Attempt(root, attempt=2).trained(10, epoch=1)
     new = Attempt(root, {"seed": 4}, onMismatch="warmStart")
     assert (new.newest, new.run.weights()) == (None, root)
     new.trained(20)
     assert Attempt(root, {"seed": 4}, attempt=2).newest == 20
-    assert store.newest(root)[0].step == 10
+    assert checkpoints.newest(root)[0].step == 10
 
 
 def pointer(root):
@@ -235,7 +237,7 @@ def pointer(root):
 
 
 def state(root):
-    return runs.current(root).folder / "step-00001000-attempt-0001" / "state.json"
+    return checkpoints.current(root).folder / "step-00001000-attempt-0001" / "state.json"
 
 
 @pytest.mark.parametrize("file", [pointer, state])
@@ -252,7 +254,7 @@ def test_resume_newer_format_rejected(root, file):
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 2}', '{"format": 2, "run": "../x"}', '{"format": "2"}'])
 def test_resume_damaged_pointer_rejected(root, content):
     """Training from scratch would look like a lost run; the message lists the runs."""
-    run = runs.current(root)
+    run = checkpoints.current(root)
     pointer(root).write_text(content)
     refusal = refused(root)
     assert refusal.verdict is ExitStatus.NO_GOOD_CHECKPOINT
@@ -261,7 +263,7 @@ def test_resume_damaged_pointer_rejected(root, content):
 
 def test_resume_missing_pointer_rejected_if_runs_exist(root):
     """The message has the content that the removed file needs."""
-    run = runs.current(root)
+    run = checkpoints.current(root)
     pointer(root).unlink()
     assert json.dumps({"format": 2, "run": run.id}) in refused(root).message
     pointer(root).write_text(json.dumps({"format": 2, "run": run.id}))
@@ -276,7 +278,7 @@ def test_resume_directory_without_checkpoint_starts_run(tmp_path):
 
 def test_resume_removed_run_starts_from_scratch(root):
     """The user has deleted the directory of the current run."""
-    shutil.rmtree(runs.current(root).folder)
+    shutil.rmtree(checkpoints.current(root).folder)
     again = Attempt(root, {"seed": 4})
     assert again.newest is None
     again.trained(5)
@@ -313,10 +315,14 @@ def test_resume_higher_attempt_blocks_straggler_writes(root, monkeypatch):
     monkeypatch.setenv("RESNEXT_TRAINING_UID", "training-a")
     straggler = Attempt(root, attempt=1)
     Attempt(root, attempt=2)
-    for write in (store.save_best, lambda *given: store.save(*given[:3], 1, 3, *given[3:])):
+    folder, run, position = straggler.folder, straggler.run, TrainingPosition(step=1005)
+    for write in (
+        lambda: store.save_best(folder, position, ARRAYS, run.provenance, run.check),
+        lambda: store.save(folder, position, ARRAYS, 1, 3, run.provenance, run.check),
+    ):
         with pytest.raises(TrainingError, match="attempt 2") as caught:
-            write(straggler.folder, TrainingPosition(step=1005), ARRAYS, straggler.run.provenance, straggler.run.check)
+            write()
         assert caught.value.verdict is ExitStatus.CHECKPOINT_LOCKED
     assert straggler.newest == 1000
-    assert store.best(straggler.folder).top1 == 0.75
+    assert checkpoints.best(straggler.folder).top1 == 0.75
     assert not list(straggler.folder.glob(".*.writing"))

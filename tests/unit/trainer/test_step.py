@@ -1,5 +1,7 @@
 """Training step: gradient accumulation, MixUp, reinitialization and averaged weights."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,7 +9,7 @@ import tensorflow as tf
 from resnext_trainer.config.validation import resolve
 from resnext_trainer.model import layers
 from resnext_trainer.model.ema import ExponentialMovingAverage
-from resnext_trainer.model.resnext import MEAN, STD
+from resnext_trainer.model.resnext import MEAN, STD, ResNeXt
 from resnext_trainer.model.train_state import TrainState
 from resnext_trainer.runtime.distributed import SingleProcess
 
@@ -42,11 +44,10 @@ def test_gradient_accumulation_matches_full_batch(batch, monkeypatch):
     whole, parts = step(12, 1), step(4, 3)
     for _ in range(2):
         outcome = whole.update(*whole.gradients(images, labels, tf.ones(1)), rate=0.1, stop=False)
-        sums = None
-        for first in (0, 4, 8):
-            part = parts.gradients(images[first : first + 4], labels[first : first + 4], tf.ones(1))
-            sums = part if sums is None else parts.add(sums, part)
-        again = parts.update(*sums, rate=0.1, stop=False)
+        gradients = [
+            parts.gradients(images[first : first + 4], labels[first : first + 4], tf.ones(1)) for first in (0, 4, 8)
+        ]
+        again = parts.update(*functools.reduce(parts.add, gradients), rate=0.1, stop=False)
         assert again.loss == pytest.approx(outcome.loss, rel=1e-5)
     for name, variable in whole.state().items():
         np.testing.assert_allclose(parts.state()[name], variable, rtol=1e-4, atol=1e-6, err_msg=name)
@@ -88,7 +89,7 @@ def test_finite_detects_nan_in_statistics():
     assert not damaged.finite(damaged.state())
 
 
-class Variables:
+class Variables(ResNeXt):
     """As much of a network as is averaged."""
 
     def __init__(self):

@@ -65,7 +65,7 @@ def source(few, data, **changed):
 def test_pipeline_system_errno_is_system_error(few, data, monkeypatch, name):
     """No record is marked as bad, even if badRecords allows all of them."""
     training = source(few, data)
-    monkeypatch.setattr(files.os, "open", failing(getattr(errno, name))(os.open))
+    monkeypatch.setattr(os, "open", failing(getattr(errno, name))(os.open))
     with pytest.raises(TrainingError) as caught:
         list(training.train(0))
     assert caught.value.verdict is ExitStatus.SYSTEM_ERROR
@@ -78,7 +78,7 @@ def test_pipeline_system_errno_is_system_error(few, data, monkeypatch, name):
 def test_pipeline_file_errno_is_bad_record(few, data, monkeypatch, name):
     """A file that cannot be opened is a fault of the data."""
     training = source(few, data)
-    monkeypatch.setattr(files.os, "open", failing(getattr(errno, name))(os.open))
+    monkeypatch.setattr(os, "open", failing(getattr(errno, name))(os.open))
     with pytest.raises(TrainingError) as caught:
         list(training.train(0))
     assert caught.value.verdict is ExitStatus.DATA_REFUSED
@@ -89,7 +89,7 @@ def test_pipeline_file_errno_is_bad_record(few, data, monkeypatch, name):
 def test_dali_system_errno_is_system_error(few, data, monkeypatch):
     """DALI turns exceptions of its source into its own."""
     training = source(few, data, pipeline="dali")
-    monkeypatch.setattr(files.os, "open", failing(errno.EIO)(os.open))
+    monkeypatch.setattr(os, "open", failing(errno.EIO)(os.open))
     with pytest.raises(TrainingError) as caught:
         list(training.train(0))
     assert caught.value.verdict is ExitStatus.SYSTEM_ERROR
@@ -134,7 +134,7 @@ def test_decode_out_of_memory_is_system_error(few, data, monkeypatch, alone):
 @pytest.mark.parametrize("name", ["EMFILE", "EIO"])
 def test_data_commands_system_errno_exit_12(few_digits, capsys, monkeypatch, command, name):
     """The message has the file and the errno."""
-    monkeypatch.setattr(files.os, "open", failing(getattr(errno, name), lambda it: "train-" in str(it))(os.open))
+    monkeypatch.setattr(os, "open", failing(getattr(errno, name), lambda it: "train-" in str(it))(os.open))
     assert main(["data", command, "--path", str(few_digits), "--index-path", str(few_digits)]) == 12
     message = capsys.readouterr().err
     assert "train-00000-of-00002" in message
@@ -148,7 +148,7 @@ def test_prepare_system_errno_exits_12(few_digits, tmp_path, capsys, monkeypatch
             (tmp_path / "pictures" / name).mkdir(parents=True, exist_ok=True)
             jpeg, _ = tfrecord.open_split(str(few_digits), "train").read(number)
             (tmp_path / "pictures" / name / f"{number}.jpg").write_bytes(jpeg)
-    monkeypatch.setattr(files.os, "open", failing(errno.ESTALE, lambda it: str(it).endswith("1.jpg"))(os.open))
+    monkeypatch.setattr(os, "open", failing(errno.ESTALE, lambda it: str(it).endswith("1.jpg"))(os.open))
     options = ["--input", str(tmp_path / "pictures"), "--output", str(tmp_path / "out"), "--skip-bad"]
     assert main(["data", "prepare", *options]) == 12
     assert "(ESTALE)" in capsys.readouterr().err
@@ -170,10 +170,13 @@ def test_train_system_errno_reports_and_exits_12(monkeypatch, capsys):
 def test_system_error_message_has_file_errno_and_remedy():
     """Other errors are not system errors."""
     refused = system_error(OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/data/train-0"))
+    assert refused is not None
     assert refused.message == "/data/train-0: Too many open files (EMFILE): raise the limit of open files (ulimit -n)"
     assert system_error(FileNotFoundError(errno.ENOENT, "missing")) is None
     assert system_error(ValueError()) is None
-    assert "(ENOMEM)" in system_error(MemoryError(), "/data/train-0").message
+    exhausted = system_error(MemoryError(), "/data/train-0")
+    assert exhausted is not None
+    assert "(ENOMEM)" in exhausted.message
     with pytest.raises(FileNotFoundError), system_errors():
         raise FileNotFoundError(errno.ENOENT, "missing")
 
@@ -241,4 +244,4 @@ class TestOpenFiles:
         output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         assert int(output) == min(65_536, hard if hard != resource.RLIM_INFINITY else 65_536)
-        assert limits.raise_open_files() is None
+        limits.raise_open_files()

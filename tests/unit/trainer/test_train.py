@@ -9,13 +9,7 @@ import tensorflow as tf
 from resnext_trainer.contract import ExitStatus
 from resnext_trainer.errors import TrainingError
 from resnext_trainer.runtime import distributed
-from tests.support.runs import StopAfter, newest, trained
-
-
-def refused(settings, **counts):
-    with pytest.raises(TrainingError) as caught:
-        trained(settings, **counts)
-    return caught.value
+from tests.support.runs import StopAfter, newest, refused, trained
 
 
 @pytest.mark.slow
@@ -31,7 +25,7 @@ def test_train_resumed_matches_uninterrupted(few, tmp_path, changed):
     few["checkpoint"] = {"path": str(tmp_path / "in-parts")}
     first = trained(few, stop_after=2)
     assert first.verdict == "stopped"
-    assert first.progress.step == first.progress.checkpoint.step == 3  # the request travels with the next step
+    assert first.progress.step == first.checkpoint.step == 3  # the request travels with the next step
     assert trained(few, attempt=2, stop_after=6).verdict == "stopped"
     assert trained(few, attempt=3).verdict == "finished"
     parts = newest(few)
@@ -127,4 +121,5 @@ def test_train_mixed_precision_with_mixup_stays_finite(settings, mode):
     settings["data"] = {"format": "synthetic", "syntheticImages": 24}
     report = trained(settings)
     assert report.verdict == "finished"
+    assert report.progress.loss is not None
     assert math.isfinite(report.progress.loss)

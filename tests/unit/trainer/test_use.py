@@ -13,13 +13,11 @@ from PIL import Image
 from resnext_trainer.checkpoint.runs import located
 from resnext_trainer.cli import export
 from resnext_trainer.cli.main import main
-from resnext_trainer.config.validation import resolve
 from resnext_trainer.data.datasets import tfrecord
 from resnext_trainer.errors import TrainingError
 from resnext_trainer.model.resnext import ARCHITECTURES, ResNeXt
-from resnext_trainer.runtime.signals import Requests
-from resnext_trainer.runtime.telemetry import Telemetry
-from resnext_trainer.training import entrypoint
+from tests.support.configurations import short_training
+from tests.support.runs import trained
 
 pytestmark = pytest.mark.slow
 
@@ -28,24 +26,10 @@ pytestmark = pytest.mark.slow
 def run(digits_folder, tmp_path_factory):
     """A finished training, and its configuration as a file."""
     folder = tmp_path_factory.mktemp("run")
-    settings = {
-        "model": {"architecture": "resnext17-8x4d", "classes": 10, "imageSize": 32},
-        "epochs": 1,
-        "batchSize": 64,
-        "optimizer": {"learningRate": 0.4, "momentum": 0.9},
-        "augmentation": {"flip": False, "cropArea": [0.7, 1.0]},
-        "evaluation": {"cropFraction": 1.0},
-        "precision": {"mode": "fp32"},
-        "xla": False,
-        "device": "cpu",
-        "data": {"path": str(digits_folder), "pipeline": "tfdata"},
-        "checkpoint": {"path": str(folder / "checkpoints")},
-    }
+    settings = short_training(digits_folder, folder / "checkpoints")
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
-    report = entrypoint.run(
-        resolve(settings), attempt=1, workers=None, world=None, telemetry=Telemetry(), requests=Requests()
-    )
-    return SimpleNamespace(folder=folder, config=folder / "config.yaml", progress=report.progress, settings=settings)
+    progress = trained(settings).progress
+    return SimpleNamespace(folder=folder, config=folder / "config.yaml", progress=progress, settings=settings)
 
 
 def resnext_train(run, command, *more):

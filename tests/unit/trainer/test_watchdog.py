@@ -11,6 +11,7 @@ import pytest
 
 from resnext_trainer.runtime.heartbeat import State
 from resnext_trainer.runtime.watchdog import describe_stall, find_culprit
+from tests.support.processes import output
 from tests.support.reports import report_in
 
 RANK = """
@@ -41,10 +42,11 @@ def started():
     def start(*phases_and_timeouts):
         for number, (phase, timeout) in enumerate(phases_and_timeouts):
             command = [sys.executable, "-c", RANK, str(number), phase, str(timeout)]
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-            ranks.append(subprocess.Popen(command, text=True, **pipes))
-        peers = [f"http://localhost:{rank.stdout.readline().strip()}/state" for rank in ranks]
+            pipe = subprocess.PIPE
+            ranks.append(subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe, stderr=pipe))
+        peers = [f"http://localhost:{output(rank).readline().strip()}/state" for rank in ranks]
         for rank in ranks:
+            assert rank.stdin is not None
             rank.stdin.write(json.dumps(peers) + "\n")
             rank.stdin.flush()
         return ranks

@@ -6,12 +6,9 @@ Neither the place of the dataset nor the times of its files are part of it: a co
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
-
-if TYPE_CHECKING:
-    from resnext_trainer.data.input_pipeline import ImageDataset
 
 
 class Split(BaseModel):
@@ -66,7 +63,14 @@ class Part:
     bytes: int = 0
 
 
-def of(form: str, examples: Mapping[str, "ImageDataset"], synthetic_images: int) -> Fingerprint:
+class Partitioned(Protocol):
+    """As much of a split's dataset as its fingerprint is made of."""
+
+    def parts(self) -> list[Part]:
+        """The shards or class folders; reads no image."""
+
+
+def of(form: str, examples: Mapping[str, Partitioned], synthetic_images: int) -> Fingerprint:
     """The fingerprint of the pictures of each split; of synthetic data, which has none, the number of images."""
     parts = {split: records.parts() for split, records in examples.items()}
     if form == "synthetic":
