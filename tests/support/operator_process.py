@@ -55,7 +55,7 @@ class Operator:
         families = text_string_to_metric_families((await self.get("/metrics"))[1])
         return next((each.value for family in families for each in family.samples if each.name == name), None)
 
-    async def until(self, holds: Callable[[], object], what: str, seconds: float = 20) -> None:
+    async def until(self, holds: Callable[[], object], what: str, seconds: float = 60) -> None:
         """Wait until this holds; fails if the process ends before."""
         for _ in range(int(seconds / 0.02)):
             assert not self.task.done(), "the operator ended"
@@ -71,7 +71,7 @@ class Operator:
 
     async def answers(self, path: str, status: int = 200) -> None:
         """Wait until a path is answered with this status."""
-        for _ in range(1000):
+        for _ in range(3000):
             if (await self.get(path))[0] == status:
                 return
             await asyncio.sleep(0.02)
