@@ -16,7 +16,9 @@ import time
 import urllib.request
 from pathlib import Path
 
+# Before TensorFlow is imported, as `resnext-train` does.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 from resnext_trainer.checkpoint.manager import CheckpointManager
 from resnext_trainer.checkpoint.resumption import Resumption

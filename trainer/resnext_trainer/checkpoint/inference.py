@@ -18,8 +18,7 @@ from resnext_trainer.data.class_names import Names
 from resnext_trainer.errors import TrainingError
 from resnext_trainer.model.ema import PREFIX
 from resnext_trainer.model.train_state import TrainState
-from resnext_trainer.runtime import distributed
-from resnext_trainer.runtime.distributed import Communicator
+from resnext_trainer.runtime.distributed import SingleProcess
 
 _BEST, _NEWEST = "best", "newest"
 
@@ -35,9 +34,9 @@ class TrainedModel:
     """None for a checkpoint of format 1, which takes the settings of the command line alone."""
     _arrays: Arrays
 
-    def load_model(self, ranks: Communicator) -> TrainState:
-        """The network with its weights, on the device that the settings ask for."""
-        step = TrainState(self.config, ranks, distributed.pin_device(ranks, self.config.device))
+    def load_model(self, device: str) -> TrainState:
+        """The network with its weights, on the device that was pinned: gpu or cpu."""
+        step = TrainState(self.config, SingleProcess(), device)
         for name, variable in {**step.model.weights, **step.model.statistics}.items():
             array = _array(self._arrays, name)
             if array is None or array.shape != tuple(variable.shape):

@@ -17,10 +17,10 @@ import tensorflow as tf
 
 from resnext_trainer.config.models import Training
 from resnext_trainer.contract import ExitStatus
-from resnext_trainer.data.input_pipeline import Batch, InputPipeline, Shard, open_input_pipeline
+from resnext_trainer.data.input_pipeline import Batch, InputPipeline, open_for_ranks
 from resnext_trainer.errors import TrainingError
 from resnext_trainer.model.train_state import TrainState
-from resnext_trainer.runtime import distributed
+from resnext_trainer.runtime.bring_up import bring_up
 from resnext_trainer.runtime.distributed import Communicator
 
 What = Literal["training", "inference", "input"]
@@ -47,24 +47,22 @@ def run(
     """The result on rank 0, None on the others; raises TrainingError where the data or the device is not as it should
     be.
     """
-    ranks = distributed.initialize()
-    device = distributed.run_collectively(ranks, lambda: distributed.pin_device(ranks, config.device))
-    config = config.model_copy(update={"device": device})
-    source = distributed.run_collectively(ranks, lambda: open_input_pipeline(config, Shard(ranks.rank, ranks.size)))
-    if source.training_images < config.batch_size * ranks.size:
-        raise TrainingError(
-            ExitStatus.CONFIGURATION_REFUSED,
-            f"one step takes {config.batch_size * ranks.size} images and there are {source.training_images}: "
-            "lower batchSize",
-            collective=True,
-        )
-    work = _work(config, ranks, device, what)
-    timing = _time_steps(_repeat(source), work, steps, warm_up, advance)
-    timings = ranks.gather(timing)
-    return result(config, what, source, timings, device) if ranks.rank == 0 else None
+    with bring_up(lambda: config, lambda ranks, config: (config, open_for_ranks(ranks, config))) as runtime:
+        config, ranks, source = runtime.config, runtime.ranks, runtime.opened
+        if source.training_images < config.batch_size * ranks.size:
+            raise TrainingError(
+                ExitStatus.CONFIGURATION_REFUSED,
+                f"one step takes {config.batch_size * ranks.size} images and there are {source.training_images}: "
+                "lower batchSize",
+                collective=True,
+            )
+        work = _work(config, ranks, what)
+        timing = _time_steps(_repeat(source), work, steps, warm_up, advance)
+        timings = ranks.gather(timing)
+        return result(config, what, source, timings) if ranks.rank == 0 else None
 
 
-def result(config: Training, what: What, source: InputPipeline, timings: list[Timing], device: str) -> dict[str, Any]:
+def result(config: Training, what: What, source: InputPipeline, timings: list[Timing]) -> dict[str, Any]:
     """The facts of a benchmark, with versions and hardware, ready for JSON."""
     latency = np.concatenate([timing.steps for timing in timings])
     # All ranks' images over the slowest rank's time: in training, they end each step together.
@@ -84,8 +82,8 @@ def result(config: Training, what: What, source: InputPipeline, timings: list[Ti
         "precision": config.precision.mode,
         "xla": config.xla,
         "pipeline": source.name,
-        "device": device,
-        "peakMemoryGiB": _peak_memory(device),
+        "device": config.device,
+        "peakMemoryGiB": _peak_memory(config.device),
         "versions": versions(),
         "hardware": hardware(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -115,11 +113,11 @@ def show(facts: dict[str, Any], *, as_json: bool) -> None:
     Console().print(table)
 
 
-def _work(config: Training, ranks: Communicator, device: str, what: What) -> Callable[[Batch], None]:
+def _work(config: Training, ranks: Communicator, what: What) -> Callable[[Batch], None]:
     """What is done with each batch; it returns when the device has done it."""
     if what == "input":
         return lambda _batch: None
-    step = TrainState(config, ranks, device)
+    step = TrainState(config, ranks, config.device)
     if what == "inference":
         return lambda batch: step.logits(batch[0]).numpy()
     mix = tf.ones(config.batch_size if config.mixup else 1)

@@ -8,8 +8,9 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resnext_trainer.cli import data, model, shell
+from resnext_trainer.cli import data, model, mpi, shell
 from resnext_trainer.cli.options import Help, command, config_options, read_config
+from resnext_trainer.runtime import environment
 
 if TYPE_CHECKING:
     from resnext_trainer.contract import TerminationReport
@@ -25,6 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         # Names of files may hold what the terminal's encoding does not: they are escaped.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    environment.set_tensorflow_defaults()
     given = sys.argv[1:] if arguments is None else arguments
     return shell.guarded("resnext-train", lambda: _run(given))
 
@@ -117,29 +119,29 @@ def _train(options: argparse.Namespace) -> int:
             report = _trained(options, requests)
     except TrainingError as refused:
         in_order = refused.collective
-        blamed = _mpi_rank() if _under_mpi() and not in_order else refused.rank
+        blamed = mpi.rank() if mpi.under_mpirun() and not in_order else refused.rank
         report = TerminationReport(verdict=refused.verdict.name.lower(), message=refused.message, rank=blamed)
     except shell.OutputLost:
-        _leave(ExitStatus.CRASHED.value)
+        mpi.leave(ExitStatus.CRASHED.value)
         raise
     except ModuleNotFoundError as error:
         if not (sentence := shell.missing_package(error)):
             raise
         in_order = False
-        report = TerminationReport(verdict=ExitStatus.CRASHED.name.lower(), message=sentence, rank=_mpi_rank())
+        report = TerminationReport(verdict=ExitStatus.CRASHED.name.lower(), message=sentence, rank=mpi.rank())
         print(f"resnext-train: {sentence}", file=sys.stderr)
     except BaseException as error:
         traceback.print_exc()
         # Horovod's own error, or TensorFlow's about one of Horovod's operations: the others are gone.
-        _leave(PEERS_LOST if "Horovod" in repr(error) else ExitStatus.CRASHED.value)
+        mpi.leave(PEERS_LOST if "Horovod" in repr(error) else ExitStatus.CRASHED.value)
         raise
-    if _mpi_rank() == 0 or not in_order:
+    if mpi.rank() == 0 or not in_order:
         print_report(report)
     code: int = ExitStatus[report.verdict.upper()].value
     if not in_order:
-        _leave(code)
+        mpi.leave(code)
     # mpirun takes any other code of a rank for a failure, and would kill those that still end in order.
-    return 0 if in_order and _under_mpi() else code
+    return 0 if in_order and mpi.under_mpirun() else code
 
 
 def _trained(options: argparse.Namespace, requests: "Requests") -> "TerminationReport":
@@ -148,7 +150,7 @@ def _trained(options: argparse.Namespace, requests: "Requests") -> "TerminationR
     from resnext_trainer.runtime.watchdog import Watchdog
 
     # mpirun gives its ranks a pseudo-terminal of its own; a bar drawn on it would fill the log.
-    telemetry = Telemetry(_mpi_rank(), terminal=sys.stdout.isatty() and not _under_mpi())
+    telemetry = Telemetry(mpi.rank(), terminal=sys.stdout.isatty() and not mpi.under_mpirun())
     port = options.metrics_port + int(os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", 0))
     try:
         telemetry.serve(port)
@@ -168,22 +170,6 @@ def _trained(options: argparse.Namespace, requests: "Requests") -> "TerminationR
             )
     finally:
         telemetry.close()
-
-
-def _leave(code: int) -> None:
-    """Under mpirun, ends at once: an orderly exit would wait for the other ranks, which wait for this one."""
-    if _under_mpi():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def _under_mpi() -> bool:
-    return "OMPI_COMM_WORLD_RANK" in os.environ
-
-
-def _mpi_rank() -> int:
-    return int(os.environ.get("OMPI_COMM_WORLD_RANK", 0))
 
 
 def _worker(options: argparse.Namespace) -> int:

@@ -147,22 +147,36 @@ def _inspect(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     written = read_config(options)
     from resnext_trainer.checkpoint import inference
+    from resnext_trainer.config.models import Training
     from resnext_trainer.contract import ExitStatus
-    from resnext_trainer.data.input_pipeline import Shard, open_input_pipeline
+    from resnext_trainer.data.input_pipeline import InputPipeline, open_for_ranks
     from resnext_trainer.errors import TrainingError
-    from resnext_trainer.runtime import distributed
+    from resnext_trainer.model.train_state import TrainState
+    from resnext_trainer.runtime.bring_up import bring_up
+    from resnext_trainer.runtime.distributed import Communicator, run_collectively
     from resnext_trainer.training.evaluate import evaluate
 
-    ranks = distributed.initialize()
-    found = inference.read(written, options.checkpoint)
-    config, step = found.config, found.load_model(ranks)
-    source = open_input_pipeline(config, Shard(ranks.rank, ranks.size))
-    if not source.validation_images:
-        raise TrainingError(
-            ExitStatus.CONFIGURATION_REFUSED, "synthetic data has no validation images: set data.format"
-        )
-    (accuracy,) = evaluate([step.logits], source, ranks)
-    if ranks.rank == 0:
+    found: inference.TrainedModel
+
+    def read() -> Training:
+        nonlocal found
+        found = inference.read(written, options.checkpoint)
+        return found.config
+
+    def open_together(ranks: Communicator, config: Training) -> tuple[Training, tuple[TrainState, InputPipeline]]:
+        step = run_collectively(ranks, lambda: found.load_model(config.device))
+        return config, (step, open_for_ranks(ranks, config))
+
+    with bring_up(read, open_together) as runtime:
+        step, source = runtime.opened
+        if not source.validation_images:
+            raise TrainingError(
+                ExitStatus.CONFIGURATION_REFUSED,
+                "synthetic data has no validation images: set data.format",
+                collective=True,
+            )
+        (accuracy,) = evaluate([step.logits], source, runtime.ranks)
+    if runtime.ranks.rank == 0:
         counts = {"images": accuracy.images, "right1": accuracy.right1, "right5": accuracy.right5}
         facts = {"top1": accuracy.top1, "top5": accuracy.top5, **counts}
         if options.json:
@@ -181,12 +195,12 @@ def _predict(options: argparse.Namespace) -> int:
     from resnext_trainer.checkpoint import inference
     from resnext_trainer.cli import predict
     from resnext_trainer.contract import ExitStatus
-    from resnext_trainer.runtime.distributed import SingleProcess
+    from resnext_trainer.runtime.bring_up import bring_up_alone
 
     files = predict.find(options.images)
     found = inference.read(written, options.checkpoint).fp32()
     names = found.class_names(options.labels)
-    step = found.load_model(SingleProcess())
+    step = found.load_model(bring_up_alone(found.config).device)
     code = 0
     for file, guessed in predict.guesses(step.logits, found.config, files, options.top, sys.stdin.buffer):
         if isinstance(guessed, str):
@@ -210,11 +224,12 @@ def _export(options: argparse.Namespace) -> int:
     written = read_config(options)
     from resnext_trainer.checkpoint import inference
     from resnext_trainer.cli import export
-    from resnext_trainer.runtime.distributed import SingleProcess
+    from resnext_trainer.runtime.bring_up import bring_up_alone
 
     found = inference.read(written, options.checkpoint).fp32()
     names = found.class_names(options.labels)
-    config, position, step = found.config, found.position, found.load_model(SingleProcess())
+    config, position = found.config, found.position
+    step = found.load_model(bring_up_alone(config).device)
     for form in dict.fromkeys(options.format or _FORMATS):
         done = export.write(step.model, config.model.image_size, options.output, form)
         print(f"{done.path}: logits up to {done.greatest:.3g}, largest difference {done.difference:.3g}")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resnext_trainer.cli import mpi
 from resnext_trainer.text import encodable
 
 if TYPE_CHECKING:
@@ -93,9 +94,12 @@ def at_a_terminal(run: Run) -> Run:
                 return run(options)
         except TrainingError as refused:
             print(refused.message, file=sys.stderr)
+            if not refused.collective:
+                mpi.leave(refused.verdict.value)
             return refused.verdict.value
         except OSError as error:
             print(encodable(str(error)), file=sys.stderr)
+            mpi.leave(ExitStatus.CRASHED.value)
             return ExitStatus.CRASHED.value
 
     return wrapped

@@ -35,7 +35,6 @@ class TrainState:
     """Network, optimizer, and what is done to them with each batch."""
 
     def __init__(self, config: Training, ranks: Communicator, device: str) -> None:
-        tf.config.experimental.enable_tensor_float_32_execution(config.precision.mode == "tf32")
         self._config, self._ranks, self._device = config, ranks, device
         self.model = self._network()
         self._average = (

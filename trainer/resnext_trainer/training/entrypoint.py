@@ -3,21 +3,24 @@
 import os
 import socket
 from collections.abc import Callable
-
-import tensorflow as tf
+from contextlib import ExitStack, closing
 
 from resnext_trainer.checkpoint import directory
 from resnext_trainer.checkpoint.resumption import Resumption
 from resnext_trainer.config.models import Training
 from resnext_trainer.contract import ExitStatus, TerminationReport
 from resnext_trainer.data import class_names, fingerprint
-from resnext_trainer.data.input_pipeline import InputPipeline, Shard, open_input_pipeline
+from resnext_trainer.data.input_pipeline import InputPipeline, open_for_ranks
 from resnext_trainer.errors import TrainingError
 from resnext_trainer.runtime import distributed, watchdog
+from resnext_trainer.runtime.bring_up import bring_up, enable_determinism
 from resnext_trainer.runtime.distributed import Communicator
 from resnext_trainer.runtime.signals import Requests
 from resnext_trainer.runtime.telemetry import Telemetry
 from resnext_trainer.training.trainer import Trainer
+
+_Opened = tuple[InputPipeline, Resumption | None]
+"""The dataset, and on rank 0 the run that is resumed or begun."""
 
 
 def run(
@@ -33,34 +36,32 @@ def run(
 
     `workers` and `world` are the pods and ranks that there must be, where a launcher knows them.
     """
-    ranks = distributed.initialize()
-    # The device comes first: it cannot be chosen any more once TensorFlow has run anything, an exchange included.
-    device = distributed.run_collectively(ranks, lambda: distributed.pin_device(ranks, config.device))
-    watchdog.exchange_peer_urls(telemetry, ranks)
-    distributed.run_collectively(ranks, lambda: _check_world(ranks, workers, world))
-    distributed.run_collectively(ranks, lambda: _prepare_checkpoints(config, ranks))
-    config = config.model_copy(update={"device": device})
-    resumption = Resumption(config, attempt, telemetry.note) if ranks.rank == 0 else None
-    try:
-        config, source = _resumed(config, ranks, resumption)
-        if config.deterministic:
-            tf.keras.utils.set_random_seed(config.seed)
-            tf.config.experimental.enable_op_determinism()
-        loop = Trainer(config, attempt, ranks, source, telemetry, requests, resumption)
-        verdict, message = loop.fit()
-        telemetry.liveness.beat("ending")
-        ranks.gather(None)  # No rank leaves before all are done: mpirun ends the others when one exits.
-        return TerminationReport(verdict=verdict.name.lower(), message=message, progress=loop.progress())
-    finally:
-        if resumption:
-            resumption.close()
+    with ExitStack() as at_end:
+
+        def open_together(ranks: Communicator, config: Training) -> tuple[Training, _Opened]:
+            watchdog.exchange_peer_urls(telemetry, ranks)
+            distributed.run_collectively(ranks, lambda: _check_world(ranks, workers, world))
+            distributed.run_collectively(ranks, lambda: _prepare_checkpoints(config, ranks))
+            resumption = None
+            if ranks.rank == 0:
+                resumption = at_end.enter_context(closing(Resumption(config, attempt, telemetry.note)))
+            settled, source = _resumed(config, ranks, resumption)
+            return settled, (source, resumption)
+
+        with bring_up(lambda: config, open_together) as runtime:
+            if runtime.config.deterministic:
+                enable_determinism(runtime.config.seed)
+            source, resumption = runtime.opened
+            trainer = Trainer(runtime.config, attempt, runtime.ranks, source, telemetry, requests, resumption)
+            verdict, message = trainer.fit()
+            telemetry.liveness.beat("ending")
+        return TerminationReport(verdict=verdict.name.lower(), message=message, progress=trainer.progress())
 
 
 def _resumed(config: Training, ranks: Communicator, resumption: Resumption | None) -> tuple[Training, InputPipeline]:
     """The settings that the run resumes or begins with, and its dataset. Rank 0 decides for all."""
-    share = Shard(ranks.rank, ranks.size)
     opened = _from_rank_0(ranks, lambda: resumption.select() if resumption else config)
-    source = distributed.run_collectively(ranks, lambda: open_input_pipeline(opened, share))
+    source = open_for_ranks(ranks, opened)
 
     def settle() -> Training:
         if not resumption:
@@ -70,7 +71,7 @@ def _resumed(config: Training, ranks: Communicator, resumption: Resumption | Non
 
     settled = _from_rank_0(ranks, settle)
     if settled != opened:
-        source = distributed.run_collectively(ranks, lambda: open_input_pipeline(settled, share))
+        source = open_for_ranks(ranks, settled)
     return settled, source
 
 
