@@ -178,7 +178,7 @@ def test_store_best_survives_interrupted_replacement(tmp_path):
     """If a process ends while it replaces the best checkpoint, the previous best is restored."""
     save_best(keeper(tmp_path), step=1, top1=0.9)
     (tmp_path / "best").rename(tmp_path / ".best.old")
-    assert store.best(tmp_path).top1 == 0.9
+    assert store.best(tmp_path).position.top1 == 0.9
     assert best(tmp_path) == 0.9
 
 

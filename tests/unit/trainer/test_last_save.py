@@ -76,7 +76,7 @@ def test_final_save_retried_until_success(few, failing, number):
     report = trained(few, telemetry=telemetry)
     assert (report.verdict, report.progress.checkpoint.step) == ("finished", 12)
     assert newest(few)[0].step == 12
-    assert store.best(folder(few)).best_top1 == report.progress.best_top1
+    assert store.best(folder(few)).position.best_top1 == report.progress.best_top1
     assert len(begun) > 7
     assert "saving step 12 again, try 2" in telemetry.log.getvalue()
 

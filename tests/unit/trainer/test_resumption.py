@@ -318,5 +318,5 @@ def test_resume_higher_attempt_blocks_straggler_writes(root, monkeypatch):
             write(straggler.folder, TrainingPosition(step=1005), ARRAYS, straggler.run.provenance, straggler.run.check)
         assert caught.value.verdict is ExitStatus.CHECKPOINT_LOCKED
     assert straggler.newest == 1000
-    assert store.best(straggler.folder).top1 == 0.75
+    assert store.best(straggler.folder).position.top1 == 0.75
     assert not list(straggler.folder.glob(".*.writing"))

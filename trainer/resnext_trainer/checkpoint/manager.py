@@ -6,6 +6,7 @@ They are written beside the training, from a copy of its state, so that steps wa
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -13,6 +14,8 @@ import numpy as np
 
 from resnext_trainer.checkpoint import store, warm_start
 from resnext_trainer.checkpoint.resumption import Resumption
+from resnext_trainer.checkpoint.runs import Run
+from resnext_trainer.checkpoint.select import NEWEST, select
 from resnext_trainer.checkpoint.store import Arrays, TrainingPosition
 from resnext_trainer.config.models import Training
 from resnext_trainer.contract import ExitStatus, SavedCheckpoint
@@ -140,8 +143,8 @@ class CheckpointManager:
         if self._ranks.rank != 0:
             return TrainingPosition(), None
         best = store.best(self._run.folder)
-        self._best_top1 = best.top1 if best else None
-        newest = store.newest(self._run.folder)
+        self._best_top1 = best.position.top1 if best else None
+        newest = select(Run(self._run.folder), NEWEST)
         if newest is None:
             self._load_initial_weights()
             return TrainingPosition(), None
@@ -166,16 +169,19 @@ class CheckpointManager:
 
     def _load_initial_weights(self) -> None:
         """Begins with the weights of the run before (onMismatch: warmStart) or of `initialCheckpoint`, if any."""
+        source: Path | Run
         if (old := self._run.weights()) is not None:
-            path, field = str(old), "spec.training.checkpoint.onMismatch is warmStart, the weights are those of"
+            source, path = Run(old), str(old)
+            field = "spec.training.checkpoint.onMismatch is warmStart, the weights are those of"
         elif self._config.initial_checkpoint is not None:
             path, field = self._config.initial_checkpoint, warm_start.FIELD
+            source = Path(path)
         else:
             return
         model = self._step.model
         variables = {**model.weights, **model.statistics}
         shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
-        taken = warm_start.match_weights(shapes, warm_start.read_weights(path, field), path, field)
+        taken = warm_start.match_weights(shapes, warm_start.read_weights(source, path, field), path, field)
         state = self._step.state()
         for name, array in taken.items():
             for variable in (state[name], state.get(PREFIX + name)):
