@@ -125,7 +125,7 @@ def saved(folder: Path) -> dict[str, object]:
     run = Resumption(config, 1, print)
     run.select()
     run.settle(fingerprint.of("synthetic", {}, config.data.synthetic_images), [None] * config.model.classes)
-    keeper = CheckpointManager(config, 1, ranks, TrainState(config, ranks, "cpu"), Telemetry(out=io.StringIO()), run)
+    keeper = CheckpointManager(config, 1, ranks, TrainState(config, "cpu"), Telemetry(out=io.StringIO()), run)
     seconds, waits = [], []
     for step in range(1, 5):
         started = time.perf_counter()

@@ -102,12 +102,12 @@ def test_position_every_field_restored(tmp_path):
 
 
 class Weights:
-    """As much of a step as is saved."""
+    """As much of a train state as is saved."""
 
     def __init__(self, size=4):
         self._weight = tf.Variable(np.zeros(size, np.float32))
 
-    def state(self):
+    def variables(self):
         return {"weight": self._weight}
 
 
@@ -167,7 +167,7 @@ def test_manager_save_in_background_is_snapshot(tmp_path, monkeypatch):
     step = Weights()
     kept = keeper(tmp_path, step)
     kept.save(TrainingPosition(step=1))
-    step.state()["weight"].assign_add([1, 1, 1, 1])
+    step.variables()["weight"].assign_add([1, 1, 1, 1])
     assert kept.saved is None
     written.set()
     assert kept.is_saved(TrainingPosition(step=1))

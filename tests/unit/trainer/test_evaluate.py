@@ -8,7 +8,7 @@ import pytest
 from resnext_trainer.config.validation import resolve
 from resnext_trainer.data.input_pipeline import Shard
 from resnext_trainer.data.pipelines.tfdata import TfData
-from resnext_trainer.model.train_state import TrainState
+from resnext_trainer.model.resnext import build_for_device
 from resnext_trainer.runtime.distributed import SingleProcess
 from resnext_trainer.training.evaluate import evaluate
 
@@ -46,13 +46,13 @@ def counted(digits_folder):
             "data": {"path": str(digits_folder), "pipeline": "tfdata"},
         }
     )
-    logits = TrainState(config, SingleProcess(), "cpu").logits
+    network = build_for_device(config, "cpu")
 
     def measured(size):
         ranks = Threads(size)
 
         def measure(rank):
-            (accuracy,) = evaluate([logits], TfData(config, Shard(rank, size)), ranks.rank(rank))
+            (accuracy,) = evaluate([network], TfData(config, Shard(rank, size)), ranks.rank(rank))
             return accuracy.images, accuracy.right1, accuracy.right5
 
         with ThreadPoolExecutor(size) as pool:

@@ -14,8 +14,7 @@ from resnext_trainer.contract import ExitStatus, SavedCheckpoint
 from resnext_trainer.data import class_names
 from resnext_trainer.data.class_names import Names
 from resnext_trainer.errors import TrainingError
-from resnext_trainer.model.train_state import TrainState
-from resnext_trainer.runtime.distributed import SingleProcess
+from resnext_trainer.model.resnext import ResNeXt, build_for_device
 
 
 @dataclass(frozen=True)
@@ -29,17 +28,17 @@ class TrainedModel:
     """None for a checkpoint of format 1, which takes the settings of the command line alone."""
     _arrays: Arrays
 
-    def load_model(self, device: str) -> TrainState:
+    def load_model(self, device: str) -> ResNeXt:
         """The network with its weights, on the device that was pinned: gpu or cpu."""
-        step = TrainState(self.config, SingleProcess(), device)
-        variables = {**step.model.weights, **step.model.statistics}
+        network = build_for_device(self.config, device)
+        variables = {**network.weights, **network.statistics}
         arrays = select.weights(self._arrays, variables)
         for name, variable in variables.items():
             array = arrays.get(name)
             if array is None or array.shape != tuple(variable.shape):
                 raise _other_network(self.saved, f"{name} differs from that of {_described(self.config)}")
             variable.assign(array)
-        return step
+        return network
 
     def fp32(self) -> "TrainedModel":
         """The same in float32 and without XLA: for a few images, compiling would take longer than computing."""

@@ -37,13 +37,13 @@ class CheckpointManager:
         config: Training,
         attempt: int,
         ranks: Communicator,
-        step: TrainState,
+        state: TrainState,
         telemetry: Telemetry,
         run: Resumption | None,
     ) -> None:
         """`run` is the one that the attempt resumes or begins; rank 0 alone has it."""
         self._config, self._attempt, self._ranks = config, attempt, ranks
-        self._step, self._telemetry, self._of_rank_0 = step, telemetry, run
+        self._state, self._telemetry, self._of_rank_0 = state, telemetry, run
         self.saved: SavedCheckpoint | None = None
         """The newest checkpoint; known to every rank when it was read, to rank 0 when it was written."""
         self._best_top1: float | None = None
@@ -58,7 +58,7 @@ class CheckpointManager:
         found = distributed.run_collectively(self._ranks, self._read)
         position: TrainingPosition
         position, self.saved = self._ranks.gather(found)[0]
-        self._ranks.broadcast(list(self._step.state().values()))
+        self._ranks.broadcast(list(self._state.variables().values()))
         return position
 
     def check(self) -> None:
@@ -74,7 +74,7 @@ class CheckpointManager:
     def save(
         self,
         position: TrainingPosition,
-        state: Mapping[str, Any] | None = None,
+        variables: Mapping[str, Any] | None = None,
         *,
         newest: bool = True,
         best: bool = False,
@@ -84,7 +84,7 @@ class CheckpointManager:
         As the newest; and apart, if this is the best and its top-1 accuracy better than that of the best checkpoint
         there is. A disk that is full must not end a training: that is counted, and tried again later.
 
-        state: what to save; the step's own if it is None.
+        variables: what to save; those of the train state if it is None.
         """
         if self._ranks.rank != 0:
             return
@@ -93,7 +93,7 @@ class CheckpointManager:
         if newest or best:
             with self._telemetry.phase("checkpoint"):
                 # A copy: on a CPU the next step writes into the same memory.
-                values = self._step.state() if state is None else state
+                values = self._state.variables() if variables is None else variables
                 arrays = {name: np.array(value.numpy()) for name, value in values.items()}
             self._writing = _in_background(lambda: self._write(position, arrays, newest=newest, best=best))
 
@@ -151,8 +151,8 @@ class CheckpointManager:
         position, arrays, saved = newest
         if self._run.provenance:
             saved = saved.model_copy(update={"differences": self._run.provenance.differences})
-        state = self._step.state()
-        shapes = {name: tuple(variable.shape) for name, variable in state.items()}
+        variables = self._state.variables()
+        shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
         if shapes != {name: array.shape for name, array in arrays.items()}:
             continues = self._config.checkpoint.on_mismatch == "continue"
             raise TrainingError(
@@ -162,7 +162,7 @@ class CheckpointManager:
                 "the volume behind it, to another one"
                 + (", or checkpoint.onMismatch to warmStart or restart" if continues else ""),
             )
-        for name, variable in state.items():
+        for name, variable in variables.items():
             variable.assign(arrays[name])
         known = [top1 for top1 in (position.best_top1, self._best_top1) if top1 is not None]
         return replace(position, best_top1=max(known, default=None)), saved
@@ -178,13 +178,13 @@ class CheckpointManager:
             source = Path(path)
         else:
             return
-        model = self._step.model
+        model = self._state.model
         variables = {**model.weights, **model.statistics}
         shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
         taken = warm_start.match_weights(shapes, warm_start.read_weights(source, path, field), path, field)
-        state = self._step.state()
+        everything = self._state.variables()
         for name, array in taken.items():
-            for variable in (state[name], state.get(PREFIX + name)):
+            for variable in (everything[name], everything.get(PREFIX + name)):
                 if variable is not None:
                     variable.assign(array)
         new = [name for name in variables if name not in taken]

@@ -19,7 +19,9 @@ from resnext_trainer.config.models import Training
 from resnext_trainer.contract import ExitStatus
 from resnext_trainer.data.input_pipeline import Batch, InputPipeline, open_for_ranks
 from resnext_trainer.errors import TrainingError
+from resnext_trainer.model.resnext import build_for_device
 from resnext_trainer.model.train_state import TrainState
+from resnext_trainer.model.train_step import apply_gradients, eval_step, forward_backward
 from resnext_trainer.runtime.bring_up import bring_up
 from resnext_trainer.runtime.distributed import Communicator
 
@@ -117,15 +119,14 @@ def _work(config: Training, ranks: Communicator, what: What) -> Callable[[Batch]
     """What is done with each batch; it returns when the device has done it."""
     if what == "input":
         return lambda _batch: None
-    step = TrainState(config, ranks, config.device)
     if what == "inference":
-        return lambda batch: step.logits(batch[0]).numpy()
-    mix = tf.ones(config.batch_size if config.mixup else 1)
+        network = build_for_device(config, config.device)
+        return lambda batch: eval_step(network, batch[0]).numpy()
+    state, mix = TrainState(config, config.device), tf.ones(config.batch_size if config.mixup else 1)
 
     def train(batch: Batch) -> None:
-        gradients, statistics, loss = step.gradients(*batch, mix)
         # A rate of zero: the work is the same, and noise cannot make the weights diverge.
-        step.update(gradients, statistics, loss, rate=0.0, stop=False)
+        apply_gradients(state, ranks, forward_backward(state, *batch, mix), rate=0.0)
 
     return train
 

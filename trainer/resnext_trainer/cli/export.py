@@ -122,12 +122,8 @@ def _load_saved_model(path: Path) -> _Logits:
 def _save_onnx(model: ResNeXt, image_size: int, to: Path) -> None:
     import tf2onnx.convert
 
-    function, signature = _function(model, image_size)
-    native, model.native_groups = model.native_groups, True  # ONNX has grouped convolutions
-    try:
-        tf2onnx.convert.from_function(function, input_signature=[signature], opset=_OPSET, output_path=str(to))
-    finally:
-        model.native_groups = native
+    function, signature = _function(model.with_native_groups(), image_size)  # ONNX has grouped convolutions
+    tf2onnx.convert.from_function(function, input_signature=[signature], opset=_OPSET, output_path=str(to))
 
 
 def _load_onnx(path: Path) -> _Logits:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 from resnext_trainer.cli.options import Commands, at_a_terminal, command, config_options, positive, read_config
@@ -151,7 +152,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from resnext_trainer.contract import ExitStatus
     from resnext_trainer.data.input_pipeline import InputPipeline, open_for_ranks
     from resnext_trainer.errors import TrainingError
-    from resnext_trainer.model.train_state import TrainState
+    from resnext_trainer.model.resnext import ResNeXt
     from resnext_trainer.runtime.bring_up import bring_up
     from resnext_trainer.runtime.distributed import Communicator, run_collectively
     from resnext_trainer.training.evaluate import evaluate
@@ -163,19 +164,19 @@ def _evaluate(options: argparse.Namespace) -> int:
         found = inference.read(written, options.checkpoint)
         return found.config
 
-    def open_together(ranks: Communicator, config: Training) -> tuple[Training, tuple[TrainState, InputPipeline]]:
-        step = run_collectively(ranks, lambda: found.load_model(config.device))
-        return config, (step, open_for_ranks(ranks, config))
+    def open_together(ranks: Communicator, config: Training) -> tuple[Training, tuple[ResNeXt, InputPipeline]]:
+        network = run_collectively(ranks, lambda: found.load_model(config.device))
+        return config, (network, open_for_ranks(ranks, config))
 
     with bring_up(read, open_together) as runtime:
-        step, source = runtime.opened
+        network, source = runtime.opened
         if not source.validation_images:
             raise TrainingError(
                 ExitStatus.CONFIGURATION_REFUSED,
                 "synthetic data has no validation images: set data.format",
                 collective=True,
             )
-        (accuracy,) = evaluate([step.logits], source, runtime.ranks)
+        (accuracy,) = evaluate([network], source, runtime.ranks)
     if runtime.ranks.rank == 0:
         counts = {"images": accuracy.images, "right1": accuracy.right1, "right5": accuracy.right5}
         facts = {"top1": accuracy.top1, "top5": accuracy.top5, **counts}
@@ -195,14 +196,17 @@ def _predict(options: argparse.Namespace) -> int:
     from resnext_trainer.checkpoint import inference
     from resnext_trainer.cli import predict
     from resnext_trainer.contract import ExitStatus
+    from resnext_trainer.model.train_step import eval_step
     from resnext_trainer.runtime.bring_up import bring_up_alone
 
     files = predict.find(options.images)
     found = inference.read(written, options.checkpoint).fp32()
     names = found.class_names(options.labels)
-    step = found.load_model(bring_up_alone(found.config).device)
+    network = found.load_model(bring_up_alone(found.config).device)
     code = 0
-    for file, guessed in predict.guesses(step.logits, found.config, files, options.top, sys.stdin.buffer):
+    for file, guessed in predict.guesses(
+        partial(eval_step, network), found.config, files, options.top, sys.stdin.buffer
+    ):
         if isinstance(guessed, str):
             code = ExitStatus.DATA_REFUSED.value
             print(json.dumps({"file": file, "error": guessed}), flush=True)
@@ -229,9 +233,9 @@ def _export(options: argparse.Namespace) -> int:
     found = inference.read(written, options.checkpoint).fp32()
     names = found.class_names(options.labels)
     config, position = found.config, found.position
-    step = found.load_model(bring_up_alone(config).device)
+    network = found.load_model(bring_up_alone(config).device)
     for form in dict.fromkeys(options.format or _FORMATS):
-        done = export.write(step.model, config.model.image_size, options.output, form)
+        done = export.write(network, config.model.image_size, options.output, form)
         print(f"{done.path}: logits up to {done.greatest:.3g}, largest difference {done.difference:.3g}")
     facts = {
         "architecture": config.model.architecture,

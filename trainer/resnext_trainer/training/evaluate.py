@@ -8,6 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from resnext_trainer.data.input_pipeline import InputPipeline
+from resnext_trainer.model.resnext import ResNeXt
+from resnext_trainer.model.train_step import eval_step
 from resnext_trainer.runtime.distributed import Communicator
 from resnext_trainer.runtime.heartbeat import ALLREDUCE
 
@@ -30,19 +32,19 @@ class Accuracy:
 
 
 def evaluate(
-    networks: Sequence[Callable[[Any], Any]],
+    networks: Sequence[ResNeXt],
     source: InputPipeline,
     ranks: Communicator,
     alive: Callable[[str], None] = lambda _doing: None,
 ) -> list[Accuracy]:
     """Each network's accuracy, from one pass over the images; the ranks' counts are added up as integers.
 
-    networks: functions from images to logits. `alive` is told after each batch what comes now.
+    `alive` is called after each batch with what comes next.
     """
     counts = np.zeros((len(networks), 3), np.int64)
     for images, labels in source.validate():
-        for network, logits in enumerate(networks):
-            counts[network] += right(logits(images), labels)
+        for number, network in enumerate(networks):
+            counts[number] += right(eval_step(network, images), labels)
         alive("evaluation")
     alive(ALLREDUCE)
     total = sum(ranks.gather(counts))

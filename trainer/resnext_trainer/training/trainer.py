@@ -4,6 +4,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,18 @@ from resnext_trainer.config.models import Training
 from resnext_trainer.contract import ExitStatus, Progress
 from resnext_trainer.data.input_pipeline import Batch, InputPipeline
 from resnext_trainer.errors import TrainingError
-from resnext_trainer.model.train_state import StepResult, TrainState
+from resnext_trainer.model.train_state import TrainState
+from resnext_trainer.model.train_step import (
+    Requests,
+    StepResult,
+    average_statistics,
+    averaged_variables,
+    is_finite,
+    train_step,
+)
+from resnext_trainer.runtime import signals
 from resnext_trainer.runtime.distributed import Communicator
-from resnext_trainer.runtime.heartbeat import ALLREDUCE
-from resnext_trainer.runtime.signals import Requests
-from resnext_trainer.runtime.telemetry import Telemetry
+from resnext_trainer.runtime.telemetry import Phase, Telemetry
 from resnext_trainer.training.evaluate import Accuracy, evaluate
 from resnext_trainer.training.profiler import Profiler
 from resnext_trainer.training.run_log import SCALARS, LogRecord, RunLog
@@ -49,12 +57,12 @@ class Trainer:
         ranks: Communicator,
         source: InputPipeline,
         telemetry: Telemetry,
-        requests: Requests,
+        requests: signals.Requests,
         run: Resumption | None,
     ) -> None:
         """`config.device` is the one that was pinned: gpu or cpu. Rank 0 alone has the run."""
         self._config, self._attempt, self._ranks, self._source = config, attempt, ranks, source
-        self._telemetry, self._requests = telemetry, requests
+        self._telemetry, self._signals = telemetry, requests
         self._global_batch = config.global_batch(ranks.size)
         self._steps_per_epoch = source.training_images // self._global_batch
         if not self._steps_per_epoch:
@@ -65,8 +73,8 @@ class Trainer:
                 "batchSize, or use fewer workers",
                 collective=True,
             )
-        self._step = TrainState(config, ranks, config.device)
-        self._keeper = CheckpointManager(config, attempt, ranks, self._step, telemetry, run)
+        self._state = TrainState(config, config.device)
+        self._keeper = CheckpointManager(config, attempt, ranks, self._state, telemetry, run)
         self._journal = RunLog(run.folder, self._journal_failed) if run else None
         self._profiler = (
             Profiler(requests.profile, config.profile_steps, run.folder / SCALARS, telemetry.note) if run else None
@@ -130,7 +138,7 @@ class Trainer:
             world_size=str(ranks.size),
         )
         telemetry.note(
-            f"{config.model.architecture} ({self._step.model.count():,} weights) on {ranks.size} x {config.device}, "
+            f"{config.model.architecture} ({self._state.model.count():,} weights) on {ranks.size} x {config.device}, "
             f"{config.precision.mode}, {self._source.name}: {self._source.training_images:,} images, "
             f"{self._steps_per_epoch} steps of {self._global_batch} an epoch, {config.epochs} epochs"
         )
@@ -147,7 +155,7 @@ class Trainer:
     def _run_epochs(self) -> tuple[ExitStatus, str]:
         while self._position.epoch < self._config.epochs and not self._target_reached():
             if not self._train_epoch():
-                self._step.average_statistics()
+                average_statistics(self._state, self._ranks)
                 self._save()
                 unsaved = self._finish_saving(stopping=True)
                 done = f"epoch {self._epochs_done():.2f} of {self._config.epochs}, step {self._position.step}"
@@ -159,7 +167,7 @@ class Trainer:
 
     def _train_epoch(self) -> bool:
         """The rest of the current epoch; False if it was left because a rank was asked to stop."""
-        if any(self._ranks.gather(self._requests.stop.is_set())):
+        if any(self._ranks.gather(self._signals.stop.is_set())):
             return False
         position = self._position
         batches = self._source.train(position.epoch, position.images, position.redealt)
@@ -194,7 +202,7 @@ class Trainer:
         telemetry.images(config.batch_size * config.gradient_accumulation)
         telemetry.learning_rate(rate)
         telemetry.loss(self._recent.loss or outcome.loss)
-        telemetry.loss_scale(float(self._step.optimizer.scale))
+        telemetry.loss_scale(float(self._state.optimizer.scale))
         telemetry.epoch(self._epochs_done())
         telemetry.step_done(seconds)
         self._count_bad_records()
@@ -203,21 +211,24 @@ class Trainer:
         return outcome
 
     def _update(self, batches: Iterator[Batch], rate: float) -> StepResult:
-        """The gradients of as many batches as are accumulated, and one update by their average."""
-        telemetry = self._telemetry
-        sums: Any = None
-        for part in range(self._config.gradient_accumulation):
-            with telemetry.phase("data_wait"):
-                images, labels = next(batches)
-            # Waiting for the loss costs a GPU under a percent of the step, and tells computing from exchanging.
-            with telemetry.phase("compute" if self._compiled else "compile"):
-                ours = self._step.gradients(images, labels, self._mixup_weight(part))
-                ours[-1].numpy()
-                sums = ours if sums is None else self._step.add(sums, ours)
-        with telemetry.phase(ALLREDUCE):
-            gradients, statistics, loss = sums
+        telemetry, compiled = self._telemetry, self._compiled
+
+        def phase(name: Phase) -> AbstractContextManager[None]:
+            return telemetry.phase("compile" if name == "compute" and not compiled else name)
+
+        def requests() -> Requests:
             save = self._ranks.rank == 0 and time.monotonic() >= self._save_again
-            outcome = self._step.update(gradients, statistics, loss, rate, self._requests.stop.is_set(), save)
+            return Requests(stop=self._signals.stop.is_set(), save=save)
+
+        outcome = train_step(
+            self._state,
+            self._ranks,
+            batches,
+            rate,
+            mixup_weight=self._mixup_weight,
+            requests=requests,
+            phase=phase,
+        )
         self._compiled = True
         return outcome
 
@@ -249,7 +260,7 @@ class Trainer:
                 "at the images",
                 collective=True,
             )
-        self._step.reinitialize()
+        self._state.reset()
         found = self._keeper.restore()
         redealt = (*found.redealt, (found.images, tried + 1))
         self._position = dataclasses.replace(found, rollbacks=tried + 1, redealt=redealt)
@@ -267,7 +278,7 @@ class Trainer:
         """Evaluates and saves, where it is time."""
         epoch, config = self._position.epoch, self._config
         last = epoch == config.epochs
-        self._step.average_statistics()
+        average_statistics(self._state, self._ranks)
         evaluates = self._source.validation_images and (last or epoch % config.evaluation.every_epochs == 0)
         if evaluates:
             self._evaluate()
@@ -279,9 +290,9 @@ class Trainer:
     def _evaluate(self) -> None:
         """Measures the accuracy, that of the averaged weights where there are some."""
         telemetry = self._telemetry
-        networks = [self._step.logits]
-        if self._step.averaged_logits:
-            networks.append(self._step.averaged_logits)
+        networks = [self._state.model]
+        if self._state.average:
+            networks.append(self._state.average.network)
         with telemetry.phase("evaluation"):
             plain, *averaged = evaluate(networks, self._source, self._ranks, telemetry.liveness.beat)
         self._count_bad_records()
@@ -305,17 +316,17 @@ class Trainer:
         """Saves where the epoch goes on; at its end the evaluation comes first."""
         self._time_to_save = True
         if self._fits_another_step():
-            self._save(self._step.averaged_state())
+            self._save(averaged_variables(self._state, self._ranks))
 
-    def _save(self, state: Mapping[str, Any] | None = None, *, newest: bool = True, best: bool = False) -> None:
+    def _save(self, variables: Mapping[str, Any] | None = None, *, newest: bool = True, best: bool = False) -> None:
         """Saves, unless the last update has left a weight that is not finite: that is no place to go back to.
 
-        state: what to save; the step's own if it is None.
+        variables: what to save; those of the train state if it is None.
         """
-        state = self._step.state() if state is None else state
-        if not self._step.finite(state):
+        variables = self._state.variables() if variables is None else variables
+        if not is_finite(self._state, variables):
             raise _NotFinite(f"a weight after step {self._position.step} is not finite")
-        self._keeper.save(self._position, state, newest=newest, best=best)
+        self._keeper.save(self._position, variables, newest=newest, best=best)
         if newest:
             self._plan_save()
 
@@ -333,8 +344,8 @@ class Trainer:
         def seconds_left() -> float:
             nonlocal until
             spent = time.monotonic() - started
-            if stopping or self._requests.stop.is_set():
-                until = min(until, spent + self._requests.seconds_to_save)
+            if stopping or self._signals.stop.is_set():
+                until = min(until, spent + self._signals.seconds_to_save)
             return until - spent
 
         last = FinalSave(self._keeper, self._ranks, self._telemetry, self._config.checkpoint.path)
