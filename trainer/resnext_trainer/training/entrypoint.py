@@ -4,23 +4,40 @@ import os
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 
 from resnext_trainer.checkpoint import directory
+from resnext_trainer.checkpoint.manager import CheckpointManager
 from resnext_trainer.checkpoint.resumption import Resumption
 from resnext_trainer.config.models import Training
 from resnext_trainer.contract import ExitStatus, TerminationReport
 from resnext_trainer.data import class_names, fingerprint
 from resnext_trainer.data.input_pipeline import InputPipeline, open_for_ranks
 from resnext_trainer.errors import TrainingError
+from resnext_trainer.model.train_state import TrainState
 from resnext_trainer.runtime import distributed, watchdog
-from resnext_trainer.runtime.bring_up import bring_up, enable_determinism
+from resnext_trainer.runtime.bring_up import Runtime, bring_up, enable_determinism
 from resnext_trainer.runtime.distributed import Communicator
 from resnext_trainer.runtime.signals import Requests
 from resnext_trainer.runtime.telemetry import Telemetry
+from resnext_trainer.training.checkpoint_saver import CheckpointSaver
+from resnext_trainer.training.epoch_plan import plan_epochs
+from resnext_trainer.training.profiler import Profiler
+from resnext_trainer.training.run_log import SCALARS, RunLog
+from resnext_trainer.training.run_recorder import RunRecorder
+from resnext_trainer.training.step_runner import StepRunner
+from resnext_trainer.training.throughput import PhaseFractions
 from resnext_trainer.training.trainer import Trainer
+from resnext_trainer.training.validator import Validator
 
-_Opened = tuple[InputPipeline, Resumption | None]
-"""The dataset, and on rank 0 the run that is resumed or begun."""
+
+@dataclass(frozen=True)
+class _Opened:
+    """What is opened before the training begins."""
+
+    source: InputPipeline
+    run: Resumption | None
+    """The run that is resumed or begun; rank 0 alone has it."""
 
 
 def run(
@@ -36,26 +53,69 @@ def run(
 
     `workers` and `world` are the pods and ranks that there must be, where a launcher knows them.
     """
-    with ExitStack() as at_end:
+    with ExitStack() as locks:
 
         def open_together(ranks: Communicator, config: Training) -> tuple[Training, _Opened]:
             watchdog.exchange_peer_urls(telemetry, ranks)
             distributed.run_collectively(ranks, lambda: _check_world(ranks, workers, world))
             distributed.run_collectively(ranks, lambda: _prepare_checkpoints(config, ranks))
-            resumption = None
+            run = None
             if ranks.rank == 0:
-                resumption = at_end.enter_context(closing(Resumption(config, attempt, telemetry.note)))
-            settled, source = _resumed(config, ranks, resumption)
-            return settled, (source, resumption)
+                run = locks.enter_context(closing(Resumption(config, attempt, telemetry.note)))
+            settled, source = _resumed(config, ranks, run)
+            return settled, _Opened(source, run)
 
         with bring_up(lambda: config, open_together) as runtime:
             if runtime.config.deterministic:
                 enable_determinism(runtime.config.seed)
-            source, resumption = runtime.opened
-            trainer = Trainer(runtime.config, attempt, runtime.ranks, source, telemetry, requests, resumption)
+            trainer = _trainer(runtime, attempt, telemetry, requests)
             verdict, message = trainer.fit()
             telemetry.liveness.beat("ending")
         return TerminationReport(verdict=verdict.name.lower(), message=message, progress=trainer.progress())
+
+
+def _trainer(runtime: Runtime[_Opened], attempt: int, telemetry: Telemetry, requests: Requests) -> Trainer:
+    """The parts of a training, put together."""
+    config, ranks, source, run = runtime.config, runtime.ranks, runtime.opened.source, runtime.opened.run
+    plan = plan_epochs(config, source.training_images, ranks.size)
+    state = TrainState(config, config.device)
+
+    def log_failed(error: Exception) -> None:
+        telemetry.journal_failed()
+        telemetry.note(f"the log of the run could not be written: {error}")
+
+    log = RunLog(run.folder, log_failed) if run else None
+    recorder = RunRecorder(log, plan, PhaseFractions(telemetry.phase_seconds))
+    profiler = Profiler(requests.profile, config.profile_steps, run.folder / SCALARS, telemetry.note) if run else None
+    checkpoints = CheckpointManager(config, attempt, ranks, state, telemetry, run)
+    telemetry.info(
+        architecture=config.model.architecture,
+        precision=config.precision.mode,
+        xla=str(config.xla).lower(),
+        pipeline=source.name,
+        device=config.device,
+        world_size=str(ranks.size),
+    )
+    telemetry.note(
+        f"{config.model.architecture} ({state.model.count():,} weights) on {ranks.size} x {config.device}, "
+        f"{config.precision.mode}, {source.name}: {source.training_images:,} images, "
+        f"{plan.steps} steps of {plan.global_batch} an epoch, {config.epochs} epochs"
+    )
+    return Trainer(
+        config=config,
+        attempt=attempt,
+        ranks=ranks,
+        source=source,
+        plan=plan,
+        state=state,
+        steps=StepRunner(config, plan, ranks, state, telemetry, profiler),
+        validator=Validator(source, ranks, state, recorder, telemetry),
+        checkpoints=checkpoints,
+        saver=CheckpointSaver(config.checkpoint, ranks, state, checkpoints, telemetry, requests),
+        recorder=recorder,
+        telemetry=telemetry,
+        requests=requests,
+    )
 
 
 def _resumed(config: Training, ranks: Communicator, resumption: Resumption | None) -> tuple[Training, InputPipeline]:

@@ -1,0 +1,56 @@
+"""The evaluation of a training that goes on: measured, logged, and kept in its position."""
+
+import dataclasses
+
+from resnext_trainer.checkpoint.store import TrainingPosition
+from resnext_trainer.data.input_pipeline import InputPipeline
+from resnext_trainer.model.train_state import TrainState
+from resnext_trainer.runtime.distributed import Communicator
+from resnext_trainer.runtime.telemetry import Telemetry
+from resnext_trainer.training.evaluate import Accuracy, evaluate
+from resnext_trainer.training.run_recorder import RunRecorder
+
+
+class Validator:
+    """Measures the accuracy of the averaged weights where there are some, and of the weights themselves."""
+
+    def __init__(
+        self,
+        source: InputPipeline,
+        ranks: Communicator,
+        state: TrainState,
+        recorder: RunRecorder,
+        telemetry: Telemetry,
+    ) -> None:
+        self._source, self._ranks, self._state = source, ranks, state
+        self._recorder, self._telemetry = recorder, telemetry
+
+    def run(self, position: TrainingPosition) -> TrainingPosition:
+        """The position with the accuracy that was measured there."""
+        telemetry, state = self._telemetry, self._state
+        networks = [state.model, *([state.average.network] if state.average else [])]
+        with telemetry.phase("evaluation"):
+            plain, *averaged = evaluate(networks, self._source, self._ranks, telemetry.liveness.beat)
+        accuracy = averaged[0] if averaged else plain
+        before = position.best_top1
+        position = dataclasses.replace(
+            position,
+            top1=accuracy.top1,
+            top5=accuracy.top5,
+            best_top1=accuracy.top1 if before is None else max(before, accuracy.top1),
+        )
+        telemetry.accuracy(accuracy.top1, accuracy.top5)
+        apart = {"plain_top1": plain.top1, "plain_top5": plain.top5} if averaged else {}
+        self._recorder.record(position, top1=accuracy.top1, top5=accuracy.top5, **apart)
+        telemetry.note(
+            f"epoch {position.epoch}: {_sentence(accuracy)}"
+            + (f" with averaged weights; {_sentence(plain)} with the last" if averaged else "")
+        )
+        return position
+
+
+def _sentence(accuracy: Accuracy) -> str:
+    return (
+        f"top-1 {accuracy.top1:.4f}, top-5 {accuracy.top5:.4f} "
+        f"({accuracy.right1} and {accuracy.right5} of {accuracy.images})"
+    )
