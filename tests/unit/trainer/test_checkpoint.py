@@ -15,8 +15,11 @@ from resnext_trainer.checkpoint.store import TrainingPosition
 from resnext_trainer.config.validation import resolve
 from resnext_trainer.contract import ExitStatus
 from resnext_trainer.errors import TrainingError
+from resnext_trainer.runtime.console import Console
 from resnext_trainer.runtime.distributed import SingleProcess
-from resnext_trainer.runtime.telemetry import Telemetry
+from resnext_trainer.runtime.heartbeat import Heartbeat
+from resnext_trainer.runtime.metrics import Metrics
+from resnext_trainer.runtime.telemetry import compose
 
 ARRAYS = {"stem/kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "loss-scale": np.float32(8)}
 
@@ -126,9 +129,11 @@ class Here:
     def weights(self): ...
 
 
-def keeper(folder, step=None, telemetry=None):
-    telemetry = telemetry or Telemetry(out=StringIO())
-    return CheckpointManager(resolve({}), 1, SingleProcess(), step or Weights(), telemetry, Here(folder))
+def keeper(folder, state=None, metrics=None):
+    parts = compose(metrics or Metrics(), Console(out=StringIO()), Heartbeat(0))
+    return CheckpointManager(
+        resolve({}), 1, SingleProcess(), state or Weights(), parts.metrics, parts.console, parts.phases, Here(folder)
+    )
 
 
 def keep(kept, **position):
@@ -206,8 +211,8 @@ def files_of_at_most(size):
 
 def test_manager_full_disk_keeps_last_checkpoint(tmp_path):
     """A failed save keeps the last good checkpoints, is counted, and the next save succeeds."""
-    telemetry = Telemetry(out=StringIO())
-    full = keeper(tmp_path, Weights(100_000), telemetry)
+    metrics = Metrics()
+    full = keeper(tmp_path, Weights(100_000), metrics)
     keep(full, step=1)
     save_best(full, step=1, top1=0.5)
     with files_of_at_most(100_000):
@@ -217,8 +222,7 @@ def test_manager_full_disk_keeps_last_checkpoint(tmp_path):
     assert store.newest(tmp_path)[0].step == 1
     assert best(tmp_path) == 0.5
     assert not full.is_saved(TrainingPosition(step=2))
-    failures = telemetry._registry.get_sample_value("resnext_train_checkpoint_failures_total", {"rank": "0"})
-    assert failures == 2
+    assert metrics.value("checkpoint_failures_total") == 2
     keep(full, step=3)
     save_best(full, step=3, top1=0.6)
     assert (store.newest(tmp_path)[0].step, best(tmp_path)) == (3, 0.6)

@@ -58,9 +58,7 @@ def test_trainer_fp16_overflow_skipped_without_rollback(few, monkeypatch):
     report = trained(few | {"precision": {"mode": "fp16"}}, telemetry=telemetry)
     assert (report.verdict, report.progress.step) == ("finished", 12)
 
-    def counted(name, **labels):
-        return telemetry._registry.get_sample_value(f"resnext_train_{name}", {"rank": "0", **labels})
-
+    counted = telemetry.metrics.value
     overflows = counted("nonfinite_steps_total", cause="overflow")
     assert 0 < overflows < 12
     assert counted("loss_scale") == 2.0 ** (24 - overflows)

@@ -18,7 +18,7 @@ from resnext_trainer.data.datasets import tfrecord
 from resnext_trainer.errors import TrainingError
 from resnext_trainer.model.resnext import ARCHITECTURES, ResNeXt
 from resnext_trainer.runtime.signals import Requests
-from resnext_trainer.runtime.telemetry import Telemetry
+from resnext_trainer.runtime.telemetry import for_rank
 from resnext_trainer.training import entrypoint
 
 pytestmark = pytest.mark.slow
@@ -43,7 +43,7 @@ def run(digits_folder, tmp_path_factory):
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
     report = entrypoint.run(
-        resolve(settings), attempt=1, workers=None, world=None, telemetry=Telemetry(), requests=Requests()
+        resolve(settings), attempt=1, workers=None, world=None, telemetry=for_rank(), requests=Requests()
     )
     return SimpleNamespace(folder=folder, config=folder / "config.yaml", progress=report.progress, settings=settings)
 

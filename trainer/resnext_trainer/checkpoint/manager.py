@@ -23,8 +23,10 @@ from resnext_trainer.errors import TrainingError
 from resnext_trainer.model.ema import PREFIX
 from resnext_trainer.model.train_state import TrainState
 from resnext_trainer.runtime import distributed
+from resnext_trainer.runtime.console import Console
 from resnext_trainer.runtime.distributed import Communicator
-from resnext_trainer.runtime.telemetry import Telemetry
+from resnext_trainer.runtime.metrics import Metrics
+from resnext_trainer.runtime.phases import PhaseTimer
 
 _Found = tuple[TrainingPosition, SavedCheckpoint | None]
 
@@ -38,12 +40,15 @@ class CheckpointManager:
         attempt: int,
         ranks: Communicator,
         state: TrainState,
-        telemetry: Telemetry,
+        metrics: Metrics,
+        console: Console,
+        phases: PhaseTimer,
         run: Resumption | None,
     ) -> None:
         """`run` is the one that the attempt resumes or begins; rank 0 alone has it."""
         self._config, self._attempt, self._ranks = config, attempt, ranks
-        self._state, self._telemetry, self._of_rank_0 = state, telemetry, run
+        self._state, self._of_rank_0 = state, run
+        self._metrics, self._console, self._phases = metrics, console, phases
         self.saved: SavedCheckpoint | None = None
         """The newest checkpoint; known to every rank when it was read, to rank 0 when it was written."""
         self._best_top1: float | None = None
@@ -91,7 +96,7 @@ class CheckpointManager:
         self.wait()
         best = best and position.top1 is not None and (self._best_top1 is None or position.top1 > self._best_top1)
         if newest or best:
-            with self._telemetry.phase("checkpoint"):
+            with self._phases.phase("checkpoint"):
                 # A copy: on a CPU the next step writes into the same memory.
                 values = self._state.variables() if variables is None else variables
                 arrays = {name: np.array(value.numpy()) for name, value in values.items()}
@@ -100,7 +105,7 @@ class CheckpointManager:
     def wait(self, seconds: float | None = None) -> bool:
         """Returns when all is on the disk that was to be, or could not be; False where that takes longer."""
         if self._writing:
-            with self._telemetry.phase("checkpoint"):
+            with self._phases.phase("checkpoint"):
                 try:
                     self._writing.result(seconds)
                 except TimeoutError:
@@ -126,8 +131,8 @@ class CheckpointManager:
                     write(position, arrays)
             except OSError as error:
                 self.failure = str(error)
-                self._telemetry.checkpoint_failed()
-                self._telemetry.note(f"the checkpoint at step {position.step} could not be saved: {error}")
+                self._metrics.checkpoint_failed()
+                self._console.note(f"the checkpoint at step {position.step} could not be saved: {error}")
 
     def _write_best(self, position: TrainingPosition, arrays: Arrays) -> None:
         store.save_best(self._run.folder, position, arrays, self._run.provenance, self._run.check)
@@ -137,7 +142,7 @@ class CheckpointManager:
         keep = self._config.checkpoint.keep
         run = self._run
         self.saved = store.save(run.folder, position, arrays, self._attempt, keep, run.provenance, run.check)
-        self._telemetry.checkpoint_saved(self.saved.time)
+        self._metrics.checkpoint_saved(self.saved.time)
 
     def _read(self) -> _Found:
         if self._ranks.rank != 0:
@@ -188,7 +193,7 @@ class CheckpointManager:
                 if variable is not None:
                     variable.assign(array)
         new = [name for name in variables if name not in taken]
-        self._telemetry.note(
+        self._console.note(
             f"{len(taken)} variables come from {path}; " + (f"new: {', '.join(new)}" if new else "none is new")
         )
 

@@ -146,18 +146,18 @@ def _train(options: argparse.Namespace) -> int:
 
 def _trained(options: argparse.Namespace, requests: "Requests") -> "TerminationReport":
     config = read_config(options)
-    from resnext_trainer.runtime.telemetry import Telemetry
+    from resnext_trainer.runtime import telemetry
     from resnext_trainer.runtime.watchdog import Watchdog
 
     # mpirun gives its ranks a pseudo-terminal of its own; a bar drawn on it would fill the log.
-    telemetry = Telemetry(mpi.rank(), terminal=sys.stdout.isatty() and not mpi.under_mpirun())
+    parts = telemetry.for_rank(mpi.rank(), terminal=sys.stdout.isatty() and not mpi.under_mpirun())
     port = options.metrics_port + int(os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", 0))
     try:
-        telemetry.serve(port)
+        parts.server.start(port)
     except OSError as error:
-        telemetry.note(f"no metrics: port {port}: {error.strerror}")
+        parts.console.note(f"no metrics: port {port}: {error.strerror}")
     try:
-        with Watchdog(telemetry, config.stall_timeout_seconds):
+        with Watchdog(parts.heartbeat, config.stall_timeout_seconds):
             from resnext_trainer.training import entrypoint
 
             return entrypoint.run(
@@ -165,11 +165,11 @@ def _trained(options: argparse.Namespace, requests: "Requests") -> "TerminationR
                 attempt=options.attempt,
                 workers=options.workers,
                 world=options.world,
-                telemetry=telemetry,
+                telemetry=parts,
                 requests=requests,
             )
     finally:
-        telemetry.close()
+        parts.console.close()
 
 
 def _worker(options: argparse.Namespace) -> int:

@@ -11,9 +11,10 @@ from resnext_trainer.checkpoint.store import TrainingPosition
 from resnext_trainer.config.models import Checkpoint
 from resnext_trainer.model.train_state import TrainState
 from resnext_trainer.model.train_step import averaged_variables, is_finite
+from resnext_trainer.runtime.console import Console
 from resnext_trainer.runtime.distributed import Communicator
+from resnext_trainer.runtime.heartbeat import Heartbeat
 from resnext_trainer.runtime.signals import Requests
-from resnext_trainer.runtime.telemetry import Telemetry
 from resnext_trainer.training.step_runner import NotFiniteError
 
 
@@ -26,11 +27,12 @@ class CheckpointSaver:
         ranks: Communicator,
         state: TrainState,
         manager: CheckpointManager,
-        telemetry: Telemetry,
+        heartbeat: Heartbeat,
+        console: Console,
         requests: Requests,
     ) -> None:
         self._config, self._ranks, self._state, self._manager = config, ranks, state, manager
-        self._telemetry, self._requests = telemetry, requests
+        self._heartbeat, self._console, self._requests = heartbeat, console, requests
         self._next = math.inf
         self.overdue = False
         """A save within the epoch was due, and the epoch had no step left."""
@@ -81,5 +83,5 @@ class CheckpointSaver:
                 until = min(until, spent + self._requests.seconds_to_save)
             return until - spent
 
-        last = FinalSave(self._manager, self._ranks, self._telemetry, self._config.path)
+        last = FinalSave(self._manager, self._ranks, self._heartbeat, self._console, self._config.path)
         return last.finish(position, seconds_left, best=not stopping)

@@ -20,6 +20,7 @@ from resnext_trainer.runtime.bring_up import Runtime, bring_up, enable_determini
 from resnext_trainer.runtime.distributed import Communicator
 from resnext_trainer.runtime.signals import Requests
 from resnext_trainer.runtime.telemetry import Telemetry
+from resnext_trainer.training.bad_record_monitor import BadRecordMonitor
 from resnext_trainer.training.checkpoint_saver import CheckpointSaver
 from resnext_trainer.training.epoch_plan import plan_epochs
 from resnext_trainer.training.profiler import Profiler
@@ -56,12 +57,12 @@ def run(
     with ExitStack() as locks:
 
         def open_together(ranks: Communicator, config: Training) -> tuple[Training, _Opened]:
-            watchdog.exchange_peer_urls(telemetry, ranks)
+            watchdog.exchange_peer_urls(telemetry.heartbeat, telemetry.server.port, ranks)
             distributed.run_collectively(ranks, lambda: _check_world(ranks, workers, world))
             distributed.run_collectively(ranks, lambda: _prepare_checkpoints(config, ranks))
             run = None
             if ranks.rank == 0:
-                run = locks.enter_context(closing(Resumption(config, attempt, telemetry.note)))
+                run = locks.enter_context(closing(Resumption(config, attempt, telemetry.console.note)))
             settled, source = _resumed(config, ranks, run)
             return settled, _Opened(source, run)
 
@@ -70,25 +71,31 @@ def run(
                 enable_determinism(runtime.config.seed)
             trainer = _trainer(runtime, attempt, telemetry, requests)
             verdict, message = trainer.fit()
-            telemetry.liveness.beat("ending")
+            telemetry.heartbeat.beat("ending")
         return TerminationReport(verdict=verdict.name.lower(), message=message, progress=trainer.progress())
 
 
 def _trainer(runtime: Runtime[_Opened], attempt: int, telemetry: Telemetry, requests: Requests) -> Trainer:
     """The parts of a training, put together."""
     config, ranks, source, run = runtime.config, runtime.ranks, runtime.opened.source, runtime.opened.run
+    metrics, console, heartbeat, phases = (
+        telemetry.metrics,
+        telemetry.console,
+        telemetry.heartbeat,
+        telemetry.phases,
+    )
     plan = plan_epochs(config, source.training_images, ranks.size)
     state = TrainState(config, config.device)
 
     def log_failed(error: Exception) -> None:
-        telemetry.journal_failed()
-        telemetry.note(f"the log of the run could not be written: {error}")
+        metrics.journal_failed()
+        console.note(f"the log of the run could not be written: {error}")
 
     log = RunLog(run.folder, log_failed) if run else None
-    recorder = RunRecorder(log, plan, PhaseFractions(telemetry.phase_seconds))
-    profiler = Profiler(requests.profile, config.profile_steps, run.folder / SCALARS, telemetry.note) if run else None
-    checkpoints = CheckpointManager(config, attempt, ranks, state, telemetry, run)
-    telemetry.info(
+    recorder = RunRecorder(log, plan, PhaseFractions(phases.seconds))
+    profiler = Profiler(requests.profile, config.profile_steps, run.folder / SCALARS, console.note) if run else None
+    checkpoints = CheckpointManager(config, attempt, ranks, state, metrics, console, phases, run)
+    metrics.info(
         architecture=config.model.architecture,
         precision=config.precision.mode,
         xla=str(config.xla).lower(),
@@ -96,7 +103,7 @@ def _trainer(runtime: Runtime[_Opened], attempt: int, telemetry: Telemetry, requ
         device=config.device,
         world_size=str(ranks.size),
     )
-    telemetry.note(
+    console.note(
         f"{config.model.architecture} ({state.model.count():,} weights) on {ranks.size} x {config.device}, "
         f"{config.precision.mode}, {source.name}: {source.training_images:,} images, "
         f"{plan.steps} steps of {plan.global_batch} an epoch, {config.epochs} epochs"
@@ -108,12 +115,15 @@ def _trainer(runtime: Runtime[_Opened], attempt: int, telemetry: Telemetry, requ
         source=source,
         plan=plan,
         state=state,
-        steps=StepRunner(config, plan, ranks, state, telemetry, profiler),
-        validator=Validator(source, ranks, state, recorder, telemetry),
+        steps=StepRunner(config, plan, ranks, state, metrics, heartbeat, phases, profiler),
+        validator=Validator(source, ranks, state, recorder, metrics, console, heartbeat, phases),
         checkpoints=checkpoints,
-        saver=CheckpointSaver(config.checkpoint, ranks, state, checkpoints, telemetry, requests),
+        saver=CheckpointSaver(config.checkpoint, ranks, state, checkpoints, heartbeat, console, requests),
+        bad_records=BadRecordMonitor(source, ranks, metrics, limited=config.data.bad_records > 0),
         recorder=recorder,
-        telemetry=telemetry,
+        metrics=metrics,
+        console=console,
+        heartbeat=heartbeat,
         requests=requests,
     )
 

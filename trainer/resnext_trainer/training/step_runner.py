@@ -14,7 +14,9 @@ from resnext_trainer.data.input_pipeline import Batch
 from resnext_trainer.model.train_state import TrainState
 from resnext_trainer.model.train_step import Requests, StepResult, train_step
 from resnext_trainer.runtime.distributed import Communicator
-from resnext_trainer.runtime.telemetry import Phase, Telemetry
+from resnext_trainer.runtime.heartbeat import Heartbeat
+from resnext_trainer.runtime.metrics import Metrics, Phase
+from resnext_trainer.runtime.phases import PhaseTimer
 from resnext_trainer.training.epoch_plan import EpochPlan
 from resnext_trainer.training.profiler import Profiler
 from resnext_trainer.training.throughput import MovingThroughput
@@ -36,11 +38,13 @@ class StepRunner:
         plan: EpochPlan,
         ranks: Communicator,
         state: TrainState,
-        telemetry: Telemetry,
+        metrics: Metrics,
+        heartbeat: Heartbeat,
+        phases: PhaseTimer,
         profiler: Profiler | None,
     ) -> None:
         self._config, self._plan, self._ranks, self._state = config, plan, ranks, state
-        self._telemetry, self._profiler = telemetry, profiler
+        self._metrics, self._heartbeat, self._phases, self._profiler = metrics, heartbeat, phases, profiler
         self.throughput = MovingThroughput()
         self._compiled, self._overflows = False, 0
 
@@ -67,21 +71,22 @@ class StepRunner:
             self._overflows = 0
             return
         scaled = self._config.precision.mode == "fp16"
-        self._telemetry.nonfinite("overflow" if scaled else "nan")
+        self._metrics.nonfinite("overflow" if scaled else "nan")
         self._overflows += 1
         if not scaled or self._overflows > _MAX_OVERFLOWS_IN_A_ROW:
             raise NotFiniteError(f"the loss at step {step} is not finite ({outcome.loss})")
 
     def record(self, outcome: StepResult, position: TrainingPosition, rate: float, seconds: float) -> None:
         """Counts a step that led to `position`."""
-        telemetry, config = self._telemetry, self._config
+        metrics, config = self._metrics, self._config
         self.throughput.add(self._plan.global_batch, seconds, outcome.loss)
-        telemetry.images(config.batch_size * config.gradient_accumulation)
-        telemetry.learning_rate(rate)
-        telemetry.loss(self.throughput.loss or outcome.loss)
-        telemetry.loss_scale(float(self._state.optimizer.scale))
-        telemetry.epoch(self._plan.epochs_done(position))
-        telemetry.step_done(seconds)
+        metrics.images(config.batch_size * config.gradient_accumulation)
+        metrics.learning_rate(rate)
+        metrics.loss(self.throughput.loss or outcome.loss)
+        metrics.loss_scale(float(self._state.optimizer.scale))
+        metrics.epoch(self._plan.epochs_done(position))
+        self._heartbeat.step_done()
+        metrics.step_done(seconds)
 
     def restart(self) -> None:
         """Forgets the steps that a rollback undid."""
@@ -93,7 +98,7 @@ class StepRunner:
             self._profiler.close()
 
     def _phase(self, name: Phase) -> AbstractContextManager[None]:
-        return self._telemetry.phase("compile" if name == "compute" and not self._compiled else name)
+        return self._phases.phase("compile" if name == "compute" and not self._compiled else name)
 
     def _mixup_weight(self, position: TrainingPosition, part: int) -> Any:
         """MixUp's share for each image of this rank's batch, a function of the seed and the place in the training."""

@@ -14,8 +14,11 @@ from resnext_trainer.errors import TrainingError
 from resnext_trainer.model.train_state import TrainState
 from resnext_trainer.model.train_step import Requests, StepResult, average_statistics
 from resnext_trainer.runtime import signals
+from resnext_trainer.runtime.console import Console
 from resnext_trainer.runtime.distributed import Communicator
-from resnext_trainer.runtime.telemetry import Telemetry
+from resnext_trainer.runtime.heartbeat import Heartbeat
+from resnext_trainer.runtime.metrics import Metrics
+from resnext_trainer.training.bad_record_monitor import BadRecordMonitor
 from resnext_trainer.training.checkpoint_saver import CheckpointSaver
 from resnext_trainer.training.epoch_plan import EpochPlan
 from resnext_trainer.training.run_recorder import RunRecorder
@@ -42,12 +45,14 @@ class Trainer:
     validator: Validator
     checkpoints: CheckpointManager
     saver: CheckpointSaver
+    bad_records: BadRecordMonitor
     recorder: RunRecorder
-    telemetry: Telemetry
+    metrics: Metrics
+    console: Console
+    heartbeat: Heartbeat
     requests: signals.Requests
     _position: TrainingPosition = field(init=False, default=TrainingPosition())
     _resumed_step: int = field(init=False, default=0)
-    _bad_records: int = field(init=False, default=0)
 
     def fit(self) -> tuple[ExitStatus, str]:
         """Restores the newest checkpoint, trains, and returns how the training ended, with a sentence about it."""
@@ -76,13 +81,18 @@ class Trainer:
             resumed_step=self._resumed_step,
         )
 
+    def _report_progress(self) -> None:
+        """For the operator, the watchdog and people."""
+        self.heartbeat.progress = progress = self.progress()
+        self.console.show(progress)
+
     def _restore(self) -> None:
         position = self._position = self.checkpoints.restore()
         self._resumed_step = position.step
         if position.step:
-            self.telemetry.note(f"resuming from step {position.step}, epoch {position.epoch}")
+            self.console.note(f"resuming from step {position.step}, epoch {position.epoch}")
         if position.top1 is not None:
-            self.telemetry.accuracy(position.top1, position.top5 or 0.0)
+            self.metrics.accuracy(position.top1, position.top5 or 0.0)
         self.recorder.restart(position.step)
         self.saver.schedule()
 
@@ -128,8 +138,8 @@ class Trainer:
                 return False
             if outcome.save:
                 self._save_within_epoch()
-            self.telemetry.progress(self.progress())
-        self._check_bad_records()
+            self._report_progress()
+        self.bad_records.check_together()
         self._position = self.plan.after_epoch(self._position)
         return True
 
@@ -143,7 +153,7 @@ class Trainer:
         self.steps.check_finite(outcome, before.step + 1)
         position = self._position = self.plan.after_step(before)
         self.steps.record(outcome, position, rate, time.monotonic() - started)
-        self._count_bad_records()
+        self.bad_records.count()
         if position.step % max(1, self.plan.steps // _RECORDS_PER_EPOCH) == 0:
             measured = self.steps.throughput
             self.recorder.record(
@@ -166,11 +176,11 @@ class Trainer:
         evaluates = self.source.validation_images and (last or epoch % config.evaluation.every_epochs == 0)
         if evaluates:
             self._position = self.validator.run(self._position)
-            self._count_bad_records()
+            self.bad_records.count()
         due = last or self._target_reached() or epoch % config.checkpoint.every_epochs == 0 or self.saver.overdue
         if due or evaluates:
             self.saver.save(self._position, newest=due, best=bool(evaluates))
-        self.telemetry.progress(self.progress())
+        self._report_progress()
 
     def _rollback(self, trouble: str) -> None:
         """Takes every rank back to the last checkpoint, or to the start; TrainingError where that was tried enough."""
@@ -189,21 +199,11 @@ class Trainer:
         self.steps.restart()
         self.saver.schedule()
         self.recorder.restart(found.step)
-        self.telemetry.rolled_back()
-        self.telemetry.note(
+        self.metrics.rolled_back()
+        self.console.note(
             f"{trouble}: back to step {found.step}, the rest of its epoch in another order "
             f"(rollback {tried + 1} of {allowed})"
         )
-
-    def _count_bad_records(self) -> None:
-        if self.source.bad and (found := len(self.source.bad)) > self._bad_records:
-            self.telemetry.bad_records(found - self._bad_records)
-            self._bad_records = found
-
-    def _check_bad_records(self) -> None:
-        """Each rank alone keeps to the share; whether all together do is seen once an epoch."""
-        if self.source.bad and self.config.data.bad_records:
-            self.source.bad.check_together(self.ranks.gather(self.source.bad.marks))
 
     def _target_reached(self) -> bool:
         goal, best = self.config.stop_at.top1, self._position.best_top1

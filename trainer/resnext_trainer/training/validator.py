@@ -5,8 +5,11 @@ import dataclasses
 from resnext_trainer.checkpoint.store import TrainingPosition
 from resnext_trainer.data.input_pipeline import InputPipeline
 from resnext_trainer.model.train_state import TrainState
+from resnext_trainer.runtime.console import Console
 from resnext_trainer.runtime.distributed import Communicator
-from resnext_trainer.runtime.telemetry import Telemetry
+from resnext_trainer.runtime.heartbeat import Heartbeat
+from resnext_trainer.runtime.metrics import Metrics
+from resnext_trainer.runtime.phases import PhaseTimer
 from resnext_trainer.training.evaluate import Accuracy, evaluate
 from resnext_trainer.training.run_recorder import RunRecorder
 
@@ -20,17 +23,21 @@ class Validator:
         ranks: Communicator,
         state: TrainState,
         recorder: RunRecorder,
-        telemetry: Telemetry,
+        metrics: Metrics,
+        console: Console,
+        heartbeat: Heartbeat,
+        phases: PhaseTimer,
     ) -> None:
         self._source, self._ranks, self._state = source, ranks, state
-        self._recorder, self._telemetry = recorder, telemetry
+        self._recorder, self._metrics, self._console = recorder, metrics, console
+        self._heartbeat, self._phases = heartbeat, phases
 
     def run(self, position: TrainingPosition) -> TrainingPosition:
         """The position with the accuracy that was measured there."""
-        telemetry, state = self._telemetry, self._state
+        state = self._state
         networks = [state.model, *([state.average.network] if state.average else [])]
-        with telemetry.phase("evaluation"):
-            plain, *averaged = evaluate(networks, self._source, self._ranks, telemetry.liveness.beat)
+        with self._phases.phase("evaluation"):
+            plain, *averaged = evaluate(networks, self._source, self._ranks, self._heartbeat.beat)
         accuracy = averaged[0] if averaged else plain
         before = position.best_top1
         position = dataclasses.replace(
@@ -39,10 +46,10 @@ class Validator:
             top5=accuracy.top5,
             best_top1=accuracy.top1 if before is None else max(before, accuracy.top1),
         )
-        telemetry.accuracy(accuracy.top1, accuracy.top5)
+        self._metrics.accuracy(accuracy.top1, accuracy.top5)
         apart = {"plain_top1": plain.top1, "plain_top5": plain.top5} if averaged else {}
         self._recorder.record(position, top1=accuracy.top1, top5=accuracy.top5, **apart)
-        telemetry.note(
+        self._console.note(
             f"epoch {position.epoch}: {_sentence(accuracy)}"
             + (f" with averaged weights; {_sentence(plain)} with the last" if averaged else "")
         )
