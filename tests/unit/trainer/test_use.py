@@ -11,11 +11,11 @@ import yaml
 from PIL import Image
 
 from resnext_trainer.checkpoint.runs import located
-from resnext_trainer.cli import export
 from resnext_trainer.cli.main import main
 from resnext_trainer.config.validation import resolve
 from resnext_trainer.data.datasets import tfrecord
 from resnext_trainer.errors import TrainingError
+from resnext_trainer.inference import export
 from resnext_trainer.model.resnext import ARCHITECTURES, ResNeXt
 from resnext_trainer.runtime.signals import Requests
 from resnext_trainer.runtime.telemetry import for_rank
