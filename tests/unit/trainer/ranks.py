@@ -10,7 +10,7 @@ from resnext_trainer.data.input_pipeline import Shard
 from resnext_trainer.data.pipelines.tfdata import TfData
 from resnext_trainer.model import layers
 from resnext_trainer.model.train_state import TrainState
-from resnext_trainer.model.train_step import Requests, apply_gradients, forward_backward
+from resnext_trainer.model.train_step import RankRequests, apply_gradients, forward_backward
 from resnext_trainer.runtime import distributed
 
 GLOBAL_BATCH = 32
@@ -39,7 +39,7 @@ def joined(ranks, folder, to):
     images, labels = next(TfData(config, Shard(ranks.rank, ranks.size)).train(0, 0))
     gradients = forward_backward(state, images, labels, tf.ones(1))
     # Only the last rank is asked to stop; all must know.
-    outcome = apply_gradients(state, ranks, gradients, 0.1, Requests(stop=ranks.rank == ranks.size - 1))
+    outcome = apply_gradients(state, ranks, gradients, 0.1, RankRequests(stop=ranks.rank == ranks.size - 1))
     if not outcome.stop:
         raise AssertionError(f"rank {ranks.rank} does not know of the request to stop")
     if ranks.rank == 0:

@@ -28,14 +28,14 @@ class Gradients(NamedTuple):
     """Mean cross entropy."""
 
 
-class Requests(NamedTuple):
+class RankRequests(NamedTuple):
     """What this rank asks of all ranks; the requests travel with the gradients."""
 
     stop: bool = False
     save: bool = False
 
 
-_NOTHING = Requests()
+_NOTHING = RankRequests()
 
 
 class StepResult(NamedTuple):
@@ -58,7 +58,7 @@ def train_step(
     rate: float,
     *,
     mixup_weight: Callable[[int], Any],
-    requests: Callable[[], Requests],
+    requests: Callable[[], RankRequests],
     phase: Callable[[Literal["data_wait", "compute", "allreduce"]], AbstractContextManager[None]],
 ) -> StepResult:
     """One update by the mean gradients of `gradientAccumulation` batches on every rank.
@@ -109,7 +109,7 @@ def add(one: Gradients, other: Gradients) -> Gradients:
 
 
 def apply_gradients(
-    state: TrainState, ranks: Communicator, gradients: Gradients, rate: float, requests: Requests = _NOTHING
+    state: TrainState, ranks: Communicator, gradients: Gradients, rate: float, requests: RankRequests = _NOTHING
 ) -> StepResult:
     """Averages the gradients over the ranks and updates the weights."""
     asked = tf.constant([float(requests.stop), float(requests.save)])

@@ -12,7 +12,7 @@ from resnext_trainer.checkpoint.store import TrainingPosition
 from resnext_trainer.config.models import Training
 from resnext_trainer.data.input_pipeline import Batch
 from resnext_trainer.model.train_state import TrainState
-from resnext_trainer.model.train_step import Requests, StepResult, train_step
+from resnext_trainer.model.train_step import RankRequests, StepResult, train_step
 from resnext_trainer.runtime.distributed import Communicator
 from resnext_trainer.runtime.heartbeat import Heartbeat
 from resnext_trainer.runtime.metrics import Metrics, Phase
@@ -49,7 +49,7 @@ class StepRunner:
         self._compiled, self._overflows = False, 0
 
     def run(
-        self, batches: Iterator[Batch], position: TrainingPosition, rate: float, requests: Callable[[], Requests]
+        self, batches: Iterator[Batch], position: TrainingPosition, rate: float, requests: Callable[[], RankRequests]
     ) -> StepResult:
         """The step after `position`."""
         with self._profiler.step(position.step + 1) if self._profiler else nullcontext():

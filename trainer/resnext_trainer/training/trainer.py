@@ -12,12 +12,12 @@ from resnext_trainer.contract import ExitStatus, Progress
 from resnext_trainer.data.input_pipeline import Batch, InputPipeline
 from resnext_trainer.errors import TrainingError
 from resnext_trainer.model.train_state import TrainState
-from resnext_trainer.model.train_step import Requests, StepResult, average_statistics
-from resnext_trainer.runtime import signals
+from resnext_trainer.model.train_step import RankRequests, StepResult, average_statistics
 from resnext_trainer.runtime.console import Console
 from resnext_trainer.runtime.distributed import Communicator
 from resnext_trainer.runtime.heartbeat import Heartbeat
 from resnext_trainer.runtime.metrics import Metrics
+from resnext_trainer.runtime.signals import Requests
 from resnext_trainer.training.bad_record_monitor import BadRecordMonitor
 from resnext_trainer.training.checkpoint_saver import CheckpointSaver
 from resnext_trainer.training.epoch_plan import EpochPlan
@@ -50,7 +50,7 @@ class Trainer:
     metrics: Metrics
     console: Console
     heartbeat: Heartbeat
-    requests: signals.Requests
+    requests: Requests
     _position: TrainingPosition = field(init=False, default=TrainingPosition())
     _resumed_step: int = field(init=False, default=0)
 
@@ -147,7 +147,7 @@ class Trainer:
         config, before, started = self.config, self._position, time.monotonic()
         rate = learning_rate(config.optimizer, self.plan.global_batch, config.epochs, self.plan.epochs_done(before))
         outcome = self.steps.run(
-            batches, before, rate, lambda: Requests(self.requests.stop.is_set(), self.saver.is_due())
+            batches, before, rate, lambda: RankRequests(self.requests.stop.is_set(), self.saver.is_due())
         )
         self.checkpoints.check()
         self.steps.check_finite(outcome, before.step + 1)
