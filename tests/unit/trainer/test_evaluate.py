@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
@@ -9,6 +10,7 @@ from resnext_trainer.config.validation import resolve
 from resnext_trainer.data.input_pipeline import Shard
 from resnext_trainer.data.pipelines.tfdata import TfData
 from resnext_trainer.model.resnext import build_for_device
+from resnext_trainer.model.train_step import eval_step
 from resnext_trainer.runtime.distributed import SingleProcess
 from resnext_trainer.training.evaluate import evaluate
 
@@ -46,13 +48,13 @@ def counted(digits_folder):
             "data": {"path": str(digits_folder), "pipeline": "tfdata"},
         }
     )
-    network = build_for_device(config, "cpu")
+    logits = partial(eval_step, build_for_device(config, "cpu"))
 
     def measured(size):
         ranks = Threads(size)
 
         def measure(rank):
-            (accuracy,) = evaluate([network], TfData(config, Shard(rank, size)), ranks.rank(rank))
+            (accuracy,) = evaluate([logits], TfData(config, Shard(rank, size)), ranks.rank(rank))
             return accuracy.images, accuracy.right1, accuracy.right5
 
         with ThreadPoolExecutor(size) as pool:

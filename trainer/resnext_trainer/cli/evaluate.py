@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from functools import partial
 
 from resnext_trainer.cli.options import (
     CHECKPOINT_SETTINGS,
@@ -38,6 +39,7 @@ def _run(options: argparse.Namespace) -> int:
     from resnext_trainer.errors import TrainingError
     from resnext_trainer.inference import trained_model
     from resnext_trainer.model.resnext import ResNeXt
+    from resnext_trainer.model.train_step import eval_step
     from resnext_trainer.runtime.bring_up import bring_up
     from resnext_trainer.runtime.distributed import Communicator, run_collectively
     from resnext_trainer.training.evaluate import evaluate
@@ -61,7 +63,7 @@ def _run(options: argparse.Namespace) -> int:
                 "synthetic data has no validation images: set data.format",
                 collective=True,
             )
-        (accuracy,) = evaluate([network], source, runtime.ranks)
+        (accuracy,) = evaluate([partial(eval_step, network)], source, runtime.ranks)
     if runtime.ranks.rank == 0:
         counts = {"images": accuracy.images, "right1": accuracy.right1, "right5": accuracy.right5}
         facts = {"top1": accuracy.top1, "top5": accuracy.top5, **counts}

@@ -8,8 +8,6 @@ import numpy as np
 import tensorflow as tf
 
 from resnext_trainer.data.input_pipeline import InputPipeline
-from resnext_trainer.model.resnext import ResNeXt
-from resnext_trainer.model.train_step import eval_step
 from resnext_trainer.runtime.distributed import Communicator
 from resnext_trainer.runtime.heartbeat import ALLREDUCE
 
@@ -32,19 +30,19 @@ class Accuracy:
 
 
 def evaluate(
-    networks: Sequence[ResNeXt],
+    networks: Sequence[Callable[[Any], Any]],
     source: InputPipeline,
     ranks: Communicator,
     alive: Callable[[str], None] = lambda _doing: None,
 ) -> list[Accuracy]:
     """Each network's accuracy, from one pass over the images; the ranks' counts are added up as integers.
 
-    `alive` is called after each batch with what comes next.
+    networks: functions from images to logits. `alive` is called after each batch with what comes next.
     """
     counts = np.zeros((len(networks), 3), np.int64)
     for images, labels in source.validate():
-        for number, network in enumerate(networks):
-            counts[number] += right(eval_step(network, images), labels)
+        for network, logits in enumerate(networks):
+            counts[network] += right(logits(images), labels)
         alive("evaluation")
     alive(ALLREDUCE)
     total = sum(ranks.gather(counts))

@@ -1,10 +1,12 @@
 """The evaluation of a training that goes on: measured, logged, and kept in its position."""
 
 import dataclasses
+from functools import partial
 
 from resnext_trainer.checkpoint.store import TrainingPosition
 from resnext_trainer.data.input_pipeline import InputPipeline
 from resnext_trainer.model.train_state import TrainState
+from resnext_trainer.model.train_step import eval_step
 from resnext_trainer.runtime.console import Console
 from resnext_trainer.runtime.distributed import Communicator
 from resnext_trainer.runtime.heartbeat import Heartbeat
@@ -35,7 +37,9 @@ class Validator:
     def run(self, position: TrainingPosition) -> TrainingPosition:
         """The position with the accuracy that was measured there."""
         state = self._state
-        networks = [state.model, *([state.average.network] if state.average else [])]
+        networks = [partial(eval_step, state.model)]
+        if state.average:
+            networks.append(partial(eval_step, state.average.network))
         with self._phases.phase("evaluation"):
             plain, *averaged = evaluate(networks, self._source, self._ranks, self._heartbeat.beat)
         accuracy = averaged[0] if averaged else plain
