@@ -16,7 +16,9 @@ import time
 import urllib.request
 from pathlib import Path
 
+# Before TensorFlow is imported, as `resnext-train` does.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 from resnext_trainer.checkpoint.manager import CheckpointManager
 from resnext_trainer.checkpoint.resumption import Resumption
@@ -26,9 +28,12 @@ from resnext_trainer.data import fingerprint
 from resnext_trainer.data.datasets import digits
 from resnext_trainer.model.train_state import TrainState
 from resnext_trainer.runtime import distributed
+from resnext_trainer.runtime.console import Console
 from resnext_trainer.runtime.distributed import SingleProcess
+from resnext_trainer.runtime.heartbeat import Heartbeat
+from resnext_trainer.runtime.metrics import Metrics
 from resnext_trainer.runtime.signals import Requests
-from resnext_trainer.runtime.telemetry import Telemetry
+from resnext_trainer.runtime.telemetry import Telemetry, compose
 from resnext_trainer.training import entrypoint
 
 _WORK = ("data_wait", "compute", "allreduce", "evaluation")
@@ -38,12 +43,15 @@ _STEPS_PER_SAMPLE = 25
 _SCRAPES_EVERY = 100
 
 
-class Watched(Telemetry):
+class Watched(Metrics):
     """Notes the memory as the steps go by, and asks for the metrics as Prometheus does, only more often."""
+
+    telemetry: Telemetry
+    """The telemetry that these metrics are a part of."""
 
     def __init__(self, first_epoch: int) -> None:
         """first_epoch: its steps, which are not counted."""
-        super().__init__(out=io.StringIO())
+        super().__init__()
         self._first_epoch = first_epoch
         self.memory: list[float] = []
         self.scrapes: list[float] = []
@@ -53,10 +61,11 @@ class Watched(Telemetry):
         self.watching = 0.0
         """Seconds that the watching itself took."""
         self._count = 0
-        self.serve(0)
+        self.telemetry = compose(self, Console(out=io.StringIO()), Heartbeat(0))
+        self.telemetry.server.start(0)
 
     def work(self) -> float:
-        return sum(self.phase_seconds[phase] for phase in _WORK)
+        return sum(self.telemetry.phases.seconds[phase] for phase in _WORK)
 
     def step_done(self, seconds: float) -> None:
         super().step_done(seconds)
@@ -64,11 +73,11 @@ class Watched(Telemetry):
         started = time.perf_counter()
         if self._count == self._first_epoch + 1:
             self.began, self.work_before, self.watching = started, self.work(), 0.0
-            self.checkpoints_before = self.phase_seconds["checkpoint"]
+            self.checkpoints_before = self.telemetry.phases.seconds["checkpoint"]
         if self._count % _STEPS_PER_SAMPLE == 0:
             self.memory.append(resident())
         if self._count % _SCRAPES_EVERY == 0:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics") as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.telemetry.server.port}/metrics") as answer:
                 answer.read()
             self.scrapes.append(time.perf_counter() - started)
         self.watching += time.perf_counter() - started
@@ -97,21 +106,21 @@ def trained(folder: Path, steps: int, *, of_digits: bool) -> dict[str, object]:
     else:
         noise = {"format": "synthetic", "syntheticImages": epoch * batch}
         settings |= {"epochs": -(-steps // epoch), "data": noise}
-    telemetry = Watched(epoch)
+    watched = Watched(epoch)
     report = entrypoint.run(
-        resolve(settings), attempt=1, workers=None, world=None, telemetry=telemetry, requests=Requests()
+        resolve(settings), attempt=1, workers=None, world=None, telemetry=watched.telemetry, requests=Requests()
     )
-    seconds = time.perf_counter() - telemetry.began - telemetry.watching
-    work = telemetry.work() - telemetry.work_before
-    checkpoints = telemetry.phase_seconds["checkpoint"] - telemetry.checkpoints_before
+    seconds = time.perf_counter() - watched.began - watched.watching
+    work = watched.work() - watched.work_before
+    checkpoints = watched.telemetry.phases.seconds["checkpoint"] - watched.checkpoints_before
     return {
         "steps": report.progress.step if report.progress else 0,
         "seconds": seconds,
         "workSeconds": work,
         "checkpointSeconds": checkpoints,
         "otherSeconds": seconds - work - checkpoints,
-        "scrapeSeconds": sum(telemetry.scrapes) / max(1, len(telemetry.scrapes)),
-        "memoryMiB": [round(each, 1) for each in telemetry.memory],
+        "scrapeSeconds": sum(watched.scrapes) / max(1, len(watched.scrapes)),
+        "memoryMiB": [round(each, 1) for each in watched.memory],
     }
 
 
@@ -123,7 +132,9 @@ def saved(folder: Path) -> dict[str, object]:
     run = Resumption(config, 1, print)
     run.select()
     run.settle(fingerprint.of("synthetic", {}, config.data.synthetic_images), [None] * config.model.classes)
-    keeper = CheckpointManager(config, 1, ranks, TrainState(config, ranks, "cpu"), Telemetry(out=io.StringIO()), run)
+    parts = compose(Metrics(), Console(out=io.StringIO()), Heartbeat(0))
+    state = TrainState(config, "cpu")
+    keeper = CheckpointManager(config, 1, ranks, state, parts.metrics, parts.console, parts.phases, run)
     seconds, waits = [], []
     for step in range(1, 5):
         started = time.perf_counter()

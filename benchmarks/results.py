@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from resnext_trainer.cli import benchmark
+from resnext_trainer.training import benchmark
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,11 @@ from pathlib import Path
 
 from hypothesis import settings
 
+from resnext_trainer.runtime import environment
+
+# Tests import TensorFlow without the command line, which sets them.
+environment.set_tensorflow_defaults()
+
 # kubectl, helm and kind, as `make` has them: a single test can then be run by itself.
 SETUP = Path(__file__).parents[1] / "images" / "setup"
 CACHE = subprocess.run([sys.executable, SETUP, "cache"], check=True, capture_output=True, text=True).stdout.strip()

@@ -16,7 +16,7 @@ from resnext_operator.domain.reasons import SUGGESTED_ACTIONS, Reason
 from resnext_operator.runtime.cache import Cache
 from resnext_operator.runtime.metrics import Metrics
 from resnext_trainer.cli.main import main as trainer_main
-from resnext_trainer.runtime.telemetry import Telemetry
+from resnext_trainer.runtime.telemetry import for_rank
 from tests.golden.goldens import check, dump
 
 _INCLUDED = ("le", "quantile")
@@ -57,9 +57,9 @@ def test_operator_metrics_match_golden() -> None:
 
 def test_trainer_metrics_match_golden() -> None:
     """Every metric of a rank, as Prometheus reads it."""
-    telemetry = Telemetry(1)
-    telemetry.info(architecture="resnext50-32x4d")
-    with urlopen(f"http://127.0.0.1:{telemetry.serve(0)}/metrics") as answer:
+    telemetry = for_rank(1)
+    telemetry.metrics.info(architecture="resnext50-32x4d")
+    with urlopen(f"http://127.0.0.1:{telemetry.server.start(0)}/metrics") as answer:
         check("trainer-metrics.yaml", dump(described(answer.read().decode())))
 
 

@@ -22,7 +22,7 @@ def best(folder: Path) -> TrainingPosition:
     """Position of the best checkpoint in the directory of a run."""
     found = store.best(folder)
     assert found is not None, f"no best checkpoint in {folder}"
-    return found
+    return found.position
 
 
 def current(root: Path) -> Run:

@@ -13,25 +13,36 @@ from resnext_trainer.checkpoint.store import Arrays, TrainingPosition
 from resnext_trainer.config.validation import resolve
 from resnext_trainer.contract import Progress, SavedCheckpoint
 from resnext_trainer.errors import TrainingError
+from resnext_trainer.runtime.console import Console
+from resnext_trainer.runtime.heartbeat import Heartbeat
+from resnext_trainer.runtime.metrics import Metrics
 from resnext_trainer.runtime.signals import Requests
-from resnext_trainer.runtime.telemetry import Telemetry
+from resnext_trainer.runtime.telemetry import compose
 from resnext_trainer.training import entrypoint
 from tests.support import checkpoints
 
 
-class StopAfter(Telemetry):
+class _StoppingMetrics(Metrics):
     """Asks the training to stop after a number of steps."""
 
-    def __init__(self, steps: float = math.inf) -> None:
-        self.log = StringIO()
-        super().__init__(out=self.log)
-        self.requests, self._left = Requests(), steps
+    def __init__(self, requests: Requests, steps: float) -> None:
+        super().__init__()
+        self._requests, self._left = requests, steps
 
     def step_done(self, seconds: float) -> None:
         super().step_done(seconds)
         self._left -= 1
         if self._left <= 0:
-            self.requests.stop.set()
+            self._requests.stop.set()
+
+
+class StopAfter:
+    """The telemetry of a training that is asked to stop after a number of steps, and the requests to it."""
+
+    def __init__(self, steps: float = math.inf) -> None:
+        self.log, self.requests = StringIO(), Requests()
+        self.metrics, self.heartbeat = _StoppingMetrics(self.requests, steps), Heartbeat(0)
+        self.parts = compose(self.metrics, Console(out=self.log), self.heartbeat)
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,7 @@ def trained(
     telemetry = telemetry or StopAfter(stop_after)
     expected: dict[str, int | None] = {"workers": None, "world": None, **counts}
     report = entrypoint.run(
-        resolve(settings), attempt=attempt, telemetry=telemetry, requests=telemetry.requests, **expected
+        resolve(settings), attempt=attempt, telemetry=telemetry.parts, requests=telemetry.requests, **expected
     )
     assert report.progress is not None, report
     return Trained(report.verdict, report.message, report.progress)

@@ -90,7 +90,8 @@ def test_resized_compares_attempt_with_spec():
     made = draft()
     made.replicas = 3
     answer = resized(made)
-    assert stop(answer, Reason.RESIZING)
+    assert isinstance(answer, StopReason)
+    assert answer.reason is Reason.RESIZING
     assert "from 2 to 3 workers" in answer.message
 
 
@@ -99,7 +100,8 @@ def test_stall_stops_after_stall_deadline_seconds():
     made = draft(stalled_status(), runPolicy={"stallDeadlineSeconds": 30})
     assert recheck(stalled_too_long(made), made, 30)
     answer = stalled_too_long(after(30, made))
-    assert stop(answer, Reason.HUNG)
+    assert isinstance(answer, StopReason)
+    assert answer.reason is Reason.HUNG
     assert answer.message.endswith("rank 1 at 20")
 
 
@@ -117,6 +119,7 @@ def test_ssh_keys_recreated_only_stops_pending_launcher():
     cluster.ready()
     cluster.settle()
     made = Draft(cluster.training, cluster.seen, cluster.now)
+    assert made.launcher is not None
     assert made.launcher.phase == "Pending"
     assert ssh_keys_recreated(made) is None
     object.__setattr__(made.state, "keys", "another uid")

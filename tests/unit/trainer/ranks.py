@@ -10,6 +10,7 @@ from resnext_trainer.data.input_pipeline import Shard
 from resnext_trainer.data.pipelines.tfdata import TfData
 from resnext_trainer.model import layers
 from resnext_trainer.model.train_state import TrainState
+from resnext_trainer.model.train_step import RankRequests, apply_gradients, forward_backward
 from resnext_trainer.runtime import distributed
 
 GLOBAL_BATCH = 32
@@ -34,15 +35,15 @@ def joined(ranks, folder, to):
     with_statistics = layers.batch_norm
     layers.batch_norm = lambda *given, training: with_statistics(*given, training=False)  # noqa: ARG005
     config = configuration(folder, ranks, "fp32")
-    step = TrainState(config, ranks, "cpu")
+    state = TrainState(config, "cpu")
     images, labels = next(TfData(config, Shard(ranks.rank, ranks.size)).train(0, 0))
-    gradients, statistics, loss = step.gradients(images, labels, tf.ones(1))
+    gradients = forward_backward(state, images, labels, tf.ones(1))
     # Only the last rank is asked to stop; all must know.
-    outcome = step.update(gradients, statistics, loss, rate=0.1, stop=ranks.rank == ranks.size - 1)
+    outcome = apply_gradients(state, ranks, gradients, 0.1, RankRequests(stop=ranks.rank == ranks.size - 1))
     if not outcome.stop:
         raise AssertionError(f"rank {ranks.rank} does not know of the request to stop")
     if ranks.rank == 0:
-        np.savez(f"{to}.npz", loss=outcome.loss, **values(step))
+        np.savez(f"{to}.npz", loss=outcome.loss, **values(state))
 
 
 def overflow(ranks, folder, to):
@@ -52,30 +53,30 @@ def overflow(ranks, folder, to):
     are wrong: the others have the class of which the network is sure, and so gradients close to zero.
     """
     config = configuration(folder, ranks, "fp16", smoothing=0.0)
-    step = TrainState(config, ranks, "cpu")
-    step.optimizer.scale.assign(2.0**20)
-    step.model.weights["classifier/bias"].assign([20.0] + 9 * [0.0])
+    state = TrainState(config, "cpu")
+    state.optimizer.scale.assign(2.0**20)
+    state.model.weights["classifier/bias"].assign([20.0] + 9 * [0.0])
     images, _ = next(TfData(config, Shard(ranks.rank, ranks.size)).train(0, 0))
     labels = tf.fill([len(images)], int(ranks.rank == ranks.size - 1))
-    before = values(step)
+    before = values(state)
     own: list[bool] = []
     made: list[bool] = []
     scales: list[float] = []
     while not any(made) and len(made) < 15:
-        gradients, statistics, loss = step.gradients(images, labels, tf.ones(1))
-        own.append(all(np.isfinite(gradient).all() for gradient in gradients))
-        made.append(step.update(gradients, statistics, loss, rate=0.1, stop=False).finite)
-        scales.append(float(step.optimizer.scale))
+        gradients = forward_backward(state, images, labels, tf.ones(1))
+        own.append(all(np.isfinite(gradient).all() for gradient in gradients.weights))
+        made.append(apply_gradients(state, ranks, gradients, 0.1).finite)
+        scales.append(float(state.optimizer.scale))
         if not made[-1]:
-            between = values(step)
+            between = values(state)
     seen = {"own": np.array(own), "made": np.array(made), "scales": np.array(scales)}
-    parts = {"before": before, "between": between, "after": values(step)}
+    parts = {"before": before, "between": between, "after": values(state)}
     weights = {f"{part} {name}": value for part, named in parts.items() for name, value in named.items()}
     np.savez(f"{to}-{ranks.rank}.npz", allow_pickle=False, **seen, **weights)
 
 
-def values(step):
-    return {name: value.numpy() for name, value in step.state().items()}
+def values(state):
+    return {name: value.numpy() for name, value in state.variables().items()}
 
 
 if __name__ == "__main__":

@@ -152,5 +152,5 @@ def test_metrics_bad_records_counted(few, folder):
     telemetry = StopAfter()
     few |= {"data": {**few["data"], "path": str(folder), "badRecords": 0.05}, "epochs": 1}
     assert trained(few, telemetry=telemetry).verdict == "finished"
-    registered = telemetry._registry.get_sample_value("resnext_train_bad_records_total", {"rank": "0"})
+    registered = telemetry.metrics.value("bad_records_total")
     assert registered == 6  # three of each split

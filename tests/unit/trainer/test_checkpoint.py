@@ -19,8 +19,11 @@ from resnext_trainer.contract import ExitStatus
 from resnext_trainer.data.fingerprint import Fingerprint
 from resnext_trainer.errors import TrainingError
 from resnext_trainer.model.train_state import TrainState
+from resnext_trainer.runtime.console import Console
 from resnext_trainer.runtime.distributed import SingleProcess
-from resnext_trainer.runtime.telemetry import Telemetry
+from resnext_trainer.runtime.heartbeat import Heartbeat
+from resnext_trainer.runtime.metrics import Metrics
+from resnext_trainer.runtime.telemetry import compose
 from tests.support import checkpoints
 from tests.support.checkpoints import newest
 
@@ -113,7 +116,7 @@ class Weights(TrainState):
     def __init__(self, size=4):
         self._weight = tf.Variable(np.zeros(size, np.float32))
 
-    def state(self):
+    def variables(self):
         return {"weight": self._weight}
 
 
@@ -137,9 +140,11 @@ class Here(Resumption):
         return None
 
 
-def keeper(folder, step=None, telemetry=None):
-    telemetry = telemetry or Telemetry(out=StringIO())
-    return CheckpointManager(resolve({}), 1, SingleProcess(), step or Weights(), telemetry, Here(folder))
+def keeper(folder, state=None, metrics=None):
+    parts = compose(metrics or Metrics(), Console(out=StringIO()), Heartbeat(0))
+    return CheckpointManager(
+        resolve({}), 1, SingleProcess(), state or Weights(), parts.metrics, parts.console, parts.phases, Here(folder)
+    )
 
 
 def keep(kept, **position):
@@ -178,7 +183,7 @@ def test_manager_save_in_background_is_snapshot(tmp_path, monkeypatch):
     step = Weights()
     kept = keeper(tmp_path, step)
     kept.save(TrainingPosition(step=1))
-    step.state()["weight"].assign_add([1, 1, 1, 1])
+    step.variables()["weight"].assign_add([1, 1, 1, 1])
     assert kept.saved is None
     written.set()
     assert kept.is_saved(TrainingPosition(step=1))
@@ -217,8 +222,8 @@ def files_of_at_most(size):
 
 def test_manager_full_disk_keeps_last_checkpoint(tmp_path):
     """A failed save keeps the last good checkpoints, is counted, and the next save succeeds."""
-    telemetry = Telemetry(out=StringIO())
-    full = keeper(tmp_path, Weights(100_000), telemetry)
+    metrics = Metrics()
+    full = keeper(tmp_path, Weights(100_000), metrics)
     keep(full, step=1)
     save_best(full, step=1, top1=0.5)
     with files_of_at_most(100_000):
@@ -228,8 +233,7 @@ def test_manager_full_disk_keeps_last_checkpoint(tmp_path):
     assert newest(tmp_path)[0].step == 1
     assert best(tmp_path) == 0.5
     assert not full.is_saved(TrainingPosition(step=2))
-    failures = telemetry._registry.get_sample_value("resnext_train_checkpoint_failures_total", {"rank": "0"})
-    assert failures == 2
+    assert metrics.value("checkpoint_failures_total") == 2
     keep(full, step=3)
     save_best(full, step=3, top1=0.6)
     assert (newest(tmp_path)[0].step, best(tmp_path)) == (3, 0.6)

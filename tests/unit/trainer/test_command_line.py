@@ -52,6 +52,23 @@ def test_help_lists_commands_without_heavy_imports():
     assert not {"tensorflow", "numpy", "pydantic", "rich", "yaml", "prometheus_client"} & set(text.split())
 
 
+def test_help_of_each_command_without_heavy_imports():
+    """The help of a command imports nothing that only the command itself needs."""
+    code = """
+import contextlib, io, sys
+from resnext_trainer.__main__ import main
+for command in sys.argv[1:]:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        main([*command.split(), "--help"])
+print(*sys.modules)
+"""
+    commands = ["train", "inspect", "evaluate", "predict", "export", "benchmark", "report", "worker", "launch", "rank"]
+    commands += ["data prepare", "data digits", "data index", "data validate"]
+    loaded = subprocess.run([sys.executable, "-c", code, *commands], capture_output=True, text=True, check=True).stdout
+    assert "resnext_trainer.cli.pod" in loaded.split()
+    assert not {"tensorflow", "numpy", "pydantic", "rich", "yaml", "prometheus_client"} & set(loaded.split())
+
+
 def test_help_imports_few_modules():
     """The number of imported modules, unlike a duration, is the same on a busy machine."""
     code = "import sys; before = set(sys.modules); from resnext_trainer.__main__ import main\n"

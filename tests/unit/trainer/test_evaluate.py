@@ -2,13 +2,15 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
 from resnext_trainer.config.validation import resolve
 from resnext_trainer.data.input_pipeline import Shard
 from resnext_trainer.data.pipelines.tfdata import TfData
-from resnext_trainer.model.train_state import TrainState
+from resnext_trainer.model.resnext import build_for_device
+from resnext_trainer.model.train_step import eval_step
 from resnext_trainer.runtime.distributed import SingleProcess
 from resnext_trainer.training.evaluate import evaluate
 
@@ -53,7 +55,7 @@ def counted(digits_folder):
             "data": {"path": str(digits_folder), "pipeline": "tfdata"},
         }
     )
-    logits = TrainState(config, SingleProcess(), "cpu").logits
+    logits = partial(eval_step, build_for_device(config, "cpu"))
 
     def measured(size):
         ranks = Threads(size)

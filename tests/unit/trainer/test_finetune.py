@@ -1,5 +1,7 @@
 """Warm start: checkpoints that initialCheckpoint accepts, and the weights that are loaded."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,10 @@ from resnext_trainer.errors import TrainingError
 
 STEM, HEAD, BIAS = np.ones((3, 3), np.float32), np.ones((4, 10), np.float32), np.ones(10, np.float32)
 ARRAYS = {"stem/kernel": STEM, "classifier/kernel": HEAD, "classifier/bias": BIAS, "velocity/stem/kernel": STEM}
+
+
+def read(path):
+    return warm_start.read_weights(Path(path), str(path))
 
 
 def shapes(classes):
@@ -46,10 +52,10 @@ def test_match_weights_other_model_rejected(stem):
 def test_read_weights_directory_uses_best_else_newest(tmp_path):
     """A directory yields its best checkpoint, or the newest if there is no best one."""
     newest = store.save(tmp_path, TrainingPosition(step=7), {"a": np.array(7, np.float32)}, 1, 3)
-    assert warm_start.read_weights(str(tmp_path))["a"] == 7
+    assert read(tmp_path)["a"] == 7
     store.save_best(tmp_path, TrainingPosition(step=5), {"a": np.array(5, np.float32)})
-    assert warm_start.read_weights(str(tmp_path))["a"] == 5
-    assert warm_start.read_weights(newest.path)["a"] == 7
+    assert read(tmp_path)["a"] == 5
+    assert read(newest.path)["a"] == 7
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "a file", "truncated", "nonsense"])
@@ -66,4 +72,4 @@ def test_read_weights_invalid_checkpoint_rejected(tmp_path, damage):
             part = path / saved.path / ("state.npz" if damage == "truncated" else "state.json")
             part.write_bytes(part.read_bytes()[:-9])
             path = path / saved.path
-    assert str(path) in refused(warm_start.read_weights, str(path))
+    assert str(path) in refused(read, path)

@@ -153,7 +153,7 @@ TRAIN = """
 import os, sys
 import resnext_trainer.training.entrypoint
 import resnext_trainer.runtime.watchdog
-import resnext_trainer.cli.model
+import resnext_trainer.cli.main
 import resnext_trainer.config.loading
 from resnext_trainer.__main__ import main
 uid = int(sys.argv[1])

@@ -8,8 +8,7 @@ import pytest
 import tensorflow as tf
 
 from resnext_trainer.data.sampling import epoch_order
-from resnext_trainer.model import optimizer
-from resnext_trainer.model.train_state import TrainState
+from resnext_trainer.model import optimizer, train_step
 from tests.support.runs import StopAfter, folder, newest, trained
 
 pytestmark = pytest.mark.slow
@@ -20,12 +19,12 @@ def log_lines(settings):
     return [json.loads(line) for line in log.read_text().splitlines()]
 
 
-def loss_is_lost(_step, outcome):
+def loss_is_lost(_state, outcome):
     return outcome._replace(loss=math.nan)
 
 
-def weight_is_lost(step, outcome):
-    step.model.weights["classifier/bias"].assign(np.full(10, math.inf))
+def weight_is_lost(state, outcome):
+    state.model.weights["classifier/bias"].assign(np.full(10, math.inf))
     return outcome
 
 
@@ -33,14 +32,14 @@ def weight_is_lost(step, outcome):
 def test_trainer_nonfinite_rolls_back_to_checkpoint(few, monkeypatch, fault, at):
     """A loss or weight that is not finite rolls the training back to its last checkpoint once."""
     calls: list[None] = []
-    update = TrainState.update
+    update = train_step.apply_gradients
 
-    def faulty(step, *arguments, **named):
+    def faulty(state, *arguments):
         calls.append(None)
-        outcome = update(step, *arguments, **named)
-        return fault(step, outcome) if len(calls) == at else outcome
+        outcome = update(state, *arguments)
+        return fault(state, outcome) if len(calls) == at else outcome
 
-    monkeypatch.setattr(TrainState, "update", faulty)
+    monkeypatch.setattr(train_step, "apply_gradients", faulty)
     telemetry = StopAfter()
     report = trained(few, telemetry=telemetry)
     assert (report.verdict, report.progress.step) == ("finished", 12)
@@ -60,10 +59,9 @@ def test_trainer_fp16_overflow_skipped_without_rollback(few, monkeypatch):
     report = trained(few | {"precision": {"mode": "fp16"}}, telemetry=telemetry)
     assert (report.verdict, report.progress.step) == ("finished", 12)
 
-    def counted(name, **labels):
-        return telemetry._registry.get_sample_value(f"resnext_train_{name}", {"rank": "0", **labels})
-
+    counted = telemetry.metrics.value
     overflows = counted("nonfinite_steps_total", cause="overflow")
+    assert overflows is not None
     assert 0 < overflows < 12
     assert counted("loss_scale") == 2.0 ** (24 - overflows)
     assert counted("nonfinite_steps_total", cause="nan") == counted("rollbacks_total") == 0
@@ -188,15 +186,15 @@ def test_crash_within_epoch_resumes_from_last_save(few, tmp_path, monkeypatch):
     whole, parts = saving_every(few, tmp_path / "whole", 0), saving_every(few, tmp_path / "parts", 1e-9)
     trained(whole)
     calls: list[None] = []
-    update = TrainState.update
+    update = train_step.apply_gradients
 
-    def crashing(step, *arguments, **named):
+    def crashing(*arguments):
         calls.append(None)
         if len(calls) == 5:
             raise RuntimeError("power cut")
-        return update(step, *arguments, **named)
+        return update(*arguments)
 
-    monkeypatch.setattr(TrainState, "update", crashing)
+    monkeypatch.setattr(train_step, "apply_gradients", crashing)
     with pytest.raises(RuntimeError):
         trained(parts)
     assert newest(parts)[0].step == 4

@@ -12,7 +12,6 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageSequence
 
-from resnext_trainer.cli import predict
 from resnext_trainer.config.validation import resolve
 from resnext_trainer.contract import ExitStatus
 from resnext_trainer.data import image_codec
@@ -22,6 +21,7 @@ from resnext_trainer.data.input_pipeline import Shard
 from resnext_trainer.data.pipelines import dali
 from resnext_trainer.data.pipelines.tfdata import TfData
 from resnext_trainer.errors import TrainingError
+from resnext_trainer.inference import predict
 from tests.support.images import encode
 
 RAMP = np.tile(np.linspace(0, 65_535, 256).astype(np.uint16), (48, 1))

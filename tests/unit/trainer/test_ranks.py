@@ -13,6 +13,7 @@ from resnext_trainer.contract import REPORT_PREFIX
 from tests.support import mpi
 from tests.support.checkpoints import newest
 from tests.support.reports import report_in
+from tests.support.runs import trained
 
 pytestmark = pytest.mark.skipif(not mpi.AVAILABLE, reason="several ranks need Horovod and mpirun")
 
@@ -95,6 +96,27 @@ def test_ranks_common_error_reported_once(settings, tmp_path):
     output = start(2, "-m", "resnext_trainer", "train", "--config", config, "--workers", 1, "--world", 2)
     assert output.count(REPORT_PREFIX) == 1
     assert '"data_refused"' in output
+
+
+EVALUATE = """
+import os, sys
+from resnext_trainer.cli.main import main
+path = sys.argv[1] if os.environ["OMPI_COMM_WORLD_RANK"] == "0" else "/nowhere"
+sys.exit(main(["evaluate", "--set", f"checkpoint.path={path}"]))
+"""
+
+
+def test_ranks_evaluate_error_on_one_ends_all(few):
+    """If one rank finds no checkpoint, the other reports that error instead of waiting for it."""
+    trained(few | {"epochs": 1})
+    ended = subprocess.run(
+        [*mpi.mpirun(2), sys.executable, "-c", EVALUATE, few["checkpoint"]["path"]],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert ended.returncode == 9
+    assert ended.stderr.count("/nowhere holds no checkpoint") == 2
 
 
 @pytest.mark.slow

@@ -93,6 +93,17 @@ def test_warm_start_loads_weights_of_previous_run(tiny):
     assert "new: classifier/kernel, classifier/bias" in telemetry.log.getvalue()
 
 
+def test_warm_start_from_format_1_run(tiny, tmp_path):
+    """The run of format 1 is at the top of the directory, whose current run is the new one by then."""
+    shutil.copytree(FORMAT_1 / "run", tmp_path / "ck")
+    trained(tiny, attempt=2)
+    old = store.read(tmp_path / "ck" / "best").arrays
+    again = tiny | {"seed": 5, "optimizer": {"learningRate": 1e-30, "warmupEpochs": 0}}
+    trained(on_mismatch(again, "warmStart"), attempt=3, stop_after=1)
+    assert folder(again) != tmp_path / "ck"
+    assert np.array_equal(newest(again)[1]["stem/kernel"], old["stem/kernel"])
+
+
 def test_continue_reports_differences(tiny):
     """In the log, in the checkpoints and in the progress that the operator shows."""
     trained(tiny, stop_after=2)

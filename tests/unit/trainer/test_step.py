@@ -1,4 +1,4 @@
-"""Training step: gradient accumulation, MixUp, reinitialization and averaged weights."""
+"""Training step: gradient accumulation, MixUp, reset and averaged weights."""
 
 import functools
 
@@ -11,6 +11,7 @@ from resnext_trainer.model import layers
 from resnext_trainer.model.ema import ExponentialMovingAverage
 from resnext_trainer.model.resnext import MEAN, STD, ResNeXt
 from resnext_trainer.model.train_state import TrainState
+from resnext_trainer.model.train_step import add, apply_gradients, forward_backward, is_finite
 from resnext_trainer.runtime.distributed import SingleProcess
 
 
@@ -25,7 +26,11 @@ def step(batch, accumulation, **changed):
             **changed,
         }
     )
-    return TrainState(config, SingleProcess(), "cpu")
+    return TrainState(config, "cpu")
+
+
+def update(state, gradients):
+    return apply_gradients(state, SingleProcess(), gradients, 0.1)
 
 
 @pytest.fixture
@@ -43,14 +48,15 @@ def test_gradient_accumulation_matches_full_batch(batch, monkeypatch):
     images, labels = batch
     whole, parts = step(12, 1), step(4, 3)
     for _ in range(2):
-        outcome = whole.update(*whole.gradients(images, labels, tf.ones(1)), rate=0.1, stop=False)
+        outcome = update(whole, forward_backward(whole, images, labels, tf.ones(1)))
         gradients = [
-            parts.gradients(images[first : first + 4], labels[first : first + 4], tf.ones(1)) for first in (0, 4, 8)
+            forward_backward(parts, images[first : first + 4], labels[first : first + 4], tf.ones(1))
+            for first in (0, 4, 8)
         ]
-        again = parts.update(*functools.reduce(parts.add, gradients), rate=0.1, stop=False)
+        again = update(parts, functools.reduce(add, gradients))
         assert again.loss == pytest.approx(outcome.loss, rel=1e-5)
-    for name, variable in whole.state().items():
-        np.testing.assert_allclose(parts.state()[name], variable, rtol=1e-4, atol=1e-6, err_msg=name)
+    for name, variable in whole.variables().items():
+        np.testing.assert_allclose(parts.variables()[name], variable, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
 def test_mixup_mixes_images_and_targets(batch):
@@ -58,7 +64,7 @@ def test_mixup_mixes_images_and_targets(batch):
     images, labels = batch
     share = np.linspace(0, 1, 12, dtype=np.float32)
     mixing = step(12, 1, mixup=0.2, labelSmoothing=0.1)
-    loss = mixing.gradients(images, labels, tf.constant(share))[2]
+    loss = forward_backward(mixing, images, labels, tf.constant(share)).loss
 
     def mixed(values):
         broad = share.reshape(-1, *(1,) * (values.ndim - 1))
@@ -71,22 +77,23 @@ def test_mixup_mixes_images_and_targets(batch):
     assert float(loss) == pytest.approx(-(targets * logarithms).sum(axis=1).mean(), rel=1e-5)
 
 
-def test_reinitialize_restores_initial_state(batch):
-    """Every variable has its first value again."""
-    trained = step(12, 1)
-    before = {name: variable.numpy() for name, variable in trained.state().items()}
-    trained.update(*trained.gradients(*batch, tf.ones(1)), rate=0.1, stop=False)
-    trained.reinitialize()
-    for name, variable in trained.state().items():
+def test_reset_restores_initial_state(batch):
+    """Every variable has its first value again: weights, statistics, velocities, loss scale and averages."""
+    trained = step(12, 1, emaDecay=0.9)
+    before = {name: variable.numpy() for name, variable in trained.variables().items()}
+    images, labels = batch
+    update(trained, forward_backward(trained, images, labels, tf.ones(1)))
+    trained.reset()
+    for name, variable in trained.variables().items():
         assert np.array_equal(variable, before[name]), name
 
 
 def test_finite_detects_nan_in_statistics():
     """One NaN in any variable is detected."""
     damaged = step(4, 1)
-    assert damaged.finite(damaged.state())
+    assert is_finite(damaged, damaged.variables())
     damaged.model.statistics["stem/mean"].assign(tf.fill([32], np.nan))
-    assert not damaged.finite(damaged.state())
+    assert not is_finite(damaged, damaged.variables())
 
 
 class Variables(ResNeXt):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from resnext_trainer.cli import main as command_line
+from resnext_trainer.cli import train as train_command
 from resnext_trainer.cli.main import main
 from resnext_trainer.config.validation import resolve
 from resnext_trainer.contract import ExitStatus
@@ -160,7 +160,7 @@ def test_train_system_errno_reports_and_exits_12(monkeypatch, capsys):
     def exhausted(*_):
         raise OSError(errno.ENFILE, os.strerror(errno.ENFILE), "/data/train-0")
 
-    monkeypatch.setattr(command_line, "_trained", exhausted)
+    monkeypatch.setattr(train_command, "_trained", exhausted)
     assert main(["train"]) == 12
     output = capsys.readouterr().out
     assert '"verdict":"system_error"' in output

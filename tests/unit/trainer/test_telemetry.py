@@ -13,8 +13,9 @@ import rich
 from prometheus_client.parser import text_string_to_metric_families
 
 from resnext_trainer.contract import Progress
-from resnext_trainer.runtime import http_server
-from resnext_trainer.runtime.telemetry import Telemetry
+from resnext_trainer.runtime.console import Console
+from resnext_trainer.runtime.http_server import HttpServer, Response
+from resnext_trainer.runtime.telemetry import for_rank
 from tests.support.processes import free_port
 from tests.support.reports import report_in
 
@@ -31,7 +32,7 @@ def samples(port):
 
 def test_metrics_exported_before_first_step():
     """All metrics except info exist before the first step."""
-    names = {name for name, *_ in samples(Telemetry(out=StringIO()).serve(0))}
+    names = {name for name, *_ in samples(for_rank().server.start(0))}
     assert {name for name in names if not name.endswith(("_created", "_bucket", "_sum"))} == {
         f"resnext_train_{name}"
         for name in [
@@ -57,18 +58,19 @@ def test_metrics_exported_before_first_step():
 
 def test_metrics_have_values_of_training_loop():
     """Prometheus' own parser reads the values that the training loop recorded."""
-    telemetry = Telemetry(rank=3, out=StringIO())
-    telemetry.images(32)
-    telemetry.step_done(0.25)
-    telemetry.loss(2.5)
-    telemetry.nonfinite("overflow")
-    telemetry.accuracy(top1=0.75, top5=0.9)
-    telemetry.checkpoint_saved(datetime(2026, 1, 1, tzinfo=UTC))
-    telemetry.info(architecture="resnext50-32x4d", precision="fp32")
-    with telemetry.phase("evaluation"):
+    telemetry = for_rank(3)
+    metrics = telemetry.metrics
+    metrics.images(32)
+    metrics.step_done(0.25)
+    metrics.loss(2.5)
+    metrics.nonfinite("overflow")
+    metrics.accuracy(top1=0.75, top5=0.9)
+    metrics.checkpoint_saved(datetime(2026, 1, 1, tzinfo=UTC))
+    metrics.info(architecture="resnext50-32x4d", precision="fp32")
+    with telemetry.phases.phase("evaluation"):
         pass
     rank = ("rank", "3")
-    seen = samples(telemetry.serve(0))
+    seen = samples(telemetry.server.start(0))
     assert seen["resnext_train_images_total", rank] == 32
     assert seen["resnext_train_step_duration_seconds_sum", rank] == 0.25
     assert seen["resnext_train_loss", rank] == 2.5
@@ -81,11 +83,11 @@ def test_metrics_have_values_of_training_loop():
 
 def test_progress_endpoint_503_until_first_progress():
     """/progress returns 503 until there is progress to report."""
-    telemetry = Telemetry(out=StringIO())
-    port = telemetry.serve(0)
+    telemetry = for_rank()
+    port = telemetry.server.start(0)
     with pytest.raises(urllib.error.HTTPError, match="503"):
         get(port, "/progress")
-    telemetry.progress(Progress(epochs=5, steps=480, step=120, images_per_second=640.0))
+    telemetry.heartbeat.progress = Progress(epochs=5, steps=480, step=120, images_per_second=640.0)
     assert json.loads(get(port, "/progress"))["imagesPerSecond"] == 640.0
 
 
@@ -93,9 +95,9 @@ def test_progress_log_throttled_and_rank_0_only():
     """Many steps within a moment give one line, and only rank 0 logs it."""
     first, second = StringIO(), StringIO()
     for rank, out in enumerate((first, second)):
-        telemetry = Telemetry(rank, out)
+        console = Console(rank, out)
         for step in range(100):
-            telemetry.progress(Progress(epoch=step / 96, epochs=5, step=step, steps=480, loss=2.0, top1=0.5))
+            console.show(Progress(epoch=step / 96, epochs=5, step=step, steps=480, loss=2.0, top1=0.5))
     assert first.getvalue() == "epoch 0.00/5  step 0/480  loss 2.0000  top-1 50.00 %\n"
     assert second.getvalue() == ""
 
@@ -103,10 +105,10 @@ def test_progress_log_throttled_and_rank_0_only():
 def test_progress_log_last_step_before_and_after_eval():
     """The last step is logged once before its evaluation, and once after it if the accuracy changed."""
     out = StringIO()
-    telemetry = Telemetry(0, out)
+    console = Console(0, out)
     last = Progress(epoch=5.0, epochs=5, step=480, steps=480, loss=2.0, top1=0.5)
     for progress in (last, last, last.model_copy(update={"top1": 0.75}), last.model_copy(update={"top1": 0.75})):
-        telemetry.progress(progress)
+        console.show(progress)
     assert [line[-7:] for line in out.getvalue().splitlines()] == ["50.00 %", "75.00 %"]
 
 
@@ -116,10 +118,10 @@ def test_progress_terminal_has_bar_and_notes():
     before = rich.get_console().__dict__.copy()
     rich.reconfigure(file=out, force_terminal=True, width=120, color_system=None)
     try:
-        telemetry = Telemetry(terminal=True)
-        telemetry.progress(Progress(epoch=1.25, epochs=5, step=120, steps=480, loss=2.0))
-        telemetry.note("a checkpoint [1] was saved")
-        telemetry.close()
+        console = Console(terminal=True)
+        console.show(Progress(epoch=1.25, epochs=5, step=120, steps=480, loss=2.0))
+        console.note("a checkpoint [1] was saved")
+        console.close()
     finally:
         rich.get_console().__dict__.update(before)
     assert "epoch 1.25/5  step 120/480  loss 2.0000" in out.getvalue()
@@ -129,16 +131,16 @@ def test_progress_terminal_has_bar_and_notes():
 
 STUCK = """
 import time
-from resnext_trainer.runtime.telemetry import Telemetry
+from resnext_trainer.runtime.heartbeat import Heartbeat
 from resnext_trainer.runtime.watchdog import Watchdog
 
 def waits_for_a_peer_that_never_answers():
     time.sleep(60)
 
-telemetry = Telemetry(rank=1)
-with Watchdog(telemetry, timeout=0.5):
+heartbeat = Heartbeat(1)
+with Watchdog(heartbeat, timeout=0.5):
     time.sleep(1)  # longer than allowed, but for the first step
-    telemetry.step_done(1.0)
+    heartbeat.step_done()
     waits_for_a_peer_that_never_answers()
 """
 
@@ -155,12 +157,12 @@ def test_watchdog_rank_without_step_ends_as_hung():
 
 def test_http_server_reuses_port_in_time_wait():
     """The next attempt can bind the port while old connections are in TIME_WAIT."""
-    routes = {"/": lambda: http_server.Response(200, b"ok\n")}
+    routes = {"/": lambda: Response(200, b"ok\n")}
     port = free_port()
     program = (
-        "import sys, urllib.request\nfrom resnext_trainer.runtime import http_server as endpoints\n"
-        f"endpoints.serve({port}, {{'/': lambda: endpoints.Response(200, b'ok')}})\n"
+        "import sys, urllib.request\nfrom resnext_trainer.runtime.http_server import HttpServer, Response\n"
+        f"HttpServer({{'/': lambda: Response(200, b'ok')}}).start({port})\n"
         f"print(urllib.request.urlopen('http://127.0.0.1:{port}/').read())"
     )
     subprocess.run([sys.executable, "-c", program], check=True)  # the server closes first: its side waits
-    assert http_server.serve(port, routes) == port
+    assert HttpServer(routes).start(port) == port

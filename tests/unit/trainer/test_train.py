@@ -110,7 +110,7 @@ def test_train_unwritable_directory_rejected_before_step_1(settings, tmp_path):
     with pytest.raises(TrainingError, match="is not a directory but a file") as caught:
         trained(settings, telemetry=telemetry)
     assert (caught.value.verdict, caught.value.collective) == (ExitStatus.CONFIGURATION_REFUSED, True)
-    assert telemetry.liveness.step == 0
+    assert telemetry.heartbeat.step == 0
 
 
 @pytest.mark.slow

@@ -11,10 +11,10 @@ import yaml
 from PIL import Image
 
 from resnext_trainer.checkpoint.runs import located
-from resnext_trainer.cli import export
 from resnext_trainer.cli.main import main
 from resnext_trainer.data.datasets import tfrecord
 from resnext_trainer.errors import TrainingError
+from resnext_trainer.inference import export
 from resnext_trainer.model.resnext import ARCHITECTURES, ResNeXt
 from tests.support.configurations import short_training
 from tests.support.runs import trained

@@ -16,21 +16,21 @@ from tests.support.reports import report_in
 
 RANK = """
 import json, sys, time
-from resnext_trainer.runtime.telemetry import Telemetry
+from resnext_trainer.runtime.telemetry import for_rank
 from resnext_trainer.runtime.watchdog import Watchdog
 
 rank, phase = int(sys.argv[1]), sys.argv[2]
-telemetry = Telemetry(rank)
+telemetry = for_rank(rank)
 for _ in range(5):
-    telemetry.step_done(0.1)
-print(telemetry.serve(0), flush=True)
-telemetry.liveness.peers = json.loads(input())
+    telemetry.heartbeat.step_done()
+print(telemetry.server.start(0), flush=True)
+telemetry.heartbeat.peers = json.loads(input())
 
 def reads_a_disk_that_never_answers():
-    with telemetry.phase(phase):
+    with telemetry.phases.phase(phase):
         time.sleep(60)
 
-with Watchdog(telemetry, timeout=float(sys.argv[3])):
+with Watchdog(telemetry.heartbeat, timeout=float(sys.argv[3])):
     reads_a_disk_that_never_answers()
 """
 

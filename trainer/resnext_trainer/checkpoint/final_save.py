@@ -7,8 +7,9 @@ from resnext_trainer.checkpoint.manager import CheckpointManager
 from resnext_trainer.checkpoint.store import TrainingPosition
 from resnext_trainer.contract import ExitStatus
 from resnext_trainer.errors import TrainingError
+from resnext_trainer.runtime.console import Console
 from resnext_trainer.runtime.distributed import Communicator
-from resnext_trainer.runtime.telemetry import Telemetry
+from resnext_trainer.runtime.heartbeat import Heartbeat
 
 _LOOK_SECONDS = 2.0
 """Time between two signs of life of all ranks; less than any stallTimeoutSeconds."""
@@ -20,8 +21,16 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 class FinalSave:
     """Tries to save one position until it is on the disk or the time is over."""
 
-    def __init__(self, keeper: CheckpointManager, ranks: Communicator, telemetry: Telemetry, directory: str) -> None:
-        self._keeper, self._ranks, self._telemetry, self._directory = keeper, ranks, telemetry, directory
+    def __init__(
+        self,
+        manager: CheckpointManager,
+        ranks: Communicator,
+        heartbeat: Heartbeat,
+        console: Console,
+        directory: str,
+    ) -> None:
+        self._manager, self._ranks, self._directory = manager, ranks, directory
+        self._heartbeat, self._console = heartbeat, console
         self._tries, self._pause, self._again = 1, _FIRST_PAUSE, 0.0
 
     def finish(self, position: TrainingPosition, seconds_left: Callable[[], float], *, best: bool) -> str:
@@ -35,40 +44,40 @@ class FinalSave:
             ours = self._look(position, seconds_left(), best) if self._ranks.rank == 0 else None
             # The others wait here, but never for long: each look is a sign of life on every rank.
             saved = self._ranks.gather(ours)[0]
-            self._telemetry.liveness.beat("checkpoint")
+            self._heartbeat.beat("checkpoint")
             if saved is False:
                 raise TrainingError(
                     ExitStatus.CHECKPOINT_NOT_SAVED, self._ranks.gather(self._sentence(position))[0], collective=True
                 )
             if saved:
-                return f"; best could not be saved: {self._keeper.failure}" if self._keeper.failure else ""
+                return f"; best could not be saved: {self._manager.failure}" if self._manager.failure else ""
 
     def _look(self, position: TrainingPosition, left: float, best: bool) -> bool | None:
         """Whether it is saved; None while that is not decided."""
-        keeper, look = self._keeper, max(0.0, min(_LOOK_SECONDS, left))
-        if not keeper.wait(look):
+        manager, look = self._manager, max(0.0, min(_LOOK_SECONDS, left))
+        if not manager.wait(look):
             if left > 0:
                 return None
-            keeper.abandon()
+            manager.abandon()
             return False
-        if left <= 0 or not keeper.failure:
-            return keeper.is_saved(position)
+        if left <= 0 or not manager.failure:
+            return manager.is_saved(position)
         if (pause := self._again - time.monotonic()) > 0:
             time.sleep(min(pause, look))
             return None
         self._tries += 1
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         self._again = time.monotonic() + self._pause
-        self._telemetry.note(f"saving step {position.step} again, try {self._tries}; {left:.0f} s are left")
-        keeper.save(position, newest=not keeper.is_saved(position), best=best)
+        self._console.note(f"saving step {position.step} again, try {self._tries}; {left:.0f} s are left")
+        manager.save(position, newest=not manager.is_saved(position), best=best)
         return None
 
     def _sentence(self, position: TrainingPosition) -> str:
-        saved = self._keeper.saved
+        saved = self._manager.saved
         kept = f"the newest checkpoint is of step {saved.step}" if saved else "there is no checkpoint"
         tries = f"{self._tries} tries" if self._tries > 1 else "one try"
         return (
             f"the checkpoint of step {position.step} could not be saved in {self._directory} ({tries}): "
-            f"{self._keeper.failure or 'the write did not end'}; {kept}. Check space, quota and permissions of the "
+            f"{self._manager.failure or 'the write did not end'}; {kept}. Check space, quota and permissions of the "
             "volume, or raise checkpoint.saveTimeoutSeconds"
         )

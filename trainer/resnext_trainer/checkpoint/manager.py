@@ -6,6 +6,7 @@ They are written beside the training, from a copy of its state, so that steps wa
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -13,6 +14,8 @@ import numpy as np
 
 from resnext_trainer.checkpoint import store, warm_start
 from resnext_trainer.checkpoint.resumption import Resumption
+from resnext_trainer.checkpoint.runs import Run
+from resnext_trainer.checkpoint.select import NEWEST, select
 from resnext_trainer.checkpoint.store import Arrays, TrainingPosition
 from resnext_trainer.config.models import Training
 from resnext_trainer.contract import ExitStatus, SavedCheckpoint
@@ -20,8 +23,10 @@ from resnext_trainer.errors import TrainingError
 from resnext_trainer.model.ema import PREFIX
 from resnext_trainer.model.train_state import TrainState
 from resnext_trainer.runtime import distributed
+from resnext_trainer.runtime.console import Console
 from resnext_trainer.runtime.distributed import Communicator
-from resnext_trainer.runtime.telemetry import Telemetry
+from resnext_trainer.runtime.metrics import Metrics
+from resnext_trainer.runtime.phases import PhaseTimer
 
 _Found = tuple[TrainingPosition, SavedCheckpoint | None]
 
@@ -34,13 +39,16 @@ class CheckpointManager:
         config: Training,
         attempt: int,
         ranks: Communicator,
-        step: TrainState,
-        telemetry: Telemetry,
+        state: TrainState,
+        metrics: Metrics,
+        console: Console,
+        phases: PhaseTimer,
         run: Resumption | None,
     ) -> None:
         """`run` is the one that the attempt resumes or begins; rank 0 alone has it."""
         self._config, self._attempt, self._ranks = config, attempt, ranks
-        self._step, self._telemetry, self._of_rank_0 = step, telemetry, run
+        self._state, self._of_rank_0 = state, run
+        self._metrics, self._console, self._phases = metrics, console, phases
         self.saved: SavedCheckpoint | None = None
         """The newest checkpoint; known to every rank when it was read, to rank 0 when it was written."""
         self._best_top1: float | None = None
@@ -55,7 +63,7 @@ class CheckpointManager:
         found = distributed.run_collectively(self._ranks, self._read)
         position: TrainingPosition
         position, self.saved = self._ranks.gather(found)[0]
-        self._ranks.broadcast(list(self._step.state().values()))
+        self._ranks.broadcast(list(self._state.variables().values()))
         return position
 
     def check(self) -> None:
@@ -71,7 +79,7 @@ class CheckpointManager:
     def save(
         self,
         position: TrainingPosition,
-        state: Mapping[str, Any] | None = None,
+        variables: Mapping[str, Any] | None = None,
         *,
         newest: bool = True,
         best: bool = False,
@@ -81,23 +89,23 @@ class CheckpointManager:
         As the newest; and apart, if this is the best and its top-1 accuracy better than that of the best checkpoint
         there is. A disk that is full must not end a training: that is counted, and tried again later.
 
-        state: what to save; the step's own if it is None.
+        variables: what to save; those of the train state if it is None.
         """
         if self._ranks.rank != 0:
             return
         self.wait()
         best = best and position.top1 is not None and (self._best_top1 is None or position.top1 > self._best_top1)
         if newest or best:
-            with self._telemetry.phase("checkpoint"):
+            with self._phases.phase("checkpoint"):
                 # A copy: on a CPU the next step writes into the same memory.
-                values = self._step.state() if state is None else state
+                values = self._state.variables() if variables is None else variables
                 arrays = {name: np.array(value.numpy()) for name, value in values.items()}
             self._writing = _in_background(lambda: self._write(position, arrays, newest=newest, best=best))
 
     def wait(self, seconds: float | None = None) -> bool:
         """Returns when all is on the disk that was to be, or could not be; False where that takes longer."""
         if self._writing:
-            with self._telemetry.phase("checkpoint"):
+            with self._phases.phase("checkpoint"):
                 try:
                     self._writing.result(seconds)
                 except TimeoutError:
@@ -123,8 +131,8 @@ class CheckpointManager:
                     write(position, arrays)
             except OSError as error:
                 self.failure = str(error)
-                self._telemetry.checkpoint_failed()
-                self._telemetry.note(f"the checkpoint at step {position.step} could not be saved: {error}")
+                self._metrics.checkpoint_failed()
+                self._console.note(f"the checkpoint at step {position.step} could not be saved: {error}")
 
     def _write_best(self, position: TrainingPosition, arrays: Arrays) -> None:
         store.save_best(self._run.folder, position, arrays, self._run.provenance, self._run.check)
@@ -134,22 +142,22 @@ class CheckpointManager:
         keep = self._config.checkpoint.keep
         run = self._run
         self.saved = store.save(run.folder, position, arrays, self._attempt, keep, run.provenance, run.check)
-        self._telemetry.checkpoint_saved(self.saved.time)
+        self._metrics.checkpoint_saved(self.saved.time)
 
     def _read(self) -> _Found:
         if self._ranks.rank != 0:
             return TrainingPosition(), None
         best = store.best(self._run.folder)
-        self._best_top1 = best.top1 if best else None
-        newest = store.newest(self._run.folder)
+        self._best_top1 = best.position.top1 if best else None
+        newest = select(Run(self._run.folder), NEWEST)
         if newest is None:
             self._load_initial_weights()
             return TrainingPosition(), None
         position, arrays, saved = newest
         if self._run.provenance:
             saved = saved.model_copy(update={"differences": self._run.provenance.differences})
-        state = self._step.state()
-        shapes = {name: tuple(variable.shape) for name, variable in state.items()}
+        variables = self._state.variables()
+        shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
         if shapes != {name: array.shape for name, array in arrays.items()}:
             continues = self._config.checkpoint.on_mismatch == "continue"
             raise TrainingError(
@@ -159,30 +167,33 @@ class CheckpointManager:
                 "the volume behind it, to another one"
                 + (", or checkpoint.onMismatch to warmStart or restart" if continues else ""),
             )
-        for name, variable in state.items():
+        for name, variable in variables.items():
             variable.assign(arrays[name])
         known = [top1 for top1 in (position.best_top1, self._best_top1) if top1 is not None]
         return replace(position, best_top1=max(known, default=None)), saved
 
     def _load_initial_weights(self) -> None:
         """Begins with the weights of the run before (onMismatch: warmStart) or of `initialCheckpoint`, if any."""
+        source: Path | Run
         if (old := self._run.weights()) is not None:
-            path, field = str(old), "spec.training.checkpoint.onMismatch is warmStart, the weights are those of"
+            source, path = Run(old), str(old)
+            field = "spec.training.checkpoint.onMismatch is warmStart, the weights are those of"
         elif self._config.initial_checkpoint is not None:
             path, field = self._config.initial_checkpoint, warm_start.FIELD
+            source = Path(path)
         else:
             return
-        model = self._step.model
+        model = self._state.model
         variables = {**model.weights, **model.statistics}
         shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
-        taken = warm_start.match_weights(shapes, warm_start.read_weights(path, field), path, field)
-        state = self._step.state()
+        taken = warm_start.match_weights(shapes, warm_start.read_weights(source, path, field), path, field)
+        everything = self._state.variables()
         for name, array in taken.items():
-            for variable in (state[name], state.get(PREFIX + name)):
+            for variable in (everything[name], everything.get(PREFIX + name)):
                 if variable is not None:
                     variable.assign(array)
         new = [name for name in variables if name not in taken]
-        self._telemetry.note(
+        self._console.note(
             f"{len(taken)} variables come from {path}; " + (f"new: {', '.join(new)}" if new else "none is new")
         )
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from pydantic import Field, TypeAdapter
@@ -59,6 +59,14 @@ class TrainingPosition:
     """How often a loss that was not finite took the training back."""
     redealt: tuple[tuple[Count, Count], ...] = ()
     """The rollbacks within the current epoch; see `data.input_pipeline.ReshuffleHistory`."""
+
+
+class Checkpoint(NamedTuple):
+    """What a checkpoint holds."""
+
+    position: TrainingPosition
+    arrays: Arrays
+    saved: SavedCheckpoint
 
 
 @dataclass(frozen=True)
@@ -108,17 +116,27 @@ def save_best(
     guard: Guard = _anybody,
 ) -> SavedCheckpoint:
     """Replaces the best checkpoint."""
-    return _write(folder / _BEST, position, arrays, provenance, guard)
+    return _write(best_path(folder), position, arrays, provenance, guard)
 
 
-def best(folder: Path) -> TrainingPosition | None:
-    """Where the best checkpoint comes from; None where there is none that is whole."""
-    kept = folder / _BEST
+def is_checkpoint(path: Path) -> bool:
+    """Whether this is the directory of a single checkpoint, whole or not."""
+    return (path / _STATE).exists()
+
+
+def best_path(folder: Path) -> Path:
+    """Where the best checkpoint of a run is, if there is one."""
+    return folder / _BEST
+
+
+def best(folder: Path) -> Checkpoint | None:
+    """The best checkpoint; None where there is none that is whole."""
+    kept = best_path(folder)
     old = _backup_path(kept)
     if old.exists() and not kept.exists():
         old.rename(kept)  # the process ended between two renames of _write
     try:
-        return read(kept)[0]
+        return read(kept)
     except FileNotFoundError:
         return None
     except CORRUPT_CHECKPOINT_ERRORS as error:
@@ -126,7 +144,7 @@ def best(folder: Path) -> TrainingPosition | None:
         return None
 
 
-def newest(folder: Path) -> tuple[TrainingPosition, Arrays, SavedCheckpoint] | None:
+def newest(folder: Path) -> Checkpoint | None:
     """The newest checkpoint that is whole; None where there is none at all."""
     found = _list_checkpoints(folder)
     for _, candidate in found:
@@ -143,8 +161,8 @@ def newest(folder: Path) -> tuple[TrainingPosition, Arrays, SavedCheckpoint] | N
     return None
 
 
-def read(checkpoint: Path) -> tuple[TrainingPosition, Arrays, SavedCheckpoint]:
-    """A checkpoint's content; one of NOT_WHOLE where it is not what was written."""
+def read(checkpoint: Path) -> Checkpoint:
+    """A checkpoint's content; raises one of CORRUPT_CHECKPOINT_ERRORS where it is not what was written."""
     state = _state(checkpoint)
     with (checkpoint / _ARRAYS).open("rb") as stream:
         if hashlib.file_digest(stream, "sha256").hexdigest() != state.sha256:
@@ -153,11 +171,11 @@ def read(checkpoint: Path) -> tuple[TrainingPosition, Arrays, SavedCheckpoint]:
         arrays = {name: stored[name] for name in stored.files}
     if others := [name for name, array in arrays.items() if array.dtype != np.float32]:
         raise ValueError(f"{others[0]} is no float32")
-    return state.position, arrays, _saved(checkpoint, state)
+    return Checkpoint(state.position, arrays, _saved(checkpoint, state))
 
 
 def provenance(checkpoint: Path) -> Provenance | None:
-    """Where a checkpoint comes from, if it says so; one of NOT_WHOLE where its state is not what was written."""
+    """Where a checkpoint comes from, if it says so; raises one of CORRUPT_CHECKPOINT_ERRORS."""
     return _state(checkpoint).provenance
 
 

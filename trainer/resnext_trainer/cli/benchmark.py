@@ -1,187 +1,37 @@
-"""How fast it is here: steps of training, of inference, or of the input alone, timed one by one after a warm-up."""
+"""`resnext-train benchmark`."""
 
-import importlib.metadata
-import json
-import os
-import platform
-import resource
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Literal
+import argparse
 
-import numpy as np
-import tensorflow as tf
-
-from resnext_trainer.config.models import Training
-from resnext_trainer.contract import ExitStatus
-from resnext_trainer.data.input_pipeline import Batch, InputPipeline, Shard, open_input_pipeline
-from resnext_trainer.errors import TrainingError
-from resnext_trainer.model.train_state import TrainState
-from resnext_trainer.runtime import distributed
-from resnext_trainer.runtime.distributed import Communicator
-
-What = Literal["training", "inference", "input"]
-
-_PERCENTILES = (50, 90, 95, 99)
-_PACKAGES = ("tensorflow", "tensorflow-cpu", "horovod", "nvidia-dali-cuda120", "numpy")
+from resnext_trainer.cli.options import Commands, at_a_terminal, command, config_options, positive, read_config
 
 
-@dataclass(frozen=True)
-class Timing:
-    """What was timed on one rank."""
-
-    steps: np.ndarray
-    """Seconds of each step, waiting for its batch included."""
-    waits: np.ndarray
-    """Seconds of each step in which its batch was waited for."""
-    warm_up: float
-    """Seconds of the steps before, which compile and fill buffers."""
-
-
-def run(
-    config: Training, what: What, *, steps: int, warm_up: int, advance: Callable[[int], None]
-) -> dict[str, Any] | None:
-    """The result on rank 0, None on the others; raises TrainingError where the data or the device is not as it should
-    be.
-    """
-    ranks = distributed.initialize()
-    device = distributed.run_collectively(ranks, lambda: distributed.pin_device(ranks, config.device))
-    config = config.model_copy(update={"device": device})
-    source = distributed.run_collectively(ranks, lambda: open_input_pipeline(config, Shard(ranks.rank, ranks.size)))
-    if source.training_images < config.batch_size * ranks.size:
-        raise TrainingError(
-            ExitStatus.CONFIGURATION_REFUSED,
-            f"one step takes {config.batch_size * ranks.size} images and there are {source.training_images}: "
-            "lower batchSize",
-            collective=True,
-        )
-    work = _work(config, ranks, device, what)
-    timing = _time_steps(_repeat(source), work, steps, warm_up, advance)
-    timings = ranks.gather(timing)
-    return result(config, what, source, timings, device) if ranks.rank == 0 else None
+def add(commands: Commands) -> None:
+    """Adds the command."""
+    benchmark = command(
+        commands,
+        "benchmark",
+        "time steps of training, of inference, or of the input alone",
+        _run,
+        "Percentiles are of the time of a step, waiting for its batch included. Under mpirun, all ranks' images count.",
+    )
+    benchmark.add_argument("what", choices=("training", "inference", "input"), help="what a step is")
+    config_options(benchmark)
+    benchmark.add_argument("--synthetic", action="store_true", help="noise in place of the images of data.path")
+    benchmark.add_argument("--steps", type=positive, default=100, help="steps that are timed")
+    benchmark.add_argument("--warm-up", type=positive, default=10, metavar="STEPS", help="steps before, not counted")
+    benchmark.add_argument("--json", action="store_true", help="print JSON")
 
 
-def result(config: Training, what: What, source: InputPipeline, timings: list[Timing], device: str) -> dict[str, Any]:
-    """The facts of a benchmark, with versions and hardware, ready for JSON."""
-    latency = np.concatenate([timing.steps for timing in timings])
-    # All ranks' images over the slowest rank's time: in training, they end each step together.
-    images = sum(len(timing.steps) for timing in timings) * config.batch_size
-    return {
-        "benchmark": what,
-        "data": source.name if config.data.format == "synthetic" else "real",
-        "imagesPerSecond": images / max(float(timing.steps.sum()) for timing in timings),
-        "latencySeconds": {f"p{part}": float(np.percentile(latency, part)) for part in _PERCENTILES},
-        "dataWaitShare": float(sum(timing.waits.sum() for timing in timings) / latency.sum()),
-        "steps": len(timings[0].steps),
-        "warmUpSeconds": max(timing.warm_up for timing in timings),
-        "ranks": len(timings),
-        "batchSize": config.batch_size,
-        "architecture": config.model.architecture,
-        "imageSize": config.model.image_size,
-        "precision": config.precision.mode,
-        "xla": config.xla,
-        "pipeline": source.name,
-        "device": device,
-        "peakMemoryGiB": _peak_memory(device),
-        "versions": versions(),
-        "hardware": hardware(),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+@at_a_terminal
+def _run(options: argparse.Namespace) -> int:
+    if options.synthetic:
+        options.assignments = [*options.assignments, "data.format=synthetic", "data.pipeline=auto"]
+    config = read_config(options)
+    from resnext_trainer.cli.progress_bar import progress
+    from resnext_trainer.training import benchmark
 
-
-def show(facts: dict[str, Any], *, as_json: bool) -> None:
-    """JSON for programs, a table for people."""
-    if as_json:
-        print(json.dumps(facts, indent=2))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(show_header=False, box=None)
-    for name, value in facts.items():
-        match name, value:
-            case "latencySeconds", _:
-                for part, seconds in value.items():
-                    table.add_row(f"latency {part}", f"{seconds * 1000:,.1f} ms")
-            case _, dict():
-                table.add_row(name, ", ".join(f"{key} {entry}" for key, entry in value.items()))
-            case _, float():
-                table.add_row(name, f"{value:,.3f}")
-            case _:
-                table.add_row(name, str(value))
-    Console().print(table)
-
-
-def _work(config: Training, ranks: Communicator, device: str, what: What) -> Callable[[Batch], None]:
-    """What is done with each batch; it returns when the device has done it."""
-    if what == "input":
-        return lambda _batch: None
-    step = TrainState(config, ranks, device)
-    if what == "inference":
-        return lambda batch: step.logits(batch[0]).numpy()
-    mix = tf.ones(config.batch_size if config.mixup else 1)
-
-    def train(batch: Batch) -> None:
-        gradients, statistics, loss = step.gradients(*batch, mix)
-        # A rate of zero: the work is the same, and noise cannot make the weights diverge.
-        step.update(gradients, statistics, loss, rate=0.0, stop=False)
-
-    return train
-
-
-def _peak_memory(device: str) -> float:
-    """The most that rank 0 held at a time: on its GPU, or resident on a CPU."""
-    if device == "gpu":
-        return float(tf.config.experimental.get_memory_info("GPU:0")["peak"]) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def _time_steps(
-    batches: Iterator[Batch], work: Callable[[Batch], None], steps: int, warm_up: int, advance: Callable[[int], None]
-) -> Timing:
-    marks, waits = [time.perf_counter()], []
-    for _ in range(warm_up + steps):
-        batch = next(batches)
-        waits.append(time.perf_counter() - marks[-1])
-        work(batch)
-        marks.append(time.perf_counter())
-        advance(1)
-    return Timing(np.diff(marks)[warm_up:], np.array(waits[warm_up:]), marks[warm_up] - marks[0])
-
-
-def _repeat(source: InputPipeline) -> Iterator[Batch]:
-    epoch = 0
-    while True:
-        yield from source.train(epoch, 0)
-        epoch += 1
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of what makes it fast."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def hardware() -> dict[str, Any]:
-    """What this process may use."""
-    gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
-    return {
-        "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memoryGiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "gpus": [details.get("device_name", "unknown") for details in gpus],
-    }
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.machine()
+    with progress("steps", options.warm_up + options.steps) as advance:
+        facts = benchmark.run(config, options.what, steps=options.steps, warm_up=options.warm_up, advance=advance)
+    if facts:
+        benchmark.show(facts, as_json=options.json)
+    return 0

@@ -1,4 +1,4 @@
-"""The commands that are used at a terminal, by topic. Heavy libraries are imported by the commands that need them."""
+"""Options that several commands have, and what the commands at a terminal share."""
 
 import argparse
 import os
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resnext_trainer.cli import mpi
 from resnext_trainer.text import encodable
 
 if TYPE_CHECKING:
@@ -93,12 +94,39 @@ def at_a_terminal(run: Run) -> Run:
                 return run(options)
         except TrainingError as refused:
             print(refused.message, file=sys.stderr)
+            if not refused.collective:
+                mpi.leave(refused.verdict.value)
             return refused.verdict.value
         except OSError as error:
             print(encodable(str(error)), file=sys.stderr)
+            mpi.leave(ExitStatus.CRASHED.value)
             return ExitStatus.CRASHED.value
 
     return wrapped
+
+
+CHECKPOINT_SETTINGS = "The settings are those of the checkpoint, under what --config and --set say."
+"""Of the help of each command that loads a checkpoint."""
+
+
+def checkpoint_option(parser: argparse.ArgumentParser) -> None:
+    """`--checkpoint`, the one to load."""
+    parser.add_argument(
+        "--checkpoint",
+        metavar="best|newest|DIR",
+        help="the one of checkpoint.path to take, or the folder of a checkpoint, of a run or of its runs; the best, or "
+        "the newest where none is the best yet",
+    )
+
+
+def labels_option(parser: argparse.ArgumentParser) -> None:
+    """`--labels`, the names of the classes."""
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        metavar="FILE",
+        help="names of the classes, one a line, instead of those in the checkpoint",
+    )
 
 
 def positive(text: str) -> int:

@@ -1,84 +1,68 @@
-"""The classes of images that have no label: cut and resized as evaluation does it."""
+"""`resnext-train predict`."""
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
-from typing import Any, BinaryIO
+import argparse
+import json
+import sys
+from functools import partial
 
-import numpy as np
-import tensorflow as tf
-
-from resnext_trainer.config.models import Training
-from resnext_trainer.data import files
-from resnext_trainer.data.crops import center_crop, jpeg_size, regular
-from resnext_trainer.data.datasets.tfrecord import data_error
-from resnext_trainer.data.image_codec import as_jpeg
-from resnext_trainer.data.pipelines import tfdata
-from resnext_trainer.errors import system_errors
-
-STDIN = "-"
+from resnext_trainer.cli.options import (
+    CHECKPOINT_SETTINGS,
+    Commands,
+    at_a_terminal,
+    checkpoint_option,
+    command,
+    config_options,
+    labels_option,
+    positive,
+    read_config,
+)
 
 
-@dataclass(frozen=True)
-class Guess:
-    """A class that an image may be of."""
+def add(commands: Commands) -> None:
+    """Adds the command."""
+    predict = command(
+        commands,
+        "predict",
+        "print the likeliest classes of images as JSON lines",
+        _run,
+        'One object an image, in order: {"file", "classes": [{"name", "number", "probability"}, …]}, or {"file", '
+        '"error"} where it is none; then the exit code is 3. A class without a name has no "name". Images are cut as '
+        "in evaluation, computed in float32. " + CHECKPOINT_SETTINGS,
+    )
+    predict.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder, or - for standard input")
+    config_options(predict)
+    checkpoint_option(predict)
+    predict.add_argument("--top", type=positive, default=5, metavar="K", help="classes named for each image")
+    labels_option(predict)
 
-    number: int
-    """From 0."""
-    probability: float
 
+@at_a_terminal
+def _run(options: argparse.Namespace) -> int:
+    written = read_config(options)
+    from resnext_trainer.contract import ExitStatus
+    from resnext_trainer.inference import predict, trained_model
+    from resnext_trainer.model.train_step import eval_step
+    from resnext_trainer.runtime.bring_up import bring_up_alone
 
-def find(names: Sequence[str]) -> list[str]:
-    """The files among the names, and those in the folders among them, at any depth; hidden ones are left out."""
-    found: list[str] = []
-    for name in names:
-        path = Path(name)
-        if name == STDIN or path.is_file():
-            found.append(name)
-        elif path.is_dir():
-            # Dead links, pipes and the like are named as errors, never opened.
-            inside = (file for file in path.rglob("*") if not file.is_dir())
-            found += sorted(
-                str(file) for file in inside if not any(part.startswith(".") for part in file.relative_to(path).parts)
-            )
+    files = predict.find(options.images)
+    found = trained_model.read(written, options.checkpoint).fp32()
+    names = found.class_names(options.labels)
+    network = found.load_model(bring_up_alone(found.config).device)
+    code = 0
+    for file, guessed in predict.guesses(
+        partial(eval_step, network), found.config, files, options.top, sys.stdin.buffer
+    ):
+        if isinstance(guessed, str):
+            code = ExitStatus.DATA_REFUSED.value
+            print(json.dumps({"file": file, "error": guessed}), flush=True)
         else:
-            raise data_error(f"{name} is neither a file nor a folder")
-    if not found:
-        raise data_error(f"{', '.join(names)} holds no file")
-    return found
-
-
-def guesses(
-    logits: Callable[[Any], Any], config: Training, names: Sequence[str], top: int, stdin: BinaryIO
-) -> Iterator[tuple[str, list[Guess] | str]]:
-    """Each name with its `top` likeliest classes, the likeliest first, or with what is wrong with it, in order."""
-
-    def image(name: str) -> Any:
-        try:
-            with system_errors(name):
-                jpeg = regular(as_jpeg(stdin.read() if name == STDIN else files.read(name)))
-            cut = center_crop(*jpeg_size(jpeg), config.evaluation.crop_fraction)
-            return tfdata.decoded(jpeg, (cut.top, cut.left, cut.height, cut.width), config.model.image_size)
-        except (OSError, ValueError) as error:
-            return str(error)
-
-    waiting = iter(names)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="image") as pool:
-        while batch := list(islice(waiting, config.batch_size)):
-            images = list(pool.map(image, batch))
-            good = [made for made in images if not isinstance(made, str)]
-            found = iter(_likeliest(logits(tf.stack(good)), top) if good else ())
-            for name, made in zip(batch, images, strict=True):
-                yield name, made if isinstance(made, str) else next(found)
-
-
-def _likeliest(logits: Any, top: int) -> list[list[Guess]]:
-    probabilities = tf.nn.softmax(logits).numpy()
-    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
-    return [
-        [Guess(int(number), float(row[number])) for number in numbers]
-        for row, numbers in zip(probabilities, order, strict=True)
-    ]
+            classes = [
+                {
+                    **({} if (name := names[guess.number]) is None else {"name": name}),
+                    "number": guess.number,
+                    "probability": guess.probability,
+                }
+                for guess in guessed
+            ]
+            print(json.dumps({"file": file, "classes": classes}), flush=True)
+    return code

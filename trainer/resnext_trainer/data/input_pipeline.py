@@ -11,6 +11,7 @@ from resnext_trainer.data.fingerprint import Part
 
 if TYPE_CHECKING:
     from resnext_trainer.data.bad_records import BadRecords
+    from resnext_trainer.runtime.distributed import Communicator
 
 Batch = tuple[Any, Any]
 """Images [batch, size, size, 3] in uint8 and labels [batch] in int32; -1 marks padding, which counts for nothing."""
@@ -105,3 +106,10 @@ def open_input_pipeline(config: Training, share: Shard) -> InputPipeline:
     from resnext_trainer.data.pipelines.tfdata import TfData
 
     return TfData(config, share)
+
+
+def open_for_ranks(ranks: "Communicator", config: Training) -> InputPipeline:
+    """Each rank's source; if one rank refuses, all of them raise the same TrainingError. To be called on all ranks."""
+    from resnext_trainer.runtime.distributed import run_collectively  # imports TensorFlow, which this module does not
+
+    return run_collectively(ranks, lambda: open_input_pipeline(config, Shard(ranks.rank, ranks.size)))

@@ -34,6 +34,11 @@ class ExponentialMovingAverage:
             average.assign_add(share * (now - average))
         self._updates.assign_add(tf.cast(made, tf.float32))
 
+    def reset(self) -> None:
+        """Gives every variable its initial value again."""
+        self.network.reset()
+        self._updates.assign(0.0)
+
     def state(self) -> dict[str, Any]:
         """Its variables, as a checkpoint keeps them."""
         variables = {**self.network.weights, **self.network.statistics}

@@ -23,7 +23,8 @@ class SGDMomentum:
         self._momentum = momentum
         self._dynamic, self._scaled = loss_scale == "dynamic", loss_scale != 1.0
         self.velocity = {name: tf.Variable(tf.zeros(weight.shape)) for name, weight in weights.items()}
-        self.scale = tf.Variable(INITIAL_SCALE if loss_scale == "dynamic" else float(loss_scale))
+        self._initial_scale = INITIAL_SCALE if loss_scale == "dynamic" else float(loss_scale)
+        self.scale = tf.Variable(self._initial_scale)
         self.good_steps = tf.Variable(0.0)
         """Steps since the scale last changed."""
 
@@ -37,6 +38,13 @@ class SGDMomentum:
         if self._dynamic:
             self._adjust_loss_scale(finite)
         return finite
+
+    def reset(self) -> None:
+        """Gives every variable its initial value again."""
+        for velocity in self.velocity.values():
+            velocity.assign(tf.zeros_like(velocity))
+        self.scale.assign(self._initial_scale)
+        self.good_steps.assign(0.0)
 
     def _update(self, gradients: Sequence[Any], rate: Any) -> Any:
         for weight, velocity, gradient in zip(self._weights, self.velocity.values(), gradients, strict=True):

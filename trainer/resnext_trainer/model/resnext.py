@@ -6,17 +6,20 @@ A ResNet (He et al. 2016, arXiv:1512.03385; the stride on the 3x3) is the one of
 The forward pass changes nothing: it returns the moving statistics of batch norm, and the caller keeps or drops them.
 """
 
+import copy
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from resnext_trainer.config.models import Architecture, Model
+from resnext_trainer.config.models import Architecture, Model, Training
 from resnext_trainer.model import layers
+
+_DTYPES = {"fp16": tf.float16, "bf16": tf.bfloat16, "tf32": tf.float32, "fp32": tf.float32}
 
 # The deviation of a standard normal cut at two; dividing by it keeps the variance that was asked for.
 _TRUNCATED_DEVIATION = 0.87962566103423978
@@ -87,12 +90,16 @@ class ResNeXt:
     """Leave grouped convolutions to the device (cuDNN does them well) or make dense blocks of them (CPU, XLA)."""
     onednn: bool = False
     """Use what oneDNN does well, which is a CPU's way outside of XLA; where it is missing, dense blocks remain."""
+    xla: bool = False
+    """Whether XLA compiles `eval_step` of this network."""
+    graphs: dict[Any, Any] = field(default_factory=dict, repr=False)
     weights: dict[str, Any] = field(default_factory=dict)
     """Trained by gradient."""
     statistics: dict[str, Any] = field(default_factory=dict)
     """Batch norm's moving means and variances."""
 
     def __post_init__(self) -> None:
+        self._initial: dict[str, Callable[[], np.ndarray]] = {}
         self._stem()
         channels = self.shape.stem
         for name, _stride, width in self._blocks():
@@ -127,6 +134,17 @@ class ResNeXt:
     def count(self) -> int:
         """Number of trained weights."""
         return sum(math.prod(weight.shape) for weight in self.weights.values())
+
+    def reset(self) -> None:
+        """Gives every variable its initial value again."""
+        for name, variable in {**self.weights, **self.statistics}.items():
+            variable.assign(self._initial[name]())
+
+    def with_native_groups(self) -> "ResNeXt":
+        """A network with the same variables that leaves grouped convolutions to whatever executes its graph."""
+        other = copy.copy(self)
+        other.native_groups, other.graphs = True, {}
+        return other
 
     def _blocks(self) -> list[tuple[str, int, int]]:
         """Name, stride and inner width of each block."""
@@ -220,24 +238,35 @@ class ResNeXt:
         self._constant(self.statistics, f"{name}/variance", channels_out, 1.0)
 
     def _weight(self, name: str, shape: tuple[int, ...], fan: int) -> None:
-        """Truncated normal of variance 2 / fan (He et al. 2015), a function of the seed and the weight's name.
+        """Dense kernels have the fan-in always; biases begin at zero."""
+        self._add(self.weights, name, lambda: _truncated_normal(self.seed, name, shape, fan))
 
-        Dense kernels have the fan-in always; biases begin at zero.
-        """
-        random = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
-        values = random.standard_normal(shape, dtype=np.float32)
-        while (outside := np.abs(values) > 2).any():
-            values[outside] = random.standard_normal(int(outside.sum()), dtype=np.float32)
-        values *= math.sqrt(2 / fan) / _TRUNCATED_DEVIATION
-        self.weights[name] = tf.Variable(values, name=name)
+    def _constant(self, group: dict[str, Any], name: str, channels: int, value: float) -> None:
+        self._add(group, name, lambda: np.full(channels, value, np.float32))
 
-    @staticmethod
-    def _constant(group: dict[str, Any], name: str, channels: int, value: float) -> None:
-        group[name] = tf.Variable(np.full(channels, value, np.float32), name=name)
+    def _add(self, group: dict[str, Any], name: str, initial: Callable[[], np.ndarray]) -> None:
+        self._initial[name] = initial
+        group[name] = tf.Variable(initial(), name=name)
+
+
+def _truncated_normal(seed: int, name: str, shape: tuple[int, ...], fan: int) -> np.ndarray:
+    """Truncated normal of variance 2 / fan (He et al. 2015), a function of the seed and the weight's name."""
+    random = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    values = random.standard_normal(shape, dtype=np.float32)
+    while (outside := np.abs(values) > 2).any():
+        values[outside] = random.standard_normal(int(outside.sum()), dtype=np.float32)
+    values *= math.sqrt(2 / fan) / _TRUNCATED_DEVIATION
+    return values
 
 
 def build(
-    model: Model, seed: int = 0, dtype: tf.DType = tf.float32, *, native_groups: bool = False, onednn: bool = False
+    model: Model,
+    seed: int = 0,
+    dtype: tf.DType = tf.float32,
+    *,
+    native_groups: bool = False,
+    onednn: bool = False,
+    xla: bool = False,
 ) -> ResNeXt:
     """The network that a configuration asks for, with its first weights."""
     return ResNeXt(
@@ -250,4 +279,18 @@ def build(
         zero_gamma=model.zero_init_gamma,
         native_groups=native_groups,
         onednn=onednn,
+        xla=xla,
+    )
+
+
+def build_for_device(config: Training, device: str) -> ResNeXt:
+    """The network in the precision and for the device that a configuration asks for; `device` is gpu or cpu."""
+    gpu = device == "gpu"
+    return build(
+        config.model,
+        config.seed,
+        _DTYPES[config.precision.mode],
+        native_groups=gpu,
+        onednn=not gpu and not config.xla,
+        xla=config.xla,
     )

@@ -1,5 +1,6 @@
 """The lines that people read while a training runs: a bar on a terminal, plain lines in a pod's log."""
 
+import sys
 import threading
 import time
 from typing import TextIO
@@ -9,9 +10,28 @@ from resnext_trainer.contract import Progress
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-def lines(out: TextIO, *, terminal: bool) -> "PlainLines | Bar":
-    """What suits the place."""
-    return Bar() if terminal else PlainLines(out)
+class Console:
+    """What rank 0 shows while it trains; the other ranks show nothing."""
+
+    def __init__(self, rank: int = 0, out: TextIO = sys.stdout, *, terminal: bool = False) -> None:
+        self._lines: PlainLines | Bar | None = None
+        if rank == 0:
+            self._lines = Bar() if terminal else PlainLines(out)
+
+    def show(self, progress: Progress) -> None:
+        """How far the training is."""
+        if self._lines:
+            self._lines.show(progress)
+
+    def note(self, sentence: str) -> None:
+        """A line for people."""
+        if self._lines:
+            self._lines.note(sentence)
+
+    def close(self) -> None:
+        """Gives the terminal back."""
+        if self._lines:
+            self._lines.close()
 
 
 def sentence(progress: Progress) -> str:

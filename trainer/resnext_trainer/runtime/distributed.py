@@ -10,16 +10,9 @@ import tensorflow as tf
 
 from resnext_trainer.contract import ExitStatus
 from resnext_trainer.errors import TrainingError
-from resnext_trainer.runtime import malloc
+from resnext_trainer.runtime import environment, malloc
 
 T = TypeVar("T")
-
-# A rank that waits for the others leaves its core to them; with GPUs the cores idle anyway.
-_YIELD = {"OMPI_MCA_mpi_yield_when_idle": "true"}
-# On CPUs Horovod's own thread takes a core from the step at each of its cycles, a millisecond each unless told
-# otherwise. Two ranks on two cores, 17 layers, 32 images of 32x32 each: 401 and 442 images/s, 498 and 403
-# with _YIELD, 508 and 515 with both, in two rounds.
-_LONG_CYCLE = {"HOROVOD_CYCLE_TIME": "5"}
 
 
 class Communicator(Protocol):
@@ -62,8 +55,6 @@ class Horovod:
     def __init__(self) -> None:
         import horovod.tensorflow as hvd
 
-        waiting = _YIELD if tf.config.list_physical_devices("GPU") else _YIELD | _LONG_CYCLE
-        os.environ.update({name: value for name, value in waiting.items() if name not in os.environ})
         hvd.init()
         self._hvd = hvd
         self.rank, self.size = hvd.rank(), hvd.size()
@@ -87,6 +78,7 @@ def initialize() -> Communicator:
     started_by = ("OMPI_COMM_WORLD_SIZE", "HOROVOD_SIZE")
     if not any(name in os.environ for name in started_by):
         return SingleProcess()
+    environment.set_horovod_defaults(gpus=bool(tf.config.list_physical_devices("GPU")))
     try:
         return Horovod()
     except ImportError as error:

@@ -8,6 +8,8 @@ import traceback
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from resnext_trainer.contract import Progress
+
 STARTING = "starting"
 ALLREDUCE: Literal["allreduce"] = "allreduce"
 """The state of a rank that waits for the others; as a phase it is counted under this name too."""
@@ -37,6 +39,8 @@ class Heartbeat:
     def __init__(self, rank: int) -> None:
         self.peers: list[str | None] = []
         """Where each rank answers with its state, by rank; empty until they have met."""
+        self.progress: Progress | None = None
+        """How far the training is; None before its first step."""
         self.step = 0
         self._rank, self._doing, self._since = rank, STARTING, time.monotonic()
 

@@ -35,9 +35,23 @@ class _Server(ThreadingHTTPServer):
         self.server_name, self.server_port = "", self.server_address[1]
 
 
-def serve(port: int, routes: Routes) -> int:
-    """Answer on all addresses until the process ends; returns the port, which the system chooses for 0."""
+class HttpServer:
+    """Answers on all addresses until the process ends, once it is started."""
 
+    def __init__(self, routes: Routes) -> None:
+        self._routes = routes
+        self.port: int | None = None
+        """Where it answers; None until it is started."""
+
+    def start(self, port: int) -> int:
+        """Returns the port, which the system chooses for 0; OSError if it cannot be had."""
+        server = _Server(("", port), _handler(self._routes))
+        threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
+        self.port = int(server.server_port)
+        return self.port
+
+
+def _handler(routes: Routes) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             route = routes.get(self.path.partition("?")[0])
@@ -51,6 +65,4 @@ def serve(port: int, routes: Routes) -> int:
         def log_message(self, *_: object) -> None:
             """Probes and scrapes come every few seconds; they are not worth a line."""
 
-    server = _Server(("", port), Handler)
-    threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
-    return int(server.server_port)
+    return Handler

@@ -19,8 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from resnext_trainer.contract import ExitStatus, TerminationReport, print_report
-from resnext_trainer.runtime.heartbeat import ALLREDUCE, State
-from resnext_trainer.runtime.telemetry import Telemetry
+from resnext_trainer.runtime.heartbeat import ALLREDUCE, Heartbeat, State
 
 if TYPE_CHECKING:  # TensorFlow, whose loading is watched as well
     from resnext_trainer.runtime.distributed import Communicator
@@ -33,39 +32,39 @@ _MAX_RANKS_LISTED = 8
 
 
 class Watchdog:
-    """Watches `telemetry` for signs of life until told to rest."""
+    """Watches a rank's heartbeat until told to rest."""
 
-    def __init__(self, telemetry: Telemetry, timeout: float) -> None:
-        self._telemetry = telemetry
+    def __init__(self, heartbeat: Heartbeat, timeout: float) -> None:
+        self._heartbeat = heartbeat
         self._timeout = timeout
         self._rest = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> "Watchdog":
-        self._telemetry.liveness.beat()
+        self._heartbeat.beat()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if len(self._telemetry.liveness.peers) > 1:
+        if len(self._heartbeat.peers) > 1:
             # Horovod takes leave of the other ranks when the process ends, and that can hang as well.
-            self._telemetry.liveness.beat("ending")
+            self._heartbeat.beat("ending")
             return
         self._rest.set()
         self._thread.join()
 
     @property
     def _allowed(self) -> float:
-        return self._timeout if self._telemetry.liveness.step else max(self._timeout, _FIRST_STEP_SECONDS)
+        return self._timeout if self._heartbeat.step else max(self._timeout, _FIRST_STEP_SECONDS)
 
     def _watch(self) -> None:
-        liveness = self._telemetry.liveness
-        while (left := self._allowed - liveness.idle_seconds) > 0:
+        heartbeat = self._heartbeat
+        while (left := self._allowed - heartbeat.idle_seconds) > 0:
             # Not longer at once: the first step ends what is allowed before it.
             if self._rest.wait(min(left, self._timeout)):
                 return
-        own = liveness.state()
-        others = {rank: url for rank, url in enumerate(liveness.peers) if rank != own.rank}
+        own = heartbeat.state()
+        others = {rank: url for rank, url in enumerate(heartbeat.peers) if rank != own.rank}
         states = {own.rank: own, **query_peers(others)}
         faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
         for state in states.values():
@@ -80,7 +79,7 @@ class Watchdog:
                     "shows where the threads stood. If a step or an evaluation batch truly takes this long, raise "
                     "stallTimeoutSeconds"
                 ),
-                progress=self._telemetry.current,
+                progress=self._heartbeat.progress,
                 rank=find_culprit(states),
             )
         )
@@ -88,9 +87,9 @@ class Watchdog:
         os._exit(ExitStatus.HUNG.value)
 
 
-def exchange_peer_urls(telemetry: Telemetry, ranks: "Communicator") -> None:
-    """Tells every rank where the others answer; to be called on all of them."""
-    telemetry.liveness.peers = ranks.gather(f"http://{_address()}:{telemetry.port}/state" if telemetry.port else None)
+def exchange_peer_urls(heartbeat: Heartbeat, port: int | None, ranks: "Communicator") -> None:
+    """Tells every rank where the others answer; to be called on all of them. `port`: None if this one does not."""
+    heartbeat.peers = ranks.gather(f"http://{_address()}:{port}/state" if port else None)
 
 
 def query_peers(urls: Mapping[int, str | None]) -> dict[int, State | None]:

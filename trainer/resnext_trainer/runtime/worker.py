@@ -11,8 +11,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from resnext_trainer.runtime import http_server, rank_exec, signals, ssh
-from resnext_trainer.runtime.http_server import Response
+from resnext_trainer.runtime import rank_exec, signals, ssh
+from resnext_trainer.runtime.http_server import HttpServer, Response
 
 _WATCHED = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 _KILLED_FOR_MEMORY = 137
@@ -28,7 +28,7 @@ def run(*, keys: Path, ssh_port: int, health_port: int, run_dir: Path, terminati
     signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
     prepare(keys, ssh_port, run_dir)
     sshd = _start_sshd(run_dir)
-    http_server.serve(health_port, {"/readyz": lambda: _ready(ssh_port), "/healthz": lambda: Response(200, b"ok\n")})
+    HttpServer({"/readyz": lambda: _ready(ssh_port), "/healthz": lambda: Response(200, b"ok\n")}).start(health_port)
     killed_before = killed_for_memory()
     print(f"worker ready for ranks: sshd on port {ssh_port}, /readyz on port {health_port}", flush=True)
     stopping = False

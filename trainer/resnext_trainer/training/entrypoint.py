@@ -3,21 +3,42 @@
 import os
 import socket
 from collections.abc import Callable
-
-import tensorflow as tf
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 
 from resnext_trainer.checkpoint import directory
+from resnext_trainer.checkpoint.manager import CheckpointManager
 from resnext_trainer.checkpoint.resumption import Resumption
 from resnext_trainer.config.models import Training
 from resnext_trainer.contract import ExitStatus, TerminationReport
 from resnext_trainer.data import class_names, fingerprint
-from resnext_trainer.data.input_pipeline import InputPipeline, Shard, open_input_pipeline
+from resnext_trainer.data.input_pipeline import InputPipeline, open_for_ranks
 from resnext_trainer.errors import TrainingError
+from resnext_trainer.model.train_state import TrainState
 from resnext_trainer.runtime import distributed, watchdog
+from resnext_trainer.runtime.bring_up import Runtime, bring_up, enable_determinism
 from resnext_trainer.runtime.distributed import Communicator
 from resnext_trainer.runtime.signals import Requests
 from resnext_trainer.runtime.telemetry import Telemetry
+from resnext_trainer.training.bad_record_monitor import BadRecordMonitor
+from resnext_trainer.training.checkpoint_saver import CheckpointSaver
+from resnext_trainer.training.epoch_plan import plan_epochs
+from resnext_trainer.training.profiler import Profiler
+from resnext_trainer.training.run_log import SCALARS, RunLog
+from resnext_trainer.training.run_recorder import RunRecorder
+from resnext_trainer.training.step_runner import StepRunner
+from resnext_trainer.training.throughput import PhaseFractions
 from resnext_trainer.training.trainer import Trainer
+from resnext_trainer.training.validator import Validator
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """What is opened before the training begins."""
+
+    source: InputPipeline
+    run: Resumption | None
+    """The run that is resumed or begun; rank 0 alone has it."""
 
 
 def run(
@@ -33,34 +54,84 @@ def run(
 
     `workers` and `world` are the pods and ranks that there must be, where a launcher knows them.
     """
-    ranks = distributed.initialize()
-    # The device comes first: it cannot be chosen any more once TensorFlow has run anything, an exchange included.
-    device = distributed.run_collectively(ranks, lambda: distributed.pin_device(ranks, config.device))
-    watchdog.exchange_peer_urls(telemetry, ranks)
-    distributed.run_collectively(ranks, lambda: _check_world(ranks, workers, world))
-    distributed.run_collectively(ranks, lambda: _prepare_checkpoints(config, ranks))
-    config = config.model_copy(update={"device": device})
-    resumption = Resumption(config, attempt, telemetry.note) if ranks.rank == 0 else None
-    try:
-        config, source = _resumed(config, ranks, resumption)
-        if config.deterministic:
-            tf.keras.utils.set_random_seed(config.seed)
-            tf.config.experimental.enable_op_determinism()
-        loop = Trainer(config, attempt, ranks, source, telemetry, requests, resumption)
-        verdict, message = loop.fit()
-        telemetry.liveness.beat("ending")
-        ranks.gather(None)  # No rank leaves before all are done: mpirun ends the others when one exits.
-        return TerminationReport(verdict=verdict.name.lower(), message=message, progress=loop.progress())
-    finally:
-        if resumption:
-            resumption.close()
+    with ExitStack() as locks:
+
+        def open_together(ranks: Communicator, config: Training) -> tuple[Training, _Opened]:
+            watchdog.exchange_peer_urls(telemetry.heartbeat, telemetry.server.port, ranks)
+            distributed.run_collectively(ranks, lambda: _check_world(ranks, workers, world))
+            distributed.run_collectively(ranks, lambda: _prepare_checkpoints(config, ranks))
+            run = None
+            if ranks.rank == 0:
+                run = locks.enter_context(closing(Resumption(config, attempt, telemetry.console.note)))
+            settled, source = _resumed(config, ranks, run)
+            return settled, _Opened(source, run)
+
+        with bring_up(lambda: config, open_together) as runtime:
+            if runtime.config.deterministic:
+                enable_determinism(runtime.config.seed)
+            trainer = _trainer(runtime, attempt, telemetry, requests)
+            verdict, message = trainer.fit()
+            telemetry.heartbeat.beat("ending")
+        return TerminationReport(verdict=verdict.name.lower(), message=message, progress=trainer.progress())
+
+
+def _trainer(runtime: Runtime[_Opened], attempt: int, telemetry: Telemetry, requests: Requests) -> Trainer:
+    """The parts of a training, put together."""
+    config, ranks, source, run = runtime.config, runtime.ranks, runtime.opened.source, runtime.opened.run
+    metrics, console, heartbeat, phases = (
+        telemetry.metrics,
+        telemetry.console,
+        telemetry.heartbeat,
+        telemetry.phases,
+    )
+    plan = plan_epochs(config, source.training_images, ranks.size)
+    state = TrainState(config, config.device)
+
+    def log_failed(error: Exception) -> None:
+        metrics.journal_failed()
+        console.note(f"the log of the run could not be written: {error}")
+
+    log = RunLog(run.folder, log_failed) if run else None
+    recorder = RunRecorder(log, plan, PhaseFractions(phases.seconds))
+    profiler = Profiler(requests.profile, config.profile_steps, run.folder / SCALARS, console.note) if run else None
+    checkpoints = CheckpointManager(config, attempt, ranks, state, metrics, console, phases, run)
+    metrics.info(
+        architecture=config.model.architecture,
+        precision=config.precision.mode,
+        xla=str(config.xla).lower(),
+        pipeline=source.name,
+        device=config.device,
+        world_size=str(ranks.size),
+    )
+    console.note(
+        f"{config.model.architecture} ({state.model.count():,} weights) on {ranks.size} x {config.device}, "
+        f"{config.precision.mode}, {source.name}: {source.training_images:,} images, "
+        f"{plan.steps} steps of {plan.global_batch} an epoch, {config.epochs} epochs"
+    )
+    return Trainer(
+        config=config,
+        attempt=attempt,
+        ranks=ranks,
+        source=source,
+        plan=plan,
+        state=state,
+        steps=StepRunner(config, plan, ranks, state, metrics, heartbeat, phases, profiler),
+        validator=Validator(source, ranks, state, recorder, metrics, console, heartbeat, phases),
+        checkpoints=checkpoints,
+        saver=CheckpointSaver(config.checkpoint, ranks, state, checkpoints, heartbeat, console, requests),
+        bad_records=BadRecordMonitor(source, ranks, metrics, limited=config.data.bad_records > 0),
+        recorder=recorder,
+        metrics=metrics,
+        console=console,
+        heartbeat=heartbeat,
+        requests=requests,
+    )
 
 
 def _resumed(config: Training, ranks: Communicator, resumption: Resumption | None) -> tuple[Training, InputPipeline]:
     """The settings that the run resumes or begins with, and its dataset. Rank 0 decides for all."""
-    share = Shard(ranks.rank, ranks.size)
     opened = _from_rank_0(ranks, lambda: resumption.select() if resumption else config)
-    source = distributed.run_collectively(ranks, lambda: open_input_pipeline(opened, share))
+    source = open_for_ranks(ranks, opened)
 
     def settle() -> Training:
         if not resumption:
@@ -70,7 +141,7 @@ def _resumed(config: Training, ranks: Communicator, resumption: Resumption | Non
 
     settled = _from_rank_0(ranks, settle)
     if settled != opened:
-        source = distributed.run_collectively(ranks, lambda: open_input_pipeline(settled, share))
+        source = open_for_ranks(ranks, settled)
     return settled, source
 
 

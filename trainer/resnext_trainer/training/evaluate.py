@@ -37,7 +37,7 @@ def evaluate(
 ) -> list[Accuracy]:
     """Each network's accuracy, from one pass over the images; the ranks' counts are added up as integers.
 
-    networks: functions from images to logits. `alive` is told after each batch what comes now.
+    networks: functions from images to logits. `alive` is called after each batch with what comes next.
     """
     counts = np.zeros((len(networks), 3), np.int64)
     for images, labels in source.validate():

@@ -1,27 +1,20 @@
 """A network as a checkpoint has it, for the commands that use one and do not train it on."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from resnext_trainer.checkpoint import compatibility, runs, store
+from resnext_trainer.checkpoint import compatibility, runs, select, store
 from resnext_trainer.checkpoint.provenance import Provenance
-from resnext_trainer.checkpoint.store import Arrays, TrainingPosition
+from resnext_trainer.checkpoint.select import BEST, NEWEST
+from resnext_trainer.checkpoint.store import Arrays, Checkpoint, TrainingPosition
 from resnext_trainer.config.models import Precision, Training
 from resnext_trainer.config.validation import InvalidConfig
 from resnext_trainer.contract import ExitStatus, SavedCheckpoint
 from resnext_trainer.data import class_names
 from resnext_trainer.data.class_names import Names
 from resnext_trainer.errors import TrainingError
-from resnext_trainer.model.ema import PREFIX
-from resnext_trainer.model.train_state import TrainState
-from resnext_trainer.runtime import distributed
-from resnext_trainer.runtime.distributed import Communicator
-
-_BEST, _NEWEST = "best", "newest"
+from resnext_trainer.model.resnext import ResNeXt, build_for_device
 
 
 @dataclass(frozen=True)
@@ -35,15 +28,17 @@ class TrainedModel:
     """None for a checkpoint of format 1, which takes the settings of the command line alone."""
     _arrays: Arrays
 
-    def load_model(self, ranks: Communicator) -> TrainState:
-        """The network with its weights, on the device that the settings ask for."""
-        step = TrainState(self.config, ranks, distributed.pin_device(ranks, self.config.device))
-        for name, variable in {**step.model.weights, **step.model.statistics}.items():
-            array = _array(self._arrays, name)
+    def load_model(self, device: str) -> ResNeXt:
+        """The network with its weights, on the device that was pinned: gpu or cpu."""
+        network = build_for_device(self.config, device)
+        variables = {**network.weights, **network.statistics}
+        arrays = select.weights(self._arrays, variables)
+        for name, variable in variables.items():
+            array = arrays.get(name)
             if array is None or array.shape != tuple(variable.shape):
                 raise _other_network(self.saved, f"{name} differs from that of {_described(self.config)}")
             variable.assign(array)
-        return step
+        return network
 
     def fp32(self) -> "TrainedModel":
         """The same in float32 and without XLA: for a few images, compiling would take longer than computing."""
@@ -95,30 +90,19 @@ def _described(config: Training) -> str:
     return f"{config.model.architecture} with {json.dumps(config.model.classes)} classes"
 
 
-def _array(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray | None:
-    # Where averaged weights are kept, they are what the best checkpoint was chosen by.
-    return arrays.get(PREFIX + name, arrays.get(name))
-
-
-def _read(folder: Path, wanted: str | None) -> tuple[TrainingPosition, Arrays, SavedCheckpoint]:
-    if wanted not in (None, _BEST, _NEWEST) and not Path(wanted, "state.json").exists() and _holds_some(Path(wanted)):
-        folder, wanted = Path(wanted), None  # a run, or a checkpoint directory
-    folder = runs.located(folder)
-    if wanted == _NEWEST or (wanted is None and not (folder / _BEST).is_dir()):
-        newest = store.newest(folder)
-        if newest is None:
-            raise _no_checkpoint_error(f"{folder} holds no checkpoint: set checkpoint.path, or give --checkpoint")
-        return newest
-    chosen = folder / _BEST if wanted in {None, _BEST} else Path(str(wanted))
+def _read(folder: Path, wanted: str | None) -> Checkpoint:
+    directory = None if wanted in (None, BEST, NEWEST) else Path(str(wanted))
     try:
-        return store.read(chosen)
-    except store.CORRUPT_CHECKPOINT_ERRORS as error:
-        raise _no_checkpoint_error(f"{chosen} is no whole checkpoint ({error})") from None
-
-
-def _holds_some(path: Path) -> bool:
-    folder = runs.located(path)
-    return (folder / _BEST).is_dir() or store.newest_provenance(folder) is not None
+        found = select.select(folder, wanted) if directory is None else select.select(directory)
+        if found is None and directory is not None:
+            found = select.read(directory)  # which says what is missing
+    except select.DamagedCheckpointError as error:
+        raise _no_checkpoint_error(f"{error.path} is no whole checkpoint ({error})") from None
+    if found is None:
+        raise _no_checkpoint_error(
+            f"{runs.located(folder)} holds no checkpoint: set checkpoint.path, or give --checkpoint"
+        )
+    return found
 
 
 def _no_checkpoint_error(message: str) -> TrainingError:

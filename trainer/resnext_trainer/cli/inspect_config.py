@@ -1,0 +1,42 @@
+"""`resnext-train inspect`."""
+
+import argparse
+
+from resnext_trainer.cli.options import Commands, at_a_terminal, command, config_options, positive, read_config
+
+
+def add(commands: Commands) -> None:
+    """Adds the command."""
+    inspect = command(
+        commands,
+        "inspect",
+        "print what a configuration means, without training",
+        _run,
+        "Every field of the resolved configuration, the network, its steps and learning rates. If data.path does not "
+        "exist, 1000 classes are taken for ImageNet's 1,281,167 training and 50,000 validation images.",
+    )
+    config_options(inspect)
+    inspect.add_argument("--world", type=positive, default=1, help="number of ranks")
+    inspect.add_argument("--images", type=positive, help="training images, instead of those in data.path")
+    inspect.add_argument(
+        "--at", type=_step, action="append", default=[], metavar="STEP", help="a step to tell the learning rate of"
+    )
+    inspect.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _step(text: str) -> int:
+    if (number := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{number} is less than 0")
+    return number
+
+
+@at_a_terminal
+def _run(options: argparse.Namespace) -> int:
+    config = read_config(options)
+    from resnext_trainer.cli import config_summary
+
+    images = config_summary.count_images(config, options.images)
+    config_summary.show(
+        config_summary.summarize_config(config, options.world, images, options.at), as_json=options.json
+    )
+    return 0

@@ -1,0 +1,89 @@
+"""The commands that the operator's pods run: `resnext-train worker`, `launch` and `rank`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from resnext_trainer.cli.options import Commands, command
+from resnext_trainer.cli.train import rank_options
+
+_RUN_DIR = Path("/run/resnext")
+_KEYS = Path("/etc/resnext/ssh")
+
+
+def add(commands: Commands) -> None:
+    """Adds the commands."""
+    worker = command(commands, "worker", "the first process of a worker pod: sshd, and care of the ranks", _worker)
+    _pod_options(worker)
+    worker.add_argument("--health-port", type=int, default=9429, help="port of /readyz and /healthz")
+
+    launch = command(commands, "launch", "start one attempt on the workers and report its verdict", _launch)
+    _pod_options(launch)
+    launch.add_argument(
+        "--config", type=Path, required=True, help="the configuration, at the same path in every worker"
+    )
+    rank_options(launch, with_workers=False, world_required=True)
+    launch.add_argument(
+        "--host", action="append", required=True, metavar="NAME:SLOTS", help="a worker; repeat for each"
+    )
+    launch.add_argument("--deadline", type=float, default=300, metavar="SECONDS", help="time for all workers to answer")
+
+    rank = command(
+        commands, "rank", "what mpirun starts on a worker: becomes `train` with the pod's environment", _rank
+    )
+    rank.add_argument("--run-dir", type=Path, default=_RUN_DIR, help="the worker's scratch folder")
+    rank.add_argument("--config", type=Path, required=True, help="the configuration")
+    rank_options(rank, with_workers=True, world_required=True)
+
+
+def _pod_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--keys", type=Path, default=_KEYS, help="folder of the ssh keys")
+    command.add_argument("--ssh-port", type=int, default=2222, help="port of the workers' sshd")
+    command.add_argument("--run-dir", type=Path, default=_RUN_DIR, help="scratch folder, the same in every pod")
+    command.add_argument(
+        "--termination-log", type=Path, default=Path("/dev/termination-log"), help="where Kubernetes looks for the end"
+    )
+
+
+def _worker(options: argparse.Namespace) -> int:
+    from resnext_trainer.runtime import worker
+
+    return worker.run(
+        keys=options.keys,
+        ssh_port=options.ssh_port,
+        health_port=options.health_port,
+        run_dir=options.run_dir,
+        termination_log=options.termination_log,
+    )
+
+
+def _launch(options: argparse.Namespace) -> int:
+    from resnext_trainer.runtime import launcher
+
+    try:
+        hosts = tuple(launcher.Host.parse(text) for text in options.host)
+    except ValueError as error:
+        sys.exit(f"resnext-train launch: --host {error}")
+    return launcher.run(
+        launcher.Options(
+            config=options.config,
+            attempt=options.attempt,
+            world=options.world,
+            hosts=hosts,
+            keys=options.keys,
+            run_dir=options.run_dir,
+            termination_log=options.termination_log,
+            ssh_port=options.ssh_port,
+            metrics_port=options.metrics_port,
+            deadline=options.deadline,
+        )
+    )
+
+
+def _rank(options: argparse.Namespace) -> int:
+    from resnext_trainer.runtime import rank_exec
+
+    arguments = ["--config", options.config, "--attempt", options.attempt, "--workers", options.workers]
+    arguments += ["--world", options.world, "--metrics-port", options.metrics_port]
+    rank_exec.exec_trainer(options.run_dir, [str(argument) for argument in arguments])
+    return 0

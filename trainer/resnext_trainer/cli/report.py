@@ -1,0 +1,35 @@
+"""`resnext-train report`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from resnext_trainer.cli.options import Commands, at_a_terminal, command
+
+
+def add(commands: Commands) -> None:
+    """Adds the command."""
+    report = command(
+        commands,
+        "report",
+        "draw a run's loss, accuracy, speed and time shares on one HTML page",
+        _run,
+        "The page loads nothing from elsewhere. What it shows is the log.jsonl that a training keeps beside its "
+        "checkpoints; a run that still goes on has one, too.",
+    )
+    report.add_argument("folder", type=Path, metavar="RUN", help="checkpoint.path, a run in it, or a log.jsonl")
+    report.add_argument("--output", type=Path, default=Path("report.html"), metavar="FILE", help="the page to write")
+    report.add_argument("--title", default=argparse.SUPPRESS, help="its heading; the folder's name if left out")
+
+
+@at_a_terminal
+def _run(options: argparse.Namespace) -> int:
+    from resnext_trainer.training import html_report
+
+    log = html_report.read(options.folder)
+    folder = options.folder.resolve() if options.folder.is_dir() else options.folder.resolve().parent
+    options.output.write_text(html_report.render(log, getattr(options, "title", folder.name)), encoding="utf-8")
+    print(f"{options.output}: {len(log.entries):,} entries up to step {log.entries[-1].step:,}")
+    if log.unreadable:
+        print(f"{log.unreadable:,} lines were no entries and are left out", file=sys.stderr)
+    return 0

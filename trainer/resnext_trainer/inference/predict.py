@@ -1,0 +1,84 @@
+"""The classes of images that have no label: cut and resized as evaluation does it."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import tensorflow as tf
+
+from resnext_trainer.config.models import Training
+from resnext_trainer.data import files
+from resnext_trainer.data.crops import center_crop, jpeg_size, regular
+from resnext_trainer.data.datasets.tfrecord import data_error
+from resnext_trainer.data.image_codec import as_jpeg
+from resnext_trainer.data.pipelines import tfdata
+from resnext_trainer.errors import system_errors
+
+STDIN = "-"
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A class that an image may be of."""
+
+    number: int
+    """From 0."""
+    probability: float
+
+
+def find(names: Sequence[str]) -> list[str]:
+    """The files among the names, and those in the folders among them, at any depth; hidden ones are left out."""
+    found: list[str] = []
+    for name in names:
+        path = Path(name)
+        if name == STDIN or path.is_file():
+            found.append(name)
+        elif path.is_dir():
+            # Dead links, pipes and the like are named as errors, never opened.
+            inside = (file for file in path.rglob("*") if not file.is_dir())
+            found += sorted(
+                str(file) for file in inside if not any(part.startswith(".") for part in file.relative_to(path).parts)
+            )
+        else:
+            raise data_error(f"{name} is neither a file nor a folder")
+    if not found:
+        raise data_error(f"{', '.join(names)} holds no file")
+    return found
+
+
+def guesses(
+    logits: Callable[[Any], Any], config: Training, names: Sequence[str], top: int, stdin: BinaryIO
+) -> Iterator[tuple[str, list[Guess] | str]]:
+    """Each name with its `top` likeliest classes, the likeliest first, or with what is wrong with it, in order."""
+
+    def image(name: str) -> Any:
+        try:
+            with system_errors(name):
+                jpeg = regular(as_jpeg(stdin.read() if name == STDIN else files.read(name)))
+            cut = center_crop(*jpeg_size(jpeg), config.evaluation.crop_fraction)
+            return tfdata.decoded(jpeg, (cut.top, cut.left, cut.height, cut.width), config.model.image_size)
+        except (OSError, ValueError) as error:
+            return str(error)
+
+    waiting = iter(names)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="image") as pool:
+        while batch := list(islice(waiting, config.batch_size)):
+            images = list(pool.map(image, batch))
+            good = [made for made in images if not isinstance(made, str)]
+            found = iter(_likeliest(logits(tf.stack(good)), top) if good else ())
+            for name, made in zip(batch, images, strict=True):
+                yield name, made if isinstance(made, str) else next(found)
+
+
+def _likeliest(logits: Any, top: int) -> list[list[Guess]]:
+    probabilities = tf.nn.softmax(logits).numpy()
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+    return [
+        [Guess(int(number), float(row[number])) for number in numbers]
+        for row, numbers in zip(probabilities, order, strict=True)
+    ]

@@ -1,0 +1,143 @@
+"""The Prometheus metrics of one rank.
+
+Every series exists from the start, so that a rate over the first minutes is right and an absent series means trouble.
+"""
+
+import math
+from datetime import datetime
+from typing import Literal, get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+
+Phase = Literal["data_wait", "compute", "allreduce", "checkpoint", "evaluation", "compile"]
+Cause = Literal["overflow", "nan"]
+
+# From a GPU's 10 ms for a small network to a CPU's minute for a large one.
+_STEP_SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 1.5, 2, 5, 10, 30, 60)
+
+
+class Metrics:
+    """Counters and gauges; the methods are called from the training loop."""
+
+    def __init__(self, rank: int = 0) -> None:
+        self._rank = rank
+        self._registry = registry = CollectorRegistry()
+        label = str(rank)
+
+        def counter(name: str, text: str) -> Counter:
+            return Counter(f"resnext_train_{name}", text, ["rank"], registry=registry).labels(label)
+
+        def gauge(name: str, text: str) -> Gauge:
+            # Not a number until it is known: a zero would be drawn, and a timestamp of zero would raise an alarm.
+            known_later = Gauge(f"resnext_train_{name}", text, ["rank"], registry=registry).labels(label)
+            known_later.set(math.nan)
+            return known_later
+
+        self._images = counter("images_total", "Training images that this rank has seen.")
+        self._steps = counter("steps_total", "Steps that this rank has done.")
+        self._step_duration = Histogram(
+            "resnext_train_step_duration_seconds",
+            "Time from the end of one step to the end of the next.",
+            ["rank"],
+            buckets=_STEP_SECONDS,
+            registry=registry,
+        ).labels(label)
+        self._last_step = gauge("last_step_timestamp_seconds", "When the last step ended.")
+        self._loss = gauge("loss", "Training loss, the mean over the last seconds.")
+        self._learning_rate = gauge("learning_rate", "Learning rate of the last step.")
+        self._loss_scale = gauge("loss_scale", "Factor on the fp16 loss; 1 in every other precision.")
+        self._epoch = gauge("epoch", "Epochs done, fractional.")
+        self._checkpoint_success = gauge(
+            "checkpoint_last_success_timestamp_seconds", "When a checkpoint last was saved."
+        )
+        self._checkpoint_failures = counter("checkpoint_failures_total", "Checkpoints that could not be written.")
+        self._rollbacks = counter("rollbacks_total", "Returns to a checkpoint because the loss was not finite.")
+        self._bad_records = counter("bad_records_total", "Records that this rank skipped because they are bad.")
+        self._journal_failures = counter("journal_failures_total", "Times that log.jsonl could not be written.")
+        phases = Counter("resnext_train_phase_seconds_total", "Time by phase.", ["rank", "phase"], registry=registry)
+        self._phases = {phase: phases.labels(label, phase) for phase in get_args(Phase)}
+        nonfinite = Counter(
+            "resnext_train_nonfinite_steps_total",
+            "Steps whose gradients were not finite.",
+            ["rank", "cause"],
+            registry=registry,
+        )
+        self._nonfinite = {cause: nonfinite.labels(label, cause) for cause in get_args(Cause)}
+        accuracy = Gauge(
+            "resnext_train_eval_accuracy_ratio", "Accuracy of the last evaluation.", ["rank", "k"], registry=registry
+        )
+        self._accuracy = {k: accuracy.labels(label, k) for k in ("1", "5")}
+        for unknown in self._accuracy.values():
+            unknown.set(math.nan)
+        self._info = Info("resnext_train", "What is trained, and how.", ["rank"], registry=registry)
+
+    def exposition(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def value(self, name: str, **labels: str) -> float | None:
+        """The value of one series of this rank, such as `loss` or `steps_total`; None if there is none."""
+        return self._registry.get_sample_value(f"resnext_train_{name}", {"rank": str(self._rank), **labels})
+
+    def images(self, count: int) -> None:
+        """Images of this rank's share, as they are trained on."""
+        self._images.inc(count)
+
+    def step_done(self, seconds: float) -> None:
+        """A step ended, `seconds` after the one before."""
+        self._steps.inc()
+        self._step_duration.observe(seconds)
+        self._last_step.set_to_current_time()
+
+    def phase_done(self, name: Phase, seconds: float) -> None:
+        """A phase ended that took this long."""
+        self._phases[name].inc(seconds)
+
+    def loss(self, value: float) -> None:
+        """Training loss."""
+        self._loss.set(value)
+
+    def learning_rate(self, value: float) -> None:
+        """Learning rate of the last step."""
+        self._learning_rate.set(value)
+
+    def loss_scale(self, value: float) -> None:
+        """Factor on the fp16 loss."""
+        self._loss_scale.set(value)
+
+    def nonfinite(self, cause: Cause) -> None:
+        """A step was skipped: `overflow` is the price of a dynamic loss scale, `nan` is trouble."""
+        self._nonfinite[cause].inc()
+
+    def rolled_back(self) -> None:
+        """The training went back to its last checkpoint."""
+        self._rollbacks.inc()
+
+    def bad_records(self, count: int) -> None:
+        """So many more records were skipped."""
+        self._bad_records.inc(count)
+
+    def journal_failed(self) -> None:
+        """The log could not be written; the training goes on."""
+        self._journal_failures.inc()
+
+    def accuracy(self, top1: float, top5: float) -> None:
+        """What an evaluation measured, as shares."""
+        self._accuracy["1"].set(top1)
+        self._accuracy["5"].set(top5)
+
+    def epoch(self, value: float) -> None:
+        """Epochs done."""
+        self._epoch.set(value)
+
+    def checkpoint_saved(self, time: datetime) -> None:
+        """A checkpoint is whole on disk."""
+        self._checkpoint_success.set(time.timestamp())
+
+    def checkpoint_failed(self) -> None:
+        """A checkpoint could not be written; the training goes on."""
+        self._checkpoint_failures.inc()
+
+    def info(self, **labels: str) -> None:
+        """architecture, precision, xla, pipeline, device, world_size."""
+        self._info.labels(str(self._rank)).info(labels)
