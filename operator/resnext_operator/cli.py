@@ -8,7 +8,7 @@ from typing import Any
 
 from resnext_operator.api import crd
 from resnext_operator.api.groupversion import KIND, PLURAL, RESOURCE
-from resnext_operator.api.objects import Manifest
+from resnext_operator.api.objects.shared import ManagedObject
 from resnext_operator.api.operator_policy import OperatorPolicy
 from resnext_operator.api.status import Phase, Status
 from resnext_operator.api.validation import InvalidTraining, parse
@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def manifests(resource: dict[str, Any], site: OperatorPolicy, keys: Keys) -> list[Manifest]:
+def manifests(resource: dict[str, Any], site: OperatorPolicy, keys: Keys) -> list[ManagedObject]:
     """All that a training's first attempt consists of; the addresses of its workers are made up.
 
     Raises api.InvalidTraining when the resource is refused.

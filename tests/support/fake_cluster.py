@@ -134,11 +134,11 @@ class Cluster:
 
     def apply_plan(self, plan: Plan) -> None:
         for manifest in plan.create:
-            self._store(copy.deepcopy(manifest))
+            self._store(dict(copy.deepcopy(manifest)))
         for manifest in plan.update:
             self.updated.append(f"{manifest['kind']}/{manifest['metadata']['name']}")
             del self.objects[self.updated[-1]]
-            self._store(copy.deepcopy(manifest))
+            self._store(dict(copy.deepcopy(manifest)))
         for reference in plan.ungate:
             del self.objects[reference.name]["spec"]["schedulingGates"]
         for reference in plan.delete:

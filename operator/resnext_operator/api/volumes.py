@@ -6,11 +6,12 @@ Typed fields in a pod's own spelling; what is not here (NFS, iSCSI, projected to
 import re
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, cast
 
 from pydantic import Field
 from pydantic.alias_generators import to_camel
 
+from resnext_operator.api.objects.volume import VolumeSource
 from resnext_trainer.config.rules import Config, Rule
 
 NonEmptyStr = Annotated[str, Field(min_length=1, max_length=253)]
@@ -201,10 +202,10 @@ class Volume(Config):
     rules = (Rule(f"[{_listed}].filter(it, it).size() == 1", lambda it: len(it.source) == 1, "name", _SOURCE),)
 
     @property
-    def source(self) -> dict[str, Any]:
+    def source(self) -> VolumeSource:
         """Where it comes from, as a pod says it."""
-        written: dict[str, Any] = self.model_dump(mode="json", by_alias=True, exclude_none=True)
-        return {kind: written[kind] for kind in _SOURCES if kind in written}
+        written = self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"name"})
+        return cast("VolumeSource", written)
 
 
 class VolumeMount(Config):

@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from resnext_operator.api.objects import Manifest
+from resnext_operator.api.objects.pod import Pod
+from resnext_operator.api.objects.shared import SharedObject
 from resnext_operator.api.status import (
     MAX_RECORDED_ATTEMPTS,
     AttemptStatus,
@@ -31,8 +32,8 @@ class Draft:
         self.status.observed_generation = training.generation
         self.conditions = Conditions(training.status.conditions, training.generation, now)
         self.revision = pod_revision(training)
-        self.create: list[Manifest] = []
-        self.update: list[Manifest] = []
+        self.create: list[Pod | SharedObject] = []
+        self.update: list[SharedObject] = []
         self.delete: dict[str, ObjectRef] = {}
         self.ungate: list[ObjectRef] = []
         self.events: list[Event] = []

@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
 
-from resnext_operator.api.objects import Manifest
+from resnext_operator.api.objects.pod import Pod
+from resnext_operator.api.objects.shared import SharedObject
 from resnext_operator.api.status import Status
 
 
@@ -32,8 +33,8 @@ class Event:
 class Plan:
     """What is to be done about one training."""
 
-    create: tuple[Manifest, ...] = ()
-    update: tuple[Manifest, ...] = ()
+    create: tuple[Pod | SharedObject, ...] = ()
+    update: tuple[SharedObject, ...] = ()
     delete: tuple[ObjectRef, ...] = ()
     ungate: tuple[ObjectRef, ...] = ()
     """Workers to give to the scheduler."""

@@ -1,11 +1,9 @@
 """The PersistentVolumeClaim for checkpoints."""
 
-from typing import Any
-
-from resnext_operator.api.objects import Manifest
+from resnext_operator.api.objects.shared import PersistentVolumeClaim, PersistentVolumeClaimSpec
 from resnext_operator.api.training import Training
 from resnext_operator.rendering import names
-from resnext_operator.rendering.metadata import owned_object
+from resnext_operator.rendering.metadata import unowned_metadata
 
 
 def creates_checkpoint_claim(training: Training) -> bool:
@@ -17,15 +15,14 @@ def checkpoint_claim_name(training: Training) -> str:
     return training.spec.checkpoints.claim_name or names.claim_name(training.name)
 
 
-def checkpoint_claim(training: Training) -> Manifest:
+def checkpoint_claim(training: Training) -> PersistentVolumeClaim:
     """The checkpoints' claim. No owner: deleting a training never deletes what it learned."""
     template = training.spec.checkpoints.template
-    spec: dict[str, Any] = {
+    spec: PersistentVolumeClaimSpec = {
         "accessModes": ["ReadWriteOnce"],
         "resources": {"requests": {"storage": str(template.size) if template else "10Gi"}},
     }
     if template and template.storage_class_name:
         spec["storageClassName"] = template.storage_class_name
-    manifest = owned_object(training, "v1", "PersistentVolumeClaim", names.claim_name(training.name), {"spec": spec})
-    del manifest["metadata"]["ownerReferences"]
-    return manifest
+    metadata = unowned_metadata(training, names.claim_name(training.name))
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}

@@ -2,13 +2,13 @@
 
 import json
 
-from resnext_operator.api.objects import Manifest
+from resnext_operator.api.objects.shared import ConfigMap
 from resnext_operator.api.training import Training
 from resnext_operator.rendering import names
-from resnext_operator.rendering.metadata import owned_object
+from resnext_operator.rendering.metadata import owned_metadata
 
 
-def config_map(training: Training) -> Manifest:
+def config_map(training: Training) -> ConfigMap:
     """The resolved configuration, device included: whether GPUs were asked for is known here.
 
     Next to it what the user wrote: a run that resumes is compared by these fields alone.
@@ -20,4 +20,5 @@ def config_map(training: Training) -> Manifest:
         names.WRITTEN_FILE: training.written,
     }
     data = {file: json.dumps(content, indent=2) + "\n" for file, content in contents.items()}
-    return owned_object(training, "v1", "ConfigMap", names.config_map_name(training.name), {"data": data})
+    metadata = owned_metadata(training, names.config_map_name(training.name))
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}

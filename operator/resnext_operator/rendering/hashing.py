@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 
-from resnext_operator.api.objects import Manifest
+from resnext_operator.api.objects.shared import ManagedObject
 from resnext_operator.api.training import Training
 from resnext_operator.rendering import names
 
@@ -19,17 +20,18 @@ def pod_revision(training: Training) -> str:
     return content_hash(written)[:10]
 
 
-def with_spec_hash(manifest: Manifest) -> Manifest:
+def with_spec_hash(manifest: ManagedObject) -> ManagedObject:
     """With the hash of the desired object, which shows whether a later one differs."""
-    metadata = manifest["metadata"]
+    hashed, metadata = manifest.copy(), manifest["metadata"]
     annotations = {**metadata.get("annotations", {}), names.SPEC_HASH: spec_hash(manifest)}
-    return {**manifest, "metadata": {**metadata, "annotations": annotations}}
+    hashed["metadata"] = {**metadata, "annotations": annotations}
+    return hashed
 
 
-def spec_hash(manifest: Manifest) -> str:
+def spec_hash(manifest: Mapping[str, object]) -> str:
     """What was desired, as a short hash: what defaults and webhooks add does not count."""
     return content_hash(manifest)[:16]
 
 
-def content_hash(content: Manifest) -> str:
+def content_hash(content: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,39 +1,36 @@
 """The NetworkPolicy of a training's pods."""
 
-from resnext_operator.api.objects import Manifest
+from resnext_operator.api.objects.shared import NetworkPolicy, NetworkPolicyPeer
 from resnext_operator.api.training import Training
 from resnext_operator.rendering import names
-from resnext_operator.rendering.metadata import owned_object
+from resnext_operator.rendering.metadata import owned_metadata
 
 
-def network_policy(training: Training) -> Manifest:
+def network_policy(training: Training) -> NetworkPolicy:
     """Anything among the training's own pods (Open MPI and NCCL use random ports).
 
     From elsewhere nothing but metrics, and these only from whom the operator's settings name. The operator itself asks
     the same ports, for /progress.
     """
-    own = {"podSelector": {"matchLabels": {names.TRAINING: training.name}}}
-    operator = {
+    own: NetworkPolicyPeer = {"podSelector": {"matchLabels": {names.TRAINING: training.name}}}
+    operator: NetworkPolicyPeer = {
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": training.site.operator_namespace}},
         "podSelector": {"matchLabels": {"app.kubernetes.io/name": names.OPERATOR}},
     }
     last = names.METRICS_PORT + training.spec.workers.ranks - 1
-    return owned_object(
-        training,
-        "networking.k8s.io/v1",
-        "NetworkPolicy",
-        training.name,
-        {
-            "spec": {
-                "podSelector": {"matchLabels": {names.TRAINING: training.name}},
-                "policyTypes": ["Ingress"],
-                "ingress": [
-                    {"from": [own]},
-                    {
-                        "from": [operator, *training.site.metrics_from],
-                        "ports": [{"protocol": "TCP", "port": names.METRICS_PORT, "endPort": last}],
-                    },
-                ],
-            }
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": owned_metadata(training, training.name),
+        "spec": {
+            "podSelector": {"matchLabels": {names.TRAINING: training.name}},
+            "policyTypes": ["Ingress"],
+            "ingress": [
+                {"from": [own]},
+                {
+                    "from": [operator, *training.site.metrics_from],
+                    "ports": [{"protocol": "TCP", "port": names.METRICS_PORT, "endPort": last}],
+                },
+            ],
         },
-    )
+    }

@@ -2,17 +2,27 @@
 
 import ipaddress
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal
 
-from resnext_operator.api.objects import Manifest
+from resnext_operator.api.objects.pod import (
+    Container,
+    ContainerPort,
+    ContainerProgram,
+    EnvVar,
+    Pod,
+    PodSpec,
+    ResourceRequirements,
+)
+from resnext_operator.api.objects.volume import Volume
 from resnext_operator.api.pod_template import PodTemplate, Resources
-from resnext_operator.api.scheduling import Affinity, Spread
 from resnext_operator.api.training import Training
 from resnext_operator.api.volumes import amount
 from resnext_operator.rendering import names
-from resnext_operator.rendering.claims import checkpoint_claim_name
 from resnext_operator.rendering.hashing import pod_revision
-from resnext_operator.rendering.metadata import owned_object
+from resnext_operator.rendering.metadata import owned_metadata
+from resnext_operator.rendering.scheduling import affinity, tolerations, topology_spread
+from resnext_operator.rendering.volumes import common_volumes, worker_volumes
 from resnext_trainer.checkpoint import directory
 from resnext_trainer.checkpoint.lock import TRAINING_UID
 from resnext_trainer.runtime import signals
@@ -20,16 +30,27 @@ from resnext_trainer.runtime import signals
 _USER = 1000
 """uid and gid of everything in the pods; the images have this user."""
 
-# A lost node is noticed after 40 s by default; five minutes more of waiting would be five minutes without training.
-_UNREACHABLE_SECONDS = 30
-
-_PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
-
 _LAUNCHER_RESOURCES = {
     "cpu": {"requests": "50m", "limits": "1"},
     "memory": {"requests": "128Mi", "limits": "512Mi"},
 }
 """Complete, because a namespace's quota may require a limit and a request of each."""
+
+
+@dataclass(frozen=True)
+class _RoleSpec:
+    """In what the pod of a worker and that of the launcher differ."""
+
+    role: Literal["worker", "launcher"]
+    name: str
+    labels: dict[str, str]
+    template: PodTemplate
+    """What the user wrote for the pods of this role."""
+    program: ContainerProgram
+    volumes: list[Volume]
+    grace_seconds: int
+    env: Sequence[EnvVar] = ()
+    avoided_nodes: Sequence[str] = ()
 
 
 def example_hosts(training: Training) -> list[tuple[str, str]]:
@@ -46,70 +67,65 @@ def worker_pod(
     keys: str = "",
     avoided: Sequence[str] = (),
     gated: bool = False,
-) -> Manifest:
+) -> Pod:
     """A pod whose first process runs sshd; mpirun starts its ranks there.
 
     keys: uid of the Secret that it mounts. avoided: nodes that it keeps away from if there are others. gated: the
     scheduler leaves it alone until the operator has removed its gate, so that it holds no GPU but counts in quotas.
     """
     workers = training.spec.workers
-    volumes, mounts = _common_volumes(training)
-    volumes.append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": str(workers.shared_memory)}})
-    mounts.append({"name": "shm", "mountPath": "/dev/shm"})
-    if dataset := training.spec.dataset:
-        volumes.append({"name": "data", "persistentVolumeClaim": {"claimName": dataset.claim_name, "readOnly": True}})
-        mounts.append(_mount("data", names.DATA_DIR, dataset.sub_path) | {"readOnly": True})
-    if index == 0:
-        claimed = {"claimName": checkpoint_claim_name(training)}
-        volumes.append({"name": "checkpoints", "persistentVolumeClaim": claimed})
-        # The whole claim: what the kubelet creates for a subPath belongs to root, where fsGroup does not reach.
-        mounts.append(_mount("checkpoints", names.CHECKPOINTS_DIR, ""))
-    of_user = _user_volumes(training)
-    volumes += of_user[0]
-    mounts += of_user[1]
-    container = {
+    volumes, mounts = worker_volumes(training, index)
+    program: ContainerProgram = {
         "args": [
             "worker",
             f"--keys={names.KEYS_DIR}",
             f"--ssh-port={names.SSH_PORT}",
             f"--health-port={names.HEALTH_PORT}",
         ],
-        "ports": [
-            {"name": "ssh", "containerPort": names.SSH_PORT},
-            {"name": "health", "containerPort": names.HEALTH_PORT},
-            *({"name": f"metrics-{rank}", "containerPort": names.METRICS_PORT + rank} for rank in range(workers.ranks)),
-        ],
+        "ports": _worker_ports(workers.ranks),
         # Each second: a training waits for its slowest worker.
         "readinessProbe": {"httpGet": {"path": "/readyz", "port": "health"}, "periodSeconds": 1, "failureThreshold": 2},
-        "resources": workers.resources.model_dump(mode="json", by_alias=True, exclude_defaults=True),
+        "resources": _worker_resources(workers.resources),
         "volumeMounts": mounts,
     }
+    labels = {names.WORKER: str(index), names.INCARNATION: str(incarnation)}
+    if keys:
+        labels[names.SSH_SECRET_UID] = keys
     pod = _pod(
         training,
-        names.worker(training.name, index, incarnation),
-        "worker",
-        workers,
-        container,
-        volumes,
-        {
-            names.WORKER: str(index),
-            names.INCARNATION: str(incarnation),
-            **({names.SSH_SECRET_UID: keys} if keys else {}),
-        },
-        avoided,
-        _checkpoint_env(training) if index == 0 else (),
+        _RoleSpec(
+            role="worker",
+            name=names.worker(training.name, index, incarnation),
+            labels=labels,
+            template=workers,
+            program=program,
+            volumes=volumes,
+            grace_seconds=workers.termination_grace_period_seconds,
+            env=_checkpoint_env(training) if index == 0 else (),
+            avoided_nodes=avoided,
+        ),
     )
-    pod["spec"] |= {
-        "terminationGracePeriodSeconds": workers.termination_grace_period_seconds,
-        **_topology_spread(training, avoided),
-        **({"schedulingGates": [{"name": names.GATE}]} if gated else {}),
+    if constraints := topology_spread(training, avoided):
+        pod["spec"]["topologySpreadConstraints"] = constraints
+    if gated:
+        pod["spec"]["schedulingGates"] = [{"name": names.GATE}]
+    if workers.host_network:
         # The containers' ports become the node's: the scheduler puts no second worker there.
-        **({"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"} if workers.host_network else {}),
-    }
+        pod["spec"]["hostNetwork"] = True
+        pod["spec"]["dnsPolicy"] = "ClusterFirstWithHostNet"
     return pod
 
 
-def _checkpoint_env(training: Training) -> list[Manifest]:
+def _worker_ports(ranks: int) -> list[ContainerPort]:
+    ports: list[ContainerPort] = [
+        {"name": "ssh", "containerPort": names.SSH_PORT},
+        {"name": "health", "containerPort": names.HEALTH_PORT},
+    ]
+    ports += [{"name": f"metrics-{rank}", "containerPort": names.METRICS_PORT + rank} for rank in range(ranks)]
+    return ports
+
+
+def _checkpoint_env(training: Training) -> list[EnvVar]:
     """Where the claim is in the pod, what is used of it, and how long the last save may take."""
     variables = {
         directory.ROOT: names.CHECKPOINTS_DIR,
@@ -120,68 +136,15 @@ def _checkpoint_env(training: Training) -> list[Manifest]:
     return [{"name": name, "value": value} for name, value in variables.items() if value]
 
 
-def _user_volumes(training: Training) -> tuple[list[Manifest], list[Manifest]]:
-    """Under names of their own, so that they never meet the operator's."""
-    volumes = {each.name: each for each in training.spec.workers.volumes}
-    mounts = [
-        _mount(f"user-{each.name}", each.mount_path, each.sub_path)
-        # Whoever may write to a folder of the node may leave a link there that leads out of it.
-        | ({"readOnly": True} if each.read_only or volumes[each.name].host_path else {})
-        for each in training.spec.workers.volume_mounts
-    ]
-    return [{"name": f"user-{name}", **each.source} for name, each in volumes.items()], mounts
-
-
-def _topology_spread(training: Training, avoided: Sequence[str]) -> Manifest:
-    """What the user wants; else even, because one node's loss should cost as few workers as it can.
-
-    Not where a node is avoided: evenness would draw workers to the very node that has none left.
-    """
-    wanted = training.spec.workers.topology_spread_constraints
-    if wanted is None:
-        by_node = Spread(max_skew=1, topology_key="kubernetes.io/hostname", when_unsatisfiable="ScheduleAnyway")
-        wanted = () if avoided else (by_node,)
-    return {"topologySpreadConstraints": [_with_default_selector(training, each) for each in wanted]} if wanted else {}
-
-
-def _affinity(training: Training, placement: PodTemplate, avoided: Sequence[str]) -> Manifest:
-    """What the user wants; and other nodes than those avoided, if there are any.
-
-    Only preferred: a fault of the training's own must end in its backoffLimit, not in Pending.
-    """
-    wanted = _with_default_selector(training, placement.affinity or Affinity())
-    if avoided:
-        others = {"matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in avoided]}
-        preferred = wanted.setdefault("nodeAffinity", {}).setdefault(_PREFERRED, [])
-        preferred.append({"weight": 100, "preference": others})
-    return wanted
-
-
-def _with_default_selector(training: Training, constraint: Affinity | Spread) -> Manifest:
-    """As it stands in a pod, with the selector of the training's workers where none is given."""
-    own = {"matchLabels": {names.TRAINING: training.name, names.ROLE: "worker"}}
-
-    def filled(part: Any) -> Any:
-        if isinstance(part, list):
-            return [filled(each) for each in part]
-        if not isinstance(part, dict):
-            return part
-        whole = {key: filled(value) for key, value in part.items()}
-        return whole | {"labelSelector": whole.get("labelSelector", own)} if "topologyKey" in whole else whole
-
-    filled_in: Manifest = filled(constraint.model_dump(mode="json", by_alias=True, exclude_defaults=True))
-    return filled_in
-
-
-def launcher_pod(training: Training, attempt: int, workers: Sequence[tuple[str, str]]) -> Manifest:
+def launcher_pod(training: Training, attempt: int, workers: Sequence[tuple[str, str]]) -> Pod:
     """The pod that runs mpirun over the workers, given as (pod, address) in the order of their ranks.
 
     The hosts and their addresses are part of its own spec: never stale, and no Service and no resolver, which keeps a
     miss for 30 s, stands between a worker that is ready and its launcher.
     """
     ranks = training.spec.workers.ranks
-    volumes, mounts = _common_volumes(training)
-    container = {
+    volumes, mounts = common_volumes(training)
+    program: ContainerProgram = {
         "args": [
             "launch",
             f"--config={names.CONFIG_DIR}/{names.CONFIG_FILE}",
@@ -197,21 +160,31 @@ def launcher_pod(training: Training, attempt: int, workers: Sequence[tuple[str, 
     }
     pod = _pod(
         training,
-        names.launcher(training.name, attempt),
-        "launcher",
-        training.spec.launcher,
-        container,
-        volumes,
-        {names.ATTEMPT: str(attempt), names.WORKERS: str(len(workers))},
+        _RoleSpec(
+            role="launcher",
+            name=names.launcher(training.name, attempt),
+            labels={names.ATTEMPT: str(attempt), names.WORKERS: str(len(workers))},
+            template=training.spec.launcher,
+            program=program,
+            volumes=volumes,
+            # The launcher waits for the ranks, and they may need all of theirs.
+            grace_seconds=training.spec.workers.termination_grace_period_seconds + 10,
+        ),
     )
-    # The launcher waits for the ranks, and they may need all of theirs.
-    grace = training.spec.workers.termination_grace_period_seconds + 10
-    aliases = [{"ip": address, "hostnames": [name]} for name, address in workers]
-    pod["spec"] |= {"terminationGracePeriodSeconds": grace, "hostAliases": aliases}
+    pod["spec"]["hostAliases"] = [{"ip": address, "hostnames": [name]} for name, address in workers]
     return pod
 
 
-def _launcher_resources(written: Resources) -> Manifest:
+def _worker_resources(written: Resources) -> ResourceRequirements:
+    resources: ResourceRequirements = {}
+    if written.limits:
+        resources["limits"] = dict(written.limits)
+    if written.requests:
+        resources["requests"] = dict(written.requests)
+    return resources
+
+
+def _launcher_resources(written: Resources) -> ResourceRequirements:
     """What the user wrote, and the defaults of what the user left out.
 
     A limit alone is its request as well; a request alone gets the default limit, or its own amount if that is more.
@@ -224,40 +197,19 @@ def _launcher_resources(written: Resources) -> Manifest:
     return {"limits": limits, "requests": requests} if requests else {"limits": limits}
 
 
-def _common_volumes(training: Training) -> tuple[list[Manifest], list[Manifest]]:
-    volumes: list[Manifest] = [
-        {"name": "config", "configMap": {"name": names.config_map_name(training.name)}},
-        # 0440 with the pods' group: ssh refuses keys that others can read.
-        {"name": "keys", "secret": {"secretName": names.secret_name(training.name), "defaultMode": 0o440}},
-        *({"name": name, "emptyDir": {}} for name in ("run", "tmp", "home")),
-    ]
-    mounts: list[Manifest] = [
-        {"name": "config", "mountPath": names.CONFIG_DIR, "readOnly": True},
-        {"name": "keys", "mountPath": names.KEYS_DIR, "readOnly": True},
-        {"name": "run", "mountPath": names.RUN_DIR},
-        {"name": "tmp", "mountPath": "/tmp"},
-        {"name": "home", "mountPath": "/home/resnext"},
-    ]
-    return volumes, mounts
-
-
-def _mount(name: str, path: str, sub_path: str) -> Manifest:
-    return {"name": name, "mountPath": path, **({"subPath": sub_path} if sub_path else {})}
-
-
-def _pod(
-    training: Training,
-    name: str,
-    role: str,
-    placement: PodTemplate,
-    container: Manifest,
-    volumes: list[Manifest],
-    labels: dict[str, str],
-    avoided: Sequence[str] = (),
-    environment: Sequence[Manifest] = (),
-) -> Manifest:
+def _pod(training: Training, of_role: _RoleSpec) -> Pod:
     """A pod as Pod Security's `restricted` wants it, with a read-only root and no token."""
-    spec: Manifest = {
+    template, metadata = of_role.template, owned_metadata(training, of_role.name)
+    own = {**names.labels(training.name, of_role.role), names.REVISION: pod_revision(training), **of_role.labels}
+    metadata["labels"] = {**template.labels, **own}
+    if template.annotations:
+        metadata["annotations"] = dict(template.annotations)
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": _pod_spec(training, of_role)}
+
+
+def _pod_spec(training: Training, of_role: _RoleSpec) -> PodSpec:
+    template = of_role.template
+    spec: PodSpec = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -270,61 +222,53 @@ def _pod(
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "tolerations": [
-            *(each.model_dump(mode="json", by_alias=True, exclude_none=True) for each in placement.tolerations),
-            *(
-                {
-                    "key": f"node.kubernetes.io/{taint}",
-                    "operator": "Exists",
-                    "effect": "NoExecute",
-                    "tolerationSeconds": _UNREACHABLE_SECONDS,
-                }
-                for taint in ("not-ready", "unreachable")
-            ),
+        "tolerations": tolerations(template),
+        "containers": [_container(training, of_role)],
+        "volumes": of_role.volumes,
+    }
+    if wanted := affinity(training, template, of_role.avoided_nodes):
+        spec["affinity"] = wanted
+    if training.spec.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": each.name} for each in training.spec.image_pull_secrets]
+    if template.node_selector:
+        spec["nodeSelector"] = template.node_selector
+    if template.priority_class_name:
+        spec["priorityClassName"] = template.priority_class_name
+    if template.scheduler_name:
+        spec["schedulerName"] = template.scheduler_name
+    if template.runtime_class_name:
+        spec["runtimeClassName"] = template.runtime_class_name
+    spec["terminationGracePeriodSeconds"] = of_role.grace_seconds
+    return spec
+
+
+def _container(training: Training, of_role: _RoleSpec) -> Container:
+    user_env: list[EnvVar] = [{"name": each.name, "value": each.value} for each in of_role.template.env]
+    container: Container = {
+        "name": of_role.role,
+        "image": training.image,
+        "env": [
+            *_hide_gpus_env(training, of_role.role),
+            *of_role.env,
+            *user_env,
+            # Last, so that it holds: the checkpoints' lock names it.
+            {"name": TRAINING_UID, "value": training.uid},
         ],
-        "containers": [
-            {
-                "name": role,
-                "image": training.image,
-                "env": [
-                    *_hide_gpus_env(training, role),
-                    *environment,
-                    *(each.model_dump(mode="json", by_alias=True) for each in placement.env),
-                    # Last, so that it holds: the checkpoints' lock names it.
-                    {"name": TRAINING_UID, "value": training.uid},
-                ],
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "readOnlyRootFilesystem": True,
-                    "capabilities": {"drop": ["ALL"]},
-                },
-                # The last lines of a container that ends without a message are in the pod's status then.
-                "terminationMessagePolicy": "FallbackToLogsOnError",
-                **container,
-            }
-        ],
-        "volumes": volumes,
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        # The last lines of a container that ends without a message are in the pod's status then.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        **of_role.program,
     }
     if training.spec.image_pull_policy:
-        spec["containers"][0]["imagePullPolicy"] = training.spec.image_pull_policy
-    optional = {
-        "affinity": _affinity(training, placement, avoided),
-        "imagePullSecrets": [{"name": each.name} for each in training.spec.image_pull_secrets],
-        "nodeSelector": placement.node_selector,
-        "priorityClassName": placement.priority_class_name,
-        "schedulerName": placement.scheduler_name,
-        "runtimeClassName": placement.runtime_class_name,
-    }
-    spec |= {key: value for key, value in optional.items() if value}
-    pod = owned_object(training, "v1", "Pod", name, {"spec": spec})
-    own = {**names.labels(training.name, role), names.REVISION: pod_revision(training), **labels}
-    pod["metadata"]["labels"] = {**placement.labels, **own}
-    if placement.annotations:
-        pod["metadata"]["annotations"] = dict(placement.annotations)
-    return pod
+        container["imagePullPolicy"] = training.spec.image_pull_policy
+    return container
 
 
-def _hide_gpus_env(training: Training, role: str) -> list[Manifest]:
+def _hide_gpus_env(training: Training, role: str) -> list[EnvVar]:
     """Where NVIDIA's runtime is the default one, a container that asks for no GPU would see them all."""
     holds = role == "worker" and training.spec.workers.gpus
     return [] if holds else [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}]

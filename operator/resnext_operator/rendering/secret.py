@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from resnext_operator.api.objects import Manifest
+from resnext_operator.api.objects.shared import Secret
 from resnext_operator.api.training import Training
 from resnext_operator.rendering import names
-from resnext_operator.rendering.metadata import owned_object
+from resnext_operator.rendering.metadata import owned_metadata
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Keys:
     host: KeyPair
 
 
-def ssh_secret(training: Training, keys: Keys) -> Manifest:
+def ssh_secret(training: Training, keys: Keys) -> Secret:
     """The keys. Never changed, and yet not `immutable`.
 
     Of an immutable Secret that is deleted and recreated, a node may go on giving new pods what it had, as long as
@@ -36,10 +36,5 @@ def ssh_secret(training: Training, keys: Keys) -> Manifest:
         "host_ed25519": keys.host.private,
         "host_ed25519.pub": keys.host.public,
     }
-    return owned_object(
-        training,
-        "v1",
-        "Secret",
-        names.secret_name(training.name),
-        {"type": "Opaque", "stringData": content},
-    )
+    metadata = owned_metadata(training, names.secret_name(training.name))
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "stringData": content}

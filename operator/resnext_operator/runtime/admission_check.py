@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from resnext_operator.api.objects import Manifest
+from resnext_operator.api.objects.pod import Pod
 from resnext_operator.api.status import Status
 from resnext_operator.api.training import Training
 from resnext_operator.domain.observed import Rejection
@@ -67,7 +67,7 @@ class Admission:
         """A pod of this template was rejected after all: ask before the next try."""
         self._admitted.pop(_template(training), None)
 
-    async def _dry_run(self, training: Training, pod: Manifest) -> None:
+    async def _dry_run(self, training: Training, pod: Pod) -> None:
         try:
             await self._cluster.request(
                 "POST", path_of("Pod", training.namespace), with_spec_hash(pod), query=[("dryRun", "All")]
@@ -103,7 +103,7 @@ def _template(training: Training) -> str:
     return hashlib.sha256(json.dumps([training.namespace, pods], sort_keys=True).encode()).hexdigest()
 
 
-def _launcher(training: Training, attempt: int) -> Manifest:
+def _launcher(training: Training, attempt: int) -> Pod:
     return launcher_pod(training, attempt, example_hosts(training))
 
 

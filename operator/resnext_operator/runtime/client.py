@@ -1,7 +1,7 @@
 """The API server, as the operator uses it: create, update, delete, patch status, list."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -14,6 +14,8 @@ from kubernetes.aio.config import ConfigException, load_incluster_config, load_k
 
 from resnext_operator.api.groupversion import GROUP, KIND, PLURAL, VERSION
 from resnext_operator.api.objects import Manifest
+from resnext_operator.api.objects.meta import DeleteOptions
+from resnext_operator.api.objects.shared import ManagedObject, Secret, SharedObject
 from resnext_operator.api.status import Status
 from resnext_operator.api.training import Training
 from resnext_operator.domain.observed import Rejection
@@ -56,12 +58,12 @@ class ApiError(Exception):
         super().__init__(f"{code}: {message}")
         self.code, self.message = code, message
 
-    def rejection(self, manifest: Manifest) -> Rejection | None:
+    def rejection(self, manifest: ManagedObject) -> Rejection | None:
         """What this says about an object to create; None if it is no verdict on the object."""
         if self.code not in _REJECTIONS:
             return None
         metadata = manifest["metadata"]
-        role = (metadata.get("labels") or {}).get(names.ROLE, "")
+        role = metadata["labels"].get(names.ROLE, "")
         return Rejection(manifest["kind"], metadata["name"], role, self.code, self.message)
 
 
@@ -105,7 +107,7 @@ class KubeClient:
         self,
         verb: str,
         path: str,
-        body: Any = None,
+        body: Mapping[str, object] | None = None,
         *,
         query: Sequence[tuple[str, str]] = (),
         content: str = _JSON,
@@ -135,7 +137,7 @@ class KubeClient:
             raise ApiError(answer.status, str((found or {}).get("message", answer.reason)))
         return found
 
-    async def keys(self, training: Training, new_keys: Callable[[], Manifest], *, likely: bool) -> str:
+    async def keys(self, training: Training, new_keys: Callable[[], Secret], *, likely: bool) -> str:
         """The uid of the training's Secret, which is made if it is not there; `likely` says what to try first."""
         if likely:
             try:
@@ -168,7 +170,7 @@ class KubeClient:
                 break
         return applied
 
-    async def create_or_report(self, manifest: Manifest, training: Training) -> Manifest | Rejection:
+    async def create_or_report(self, manifest: ManagedObject, training: Training) -> Manifest | Rejection:
         """Create a child, or say why the API server does not."""
         try:
             return await self.create(manifest, training)
@@ -177,7 +179,7 @@ class KubeClient:
                 raise
             return rejection
 
-    async def create(self, manifest: Manifest, training: Training) -> Manifest:
+    async def create(self, manifest: ManagedObject, training: Training) -> Manifest:
         """Create a child, or find that it is there already; raises NameConflict if that one is not ours."""
         kind, name = manifest["kind"], manifest["metadata"]["name"]
         try:
@@ -210,7 +212,7 @@ class KubeClient:
                 return None
             raise
 
-    async def update(self, manifest: Manifest, training: Training) -> Manifest:
+    async def update(self, manifest: SharedObject, training: Training) -> Manifest:
         """Make of a child of ours what is desired now."""
         path = path_of(manifest["kind"], training.namespace, manifest["metadata"]["name"])
         found = await self.request("GET", path)
@@ -225,7 +227,7 @@ class KubeClient:
 
     async def delete(self, gone: ObjectRef, namespace: str) -> Manifest | None:
         """Delete this object and no successor; returns it as it still is, None if it is gone."""
-        options: Manifest = {"preconditions": {"uid": gone.uid}}
+        options: DeleteOptions = {"preconditions": {"uid": gone.uid}}
         if gone.grace_seconds is not None:
             options["gracePeriodSeconds"] = gone.grace_seconds
         try:

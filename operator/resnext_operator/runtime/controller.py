@@ -10,6 +10,7 @@ import kopf
 
 from resnext_operator.api.groupversion import CONTROLLER_NAME, KIND
 from resnext_operator.api.objects import Manifest, TrainingKey
+from resnext_operator.api.objects.shared import Secret
 from resnext_operator.api.operator_policy import OperatorPolicy
 from resnext_operator.api.training import Training
 from resnext_operator.api.validation import InvalidTraining, parse, read_leniently
@@ -229,7 +230,7 @@ async def _informed(plan: Plan, training: Training, seen: ClusterState, runtime:
     return plan
 
 
-def _new_keys(training: Training) -> Manifest:
+def _new_keys(training: Training) -> Secret:
     return ssh_secret(training, ssh_keys.generate())
 
 

@@ -5,7 +5,7 @@ import hashlib
 from datetime import datetime
 
 from resnext_operator.api.groupversion import GROUP, KIND, VERSION
-from resnext_operator.api.objects import Manifest
+from resnext_operator.api.objects.event import Event as EventObject
 from resnext_operator.api.timestamps import to_rfc3339
 from resnext_operator.api.training import Training
 from resnext_operator.domain.plan import Event
@@ -26,7 +26,7 @@ class EventRecorder:
 
     def __init__(self, cluster: KubeClient, guard: Guard | None = None) -> None:
         self._cluster, self._guard = cluster, guard or Guard()
-        self._lanes: list[asyncio.Queue[Manifest]] = [asyncio.Queue(_MOST_WAITING) for _ in range(_SHARDS)]
+        self._lanes: list[asyncio.Queue[EventObject]] = [asyncio.Queue(_MOST_WAITING) for _ in range(_SHARDS)]
 
     def record(self, training: Training, event: Event, now: datetime) -> None:
         """Have an event told soon."""
@@ -38,14 +38,14 @@ class EventRecorder:
         """Tell what waits, for ever."""
         await asyncio.gather(*(self._tell(lane) for lane in self._lanes))
 
-    async def _tell(self, lane: asyncio.Queue[Manifest]) -> None:
+    async def _tell(self, lane: asyncio.Queue[EventObject]) -> None:
         while True:
             event = await lane.get()
             about = event["involvedObject"]
             with self._guard.each("events", (about["namespace"], about["name"], event["reason"])):
                 await self._write(event)
 
-    async def _write(self, event: Manifest) -> None:
+    async def _write(self, event: EventObject) -> None:
         """The same words again only raise the count of the event that is there."""
         name, namespace = event["metadata"]["name"], event["metadata"]["namespace"]
         try:
@@ -62,7 +62,7 @@ class EventRecorder:
             await self._cluster.request("PATCH", path, again, content=MERGE_PATCH)
 
 
-def _manifest(training: Training, event: Event, at: str) -> Manifest:
+def _manifest(training: Training, event: Event, at: str) -> EventObject:
     """Named after its words, so that the same words are the same event."""
     told = f"{training.uid}/{event.type}/{event.reason}/{event.message}"
     return {
