@@ -2,11 +2,11 @@
 
 import copy
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -22,6 +22,7 @@ from resnext_operator.domain.rejections import plan_after_api_rejection
 from resnext_operator.rendering import names
 from resnext_operator.rendering.hashing import spec_hash
 from resnext_operator.runtime import controller, observe, ownership
+from resnext_operator.runtime.cached_objects import CachedObject
 from resnext_trainer.contract import ExitStatus, Progress, SavedCheckpoint, TerminationReport
 
 SAMPLES = Path(__file__).parents[2] / "manifests" / "samples"
@@ -37,7 +38,7 @@ def resource(stem: str = "resnext-digits", **spec: Any) -> Manifest:
     return loaded
 
 
-def is_pod(role: str) -> Callable[[Manifest], bool]:
+def is_pod(role: str) -> Callable[[Mapping[str, Any]], bool]:
     return lambda each: each["kind"] == "Pod" and each["metadata"]["labels"][names.ROLE] == role
 
 
@@ -88,10 +89,12 @@ class Cluster:
 
     @property
     def seen(self) -> ClusterState:
-        children = [each for each in self.objects.values() if each["kind"] != "Secret"]  # nobody may watch them
+        # Nobody may watch Secrets.
+        children = cast("list[CachedObject]", [each for each in self.objects.values() if each["kind"] != "Secret"])
+        gone = cast("list[CachedObject]", self.gone)
         metadata = self.body["metadata"]
         foreign = ownership.foreign_claims(children, metadata["name"], metadata["uid"])
-        return observe.observe(children, self.gone, self.progress, self.last_steps, foreign_claims=foreign)
+        return observe.observe(children, gone, self.progress, self.last_steps, foreign_claims=foreign)
 
     @property
     def status(self) -> Manifest:

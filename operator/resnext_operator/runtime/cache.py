@@ -7,64 +7,113 @@ can be changed by every user who may change the child.
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Literal, cast
 
 from resnext_operator.api.groupversion import CONTROLLER_NAME, KIND
-from resnext_operator.api.objects import Manifest, TrainingKey
+from resnext_operator.api.objects import TrainingKey
 from resnext_operator.rendering import names
-from resnext_operator.runtime.unstructured import dictionary, items, key_of, managed_by, owned_by, owners, training_of
+from resnext_operator.runtime.cached_objects import (
+    AnyObject,
+    CachedMetadata,
+    CachedObject,
+    CachedOwnerReference,
+    ClaimSpec,
+    ContainerState,
+    ContainerStatus,
+    PodCondition,
+    PodSpec,
+    PodStatus,
+    SchedulingGate,
+)
+from resnext_operator.runtime.unstructured import (
+    dictionary,
+    fields,
+    items,
+    key_of,
+    managed_by,
+    owned_by,
+    owners,
+    training_of,
+    word,
+)
 
 PODS, CLAIMS = "Pod", "PersistentVolumeClaim"
-_METADATA = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp")
-_OWNER = ("apiVersion", "kind", "name", "uid")
+_Metadata = Literal["uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp"]
+_METADATA: tuple[_Metadata, ...] = ("uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp")
 _LABELS = (names.TRAINING, names.MANAGED_BY, names.WORKERS, names.REVISION, names.SSH_SECRET_UID)
-_POD_STATUS = ("phase", "reason", "message", "podIP")
+_POD_STATUS: tuple[Literal["phase", "reason", "message", "podIP"], ...] = ("phase", "reason", "message", "podIP")
 _CONDITIONS = ("PodScheduled", "Ready", "DisruptionTarget")
-_STATES = ("waiting", "terminated")
+_STATES: tuple[Literal["waiting", "terminated"], ...] = ("waiting", "terminated")
 
 _DEEPEST = 24
 """Levels of a resource that are kept: fields of ours end well before, and a status may hold anything."""
 
 
-def prune(found: Manifest) -> Manifest:
+def prune(found: AnyObject) -> CachedObject:
     """An object without what nobody reads, and with one copy of each word: 2 kB of the 44 that a pod comes in with.
 
     Raises ValueError for what cannot be an object: without a name, for example.
     """
     kind, raw = found.get("kind"), dictionary(found.get("metadata"))
-    metadata = {key: raw[key] for key in _METADATA if key in raw}
-    if not all(isinstance(metadata.get(key), str) for key in ("name", "namespace")) or not isinstance(kind, str):
+    name, namespace = raw.get("name"), raw.get("namespace")
+    if not (isinstance(name, str) and isinstance(namespace, str) and isinstance(kind, str)):
         raise ValueError("an object needs a kind, a name and a namespace")
+    metadata: CachedMetadata = {"name": name, "namespace": namespace}
+    for key in _METADATA:
+        if key in raw:
+            metadata[key] = raw[key]
     spec, status = dictionary(found.get("spec")), dictionary(found.get("status"))
-    kept: Manifest = {"apiVersion": found.get("apiVersion"), "kind": kind, "metadata": metadata}
+    kept: CachedObject = {"apiVersion": found.get("apiVersion"), "kind": kind, "metadata": metadata}
     if kind == KIND:
         # Of what another manager looks after nothing is read.
         ours = managed_by(found) == CONTROLLER_NAME
-        kept |= {"spec": spec, "status": status} if ours else {"spec": {"managedBy": spec["managedBy"]}, "status": {}}
-        return dictionary(_intern_strings(kept, _DEEPEST))
+        kept["spec"], kept["status"] = (spec, status) if ours else ({"managedBy": spec["managedBy"]}, {})
+        return cast("CachedObject", _intern_strings(kept, _DEEPEST))
     if labels := {key: value for key, value in dictionary(raw.get("labels")).items() if key in _LABELS}:
         metadata["labels"] = labels
     # A claim of ours has no owner: whatever else owns a claim matters as well.
-    owned = items(raw.get("ownerReferences")) if kind == CLAIMS else owners(found)
-    metadata["ownerReferences"] = [{key: each.get(key) for key in _OWNER} for each in owned]
+    owned = items(CachedOwnerReference, raw.get("ownerReferences")) if kind == CLAIMS else owners(found)
+    metadata["ownerReferences"] = [_owner(each) for each in owned]
     desired = dictionary(raw.get("annotations")).get(names.SPEC_HASH)
     if desired and kind != PODS:
         metadata["annotations"] = {names.SPEC_HASH: desired}
     if kind == PODS:
-        gates = {"schedulingGates": gates} if (gates := items(spec.get("schedulingGates"))) else {}
-        kept |= {"spec": {"nodeName": spec.get("nodeName"), **gates}, "status": _pod_status(status)}
+        kept["spec"], kept["status"] = _pod_spec(fields(PodSpec, spec)), _pod_status(fields(PodStatus, status))
     elif kind == CLAIMS:
-        kept |= {"spec": {"accessModes": spec.get("accessModes") or []}}
-    return dictionary(_intern_strings(kept, _DEEPEST))
+        kept["spec"] = ClaimSpec(accessModes=fields(ClaimSpec, spec).get("accessModes") or [])
+    return cast("CachedObject", _intern_strings(kept, _DEEPEST))
 
 
-def _pod_status(status: Manifest) -> Manifest:
-    kept = {key: status[key] for key in _POD_STATUS if key in status}
-    if conditions := [each for each in items(status.get("conditions")) if each.get("type") in _CONDITIONS]:
-        kept["conditions"] = conditions
-    states = [dictionary(each.get("state")) for each in items(status.get("containerStatuses"))]
-    if told := [{key: state[key]} for state in states for key in _STATES if key in state]:
-        kept["containerStatuses"] = [{"state": state} for state in told]
+def _owner(reference: CachedOwnerReference) -> CachedOwnerReference:
+    return {
+        "apiVersion": reference.get("apiVersion"),
+        "kind": reference.get("kind"),
+        "name": reference.get("name"),
+        "uid": reference.get("uid"),
+    }
+
+
+def _pod_spec(spec: PodSpec) -> PodSpec:
+    kept: PodSpec = {"nodeName": spec.get("nodeName")}
+    if gates := items(SchedulingGate, spec.get("schedulingGates")):
+        kept["schedulingGates"] = gates
+    return kept
+
+
+def _pod_status(status: PodStatus) -> PodStatus:
+    kept: PodStatus = {}
+    for key in _POD_STATUS:
+        if key in status:
+            kept[key] = status[key]
+    conditions = items(PodCondition, status.get("conditions"))
+    if known := [each for each in conditions if word(each.get("type")) in _CONDITIONS]:
+        kept["conditions"] = known
+    told: list[ContainerStatus] = []
+    for container in items(ContainerStatus, status.get("containerStatuses")):
+        state = fields(ContainerState, container.get("state"))
+        told += [{"state": {key: state[key]}} for key in _STATES if key in state]
+    if told:
+        kept["containerStatuses"] = told
     return kept
 
 
@@ -79,7 +128,7 @@ def _intern_strings(value: Any, depth: int) -> Any:
     return sys.intern(value) if type(value) is str else value
 
 
-def version(found: Manifest) -> int:
+def version(found: CachedObject) -> int:
     """Grows with each write; the API server promises that versions of one resource can be compared."""
     return int(found["metadata"].get("resourceVersion") or 0)
 
@@ -88,21 +137,21 @@ class Cache:
     """Trainings by key, and their children by namespace and name."""
 
     def __init__(self) -> None:
-        self._trainings: dict[TrainingKey, Manifest] = {}
-        self._children: dict[str, dict[TrainingKey, Manifest]] = {}
-        self._of: dict[TrainingKey, dict[tuple[str, str], Manifest]] = {}
-        self._last_launcher: dict[TrainingKey, Manifest] = {}
+        self._trainings: dict[TrainingKey, CachedObject] = {}
+        self._children: dict[str, dict[TrainingKey, CachedObject]] = {}
+        self._of: dict[TrainingKey, dict[tuple[str, str], CachedObject]] = {}
+        self._last_launcher: dict[TrainingKey, CachedObject] = {}
 
     def training_keys(self) -> list[TrainingKey]:
         return list(self._trainings)
 
-    def trainings(self) -> Iterator[Manifest]:
+    def trainings(self) -> Iterator[CachedObject]:
         yield from list(self._trainings.values())
 
-    def training(self, key: TrainingKey) -> Manifest | None:
+    def training(self, key: TrainingKey) -> CachedObject | None:
         return self._trainings.get(key)
 
-    def children(self, training: Manifest, claims: Iterable[str]) -> list[Manifest]:
+    def children(self, training: AnyObject, claims: Iterable[str]) -> list[CachedObject]:
         """The objects that this training owns, and the claims of its namespace with these names.
 
         What an earlier training of the same name has left is not among them.
@@ -112,12 +161,12 @@ class Cache:
         owned = [child for child in self._of.get(key, {}).values() if owned_by(child, uid)]
         return owned + [claim for name in claims if (claim := all_claims.get((key[0], name)))]
 
-    def last_deleted_launcher(self, training: Manifest) -> Manifest | None:
+    def last_deleted_launcher(self, training: AnyObject) -> CachedObject | None:
         """The training's last launcher pod that went, as it was then: its verdict outlives it."""
         found = self._last_launcher.get(key_of(training))
         return found if found and owned_by(found, training["metadata"]["uid"]) else None
 
-    def upsert(self, found: Manifest) -> None:
+    def upsert(self, found: AnyObject) -> None:
         """An object that was listed, watched or created; an older version than the cached one changes nothing."""
         new = prune(found)
         kind, key = new["kind"], key_of(new)
@@ -135,7 +184,7 @@ class Cache:
         else:
             known.pop(key, None)
 
-    def refresh(self, found: Manifest) -> None:
+    def refresh(self, found: AnyObject) -> None:
         """The answer to an update or a DELETE; nothing if the object is no longer cached.
 
         Such an answer shows the object once more, and may be processed after the watch reported the deletion.
@@ -145,7 +194,7 @@ class Cache:
         if (old := known.get(key_of(found))) and old["metadata"].get("uid") == found["metadata"].get("uid"):
             self.upsert(found)
 
-    def remove(self, gone: Manifest) -> None:
+    def remove(self, gone: AnyObject) -> None:
         """An object that is no more; its successor of the same name stays."""
         last = prune(gone)
         kind, key = last["kind"], key_of(last)
@@ -158,14 +207,14 @@ class Cache:
             elif kind == PODS:
                 self._retain_launcher(last)
 
-    def _leave(self, old: Manifest) -> None:
+    def _leave(self, old: CachedObject) -> None:
         """An object no longer belongs to the training that it belonged to as it was seen last."""
         if old["kind"] != KIND and (training := training_of(old)) and training in self._of:
             self._of[training].pop((old["kind"], old["metadata"]["name"]), None)
             if not self._of[training]:
                 del self._of[training]
 
-    def _retain_launcher(self, pod: Manifest) -> None:
+    def _retain_launcher(self, pod: CachedObject) -> None:
         """A training that was deleted before its pods does not need it."""
         training = training_of(pod)
         if training and training in self._trainings:
@@ -173,7 +222,7 @@ class Cache:
             if name and name.role == "launcher":
                 self._last_launcher[training] = pod
 
-    def concerned(self, found: Manifest) -> set[TrainingKey]:
+    def concerned(self, found: AnyObject) -> set[TrainingKey]:
         """The training that an object belongs to, and the one that it belonged to as it was seen last."""
         seen = [found, self._children.get(found["kind"], {}).get(key_of(found))]
         return {training for each in seen if each and (training := training_of(each))}
@@ -182,10 +231,10 @@ class Cache:
         self,
         kind: str,
         namespace: str | None,
-        listed: Iterable[Manifest],
+        listed: Iterable[CachedObject],
         at: int,
-        skipped: Callable[[Manifest, Exception], None] = lambda _, __: None,
-    ) -> list[Manifest]:
+        skipped: Callable[[CachedObject, Exception], None] = lambda _, __: None,
+    ) -> list[CachedObject]:
         """All objects of a kind as of a version: what is missing and older was deleted. Returns what changed.
 
         skipped: called with each object that cannot be parsed.

@@ -23,6 +23,7 @@ from resnext_operator.domain.plan import ObjectRef, Plan
 from resnext_operator.rendering import names
 from resnext_operator.rendering.hashing import with_spec_hash
 from resnext_operator.runtime.cache import prune
+from resnext_operator.runtime.cached_objects import CachedObject
 from resnext_operator.runtime.guard import Guard
 from resnext_operator.runtime.ownership import Owner, owner_of
 from resnext_operator.runtime.unstructured import namespace_and_name, owned_by
@@ -252,13 +253,13 @@ class KubeClient:
 
     async def list(
         self, kind: str, namespace: str | None, selector: str = "", guard: Guard | None = None
-    ) -> tuple[list[Manifest], int]:
+    ) -> tuple[list[CachedObject], int]:
         """All objects of a kind, trimmed page by page, and the version of the list as a whole.
 
         guard: takes note of objects that cannot be parsed, and are left out.
         """
         guard = guard or Guard()
-        items: list[Manifest] = []
+        items: list[CachedObject] = []
         token = ""
         while True:
             asked = {"limit": str(_PAGE), "labelSelector": selector, "continue": token}

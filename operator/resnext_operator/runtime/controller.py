@@ -24,6 +24,15 @@ from resnext_operator.rendering.secret import ssh_secret
 from resnext_operator.runtime import observe, ssh_keys
 from resnext_operator.runtime.admission_check import Admission, Rejected
 from resnext_operator.runtime.cache import CLAIMS, Cache, prune
+from resnext_operator.runtime.cached_objects import (
+    JSON,
+    AnyObject,
+    CachedObject,
+    ClaimReference,
+    TrainingSpec,
+    TrainingWorkers,
+    WorkerVolume,
+)
 from resnext_operator.runtime.client import PATHS, ApiError, Applied, KubeClient, NameConflict
 from resnext_operator.runtime.event_recorder import EventRecorder
 from resnext_operator.runtime.guard import Guard
@@ -31,7 +40,7 @@ from resnext_operator.runtime.metrics import Metrics
 from resnext_operator.runtime.ownership import foreign_claims
 from resnext_operator.runtime.progress_poller import ProgressPoller
 from resnext_operator.runtime.settings import Settings
-from resnext_operator.runtime.unstructured import dictionary, items, key_of, managed_by, namespace_and_name, word
+from resnext_operator.runtime.unstructured import fields, items, key_of, managed_by, namespace_and_name, word
 from resnext_operator.runtime.workqueue import WorkQueue
 
 _log = logging.getLogger(__name__)
@@ -64,7 +73,7 @@ def selector(kind: str) -> str:
     return names.TRAINING if kind in OWNED_KINDS else ""
 
 
-def registry(see: Callable[[str, Manifest], None], guard: Guard) -> kopf.OperatorRegistry:
+def registry(see: Callable[[str, CachedObject], None], guard: Guard) -> kopf.OperatorRegistry:
     """kopf's handlers: none of them adds a finalizer, and kopf itself writes nothing.
 
     see: called with the type of each event and its object, trimmed.
@@ -103,7 +112,7 @@ class _NullDiffBaseStorage(kopf.DiffBaseStorage):
         pass
 
 
-def on_event(event: str, found: Manifest, runtime: Runtime) -> None:
+def on_event(event: str, found: AnyObject, runtime: Runtime) -> None:
     """Take an object of the watch into the cache, and queue the trainings that it may matter to."""
     with runtime.guard.each("watch", (found["kind"], *key_of(found))):
         keys = affected_trainings(found, runtime)
@@ -128,7 +137,7 @@ def kopf_settings() -> kopf.OperatorSettings:
     return settings
 
 
-def affected_trainings(found: Manifest, runtime: Runtime) -> set[TrainingKey]:
+def affected_trainings(found: AnyObject, runtime: Runtime) -> set[TrainingKey]:
     """The trainings that an object may matter to, also as the cache has it."""
     if found["kind"] == KIND:
         return {key_of(found)}
@@ -143,16 +152,18 @@ def affected_trainings(found: Manifest, runtime: Runtime) -> set[TrainingKey]:
     return keys
 
 
-def claims(training: Manifest) -> list[str]:
+def claims(training: CachedObject) -> list[str]:
     """The claims that a training mounts."""
-    spec = dictionary(training.get("spec"))
-    checkpoints = word(dictionary(spec.get("checkpoints")), "claimName") or names.claim_name(
-        training["metadata"]["name"]
-    )
-    dataset = word(dictionary(spec.get("dataset")), "claimName")
-    volumes = items(dictionary(spec.get("workers")).get("volumes"))
-    of_volumes = [word(dictionary(each.get("persistentVolumeClaim")), "claimName") for each in volumes]
+    spec = fields(TrainingSpec, training.get("spec"))
+    checkpoints = _claim_name(spec.get("checkpoints")) or names.claim_name(training["metadata"]["name"])
+    dataset = _claim_name(spec.get("dataset"))
+    volumes = items(WorkerVolume, fields(TrainingWorkers, spec.get("workers")).get("volumes"))
+    of_volumes = [_claim_name(each.get("persistentVolumeClaim")) for each in volumes]
     return [name for name in (checkpoints, dataset, *of_volumes) if name]
+
+
+def _claim_name(reference: JSON) -> str:
+    return word(fields(ClaimReference, reference).get("claimName"))
 
 
 async def reconcile(key: TrainingKey, runtime: Runtime) -> None:
@@ -207,7 +218,7 @@ def _cache_answers(applied: Applied, runtime: Runtime) -> None:
         runtime.cache.refresh(child)
 
 
-def read(body: Manifest, site: OperatorPolicy) -> Training:
+def read(body: AnyObject, site: OperatorPolicy) -> Training:
     """The resource; of a spec that cannot be used, although an earlier version accepted it, what can be read."""
     try:
         return parse(body, site)

@@ -7,12 +7,23 @@ field of another type than it should have counts as one that is not there.
 import json
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Any
 
-from resnext_operator.api.objects import Manifest
 from resnext_operator.domain.observed import ClusterState, ObservedLauncher, ObservedWorker
 from resnext_operator.rendering import names
-from resnext_operator.runtime.unstructured import dictionary, items, training_of, word
+from resnext_operator.runtime.cached_objects import (
+    JSON,
+    CachedObject,
+    ClaimSpec,
+    ContainerState,
+    ContainerStatus,
+    PodCondition,
+    PodSpec,
+    PodStatus,
+    SchedulingGate,
+    TerminatedState,
+    WaitingState,
+)
+from resnext_operator.runtime.unstructured import dictionary, fields, items, training_of, word
 from resnext_trainer.contract import Progress, TerminationReport
 
 _MOST_WORKERS = 4096
@@ -25,11 +36,11 @@ _STUCK = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CreateContain
 
 
 def observe(
-    children: Iterable[Manifest],
-    gone: Iterable[Manifest] = (),
+    children: Iterable[CachedObject],
+    gone: Iterable[CachedObject] = (),
     progress: Progress | None = None,
     last_steps: Mapping[int, int | None] | None = None,
-    skipped: Callable[[Manifest, Exception], None] = lambda _, __: None,
+    skipped: Callable[[CachedObject, Exception], None] = lambda _, __: None,
     foreign_claims: frozenset[str] = frozenset(),
 ) -> ClusterState:
     """What the cluster shows.
@@ -51,10 +62,10 @@ def observe(
                     case names.PodName("launcher"):
                         launchers.append(launcher(child, is_gone))
             else:
-                present[child["kind"], metadata["name"]] = word(
-                    dictionary(metadata.get("annotations")), names.SPEC_HASH
-                )
-                if modes := dictionary(child.get("spec")).get("accessModes"):
+                annotations = dictionary(metadata.get("annotations"))
+                present[child["kind"], metadata["name"]] = word(annotations.get(names.SPEC_HASH))
+                modes: JSON = fields(ClaimSpec, child.get("spec")).get("accessModes")
+                if isinstance(modes, list) and modes:
                     access_modes[metadata["name"]] = tuple(map(str, modes))
         except Exception as error:
             skipped(child, error)
@@ -69,15 +80,15 @@ def observe(
     )
 
 
-def _name(pod: Manifest) -> names.PodName | None:
+def _name(pod: CachedObject) -> names.PodName | None:
     """What a pod's name says, if it is one that the operator gives to pods of the training that owns it."""
     training = training_of(pod)
     return names.pod(training[1], pod["metadata"]["name"]) if training else None
 
 
-def worker(pod: Manifest) -> ObservedWorker:
+def worker(pod: CachedObject) -> ObservedWorker:
     """A worker pod."""
-    metadata, status, name = pod["metadata"], dictionary(pod.get("status")), _name(pod)
+    metadata, status, name = pod["metadata"], fields(PodStatus, pod.get("status")), _name(pod)
     if name is None:
         raise ValueError(f"{metadata['name']} is not the name of a worker pod")
     labels, ended = dictionary(metadata.get("labels")), _terminated(status)
@@ -87,9 +98,9 @@ def worker(pod: Manifest) -> ObservedWorker:
         incarnation=name.incarnation,
         name=metadata["name"],
         uid=metadata["uid"],
-        phase=word(status, "phase") or "Pending",
-        ready=_condition(status, "Ready").get("status") == "True",
-        address=word(status, "podIP"),
+        phase=word(status.get("phase")) or "Pending",
+        ready=word(_condition(status, "Ready").get("status")) == "True",
+        address=word(status.get("podIP")),
         deleting="deletionTimestamp" in metadata,
         disrupted=_disrupted(status),
         unreachable="deletionTimestamp" in metadata and _unreachable(status),
@@ -100,30 +111,30 @@ def worker(pod: Manifest) -> ObservedWorker:
         else None,
         scheduled=_scheduled(status),
         termination_message=_termination_message(status),
-        ended_by=word(ended, "reason") or word(status, "reason"),
+        ended_by=word(ended.get("reason")) or word(status.get("reason")),
         exit_code=_exit_code(ended),
         out_of_memory=_out_of_memory(ended),
         created=_time(metadata.get("creationTimestamp")),
         gated=_gated(pod),
         node=_node(pod),
-        revision=word(labels, names.REVISION),
-        keys=word(labels, names.SSH_SECRET_UID),
+        revision=word(labels.get(names.REVISION)),
+        keys=word(labels.get(names.SSH_SECRET_UID)),
     )
 
 
-def launcher(pod: Manifest, gone: bool = False) -> ObservedLauncher:
+def launcher(pod: CachedObject, gone: bool = False) -> ObservedLauncher:
     """A launcher pod."""
-    metadata, status, name = pod["metadata"], dictionary(pod.get("status")), _name(pod)
+    metadata, status, name = pod["metadata"], fields(PodStatus, pod.get("status")), _name(pod)
     if name is None:
         raise ValueError(f"{metadata['name']} is not the name of a launcher pod")
     ended = _terminated(status)
     trouble, unschedulable = _waiting_reason(status)
-    count = word(dictionary(metadata.get("labels")), names.WORKERS)
+    count = word(dictionary(metadata.get("labels")).get(names.WORKERS))
     return ObservedLauncher(
         attempt=name.number,
         name=metadata["name"],
         uid=metadata["uid"],
-        phase=word(status, "phase") or "Pending",
+        phase=word(status.get("phase")) or "Pending",
         deleting="deletionTimestamp" in metadata,
         disrupted=_disrupted(status),
         unreachable="deletionTimestamp" in metadata and _unreachable(status),
@@ -139,17 +150,20 @@ def launcher(pod: Manifest, gone: bool = False) -> ObservedLauncher:
     )
 
 
-def _exit_code(ended: Manifest) -> int | None:
-    code = ended.get("exitCode")
+def _exit_code(ended: TerminatedState) -> int | None:
+    code: JSON = ended.get("exitCode")
     return code if isinstance(code, int) and not isinstance(code, bool) and abs(code) < 2**31 else None
 
 
-def _condition(status: Manifest, kind: str) -> Manifest:
-    return next((each for each in items(status.get("conditions")) if each.get("type") == kind), {})
+def _condition(status: PodStatus, kind: str) -> PodCondition:
+    return next(
+        (each for each in items(PodCondition, status.get("conditions")) if word(each.get("type")) == kind),
+        PodCondition(),
+    )
 
 
-def _disrupted(status: Manifest) -> bool:
-    return _condition(status, "DisruptionTarget").get("status") == "True" or word(status, "reason") in (
+def _disrupted(status: PodStatus) -> bool:
+    return word(_condition(status, "DisruptionTarget").get("status")) == "True" or word(status.get("reason")) in (
         "Evicted",
         "NodeLost",
         "Preempting",
@@ -157,70 +171,72 @@ def _disrupted(status: Manifest) -> bool:
     )
 
 
-def _unreachable(status: Manifest) -> bool:
+def _unreachable(status: PodStatus) -> bool:
     """Taken from its node, and not ready: a kubelet that answers would keep it ready while it saves."""
-    taken = _condition(status, "DisruptionTarget").get("reason") == "DeletionByTaintManager"
-    return taken and _condition(status, "Ready").get("status") != "True"
+    taken = word(_condition(status, "DisruptionTarget").get("reason")) == "DeletionByTaintManager"
+    return taken and word(_condition(status, "Ready").get("status")) != "True"
 
 
-def _waiting_reason(status: Manifest) -> tuple[str, bool]:
+def _waiting_reason(status: PodStatus) -> tuple[str, bool]:
     """Why a pod does not start, and whether that is the scheduler's word."""
     scheduled = _condition(status, "PodScheduled")
     # A gate is no trouble: the operator, or a queue that has put its own there, removes it.
-    if scheduled.get("status") == "False" and scheduled.get("reason") != "SchedulingGated":
-        return str(scheduled.get("message") or scheduled.get("reason") or "not scheduled yet"), True
-    for container in items(status.get("containerStatuses")):
-        waiting = dictionary(dictionary(container.get("state")).get("waiting"))
-        if (reason := word(waiting, "reason")) in _STUCK:
-            return f"{reason}: {waiting.get('message', '')}".rstrip(": "), False
+    if word(scheduled.get("status")) == "False" and word(scheduled.get("reason")) != "SchedulingGated":
+        return word(scheduled.get("message")) or word(scheduled.get("reason")) or "not scheduled yet", True
+    for container in items(ContainerStatus, status.get("containerStatuses")):
+        waiting = fields(WaitingState, fields(ContainerState, container.get("state")).get("waiting"))
+        if (reason := word(waiting.get("reason"))) in _STUCK:
+            return f"{reason}: {word(waiting.get('message'))}".rstrip(": "), False
     return "", False
 
 
-def _terminated(status: Manifest) -> Manifest:
-    for container in items(status.get("containerStatuses")):
-        if ended := dictionary(dictionary(container.get("state")).get("terminated")):
+def _terminated(status: PodStatus) -> TerminatedState:
+    for container in items(ContainerStatus, status.get("containerStatuses")):
+        if ended := fields(TerminatedState, fields(ContainerState, container.get("state")).get("terminated")):
             return ended
     return {}
 
 
-def _node(pod: Manifest) -> str:
-    return word(dictionary(pod.get("spec")), "nodeName")
+def _node(pod: CachedObject) -> str:
+    return word(fields(PodSpec, pod.get("spec")).get("nodeName"))
 
 
-def _gated(pod: Manifest) -> bool:
-    return any(gate.get("name") == names.GATE for gate in items(dictionary(pod.get("spec")).get("schedulingGates")))
+def _gated(pod: CachedObject) -> bool:
+    gates = items(SchedulingGate, fields(PodSpec, pod.get("spec")).get("schedulingGates"))
+    return any(word(gate.get("name")) == names.GATE for gate in gates)
 
 
-def _scheduled(status: Manifest) -> datetime | None:
+def _scheduled(status: PodStatus) -> datetime | None:
     condition = _condition(status, "PodScheduled")
-    return _time(condition.get("lastTransitionTime")) if condition.get("status") == "True" else None
+    return _time(condition.get("lastTransitionTime")) if word(condition.get("status")) == "True" else None
 
 
-def _out_of_memory(ended: Manifest) -> bool:
+def _out_of_memory(ended: TerminatedState) -> bool:
     """Whether the kubelet says so, or on cgroup v1, where the pod outlives its rank, the worker's own first process."""
-    told = ended.get("exitCode") == 137 and "killed for memory" in str(ended.get("message"))
-    return ended.get("reason") == "OOMKilled" or told
+    told = _exit_code(ended) == 137 and "killed for memory" in word(ended.get("message"))
+    return word(ended.get("reason")) == "OOMKilled" or told
 
 
-def _termination_message(status: Manifest) -> str:
+def _termination_message(status: PodStatus) -> str:
     """Why a container ended, in one sentence; empty while it runs."""
     ended = _terminated(status)
     if not ended:
-        return str(status.get("message") or "") if status.get("phase") == "Failed" else ""
-    return str(ended.get("message") or "").strip() or f"ended with exit code {ended.get('exitCode')}"
+        return word(status.get("message")) if word(status.get("phase")) == "Failed" else ""
+    return word(ended.get("message")).strip() or f"ended with exit code {_exit_code(ended)}"
 
 
-def _report(message: Any) -> TerminationReport | None:
+def _report(message: JSON) -> TerminationReport | None:
+    text = word(message)
     try:
-        return TerminationReport.model_validate(json.loads(message)) if len(message) <= _LONGEST_REPORT else None
+        return TerminationReport.model_validate(json.loads(text)) if len(text) <= _LONGEST_REPORT else None
     except (TypeError, ValueError, RecursionError):
         return None
 
 
-def _time(text: Any) -> datetime | None:
+def _time(value: JSON) -> datetime | None:
     """A time of the API server's; None for any other text, and for a time that sums with it would overflow."""
     try:
-        found = datetime.fromisoformat(text)
-    except (TypeError, ValueError):
+        found = datetime.fromisoformat(word(value))
+    except ValueError:
         return None
     return found if found.tzinfo and 2000 <= found.year < 2200 else None

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from enum import Enum
 
-from resnext_operator.api.objects import Manifest
 from resnext_operator.rendering import names
+from resnext_operator.runtime.cached_objects import AnyObject, CachedObject
 from resnext_operator.runtime.unstructured import dictionary, owned_by, owners, word
 
 _CLAIM = "PersistentVolumeClaim"
@@ -18,7 +18,7 @@ class Owner(Enum):
     ANOTHER = "another"
 
 
-def owner_of(found: Manifest, name: str, uid: str) -> Owner:
+def owner_of(found: AnyObject, name: str, uid: str) -> Owner:
     """Whom an object belongs to, seen from the training of this name and uid.
 
     A claim for checkpoints outlives its training and therefore has no owner. It is recognised by the two labels that
@@ -27,19 +27,19 @@ def owner_of(found: Manifest, name: str, uid: str) -> Owner:
     """
     if owned_by(found, uid):
         return Owner.TRAINING
-    if any(word(owner, "name") == name for owner in owners(found)):
+    if any(word(owner.get("name")) == name for owner in owners(found)):
         return Owner.EARLIER
     if found["kind"] == _CLAIM and not found["metadata"].get("ownerReferences") and _created_for(found, name):
         return Owner.TRAINING
     return Owner.ANOTHER
 
 
-def foreign_claims(children: Iterable[Manifest], name: str, uid: str) -> frozenset[str]:
+def foreign_claims(children: Iterable[CachedObject], name: str, uid: str) -> frozenset[str]:
     """The names of the claims among these objects that the operator did not create for this training."""
     claims = (child for child in children if child["kind"] == _CLAIM)
     return frozenset(claim["metadata"]["name"] for claim in claims if owner_of(claim, name, uid) is not Owner.TRAINING)
 
 
-def _created_for(claim: Manifest, name: str) -> bool:
+def _created_for(claim: AnyObject, name: str) -> bool:
     labels = dictionary(claim["metadata"].get("labels"))
     return labels.get(names.MANAGED_BY) == names.OPERATOR and labels.get(names.TRAINING) == name

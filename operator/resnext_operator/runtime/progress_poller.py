@@ -13,14 +13,21 @@ from ipaddress import ip_address
 import aiohttp
 from pydantic import ValidationError
 
-from resnext_operator.api.objects import Manifest, TrainingKey
+from resnext_operator.api.objects import TrainingKey
 from resnext_operator.api.pod_template import GPU
 from resnext_operator.rendering import names
 from resnext_operator.runtime.cache import PODS, Cache
+from resnext_operator.runtime.cached_objects import (
+    CachedObject,
+    PodStatus,
+    TrainingSpec,
+    TrainingWorkers,
+    WorkerResources,
+)
 from resnext_operator.runtime.client import describe_error
 from resnext_operator.runtime.guard import Guard, Repeats
 from resnext_operator.runtime.settings import Settings
-from resnext_operator.runtime.unstructured import dictionary, training_of, word
+from resnext_operator.runtime.unstructured import dictionary, fields, training_of, word
 from resnext_operator.runtime.workqueue import WorkQueue
 from resnext_trainer.contract import Progress
 
@@ -165,8 +172,10 @@ class ProgressPoller:
         return dict(zip(ports, await asyncio.gather(*(step(*where) for where in ports.values())), strict=True))
 
     def _ranks_per_worker(self, key: TrainingKey) -> int:
-        workers = dictionary(dictionary((self._cache.training(key) or {}).get("spec")).get("workers"))
-        gpus = dictionary(dictionary(workers.get("resources")).get("limits")).get(GPU, 1)
+        training = self._cache.training(key)
+        spec = fields(TrainingSpec, training.get("spec") if training else None)
+        workers = fields(TrainingWorkers, spec.get("workers"))
+        gpus = dictionary(fields(WorkerResources, workers.get("resources")).get("limits")).get(GPU, 1)
         return min(max(1, int(workers.get("slots") or gpus)), _MOST_SLOTS)
 
     async def _fetch(
@@ -197,13 +206,13 @@ async def _read(content: aiohttp.StreamReader) -> bytes:
     return bytes(body)
 
 
-def _runs(pod: Manifest) -> bool:
-    return word(dictionary(pod.get("status")), "phase") == "Running"
+def _runs(pod: CachedObject) -> bool:
+    return word(fields(PodStatus, pod.get("status")).get("phase")) == "Running"
 
 
-def _address(pod: Manifest) -> str:
+def _address(pod: CachedObject) -> str:
     """The pod's address; empty if it has none."""
-    address = word(dictionary(pod.get("status")), "podIP")
+    address = word(fields(PodStatus, pod.get("status")).get("podIP"))
     try:
         return str(ip_address(address))
     except ValueError:

@@ -15,8 +15,8 @@ from contextlib import suppress
 import aiohttp
 import kopf
 
-from resnext_operator.api.objects import Manifest
 from resnext_operator.runtime import controller
+from resnext_operator.runtime.cached_objects import CachedObject
 from resnext_operator.runtime.client import ApiError, NameStillHeld, describe_error
 from resnext_operator.runtime.controller import Runtime
 from resnext_operator.runtime.guard import Repeats
@@ -130,7 +130,7 @@ class Scopes:
                 if namespace in (None, key[0]):
                     runtime.queue.add(key)
 
-    def _skipped(self, found: Manifest, error: Exception) -> None:
+    def _skipped(self, found: CachedObject, error: Exception) -> None:
         self._runtime.guard.skipped("list", (found.get("kind"), *namespace_and_name(found)), error)
 
     def _failed(self, kind: str, namespace: Namespace, error: Exception, left: bool) -> None:

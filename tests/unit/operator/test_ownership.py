@@ -1,6 +1,7 @@
 """Ownership of objects that have the name of a child: one rule for every kind."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -99,7 +100,7 @@ def test_own_claim_of_earlier_training_is_reused():
     cluster = Cluster()
     claim = checkpoint_claim(cluster.training)
     assert "ownerReferences" not in claim["metadata"]
-    cluster._store(claim)
+    cluster._store(dict(claim))
     cluster.run()
     assert cluster.status["phase"] == Phase.RUNNING
 
@@ -133,7 +134,7 @@ class Taken(server.KubeClient):
 def test_create_conflict_is_judged_by_owner(kind):
     """When a name is taken, the existing object's owner decides, also for kinds that are not cached."""
     training = Cluster().training
-    manifest = {"kind": kind, "metadata": {"name": CLAIM}}
+    manifest: Any = {"kind": kind, "metadata": {"name": CLAIM}}
 
     def create(found):
         # The API server does not repeat the kind in each answer.

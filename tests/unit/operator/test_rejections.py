@@ -272,7 +272,7 @@ def test_workers_in_quota_are_gated_until_all_exist():
     cluster = Cluster()
     cluster.quota = True
     plan = cluster.decide()
-    workers = [each for each in plan.create if is_pod("worker")(each)]
+    workers = [each for each in plan.create if each["kind"] == "Pod" and is_pod("worker")(each)]
     assert all(each["spec"]["schedulingGates"] == [{"name": "resnext.dev/gang"}] for each in workers)
     cluster.settle()
     assert len(cluster.pods("worker")) == 2
@@ -337,7 +337,7 @@ def test_rejected_set_is_deleted_after_timeout():
     assert not cluster.pods("worker")
     cluster.wait(seconds=1)
     plan = cluster.decide()
-    workers = [each for each in plan.create if is_pod("worker")(each)]
+    workers = [each for each in plan.create if each["kind"] == "Pod" and is_pod("worker")(each)]
     assert len(workers) == 2
     assert all("schedulingGates" in each["spec"] for each in workers)
     cluster.run()
