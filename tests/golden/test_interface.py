@@ -95,7 +95,8 @@ def normalised(text: str) -> str:
         if usage or re.match(r" {8,}\S", line):
             lines[-1] += f"{' ' if usage else '  '}{line.strip()}"
         else:
-            lines.append(re.match(r" *", line)[0] + re.sub(r" {2,}", "  ", line.strip()))  # type: ignore[index]
+            indent = " " * (len(line) - len(line.lstrip(" ")))
+            lines.append(indent + re.sub(r" {2,}", "  ", line.strip()))
     return re.sub(r"(?<=\S) {2,}", "  ", "\n".join(lines)).strip() + "\n"
 
 

@@ -83,13 +83,15 @@ class Process:
         counted: Counter[str] = Counter()
         for key, value in (await self.metrics()).items():
             if key.startswith("resnext_operator_api_requests_total"):
-                counted[re.search(r'verb="(\w+)"', key)[1]] += int(value)  # type: ignore[index]
+                (verb,) = re.findall(r'verb="(\w+)"', key)
+                counted[verb] += int(value)
         return counted
 
     def memory(self, what: str = "VmRSS") -> float:
         """MB, now or (VmHWM) at its most."""
         status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8")
-        return int(re.search(rf"{what}:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]
+        (size,) = re.findall(rf"{what}:\s+(\d+) kB", status)
+        return int(size) / 1024
 
     def seconds(self) -> float:
         """CPU time so far."""
