@@ -1,0 +1,60 @@
+"""Bring-up of a rank: order, TensorFlow's settings, and errors."""
+
+import subprocess
+import sys
+
+import pytest
+import tensorflow as tf
+
+from resnext_trainer.config.models import Precision
+from resnext_trainer.config.validation import resolve
+from resnext_trainer.contract import ExitStatus
+from resnext_trainer.errors import TrainingError
+from resnext_trainer.runtime.bring_up import bring_up, bring_up_alone
+
+
+def config(mode, device="cpu"):
+    """Also tf32 on a CPU, which a user cannot ask for."""
+    return resolve({"device": device}).model_copy(update={"precision": Precision(mode=mode)})
+
+
+@pytest.fixture
+def tf32():
+    """Restores TensorFlow's own setting."""
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    yield tf.config.experimental.tensor_float_32_execution_enabled
+    tf.config.experimental.enable_tensor_float_32_execution(before)
+
+
+@pytest.mark.parametrize("mode", ["tf32", "fp32"])
+def test_bring_up_sets_tf32_of_final_settings(tf32, mode):
+    """The settings that were opened apply, such as those of a resumed run, and not those that were read."""
+    other = "fp32" if mode == "tf32" else "tf32"
+    with bring_up(lambda: config(other, "auto"), lambda _, read: (config(mode, read.device), "source")) as runtime:
+        assert (runtime.opened, runtime.config.device, runtime.ranks.size) == ("source", "cpu", 1)
+        assert tf32() is (mode == "tf32")
+    assert bring_up_alone(config(other)).device == "cpu"
+    assert tf32() is (other == "tf32")
+
+
+def test_bring_up_error_prevents_opening():
+    """Nothing is opened unless all ranks have read their settings; the error is the same on all ranks."""
+    opened = []
+
+    def refuse():
+        raise TrainingError(ExitStatus.NO_GOOD_CHECKPOINT, "there is none")
+
+    def open_together(_ranks, read):
+        opened.append(read)
+        return read, None
+
+    with pytest.raises(TrainingError, match="there is none") as caught, bring_up(refuse, open_together):
+        pass
+    assert caught.value.collective
+    assert not opened
+
+
+def test_import_leaves_environment_unchanged():
+    """The operator imports the trainer's configuration; TensorFlow's variables are for the trainer's own process."""
+    code = "import os; before = dict(os.environ); import resnext_trainer.config.models; print(before == os.environ)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "True\n"
