@@ -156,10 +156,10 @@ def _exit_code(ended: TerminatedState) -> int | None:
 
 
 def _condition(status: PodStatus, kind: str) -> PodCondition:
-    return next(
-        (each for each in items(PodCondition, status.get("conditions")) if word(each.get("type")) == kind),
-        PodCondition(),
-    )
+    for condition in items(PodCondition, status.get("conditions")):
+        if word(condition.get("type")) == kind:
+            return condition
+    return {}
 
 
 def _disrupted(status: PodStatus) -> bool:

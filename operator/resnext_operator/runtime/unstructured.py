@@ -20,14 +20,15 @@ def dictionary(value: JSON) -> Manifest:
     return value if isinstance(value, dict) else {}
 
 
-def fields(shape: type[_Fields], value: JSON) -> _Fields:
+def fields(_shape: type[_Fields], value: JSON) -> _Fields:
     """An object of JSON, of which these fields are read; an empty one instead of anything else."""
-    return cast("_Fields", value) if isinstance(value, dict) else shape()
+    return cast("_Fields", value if isinstance(value, dict) else {})
 
 
-def items(shape: type[_Fields], value: JSON) -> list[_Fields]:
+def items(_shape: type[_Fields], value: JSON) -> list[_Fields]:
     """The objects in a list of JSON, of which these fields are read; nothing instead of anything else."""
-    return [fields(shape, each) for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+    found = [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+    return cast("list[_Fields]", found)
 
 
 def word(value: JSON) -> str:
