@@ -12,6 +12,8 @@ CACHE  := $(shell $(PYTHON) images/setup cache)
 TORCH  ?= /usr/bin/python3
 # Compiled once at installation: else each process of a shell that forbids it (PYTHONDONTWRITEBYTECODE) compiles TensorFlow, 7 s.
 UV     := $(BIN)/uv pip install --system-certs --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt
+# Two files at a time, in the order of their names: a file's tests share fixtures.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 # The machine's certificates: behind a proxy that signs for itself, the lists that pip and uv bring refuse every package.
 CERTIFICATES := $(wildcard /etc/ssl/certs/ca-certificates.crt)
 ifneq ($(CERTIFICATES),)
@@ -34,22 +36,25 @@ try: $(VENV)/.trainer ## Train the sample without a cluster: two ranks under mpi
 	@$(BIN)/python hack/local_demo.py
 
 test: $(VENV)/.trainer $(VENV)/.dev ## Everything: checks, unit, golden, chart and end-to-end tests
-	@$(MAKE) --no-print-directory check
-	@$(SETUP) ssh timm kwok cluster images
-	@# The soak test waits most of its time: it runs next to the tests that need no cluster.
+	@$(SETUP) clients
 	@mkdir -p build
-	@RESNEXT_SOAK_SECONDS=180 nice $(BIN)/pytest -s tests/e2e/test_soak.py >build/soak.log 2>&1 & soak=$$!; \
-	status=0; $(BIN)/pytest tests/unit tests/golden tests/parity || status=$$?; \
-	wait $$soak || status=$$?; cat build/soak.log; \
-	$(BIN)/pytest tests/e2e || status=$$?; exit $$status
+	@$(MAKE) --no-print-directory check >build/check.log 2>&1 & check=$$!; \
+	status=0; $(SETUP) ssh timm kwok cluster images || status=$$?; \
+	wait $$check || status=$$?; cat build/check.log; exit $$status
+	@# Tests that need the whole cluster wait most of their time: they run next to those that need none.
+	@RESNEXT_SOAK_SECONDS=180 $(BIN)/pytest -s -m exclusive tests/e2e >build/exclusive.log 2>&1 & exclusive=$$!; \
+	status=0; $(PYTEST) tests/parity tests/unit tests/golden || status=$$?; \
+	wait $$exclusive || status=$$?; cat build/exclusive.log; \
+	$(PYTEST) -m "not exclusive" tests/e2e || status=$$?; exit $$status
 
 test-unit: $(VENV)/.trainer $(VENV)/.dev ## The tests that need no cluster and little time
 	@$(SETUP) clients ssh
-	@$(BIN)/pytest tests/unit tests/golden -m "not slow"
+	@$(PYTEST) tests/unit tests/golden -m "not slow"
 
 test-e2e: $(VENV)/.dev ## The end-to-end tests on the kind cluster (or on KUBECONFIG)
 	@$(SETUP) kwok cluster images
-	@$(BIN)/pytest tests/e2e
+	@status=0; $(BIN)/pytest -m exclusive tests/e2e || status=$$?; \
+	$(PYTEST) -m "not exclusive" tests/e2e || status=$$?; exit $$status
 
 test-faults: $(VENV)/.dev ## A fault at every write of the operator, where `make test` takes a sample; lost nodes, ranks that stand still (25 minutes)
 	@$(SETUP) kwok cluster images

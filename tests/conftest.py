@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from resnext_trainer.runtime import environment
 
@@ -20,7 +20,7 @@ if f"{CACHE}/bin" not in os.environ["PATH"].split(os.pathsep):
     os.environ["PATH"] = os.pathsep.join((f"{CACHE}/bin", os.environ["PATH"]))
 
 # How long one example takes says more of what else the machine does than of the code.
-settings.register_profile("no deadline", deadline=None)
+settings.register_profile("no deadline", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("no deadline")
 
 

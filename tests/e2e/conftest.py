@@ -1,12 +1,17 @@
-"""The real cluster for the end-to-end tests: operator, Prometheus and the digits, installed once as a user would."""
+"""The real cluster for the end-to-end tests: operator, Prometheus and the digits, installed as a user would.
 
+Two files run at a time (`pytest -n 2 --dist loadfile -m "not exclusive"`), each worker in a namespace of its own.
+Tests that are marked `exclusive` run one after the other, without any other test (`pytest -m exclusive`).
+"""
+
+import fcntl
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from tests.support.kube import MONITORING, NAMESPACE, ROOT, SAMPLES, SYSTEM, Cluster, image, sample, setup
+from tests.support.kube import MONITORING, NAMESPACE, ROOT, SAMPLES, SYSTEM, WORKER, Cluster, image, sample, setup
 from tests.support.simcluster.environment import Environment, simulated_environment
 
 # Set by `make test-faults`: tests that take minutes each.
@@ -16,20 +21,33 @@ if "RESNEXT_SOAK_SECONDS" not in os.environ:
     collect_ignore.append("test_soak.py")
 
 
+LONGEST = {"test_pod_failures.py", "test_training.py"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, one for each worker: at the end, short ones keep both busy."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
+@pytest.fixture(autouse=True)
+def alone(request: pytest.FixtureRequest) -> None:
+    """An exclusive test fails next to others, also where these would not notice it."""
+    if WORKER and request.node.get_closest_marker("exclusive"):
+        pytest.fail('exclusive tests run without -n: pytest -m exclusive; with -n, add -m "not exclusive"')
+
+
 @pytest.fixture(scope="session")
-def cluster() -> Cluster:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     """The cluster with the operator, Prometheus, a restricted namespace and the digits in it."""
     cluster = Cluster(os.environ.get("KUBECONFIG") or setup("kubeconfig"))
-    cluster.run(
-        *("helm", "upgrade", "--install", "resnext-operator", ROOT / "charts" / "resnext-operator"),
-        *("--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout", "120s"),
-        *("--set", f"image={image('operator')}", "--set", f"trainerImage={image('trainer-cpu')}"),
-    )
-    prometheus = (ROOT / "images" / "monitoring" / "prometheus.yaml").read_text()
-    prometheus = prometheus.replace("image: resnext-monitoring", f"image: {image('monitoring')}")
-    cluster.run("kubectl", "apply", "-f", "-", stdin=prometheus)
-    cluster.run("kubectl", "delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=120s")
-    setup("volumes")
+    # The first worker installs; the workers' folders lie in one folder of this run.
+    folder = tmp_path_factory.getbasetemp().parent if WORKER else tmp_path_factory.getbasetemp()
+    installed = folder / "installed"
+    with (folder / "lock").open("w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not installed.exists():
+            install(cluster)
+            installed.touch()
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}})
     dataset = (SAMPLES / "digits-dataset.yaml").read_text()
@@ -39,6 +57,24 @@ def cluster() -> Cluster:
     cluster.kubectl("wait", "--for=condition=Complete", "job/digits-dataset", "--timeout=180s")
     cluster.run("kubectl", "-n", MONITORING, "rollout", "status", "deployment/prometheus", "--timeout=90s")
     return cluster
+
+
+def install(cluster: Cluster) -> None:
+    """The operator and Prometheus; what earlier runs left is deleted."""
+    cluster.run(
+        *("helm", "upgrade", "--install", "resnext-operator", ROOT / "charts" / "resnext-operator"),
+        *("--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout", "120s"),
+        *("--set", f"image={image('operator')}", "--set", f"trainerImage={image('trainer-cpu')}"),
+        # Tests wait for what a training reports: three times as often as by default.
+        *("--set", "settings.progressSeconds=1"),
+    )
+    prometheus = (ROOT / "images" / "monitoring" / "prometheus.yaml").read_text()
+    prometheus = prometheus.replace("image: resnext-monitoring", f"image: {image('monitoring')}")
+    cluster.run("kubectl", "apply", "-f", "-", stdin=prometheus)
+    names = [each["metadata"]["name"] for each in cluster.objects("namespaces")]
+    if left := [name for name in names if name == "e2e" or name.startswith("e2e-")]:
+        cluster.run("kubectl", "delete", "namespace", *left, "--ignore-not-found", "--timeout=120s")
+    setup("volumes")
 
 
 @pytest.fixture

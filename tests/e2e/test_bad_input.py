@@ -7,7 +7,7 @@ import sys
 import pytest
 import yaml
 
-from tests.support.kube import Cluster, Refused, sample
+from tests.support.kube import ONE_WORKER, SMALL_NETWORK, Cluster, Refused, sample
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_failed_worker_start_is_counted(cluster: Cluster):
     hidden = {"volumes": [{"name": "x", "emptyDir": {}}], "volumeMounts": [{"name": "x", "mountPath": "/usr"}]}
     cluster.apply(sample("resnext-digits", "hidden", {"workers": hidden, "runPolicy": {"backoffLimit": 1}}))
     try:
-        cluster.until("hidden", lambda status: status.get("phase") == "Failed", 120)
+        cluster.until("hidden", lambda status: status.get("phase") == "Failed")
         status = cluster.status("hidden")
         assert status["reason"] == "BackoffLimitExceeded"
         first, second = status["failedStarts"]
@@ -79,7 +79,7 @@ def damaged(cluster: Cluster) -> None:
 )
 def test_invalid_dataset_fails_naming_file(cluster: Cluster, training, folder, words):
     """The attempt ends with exit code 3 and names the file."""
-    name = training(dataset={"subPath": folder})
+    name = training(dataset={"subPath": folder}, workers=ONE_WORKER)
     cluster.until(name, lambda status: status.get("phase") == "Failed")
     status = cluster.status(name)
     (attempt,) = status["attempts"]
@@ -91,7 +91,7 @@ def test_invalid_dataset_fails_naming_file(cluster: Cluster, training, folder, w
 
 def test_truncated_checkpoint_falls_back_to_previous(cluster: Cluster, training):
     """Training resumes from the checkpoint before the damaged one."""
-    name = training(training={"epochs": 10})
+    name = training(training={"model": SMALL_NETWORK, "epochs": 12}, workers=ONE_WORKER)
     cluster.until(name, lambda status: (status.get("checkpoint") or {}).get("step", 0) >= 60)
     cluster.kubectl("patch", "rnx", name, "--type=merge", "-p", '{"spec":{"suspend":true}}')
     cluster.until(name, lambda status: status.get("phase") == "Suspended", seconds=90)

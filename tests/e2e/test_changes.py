@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.kube import Cluster, Refused
+from tests.support.kube import ONE_WORKER, SMALL_NETWORK, Cluster, Refused
 
 
 def saved(status):
@@ -11,7 +11,7 @@ def saved(status):
 
 def test_resize_resumes_from_checkpoint(cluster: Cluster, training):
     """Changing the pod template requires suspend; scaling does not."""
-    name = training(training={"epochs": 12})
+    name = training(training={"model": SMALL_NETWORK, "epochs": 16})
     cluster.until(name, lambda status: saved(status) >= 22)
     with pytest.raises(Refused, match="suspend first"):
         cluster.kubectl("patch", "rnx", name, "--type=merge", "-p", '{"spec":{"workers":{"nodeSelector":{"a":"b"}}}}')
@@ -27,7 +27,11 @@ def test_resize_resumes_from_checkpoint(cluster: Cluster, training):
 
 def test_ttl_deletes_finished_training(cluster: Cluster, training):
     """The checkpoint claim stays."""
-    name = training(training={"epochs": 1}, runPolicy={"ttlSecondsAfterFinished": 3})
+    name = training(
+        training={"model": SMALL_NETWORK, "epochs": 1},
+        workers=ONE_WORKER,
+        runPolicy={"ttlSecondsAfterFinished": 3},
+    )
     cluster.until(name, lambda status: status.get("phase") == "Succeeded")
     cluster.kubectl("wait", "--for=delete", f"rnx/{name}", "--timeout=60s")
     assert cluster.get("pvc", f"{name}-checkpoints")["status"]["phase"] == "Bound"

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.kube import Cluster, Refused, in_node
+from tests.support.kube import ONE_WORKER, SMALL_NETWORK, Cluster, Refused, in_node
 
-SMALL = {"training": {"epochs": 1}}
+# Rank 0 writes checkpoints: one rank is enough.
+SMALL = {"training": {"model": SMALL_NETWORK, "epochs": 1}, "workers": ONE_WORKER}
 
 
 class Volume:

@@ -13,6 +13,8 @@ from tests.support.simcluster.environment import Environment
 from tests.support.simcluster.proxy import Fault
 from tests.support.simcluster.scenarios import SCENARIOS, Outcome, ScenarioSteps, run_scenario
 
+pytestmark = pytest.mark.exclusive
+
 ALL = os.environ.get("RESNEXT_FAULTS") == "all"
 
 # More would only wait for the two cores.

@@ -7,6 +7,8 @@ import pytest
 
 from tests.support.kube import Cluster, in_node
 
+pytestmark = pytest.mark.exclusive
+
 LONG = {"epochs": 120, "checkpoint": {"everyEpochs": 1}}
 
 

@@ -4,6 +4,8 @@ import asyncio
 import copy
 from contextlib import AsyncExitStack
 
+import pytest
+
 from resnext_operator.runtime.client import ApiError
 from tests.support.simcluster.environment import Environment
 from tests.support.simcluster.proxy import Call
@@ -14,6 +16,8 @@ from tests.support.simcluster.scenarios import (
     training_scenario,
     wait_until_idle,
 )
+
+pytestmark = pytest.mark.exclusive
 
 
 async def suspended(scenario: TrainingScenario) -> None:

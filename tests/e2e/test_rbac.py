@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 
+import pytest
 import yaml
 
 from resnext_operator.rendering import names
@@ -19,6 +20,8 @@ from tests.support.simcluster.scenarios import (
     suspend_to_resumed,
     training_scenario,
 )
+
+pytestmark = pytest.mark.exclusive
 
 Right = tuple[str, str, str]
 """Group, resource and verb."""

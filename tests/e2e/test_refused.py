@@ -13,7 +13,7 @@ from resnext_operator.api.operator_policy import OperatorPolicy
 from resnext_operator.api.validation import MAX_NAME_LENGTH, InvalidTraining, parse
 from resnext_operator.rendering.claims import checkpoint_claim, creates_checkpoint_claim
 from resnext_operator.rendering.pods import example_hosts, launcher_pod, worker_pod
-from tests.support.kube import NAMESPACE, ROOT, SYSTEM, Cluster, Refused, sample
+from tests.support.kube import NAMESPACE, ROOT, SYSTEM, Cluster, Refused, eventually, sample
 from tests.support.validity import INVALID, VALID, merged
 
 GPU = pod_template.GPU
@@ -132,10 +132,10 @@ def test_quota_without_limits_reported_before_workers(cluster: Cluster):
         cluster.apply(sample("resnext-digits", "it", wanted), namespace=namespace)
 
         def told() -> bool:
-            conditions = (cluster.get("rnx", "it", namespace).get("status") or {}).get("conditions", ())
+            conditions = cluster.status("it", namespace).get("conditions", ())
             return any("spec.workers.resources.limits.cpu" in each["message"] for each in conditions)
 
-        eventually(told)
+        eventually(told, "the name of the missing limit")
         assert not cluster.objects("pods", namespace=namespace)
     finally:
         cluster.run("kubectl", "delete", "namespace", namespace, "--wait=false")
@@ -266,7 +266,7 @@ def test_author_without_pod_permission_is_rejected(cluster: Cluster, training, a
             return str(error)
         return ""
 
-    eventually(lambda: "may not create pods" in create())
+    eventually(lambda: "may not create pods" in create(), "the policy's refusal")
     assert (
         f"{AUTHOR} may not create pods in namespace {NAMESPACE}, and a training makes pods there: get the" in create()
     )
@@ -287,14 +287,7 @@ def test_author_without_pod_permission_is_rejected(cluster: Cluster, training, a
     cluster.kubectl("delete", "rnx", name, "--cascade=foreground", "--timeout=30s")
 
     grant(cluster, "pods", {"": ["pods"]}, ["create"])
-    eventually(lambda: create() == "")
-
-
-def eventually(holds, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "not within the time"
-        time.sleep(0.5)
+    eventually(lambda: create() == "", "that the right to create pods is enough")
 
 
 def change(cluster: Cluster, name: str, spec: str) -> None:

@@ -10,6 +10,8 @@ import pytest
 from tests.support.simcluster.environment import Environment
 from tests.support.simcluster.soak import soak
 
+pytestmark = pytest.mark.exclusive
+
 SECONDS = float(os.environ["RESNEXT_SOAK_SECONDS"])
 SEED = int(os.environ.get("RESNEXT_SOAK_SEED", "1"))
 

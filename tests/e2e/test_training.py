@@ -2,15 +2,15 @@
 
 import json
 import re
-import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.support.kube import NAMESPACE, ROOT, SYSTEM, Cluster, Manifest
+from tests.support.kube import NAMESPACE, ONE_WORKER, ROOT, SMALL_NETWORK, SYSTEM, Cluster, Manifest, eventually
 
 # Long enough to break something in the middle, short enough to wait for the end: half a minute on two cores.
-LONG = {"epochs": 12, "checkpoint": {"everyEpochs": 1}}
+LONG = {"model": SMALL_NETWORK, "epochs": 16, "checkpoint": {"everyEpochs": 1}}
 
 
 def steps_done(status):
@@ -41,6 +41,15 @@ def condition(status, kind):
     return next((each for each in status.get("conditions", ()) if each["type"] == kind), {})
 
 
+def live(pods):
+    return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+
+
+def values(result):
+    """Of an instant query."""
+    return [float(each["value"][1]) for each in result]
+
+
 def dashboard_queries():
     (dashboard,) = (ROOT / "charts" / "resnext-operator" / "files" / "dashboards").glob("*.json")
     panels = json.loads(Path(dashboard).read_text(encoding="utf-8"))["panels"]
@@ -61,33 +70,28 @@ def test_digits_reach_accuracy_and_export_metrics(cluster: Cluster, training):
     assert "2/2" in row
 
     selector = f'{{namespace="{NAMESPACE}",training="{name}"}}'
-    deadline = time.monotonic() + 60
-    # A rate needs two scrapes, five seconds apart, of both ranks.
-    while time.monotonic() < deadline and not (
-        (rate := cluster.query(f"sum(rate(resnext_train_images_total{selector}[1m]))"))
-        and float(rate[0]["value"][1]) > 0
-        and len(cluster.query(f"resnext_train_images_total{selector}")) == 2
-    ):
-        time.sleep(1)
-    assert float(rate[0]["value"][1]) > 0
-    ranks = cluster.query(f"resnext_train_images_total{selector}")
+    # A rate needs two scrapes, five seconds apart.
+    rate = f"sum by (rank) (rate(resnext_train_images_total{selector}[1m])) > 0"
+    ranks = eventually(
+        lambda: found if len(found := cluster.query(rate)) == 2 else None, "images per second of two ranks"
+    )
     assert {each["metric"]["rank"] for each in ranks} == {"0", "1"}
 
-    cluster.kubectl("wait", "--for=condition=Succeeded", f"rnx/{name}", "--timeout=150s")
+    cluster.kubectl("wait", "--for=condition=Succeeded", f"rnx/{name}", "--timeout=280s")
     status = cluster.status(name)
     top1 = float(status["progress"]["top1"])
     assert top1 >= 0.97
-    time.sleep(11)  # two scrapes
-    assert not [pod for pod in cluster.pods(name, "worker") if "deletionTimestamp" not in pod["metadata"]]
-    assert len(cluster.pods(name, "launcher")) == 1, "for its log"
-    (accuracy,) = cluster.query(f'resnext_training_accuracy_ratio{{namespace="{NAMESPACE}",training="{name}",k="1"}}')
-    assert float(accuracy["value"][1]) == pytest.approx(top1, abs=1e-3)
+    eventually(lambda: not live(cluster.pods(name, "worker")), "the deletion of the workers")
+    assert len(live(cluster.pods(name, "launcher"))) == 1, "for its log"
+    accuracy = f'resnext_training_accuracy_ratio{{namespace="{NAMESPACE}",training="{name}",k="1"}}'
+    eventually(lambda: values(cluster.query(accuracy)) == pytest.approx([top1], abs=1e-3), f"accuracy {top1}")
     claim = cluster.get("pvc", f"{name}-checkpoints")
     assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
     for query in dashboard_queries():
         asked = query.replace("$namespace", NAMESPACE).replace("$training", name).replace("$__rate_interval", "5m")
         # Asked of the last minutes: the pods of a finished training are gone.
-        assert cluster.query(f"last_over_time(({asked})[10m:5s])"), f"no data for {query}"
+        past = f"last_over_time(({asked})[10m:5s])"
+        eventually(partial(cluster.query, past), f"data for {query}")
 
 
 def test_info_metric_reports_dali_xla_and_bf16(cluster: Cluster, training):
@@ -96,10 +100,8 @@ def test_info_metric_reports_dali_xla_and_bf16(cluster: Cluster, training):
         training={"epochs": 2, "data": {"pipeline": "dali"}, "xla": True, "precision": {"mode": "bf16"}},
     )
     cluster.until(name, succeeded, seconds=420)
-    time.sleep(6)
-    info = cluster.query(
-        f'last_over_time(resnext_train_info{{namespace="{NAMESPACE}",training="{name}",rank="0"}}[10m])'
-    )[0]["metric"]
+    asked = f'last_over_time(resnext_train_info{{namespace="{NAMESPACE}",training="{name}",rank="0"}}[10m])'
+    info = eventually(lambda: cluster.query(asked), "the labels of rank 0")[0]["metric"]
     expected = {
         "architecture": "resnext17-8x4d",
         "precision": "bf16",
@@ -133,9 +135,10 @@ def test_lost_worker_resumes_from_last_checkpoint(cluster: Cluster, training, op
     assert status.get("failures", 0) == 0
 
 
+@pytest.mark.exclusive
 def test_operator_restart_changes_no_child(cluster: Cluster, training):
     """The training continues without a new attempt."""
-    name = training(training=LONG)
+    name = training(training={**LONG, "epochs": 8}, workers=ONE_WORKER)
     cluster.until(name, lambda status: steps_done(status) > 20)
     before = cluster.children(name)
     cluster.kubectl("delete", "pods", "--all", "--grace-period=0", "--force", namespace=SYSTEM)
@@ -218,21 +221,34 @@ def test_unusable_gpu_fails_without_cpu_fallback(cluster: Cluster, training, nod
     assert "GPUs were asked for and cannot be used" in attempt["message"]
 
 
-@pytest.mark.parametrize("operators", [1, 0], ids=["as always", "while the operator is down"])
-def test_deletion_removes_children_except_checkpoints(cluster: Cluster, training, operators):
-    """Also if the training is deleted while the operator is down."""
-    name = training(training=LONG)
+@pytest.fixture
+def no_operator(cluster: Cluster):
+    """Scales the operator down when called; afterwards it is back."""
+    yield lambda: scale(cluster, 0)
+    scale(cluster, 1)
+
+
+def test_deletion_removes_children_except_checkpoints(cluster: Cluster, training):
+    """Pods end, and everything but the checkpoints is deleted."""
+    name = training(training=LONG, workers=ONE_WORKER)
     cluster.until(name, lambda status: saved(status) >= 20)
-    scale(cluster, operators)
-    try:
-        cluster.kubectl("delete", "rnx", name, "--timeout=30s")
-        deadline = time.monotonic() + 120
-        kinds = "pods,configmaps,networkpolicies,secrets"
-        while left := cluster.objects(kinds, f"resnext.dev/training={name}"):
-            assert time.monotonic() < deadline, [each["metadata"]["name"] for each in left]
-            time.sleep(1)
-    finally:
-        scale(cluster, 1)
+    delete(cluster, name)
+
+
+@pytest.mark.exclusive
+def test_deletion_without_operator_removes_children(cluster: Cluster, training, no_operator):
+    """The garbage collector needs no finalizer of the operator."""
+    name = training(training=LONG, workers=ONE_WORKER)
+    cluster.until(name, lambda status: saved(status) >= 20)
+    no_operator()
+    delete(cluster, name)
+
+
+def delete(cluster: Cluster, name: str) -> None:
+    """Delete a training; of its children, only the checkpoints may be left."""
+    cluster.kubectl("delete", "rnx", name, "--timeout=30s")
+    kinds = "pods,configmaps,networkpolicies,secrets"
+    eventually(lambda: not cluster.objects(kinds, f"resnext.dev/training={name}"), "the end of all children", 120)
     assert cluster.get("pvc", f"{name}-checkpoints")["status"]["phase"] == "Bound"
 
 
@@ -240,8 +256,8 @@ def scale(cluster: Cluster, replicas: int) -> None:
     operator = "deployment/resnext-operator"
     cluster.kubectl("scale", operator, f"--replicas={replicas}", namespace=SYSTEM)
     cluster.kubectl("rollout", "status", operator, "--timeout=60s", namespace=SYSTEM)
-    while not replicas and cluster.objects("pods", namespace=SYSTEM):
-        time.sleep(0.5)
+    if not replicas:
+        eventually(lambda: not cluster.objects("pods", namespace=SYSTEM), "the operator's end")
 
 
 def patch_capacity(cluster: Cluster, node: str, operation: str) -> None:

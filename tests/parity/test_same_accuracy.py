@@ -26,6 +26,8 @@ pytestmark = [
 BATCH = 64
 """Over all ranks."""
 
+NETWORK = {"blocks": [1, 1, 1], "groups": 8, "width": 4, "channels": 64, "stem": 32, "smallImages": True}
+
 RUNS = {  # pipeline, XLA, precision, ranks
     "tf.data, fp32": ("tfdata", False, "fp32", 1),
     "DALI, XLA, bf16": ("dali", True, "bf16", 1),
@@ -46,7 +48,7 @@ def top1(tmp_path_factory):
         pipeline, xla, precision, ranks = RUNS[name]
         folder = tmp_path_factory.mktemp("run")
         settings = {
-            "model": {"architecture": "resnext17-8x4d", "classes": 10, "imageSize": 16},
+            "model": {"architecture": "custom", "custom": NETWORK, "classes": 10, "imageSize": 16},
             "epochs": 5,
             "batchSize": BATCH // ranks,
             "optimizer": {"learningRate": 0.4, "momentum": 0.9},

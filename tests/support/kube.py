@@ -8,21 +8,37 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.error import HTTPError
 from urllib.parse import quote
+from urllib.request import urlopen
 
 import pytest
 import yaml
 
 from tests.support.merge_patch import merge_patch
 from tests.support.simcluster.api import ROOT as ROOT
+from tests.support.simcluster.api import TRAININGS
 from tests.support.simcluster.api import setup as setup
 
 SAMPLES = ROOT / "manifests" / "samples"
-SYSTEM, MONITORING, NAMESPACE = "resnext-system", "monitoring", "e2e"
+SYSTEM, MONITORING = "resnext-system", "monitoring"
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+NAMESPACE = f"e2e-{WORKER}" if WORKER else "e2e"
+"""Of this process: the workers of pytest-xdist run at the same time."""
 Manifest = dict[str, Any]
 T = TypeVar("T")
+_BLOCKS = {"blocks": [1, 1], "groups": 8, "width": 4, "channels": 64, "stem": 32, "smallImages": True}
+SMALL_NETWORK = {"architecture": "custom", "custom": _BLOCKS}
+"""For tests in which no accuracy matters: a rank starts and trains with it in half of the processor time."""
+ONE_WORKER = {"replicas": 1}
+"""For tests in which no second rank matters.
+
+The ranks of a training wait busily for one another: on two cores, two trainings of two ranks at the same time take
+longer than one after the other.
+"""
 
 
 def image(name: str) -> str:
@@ -38,6 +54,24 @@ class Cluster:
 
     def __init__(self, kubeconfig: str) -> None:
         self.environment = {**os.environ, "KUBECONFIG": kubeconfig}
+
+    @cached_property
+    def _proxy(self) -> str:
+        """`kubectl proxy`: a status takes 3 ms of the processor instead of the 150 ms of a kubectl of its own."""
+        # It ends with this process.
+        command = ("setpriv", "--pdeathsig=KILL", "kubectl", "proxy", "--port=0")
+        process = subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE, text=True)
+        assert process.stdout
+        return "http://" + process.stdout.readline().split()[-1]
+
+    def read(self, path: str) -> Manifest:
+        """What the API server answers to GET."""
+        try:
+            with urlopen(self._proxy + path, timeout=60) as answer:
+                found: Manifest = json.load(answer)
+        except HTTPError as error:
+            raise Refused(f"GET {path}: {error}\n{error.read().decode()}") from error
+        return found
 
     def run(self, *command: str | Path, stdin: str | None = None) -> str:
         done = subprocess.run(
@@ -77,12 +111,13 @@ class Cluster:
         """What the Prometheus in the cluster answers to an instant query."""
         question = quote(promql, safe="")
         path = f"/api/v1/namespaces/{MONITORING}/services/prometheus:9090/proxy/api/v1/query?query={question}"
-        answer = json.loads(self.run("kubectl", "get", "--raw", path))
-        result: list[Manifest] = answer["data"]["result"]
+        result: list[Manifest] = self.read(path)["data"]["result"]
         return result
 
-    def status(self, name: str) -> Manifest:
-        status: Manifest = self.get("rnx", name).get("status") or {}
+    def status(self, name: str, namespace: str = NAMESPACE) -> Manifest:
+        """Of a training; empty while it has none."""
+        found = self.read(f"{TRAININGS}/namespaces/{namespace}/resnexttrainings/{name}")
+        status: Manifest = found.get("status") or {}
         return status
 
     def condition(self, name: str, kind: str) -> Manifest:
@@ -125,8 +160,17 @@ class Cluster:
                 return found
             if status.get("phase") == "Failed":
                 break
-            time.sleep(0.5)
+            time.sleep(0.2)
         pytest.fail(f"{name}: not seen within {seconds:.0f} s\n{self.story(name)}")
+
+
+def eventually(seen: Callable[[], T | None], what: str, seconds: float = 60) -> T:
+    """The first true answer of `seen`."""
+    deadline = time.monotonic() + seconds
+    while not (found := seen()):
+        assert time.monotonic() < deadline, f"not seen within {seconds:.0f} s: {what}"
+        time.sleep(0.5)
+    return found
 
 
 def in_node(node: str, script: str) -> str:

@@ -378,10 +378,9 @@ def test_any_progress_response_leaves_other_ranks_polled(answer, monkeypatch):
             watch = ProgressPoller(runtime.cache, runtime.queue, Settings(progress_seconds=0.1))
             before = limits.getrusage(limits.RUSAGE_SELF).ru_maxrss
             asking = asyncio.create_task(watch.run())
-            for _ in range(40):
-                await asyncio.sleep(0.05)
-                if watch.latest(("default", "good")):
-                    break
+            async with asyncio.timeout(20):
+                while not watch.latest(("default", "good")):
+                    await asyncio.sleep(0.05)
             await asyncio.sleep(0.7)
             assert not asking.done()
             good = watch.latest(("default", "good"))
@@ -406,9 +405,9 @@ def test_non_finite_loss_is_dropped(loss, monkeypatch):
         async with ranks(answer, monkeypatch):
             watch = ProgressPoller(runtime.cache, runtime.queue, Settings(progress_seconds=0.1))
             asking = asyncio.create_task(watch.run())
-            await asyncio.sleep(0.3)
-            found = watch.latest(("default", "odd"))
-            assert found is not None
+            async with asyncio.timeout(20):
+                while not (found := watch.latest(("default", "odd"))):
+                    await asyncio.sleep(0.05)
             assert (found.step, found.loss) == (20, None)
             asking.cancel()
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -80,14 +80,23 @@ def cache_with(*addresses: str, launcher: str = "Running", slots: int = 1) -> Ca
     return cache
 
 
-def polled(cache: Cache, seconds: float = 0.6) -> tuple[ProgressPoller, bool]:
-    """The poller after some rounds, and whether it queued the training."""
+async def until(seen: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while not seen():
+            await asyncio.sleep(0.02)
+
+
+def polled(cache: Cache, seen: Callable[[ProgressPoller], object] | None = None) -> tuple[ProgressPoller, bool]:
+    """The poller once something is seen, else after some rounds, and whether it queued the training."""
 
     async def scenario() -> tuple[ProgressPoller, bool]:
         queue = WorkQueue()
         poller = ProgressPoller(cache, queue, Settings(trainer_image="x", progress_seconds=0.1))
         task = asyncio.create_task(poller.run())
-        await asyncio.sleep(seconds)
+        if seen:
+            await until(lambda: seen(poller))
+        else:
+            await asyncio.sleep(0.6)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         return poller, len(queue) > 0
@@ -99,7 +108,7 @@ class TestProgressPoller:
     def test_new_progress_is_kept_and_queues_training(self, port: int) -> None:
         """Worker 0's answer is the training's progress, and causes a reconciliation."""
         with rank("127.0.0.1", port, progress(7)):
-            poller, queued = polled(cache_with("127.0.0.1"))
+            poller, queued = polled(cache_with("127.0.0.1"), lambda poller: poller.latest(KEY))
         latest = poller.latest(KEY)
         assert latest is not None
         assert latest.step == 7
@@ -139,8 +148,10 @@ class TestProgressPoller:
         """A rank that does not answer has no last step."""
         monkeypatch.setattr(progress_poller, "_QUIET_SECONDS", 0.1)
         with rank("127.0.0.1", port, progress(7)), rank("127.0.0.2", port, progress(6)):
-            poller, _ = polled(cache_with("127.0.0.1", "127.0.0.2", "127.0.0.3"))
-        assert poller.last_steps(KEY) == {0: 7, 1: 6, 2: None}
+            steps = {0: 7, 1: 6, 2: None}
+            cache = cache_with("127.0.0.1", "127.0.0.2", "127.0.0.3")
+            poller, _ = polled(cache, lambda poller: poller.last_steps(KEY) == steps)
+        assert poller.last_steps(KEY) == steps
 
     def test_slow_training_delays_no_other(self, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
         """Each training is polled in a task of its own; nothing listens at the odd one's address."""
@@ -152,7 +163,7 @@ class TestProgressPoller:
             cache.upsert(renamed)
         cache.upsert({"kind": KIND, "metadata": {**_key(other), "uid": "t2", "resourceVersion": "1"}, "spec": {}})
         with rank("127.0.0.1", port, progress(7)):
-            poller, _ = polled(cache)
+            poller, _ = polled(cache, lambda poller: poller.latest(KEY))
         assert poller.latest(KEY) is not None
         assert poller.latest(other) is None
 
@@ -162,10 +173,10 @@ class TestProgressPoller:
         async def scenario() -> tuple[object, object]:
             poller = ProgressPoller(cache, WorkQueue(), Settings(trainer_image="x", progress_seconds=0.05))
             task = asyncio.create_task(poller.run())
-            await asyncio.sleep(0.4)
+            await until(lambda: poller.latest(KEY))
             before = poller.latest(KEY)
             cache.upsert(owned("Pod", "flowers-launcher-1", "launcher", {"phase": "Succeeded"}))
-            await asyncio.sleep(0.4)
+            await until(lambda: poller.latest(KEY) is None)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             return before, poller.latest(KEY)

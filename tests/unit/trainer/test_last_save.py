@@ -128,10 +128,10 @@ def test_grace_period_reserves_time_to_exit(grace, seconds):
 
 def test_final_save_failing_best_still_finishes(few, failing):
     """The last step is saved, so the training is finished; the message says that best is outdated."""
-    failing(lambda number, name: name == "best" and number > 2)
+    begun = failing(lambda number, name: name == "best" and number > 2)
     report = trained(with_time(few, 1))
     assert (report.verdict, report.checkpoint.step) == ("finished", 12)
-    if report.progress.top1 == report.progress.best_top1:
+    if "best" in begun[2:]:
         assert "; best could not be saved: [Errno 28]" in report.message
 
 
