@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.kube import NAMESPACE, ONE_WORKER, ROOT, SMALL_NETWORK, SYSTEM, Cluster, Manifest, eventually
+from tests.support.kube import NAMESPACE, ROOT, SMALL_NETWORK, SYSTEM, Cluster, Manifest, eventually
 
 # Long enough to break something in the middle, short enough to wait for the end: half a minute on two cores.
 LONG = {"model": SMALL_NETWORK, "epochs": 16, "checkpoint": {"everyEpochs": 1}}
@@ -138,7 +138,7 @@ def test_lost_worker_resumes_from_last_checkpoint(cluster: Cluster, training, op
 @pytest.mark.exclusive
 def test_operator_restart_changes_no_child(cluster: Cluster, training):
     """The training continues without a new attempt."""
-    name = training(training={**LONG, "epochs": 8}, workers=ONE_WORKER)
+    name = training(training={**LONG, "epochs": 8})
     cluster.until(name, lambda status: steps_done(status) > 20)
     before = cluster.children(name)
     cluster.kubectl("delete", "pods", "--all", "--grace-period=0", "--force", namespace=SYSTEM)
@@ -230,7 +230,7 @@ def no_operator(cluster: Cluster):
 
 def test_deletion_removes_children_except_checkpoints(cluster: Cluster, training):
     """Pods end, and everything but the checkpoints is deleted."""
-    name = training(training=LONG, workers=ONE_WORKER)
+    name = training(training=LONG)
     cluster.until(name, lambda status: saved(status) >= 20)
     delete(cluster, name)
 
@@ -238,7 +238,7 @@ def test_deletion_removes_children_except_checkpoints(cluster: Cluster, training
 @pytest.mark.exclusive
 def test_deletion_without_operator_removes_children(cluster: Cluster, training, no_operator):
     """The garbage collector needs no finalizer of the operator."""
-    name = training(training=LONG, workers=ONE_WORKER)
+    name = training(training=LONG)
     cluster.until(name, lambda status: saved(status) >= 20)
     no_operator()
     delete(cluster, name)
