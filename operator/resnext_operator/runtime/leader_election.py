@@ -64,13 +64,23 @@ class Leader:
             await asyncio.sleep(_RENEW if time.monotonic() - renewed < _RENEW else 0.5)
             started = time.monotonic()
             try:
-                self._lease = await self._write(self._lease["spec"], self._lease)
+                await self._renew()
                 renewed = started
             except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-                if isinstance(error, ApiError) and error.code == 409:
-                    raise LeadershipLost(f"lease {self._name} was taken by another") from None
                 if time.monotonic() - renewed > _DEADLINE:
                     raise LeadershipLost(f"lease {self._name} could not be renewed: {describe_error(error)}") from None
+
+    async def _renew(self) -> None:
+        try:
+            self._lease = await self._write(self._lease["spec"], self._lease)
+        except ApiError as refused:
+            if refused.code != 409:
+                raise
+            # A renewal whose answer was lost or came too late may have been stored.
+            stored = await self._cluster.request("GET", self._path, seconds=_REQUEST)
+            if stored["spec"].get("holderIdentity") != self._identity:
+                raise LeadershipLost(f"lease {self._name} was taken by another") from None
+            self._lease = await self._write(stored["spec"], stored)
 
     async def release(self) -> None:
         """Let the next one lead at once; call it when nothing is written any more."""

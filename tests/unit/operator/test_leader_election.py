@@ -17,6 +17,8 @@ class Server:
     def __init__(self):
         self.lease: Manifest | None = None
         self.version, self.down, self.silent = 0, False, False
+        self.unanswered = 0
+        """Writes that are stored, and whose answers are lost."""
 
     @property
     def holder(self):
@@ -38,6 +40,9 @@ class Server:
         self.lease = {**body, "metadata": {**body["metadata"], "resourceVersion": str(self.version)}}
         if self.silent:
             await asyncio.sleep(60)
+        if self.unanswered:
+            self.unanswered -= 1
+            raise TimeoutError
         return self.lease
 
 
@@ -84,6 +89,25 @@ def test_leader_without_renewal_is_replaced():
         await asyncio.wait_for(second.acquire(), 20)
         with pytest.raises(LeadershipLost, match="taken by another"):
             await first.renew_loop()
+
+    asyncio.run(scenario())
+
+
+def test_leader_goes_on_after_renewal_without_answer():
+    """A renewal that was stored without an answer outdates the version that the next one is written for."""
+
+    async def scenario():
+        server = Server()
+        first = replica(server, "a")
+        await first.acquire()
+        server.unanswered = 1
+        renewing = asyncio.create_task(first.renew_loop())
+        async with asyncio.timeout(20):
+            while server.unanswered or server.version < 5:
+                assert not renewing.done()
+                await asyncio.sleep(0.01)
+        renewing.cancel()
+        assert (server.holder, first.leading) == ("a", True)
 
     asyncio.run(scenario())
 
