@@ -55,7 +55,8 @@ def install() -> None:
     with step("operator installed: helm install from charts/resnext-operator"):
         run(
             *("helm", "upgrade", "--install", "resnext-operator", ROOT / "charts" / "resnext-operator"),
-            *("--namespace", "resnext-system", "--create-namespace", "--wait"),
+            # The tests change the definition in this cluster, and so own some of its fields.
+            *("--namespace", "resnext-system", "--create-namespace", "--wait", "--force-conflicts"),
             *("--set", f"image={setup('image-ref', 'operator')}"),
             *("--set", f"trainerImage={setup('image-ref', 'trainer-cpu')}"),
         )

@@ -63,7 +63,8 @@ def install(cluster: Cluster) -> None:
     """The operator and Prometheus; what earlier runs left is deleted."""
     cluster.run(
         *("helm", "upgrade", "--install", "resnext-operator", ROOT / "charts" / "resnext-operator"),
-        *("--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout", "120s"),
+        # A test replaces the definition's versions, and so owns the field.
+        *("--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout", "120s", "--force-conflicts"),
         *("--set", f"image={image('operator')}", "--set", f"trainerImage={image('trainer-cpu')}"),
         # Tests wait for what a training reports: three times as often as by default.
         *("--set", "settings.progressSeconds=1"),

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, PlainValidator
+from pydantic import ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from resnext_operator.api.status_fields import (
     TEXT_SCHEMA,
@@ -64,6 +64,10 @@ class ConditionType(StrEnum):
     FAILED = "Failed"
 
 
+_GENERATION = WithJsonSchema({"type": "integer", "format": "int64", "minimum": 0})
+"""As metav1.Condition has it. helm would write a bound of 2**53 as a float, which conflicts with the stored one."""
+
+
 class Condition(StatusModel):
     """One aspect of the training's state, as metav1.Condition."""
 
@@ -79,7 +83,7 @@ class Condition(StatusModel):
     message: Text
     """Details of the last transition."""
 
-    observed_generation: Count | None = None
+    observed_generation: Annotated[Count, _GENERATION] | None = None
     """metadata.generation that the condition was set for."""
 
     last_transition_time: Time

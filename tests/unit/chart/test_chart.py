@@ -261,9 +261,9 @@ def test_dashboard_queries_every_metric():
     """Each metric of the code is queried, and no other."""
     code = "".join(
         (ROOT / name).read_text()
-        for name in ("trainer/resnext_trainer/runtime/telemetry.py", "operator/resnext_operator/runtime/metrics.py")
+        for name in ("trainer/resnext_trainer/runtime/metrics.py", "operator/resnext_operator/runtime/metrics.py")
     )
-    # telemetry builds its names from parts: counter("images_total", …).
+    # The trainer builds its names from parts: counter("images_total", …).
     defined = {f"resnext_train_{name}" for name in re.findall(r'(?:counter|gauge)\(\s*"([a-z_]+)"', code)}
     defined |= set(re.findall(r'"(resnext_[a-z_]+)"', code)) - {"resnext_train"} | {"resnext_train_info"}
     asked = set(re.findall(r"resnext_[a-z0-9_]+", dashboards.resnext()))
