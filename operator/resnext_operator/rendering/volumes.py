@@ -47,7 +47,7 @@ def _user_volumes(training: Training) -> list[Volume]:
 
 
 def _user_mounts(training: Training) -> list[VolumeMount]:
-    # Whoever may write to a folder of the node may leave a link there that leads out of it.
+    # A user who may write to a directory of the node could leave a link there that leads out of it.
     of_nodes = {each.name for each in training.spec.workers.volumes if each.host_path}
     return [
         _mount(f"user-{each.name}", each.mount_path, each.sub_path, read_only=each.read_only or each.name in of_nodes)

@@ -143,7 +143,7 @@ def test_release_after_lost_leadership_leaves_lease():
 
 
 def test_release_after_cancelled_renewal_clears_lease():
-    """The API server stored the renewal, and the replica was told to end before the answer came."""
+    """The API server stored the renewal, and the replica was stopped before it got the answer."""
 
     async def scenario():
         server = Server()

@@ -15,7 +15,7 @@ from resnext_trainer.runtime.phases import PhaseTimer
 
 @dataclass(frozen=True)
 class Telemetry:
-    """The parts. Whoever reports something takes the part that it needs."""
+    """The parts of the telemetry. A caller takes only the part that it uses."""
 
     metrics: Metrics
     console: Console

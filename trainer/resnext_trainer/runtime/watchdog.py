@@ -32,7 +32,7 @@ _MAX_RANKS_LISTED = 8
 
 
 class Watchdog:
-    """Watches a rank's heartbeat until told to rest."""
+    """Watches a rank's heartbeat until it is stopped."""
 
     def __init__(self, heartbeat: Heartbeat, timeout: float) -> None:
         self._heartbeat = heartbeat

@@ -43,7 +43,7 @@ def _note_invalid_spec(draft: Draft) -> None:
 
 
 def set_start_time(draft: Draft) -> None:
-    """The start time, from which the deadline counts: none before the first resume, and anew at each."""
+    """The start time, from which the deadline counts: none before the first resume, and reset at each."""
     if draft.training.spec.suspend:
         return
     if draft.conditions.is_true(ConditionType.SUSPENDED):

@@ -10,7 +10,7 @@ from resnext_operator.domain.rules.rule import due, waits_for
 from resnext_operator.rendering.hashing import spec_hash
 from resnext_operator.rendering.shared_objects import shared_objects
 
-# A container whose image is there starts within seconds; after that, the Secret that it mounts may be gone.
+# A container whose image is there starts within seconds; after that, the Secret that it mounts may be missing.
 SECRET_MOUNT_GRACE = timedelta(seconds=30)
 
 MUTABLE_KINDS = ("NetworkPolicy",)

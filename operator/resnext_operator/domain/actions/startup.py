@@ -51,7 +51,7 @@ def reconcile_startup(draft: Draft) -> None:
         set_scheduled_false(draft, Reason.PODS_REFUSED, draft.rejection.message)
     else:
         set_scheduled_condition(draft, current)
-    # That a worker is missing may be all that tells of an attempt's end, until that is recorded.
+    # A missing worker may be the only sign that an attempt ended, until the end is recorded.
     if draft.evidence_is_recorded:
         _delete_stale_pods(draft, pods)
         if not (missing_claims(draft) or waits_for(draft, start_backoff) or waits_for(draft, rejection_backoff)):
@@ -115,7 +115,7 @@ def _may_launch(draft: Draft) -> bool:
 
 
 def _create_launcher(draft: Draft, workers: list[ObservedWorker]) -> None:
-    # The first launcher comes right after its workers; before a later one the Secret may have gone.
+    # The first launcher comes right after its workers; before a later one the Secret may have been deleted.
     if draft.state.keys is None and (draft.attempts or len({pod.keys for pod in workers if pod.keys}) > 1):
         draft.needs_ssh_secret = True
         return
