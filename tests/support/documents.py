@@ -33,7 +33,7 @@ def stored(training: dict[str, Any], **fields: Any) -> Spec:
 TWO = spec("{epochs: 20}").replace("name: one", "name: two")
 CLAIM = """apiVersion: v1
 kind: PersistentVolumeClaim
-metadata: {name: imagenet}
+metadata: {name: in-front-of-a-training}
 spec: {accessModes: [ReadWriteMany], resources: {requests: {storage: 1Gi}}}
 ---
 """

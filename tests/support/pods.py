@@ -61,7 +61,8 @@ class Pods:
 
     def worker(self, **environment: str) -> "subprocess.Popen[str]":
         process = self.start("worker", f"--health-port={self.health_port}", **environment)
-        wait_for(self.ready)
+        wait_for(lambda: self.ready() or process.poll() is not None)
+        assert process.poll() is None, self.log_of("worker")
         return process
 
     def launcher(self, *options: str, hosts: tuple[str, ...] = (f"{HOST}:2",)) -> "subprocess.Popen[str]":
