@@ -84,7 +84,7 @@ format: $(VENV)/.dev ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-generate: $(VENV)/.dev ## Write the CRD, install.yaml, dashboards and reference docs anew
+generate: $(VENV)/.dev ## Regenerate CRD, install.yaml, dashboards, reference
 	@$(SETUP) clients
 	@$(BIN)/python -m hack.codegen
 

@@ -134,13 +134,13 @@ def saved(folder: Path) -> dict[str, object]:
     run.settle(fingerprint.of("synthetic", {}, config.data.synthetic_images), [None] * config.model.classes)
     parts = compose(Metrics(), Console(out=io.StringIO()), Heartbeat(0))
     state = TrainState(config, "cpu")
-    keeper = CheckpointManager(config, 1, ranks, state, parts.metrics, parts.console, parts.phases, run)
+    manager = CheckpointManager(config, 1, ranks, state, parts.metrics, parts.console, parts.phases, run)
     seconds, waits = [], []
     for step in range(1, 5):
         started = time.perf_counter()
-        keeper.save(TrainingPosition(step=step))
+        manager.save(TrainingPosition(step=step))
         waits.append(time.perf_counter() - started)
-        keeper.wait()
+        manager.wait()
         seconds.append(time.perf_counter() - started)
     size = sum(file.stat().st_size for file in run.folder.glob("step-00000004*/*"))
     return {"seconds": seconds, "waitSeconds": waits, "MiB": size / 2**20}

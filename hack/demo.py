@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from resnext_operator.api.status import Phase, Status
-from resnext_operator.follow import follow
+from resnext_operator.watch import watch
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "manifests" / "samples"
@@ -100,7 +100,7 @@ def train() -> int:
     console.print(f"$ kubectl -n {NAMESPACE} apply -f manifests/samples/resnext-digits.yaml")
     started = time.monotonic()
     run("kubectl", "-n", NAMESPACE, "apply", "-f", SAMPLES / "resnext-digits.yaml")
-    status = follow(observed_status, console)
+    status = watch(observed_status, console)
     took = time.monotonic() - started
     progress, checkpoint = status.progress, status.checkpoint
     if status.phase is not Phase.SUCCEEDED or not progress or not checkpoint:

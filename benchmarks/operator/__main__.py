@@ -31,7 +31,7 @@ from tests.support.simcluster.operators import Ranks
 from tests.support.simcluster.process import Process, process
 
 NAMESPACE, CLAIM = "bench", "checkpoints"
-CAP = Settings().progress_per_second
+CAP = Settings().max_progress_polls_per_second
 METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 

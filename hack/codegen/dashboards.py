@@ -34,70 +34,74 @@ def _row(title: str) -> Panel:
 
 
 def _panels() -> list[Panel]:
-    images = f"rate(resnext_train_images_total{_SELECT}{_WINDOW})"
-    phases = f"rate(resnext_train_phase_seconds_total{_SELECT}{_WINDOW})"
+    images = f"rate(resnext_trainer_images_total{_SELECT}{_WINDOW})"
+    phases = f"rate(resnext_trainer_phase_seconds_total{_SELECT}{_WINDOW})"
     return [
         _row("Training $namespace/$training"),
         _panel("Images/s", "short", (f"resnext_training_images_per_second{_SELECT}", ""), kind="stat", width=6),
-        _panel("Epoch", "short", (f"max(resnext_train_epoch{_SELECT})", ""), kind="stat", width=6),
+        _panel("Epoch", "short", (f"max(resnext_trainer_epoch{_SELECT})", ""), kind="stat", width=6),
         _panel("Top-1", "percentunit", (_accuracy("1"), ""), kind="stat", width=6),
         _panel("Top-5", "percentunit", (_accuracy("5"), ""), kind="stat", width=6),
-        _panel("Images/s, in all", "short", (f"sum({images})", "all ranks")),
-        _panel("Images/s of each rank", "short", (f"sum by (rank) ({images})", "rank {{rank}}")),
-        _panel("Share of each step's time", "percentunit", (f"avg by (phase) ({phases})", "{{phase}}")),
-        _panel("Loss", "short", (f"resnext_train_loss{_RANK_0}", "loss")),
-        _panel("Accuracy", "percentunit", (f"resnext_train_eval_accuracy_ratio{_RANK_0}", "top-{{k}}")),
-        _panel("Learning rate", "short", (f"resnext_train_learning_rate{_RANK_0}", "learning rate")),
-        _panel("Epoch over time", "short", (f"max(resnext_train_epoch{_SELECT})", "epoch")),
+        _panel("Total throughput (images/s)", "short", (f"sum({images})", "all ranks")),
+        _panel("Throughput per rank", "short", (f"sum by (rank) ({images})", "rank {{rank}}")),
+        _panel("Step time breakdown", "percentunit", (f"avg by (phase) ({phases})", "{{phase}}")),
+        _panel("Loss", "short", (f"resnext_trainer_loss{_RANK_0}", "loss")),
+        _panel("Accuracy", "percentunit", (f"resnext_trainer_eval_accuracy_ratio{_RANK_0}", "top-{{k}}")),
+        _panel("Learning rate", "short", (f"resnext_trainer_learning_rate{_RANK_0}", "learning rate")),
+        _panel("Epoch", "short", (f"max(resnext_trainer_epoch{_SELECT})", "epoch")),
         _panel(
             "Step duration",
             "s",
             *(
                 (
                     f"histogram_quantile({share}, sum by (le) "
-                    f"(rate(resnext_train_step_duration_seconds_bucket{_SELECT}{_WINDOW})))",
+                    f"(rate(resnext_trainer_step_duration_seconds_bucket{_SELECT}{_WINDOW})))",
                     name,
                 )
-                for share, name in ((0.5, "median"), (0.99, "99 %"))
+                for share, name in ((0.5, "p50"), (0.99, "p99"))
             ),
         ),
         _panel("Time since the last step", "s", (_age("last_step"), "step")),
-        _panel("What is trained", "none", (f"resnext_train_info{_RANK_0}", _INFO), kind="stat"),
-        _row("Trouble: all of it zero in a good training, but for overflows"),
-        _panel("Steps that were not finite", "short", (_sum("nonfinite_steps_total", "cause"), "{{cause}}")),
-        _panel("Loss scale of fp16", "short", (f"resnext_train_loss_scale{_RANK_0}", "loss scale")),
-        _panel("Returns to a checkpoint", "short", (_sum("rollbacks_total", "rank", _RANK_0), "rollbacks")),
+        _panel("Training info", "none", (f"resnext_trainer_info{_RANK_0}", _INFO), kind="stat"),
+        _row("Health (expected 0, except fp16 overflows)"),
+        _panel("Non-finite steps", "short", (_sum("nonfinite_steps_total", "cause"), "{{cause}}")),
+        _panel("Loss scale (fp16)", "short", (f"resnext_trainer_loss_scale{_RANK_0}", "loss scale")),
+        _panel("Rollbacks", "short", (_sum("rollbacks_total", "rank", _RANK_0), "rollbacks")),
         _panel("Bad records skipped", "short", (_sum("bad_records_total", "rank"), "rank {{rank}}")),
         _panel(
-            "Writes that failed",
+            "Failed writes",
             "short",
             (_sum("checkpoint_failures_total", "rank", _RANK_0), "checkpoints"),
-            (_sum("journal_failures_total", "rank", _RANK_0), "log"),
+            (_sum("log_write_failures_total", "rank", _RANK_0), "log"),
         ),
         _panel("Time since the last checkpoint", "s", (_age("checkpoint_last_success"), "checkpoint")),
         _row("Operator"),
         _panel(
-            "Time to look at a training",
+            "Reconcile duration (p95)",
             "s",
             (
                 "histogram_quantile(0.95, sum by (le) "
                 f"(rate(resnext_operator_reconcile_duration_seconds_bucket{_WINDOW})))",
-                "95 %",
+                "p95",
             ),
         ),
-        _panel("Trainings that wait to be looked at", "short", ("sum(resnext_operator_queue_depth)", "waiting")),
+        _panel("Work queue depth", "short", ('sum(workqueue_depth{name="resnexttraining"})', "waiting")),
         _panel(
             "Requests to the API server",
             "reqps",
             (f"sum by (verb, code) (rate(resnext_operator_api_requests_total{_WINDOW}))", "{{verb}} {{code}}"),
         ),
-        _panel("Trainings", "short", ("sum by (phase) (resnext_trainings)", "{{phase}}")),
-        _panel("Attempts that ended", "short", ("sum by (cause) (resnext_operator_attempts_total)", "{{cause}}")),
+        _panel("Trainings", "short", ("sum by (phase) (resnext_operator_trainings)", "{{phase}}")),
         _panel(
-            "Looks that failed, and replicas that lead",
+            "Finished attempts by cause",
             "short",
-            ("sum(resnext_operator_reconcile_errors_total)", "failed"),
-            ("sum(resnext_operator_leader)", "leading"),
+            ("sum by (cause) (resnext_operator_attempts_finished_total)", "{{cause}}"),
+        ),
+        _panel("Reconcile errors", "short", ("sum(resnext_operator_reconcile_errors_total)", "failed")),
+        _panel(
+            "Leaders",
+            "short",
+            ('sum(leader_election_master_status{name="resnext-operator"})', "leading"),
         ),
         _panel(
             "Objects skipped by the operator",
@@ -105,11 +109,11 @@ def _panels() -> list[Panel]:
             ("sum by (loop) (resnext_operator_skipped_objects_total)", "{{loop}}"),
         ),
         _panel(
-            "From creation to the first step",
+            "Time to first step (p95)",
             "s",
             (
-                "histogram_quantile(0.95, sum by (le) (resnext_operator_first_step_seconds_bucket))",
-                "95 % of trainings",
+                "histogram_quantile(0.95, sum by (le) (resnext_operator_time_to_first_step_seconds_bucket))",
+                "p95",
             ),
         ),
     ]
@@ -117,11 +121,11 @@ def _panels() -> list[Panel]:
 
 def _sum(name: str, by: str, select: str = _SELECT) -> str:
     """A counter since the attempt's beginning."""
-    return f"sum by ({by}) (resnext_train_{name}{select})"
+    return f"sum by ({by}) (resnext_trainer_{name}{select})"
 
 
 def _age(name: str) -> str:
-    return f"time() - max(resnext_train_{name}_timestamp_seconds{_SELECT})"
+    return f"time() - max(resnext_trainer_{name}_timestamp_seconds{_SELECT})"
 
 
 def _accuracy(k: str) -> str:
@@ -154,7 +158,7 @@ def _variable(name: str, label: str, query: str) -> dict[str, Any]:
 
 def resnext() -> str:
     """The dashboard as Grafana loads it."""
-    steps = "resnext_train_steps_total"
+    steps = "resnext_trainer_steps_total"
     dashboard = {
         "title": "ResNeXt trainings",
         "uid": "resnext-trainings",

@@ -20,16 +20,16 @@ Brings a bare machine to a cluster with images in it. Steps already done are ski
 
   docker    a Docker engine, installed from Debian where there is none, and started
   tools     kubectl, helm, kind and the registry's program
-  kwok      what plays nodes and pods in tests and benchmarks of the operator
+  kwok      kwok, which simulates nodes and pods in tests and benchmarks of the operator
   registry  an image registry on this machine
   node      the image of the cluster's nodes
-  cluster   a kind cluster of two nodes, with shared volumes; it is started again where it stands still
+  cluster   a kind cluster of two nodes, with shared volumes; restarted if stopped
   images    operator, trainer-cpu and monitoring, built and pushed
   cuda      the trainer's image for NVIDIA GPUs, with a proof that its libraries load
   wheels    Horovod and DALI for the virtual environment of --python
-  volumes   empty the volumes whose claims are gone, and offer them again
+  volumes   recycle released volumes
   image-ref NAME   print an image's reference (operator, trainer-cpu, trainer-cuda, monitoring)
-  cache, kubeconfig   print where these lie
+  cache, kubeconfig   print paths
   env       print shell lines that set PATH and KUBECONFIG
   down      delete the cluster and the registry's container; images and caches stay
   clean     delete everything that was made, and stop the engine that was started

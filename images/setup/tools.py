@@ -80,7 +80,7 @@ def crane() -> None:
 
 @step(
     "kwok",
-    f"kwok {KWOK}, which plays nodes and pods in tests",
+    f"kwok {KWOK}, which simulates nodes and pods in tests",
     inputs=lambda: [KWOK],
     present=lambda: (BIN / "kwok").is_file(),
 )

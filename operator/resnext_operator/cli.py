@@ -37,20 +37,20 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="resnext-operator", description="Trains ResNeXts on Kubernetes.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="watch ResNeXtTraining resources and see them through")
+    run = commands.add_parser("run", help="run the controller")
     run.set_defaults(act=_run)
 
-    show = commands.add_parser("render", help="print what would be created for a training, without a cluster")
+    show = commands.add_parser("render", help="print the manifests for a ResNeXtTraining (offline)")
     show.add_argument("-f", "--filename", required=True, help="a ResNeXtTraining in YAML; - for standard input")
     show.set_defaults(act=_render)
 
     schema = commands.add_parser("crd", help="print the CustomResourceDefinition")
     schema.set_defaults(act=_crd)
 
-    live = commands.add_parser("follow", help="show one training live, until it ends")
-    live.add_argument("name", help="the training")
-    live.add_argument("-n", "--namespace", default="default", help="its namespace")
-    live.set_defaults(act=_follow)
+    live = commands.add_parser("watch", help="watch a training's progress until it finishes")
+    live.add_argument("name", help="training name")
+    live.add_argument("-n", "--namespace", default="default", help="namespace")
+    live.set_defaults(act=_watch)
     return parser
 
 
@@ -115,12 +115,12 @@ def _crd(_: argparse.Namespace) -> int:
     return 0
 
 
-def _follow(options: argparse.Namespace) -> int:
+def _watch(options: argparse.Namespace) -> int:
     from kubernetes import client, config
     from rich.console import Console
     from urllib3.exceptions import HTTPError
 
-    from resnext_operator.follow import follow
+    from resnext_operator.watch import watch
 
     where = (*RESOURCE[:2], options.namespace, PLURAL, options.name)
     try:
@@ -130,7 +130,7 @@ def _follow(options: argparse.Namespace) -> int:
         def get() -> Status:
             return Status.parse(objects.get_namespaced_custom_object(*where).get("status"))
 
-        status = follow(get, Console(highlight=False))
+        status = watch(get, Console(highlight=False))
     except config.ConfigException as error:
         print(f"no cluster: {error}: set KUBECONFIG", file=sys.stderr)
         return 1

@@ -67,7 +67,7 @@ def install(cluster: Cluster) -> None:
         *("--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout", "120s", "--force-conflicts"),
         *("--set", f"image={image('operator')}", "--set", f"trainerImage={image('trainer-cpu')}"),
         # Tests wait for what a training reports: three times as often as by default.
-        *("--set", "settings.progressSeconds=1"),
+        *("--set", "settings.progressPollIntervalSeconds=1"),
     )
     prometheus = (ROOT / "images" / "monitoring" / "prometheus.yaml").read_text()
     prometheus = prometheus.replace("image: resnext-monitoring", f"image: {image('monitoring')}")

@@ -100,5 +100,5 @@ def test_truncated_checkpoint_falls_back_to_previous(cluster: Cluster, training)
     cluster.kubectl("patch", "rnx", name, "--type=merge", "-p", '{"spec":{"suspend":false}}')
     cluster.until(name, lambda status: status.get("phase") == "Succeeded", seconds=420)
     log = cluster.kubectl("logs", f"{name}-launcher-2")
-    assert f"{newest} is not whole" in log
+    assert f"{newest} is incomplete" in log
     assert "resuming from step" in log

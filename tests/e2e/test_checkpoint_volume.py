@@ -47,7 +47,7 @@ def test_root_owned_claim_fails_before_first_step(cluster: Cluster, training, cl
     assert attempt["exitCode"] == 2
     assert f"/checkpoints is not writable by uid 1000 (owner root, mode {mode}): change the owner" in attempt["message"]
     assert status.get("progress", {}).get("step", 0) == 0
-    assert cluster.condition(name, "Failed")["reason"] == "ConfigurationRefused"
+    assert cluster.condition(name, "Failed")["reason"] == "InvalidConfiguration"
 
 
 def test_sub_path_is_created_and_resumed(cluster: Cluster, training, claim):

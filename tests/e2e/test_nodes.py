@@ -9,7 +9,7 @@ from tests.support.kube import Cluster, in_node
 
 pytestmark = pytest.mark.exclusive
 
-LONG = {"epochs": 120, "checkpoint": {"everyEpochs": 1}}
+LONG = {"epochs": 120, "checkpoint": {"intervalEpochs": 1}}
 
 
 def saved(status):
@@ -48,7 +48,7 @@ def test_worker_on_lost_node_is_replaced(cluster: Cluster, training, worker_node
     status = cluster.status(name)
     assert status.get("failures", 0) == 0
     assert status["disruptions"] == 1
-    assert status["attempts"][0]["cause"] == "disruption"
+    assert status["attempts"][0]["cause"] == "disrupted"
     assert status["attempts"][1]["checkpointStepBefore"] >= 22
     hanging = cluster.get("pod", lost["metadata"]["name"])
     assert "deletionTimestamp" in hanging["metadata"]

@@ -9,7 +9,7 @@ import pytest
 from tests.support.kube import NAMESPACE, SMALL_NETWORK, Cluster, Manifest, eventually, sample
 
 # Longer than any of these tests waits.
-LONG = {"model": SMALL_NETWORK, "epochs": 120, "checkpoint": {"everyEpochs": 1}}
+LONG = {"model": SMALL_NETWORK, "epochs": 120, "checkpoint": {"intervalEpochs": 1}}
 SYNTHETIC = {"dataset": None, "training": {"data": {"format": "synthetic", "syntheticImages": 64}}}
 # Unique per run: no waiting for the deletion of the previous run's namespace.
 QUOTA = f"e2e-quota-{os.getpid()}"
@@ -49,7 +49,7 @@ def test_pods_failing_to_start_report_reason(cluster: Cluster, training, no_quot
     waiting = {
         training(suffix="-image", image="localhost:5001/no-such-image:1", **deadline, **SYNTHETIC): (
             "no-such-image",
-            "does not start: ",
+            "is not starting: ",
             "Correct the image or its pull secret.",
         ),
         training(suffix="-node", workers={"nodeSelector": {"disk": "no-such"}}, **deadline, **SYNTHETIC): (
@@ -108,10 +108,10 @@ def test_evicted_worker_and_lost_secret_replace_workers(cluster: Cluster, traini
     pods = cluster.pods(name, "worker")
     assert not before & {pod["metadata"]["uid"] for pod in pods if "deletionTimestamp" not in pod["metadata"]}
     keys = cluster.get("secret", f"{name}-ssh")["metadata"]["uid"]
-    assert {pod["metadata"]["labels"]["resnext.dev/keys"] for pod in pods} == {keys}
+    assert {pod["metadata"]["labels"]["resnext.dev/ssh-secret-uid"] for pod in pods} == {keys}
     status = cluster.status(name)
     assert status.get("failures", 0) == 0
-    assert status["attempts"][0]["cause"] in ("disruption", "stopped")
+    assert status["attempts"][0]["cause"] in ("disrupted", "stopped")
 
 
 def evict(cluster: Cluster, pod: str) -> None:
@@ -138,5 +138,5 @@ def test_hung_rank_ends_attempt_and_is_counted(cluster: Cluster, training):
     assert paused.total_seconds() >= 9, "ten seconds after the first failure, in times without fractions"
     assert second["checkpointStepBefore"] >= 22
     described = " ".join(cluster.kubectl("describe", "rnx", name).split())
-    for told in ("Normal Accepted", "Warning Hung", "Normal Launched", "Normal Training"):
+    for told in ("Normal Accepted", "Warning Hung", "Normal LauncherCreated", "Normal StepsProgressing"):
         assert told in described

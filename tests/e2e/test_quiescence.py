@@ -48,7 +48,7 @@ async def without_claim(scenario: TrainingScenario) -> None:
     await scenario.create(checkpoints={"claimName": "nowhere"})
 
     async def told() -> bool:
-        return (await scenario.status()).get("reason") == "ClaimMissing"
+        return (await scenario.status()).get("reason") == "ClaimNotFound"
 
     await scenario.until(told, "the missing claim")
 

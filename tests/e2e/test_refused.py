@@ -175,7 +175,7 @@ def test_immutable_fields_of_suspended_training(cluster: Cluster, training):
         "checkpoints": '{"checkpoints":{"template":{"size":"2Gi"}}}',
         "managedBy": '{"managedBy":"another.example/queue"}',
     }.items():
-        with pytest.raises(Refused, match=f"spec.{field} stays as it was created: create another training"):
+        with pytest.raises(Refused, match=f"spec.{field} is immutable; create a new training"):
             change(cluster, name, patch)
     change(cluster, name, '{"workers":{"nodeSelector":{"disk":"fast"},"replicas":3}}')
     time.sleep(2)
@@ -190,7 +190,7 @@ def test_training_of_other_manager_is_not_modified(cluster: Cluster, training):
     cluster.until(ours, lambda status: status.get("phase") == "Suspended")
     assert cluster.status(name) == {}
     assert not cluster.children(name)
-    with pytest.raises(Refused, match=r"spec\.managedBy stays as it was created"):
+    with pytest.raises(Refused, match=r"spec\.managedBy is immutable"):
         cluster.kubectl("patch", "rnx", name, "--type=json", "-p", '[{"op":"remove","path":"/spec/managedBy"}]')
 
 
@@ -204,7 +204,7 @@ def test_host_access_is_rejected_by_default(cluster: Cluster, training):
         name = training(suffix=suffix, workers=workers, **SYNTHETIC)
         cluster.until(name, lambda status: status.get("phase") == "Failed")
         accepted = cluster.condition(name, "Accepted")
-        assert (accepted["status"], accepted["reason"]) == ("False", "NotAllowed")
+        assert (accepted["status"], accepted["reason"]) == ("False", "ForbiddenByOperator")
         assert words in accepted["message"]
         assert not cluster.objects("pods", f"resnext.dev/training={name}")
 

@@ -2,7 +2,7 @@
 
 from tests.support.kube import Cluster
 
-LONG = {"epochs": 120, "checkpoint": {"everyEpochs": 1}}
+LONG = {"epochs": 120, "checkpoint": {"intervalEpochs": 1}}
 STOP, CONTINUE = "STOP", "CONT"
 
 
@@ -13,7 +13,7 @@ def signal(cluster: Cluster, pod: str, name: str) -> None:
 def test_stall_is_reported_cleared_and_ended_as_hung(cluster: Cluster, training):
     """A resumed rank clears the condition; a stall past its deadline ends the attempt as hung."""
     # The watchdog of the ranks themselves is slower here than the operator.
-    policy = {"stallMultiple": 2, "stallDeadlineSeconds": 45}
+    policy = {"stallTimeoutMultiple": 2, "stallDeadlineSeconds": 45}
     name = training(training={**LONG, "stallTimeoutSeconds": 600}, runPolicy=policy)
     pod = f"{name}-worker-1-0"
 
@@ -32,7 +32,7 @@ def test_stall_is_reported_cleared_and_ended_as_hung(cluster: Cluster, training)
     assert "rank 0 at " in stands["message"]
     signal(cluster, pod, CONTINUE)
     cluster.until(name, stalled("False"), seconds=30)
-    assert cluster.condition(name, "Stalled")["reason"] == "Moving"
+    assert cluster.condition(name, "Stalled")["reason"] == "ProgressResumed"
     assert cluster.status(name).get("failures", 0) == 0
 
     kept = saved(cluster.status(name))
@@ -49,5 +49,5 @@ def test_stall_is_reported_cleared_and_ended_as_hung(cluster: Cluster, training)
     cluster.until(name, lambda status: status["progress"]["step"] > step)
     assert cluster.condition(name, "Stalled")["status"] == "False"
     described = " ".join(cluster.kubectl("describe", "rnx", name).split())
-    for told in ("Warning Stalled", "Normal Moving", "Warning Hung"):
+    for told in ("Warning Stalled", "Normal ProgressResumed", "Warning Hung"):
         assert told in described

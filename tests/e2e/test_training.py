@@ -10,7 +10,7 @@ import pytest
 from tests.support.kube import NAMESPACE, ROOT, SMALL_NETWORK, SYSTEM, Cluster, Manifest, eventually
 
 # Long enough to break something in the middle, short enough to wait for the end: half a minute on two cores.
-LONG = {"model": SMALL_NETWORK, "epochs": 16, "checkpoint": {"everyEpochs": 1}}
+LONG = {"model": SMALL_NETWORK, "epochs": 16, "checkpoint": {"intervalEpochs": 1}}
 
 
 def steps_done(status):
@@ -71,7 +71,7 @@ def test_digits_reach_accuracy_and_export_metrics(cluster: Cluster, training):
 
     selector = f'{{namespace="{NAMESPACE}",training="{name}"}}'
     # A rate needs two scrapes, five seconds apart.
-    rate = f"sum by (rank) (rate(resnext_train_images_total{selector}[1m])) > 0"
+    rate = f"sum by (rank) (rate(resnext_trainer_images_total{selector}[1m])) > 0"
     ranks = eventually(
         lambda: found if len(found := cluster.query(rate)) == 2 else None, "images per second of two ranks"
     )
@@ -95,12 +95,12 @@ def test_digits_reach_accuracy_and_export_metrics(cluster: Cluster, training):
 
 
 def test_info_metric_reports_dali_xla_and_bf16(cluster: Cluster, training):
-    """The labels of resnext_train_info match the configuration."""
+    """The labels of resnext_trainer_info match the configuration."""
     name = training(
         training={"epochs": 2, "data": {"pipeline": "dali"}, "xla": True, "precision": {"mode": "bf16"}},
     )
     cluster.until(name, succeeded, seconds=420)
-    asked = f'last_over_time(resnext_train_info{{namespace="{NAMESPACE}",training="{name}",rank="0"}}[10m])'
+    asked = f'last_over_time(resnext_trainer_info{{namespace="{NAMESPACE}",training="{name}",rank="0"}}[10m])'
     info = eventually(lambda: cluster.query(asked), "the labels of rank 0")[0]["metric"]
     expected = {
         "architecture": "resnext17-8x4d",
@@ -131,7 +131,7 @@ def test_lost_worker_resumes_from_last_checkpoint(cluster: Cluster, training, op
     assert resumed is not None
     assert int(resumed[1]) >= kept
     status = cluster.status(name)
-    assert status["attempts"][0]["cause"] in ("disruption", "stopped")
+    assert status["attempts"][0]["cause"] in ("disrupted", "stopped")
     assert status.get("failures", 0) == 0
 
 

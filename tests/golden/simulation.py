@@ -251,7 +251,7 @@ class Operator:
 
     def metrics(self) -> list[str]:
         """The series with a value, without what depends on the machine's speed or on the number of requests."""
-        left_out = ("#", "resnext_operator_reconcile_", "resnext_operator_api_", "resnext_operator_queue_")
+        left_out = ("#", "resnext_operator_reconcile_", "resnext_operator_api_", "workqueue_")
         lines = generate_latest(self._metrics.registry).decode().splitlines()
         kept = [line for line in lines if not line.startswith(left_out)]
         kept = [line for line in kept if "_bucket{" not in line and "_created" not in line]

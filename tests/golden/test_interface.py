@@ -42,7 +42,7 @@ def test_operator_metrics_match_golden() -> None:
     progress: dict[str, Any] = {"epoch": 0.5, "epochs": 1, "step": 1, "steps": 2, "top1": 0.5, "imagesPerSecond": 1.0}
     progress["updatedTime"] = "2026-01-01T00:00:00Z"
     body = {
-        "apiVersion": "resnext.dev/v1alpha1",
+        "apiVersion": "resnext.dev/v1alpha2",
         "kind": "ResNeXtTraining",
         "metadata": {"name": "it", "namespace": "default", "uid": "uid", "resourceVersion": "1"},
         "spec": {},

@@ -8,7 +8,7 @@ from typing import Any
 
 Spec = dict[str, Any]
 
-HEAD = "apiVersion: resnext.dev/v1alpha1\nkind: ResNeXtTraining\nmetadata: {name: one}\n"
+HEAD = "apiVersion: resnext.dev/v1alpha2\nkind: ResNeXtTraining\nmetadata: {name: one}\n"
 DATASET = "dataset: {claimName: imagenet}"
 
 
@@ -18,7 +18,7 @@ def spec(training: str = "{epochs: 10}", more: str = "") -> str:
 
 
 def as_json(name: str, epochs: str) -> str:
-    head = '"apiVersion":"resnext.dev/v1alpha1","kind":"ResNeXtTraining"'
+    head = '"apiVersion":"resnext.dev/v1alpha2","kind":"ResNeXtTraining"'
     return (
         f'{{{head},"metadata":{{"name":"{name}"}},'
         f'"spec":{{"training":{{"epochs":{epochs}}},"dataset":{{"claimName":"imagenet"}}}}}}'
@@ -37,7 +37,7 @@ metadata: {name: in-front-of-a-training}
 spec: {accessModes: [ReadWriteMany], resources: {requests: {storage: 1Gi}}}
 ---
 """
-LIST = "apiVersion: resnext.dev/v1alpha1\nkind: ResNeXtTrainingList\nitems:\n"
+LIST = "apiVersion: resnext.dev/v1alpha2\nkind: ResNeXtTrainingList\nitems:\n"
 
 TEXTS: dict[str, tuple[str, list[Spec] | None]] = {
     "exponent without a point": (
@@ -103,9 +103,9 @@ TEXTS: dict[str, tuple[str, list[Spec] | None]] = {
     "unknown field of the spec": (spec(more=", worker: {}"), None),
     "unknown field of the resource": (spec() + "spek: {}\n", None),
     "unknown field of the metadata": (spec().replace("{name: one}", "{name: one, label: {}}"), None),
-    "another version": (spec().replace("v1alpha1", "v1beta1"), None),
+    "another version": (spec().replace("v1alpha2", "v1beta1"), None),
     "another group": (spec().replace("resnext.dev", "example.com"), None),
-    "no version": (spec().replace("apiVersion: resnext.dev/v1alpha1\n", ""), None),
+    "no version": (spec().replace("apiVersion: resnext.dev/v1alpha2\n", ""), None),
     "name in capitals": (spec().replace("name: one", "name: One"), None),
     "number as the name": (spec().replace("name: one", "name: 1"), None),
     "number as a label of the resource": (spec().replace("{name: one}", "{name: one, labels: {a: 1}}"), None),

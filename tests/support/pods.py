@@ -68,7 +68,7 @@ class Pods:
     def launcher(self, *options: str, hosts: tuple[str, ...] = (f"{HOST}:2",)) -> "subprocess.Popen[str]":
         config = f"--config={self.folder / 'training.json'}"
         chosen = [f"--host={host}" for host in hosts]
-        return self.start("launch", config, "--attempt=3", "--world=2", "--deadline=5", *chosen, *options)
+        return self.start("launch", config, "--attempt=3", "--world-size=2", "--connect-timeout=5", *chosen, *options)
 
     def ranks(self) -> list[int]:
         """The process ids of those that live."""

@@ -16,16 +16,16 @@ from pydantic.alias_generators import to_camel
 class ExitStatus(Enum):
     """How an attempt ended; the value is the launcher's exit code."""
 
-    FINISHED = 0
+    COMPLETED = 0
     CRASHED = 1
-    CONFIGURATION_REFUSED = 2
-    DATA_REFUSED = 3
-    NOT_FINITE = 4
-    WRONG_WORLD = 5
+    INVALID_CONFIGURATION = 2
+    INVALID_DATA = 3
+    NON_FINITE_LOSS = 4
+    WORLD_SIZE_MISMATCH = 5
     UNREACHABLE = 6
-    NO_GPU = 7
+    GPU_UNAVAILABLE = 7
     HUNG = 8
-    NO_GOOD_CHECKPOINT = 9
+    NO_VALID_CHECKPOINT = 9
     CHECKPOINT_NOT_SAVED = 10
     """The last checkpoint could not be saved: retried, and counted."""
     CHECKPOINT_LOCKED = 11

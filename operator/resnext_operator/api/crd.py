@@ -91,7 +91,7 @@ def _spec() -> Schema:
     schema["x-kubernetes-validations"] += [
         {
             "rule": _unchanged((field,)),
-            "message": f"spec.{field} stays as it was created: create another training",
+            "message": f"spec.{field} is immutable; create a new training",
         }
         for field in IMMUTABLE
     ]

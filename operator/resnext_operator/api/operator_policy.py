@@ -12,7 +12,7 @@ class OperatorPolicy:
     image: str
     """The trainer's, for trainings that name none."""
     operator_namespace: str = "default"
-    metrics_from: tuple[Manifest, ...] = ()
+    metrics_allowed_from: tuple[Manifest, ...] = ()
     """Who else may read metrics, as a NetworkPolicy says it."""
     host_paths: tuple[str, ...] = ()
     """Folders of nodes that may be mounted, with all that is in them."""

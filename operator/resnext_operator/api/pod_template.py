@@ -113,7 +113,7 @@ class Toleration(Config):
     """The taint's effect; left out, every effect."""
 
     toleration_seconds: Annotated[int, Field(ge=0, le=MAX_INT32)] | None = None
-    """How long a NoExecute taint is borne."""
+    """Seconds a NoExecute taint is tolerated."""
 
     rules = (
         Rule(
@@ -141,10 +141,10 @@ class EnvVar(Config):
     """An environment variable."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
-    """Its name."""
+    """Name of the variable."""
 
     value: Annotated[str, Field(max_length=4096)] = ""
-    """Its value."""
+    """Value of the variable."""
 
     rules = (
         Rule(
@@ -167,10 +167,10 @@ class PodTemplate(Config):
     """Labels that a node must have."""
 
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=16)] = ()
-    """Taints that the pods put up with."""
+    """Tolerations of the pods."""
 
     affinity: Affinity | None = None
-    """Nodes that the pods are drawn to or kept from."""
+    """Affinity of the pods."""
 
     priority_class_name: ObjectName | None = None
     """Priority of the pods."""

@@ -55,10 +55,10 @@ class NodeTerm(Config):
     """Requirements that a node meets all of."""
 
     match_expressions: Annotated[tuple[NodeRequirement, ...], Field(max_length=8)] = ()
-    """Of its labels."""
+    """Match by node label."""
 
     match_fields: Annotated[tuple[NodeRequirement, ...], Field(max_length=8)] = ()
-    """Of its fields."""
+    """Match by node field."""
 
     rules = (
         Rule(
@@ -76,7 +76,7 @@ class NodeTerms(Config):
     """Terms of which a node meets one."""
 
     node_selector_terms: Annotated[tuple[NodeTerm, ...], Field(min_length=1, max_length=8)]
-    """The terms."""
+    """A list of node selector terms. The terms are ORed."""
 
 
 class PreferredNodes(Config):
@@ -93,12 +93,12 @@ class NodeAffinity(Config):
     """Nodes by their labels."""
 
     required_during_scheduling_ignored_during_execution: NodeTerms | None = None
-    """Only these."""
+    """Required terms."""
 
     preferred_during_scheduling_ignored_during_execution: Annotated[
         tuple[PreferredNodes, ...], Field(max_length=8)
     ] = ()
-    """Rather these."""
+    """Preferred terms (weighted)."""
 
 
 def _names_a_node(requirement: NodeRequirement) -> bool:
@@ -157,14 +157,14 @@ class PodAffinity(Config):
     """Nodes by the pods that they have."""
 
     required_during_scheduling_ignored_during_execution: Annotated[tuple[PodTerm, ...], Field(max_length=8)] = ()
-    """Only so."""
+    """Required terms."""
 
     preferred_during_scheduling_ignored_during_execution: Annotated[tuple[PreferredPods, ...], Field(max_length=8)] = ()
-    """Rather so."""
+    """Preferred terms (weighted)."""
 
 
 class Affinity(Config):
-    """Nodes that pods are drawn to or kept from."""
+    """Affinity of the pods."""
 
     node_affinity: NodeAffinity | None = None
     """By the nodes' labels."""

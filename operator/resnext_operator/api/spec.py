@@ -30,10 +30,10 @@ class Workers(PodTemplate):
     """The pods that compute: each runs `slots` ranks, one GPU each."""
 
     replicas: Annotated[int, Field(ge=1, le=256)] = 1
-    """Number of worker pods. While it runs another number saves, and goes on from there with as many."""
+    """Number of worker pods. Changing it while running checkpoints and resumes with the new number."""
 
     topology_spread_constraints: Annotated[tuple[Spread, ...], Field(max_length=8)] | None = None
-    """How the workers lie over nodes or zones; left out, over nodes as evenly as it can be had. None with []."""
+    """Topology spread constraints; default: spread over nodes (best effort). `[]` disables it."""
 
     slots: Annotated[int, Field(ge=1, le=16)] | None = None
     """Ranks in each worker; left out, the number of its GPUs, or 1 without GPUs."""
@@ -45,10 +45,10 @@ class Workers(PodTemplate):
     """Time to finish a step and save a checkpoint when asked to stop."""
 
     volumes: Annotated[tuple[Volume, ...], Field(max_length=16)] = ()
-    """More volumes, in every worker."""
+    """Extra volumes for the workers."""
 
     volume_mounts: Annotated[tuple[VolumeMount, ...], Field(max_length=16)] = ()
-    """Where these are mounted."""
+    """Mounts of these volumes."""
 
     host_network: bool = False
     """Use the nodes' own network, where the operator's settings allow it; one worker a node, and no NetworkPolicy."""
@@ -218,10 +218,10 @@ class RunPolicy(Config):
     """Failures of the training itself before it fails for good; evictions and lost nodes are not counted."""
 
     active_deadline_seconds: Seconds | None = None
-    """Most time from start to end; then it saves, stops and fails. Stops while suspended, restarts on resume."""
+    """Maximum run time; on expiry the training checkpoints and fails. Stops while suspended, restarts on resume."""
 
     pending_deadline_seconds: Seconds | None = None
-    """Most time that pods may take to start, for want of an image, quota or GPUs; then it fails. Left out, no limit."""
+    """Maximum time in Pending (image, quota, GPUs); then the training fails. Unset: unlimited."""
 
     admission_timeout_seconds: Seconds = 60
     """Time after which a set of pods that stays incomplete, because the API server rejects some, is deleted. The
@@ -234,10 +234,12 @@ class RunPolicy(Config):
     """What goes when the training has ended: the pods that still run, all of them, or none."""
 
     avoid_nodes_after: Annotated[int, Field(ge=0, le=10)] = 2
-    """Failures on a node, in the last ten attempts, after which it is avoided; a GPU needs to fail once. 0 is never."""
+    """Failures on a node, in the last ten attempts, after which it is avoided (one GPU failure suffices); 0
+    disables."""
 
-    stall_multiple: Annotated[int, Field(ge=2, le=1_000_000)] = 100
-    """Stalled when no step ends for so many times the median step time, and for a minute; evaluation counts as well."""
+    stall_timeout_multiple: Annotated[int, Field(ge=2, le=1_000_000)] = 100
+    """Stalled after this multiple of the median step time without a completed step (≥ 60 s); evaluation counts as
+    well."""
 
     stall_deadline_seconds: Seconds = 900
     """Time that a training may be Stalled before its attempt ends as hung, and another begins."""

@@ -120,7 +120,7 @@ class AttemptStatus(StatusModel):
     """Step of the newest checkpoint when the attempt ended."""
 
     cause: Text | None = None
-    """Why the attempt ended, such as finished, disruption or crashed."""
+    """Why the attempt ended, such as completed, disrupted or crashed."""
 
     message: Text | None = None
     """Details of the end."""

@@ -103,7 +103,7 @@ class SameNamespace(Config):
     """An object of the same namespace."""
 
     name: ObjectName
-    """Its name."""
+    """Name of the object."""
 
 
 class ClaimVolume(Config):
@@ -113,11 +113,11 @@ class ClaimVolume(Config):
     """Name of the claim."""
 
     read_only: bool = False
-    """Mount it to be read alone."""
+    """Mount read-only."""
 
 
 class EmptyDir(Config):
-    """A folder that goes with the pod."""
+    """Ephemeral volume (emptyDir)."""
 
     medium: Literal["", "Memory"] = ""
     """Memory keeps it in memory, where it counts against the limit; left out, the node's disk."""
@@ -156,10 +156,10 @@ class CsiVolume(Config):
     """File system; left out, the driver's choice."""
 
     read_only: bool = False
-    """Mount it to be read alone."""
+    """Mount read-only."""
 
     volume_attributes: Texts = {}
-    """What the driver wants to know."""
+    """Driver attributes."""
 
     node_publish_secret_ref: SameNamespace | None = None
     """Secret that the driver is given."""
@@ -179,13 +179,13 @@ class Volume(Config):
     """A volume of every worker: a name and exactly one source, in a pod's own words."""
 
     name: Annotated[str, Field(pattern="^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=57)]
-    """Its name, for volumeMounts."""
+    """Name of the volume, for volumeMounts."""
 
     persistent_volume_claim: ClaimVolume | None = None
     """A claim."""
 
     empty_dir: EmptyDir | None = None
-    """A folder that goes with the pod."""
+    """Ephemeral volume (emptyDir)."""
 
     config_map: ConfigMapVolume | None = None
     """A ConfigMap's entries as files."""
@@ -221,7 +221,7 @@ class VolumeMount(Config):
     """Folder in the volume."""
 
     read_only: bool = False
-    """Mount it to be read alone."""
+    """Mount read-only."""
 
     rules = (
         Rule(

@@ -19,16 +19,16 @@ def check_operator_policy(training: Training) -> Refusal | None:
     """What the settings of this operator keep from trainings: their nodes' folders and network."""
     workers, site = training.spec.workers, training.site
     if workers.host_network and not site.host_network:
-        return Reason.NOT_ALLOWED, (
-            "spec.workers.hostNetwork: this operator allows no hostNetwork: leave it out, or have it allowed "
-            "(allow.hostNetwork in the chart's values)"
+        return Reason.FORBIDDEN_BY_OPERATOR, (
+            "spec.workers.hostNetwork: this operator allows no hostNetwork: remove it, or set `allow.hostNetwork` in "
+            "the Helm chart"
         )
     for volume in workers.volumes:
         if volume.host_path and not _within(volume.host_path.path, site.host_paths):
             allowed = f"only what is in {' and '.join(site.host_paths)}" if site.host_paths else "no hostPath"
-            return Reason.NOT_ALLOWED, (
+            return Reason.FORBIDDEN_BY_OPERATOR, (
                 f"spec.workers.volumes, {volume.name}: {volume.host_path.path} is a folder of the node, and this "
-                f"operator allows {allowed}: use a claim, or have it allowed (allow.hostPaths in the chart's values)"
+                f"operator allows {allowed}: use a claim, or set `allow.hostPaths` in the Helm chart"
             )
     return None
 
@@ -40,22 +40,22 @@ def _within(path: str, folders: tuple[str, ...]) -> bool:
     return ".." not in path.split("/") and any(parts[: len(root)] == root for root in roots)
 
 
-def check_claim_access(training: Training, seen: ClusterState, replicas: int) -> Refusal | None:
+def check_claim_access(training: Training, state: ClusterState, replicas: int) -> Refusal | None:
     """A claim that the nodes of several workers cannot mount together; nothing while it is not there to be judged."""
     for field, claim in training.spec.shared_claims.items():
-        modes = seen.access_modes.get(claim, ())
+        modes = state.access_modes.get(claim, ())
         if modes and replicas > 1 and not any(mode.endswith("Many") for mode in modes):
-            return Reason.CLAIM_NOT_SHARED, (
-                f"{field}: claim {claim} is {' and '.join(modes)}, which several nodes cannot mount together: for "
+            return Reason.VOLUME_NOT_SHAREABLE, (
+                f"{field}: claim {claim} is {' and '.join(modes)}, which cannot be mounted on several nodes: for "
                 f"{replicas} workers use a claim that is ReadOnlyMany or ReadWriteMany"
             )
     return None
 
 
-def check_claim_owner(training: Training, seen: ClusterState) -> Refusal | None:
+def check_claim_owner(training: Training, state: ClusterState) -> Refusal | None:
     """A claim that has the name of the training's own, and that the operator did not create for it."""
     name = names.claim_name(training.name)
-    if training.spec.checkpoints.claim_name is not None or name not in seen.foreign_claims:
+    if training.spec.checkpoints.claim_name is not None or name not in state.foreign_claims:
         return None
     return Reason.CLAIM_NOT_OWNED, (
         f"spec.checkpoints: claim {name} exists already and was not created for a training {training.name}, so it is "
@@ -68,7 +68,7 @@ def plan_for_invalid_spec(before: Status, state: ClusterState, generation: int, 
 
     What ran with it is deleted, and saves first. What had ended before has ended as it did.
     """
-    pods: list[ObservedPod] = [*state.workers, *(each for each in state.launchers if not each.gone)]
+    pods: list[ObservedPod] = [*state.workers, *(each for each in state.launchers if not each.deleted)]
     running = tuple(ObjectRef("Pod", pod.name, pod.uid) for pod in pods if not (pod.deleting or pod.finished))
     if before.phase and before.phase.ended:
         return Plan(status=before, delete=running)

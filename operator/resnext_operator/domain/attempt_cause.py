@@ -9,37 +9,37 @@ from resnext_trainer.contract import ExitStatus
 class AttemptCause(StrEnum):
     """`status.attempts[].cause`, and the label of the metric that counts finished attempts."""
 
-    FINISHED = "finished"
+    COMPLETED = "completed"
     STOPPED = "stopped"
-    DISRUPTION = "disruption"
+    DISRUPTED = "disrupted"
     """A pod was evicted, preempted or deleted, or its node is lost."""
     CRASHED = "crashed"
     OUT_OF_MEMORY = "out_of_memory"
-    WRONG_WORLD = "wrong_world"
+    WORLD_SIZE_MISMATCH = "world_size_mismatch"
     UNREACHABLE = "unreachable"
-    NO_GPU = "no_gpu"
+    GPU_UNAVAILABLE = "gpu_unavailable"
     HUNG = "hung"
-    CONFIGURATION_REFUSED = "configuration_refused"
-    DATA_REFUSED = "data_refused"
-    NOT_FINITE = "not_finite"
-    NO_GOOD_CHECKPOINT = "no_good_checkpoint"
+    INVALID_CONFIGURATION = "invalid_configuration"
+    INVALID_DATA = "invalid_data"
+    NON_FINITE_LOSS = "non_finite_loss"
+    NO_VALID_CHECKPOINT = "no_valid_checkpoint"
     CHECKPOINT_NOT_SAVED = "checkpoint_not_saved"
     CHECKPOINT_LOCKED = "checkpoint_locked"
     SYSTEM_ERROR = "system_error"
 
 
 CAUSES: dict[ExitStatus, AttemptCause] = {
-    ExitStatus.FINISHED: AttemptCause.FINISHED,
+    ExitStatus.COMPLETED: AttemptCause.COMPLETED,
     ExitStatus.STOPPED: AttemptCause.STOPPED,
     ExitStatus.CRASHED: AttemptCause.CRASHED,
-    ExitStatus.WRONG_WORLD: AttemptCause.WRONG_WORLD,
+    ExitStatus.WORLD_SIZE_MISMATCH: AttemptCause.WORLD_SIZE_MISMATCH,
     ExitStatus.UNREACHABLE: AttemptCause.UNREACHABLE,
-    ExitStatus.NO_GPU: AttemptCause.NO_GPU,
+    ExitStatus.GPU_UNAVAILABLE: AttemptCause.GPU_UNAVAILABLE,
     ExitStatus.HUNG: AttemptCause.HUNG,
-    ExitStatus.CONFIGURATION_REFUSED: AttemptCause.CONFIGURATION_REFUSED,
-    ExitStatus.DATA_REFUSED: AttemptCause.DATA_REFUSED,
-    ExitStatus.NOT_FINITE: AttemptCause.NOT_FINITE,
-    ExitStatus.NO_GOOD_CHECKPOINT: AttemptCause.NO_GOOD_CHECKPOINT,
+    ExitStatus.INVALID_CONFIGURATION: AttemptCause.INVALID_CONFIGURATION,
+    ExitStatus.INVALID_DATA: AttemptCause.INVALID_DATA,
+    ExitStatus.NON_FINITE_LOSS: AttemptCause.NON_FINITE_LOSS,
+    ExitStatus.NO_VALID_CHECKPOINT: AttemptCause.NO_VALID_CHECKPOINT,
     ExitStatus.CHECKPOINT_NOT_SAVED: AttemptCause.CHECKPOINT_NOT_SAVED,
     ExitStatus.CHECKPOINT_LOCKED: AttemptCause.CHECKPOINT_LOCKED,
     ExitStatus.SYSTEM_ERROR: AttemptCause.SYSTEM_ERROR,
@@ -47,19 +47,19 @@ CAUSES: dict[ExitStatus, AttemptCause] = {
 """The cause that an exit status of the launcher stands for, where no pod's loss explains it."""
 
 REASONS: dict[AttemptCause, Reason] = {
-    AttemptCause.FINISHED: Reason.FINISHED,
+    AttemptCause.COMPLETED: Reason.COMPLETED,
     AttemptCause.STOPPED: Reason.STOPPED,
-    AttemptCause.DISRUPTION: Reason.DISRUPTION,
+    AttemptCause.DISRUPTED: Reason.DISRUPTED,
     AttemptCause.CRASHED: Reason.CRASHED,
     AttemptCause.OUT_OF_MEMORY: Reason.OUT_OF_MEMORY,
-    AttemptCause.WRONG_WORLD: Reason.WRONG_WORLD,
+    AttemptCause.WORLD_SIZE_MISMATCH: Reason.WORLD_SIZE_MISMATCH,
     AttemptCause.UNREACHABLE: Reason.UNREACHABLE,
-    AttemptCause.NO_GPU: Reason.NO_GPU,
+    AttemptCause.GPU_UNAVAILABLE: Reason.GPU_UNAVAILABLE,
     AttemptCause.HUNG: Reason.HUNG,
-    AttemptCause.CONFIGURATION_REFUSED: Reason.CONFIGURATION_REFUSED,
-    AttemptCause.DATA_REFUSED: Reason.DATA_REFUSED,
-    AttemptCause.NOT_FINITE: Reason.NOT_FINITE,
-    AttemptCause.NO_GOOD_CHECKPOINT: Reason.NO_GOOD_CHECKPOINT,
+    AttemptCause.INVALID_CONFIGURATION: Reason.INVALID_CONFIGURATION,
+    AttemptCause.INVALID_DATA: Reason.INVALID_DATA,
+    AttemptCause.NON_FINITE_LOSS: Reason.NON_FINITE_LOSS,
+    AttemptCause.NO_VALID_CHECKPOINT: Reason.NO_VALID_CHECKPOINT,
     AttemptCause.CHECKPOINT_NOT_SAVED: Reason.CHECKPOINT_NOT_SAVED,
     AttemptCause.CHECKPOINT_LOCKED: Reason.CHECKPOINT_LOCKED,
     AttemptCause.SYSTEM_ERROR: Reason.SYSTEM_ERROR,

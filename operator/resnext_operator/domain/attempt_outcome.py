@@ -13,10 +13,10 @@ from resnext_operator.domain.observed import ObservedLauncher, ObservedWorker
 from resnext_trainer.contract import ExitStatus, TerminationReport
 
 PERMANENT_VERDICTS = (
-    ExitStatus.CONFIGURATION_REFUSED,
-    ExitStatus.DATA_REFUSED,
-    ExitStatus.NOT_FINITE,
-    ExitStatus.NO_GOOD_CHECKPOINT,
+    ExitStatus.INVALID_CONFIGURATION,
+    ExitStatus.INVALID_DATA,
+    ExitStatus.NON_FINITE_LOSS,
+    ExitStatus.NO_VALID_CHECKPOINT,
 )
 """Verdicts that another attempt would only repeat."""
 
@@ -26,10 +26,10 @@ EVIDENCE_GRACE = timedelta(seconds=90)
 # Where the worker's node is known to live, its kubelet tells of its pods one after the other, within a second or two.
 EVIDENCE_GRACE_LIVE_NODE = timedelta(seconds=5)
 
-NODE_FAULT_CAUSES = (AttemptCause.CRASHED, AttemptCause.UNREACHABLE, AttemptCause.NO_GPU, AttemptCause.HUNG)
+NODE_FAULT_CAUSES = (AttemptCause.CRASHED, AttemptCause.UNREACHABLE, AttemptCause.GPU_UNAVAILABLE, AttemptCause.HUNG)
 """Causes that may be a node's fault; a limit of memory is the same on every node."""
 
-REPLACE_POD_CAUSES = (AttemptCause.UNREACHABLE, AttemptCause.NO_GPU, AttemptCause.HUNG)
+REPLACE_POD_CAUSES = (AttemptCause.UNREACHABLE, AttemptCause.GPU_UNAVAILABLE, AttemptCause.HUNG)
 """Causes after which the pod to blame still runs, and would only do the same again."""
 
 
@@ -42,7 +42,7 @@ class AttemptOutcome:
     exit_code: int | None = None
     counts_toward_backoff: bool = False
     is_permanent: bool = False
-    finished: bool = False
+    succeeded: bool = False
     pod: str = ""
     node: str = ""
     rank: int | None = None
@@ -69,17 +69,17 @@ class AttemptObservation:
     def classify(self, now: datetime) -> AttemptOutcome | timedelta | None:
         """None while it goes on; a time to wait while that cannot be told yet."""
         launcher = self.launcher
-        if launcher is None or (launcher.gone and not launcher.finished):
+        if launcher is None or (launcher.deleted and not launcher.finished):
             if self.stopping:
-                return AttemptOutcome(AttemptCause.STOPPED, "the launcher is gone, as it was asked to")
-            return AttemptOutcome(AttemptCause.DISRUPTION, "the launcher pod was deleted")
+                return AttemptOutcome(AttemptCause.STOPPED, "launcher deleted as requested")
+            return AttemptOutcome(AttemptCause.DISRUPTED, "the launcher pod was deleted")
         if launcher.finished:
             return self._from_exit_code(launcher, now)
         if launcher.disrupted and not self.stopping:
             return _lost_launcher(launcher)
         if launcher.unreachable:
             return AttemptOutcome(
-                AttemptCause.STOPPED, f"pod {launcher.name} was asked to stop on node {launcher.node}, which is lost"
+                AttemptCause.STOPPED, f"pod {launcher.name}: stop requested, but node {launcher.node} is lost"
             )
         gone = [index for index in self._lost_workers() if not self._is_saving(self.workers[index])]
         return self._worker_failure(gone[0]) if gone else None
@@ -105,9 +105,9 @@ class AttemptObservation:
             verdict=verdict.name.lower(), message=f"the launcher ended with exit code {code}"
         )
         ending = AttemptOutcome(CAUSES[verdict], report.message, code)
-        if verdict in (ExitStatus.FINISHED, ExitStatus.STOPPED) or verdict in PERMANENT_VERDICTS:
+        if verdict in (ExitStatus.COMPLETED, ExitStatus.STOPPED) or verdict in PERMANENT_VERDICTS:
             ending = replace(
-                ending, is_permanent=verdict in PERMANENT_VERDICTS, finished=verdict is ExitStatus.FINISHED
+                ending, is_permanent=verdict in PERMANENT_VERDICTS, succeeded=verdict is ExitStatus.COMPLETED
             )
             return self._attribute_failure(report, ending) if verdict in PERMANENT_VERDICTS else ending
         counted = self._attribute_failure(report, replace(ending, counts_toward_backoff=True))
@@ -132,12 +132,12 @@ class AttemptObservation:
     def _worker_failure(self, index: int) -> AttemptOutcome:
         pod = self.workers[index]
         if pod is None:
-            return AttemptOutcome(AttemptCause.DISRUPTION, f"the pod of worker {index} was deleted")
+            return AttemptOutcome(AttemptCause.DISRUPTED, f"the pod of worker {index} was deleted")
         where = AttemptOutcome(
-            AttemptCause.DISRUPTION, f"pod {pod.name} on node {pod.node}", pod=pod.name, node=pod.node
+            AttemptCause.DISRUPTED, f"pod {pod.name} on node {pod.node}", pod=pod.name, node=pod.node
         )
         if pod.disrupted or pod.deleting:
-            return replace(where, message=f"{where.message} was evicted or deleted, or its node is lost")
+            return replace(where, message=f"{where.message} was evicted, deleted, or lost with its node")
         failed = replace(where, cause=AttemptCause.CRASHED, exit_code=pod.exit_code, counts_toward_backoff=True)
         if pod.out_of_memory:
             return replace(
@@ -153,7 +153,7 @@ class AttemptObservation:
                 f"killed for memory (OOMKilled) at its limit of {limit}: raise workers.resources.limits.memory, "
                 "or lower batchSize"
             )
-        return "killed for memory (OOMKilled) by its node, without a limit of its own: set workers.resources.limits"
+        return "OOMKilled by the node; no memory limit set: set workers.resources.limits"
 
     def _attribute_failure(self, report: TerminationReport, ending: AttemptOutcome) -> AttemptOutcome:
         """With the pod that the report blames, by a rank's number or, alone, by name."""
@@ -170,4 +170,4 @@ class AttemptObservation:
 
 def _lost_launcher(launcher: ObservedLauncher) -> AttemptOutcome:
     message = f"pod {launcher.name} was evicted or lost its node"
-    return AttemptOutcome(AttemptCause.DISRUPTION, message, pod=launcher.name, node=launcher.node)
+    return AttemptOutcome(AttemptCause.DISRUPTED, message, pod=launcher.name, node=launcher.node)

@@ -87,7 +87,7 @@ class Draft:
 
     def delete_pods(self, pods: Iterable[ObservedPod], grace: int | None = None) -> None:
         for pod in pods:
-            if not pod.deleting and not (isinstance(pod, ObservedLauncher) and pod.gone):
+            if not pod.deleting and not (isinstance(pod, ObservedLauncher) and pod.deleted):
                 self.delete[pod.uid] = ObjectRef("Pod", pod.name, pod.uid, grace)
 
     def requeue_at(self, time: datetime) -> None:

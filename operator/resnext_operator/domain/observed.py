@@ -36,7 +36,7 @@ class ObservedWorker(ObservedPod):
     """A worker pod as the cluster shows it."""
 
     index: int
-    incarnation: int
+    generation: int
     ready: bool = False
     address: str = ""
     unschedulable_since: datetime | None = None
@@ -67,7 +67,7 @@ class ObservedLauncher(ObservedPod):
     ended: datetime | None = None
     workers: int | None = None
     """How many workers it was started on."""
-    gone: bool = False
+    deleted: bool = False
     """No longer in the cluster; this is how it was last seen."""
 
 

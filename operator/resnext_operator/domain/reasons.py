@@ -14,56 +14,56 @@ class Reason(StrEnum):
     # What was asked for.
     ACCEPTED = "Accepted"
     INVALID = "Invalid"
-    NOT_ALLOWED = "NotAllowed"
-    CLAIM_NOT_SHARED = "ClaimNotShared"
+    FORBIDDEN_BY_OPERATOR = "ForbiddenByOperator"
+    VOLUME_NOT_SHAREABLE = "VolumeNotShareable"
     CLAIM_NOT_OWNED = "ClaimNotOwned"
     SPEC_INVALID = "SpecInvalid"
 
     # Its pods.
-    DETACHING = "Detaching"
-    CLAIM_MISSING = "ClaimMissing"
-    PODS_REFUSED = "PodsRefused"
+    VOLUME_STILL_ATTACHED = "VolumeStillAttached"
+    CLAIM_NOT_FOUND = "ClaimNotFound"
+    POD_CREATION_REJECTED = "PodCreationRejected"
     PODS_INVALID = "PodsInvalid"
     WORKER_START_FAILED = "WorkerStartFailed"
     UNSCHEDULABLE = "Unschedulable"
-    NOT_STARTING = "NotStarting"
+    CONTAINER_NOT_STARTING = "ContainerNotStarting"
     LAUNCHER_PENDING = "LauncherPending"
     SCHEDULED = "Scheduled"
-    WAITING = "Waiting"
-    READY = "Ready"
-    STARTING = "Starting"
-    LAUNCHED = "Launched"
+    WORKERS_NOT_READY = "WorkersNotReady"
+    WORKERS_READY = "WorkersReady"
+    WORKERS_RUNNING = "WorkersRunning"
+    LAUNCHER_CREATED = "LauncherCreated"
 
     # Its steps.
-    TRAINING = "Training"
-    SAVED = "Saved"
+    STEPS_PROGRESSING = "StepsProgressing"
+    CHECKPOINT_SAVED = "CheckpointSaved"
     RECIPE_CHANGED = "RecipeChanged"
     RESUMED_EARLIER = "ResumedEarlier"
     STALLED = "Stalled"
-    MOVING = "Moving"
+    PROGRESS_RESUMED = "ProgressResumed"
 
     # Why it stops, or goes on.
     SUSPENDING = "Suspending"
     SUSPENDED = "Suspended"
     RESUMED = "Resumed"
     RESIZING = "Resizing"
-    PODS_CHANGED = "PodsChanged"
-    KEYS_REMADE = "KeysRemade"
+    POD_TEMPLATE_CHANGED = "PodTemplateChanged"
+    SSH_KEYS_RECREATED = "SSHKeysRecreated"
 
     # How an attempt ended: the causes, in one word each.
-    FINISHED = "Finished"
+    COMPLETED = "Completed"
     STOPPED = "Stopped"
-    DISRUPTION = "Disruption"
+    DISRUPTED = "Disrupted"
     CRASHED = "Crashed"
     OUT_OF_MEMORY = "OutOfMemory"
-    WRONG_WORLD = "WrongWorld"
+    WORLD_SIZE_MISMATCH = "WorldSizeMismatch"
     UNREACHABLE = "Unreachable"
-    NO_GPU = "NoGpu"
+    GPU_UNAVAILABLE = "GPUUnavailable"
     HUNG = "Hung"
-    CONFIGURATION_REFUSED = "ConfigurationRefused"
-    DATA_REFUSED = "DataRefused"
-    NOT_FINITE = "NotFinite"
-    NO_GOOD_CHECKPOINT = "NoGoodCheckpoint"
+    INVALID_CONFIGURATION = "InvalidConfiguration"
+    INVALID_DATA = "InvalidData"
+    NON_FINITE_LOSS = "NonFiniteLoss"
+    NO_VALID_CHECKPOINT = "NoValidCheckpoint"
     CHECKPOINT_NOT_SAVED = "CheckpointNotSaved"
     CHECKPOINT_LOCKED = "CheckpointLocked"
     SYSTEM_ERROR = "SystemError"
@@ -76,28 +76,28 @@ class Reason(StrEnum):
 
 SUGGESTED_ACTIONS = {
     Reason.SPEC_INVALID: "Suspend it, correct the fields that can change, and resume; or create it again, corrected.",
-    Reason.PODS_REFUSED: "Follow the advice in the message. The operator tries again.",
+    Reason.POD_CREATION_REJECTED: "Follow the advice in the message. The operator tries again.",
     Reason.PODS_INVALID: "Correct the field that the message names.",
     Reason.WORKER_START_FAILED: "Read the log lines in the message; check image, architecture and volumes.",
     Reason.UNSCHEDULABLE: "Add nodes or GPUs, or ask for less.",
-    Reason.NOT_STARTING: "Correct the image or its pull secret.",
+    Reason.CONTAINER_NOT_STARTING: "Correct the image or its pull secret.",
     Reason.LAUNCHER_PENDING: "As for workers: nodes, image, pull secret.",
     Reason.RESUMED_EARLIER: "Check the checkpoint volume.",
-    Reason.STALLED: "Look at that rank's node, or raise runPolicy.stallMultiple.",
-    Reason.DISRUPTION: "Nothing; it goes on.",
+    Reason.STALLED: "Look at that rank's node, or raise runPolicy.stallTimeoutMultiple.",
+    Reason.DISRUPTED: "No action; training resumes.",
     Reason.CRASHED: "Read the attempt's message and the pod's log.",
-    Reason.WRONG_WORLD: "Read the message; look at the image's Open MPI.",
+    Reason.WORLD_SIZE_MISMATCH: "Read the message; look at the image's Open MPI.",
     Reason.UNREACHABLE: "Look at network policies, and at that pod's log.",
-    Reason.NO_GPU: "Look at the driver on the node named.",
+    Reason.GPU_UNAVAILABLE: "Check the driver on the node named.",
     Reason.HUNG: "Look at the rank's node and log.",
-    Reason.CONFIGURATION_REFUSED: "Create it again, corrected.",
-    Reason.DATA_REFUSED: "Mend the dataset, create it again.",
-    Reason.NOT_FINITE: "Lower optimizer.learningRate, or look at the images.",
-    Reason.NO_GOOD_CHECKPOINT: "Restore one, or empty the folder.",
+    Reason.INVALID_CONFIGURATION: "Fix the spec and recreate it.",
+    Reason.INVALID_DATA: "Repair the dataset and recreate the training.",
+    Reason.NON_FINITE_LOSS: "Lower optimizer.learningRate, or look at the images.",
+    Reason.NO_VALID_CHECKPOINT: "Restore one, or empty the folder.",
     Reason.CHECKPOINT_NOT_SAVED: "Check free space and permissions of the checkpoint volume.",
     Reason.CHECKPOINT_LOCKED: "Stop the other training that uses this directory, or set checkpoints.subPath.",
     Reason.SYSTEM_ERROR: "Check limits, memory and storage on the node named in the message.",
-    Reason.BACKOFF_LIMIT_EXCEEDED: "Cure the last cause, create it again.",
+    Reason.BACKOFF_LIMIT_EXCEEDED: "Fix the last failure's cause and recreate the training.",
     Reason.DEADLINE_EXCEEDED: "Create it again with more time: it goes on.",
     Reason.PENDING_DEADLINE_EXCEEDED: "Read the message; create it again.",
 }

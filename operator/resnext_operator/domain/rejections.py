@@ -20,7 +20,12 @@ from resnext_operator.rendering import names
 RETRY_FIRST, RETRY_LAST = timedelta(seconds=1), timedelta(minutes=1)
 RELEASED_FIRST, RELEASED_LAST = timedelta(seconds=20), timedelta(minutes=5)
 
-_SCHEDULING_REASONS = (Reason.UNSCHEDULABLE, Reason.NOT_STARTING, Reason.CLAIM_MISSING, Reason.DETACHING)
+_SCHEDULING_REASONS = (
+    Reason.UNSCHEDULABLE,
+    Reason.CONTAINER_NOT_STARTING,
+    Reason.CLAIM_NOT_FOUND,
+    Reason.VOLUME_STILL_ATTACHED,
+)
 """Reported again by each try, since a rejection takes their place in the status."""
 
 # What an admission webhook or policy may add without bound.
@@ -159,7 +164,7 @@ def plan_after_api_rejection(training: Training, plan: Plan, rejection: Rejectio
         status.summary = summarize(status)
         return Plan(status=status, events=(*events, warning(Reason.PODS_INVALID, message)))
     status.rejection = _with_rejection(training, rejection, cause, message, now)
-    reason = Reason.PODS_INVALID if cause is Cause.INVALID else Reason.PODS_REFUSED
+    reason = Reason.PODS_INVALID if cause is Cause.INVALID else Reason.POD_CREATION_REJECTED
     if cause is Cause.INVALID:
         conditions.set(ConditionType.PODS_INVALID, True, reason, message)
     conditions.set(ConditionType.SCHEDULED, False, reason, message)

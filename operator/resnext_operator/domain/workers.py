@@ -54,5 +54,5 @@ def nodes_to_avoid(draft: Draft) -> list[str]:
     for each in draft.attempts:
         if each.cause in NODE_FAULT_CAUSES and each.node:
             # A driver that does not work needs no second proof.
-            faults[each.node] += limit if each.cause == AttemptCause.NO_GPU else 1
+            faults[each.node] += limit if each.cause == AttemptCause.GPU_UNAVAILABLE else 1
     return sorted(node for node, count in faults.items() if limit and count >= limit)

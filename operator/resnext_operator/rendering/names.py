@@ -10,12 +10,12 @@ from resnext_trainer.config.loading import RESOLVED, WRITTEN
 TRAINING = f"{GROUP}/training"
 ROLE = f"{GROUP}/role"
 WORKER = f"{GROUP}/worker"
-INCARNATION = f"{GROUP}/incarnation"
+WORKER_GENERATION = f"{GROUP}/worker-generation"
 ATTEMPT = f"{GROUP}/attempt"
 WORKERS = f"{GROUP}/workers"
 REVISION = f"{GROUP}/revision"
-SSH_SECRET_UID = f"{GROUP}/keys"
-SPEC_HASH = f"{GROUP}/desired-hash"
+SSH_SECRET_UID = f"{GROUP}/ssh-secret-uid"
+SPEC_HASH = f"{GROUP}/spec-hash"
 MANAGED_BY = "app.kubernetes.io/managed-by"
 GATE = f"{GROUP}/gang"
 """The scheduling gate of workers that wait until all pods of their training are admitted."""
@@ -58,9 +58,9 @@ def claim_name(training: str) -> str:
     return f"{training}-checkpoints"
 
 
-def worker(training: str, index: int, incarnation: int) -> str:
-    """A worker pod; a pod stuck on a dead node must not block its successor's name, so incarnations are counted."""
-    return f"{training}-worker-{index}-{incarnation}"
+def worker(training: str, index: int, generation: int) -> str:
+    """A worker pod; a pod stuck on a dead node must not block its successor's name, so generations are counted."""
+    return f"{training}-worker-{index}-{generation}"
 
 
 def launcher(training: str, attempt: int) -> str:
@@ -75,11 +75,11 @@ class PodName:
     """worker or launcher."""
     number: int
     """Index of a worker, attempt of a launcher."""
-    incarnation: int = 0
+    generation: int = 0
 
 
 _POD_NAME = re.compile(
-    r"-(?:worker-(?P<index>\d{1,4})-(?P<incarnation>\d{1,9})|launcher-(?P<attempt>\d{1,9}))", re.ASCII
+    r"-(?:worker-(?P<index>\d{1,4})-(?P<generation>\d{1,9})|launcher-(?P<attempt>\d{1,9}))", re.ASCII
 )
 
 
@@ -90,4 +90,4 @@ def pod(training: str, name: str) -> PodName | None:
         return None
     if attempt := found["attempt"]:
         return PodName("launcher", int(attempt))
-    return PodName("worker", int(found["index"]), int(found["incarnation"]))
+    return PodName("worker", int(found["index"]), int(found["generation"]))

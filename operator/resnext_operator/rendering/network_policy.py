@@ -28,7 +28,7 @@ def network_policy(training: Training) -> NetworkPolicy:
             "ingress": [
                 {"from": [own]},
                 {
-                    "from": [operator, *training.site.metrics_from],
+                    "from": [operator, *training.site.metrics_allowed_from],
                     "ports": [{"protocol": "TCP", "port": names.METRICS_PORT, "endPort": last}],
                 },
             ],

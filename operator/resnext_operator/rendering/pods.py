@@ -63,7 +63,7 @@ def example_hosts(training: Training) -> list[tuple[str, str]]:
 def worker_pod(
     training: Training,
     index: int,
-    incarnation: int,
+    generation: int,
     keys: str = "",
     avoided: Sequence[str] = (),
     gated: bool = False,
@@ -88,14 +88,14 @@ def worker_pod(
         "resources": _worker_resources(workers.resources),
         "volumeMounts": mounts,
     }
-    labels = {names.WORKER: str(index), names.INCARNATION: str(incarnation)}
+    labels = {names.WORKER: str(index), names.WORKER_GENERATION: str(generation)}
     if keys:
         labels[names.SSH_SECRET_UID] = keys
     pod = _pod(
         training,
         _RoleSpec(
             role="worker",
-            name=names.worker(training.name, index, incarnation),
+            name=names.worker(training.name, index, generation),
             labels=labels,
             template=workers,
             program=program,
@@ -149,7 +149,7 @@ def launcher_pod(training: Training, attempt: int, workers: Sequence[tuple[str, 
             "launch",
             f"--config={names.CONFIG_DIR}/{names.CONFIG_FILE}",
             f"--attempt={attempt}",
-            f"--world={len(workers) * ranks}",
+            f"--world-size={len(workers) * ranks}",
             f"--keys={names.KEYS_DIR}",
             f"--ssh-port={names.SSH_PORT}",
             f"--metrics-port={names.METRICS_PORT}",

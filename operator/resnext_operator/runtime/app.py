@@ -30,9 +30,12 @@ _CRD_RETRY_SECONDS = 2.0
 async def run(settings: Settings) -> int:
     """Work until told to stop, or until something essential fails; returns the exit code."""
     allow_deep_json()
-    cache, queue = Cache(), WorkQueue(settings.pause_seconds)
+    cache, queue = Cache(), WorkQueue(settings.min_reconcile_interval_seconds)
     metrics = Metrics(cache, queue.__len__)
-    async with connect(settings.connections, metrics.requested) as cluster, connect(1, metrics.requested) as apart:
+    async with (
+        connect(settings.max_api_connections, metrics.requested) as cluster,
+        connect(1, metrics.requested) as apart,
+    ):
         guard = metrics.guard
         poller, recorder = ProgressPoller(cache, queue, settings, guard), EventRecorder(cluster, guard)
         runtime = Runtime(settings, cluster, cache, queue, poller, recorder, metrics, Admission(cluster), guard)
@@ -88,7 +91,7 @@ async def _wait_for_crd(cluster: KubeClient, stop: asyncio.Event) -> bool:
         try:
             if await cluster.crd_is_installed():
                 return not stop.is_set()
-            _log.warning("the cluster does not know ResNeXtTraining yet: is the CustomResourceDefinition installed?")
+            _log.warning("CRD resnexttrainings.resnext.dev not installed yet")
         except TRANSIENT_ERRORS as error:
             _log.warning("%s", describe_error(error))
         with suppress(TimeoutError):
@@ -106,7 +109,10 @@ async def _run_as_leader(runtime: Runtime, leader: Leader, scopes: Scopes) -> No
             # From here on, so that no list delays a renewal.
             group.create_task(leader.renew_loop())
             scopes.start_over()
-            for loop in (*(_worker(runtime, scopes) for _ in range(runtime.settings.reconcilers)), *_loops(runtime)):
+            for loop in (
+                *(_worker(runtime, scopes) for _ in range(runtime.settings.max_concurrent_reconciles)),
+                *_loops(runtime),
+            ):
                 group.create_task(loop)
     finally:
         runtime.metrics.leading = False
@@ -133,7 +139,7 @@ async def _worker(runtime: Runtime, scopes: Scopes) -> None:
             delay = queue.add_rate_limited(key)
             if repeats.first((key, describe_error(error))):
                 mistake = None if isinstance(error, TRANSIENT_ERRORS) else error
-                _log.warning("%s/%s: again in %.1f s: %s", *key, delay, describe_error(error), exc_info=mistake)
+                _log.warning("%s/%s: retrying in %.1f s: %s", *key, delay, describe_error(error), exc_info=mistake)
         else:
             queue.done(key)
         metrics.reconciled.observe(time.monotonic() - started)

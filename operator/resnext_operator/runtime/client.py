@@ -199,7 +199,9 @@ class KubeClient:
                     f"claim {name} exists already and was not created for a training {training.name}: "
                     f"set spec.checkpoints.claimName to {name} to keep checkpoints there, or rename the training"
                 )
-        raise NameConflict(f"{kind} {name} is there already and belongs to another: rename the training, or delete it")
+        raise NameConflict(
+            f"{kind} {name} already exists and is owned by another object: rename the training, or delete it"
+        )
 
     async def ungate(self, pod: ObjectRef, namespace: str) -> Manifest | None:
         """Remove the operator's own scheduling gate from a pod; None if the pod was deleted."""

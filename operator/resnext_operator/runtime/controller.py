@@ -175,7 +175,7 @@ async def reconcile(key: TrainingKey, runtime: Runtime) -> None:
     now = datetime.now(UTC)
     gone = runtime.cache.last_deleted_launcher(body)
     children, progress = runtime.cache.children(body, claims(body)), runtime.poller
-    seen = observe.observe(
+    state = observe.observe(
         children,
         [gone] if gone else [],
         progress.latest(key),
@@ -184,12 +184,12 @@ async def reconcile(key: TrainingKey, runtime: Runtime) -> None:
         foreign_claims(children, body["metadata"]["name"], body["metadata"]["uid"]),
     )
     training = read(body, runtime.settings.site)
-    plan = decide(training, seen, now)
+    plan = decide(training, state, now)
     try:
-        plan = await _informed(plan, training, seen, runtime, now)
+        plan = await _informed(plan, training, state, runtime, now)
         applied = await runtime.cluster.apply_plan(plan, training)
     except NameConflict as error:
-        await _fail_invalid(training, seen, str(error), runtime, now)
+        await _fail_invalid(training, state, str(error), runtime, now)
         return
     except Rejected as rejected:
         applied = Applied(rejections=[rejected.rejection])
@@ -226,18 +226,20 @@ def read(body: AnyObject, site: OperatorPolicy) -> Training:
         return read_leniently(body, site, str(error))
 
 
-async def _informed(plan: Plan, training: Training, seen: ClusterState, runtime: Runtime, now: datetime) -> Plan:
+async def _informed(plan: Plan, training: Training, state: ClusterState, runtime: Runtime, now: datetime) -> Plan:
     """The plan that is decided when all is known that it depends on; raises Rejected."""
     while plan.needs_admission or plan.needs_launcher_admission or plan.needs_ssh_secret:
         if plan.needs_admission:
-            seen = replace(seen, quota=await runtime.admission.check(training))
+            state = replace(state, quota=await runtime.admission.check(training))
         if plan.needs_launcher_admission:
             await runtime.admission.check_launcher(training)
-            seen = replace(seen, launcher_admitted=True)
+            state = replace(state, launcher_admitted=True)
         if plan.needs_ssh_secret:
-            likely = bool(seen.workers)
-            seen = replace(seen, keys=await runtime.cluster.keys(training, lambda: _new_keys(training), likely=likely))
-        plan = decide(training, seen, now)
+            likely = bool(state.workers)
+            state = replace(
+                state, keys=await runtime.cluster.keys(training, lambda: _new_keys(training), likely=likely)
+            )
+        plan = decide(training, state, now)
     return plan
 
 
@@ -245,8 +247,8 @@ def _new_keys(training: Training) -> Secret:
     return ssh_secret(training, ssh_keys.generate())
 
 
-async def _fail_invalid(training: Training, seen: ClusterState, message: str, runtime: Runtime, now: datetime) -> None:
-    plan = plan_for_invalid_spec(training.status, seen, training.generation, message, now)
+async def _fail_invalid(training: Training, state: ClusterState, message: str, runtime: Runtime, now: datetime) -> None:
+    plan = plan_for_invalid_spec(training.status, state, training.generation, message, now)
     _cache_answers(await runtime.cluster.apply_plan(plan, training), runtime)
     await _write_status(training, plan, runtime, now)
 

@@ -48,7 +48,7 @@ class Leader:
                 _log.warning("lease %s: %s", self._name, describe_error(error))
             if not self.leading:
                 await asyncio.sleep(_RENEW)
-        _log.info("%s leads", self._identity)
+        _log.info("%s became leader", self._identity)
 
     async def renew_loop(self) -> None:
         """Renew until that fails; raises LeadershipLost well before another replica may lead."""
@@ -90,7 +90,7 @@ class Leader:
         try:
             await self._release()
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-            _log.warning("lease %s stays until it runs out: %s", self._name, describe_error(error))
+            _log.warning("lease %s not released; expires by itself: %s", self._name, describe_error(error))
 
     async def _release(self) -> None:
         free = {"holderIdentity": "", "leaseDurationSeconds": 1}

@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from resnext_operator.api.groupversion import CONTROLLER_NAME
 from resnext_operator.api.status import Phase, Status
 from resnext_operator.domain.attempt_cause import AttemptCause
+from resnext_operator.rendering.names import OPERATOR
 from resnext_operator.runtime.cache import Cache
 from resnext_operator.runtime.guard import LOOPS, Guard
 from resnext_operator.runtime.unstructured import key_of, managed_by
@@ -25,7 +26,7 @@ class Metrics:
         self.leading = False
         self.registry = registry = CollectorRegistry()
         self.reconciled = Histogram(
-            "resnext_operator_reconcile_duration_seconds", "Time to look at a training and act.", registry=registry
+            "resnext_operator_reconcile_duration_seconds", "Duration of one reconciliation.", registry=registry
         )
         self.errors = Counter(
             "resnext_operator_reconcile_errors_total", "Reconciliations that failed.", registry=registry
@@ -34,7 +35,7 @@ class Metrics:
             "resnext_operator_api_requests_total", "Requests to the API server.", ["verb", "code"], registry=registry
         )
         self.attempts = Counter(
-            "resnext_operator_attempts_total", "Attempts that ended, by cause.", ["cause"], registry=registry
+            "resnext_operator_attempts_finished_total", "Attempts that ended, by cause.", ["cause"], registry=registry
         )
         for cause in AttemptCause:
             self.attempts.labels(cause.value)
@@ -48,17 +49,17 @@ class Metrics:
             self.skipped.labels(loop)
         self.guard = Guard(lambda loop: self.skipped.labels(loop).inc())
         self.first_step = Histogram(
-            "resnext_operator_first_step_seconds",
+            "resnext_operator_time_to_first_step_seconds",
             "Seconds from a training's creation to its first step.",
             buckets=(10, 20, 30, 45, 60, 90, 120, 300, 600, 1800, 3600),
             registry=registry,
         )
-        Gauge("resnext_operator_queue_depth", "Trainings that wait to be looked at.", registry=registry).set_function(
-            depth
-        )
-        Gauge("resnext_operator_leader", "1 on the replica that leads.", registry=registry).set_function(
-            lambda: float(self.leading)
-        )
+        Gauge("workqueue_depth", "Keys waiting in the work queue.", ["name"], registry=registry).labels(
+            "resnexttraining"
+        ).set_function(depth)
+        Gauge("leader_election_master_status", "1 if this replica is the leader.", ["name"], registry=registry).labels(
+            OPERATOR
+        ).set_function(lambda: float(self.leading))
         registry.register(_Trainings(cache, lambda: self.leading, self.guard))
 
     def requested(self, verb: str, code: str) -> None:
@@ -79,7 +80,7 @@ class _Trainings(Collector):
         self._cache, self._leading, self._guard = cache, leading, guard
 
     def collect(self) -> Iterator[Metric]:
-        phases = GaugeMetricFamily("resnext_trainings", "Trainings by phase.", labels=["phase"])
+        phases = GaugeMetricFamily("resnext_operator_trainings", "Trainings by phase.", labels=["phase"])
         accuracy = GaugeMetricFamily(
             "resnext_training_accuracy_ratio",
             "Accuracy of a training's last evaluation.",

@@ -70,7 +70,7 @@ def observe(
         except Exception as error:
             skipped(child, error)
     return ClusterState(
-        workers=tuple(sorted(workers, key=lambda each: (each.index, each.incarnation))),
+        workers=tuple(sorted(workers, key=lambda each: (each.index, each.generation))),
         launchers=tuple(sorted(launchers, key=lambda each: each.attempt)),
         present=present,
         access_modes=access_modes,
@@ -95,7 +95,7 @@ def worker(pod: CachedObject) -> ObservedWorker:
     trouble, unschedulable = _waiting_reason(status)
     return ObservedWorker(
         index=name.number,
-        incarnation=name.incarnation,
+        generation=name.generation,
         name=metadata["name"],
         uid=metadata["uid"],
         phase=word(status.get("phase")) or "Pending",
@@ -122,7 +122,7 @@ def worker(pod: CachedObject) -> ObservedWorker:
     )
 
 
-def launcher(pod: CachedObject, gone: bool = False) -> ObservedLauncher:
+def launcher(pod: CachedObject, deleted: bool = False) -> ObservedLauncher:
     """A launcher pod."""
     metadata, status, name = pod["metadata"], fields(PodStatus, pod.get("status")), _name(pod)
     if name is None:
@@ -146,7 +146,7 @@ def launcher(pod: CachedObject, gone: bool = False) -> ObservedLauncher:
         ended=_time(ended.get("finishedAt")),
         node=_node(pod),
         workers=int(count) if count.isascii() and count.isdigit() and 0 < int(count[:5]) <= _MOST_WORKERS else None,
-        gone=gone,
+        deleted=deleted,
     )
 
 

@@ -80,7 +80,7 @@ class ProgressPoller:
         self._cache, self._queue, self._settings = cache, queue, settings
         self._guard = guard or Guard()
         self._repeats = Repeats()
-        self._pace = RateLimiter(settings.progress_per_second)
+        self._pace = RateLimiter(settings.max_progress_polls_per_second)
         self._said: dict[TrainingKey, _PollState] = {}
         self._asking: set[TrainingKey] = set()
 
@@ -112,7 +112,7 @@ class ProgressPoller:
                 for key in running.keys() - self._asking:
                     self._asking.add(key)
                     group.create_task(self._ask_training(session, key, running[key]))
-                await asyncio.sleep(self._settings.progress_seconds)
+                await asyncio.sleep(self._settings.progress_poll_interval_seconds)
 
     def _running(self) -> dict[TrainingKey, dict[int, str]]:
         """The trainings that can be asked, and where their workers answer."""

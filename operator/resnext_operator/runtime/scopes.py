@@ -144,7 +144,7 @@ class Scopes:
                 _log.info(said, namespace, describe_error(error))
         elif self._repeats.first((kind, namespace, describe_error(error))):
             mistake = None if isinstance(error, TRANSIENT_ERRORS) else error
-            _log.warning("cannot list %s %s, trying again: %s", kind, where, describe_error(error), exc_info=mistake)
+            _log.warning("list failed: %s %s, retrying: %s", kind, where, describe_error(error), exc_info=mistake)
 
     # -- watches -----------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,15 @@ _LISTS = ("namespaces", "host_paths")
 """Settings that are written with commas between."""
 
 _OF_DEPLOYMENT = (
-    *("trainer_image", "namespaces", "lease_name", "lease_namespace", "metrics_from", "host_paths", "host_network"),
+    *(
+        "trainer_image",
+        "namespaces",
+        "lease_name",
+        "lease_namespace",
+        "metrics_allowed_from",
+        "host_paths",
+        "host_network",
+    ),
     *("identity", "port"),
 )
 """Settings that the chart sets by itself, or from a value of their own."""
@@ -45,7 +53,7 @@ class Settings(BaseModel):
     lease_namespace: str = "default"
     """Namespace of the Lease, and of the operator's own pods."""
 
-    metrics_from: Json[tuple[Manifest, ...]] = ()
+    metrics_allowed_from: Json[tuple[Manifest, ...]] = ()
     """From where metrics of trainings may be read, in JSON as in a NetworkPolicy's `from`; none: the operator alone."""
 
     host_paths: tuple[Annotated[str, Field(pattern="^/")], ...] = ()
@@ -60,14 +68,14 @@ class Settings(BaseModel):
     port: int = 9400
     """Serves /metrics, /healthz and /readyz."""
 
-    reconcilers: Annotated[int, Field(ge=1, le=1000)] = 40
-    """Trainings looked at side by side."""
+    max_concurrent_reconciles: Annotated[int, Field(ge=1, le=1000)] = 40
+    """Concurrent reconciliations."""
 
-    pause_seconds: Annotated[float, Field(ge=0, le=60)] = 0.25
-    """Pause between two looks at a training: what its pods tell meanwhile is answered at once."""
+    min_reconcile_interval_seconds: Annotated[float, Field(ge=0, le=60)] = 0.25
+    """Minimum interval between two reconciliations of a training."""
 
     # Each takes a quarter of a megabyte, the buffer that asyncio reads TLS into.
-    connections: Annotated[int, Field(ge=1, le=1000)] = 32
+    max_api_connections: Annotated[int, Field(ge=1, le=1000)] = 32
     """Most connections to the API server at the same time."""
 
     resync_seconds: Annotated[float, Field(gt=0, le=86_400)] = 180.0
@@ -76,11 +84,11 @@ class Settings(BaseModel):
     relist_seconds: Annotated[float, Field(gt=0, le=86_400)] = 300.0
     """Interval of a complete relist, which finds what a broken watch has missed."""
 
-    progress_seconds: Annotated[float, Field(gt=0, le=3600)] = 3.0
-    """Pause between two questions to worker 0 about its progress."""
+    progress_poll_interval_seconds: Annotated[float, Field(gt=0, le=3600)] = 3.0
+    """Interval of progress polls."""
 
-    progress_per_second: Annotated[float, Field(gt=0, le=10_000)] = 50.0
-    """Cap on such questions over all trainings; each may cost one write of a status."""
+    max_progress_polls_per_second: Annotated[float, Field(gt=0, le=10_000)] = 50.0
+    """Maximum progress polls per second over all trainings; each may cost one write of a status."""
 
     @property
     def site(self) -> OperatorPolicy:
@@ -88,7 +96,7 @@ class Settings(BaseModel):
         return OperatorPolicy(
             image=self.trainer_image,
             operator_namespace=self.lease_namespace,
-            metrics_from=self.metrics_from,
+            metrics_allowed_from=self.metrics_allowed_from,
             host_paths=self.host_paths,
             host_network=self.host_network,
         )

@@ -26,14 +26,14 @@ SAVED = SavedCheckpoint(step=40, time="2026-01-01T00:00:00Z", path="/checkpoints
 """One checkpoint, whoever is asked: what a poll has missed, the launcher's last words then add nothing to."""
 
 _LAST_WORDS = {
-    ExitStatus.FINISHED: TerminationReport(
-        verdict="finished",
+    ExitStatus.COMPLETED: TerminationReport(
+        verdict="completed",
         message="trained to its end",
         progress=Progress(
             attempt=0, epoch=8, epochs=8, step=80, steps=80, top1=0.97, top5=1.0, best_top1=0.97, checkpoint=SAVED
         ),
     ),
-    ExitStatus.DATA_REFUSED: TerminationReport(verdict="data_refused", message="/data/train-00000 is truncated"),
+    ExitStatus.INVALID_DATA: TerminationReport(verdict="invalid_data", message="/data/train-00000 is truncated"),
     ExitStatus.CRASHED: TerminationReport(
         verdict="crashed", message="rank 1 ended with exit code 1", rank=1, log=("Traceback",)
     ),
@@ -142,7 +142,7 @@ containerStatuses:
             statusTemplate=_ended(verdict),
             delay=delay,
         )
-        for verdict in (ExitStatus.FINISHED, ExitStatus.DATA_REFUSED, ExitStatus.CRASHED)
+        for verdict in (ExitStatus.COMPLETED, ExitStatus.INVALID_DATA, ExitStatus.CRASHED)
     ]
     return [
         _stage("node", "Node", [{"key": ready, "operator": "NotIn", "values": ["True"]}], statusTemplate=node),
@@ -260,7 +260,7 @@ def training(
     }
     data = {"data": {"format": "synthetic"}}
     return {
-        "apiVersion": "resnext.dev/v1alpha1",
+        "apiVersion": "resnext.dev/v1alpha2",
         "kind": "ResNeXtTraining",
         "metadata": {"name": name},
         "spec": {

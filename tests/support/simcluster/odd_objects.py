@@ -194,7 +194,9 @@ class Tenant:
             lambda: spec.update(runPolicy={"activeDeadlineSeconds": 2**31 - 1, "pendingDeadlineSeconds": 2**31 - 1}),
             lambda: spec.update(runPolicy={"activeDeadlineSeconds": 1, "backoffLimit": 0}),
             lambda: spec.update(runPolicy={"ttlSecondsAfterFinished": 0, "cleanPodPolicy": "All"}),
-            lambda: spec.update(runPolicy={"stallMultiple": 2, "stallDeadlineSeconds": 1, "cleanPodPolicy": "None"}),
+            lambda: spec.update(
+                runPolicy={"stallTimeoutMultiple": 2, "stallDeadlineSeconds": 1, "cleanPodPolicy": "None"}
+            ),
             lambda: spec.update(suspend=True),
             lambda: spec.update(managedBy="example.com/other"),
             lambda: spec["workers"].update(slots=16),
@@ -309,7 +311,7 @@ class Tenant:
             "spec": self._pod_spec(),
         }
         if self.random.random() < 0.3:
-            owner = {"apiVersion": "resnext.dev/v1alpha1", "kind": "ResNeXtTraining", "name": self._name()}
+            owner = {"apiVersion": "resnext.dev/v1alpha2", "kind": "ResNeXtTraining", "name": self._name()}
             # The garbage collector deletes it, for no object has this uid.
             manifest["metadata"]["ownerReferences"] = [owner | {"uid": "no-such-uid", "controller": True}]
         return Action("create labelled pod", "POST", self._of("pods"), manifest)
@@ -431,7 +433,7 @@ class Tenant:
             names.ROLE,
             names.WORKER,
             names.ATTEMPT,
-            names.INCARNATION,
+            names.WORKER_GENERATION,
             names.WORKERS,
             names.REVISION,
         )

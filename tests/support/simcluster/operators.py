@@ -28,7 +28,7 @@ _FORKED.set_forkserver_preload(["__main__", "resnext_operator.runtime.app", "res
 
 _MOST_STARTS = 5
 
-QUICK = {"RESYNC_SECONDS": "0.5", "RELIST_SECONDS": "2", "PROGRESS_SECONDS": "0.3"}
+QUICK = {"RESYNC_SECONDS": "0.5", "RELIST_SECONDS": "2", "PROGRESS_POLL_INTERVAL_SECONDS": "0.3"}
 """So that a test need not wait for what happens now and then."""
 
 

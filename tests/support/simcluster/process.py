@@ -76,7 +76,11 @@ class Process:
 
     async def phases(self) -> dict[str, int]:
         found = await self.metrics()
-        return {key.split('"')[1]: int(value) for key, value in found.items() if key.startswith("resnext_trainings{")}
+        return {
+            key.split('"')[1]: int(value)
+            for key, value in found.items()
+            if key.startswith("resnext_operator_trainings{")
+        }
 
     async def calls(self) -> Counter[str]:
         """Requests by verb; those of kopf, which lists and watches, are not counted."""

@@ -213,7 +213,7 @@ async def _observe(it: Process, pause: float, outcome: Outcome) -> None:
                 for family in text_string_to_metric_families(text)
                 for each in family.samples
             }
-            queued = metrics[("resnext_operator_queue_depth",)]
+            queued = metrics[("workqueue_depth", "resnexttraining")]
             outcome.samples.append(Sample(it.memory(), it.descriptors(), len(metrics), queued))
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             # A tenant's text can make a valid name unreadable: each of these is a fault.
@@ -232,7 +232,7 @@ async def _until_empty(it: Process, outcome: Outcome) -> None:
     deadline = time.monotonic() + _TO_CLEAR
     while True:
         outcome.left = await it.sizes()
-        phases, queued = await it.phases(), (await it.metrics())["resnext_operator_queue_depth"]
+        phases, queued = await it.phases(), (await it.metrics())['workqueue_depth{name="resnexttraining"}']
         grown = any(size > outcome.sizes.get(what, 0) + _MOST_LEFT for what, size in outcome.left.items())
         if not (grown or queued or any(phases.values())):
             return

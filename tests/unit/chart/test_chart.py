@@ -49,9 +49,14 @@ def test_chart_passes_helm_lint():
     "wrong",
     [
         *("imge=x", "namespaces=demo", "podMonitor.interval=often", "image=", "allow.hostPaths={mnt}"),
-        *("networkPolicy.metricsFrom[0].podSelctor.x=y", "admissionPolicy.enabled=perhaps"),
+        *("networkPolicy.metricsAllowedFrom[0].podSelctor.x=y", "admissionPolicy.enabled=perhaps"),
         *("admissionPolicy.scalers=hpa", "settings.resyncSecond=30", "settings.trainerImage=x", "settings.port=1"),
-        *("settings.leaseName=x", "settings.reconcilers=0", "settings.reconcilers=many", "settings.hostNetwork=true"),
+        *(
+            "settings.leaseName=x",
+            "settings.maxConcurrentReconciles=0",
+            "settings.maxConcurrentReconciles=many",
+            "settings.hostNetwork=true",
+        ),
     ],
 )
 def test_invalid_value_is_rejected(wrong):
@@ -150,10 +155,18 @@ def test_settings_schema_lists_every_setting():
     assert listed["additionalProperties"] is False
     own = {to_camel(name) for name in Settings.model_fields} - listed["properties"].keys()
     assert own == {
-        *("trainerImage", "namespaces", "leaseName", "leaseNamespace", "metricsFrom", "hostPaths", "hostNetwork"),
+        *(
+            "trainerImage",
+            "namespaces",
+            "leaseName",
+            "leaseNamespace",
+            "metricsAllowedFrom",
+            "hostPaths",
+            "hostNetwork",
+        ),
         *("identity", "port"),
     }
-    assert listed["properties"]["reconcilers"]["minimum"] == 1
+    assert listed["properties"]["maxConcurrentReconciles"]["minimum"] == 1
     assert listed["properties"]["resyncSeconds"]["exclusiveMinimum"] == 0
 
 
@@ -170,7 +183,7 @@ def test_setting_reaches_operator_unchanged(name):
 
 def test_deployment_sets_no_variable_twice():
     """The API server accepts duplicate names, and the last one wins silently."""
-    (deployment,) = of_kind(rendered("--set", "settings.connections=3"), "Deployment")
+    (deployment,) = of_kind(rendered("--set", "settings.maxApiConnections=3"), "Deployment")
     names_of = [each["name"] for each in deployment["spec"]["template"]["spec"]["containers"][0]["env"]]
     assert len(names_of) == len(set(names_of))
     Settings.check_names(dict.fromkeys(names_of, "x"))
@@ -191,8 +204,10 @@ def test_metrics_access_reaches_operator():
     manifests = rendered()
     monitoring = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
     told = environment(manifests)
-    assert Settings.from_environment({**told, "RESNEXT_LEASE_NAMESPACE": "x"}).site.metrics_from == (monitoring,)
-    assert "RESNEXT_METRICS_FROM" not in environment(rendered("--set", "networkPolicy.metricsFrom=null"))
+    assert Settings.from_environment({**told, "RESNEXT_LEASE_NAMESPACE": "x"}).site.metrics_allowed_from == (
+        monitoring,
+    )
+    assert "RESNEXT_METRICS_ALLOWED_FROM" not in environment(rendered("--set", "networkPolicy.metricsAllowedFrom=null"))
     (deployment,) = of_kind(manifests, "Deployment")
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     assert labels["app.kubernetes.io/name"] == names.OPERATOR, "by which a training's NetworkPolicy lets it in"
@@ -264,7 +279,9 @@ def test_dashboard_queries_every_metric():
         for name in ("trainer/resnext_trainer/runtime/metrics.py", "operator/resnext_operator/runtime/metrics.py")
     )
     # The trainer builds its names from parts: counter("images_total", …).
-    defined = {f"resnext_train_{name}" for name in re.findall(r'(?:counter|gauge)\(\s*"([a-z_]+)"', code)}
-    defined |= set(re.findall(r'"(resnext_[a-z_]+)"', code)) - {"resnext_train"} | {"resnext_train_info"}
-    asked = set(re.findall(r"resnext_[a-z0-9_]+", dashboards.resnext()))
+    defined = {f"resnext_trainer_{name}" for name in re.findall(r'(?:counter|gauge)\(\s*"([a-z_]+)"', code)}
+    defined |= set(re.findall(r'"((?:resnext|workqueue|leader_election)_[a-z_]+)"', code)) - {"resnext_trainer"} | {
+        "resnext_trainer_info"
+    }
+    asked = set(re.findall(r"\b(?:resnext|workqueue|leader_election)_[a-z0-9_]+", dashboards.resnext()))
     assert {name.removesuffix("_bucket") for name in asked} == defined

@@ -67,7 +67,9 @@ def start(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """Starts the operator for one namespace."""
 
     def started(**settings: Any) -> AbstractAsyncContextManager[Operator]:
-        return operator(server, tmp_path, monkeypatch, ("one",), pause_seconds=0, identity="us", **settings)
+        return operator(
+            server, tmp_path, monkeypatch, ("one",), min_reconcile_interval_seconds=0, identity="us", **settings
+        )
 
     return started
 
@@ -152,12 +154,12 @@ class TestStart:
                 await it.ready()
                 await it.until(lambda: server.requests.count(("GET", LEASE)) > 3, "more looks at the Lease")
                 assert server.writes == []
-                assert await it.metric("resnext_operator_leader") == 0
-                assert await it.metric("resnext_trainings") is None
+                assert await it.metric("leader_election_master_status") == 0
+                assert await it.metric("resnext_operator_trainings") is None
                 server.put(lease(""))
                 await it.serves("one")
                 assert holder(server) == "us"
-                assert await it.metric("resnext_operator_leader") == 1
+                assert await it.metric("leader_election_master_status") == 1
 
         asyncio.run(scenario())
 
@@ -188,7 +190,7 @@ class TestWork:
         server.put(training("one", "good"))
 
         async def scenario() -> None:
-            async with start(reconcilers=1) as it:
+            async with start(max_concurrent_reconciles=1) as it:
                 await it.serves("one", "good")
                 assert config_map("one", "bad") not in server.objects
                 assert (await it.metric("resnext_operator_reconcile_errors_total") or 0) >= 1

@@ -22,7 +22,7 @@ def pod(name="flowers-worker-0-0", uid="p1", version=1, owner="t1", role="worker
         "uid": uid,
         "resourceVersion": str(version),
         "labels": {names.TRAINING: "flowers", names.ROLE: role},
-        "ownerReferences": [{"apiVersion": "resnext.dev/v1alpha1", "kind": KIND, "name": of, "uid": owner}],
+        "ownerReferences": [{"apiVersion": "resnext.dev/v1alpha2", "kind": KIND, "name": of, "uid": owner}],
         "managedFields": ["long"],
     }
     return {"kind": "Pod", "metadata": metadata, "spec": {"nodeName": "n"}, "status": {"phase": phase}}
@@ -138,7 +138,7 @@ def test_pruned_worker_pod_is_observed_unchanged():
     seen = pod()
     seen["metadata"]["labels"] |= {
         names.WORKER: "0",
-        names.INCARNATION: "0",
+        names.WORKER_GENERATION: "0",
         names.REVISION: "r",
         names.SSH_SECRET_UID: "k",
     }

@@ -107,7 +107,7 @@ def test_path_outside_claim_rejected_at_apply(change, field):
     [
         {"training": {"checkpoint": {"path": "/checkpoints"}}},
         {"training": {"checkpoint": {"path": "/checkpoints/a..b"}}},
-        {"training": {"checkpoint": {"everyMinutes": 0}}},
+        {"training": {"checkpoint": {"intervalMinutes": 0}}},
         {"checkpoints": {"claimName": "c", "subPath": "runs/a"}},
         {"checkpoints": {"claimName": "c", "subPath": "..a/b.."}},
         {"checkpoints": {"claimName": "c", "subPath": "."}},

@@ -114,10 +114,10 @@ def test_suspended_training_shows_no_rates(running):
 @pytest.mark.parametrize(
     ("verdict", "phase"),
     [
-        (ExitStatus.FINISHED, "Succeeded"),
-        (ExitStatus.DATA_REFUSED, "Failed"),
+        (ExitStatus.COMPLETED, "Succeeded"),
+        (ExitStatus.INVALID_DATA, "Failed"),
         (ExitStatus.HUNG, "Restarting"),
-        (ExitStatus.WRONG_WORLD, "Restarting"),
+        (ExitStatus.WORLD_SIZE_MISMATCH, "Restarting"),
     ],
 )
 def test_ended_attempt_shows_no_rates(running, verdict, phase):
@@ -133,7 +133,7 @@ def test_ended_attempt_shows_no_rates(running, verdict, phase):
 
 def test_new_attempt_shows_no_rates_of_previous_attempt(running):
     """Rates stay unset until the ranks of the new attempt answer; the last loss stays."""
-    running.end(ExitStatus.WRONG_WORLD)
+    running.end(ExitStatus.WORLD_SIZE_MISMATCH)
     running.settle()
     running.wait(seconds=10)
     running.settle()
@@ -148,7 +148,7 @@ def test_new_attempt_shows_no_rates_of_previous_attempt(running):
 
 def test_termination_message_of_finished_run_sets_no_rates(running):
     """The progress in the launcher's termination message contains a rate."""
-    message = {"verdict": "finished", "message": "done"}
+    message = {"verdict": "completed", "message": "done"}
     message["progress"] = json.loads(running.progress.model_dump_json(by_alias=True))
     running.end_pod(running.pods("launcher")[-1], 0, json.dumps(message))
     running.settle()
@@ -185,7 +185,7 @@ def test_workers_kept_after_end_are_counted():
     """cleanPodPolicy None keeps the workers, and the status counts them."""
     cluster = Cluster(runPolicy={"cleanPodPolicy": "None"})
     cluster.run()
-    cluster.end(ExitStatus.FINISHED)
+    cluster.end(ExitStatus.COMPLETED)
     cluster.settle()
     assert cluster.status["workers"] == {"replicas": 2, "ready": 2}
     agree(cluster)
@@ -231,12 +231,12 @@ def test_reason_cleared_when_claim_or_image_available(trouble):
         for pod in cluster.pods("worker"):
             pod["status"] = {"containerStatuses": [{"state": waiting}]}
         cluster.settle()
-    assert cluster.status["reason"] == {"claim": "ClaimMissing", "image": "NotStarting"}[trouble]
+    assert cluster.status["reason"] == {"claim": "ClaimNotFound", "image": "ContainerNotStarting"}[trouble]
     cluster.claim("late", "ReadWriteMany")
     for pod in cluster.pods("worker"):
         pod.pop("status")
     cluster.settle()
-    assert cluster.status["reason"] == condition(cluster, "Scheduled")["reason"] == "Waiting"
+    assert cluster.status["reason"] == condition(cluster, "Scheduled")["reason"] == "WorkersNotReady"
     cluster.ready()
     cluster.settle()
     assert condition(cluster, "Scheduled")["status"] == "True"

@@ -39,7 +39,7 @@ def recorded(server, *messages):
         recorder = EventRecorder(server)
         running = asyncio.create_task(recorder.run())
         for message in messages:
-            recorder.record(TRAINING, Event("Normal", "Training", message), NOW)
+            recorder.record(TRAINING, Event("Normal", "StepsProgressing", message), NOW)
         await asyncio.sleep(0.05)
         running.cancel()
 

@@ -118,7 +118,7 @@ def test_any_status_is_replaced_and_affects_no_other(status):
         stored = runtime.cluster.objects[path_of(KIND, "default", "odd")]["status"]
         stored = {key: value for key, value in stored.items() if value is not None}
         assert Status.parse(stored).phase in set(Phase)
-        assert b"resnext_trainings" in generate_latest(runtime.metrics.registry)
+        assert b"resnext_operator_trainings" in generate_latest(runtime.metrics.registry)
 
     asyncio.run(scenario())
 
@@ -148,7 +148,7 @@ def test_any_pod_affects_no_other_training(labels, annotations, status, which):
         assert await serves(runtime, "good")
         await controller.reconcile(("default", "odd"), runtime)
         runtime.poller._running()
-        assert b"resnext_trainings" in generate_latest(runtime.metrics.registry)
+        assert b"resnext_operator_trainings" in generate_latest(runtime.metrics.registry)
         controller.on_event("DELETED", {"kind": "Pod", "metadata": metadata, "spec": {}, "status": status}, runtime)
         await controller.reconcile(("default", "odd"), runtime)
 
@@ -247,7 +247,7 @@ def test_training_of_a_billion_epochs_can_be_suspended(seconds):
     assert cluster.status["phase"] == Phase.SUSPENDED
 
 
-@pytest.mark.parametrize("label", [names.WORKER, names.ATTEMPT, names.ROLE, names.TRAINING, names.INCARNATION])
+@pytest.mark.parametrize("label", [names.WORKER, names.ATTEMPT, names.ROLE, names.TRAINING, names.WORKER_GENERATION])
 def test_changed_labels_do_not_change_pod_role(label):
     """The pod's name and owner reference decide its role, not its labels."""
     cluster = Cluster()
@@ -375,7 +375,7 @@ def test_any_progress_response_leaves_other_ranks_polled(answer, monkeypatch):
             for role in ("worker-0-0", "launcher-1"):
                 controller.on_event("ADDED", pod(of, role, address), runtime)
         async with ranks(answer, monkeypatch):
-            watch = ProgressPoller(runtime.cache, runtime.queue, Settings(progress_seconds=0.1))
+            watch = ProgressPoller(runtime.cache, runtime.queue, Settings(progress_poll_interval_seconds=0.1))
             before = limits.getrusage(limits.RUSAGE_SELF).ru_maxrss
             asking = asyncio.create_task(watch.run())
             async with asyncio.timeout(20):
@@ -403,7 +403,7 @@ def test_non_finite_loss_is_dropped(loss, monkeypatch):
             controller.on_event("ADDED", pod("odd", role, "127.0.0.2"), runtime)
         answer = body(json.dumps({**GOOD, "loss": 0.5}).replace("0.5", loss).encode())
         async with ranks(answer, monkeypatch):
-            watch = ProgressPoller(runtime.cache, runtime.queue, Settings(progress_seconds=0.1))
+            watch = ProgressPoller(runtime.cache, runtime.queue, Settings(progress_poll_interval_seconds=0.1))
             asking = asyncio.create_task(watch.run())
             async with asyncio.timeout(20):
                 while not (found := watch.latest(("default", "odd"))):

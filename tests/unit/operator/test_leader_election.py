@@ -187,4 +187,4 @@ def test_failed_release_is_logged(caplog):
         await first.release()
 
     asyncio.run(scenario())
-    assert "stays until it runs out" in caplog.text
+    assert "expires by itself" in caplog.text

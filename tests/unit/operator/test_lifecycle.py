@@ -61,7 +61,7 @@ def test_training_finished_at_deadline_succeeds():
     """A launcher that finishes while it is stopped for the deadline counts as success."""
     cluster = running_cluster(runPolicy={"activeDeadlineSeconds": 100})
     cluster.wait(seconds=100)
-    cluster.end(ExitStatus.FINISHED)
+    cluster.end(ExitStatus.COMPLETED)
     cluster.settle()
     assert cluster.status["phase"] == Phase.SUCCEEDED
 
@@ -141,7 +141,7 @@ def test_pending_deadline_applies_to_launcher():
     assert "no such image" in condition(cluster, "Failed")["message"]
 
 
-@pytest.mark.parametrize("verdict", [ExitStatus.FINISHED, ExitStatus.DATA_REFUSED], ids=lambda it: it.name.lower())
+@pytest.mark.parametrize("verdict", [ExitStatus.COMPLETED, ExitStatus.INVALID_DATA], ids=lambda it: it.name.lower())
 def test_ttl_deletes_resource_after_end(verdict):
     """The operator deletes the resource ttlSecondsAfterFinished after completion."""
     cluster = running_cluster(runPolicy={"ttlSecondsAfterFinished": 3600})
@@ -157,7 +157,7 @@ def test_ttl_deletes_resource_after_end(verdict):
 def test_finished_training_recreates_nothing():
     """Deleted children of a finished training are not created again."""
     cluster = running_cluster()
-    cluster.end(ExitStatus.FINISHED)
+    cluster.end(ExitStatus.COMPLETED)
     cluster.settle()
     made = list(cluster.made)
     for key in [key for key, each in cluster.objects.items() if each["metadata"]["name"] != "digits-data"]:
@@ -198,7 +198,7 @@ def test_out_of_memory_message_names_worker_and_limit(limit, by_kubelet):
     attempt = cluster.status["attempts"][0]
     assert attempt["cause"] == "out_of_memory"
     assert "resnext-digits-worker-1-0" in attempt["message"]
-    assert (f"at its limit of {limit}" if limit else "without a limit") in attempt["message"]
+    assert (f"at its limit of {limit}" if limit else "no memory limit set") in attempt["message"]
     assert cluster.status["failures"] == 1
 
 
@@ -254,7 +254,7 @@ def end_attempt_with_rank(cluster, verdict, rank=1):
 
 
 @pytest.mark.parametrize(
-    "verdict", [ExitStatus.NO_GPU, ExitStatus.HUNG, ExitStatus.UNREACHABLE], ids=lambda it: it.name.lower()
+    "verdict", [ExitStatus.GPU_UNAVAILABLE, ExitStatus.HUNG, ExitStatus.UNREACHABLE], ids=lambda it: it.name.lower()
 )
 def test_failed_worker_that_still_runs_is_replaced(verdict):
     """Only the worker that the report names is replaced."""
@@ -263,7 +263,9 @@ def test_failed_worker_that_still_runs_is_replaced(verdict):
     pods = end_attempt_with_rank(cluster, verdict)
     assert list(pods) == ["resnext-digits-worker-0-0", "resnext-digits-worker-1-1"]
     assert cluster.pods("worker")[0]["metadata"]["uid"] == kept
-    assert ("node-1" in pods["resnext-digits-worker-1-1"]) is (verdict is ExitStatus.NO_GPU), "retried on another node"
+    assert ("node-1" in pods["resnext-digits-worker-1-1"]) is (verdict is ExitStatus.GPU_UNAVAILABLE), (
+        "retried on another node"
+    )
     run_next_attempt(cluster)
     assert cluster.status["failures"] == 1
 
@@ -336,10 +338,10 @@ def test_worker_waiting_for_volume_names_holding_node():
     """The condition names the pod and the node that still holds the ReadWriteOnce volume."""
     cluster = moved_worker_0("ReadWriteOnce")
     ready = condition(cluster, "WorkersReady")
-    assert (ready["status"], ready["reason"]) == ("False", "Detaching")
+    assert (ready["status"], ready["reason"]) == ("False", "VolumeStillAttached")
     for word in ("resnext-digits-worker-0-1", "node node-0", "resnext-digits-worker-0-0", "out-of-service"):
         assert word in ready["message"]
-    assert cluster.events.count("Detaching") == 1
+    assert cluster.events.count("VolumeStillAttached") == 1
     assert "failures" not in cluster.status
     del cluster.objects["resnext-digits-worker-0-1"]["status"]  # the volume has come
     run_next_attempt(cluster)
@@ -349,7 +351,7 @@ def test_worker_waiting_for_volume_names_holding_node():
 def test_shared_or_detaching_volume_is_not_reported():
     """A ReadWriteMany volume, or a node that responds, needs no message."""
     for cluster in (moved_worker_0("ReadWriteMany"), moved_worker_0("ReadWriteOnce", silent=False)):
-        assert condition(cluster, "WorkersReady")["reason"] == "Waiting"
+        assert condition(cluster, "WorkersReady")["reason"] == "WorkersNotReady"
 
 
 # -- resizing, and changes while suspended -----------------------------------------------------------------------------
@@ -374,7 +376,7 @@ def test_resize_saves_and_resumes_with_new_replicas(replicas):
     assert cluster.pods("worker")[0]["metadata"]["uid"] == kept
     first, second = cluster.status["attempts"]
     assert (first["cause"], first["workers"], second["workers"]) == ("stopped", 2, replicas)
-    assert f"--world={replicas}" in cluster.pods("launcher")[-1]["spec"]["containers"][0]["args"]
+    assert f"--world-size={replicas}" in cluster.pods("launcher")[-1]["spec"]["containers"][0]["args"]
     assert "failures" not in cluster.status
 
 
@@ -443,7 +445,7 @@ def test_upgrade_and_resize_keep_pod_revision():
 
 def steady_cluster(**run_policy):
     """A training with a step time of one second, known from twenty polls."""
-    cluster = running_cluster(runPolicy={"stallMultiple": 200, "stallDeadlineSeconds": 300, **run_policy})
+    cluster = running_cluster(runPolicy={"stallTimeoutMultiple": 200, "stallDeadlineSeconds": 300, **run_policy})
     for step in range(21, 40):
         cluster.wait(seconds=1)
         cluster.train(step, 20)
@@ -489,7 +491,7 @@ def test_stall_past_deadline_ends_attempt_as_hung():
     assert names_of_references(cluster.decide().delete) == ["resnext-digits-launcher-1"]
     cluster.settle()
     assert cluster.status["attempts"][0]["cause"] == "hung"
-    assert "no step for 200 s" in cluster.status["attempts"][0]["message"]
+    assert "no step completed for 200 s" in cluster.status["attempts"][0]["message"]
     assert cluster.status["failures"] == 1
     assert condition(cluster, "Stalled")["status"] == "False"
     run_next_attempt(cluster)
@@ -497,7 +499,7 @@ def test_stall_past_deadline_ends_attempt_as_hung():
 
 def test_stall_timeout_is_at_least_one_minute():
     """Fast steps do not shorten the timeout below 60 s."""
-    cluster = steady_cluster(stallMultiple=2)
+    cluster = steady_cluster(stallTimeoutMultiple=2)
     cluster.wait(seconds=59)
     cluster.settle()
     assert condition(cluster, "Stalled") == {}
@@ -527,7 +529,7 @@ def test_dataset_not_shareable_is_rejected_before_pods(modes):
     assert not cluster.pods("worker")
     accepted = condition(cluster, "Accepted")
     assert accepted["status"] == "False"
-    assert f"claim alone is {modes[0]}, which several nodes cannot mount together" in accepted["message"]
+    assert f"claim alone is {modes[0]}, which cannot be mounted on several nodes" in accepted["message"]
     assert cluster.status["phase"] == Phase.FAILED
 
 
@@ -590,7 +592,7 @@ def test_lost_worker_replaced_after_attempt_is_recorded():
     cluster.vanish("resnext-digits-worker-1-0")
     plan = cluster.decide()
     assert not plan.create, "cut off between the two, nothing would tell that the attempt has lost a worker"
-    assert plan.status.attempts[0].cause == "disruption"
+    assert plan.status.attempts[0].cause == "disrupted"
     cluster.settle()
     assert len(cluster.pods("worker")) == 2
 
@@ -632,5 +634,5 @@ def test_slots_default_to_gpus_and_launcher_has_none():
     """The number of ranks follows the GPU limit; the launcher requests no GPU."""
     training = parse(resource(workers={"replicas": 2, "resources": {"limits": {GPU: 4}}}), SITE)
     launcher = launcher_pod(training, 1, HOSTS)
-    assert "--world=8" in launcher["spec"]["containers"][0]["args"]
+    assert "--world-size=8" in launcher["spec"]["containers"][0]["args"]
     assert GPU not in str(launcher)

@@ -26,8 +26,8 @@ from tests.support.fake_api import ApiServer
 from tests.support.processes import free_port
 
 CREATED = datetime(2026, 1, 1, tzinfo=UTC)
-ATTEMPTS = "resnext_operator_attempts_total"
-FIRST_STEP = "resnext_operator_first_step_seconds"
+ATTEMPTS = "resnext_operator_attempts_finished_total"
+FIRST_STEP = "resnext_operator_time_to_first_step_seconds"
 ACCURACY, SPEED = "resnext_training_accuracy_ratio", "resnext_training_images_per_second"
 
 
@@ -105,8 +105,8 @@ class TestAttempts:
 
     def test_metrics_two_attempts_of_same_cause_counted_twice(self, operator: Operator) -> None:
         """Two ends that one write records are two, also if they have the same cause."""
-        operator.writes({}, {"attempts": [attempt(1, "disruption"), attempt(2, "disruption")]})
-        assert operator.values(ATTEMPTS, "cause") == {"disruption": 2}
+        operator.writes({}, {"attempts": [attempt(1, "disrupted"), attempt(2, "disrupted")]})
+        assert operator.values(ATTEMPTS, "cause") == {"disrupted": 2}
 
     def test_metrics_attempt_under_way_not_counted(self, operator: Operator) -> None:
         """An attempt that starts has not ended."""
@@ -172,7 +172,7 @@ class TestTrainings:
         operator.training("new")
         operator.training("one", {"phase": "Running"})
         operator.training("two", {"phase": "Running"})
-        phases = {each.labels["phase"]: each.value for each in operator.samples("resnext_trainings")}
+        phases = {each.labels["phase"]: each.value for each in operator.samples("resnext_operator_trainings")}
         assert phases == dict.fromkeys(Phase, 0.0) | {"Pending": 1, "Running": 2}
 
     def test_metrics_accuracy_and_rate_are_those_of_status(self, operator: Operator) -> None:
@@ -193,7 +193,7 @@ class TestTrainings:
         body = operator.training("flowers", {"phase": "Running", "progress": progress(3, imagesPerSecond=640.0)})
         metadata = {**body["metadata"], "resourceVersion": "2"}
         operator.cache.upsert({**body, "metadata": metadata, "status": {"phase": "Succeeded", "progress": progress(9)}})
-        assert operator.values("resnext_trainings", "phase") == {"Succeeded": 1}
+        assert operator.values("resnext_operator_trainings", "phase") == {"Succeeded": 1}
         assert operator.samples(SPEED) == []
 
     def test_metrics_deleted_trainings_leave_no_series(self, operator: Operator) -> None:
@@ -209,24 +209,24 @@ class TestTrainings:
     def test_metrics_training_of_other_manager_not_counted(self, operator: Operator) -> None:
         """spec.managedBy names another controller, which reports it."""
         operator.training("foreign", {"phase": "Running"}, managedBy="kueue.x-k8s.io/multikueue")
-        assert operator.values("resnext_trainings", "phase") == {}
+        assert operator.values("resnext_operator_trainings", "phase") == {}
 
     def test_metrics_standby_exports_no_trainings(self) -> None:
         """A sum over two replicas would count each training twice."""
         standby = Operator(leading=False)
         standby.training("flowers", {"phase": "Running", "progress": progress(3, top1=0.5, imagesPerSecond=640.0)})
-        assert [standby.samples(name) for name in ("resnext_trainings", ACCURACY, SPEED)] == [[], [], []]
-        assert standby.value("resnext_operator_leader") == 0
+        assert [standby.samples(name) for name in ("resnext_operator_trainings", ACCURACY, SPEED)] == [[], [], []]
+        assert standby.value("leader_election_master_status") == 0
         standby.metrics.leading = True
-        assert standby.values("resnext_trainings", "phase") == {"Running": 1}
-        assert standby.value("resnext_operator_leader") == 1
+        assert standby.values("resnext_operator_trainings", "phase") == {"Running": 1}
+        assert standby.value("leader_election_master_status") == 1
 
     @pytest.mark.parametrize("status", ODD.values(), ids=ODD)
     def test_metrics_odd_status_counts_as_pending(self, operator: Operator, status: Any) -> None:
         """Values that cannot be parsed count as unset; the scrape succeeds and shows other trainings."""
         operator.training("odd", status)
         operator.training("good", {"phase": "Running", "progress": progress(3, imagesPerSecond=640.0)})
-        assert operator.values("resnext_trainings", "phase") == {"Pending": 1, "Running": 1}
+        assert operator.values("resnext_operator_trainings", "phase") == {"Pending": 1, "Running": 1}
         assert operator.values(SPEED, "training") == {"good": 640}
         assert operator.samples(ACCURACY) == []
         operator.writes(status, {"phase": "Running", "progress": progress(1)})
@@ -256,11 +256,11 @@ def test_metrics_queue_depth_counts_waiting_trainings() -> None:
         operator, found = Operator(), []
         for name in ("a", "b", "a"):
             operator.queue.add(("lab", name))
-        found.append(operator.value("resnext_operator_queue_depth"))
+        found.append(operator.value("workqueue_depth"))
         key = await operator.queue.get()
-        found.append(operator.value("resnext_operator_queue_depth"))
+        found.append(operator.value("workqueue_depth"))
         operator.queue.add(key)
-        found.append(operator.value("resnext_operator_queue_depth"))
+        found.append(operator.value("workqueue_depth"))
         return found
 
     assert asyncio.run(scenario()) == [2, 1, 2]
@@ -311,5 +311,8 @@ def test_serve_answers_probes_and_scrapes() -> None:
     assert [each[:2] for each in probes] == [("/healthz", 200), ("/readyz", 503), ("/readyz", 200)]
     assert root[1] == 404
     assert (code, content.partition(";")[0]) == (200, "text/plain")
-    assert 'resnext_trainings{phase="Running"} 1.0' in text
-    assert {family.name for family in text_string_to_metric_families(text)} >= {"resnext_trainings", FIRST_STEP}
+    assert 'resnext_operator_trainings{phase="Running"} 1.0' in text
+    assert {family.name for family in text_string_to_metric_families(text)} >= {
+        "resnext_operator_trainings",
+        FIRST_STEP,
+    }

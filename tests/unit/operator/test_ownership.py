@@ -22,7 +22,7 @@ LABELS = {"app.kubernetes.io/managed-by": "resnext-operator", "resnext.dev/train
 def make_object(
     kind="PersistentVolumeClaim", labels=None, uid="", owner_kind="ResNeXtTraining", owner="resnext-digits"
 ):
-    version = "resnext.dev/v1alpha1" if owner_kind == "ResNeXtTraining" else "apps/v1"
+    version = "resnext.dev/v1alpha2" if owner_kind == "ResNeXtTraining" else "apps/v1"
     reference = {"apiVersion": version, "kind": owner_kind, "name": owner, "uid": uid, "controller": True}
     return {
         "kind": kind,

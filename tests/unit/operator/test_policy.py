@@ -12,12 +12,12 @@ from resnext_trainer.contract import ExitStatus
 from tests.support.fake_cluster import Cluster, condition, names_of
 
 PERMANENT = [
-    ExitStatus.CONFIGURATION_REFUSED,
-    ExitStatus.DATA_REFUSED,
-    ExitStatus.NOT_FINITE,
-    ExitStatus.NO_GOOD_CHECKPOINT,
+    ExitStatus.INVALID_CONFIGURATION,
+    ExitStatus.INVALID_DATA,
+    ExitStatus.NON_FINITE_LOSS,
+    ExitStatus.NO_VALID_CHECKPOINT,
 ]
-RETRYABLE = [ExitStatus.WRONG_WORLD, ExitStatus.UNREACHABLE, ExitStatus.NO_GPU, ExitStatus.HUNG]
+RETRYABLE = [ExitStatus.WORLD_SIZE_MISMATCH, ExitStatus.UNREACHABLE, ExitStatus.GPU_UNAVAILABLE, ExitStatus.HUNG]
 
 
 @pytest.fixture
@@ -90,12 +90,12 @@ def test_missing_claim_is_named():
     """The condition Scheduled names the claim."""
     cluster = Cluster(dataset={"claimName": "nowhere"})
     cluster.settle()
-    assert "no claim nowhere" in condition(cluster, "Scheduled")["message"]
+    assert "PersistentVolumeClaim nowhere not found" in condition(cluster, "Scheduled")["message"]
 
 
 def test_finished_run_succeeds_and_deletes_workers(running):
     """The launcher stays for its log."""
-    running.end(ExitStatus.FINISHED)
+    running.end(ExitStatus.COMPLETED)
     running.settle()
     assert running.status["phase"] == Phase.SUCCEEDED
     assert condition(running, "Succeeded")["status"] == "True"
@@ -108,7 +108,7 @@ def test_clean_pod_policy_decides_which_pods_stay(policy_of_pods, workers, launc
     """Running deletes the workers, All deletes everything, None keeps all pods."""
     cluster = Cluster(runPolicy={"cleanPodPolicy": policy_of_pods})
     cluster.run()
-    cluster.end(ExitStatus.FINISHED)
+    cluster.end(ExitStatus.COMPLETED)
     cluster.settle()
     assert (len(cluster.pods("worker")), len(cluster.pods("launcher"))) == (workers, launchers)
 
@@ -267,7 +267,7 @@ def test_failed_worker_is_counted_and_replaced(running):
     running.end_pod(running.pods("worker")[1], 137, "a rank was killed for memory")
     running.settle()
     assert running.status["failures"] == 1
-    assert "killed for memory" in running.status["attempts"][0]["message"]
+    assert "OOMKilled" in running.status["attempts"][0]["message"]
     assert names_of(running.pods("worker"))[-1] == "resnext-digits-worker-1-1"
 
 
@@ -418,12 +418,12 @@ def test_launcher_missed_while_down_had_ready_workers(cluster):
     slow["status"]["conditions"][0]["status"] = "True"
     cluster.settle()
     cluster.ready()
-    cluster.end(ExitStatus.FINISHED)
+    cluster.end(ExitStatus.COMPLETED)
     cluster.body["status"] = before  # the operator was away all the time
     cluster.settle()
     assert cluster.status["phase"] == "Succeeded"
     assert condition(cluster, "WorkersReady")["message"] == "0 of 2 workers are ready", "they were deleted"
-    assert condition(cluster, "Running")["reason"] == "Finished"
+    assert condition(cluster, "Running")["reason"] == "Completed"
 
 
 def test_config_differences_are_in_status_and_one_event(running):

@@ -62,7 +62,7 @@ def port(monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 def owned(kind: str, name: str, role: str, status: dict[str, Any]) -> dict[str, Any]:
-    owner = {"apiVersion": "resnext.dev/v1alpha1", "kind": KIND, "name": KEY[1], "uid": "t1"}
+    owner = {"apiVersion": "resnext.dev/v1alpha2", "kind": KIND, "name": KEY[1], "uid": "t1"}
     metadata: Manifest = {"namespace": KEY[0], "name": name, "uid": name, "resourceVersion": "1"}
     metadata["ownerReferences"] = [owner]
     metadata["labels"] = {names.TRAINING: KEY[1], names.ROLE: role}
@@ -91,7 +91,7 @@ def polled(cache: Cache, seen: Callable[[ProgressPoller], object] | None = None)
 
     async def scenario() -> tuple[ProgressPoller, bool]:
         queue = WorkQueue()
-        poller = ProgressPoller(cache, queue, Settings(trainer_image="x", progress_seconds=0.1))
+        poller = ProgressPoller(cache, queue, Settings(trainer_image="x", progress_poll_interval_seconds=0.1))
         task = asyncio.create_task(poller.run())
         if seen:
             await until(lambda: seen(poller))
@@ -171,7 +171,9 @@ class TestProgressPoller:
         cache = cache_with("127.0.0.1")
 
         async def scenario() -> tuple[object, object]:
-            poller = ProgressPoller(cache, WorkQueue(), Settings(trainer_image="x", progress_seconds=0.05))
+            poller = ProgressPoller(
+                cache, WorkQueue(), Settings(trainer_image="x", progress_poll_interval_seconds=0.05)
+            )
             task = asyncio.create_task(poller.run())
             await until(lambda: poller.latest(KEY))
             before = poller.latest(KEY)

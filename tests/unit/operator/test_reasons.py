@@ -46,7 +46,7 @@ def test_long_warning_keeps_suggested_action():
     assert event.message.endswith(SUGGESTED_ACTIONS[Reason.CRASHED])
 
 
-@pytest.mark.parametrize("reason", [Reason.PODS_REFUSED, Reason.SAVED])
+@pytest.mark.parametrize("reason", [Reason.POD_CREATION_REJECTED, Reason.CHECKPOINT_SAVED])
 def test_long_warning_keeps_own_advice(reason):
     """Advice that is part of the message is kept as well."""
     event = warning(reason, "x" * 5000 + " → raise the quota")
@@ -56,4 +56,4 @@ def test_long_warning_keeps_own_advice(reason):
 
 def test_long_warning_without_advice_is_truncated():
     """Event messages are limited to 1024 characters."""
-    assert len(warning(Reason.SAVED, "x" * 5000).message) <= 1024
+    assert len(warning(Reason.CHECKPOINT_SAVED, "x" * 5000).message) <= 1024

@@ -61,7 +61,7 @@ def test_children_are_created_once_and_updated_once():
         await place.reconcile()
         assert place.server.writes == []
         (policy,) = (each for each in place.cache.children(resource(), ()) if each["kind"] == "NetworkPolicy")
-        policy["metadata"]["annotations"] = {"resnext.dev/desired-hash": "of-another-version"}
+        policy["metadata"]["annotations"] = {"resnext.dev/spec-hash": "of-another-version"}
         await place.reconcile(3)
         assert [verb for verb, _ in place.server.writes] == ["PUT"]
 
@@ -118,11 +118,11 @@ def test_rejected_dry_run_creates_nothing(role):
         await place.reconcile(3)
         assert place.posts == []
         status = place.status()
-        assert (status["phase"], status["reason"]) == ("Pending", "PodsRefused")
+        assert (status["phase"], status["reason"]) == ("Pending", "PodCreationRejected")
         part = "launcher" if role == "launcher" else "workers"
         (scheduled,) = (each for each in status["conditions"] if each["type"] == "Scheduled")
         assert f"set spec.{part}.resources.limits.cpu" in scheduled["message"]
-        assert place.told.count("PodsRefused") == 1
+        assert place.told.count("PodCreationRejected") == 1
         tried = len(place.server.dry_runs)
         await place.reconcile(3)
         assert len(place.server.dry_runs) == tried, "not before the pause is over"
@@ -188,7 +188,7 @@ def test_quota_gates_workers_until_launcher_is_admitted():
         place.server.refusals["launcher"] = ApiError(403, exceeded)
         await place.reconcile(2)
         assert [verb for verb, path in place.server.writes if "/pods/" in path and verb == "PATCH"] == []
-        assert place.status()["reason"] == "PodsRefused"
+        assert place.status()["reason"] == "PodCreationRejected"
         place.server.refusals.clear()
         await asyncio.sleep(1.6)
         await place.reconcile(2)

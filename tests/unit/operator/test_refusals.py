@@ -45,11 +45,11 @@ def test_host_path_and_host_network_need_settings(workers, words):
     cluster = make_cluster(**workers)
     cluster.settle()
     accepted = condition(cluster, "Accepted")
-    assert (accepted["status"], accepted["reason"]) == ("False", "NotAllowed")
+    assert (accepted["status"], accepted["reason"]) == ("False", "ForbiddenByOperator")
     assert all(word in accepted["message"] for word in words)
     assert cluster.status["phase"] == Phase.FAILED
     assert not [name for name in cluster.made if "worker" in name]
-    assert cluster.events == ["NotAllowed"], "told once"
+    assert cluster.events == ["ForbiddenByOperator"], "told once"
     allowed = make_cluster(OPEN, **workers)
     allowed.run()
     assert allowed.status["phase"] == Phase.RUNNING
@@ -96,7 +96,7 @@ def test_revoked_permission_keeps_current_attempt():
     cluster.end(ExitStatus.CRASHED)
     cluster.settle()
     assert cluster.status["phase"] == Phase.FAILED
-    assert condition(cluster, "Failed")["reason"] == "NotAllowed"
+    assert condition(cluster, "Failed")["reason"] == "ForbiddenByOperator"
     assert cluster.made == made
 
 
@@ -159,7 +159,7 @@ def test_volume_claim_is_awaited_and_must_be_shareable():
     """Workers wait for the claim, and its access mode must suffice."""
     cluster = make_cluster(volumes=[{"name": "extra", "persistentVolumeClaim": {"claimName": "extra"}}])
     cluster.settle()
-    assert "no claim extra" in condition(cluster, "Scheduled")["message"]
+    assert "PersistentVolumeClaim extra not found" in condition(cluster, "Scheduled")["message"]
     assert not cluster.pods("worker")
     cluster.claim("extra", "ReadWriteOnce")
     cluster.settle()
@@ -220,9 +220,9 @@ def test_quota_rejection_reported_once_within_deadline(pods):
     told = len(cluster.events)
     for _ in range(5):
         forbid(cluster)
-        assert cluster.status["reason"] == "PodsRefused"
+        assert cluster.status["reason"] == "PodCreationRejected"
         cluster.wait(seconds=10)
-    assert cluster.events[told:].count("PodsRefused") == 1
+    assert cluster.events[told:].count("PodCreationRejected") == 1
     assert len(cluster.status.get("attempts", ())) == (1 if pods == "successor" else 0)
     cluster.wait(seconds=10)
     cluster.settle()
@@ -264,7 +264,7 @@ def test_succeeded_training_with_invalid_spec_unchanged():
     """A later operator that rejects the spec does not change the result."""
     cluster = make_cluster()
     cluster.run()
-    cluster.end(ExitStatus.FINISHED)
+    cluster.end(ExitStatus.COMPLETED)
     cluster.settle()
     plan = plan_for_invalid_spec(cluster.training.status, cluster.seen, 2, "spec.workers.slots: no", cluster.now)
     assert (plan.status.to_json(), plan.events) == (cluster.status, ())
@@ -276,7 +276,7 @@ def test_succeeded_training_with_invalid_spec_unchanged():
 def test_network_policy_admits_own_pods_operator_metrics():
     """Ingress is limited to the training's pods, the operator and the configured scrapers."""
     monitoring = {"namespaceSelector": {"matchLabels": {"team": "watch"}}}
-    cluster = make_cluster(replace(SITE, operator_namespace="ops", metrics_from=(monitoring,)), slots=4)
+    cluster = make_cluster(replace(SITE, operator_namespace="ops", metrics_allowed_from=(monitoring,)), slots=4)
     spec = network_policy(cluster.training)["spec"]
     assert spec["podSelector"] == {"matchLabels": {"resnext.dev/training": "resnext-digits"}}
     assert spec["policyTypes"] == ["Ingress"]
@@ -304,18 +304,18 @@ def test_settings_are_read_from_environment():
         {
             "RESNEXT_HOST_PATHS": "/mnt/nvme,/opt",
             "RESNEXT_HOST_NETWORK": "true",
-            "RESNEXT_METRICS_FROM": '[{"podSelector": {}}]',
+            "RESNEXT_METRICS_ALLOWED_FROM": '[{"podSelector": {}}]',
             "RESNEXT_LEASE_NAMESPACE": "ops",
         }
     )
     site = settings.site
     assert (site.host_paths, site.host_network) == (("/mnt/nvme", "/opt"), True)
-    assert (site.metrics_from, site.operator_namespace) == (({"podSelector": {}},), "ops")
+    assert (site.metrics_allowed_from, site.operator_namespace) == (({"podSelector": {}},), "ops")
     assert Settings.from_environment({}).site.host_paths == ()
 
 
 @pytest.mark.parametrize(
-    ("variable", "value"), [("HOST_PATHS", "mnt"), ("METRICS_FROM", "monitoring"), ("HOST_NETWORK", "perhaps")]
+    ("variable", "value"), [("HOST_PATHS", "mnt"), ("METRICS_ALLOWED_FROM", "monitoring"), ("HOST_NETWORK", "perhaps")]
 )
 def test_invalid_setting_names_its_variable(variable, value):
     """The error begins with the name of the variable."""

@@ -184,7 +184,7 @@ def test_repeated_rejection_keeps_transition_time():
         cluster.wait(minutes=2)
         reject(cluster, 0, 1) if not cluster.pods("worker") else cluster.settle()
         assert condition(cluster, "Scheduled")["lastTransitionTime"] == since
-    assert cluster.events.count("PodsRefused") >= 1
+    assert cluster.events.count("PodCreationRejected") >= 1
 
 
 # -- invalid pods ------------------------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ def test_denial_with_code_422_is_retried(message):
     cluster = Cluster()
     reject(cluster, 1, code=422, message=message)
     assert cluster.status["phase"] == Phase.PENDING
-    assert cluster.status["reason"] == "PodsRefused"
+    assert cluster.status["reason"] == "PodCreationRejected"
     cluster.wait(minutes=1)
     cluster.run()
     assert cluster.status["phase"] == Phase.RUNNING
@@ -304,7 +304,7 @@ def test_gate_stays_while_launcher_is_rejected():
         cluster.apply_plan(plan)
         cluster.wait(seconds=3)
     assert len(gated(cluster)) == 2
-    assert cluster.status["reason"] == "PodsRefused"
+    assert cluster.status["reason"] == "PodCreationRejected"
     cluster.launcher_rejected = None
     cluster.wait(seconds=20)
     cluster.settle()

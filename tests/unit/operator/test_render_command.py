@@ -23,7 +23,7 @@ from tests.support.fake_cluster import SITE
 
 SAMPLE = Path(__file__).parents[3] / "manifests" / "samples" / "resnext-digits.yaml"
 FIELDS = [str(field.alias) for model in (Training, Spec) for field in model.model_fields.values()]
-HEAD = f"apiVersion: resnext.dev/v1alpha1\nkind: {KIND}\n"
+HEAD = f"apiVersion: resnext.dev/v1alpha2\nkind: {KIND}\n"
 
 
 def test_render_of_sample_prints_manifests(capsys):
@@ -42,7 +42,7 @@ def test_render_of_sample_prints_manifests(capsys):
         ("hello", "kind: Required value"),
         ("", f"the file holds no {KIND}"),
         ("kind: Pod\n", f"the file holds no {KIND}"),
-        (f"kind: {KIND}\n", "apiVersion: Invalid value: null: must be resnext.dev/v1alpha1"),
+        (f"kind: {KIND}\n", "apiVersion: Invalid value: null: must be resnext.dev/v1alpha2"),
         (HEAD, "metadata.name: Required value"),
         (HEAD + "metadata: {name: x}\n", "spec: Required value"),
         (HEAD + "metadata: {name: x}\nspec: {training: {epochs: -1}}\n", "spec.training.epochs"),
@@ -113,7 +113,7 @@ VALUES = st.recursive(
 @given(spec=st.dictionaries(KEYS, VALUES, max_size=3), extra=st.dictionaries(KEYS, VALUES, max_size=1))
 def test_render_of_any_spec_prints_or_rejects(spec, extra):
     """No other exception is raised than those that the command reports."""
-    document = {"apiVersion": "resnext.dev/v1alpha1", "kind": KIND, "metadata": {"name": "x"}, "spec": spec} | extra
+    document = {"apiVersion": "resnext.dev/v1alpha2", "kind": KIND, "metadata": {"name": "x"}, "spec": spec} | extra
     with contextlib.suppress(InvalidManifest, InvalidTraining):
         for training in trainings(json.dumps(document).encode()):
             parse(training, SITE)

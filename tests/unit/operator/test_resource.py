@@ -271,7 +271,7 @@ def test_default_columns_without_wide_output():
 
 @given(replicas=st.integers(1, 64), slots=st.integers(1, 16))
 def test_launcher_hosts_are_existing_workers(replicas, slots):
-    """Hosts, host aliases and --world match the worker pods."""
+    """Hosts, host aliases and --world-size match the worker pods."""
     rendered = manifests(resource(workers={"replicas": replicas, "slots": slots}), SITE, KEYS)
     *pods, launcher = (each for each in rendered if each["kind"] == "Pod")
     arguments = launcher["spec"]["containers"][0]["args"]
@@ -280,7 +280,7 @@ def test_launcher_hosts_are_existing_workers(replicas, slots):
     known = {name: alias["ip"] for alias in launcher["spec"]["hostAliases"] for name in alias["hostnames"]}
     assert list(known) == [pod["metadata"]["name"] for pod in pods]
     assert len(set(known.values())) == replicas
-    assert f"--world={replicas * slots}" in arguments
+    assert f"--world-size={replicas * slots}" in arguments
 
 
 @pytest.mark.parametrize("stem", TRAININGS)

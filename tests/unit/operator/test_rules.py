@@ -109,7 +109,7 @@ def test_pod_template_changed_if_revision_differs():
     """A pod without a revision label counts as current."""
     made = draft()
     made.revision = "another"
-    assert stop(pod_template_changed(made), Reason.PODS_CHANGED)
+    assert stop(pod_template_changed(made), Reason.POD_TEMPLATE_CHANGED)
 
 
 def test_ssh_keys_recreated_only_stops_pending_launcher():
@@ -123,7 +123,7 @@ def test_ssh_keys_recreated_only_stops_pending_launcher():
     assert made.launcher.phase == "Pending"
     assert ssh_keys_recreated(made) is None
     object.__setattr__(made.state, "keys", "another uid")
-    assert stop(ssh_keys_recreated(made), Reason.KEYS_REMADE)
+    assert stop(ssh_keys_recreated(made), Reason.SSH_KEYS_RECREATED)
     cluster.ready()
     made = Draft(cluster.training, cluster.seen, cluster.now)
     object.__setattr__(made.state, "keys", "another uid")
@@ -137,7 +137,7 @@ def test_pending_deadline_counts_from_start_of_launcher():
     assert stop(pending_deadline_exceeded(after(60, made)), Reason.PENDING_DEADLINE_EXCEEDED)
 
 
-@pytest.mark.parametrize(("cause", "waits"), [("crashed", True), ("disruption", False), ("stopped", False)])
+@pytest.mark.parametrize(("cause", "waits"), [("crashed", True), ("disrupted", False), ("stopped", False)])
 def test_attempt_backoff_follows_failures_alone(cause, waits):
     """Two failures pause for 20 s; a disruption or a stop for none."""
     made = draft(ended(cause))
@@ -164,7 +164,7 @@ def test_ttl_expires_after_completion_time():
     finished = {"completionTime": START}
     made = draft(finished, runPolicy={"ttlSecondsAfterFinished": 5})
     assert recheck(ttl_expired(made), made, 5)
-    assert stop(ttl_expired(after(5, made)), Reason.FINISHED)
+    assert stop(ttl_expired(after(5, made)), Reason.COMPLETED)
     assert ttl_expired(draft(finished)) is None
 
 

@@ -64,7 +64,7 @@ def test_namespace_deleted_while_watched_is_dropped(tmp_path, monkeypatch, caplo
             server.put(training("one", "trees"))
             await it.serves("one", "trees")
             _, text = await it.get("/metrics")
-            assert 'resnext_trainings{phase="Pending"} 2.0' in text, "those of one alone"
+            assert 'resnext_operator_trainings{phase="Pending"} 2.0' in text, "those of one alone"
             server.namespaces.add("two")
             server.put(training("two", "again"))
             await it.serves("two", "again")

@@ -58,7 +58,7 @@ def test_invalid_spec_keeps_running_pods(what):
 def test_invalid_spec_end_is_recorded(what):
     """The training succeeds if its run finishes."""
     cluster = upgraded(what)
-    cluster.end(ExitStatus.FINISHED)
+    cluster.end(ExitStatus.COMPLETED)
     cluster.settle()
     assert cluster.status["phase"] == Phase.SUCCEEDED
     assert not cluster.pods("worker")
@@ -132,7 +132,7 @@ def test_invalid_spec_of_ended_training_changes_nothing():
     """The status stays, and no event is emitted."""
     cluster = Cluster()
     cluster.run()
-    cluster.end(ExitStatus.FINISHED)
+    cluster.end(ExitStatus.COMPLETED)
     cluster.settle()
     told = list(cluster.events)
     status = copy.deepcopy(cluster.status)

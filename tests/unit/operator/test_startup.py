@@ -231,7 +231,7 @@ def test_attempt_after_failed_start_ignores_failed_pod():
     cluster.run()
     cluster.vanish(next(pod["metadata"]["name"] for pod in cluster.pods("worker") if "0-1" in pod["metadata"]["name"]))
     cluster.settle()
-    assert cluster.status["attempts"][0]["cause"] == "disruption"
+    assert cluster.status["attempts"][0]["cause"] == "disrupted"
     assert cluster.status["failures"] == 1
 
 

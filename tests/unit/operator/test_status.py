@@ -61,7 +61,7 @@ def life():
         cluster.settle()
         cluster.wait(minutes=10)
     cluster.run()
-    cluster.end(ExitStatus.FINISHED)
+    cluster.end(ExitStatus.COMPLETED)
     cluster.settle()
     return cluster.decisions
 

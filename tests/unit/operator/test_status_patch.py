@@ -5,7 +5,7 @@ from resnext_operator.runtime.client import merge_patch
 
 def test_status_patch_contains_only_changes():
     """Removed fields are null; an unchanged status gives an empty patch."""
-    old = {"phase": "Running", "progress": {"step": 1, "loss": 2.0}, "reason": "Training"}
+    old = {"phase": "Running", "progress": {"step": 1, "loss": 2.0}, "reason": "StepsProgressing"}
     new = {"phase": "Running", "progress": {"step": 2}}
     assert merge_patch(old, new) == {"reason": None, "progress": {"step": 2, "loss": None}}
     assert merge_patch(new, new) == {}

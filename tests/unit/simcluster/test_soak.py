@@ -7,7 +7,7 @@ import pytest
 from tests.support.simcluster.soak import Outcome, Sample, tracebacks
 
 SAMPLE = Sample(memory=90.0, descriptors=30, series=100, queued=0.0)
-RECORD = "2026-01-01 00:00:0{} WARNING resnext_operator.runtime.app: odd/odd-{}: again in {} s: x"
+RECORD = "2026-01-01 00:00:0{} WARNING resnext_operator.runtime.app: odd/odd-{}: retrying in {} s: x"
 
 
 def outcome(**changes) -> Outcome:

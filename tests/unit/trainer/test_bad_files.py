@@ -74,16 +74,16 @@ def test_set_value_not_yaml_kept_as_string(value):
 
 INDEXES = {
     "missing": (None, "is missing"),
-    "a folder": (Path, "is no index"),
+    "a folder": (Path, "is not a valid index"),
     "empty": (b"", "its index ends at 0"),
-    "text": (b"offset length\n", "is no index"),
-    "bytes": (b"\x80\xff", "is no index"),
-    "half a line": (b"0 100\n100", "is no index"),
-    "a gap": (b"0 100\n150 100\n", "is no index"),
-    "below zero": (b"-100 100\n0 100\n", "is no index"),
-    "shorter than any record": (b"0 3\n", "is no index"),
+    "text": (b"offset length\n", "is not a valid index"),
+    "bytes": (b"\x80\xff", "is not a valid index"),
+    "half a line": (b"0 100\n100", "is not a valid index"),
+    "a gap": (b"0 100\n150 100\n", "is not a valid index"),
+    "below zero": (b"-100 100\n0 100\n", "is not a valid index"),
+    "shorter than any record": (b"0 3\n", "is not a valid index"),
     "longer than the shard": (b"0 1000000000000000\n", "is truncated"),
-    "beyond 64 bits": (b"0 99999999999999999999999\n", "is no index"),
+    "beyond 64 bits": (b"0 99999999999999999999999\n", "is not a valid index"),
 }
 
 
@@ -97,7 +97,7 @@ def test_index_invalid_content_rejected(few_digits, tmp_path, case):
     laid(index, content)
     with pytest.raises(TrainingError, match=words) as caught:
         tfrecord.open_split(str(folder), "train")
-    assert caught.value.verdict is ExitStatus.DATA_REFUSED
+    assert caught.value.verdict is ExitStatus.INVALID_DATA
     assert str(index).removesuffix(".idx") in caught.value.message
 
 
@@ -146,9 +146,9 @@ def test_checkpoint_invalid_state_json_is_corrupt(tmp_path, case):
     """A checkpoint whose state.json is invalid counts as corrupt."""
     saved = store.save(tmp_path, TrainingPosition(step=1), {"a": np.array(1, np.float32)}, 1, 3)
     Path(saved.path, "state.json").write_bytes(STATES[case])
-    with pytest.raises(TrainingError, match="none is whole") as caught:
+    with pytest.raises(TrainingError, match="none is valid") as caught:
         store.newest(tmp_path)
-    assert caught.value.verdict is ExitStatus.NO_GOOD_CHECKPOINT
+    assert caught.value.verdict is ExitStatus.NO_VALID_CHECKPOINT
 
 
 def test_checkpoint_wrong_dtype_or_not_directory_rejected(tmp_path):
@@ -156,7 +156,7 @@ def test_checkpoint_wrong_dtype_or_not_directory_rejected(tmp_path):
     with pytest.raises(ValueError, match="a is no float32"):
         store.read(Path(store.save(tmp_path, TrainingPosition(step=1), {"a": np.array(1, np.int64)}, 1, 3).path))
     laid(tmp_path / "step-00000002-attempt-0001", b"")
-    with pytest.raises(TrainingError, match="holds 2 checkpoints and none is whole"):
+    with pytest.raises(TrainingError, match="holds 2 checkpoints and none is valid"):
         store.newest(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Unusable records: skipped and logged up to data.badRecords, rejected above it."""
+"""Unusable records: skipped and logged up to data.maxBadRecordFraction, rejected above it."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def _folder_is_made(tmp_path):
 
 def config(folder, share, **changed):
     whole = {"cropArea": [1.0, 1.0], "cropRatio": [1.0, 1.0], "flip": False}
-    data = {"path": str(folder), "badRecords": share, "pipeline": "tfdata"}
+    data = {"path": str(folder), "maxBadRecordFraction": share, "pipeline": "tfdata"}
     model = {"classes": 10, "imageSize": 16}
     return resolve({"model": model, "batchSize": 8, "augmentation": whole, "data": data, **changed})
 
@@ -96,10 +96,10 @@ def test_evaluate_bad_records_not_counted(folder):
 
 @pytest.mark.parametrize("share", [0.0, 0.04])
 def test_pipeline_above_bad_record_limit_fails(folder, share):
-    """More bad records than data.badRecords end the training; the message names file and offset."""
+    """More bad records than data.maxBadRecordFraction end the training; the message names file and offset."""
     with pytest.raises(TrainingError, match=r"train-00000-of-00001 at byte \d+") as caught:
         list(TfData(config(folder, share), Shard(0, 1)).train(0))
-    assert caught.value.verdict is ExitStatus.DATA_REFUSED
+    assert caught.value.verdict is ExitStatus.INVALID_DATA
     assert ("2 of 64" in caught.value.message or "3 of 64" in caught.value.message) == bool(share)
 
 
@@ -110,7 +110,7 @@ def test_bad_record_limit_applies_to_all_ranks_together(folder):
     alone[0].bad.add("train", 2, tfrecord.data_error("2"))
     alone[1].bad.add("train", 3, tfrecord.data_error("3"))
     with pytest.raises(
-        TrainingError, match=r"3 of 64 train records are bad.*badRecords allows a share of 0\.04"
+        TrainingError, match=r"3 of 64 train records are bad.*maxBadRecordFraction allows a share of 0\.04"
     ) as caught:
         alone[0].bad.check_together([rank.bad.marks for rank in alone])
     assert caught.value.collective
@@ -144,13 +144,13 @@ def test_record_changed_byte_fails_checksum(tmp_path, caplog, pipeline, byte):
     assert sentence in caplog.text
     with pytest.raises(TrainingError, match=sentence) as caught:
         list(pipeline(config(folder, 0.0), Shard(0, 1)).train(0))
-    assert caught.value.verdict is ExitStatus.DATA_REFUSED
+    assert caught.value.verdict is ExitStatus.INVALID_DATA
 
 
 def test_metrics_bad_records_counted(few, folder):
-    """resnext_train_bad_records_total counts the bad records of both splits."""
+    """resnext_trainer_bad_records_total counts the bad records of both splits."""
     telemetry = StopAfter()
-    few |= {"data": {**few["data"], "path": str(folder), "badRecords": 0.05}, "epochs": 1}
-    assert trained(few, telemetry=telemetry).verdict == "finished"
+    few |= {"data": {**few["data"], "path": str(folder), "maxBadRecordFraction": 0.05}, "epochs": 1}
+    assert trained(few, telemetry=telemetry).verdict == "completed"
     registered = telemetry.metrics.value("bad_records_total")
     assert registered == 6  # three of each split

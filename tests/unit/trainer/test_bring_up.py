@@ -42,7 +42,7 @@ def test_bring_up_error_prevents_opening():
     opened = []
 
     def refuse():
-        raise TrainingError(ExitStatus.NO_GOOD_CHECKPOINT, "there is none")
+        raise TrainingError(ExitStatus.NO_VALID_CHECKPOINT, "there is none")
 
     def open_together(_ranks, read):
         opened.append(read)

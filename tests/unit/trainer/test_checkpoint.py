@@ -72,9 +72,9 @@ def test_store_damaged_checkpoint_falls_back_to_previous(tmp_path, part, damage,
 def test_store_only_damaged_checkpoints_rejected(tmp_path):
     """A directory whose checkpoints are all damaged is rejected instead of trained from scratch."""
     (tmp_path / save(tmp_path, 10).path / "state.npz").write_bytes(b"")
-    with pytest.raises(TrainingError, match="none is whole") as caught:
+    with pytest.raises(TrainingError, match="none is valid") as caught:
         store.newest(tmp_path)
-    assert caught.value.verdict is ExitStatus.NO_GOOD_CHECKPOINT
+    assert caught.value.verdict is ExitStatus.NO_VALID_CHECKPOINT
 
 
 def test_store_partial_write_ignored_and_removed(tmp_path):
@@ -140,7 +140,7 @@ class Here(Resumption):
         return None
 
 
-def keeper(folder, state=None, metrics=None):
+def manager(folder, state=None, metrics=None):
     parts = compose(metrics or Metrics(), Console(out=StringIO()), Heartbeat(0))
     return CheckpointManager(
         resolve({}), 1, SingleProcess(), state or Weights(), parts.metrics, parts.console, parts.phases, Here(folder)
@@ -163,12 +163,12 @@ def best(folder):
 
 def test_manager_best_survives_restart(tmp_path):
     """After a crash the best accuracy is known, and only a better checkpoint replaces it."""
-    first = keeper(tmp_path)
+    first = manager(tmp_path)
     first.restore()
     keep(first, step=1, top1=0.5)
     save_best(first, step=2, top1=0.9)  # and then a crash: no checkpoint knows of it but itself
 
-    second = keeper(tmp_path)
+    second = manager(tmp_path)
     assert second.restore().best_top1 == 0.9
     save_best(second, step=3, top1=0.8)
     assert best(tmp_path) == 0.9
@@ -181,7 +181,7 @@ def test_manager_save_in_background_is_snapshot(tmp_path, monkeypatch):
     written, whole = Event(), store.save
     monkeypatch.setattr(store, "save", lambda *what: whole(*what) if written.wait(10) else None)
     step = Weights()
-    kept = keeper(tmp_path, step)
+    kept = manager(tmp_path, step)
     kept.save(TrainingPosition(step=1))
     step.variables()["weight"].assign_add([1, 1, 1, 1])
     assert kept.saved is None
@@ -192,7 +192,7 @@ def test_manager_save_in_background_is_snapshot(tmp_path, monkeypatch):
 
 def test_store_best_survives_interrupted_replacement(tmp_path):
     """If a process ends while it replaces the best checkpoint, the previous best is restored."""
-    save_best(keeper(tmp_path), step=1, top1=0.9)
+    save_best(manager(tmp_path), step=1, top1=0.9)
     (tmp_path / "best").rename(tmp_path / ".best.old")
     assert checkpoints.best(tmp_path).top1 == 0.9
     assert best(tmp_path) == 0.9
@@ -202,9 +202,9 @@ def test_manager_damaged_best_replaced_by_next(tmp_path, caplog):
     """A damaged best checkpoint is logged, and the next evaluation replaces it."""
     store.save_best(tmp_path, TrainingPosition(step=1, top1=0.9), ARRAYS)
     (tmp_path / "best" / "state.npz").write_bytes(b"")
-    again = keeper(tmp_path)
+    again = manager(tmp_path)
     again.restore()
-    assert "best is not whole" in caplog.text
+    assert "best is incomplete" in caplog.text
     save_best(again, step=2, top1=0.1)
     assert best(tmp_path) == 0.1
 
@@ -223,7 +223,7 @@ def files_of_at_most(size):
 def test_manager_full_disk_keeps_last_checkpoint(tmp_path):
     """A failed save keeps the last good checkpoints, is counted, and the next save succeeds."""
     metrics = Metrics()
-    full = keeper(tmp_path, Weights(100_000), metrics)
+    full = manager(tmp_path, Weights(100_000), metrics)
     keep(full, step=1)
     save_best(full, step=1, top1=0.5)
     with files_of_at_most(100_000):

@@ -107,7 +107,7 @@ def test_checkpoint_dir_owned_by_root_rejected(claim, bits, below, in_cluster):
     """0755 as an administrator leaves it, 0770 and 0750 as the kubelet creates a subPath."""
     claim.chmod(bits)
     said = prepared(claim / below, claim if in_cluster else None, OTHER)
-    assert said.startswith("CONFIGURATION_REFUSED ")
+    assert said.startswith("INVALID_CONFIGURATION ")
     assert (
         f"{claim} is not writable by uid {OTHER} (owner root, mode {bits:04o}): change the owner or set "
         "securityContext.fsGroup on the volume"
@@ -145,7 +145,7 @@ def test_checkpoint_dir_read_only_mount_rejected(claim, below):
     """Root may write everywhere except on a read-only mount."""
     with mounted("--bind", "-o", "ro", claim, claim):
         said = prepared(claim / below, claim)
-    assert said.startswith(f"CONFIGURATION_REFUSED {claim} is not writable (owner root, mode 0755): Read-only file")
+    assert said.startswith(f"INVALID_CONFIGURATION {claim} is not writable (owner root, mode 0755): Read-only file")
     assert said.endswith("mount the volume read-write")
 
 
@@ -180,7 +180,7 @@ def test_checkpoint_dir_file_in_path_rejected(claim, below, in_cluster):
     """The message names the file and its owner, whether it is the directory itself or a parent."""
     (claim / "file").write_text("")
     said = prepared(claim / below, claim if in_cluster else None)
-    assert said.startswith(f"CONFIGURATION_REFUSED {claim}/file is not a directory but a file (owner ")
+    assert said.startswith(f"INVALID_CONFIGURATION {claim}/file is not a directory but a file (owner ")
     assert "remove it, or set checkpoints.subPath" in said
 
 
@@ -191,7 +191,7 @@ def test_checkpoint_dir_symlink_in_claim_rejected(claim, target, below):
     (claim / "inside").mkdir()
     (claim / "link").symlink_to(target)
     said = prepared(claim / below, claim)
-    assert said.startswith(f"CONFIGURATION_REFUSED {claim}/link is a symbolic link to {target} (owner ")
+    assert said.startswith(f"INVALID_CONFIGURATION {claim}/link is a symbolic link to {target} (owner ")
     assert not (claim / "inside" / "a").exists()
 
 
@@ -207,7 +207,7 @@ def test_checkpoint_dir_symlink_outside_cluster_accepted(claim):
 def test_checkpoint_dir_dotdot_in_claim_rejected(claim, path):
     """`..` is rejected even where it leads back into the claim."""
     said = prepared(claim / path, claim)
-    assert said.startswith("CONFIGURATION_REFUSED ")
+    assert said.startswith("INVALID_CONFIGURATION ")
     assert "leaves the checkpoints' claim" in said
     assert not (claim.parent / "elsewhere").exists()
 
@@ -219,19 +219,19 @@ def test_checkpoint_dir_outside_claim_rejected(path):
         TrainingError, match=r"is outside the checkpoints' claim, which is mounted at /checkpoints"
     ) as caught:
         directory.prepare(path, {ROOT: "/checkpoints"})
-    assert caught.value.verdict is ExitStatus.CONFIGURATION_REFUSED
+    assert caught.value.verdict is ExitStatus.INVALID_CONFIGURATION
 
 
 def test_checkpoint_dir_missing_claim_root_rejected(claim):
     """A missing root means that the pod lacks the mount of its claim."""
     said = prepared(claim / "no" / "a", claim / "no")
-    assert said.startswith(f"CONFIGURATION_REFUSED {claim}/no is not writable: No such file or directory")
+    assert said.startswith(f"INVALID_CONFIGURATION {claim}/no is not writable: No such file or directory")
 
 
 def test_checkpoint_dir_name_too_long_rejected(claim):
     """No file system accepts a component of more than 255 bytes."""
     said = prepared(claim / ("n" * 300), claim)
-    assert said.startswith("CONFIGURATION_REFUSED ")
+    assert said.startswith("INVALID_CONFIGURATION ")
     assert "File name too long: use a shorter path" in said
 
 

@@ -18,7 +18,7 @@ from tests.support.documents import CASES
 from tests.support.reports import report_in
 
 RESOURCE = """
-apiVersion: resnext.dev/v1alpha1
+apiVersion: resnext.dev/v1alpha2
 kind: ResNeXtTraining
 metadata: {name: flowers}
 spec:
@@ -100,8 +100,8 @@ def test_help_of_each_command_prints_usage(command, capsys):
 def test_config_file_accepts_resource_yaml_and_json(tmp_path, text):
     """--config accepts a ResNeXtTraining resource, YAML and JSON; --set overrides them."""
     (tmp_path / "config").write_text(text)
-    config = loading.read(tmp_path / "config", ["data.path=/other", "stopAt.top1=0.9", "xla=false"])
-    assert (config.epochs, config.data.path, config.stop_at.top1, config.xla) == (7, "/other", 0.9, False)
+    config = loading.read(tmp_path / "config", ["data.path=/other", "targetTop1=0.9", "xla=false"])
+    assert (config.epochs, config.data.path, config.target_top1, config.xla) == (7, "/other", 0.9, False)
 
 
 OUTSIDE = ("snake case in the workers", "number as a label", "fraction of a CPU as a number")
@@ -161,7 +161,7 @@ def test_set_arbitrary_assignment_applied_or_rejected(assignments):
         ("kind: Pod", [], "holds no settings"),
         ("text", [], "holds no settings"),
         (f"{RESOURCE}---{RESOURCE}", [], "holds 2 trainings (flowers, flowers)"),
-        (RESOURCE.replace("v1alpha1", "v1"), [], "must be resnext.dev/v1alpha1"),
+        (RESOURCE.replace("v1alpha2", "v1"), [], "must be resnext.dev/v1alpha2"),
         ("batch_size: 7", [], 'unknown field "spec.training.batch_size"'),
         ("epoch: null", [], 'unknown field "spec.training.epoch"'),
         ("", ["epochs=1:30"], "holds no settings"),
@@ -185,14 +185,14 @@ def test_train_invalid_config_reports_and_exits_2():
     ended = resnext_train("train", "--set", "epochs=none")
     report = report_in(ended.stdout)
     assert ended.returncode == 2
-    assert report["verdict"] == "configuration_refused"
+    assert report["verdict"] == "invalid_configuration"
     assert "spec.training.epochs" in report["message"]
 
 
 def test_data_digits_written_once_then_validated(tmp_path):
     """`data digits` writes the dataset once; `data index` and `data validate` read it."""
     assert "written" in resnext_train("data", "digits", "--output", tmp_path).stdout
-    assert "is there already" in resnext_train("data", "digits", "--output", tmp_path).stdout
+    assert "already exists" in resnext_train("data", "digits", "--output", tmp_path).stdout
     assert resnext_train("data", "index", "--path", tmp_path).stdout.count("records") == 6
     assert "validation: 2 shards, 359 records" in resnext_train("data", "validate", "--path", tmp_path).stdout
 
@@ -209,7 +209,7 @@ def test_validate_truncated_shard_exits_3(tmp_path):
 
 def test_inspect_published_recipe_prints_facts():
     """`inspect --json` prints parameters, steps and learning rate of the published recipe."""
-    recipe = ("--set", "preset=resnext101-32x4d-250ep", "--images", "1281167", "--world", "8", "--json")
+    recipe = ("--set", "preset=resnext101-32x4d-250ep", "--images", "1281167", "--world-size", "8", "--json")
     facts = json.loads(resnext_train("inspect", *recipe).stdout)
     assert (
         facts["weights"] == 44_177_704

@@ -33,8 +33,8 @@ def test_resume_classes_match_documentation():
     recipe = {"seed", "mixup", "labelSmoothing", "emaDecay", "model.classes", "model.imageSize", "model.custom.blocks"}
     recipe |= {"optimizer.learningRate", "optimizer.warmupEpochs", "augmentation.flip", "data.firstLabel", "preset"}
     run = {"epochs", "batchSize", "gradientAccumulation", "precision.mode", "precision.lossScale", "xla", "device"}
-    run |= {"data.pipeline", "data.path", "data.indexPath", "checkpoint.path", "checkpoint.keep", "stopAt.top1"}
-    run |= {"checkpoint.everyEpochs", "evaluation.everyEpochs", "stallTimeoutSeconds", "checkpoint.onMismatch"}
+    run |= {"data.pipeline", "data.path", "data.indexPath", "checkpoint.path", "checkpoint.keep", "targetTop1"}
+    run |= {"checkpoint.intervalEpochs", "evaluation.intervalEpochs", "stallTimeoutSeconds", "checkpoint.onMismatch"}
     assert recipe <= of("recipe")
     assert run <= of("run")
 
@@ -80,11 +80,11 @@ def test_compare_same_recipe_has_no_difference(changed):
         {"precision": {"mode": "fp32"}},
         {"xla": False},
         {"data": {"pipeline": "tfdata"}},
-        {"data": {"badRecords": 0.1}},
-        {"checkpoint": {"everyEpochs": 5}},
+        {"data": {"maxBadRecordFraction": 0.1}},
+        {"checkpoint": {"intervalEpochs": 5}},
         {"checkpoint": {"keep": 9}},
-        {"evaluation": {"everyEpochs": 5}},
-        {"stopAt": {"top1": 0.9}},
+        {"evaluation": {"intervalEpochs": 5}},
+        {"targetTop1": 0.9},
         {"maxRollbacks": 9},
     ],
     ids=str,

@@ -29,7 +29,7 @@ def damaged(digits_folder, tmp_path):
 def refusal(folder, split="train"):
     with pytest.raises(TrainingError) as caught:
         tfrecord.open_split(str(folder), split)
-    assert caught.value.verdict is ExitStatus.DATA_REFUSED
+    assert caught.value.verdict is ExitStatus.INVALID_DATA
     return caught.value.message
 
 
@@ -76,7 +76,7 @@ def test_open_split_missing_index_rejected_with_remedy(damaged):
 def test_open_split_invalid_index_rejected(damaged, content):
     """The message names the invalid index."""
     (damaged / "train-00001-of-00004.idx").write_text(content)
-    assert "train-00001-of-00004.idx is no index" in refusal(damaged)
+    assert "train-00001-of-00004.idx is not a valid index" in refusal(damaged)
 
 
 def test_open_split_truncated_shard_rejected(damaged):

@@ -49,4 +49,4 @@ def test_plan_fewer_images_than_a_step_rejected():
     assert plan_epochs(config, 64, 2).steps == 1
     with pytest.raises(TrainingError, match=r"one step takes 64 images .* there are 63: lower batchSize") as caught:
         plan_epochs(config, 63, 2)
-    assert (caught.value.verdict, caught.value.collective) == (ExitStatus.CONFIGURATION_REFUSED, True)
+    assert (caught.value.verdict, caught.value.collective) == (ExitStatus.INVALID_CONFIGURATION, True)

@@ -25,7 +25,7 @@ def shapes(classes):
 def refused(act, *arguments):
     with pytest.raises(TrainingError, match=r"spec\.training\.initialCheckpoint is ") as caught:
         act(*arguments)
-    assert caught.value.verdict is ExitStatus.CONFIGURATION_REFUSED
+    assert caught.value.verdict is ExitStatus.INVALID_CONFIGURATION
     return caught.value.message
 
 
@@ -46,7 +46,7 @@ def test_match_weights_prefers_ema():
 def test_match_weights_other_model_rejected(stem):
     """A checkpoint with missing or differently shaped weights is rejected."""
     arrays = {"classifier/kernel": HEAD, "classifier/bias": BIAS, **stem}
-    assert "another network: stem/kernel" in refused(warm_start.match_weights, shapes(10), arrays, "a")
+    assert "a different model: stem/kernel" in refused(warm_start.match_weights, shapes(10), arrays, "a")
 
 
 def test_read_weights_directory_uses_best_else_newest(tmp_path):

@@ -92,7 +92,7 @@ def eleventh(root):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (no_training, "pictures/train is no folder"),
+        (no_training, "pictures/train is not a directory"),
         (empty_class, "11 class folders for training, and model.classes is 10: set it to 11"),
         (stranger, "validation/letter-a is a class that"),
         (eleventh, "set it to 11"),
@@ -103,7 +103,7 @@ def test_folder_invalid_layout_rejected(config, pictures, damage, words):
     damage(pictures)
     with pytest.raises(TrainingError) as caught:
         open_input_pipeline(resolve(config), Shard(0, 1))
-    assert caught.value.verdict is ExitStatus.DATA_REFUSED
+    assert caught.value.verdict is ExitStatus.INVALID_DATA
     assert words in caught.value.message
 
 
@@ -113,18 +113,18 @@ def test_folder_class_without_images_rejected(config, pictures):
     config["model"] |= {"classes": 11}
     with pytest.raises(TrainingError) as caught:
         open_input_pipeline(resolve(config), Shard(0, 1))
-    assert caught.value.verdict is ExitStatus.DATA_REFUSED
+    assert caught.value.verdict is ExitStatus.INVALID_DATA
     assert "train/digit-99 holds no file with a picture's extension" in caught.value.message
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", RED[:45]], ids=["empty", "text", "cut"])
 def test_folder_undecodable_file_counts_as_bad_record(config, pictures, content):
-    """A file that is not an image is skipped up to data.badRecords and rejected above it."""
+    """A file that is not an image is skipped up to data.maxBadRecordFraction and rejected above it."""
     bad = pictures / "train" / "digit-5" / "bad.jpg"
     bad.write_bytes(content)
     with pytest.raises(TrainingError, match=r"digit-5/bad\.jpg"):
         batches(config)
-    assert len(batches(config, badRecords=0.1)) == 6
+    assert len(batches(config, maxBadRecordFraction=0.1)) == 6
 
 
 class TestOtherFiles:

@@ -47,7 +47,7 @@ def test_stages_macs_scale_with_image_area():
 
 def test_inspect_at_step_prints_learning_rate(capsys):
     """--at prints the learning rate at the given steps."""
-    options = ("--world", 8, "--set", "epochs=90", "--set", "batchSize=256")
+    options = ("--world-size", 8, "--set", "epochs=90", "--set", "batchSize=256")
     facts = inspect(capsys, *options, "--at", 0, "--at", 625, "--at", 625 * 45, "--at", 625 * 90)
     peak = 0.256 * 2048 / 256
     assert facts["stepsPerEpoch"] == 625
@@ -67,7 +67,7 @@ def test_inspect_tables_list_every_stage(capsys):
         assert word in text
 
 
-@pytest.mark.parametrize("options", [("--at", "-1"), ("--at", "soon"), ("--world", "0"), ("--images", "0")])
+@pytest.mark.parametrize("options", [("--at", "-1"), ("--at", "soon"), ("--world-size", "0"), ("--images", "0")])
 def test_inspect_option_out_of_range_exits_2(options):
     """argparse rejects numbers that are out of range."""
     with pytest.raises(SystemExit) as caught:
@@ -99,4 +99,4 @@ def test_inspect_tables_list_every_config_field(capsys):
     assert rows["mixup"] == ["0.2"]
     assert rows["optimizer.learningRate"] == ["0.256"]
     assert rows["checkpoint.path"] == ["/checkpoints"]
-    assert rows["stopAt.top1"] == ["unset"]
+    assert rows["targetTop1"] == ["unset"]

@@ -65,7 +65,7 @@ def test_save_failing_during_training_is_tolerated(few, failing):
     """A disk that is full for a while costs one intermediate checkpoint only."""
     failing(lambda number, _: number <= 2)  # best and newest of the first epoch
     report = trained(few)
-    assert (report.verdict, report.checkpoint.step) == ("finished", 12)
+    assert (report.verdict, report.checkpoint.step) == ("completed", 12)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.ESTALE])
@@ -74,7 +74,7 @@ def test_final_save_retried_until_success(few, failing, number):
     begun = failing(lambda number, _: 3 <= number <= 7, OSError(number, os.strerror(number)))
     telemetry = StopAfter()
     report = trained(few, telemetry=telemetry)
-    assert (report.verdict, report.checkpoint.step) == ("finished", 12)
+    assert (report.verdict, report.checkpoint.step) == ("completed", 12)
     assert newest(few)[0].step == 12
     assert best(folder(few)).best_top1 == report.progress.best_top1
     assert len(begun) > 7
@@ -130,7 +130,7 @@ def test_final_save_failing_best_still_finishes(few, failing):
     """The last step is saved, so the training is finished; the message says that best is outdated."""
     failing(lambda _, name: name == "best")
     report = trained(with_time(few, 1))
-    assert (report.verdict, report.checkpoint.step) == ("finished", 12)
+    assert (report.verdict, report.checkpoint.step) == ("completed", 12)
     assert "; best could not be saved: [Errno 28]" in report.message
 
 
@@ -138,7 +138,7 @@ def test_finished_training_started_again_writes_nothing(few, failing):
     """The checkpoint on disk counts as saved."""
     trained(few)
     failing(lambda *_: True)
-    assert trained(few, attempt=2).verdict == "finished"
+    assert trained(few, attempt=2).verdict == "completed"
 
 
 # -- whole processes ---------------------------------------------------------------------------------------------------
@@ -205,6 +205,6 @@ def test_train_process_without_permission_exits_2(settings):
         code, report, said = run(
             settings | {"data": SYNTHETIC, "checkpoint": {"path": str(volume)}}, Path(folder), 1000
         )
-    assert (code, report["verdict"]) == (2, "configuration_refused"), said
+    assert (code, report["verdict"]) == (2, "invalid_configuration"), said
     assert f"{volume} is not writable by uid 1000 (owner root, mode 0755): change the owner" in report["message"]
     assert "step 1" not in said

@@ -25,10 +25,10 @@ signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
 pathlib.Path(os.environ["STARTED"], str(rank)).touch()
 print("arguments", *sys.argv[1:], flush=True)
 match os.environ["ENDING"]:
-    case "finished":
-        end("finished", 0) if rank == 0 else os._exit(0)
-    case "data_refused" if rank == 1:
-        end("data_refused", 3)
+    case "completed":
+        end("completed", 0) if rank == 0 else os._exit(0)
+    case "invalid_data" if rank == 1:
+        end("invalid_data", 3)
     case "crashed" if rank == 1:
         sys.exit("RuntimeError: out of luck")
 time.sleep(120)
@@ -59,7 +59,7 @@ def pods(tmp_path):
     pods.end()
 
 
-@pytest.mark.parametrize(("ending", "code"), [("finished", 0), ("data_refused", 3), ("crashed", 1)])
+@pytest.mark.parametrize(("ending", "code"), [("completed", 0), ("invalid_data", 3), ("crashed", 1)])
 def test_launcher_returns_rank_exit_status_and_report(pods, ending, code):
     """The report of a rank becomes the launcher's exit code and termination message."""
     pods.worker_whose_ranks(ending)
@@ -106,7 +106,7 @@ def test_launcher_unreachable_worker_reported(pods, host, why):
 
 def test_launcher_missing_ssh_key_reported(pods):
     """The report names the missing key file."""
-    pods.worker_whose_ranks("finished")
+    pods.worker_whose_ranks("completed")
     (pods.folder / "keys" / "id_ed25519").unlink()
     assert pods.launcher().wait(60) == ExitStatus.CRASHED.value
     assert str(pods.folder / "keys" / "id_ed25519") in pods.report().message
@@ -116,7 +116,7 @@ def test_summarize_permanent_failure_takes_precedence():
     """A permanent failure takes precedence over an earlier report that can be retried."""
     hung, refused = (
         TerminationReport(verdict="hung", message="waited"),
-        TerminationReport(verdict="data_refused", message="a record is cut"),
+        TerminationReport(verdict="invalid_data", message="a record is cut"),
     )
     assert launcher.summarize([hung, refused], 8, MpirunOutput(), asked_to_stop=False) == refused
     assert launcher.summarize([hung], 3, MpirunOutput(), asked_to_stop=False) == hung
@@ -222,8 +222,8 @@ def test_mpirun_output_reassembles_tagged_lines(tag):
 
 def test_parse_report_within_line_of_other_rank():
     """A report is found in the middle of a line; invalid reports are ignored."""
-    line = "epoch 1.0" + REPORT_PREFIX + json.dumps({"verdict": "finished", "message": "all"}) + "step"
-    assert launcher.parse_report(line) == TerminationReport(verdict="finished", message="all")
+    line = "epoch 1.0" + REPORT_PREFIX + json.dumps({"verdict": "completed", "message": "all"}) + "step"
+    assert launcher.parse_report(line) == TerminationReport(verdict="completed", message="all")
     assert launcher.parse_report(REPORT_PREFIX + "{") is None
     assert launcher.parse_report(REPORT_PREFIX + json.dumps({"verdict": "unheard of", "message": ""})) is None
 

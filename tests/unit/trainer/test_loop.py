@@ -42,7 +42,7 @@ def test_trainer_nonfinite_rolls_back_to_checkpoint(few, monkeypatch, fault, at)
     monkeypatch.setattr(train_step, "apply_gradients", faulty)
     telemetry = StopAfter()
     report = trained(few, telemetry=telemetry)
-    assert (report.verdict, report.progress.step) == ("finished", 12)
+    assert (report.verdict, report.progress.step) == ("completed", 12)
     assert len(calls) == at + 6  # from the end of the first epoch, step 6, again
     assert f"step {at} is not finite" in telemetry.log.getvalue()
     assert "back to step 6, the rest of its epoch in another order (rollback 1 of 3)" in telemetry.log.getvalue()
@@ -57,7 +57,7 @@ def test_trainer_fp16_overflow_skipped_without_rollback(few, monkeypatch):
     monkeypatch.setattr(optimizer, "INITIAL_SCALE", 2.0**24)
     telemetry = StopAfter()
     report = trained(few | {"precision": {"mode": "fp16"}}, telemetry=telemetry)
-    assert (report.verdict, report.progress.step) == ("finished", 12)
+    assert (report.verdict, report.progress.step) == ("completed", 12)
 
     counted = telemetry.metrics.value
     overflows = counted("nonfinite_steps_total", cause="overflow")
@@ -87,8 +87,17 @@ def test_run_log_resume_truncates_repeated_steps(few):
     assert [line["step"] for line in lines if line["loss"]] == list(range(1, 13))
     assert [line["step"] for line in lines if line["top1"] is not None] == [6, 12]
     for line in lines:
-        assert {"step", "epoch", "loss", "imagesPerSecond", "top1", "top5", "learningRate", "shares"} <= line.keys()
-        assert 0 < sum(line["shares"].values()) <= 1.05
+        assert {
+            "step",
+            "epoch",
+            "loss",
+            "imagesPerSecond",
+            "top1",
+            "top5",
+            "learningRate",
+            "phaseFractions",
+        } <= line.keys()
+        assert 0 < sum(line["phaseFractions"].values()) <= 1.05
 
 
 def test_tensorboard_events_have_loss_and_top1(few):
@@ -121,7 +130,7 @@ def test_ema_accuracy_reported_and_plain_logged(few):
     report = trained(few | {"emaDecay": 0.9}, telemetry=telemetry)
     (last,) = (line for line in log_lines(few) if line["step"] == 12 and line["top1"] is not None)
     assert last["top1"] == report.progress.top1
-    assert last["plainTop1"] is not None
+    assert last["rawTop1"] is not None
     assert "with averaged weights" in telemetry.log.getvalue()
 
 
@@ -163,7 +172,7 @@ def kept_steps(settings):
 
 
 def saving_every(settings, place, minutes, **checkpoints):
-    return settings | {"checkpoint": {"path": str(place), "keep": 100, "everyMinutes": minutes, **checkpoints}}
+    return settings | {"checkpoint": {"path": str(place), "keep": 100, "intervalMinutes": minutes, **checkpoints}}
 
 
 @pytest.mark.parametrize("changed", [{}, {"emaDecay": 0.9, "gradientAccumulation": 2, "batchSize": 8}])
@@ -182,7 +191,7 @@ def test_save_within_epoch_does_not_change_result(few, tmp_path, changed):
 
 
 def test_crash_within_epoch_resumes_from_last_save(few, tmp_path, monkeypatch):
-    """At most everyMinutes of work are repeated, with the result of an uninterrupted training."""
+    """At most intervalMinutes of work are repeated, with the result of an uninterrupted training."""
     whole, parts = saving_every(few, tmp_path / "whole", 0), saving_every(few, tmp_path / "parts", 1e-9)
     trained(whole)
     calls: list[None] = []
@@ -199,14 +208,14 @@ def test_crash_within_epoch_resumes_from_last_save(few, tmp_path, monkeypatch):
         trained(parts)
     assert newest(parts)[0].step == 4
     report = trained(parts, attempt=2)
-    assert (report.verdict, report.progress.resumed_step) == ("finished", 4)
+    assert (report.verdict, report.progress.resumed_step) == ("completed", 4)
     assert len(calls) == 5 + 8
     for name, array in newest(whole)[1].items():
         assert np.array_equal(newest(parts)[1][name], array), name
 
 
 def test_save_due_at_last_step_made_at_epoch_end(few, tmp_path):
-    """Also where an epoch has one step only, and everyEpochs is much later."""
-    few = saving_every(few | {"epochs": 3, "batchSize": 96}, tmp_path / "kept", 1e-9, everyEpochs=1000)
+    """Also where an epoch has one step only, and intervalEpochs is much later."""
+    few = saving_every(few | {"epochs": 3, "batchSize": 96}, tmp_path / "kept", 1e-9, intervalEpochs=1000)
     trained(few)
     assert kept_steps(few) == [1, 2, 3]

@@ -83,5 +83,5 @@ def test_learning_rate_step_schedule_divides_by_10(done, rate):
 
 
 def test_learning_rate_warmup_threshold_configurable():
-    """warmupFromBatch is the global batch from which on there is a warm-up."""
-    assert learning_rate(Optimizer(warmup_from_batch=256), 256, 90, 2.5) == pytest.approx(0.128)
+    """warmupMinGlobalBatch is the global batch from which on there is a warm-up."""
+    assert learning_rate(Optimizer(warmup_min_global_batch=256), 256, 90, 2.5) == pytest.approx(0.128)

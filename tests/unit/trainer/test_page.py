@@ -12,8 +12,8 @@ from resnext_trainer.training import html_report
 
 def line(step, **values):
     entry = {"time": 1000.0 + 10 * step, "step": step, "epoch": step / 10, "loss": 3 - step / 100}
-    entry |= {"imagesPerSecond": 640.0, "learningRate": 0.1, "top1": None, "top5": None, "plainTop1": None}
-    return json.dumps(entry | {"plainTop5": None, "shares": {"compute": 0.75, "data_wait": 0.25}} | values)
+    entry |= {"imagesPerSecond": 640.0, "learningRate": 0.1, "top1": None, "top5": None, "rawTop1": None}
+    return json.dumps(entry | {"rawTop5": None, "phaseFractions": {"compute": 0.75, "data_wait": 0.25}} | values)
 
 
 def report(folder, lines, *more):
@@ -91,7 +91,7 @@ def test_html_report_long_run_stays_below_200_kb(tmp_path):
 
 def test_html_report_missing_values_not_recorded(tmp_path):
     """A quantity without any value is shown as not recorded."""
-    nothing: dict[str, object] = {"loss": None, "imagesPerSecond": None, "learningRate": None, "shares": {}}
+    nothing: dict[str, object] = {"loss": None, "imagesPerSecond": None, "learningRate": None, "phaseFractions": {}}
     assert report(tmp_path, [line(1, **nothing)]) == 0
     assert (tmp_path / "page.html").read_text().count("not recorded") == 5
 
@@ -99,10 +99,10 @@ def test_html_report_missing_values_not_recorded(tmp_path):
 def test_html_report_invalid_lines_skipped_and_counted(tmp_path, capsys):
     """Truncated and invalid lines are skipped, and their number is printed."""
     strange = ["{", "[]", "7", '{"step": "x", "epoch": 1}', '{"step": 1}', '{"step": 1, "epoch": NaN}', "\x00\xff"]
-    assert report(tmp_path, [line(1), *strange, line(2, loss=float("nan"), shares=[1]), line(3)[:-20]]) == 0
+    assert report(tmp_path, [line(1), *strange, line(2, loss=float("nan"), phaseFractions=[1]), line(3)[:-20]]) == 0
     captured = capsys.readouterr()
     assert "2 entries" in captured.out
-    assert "8 lines were no entries" in captured.err
+    assert "skipped 8 unparsable lines" in captured.err
 
 
 @pytest.mark.parametrize("values", [{"time": 1e200}, {"time": -5}, {"loss": 10**400}, {"time": "noon", "loss": [1]}])
@@ -130,9 +130,9 @@ def test_shares_weighted_by_time_within_attempts():
         return html_report.LogRecord(int(time), time, time, {}, shares)
 
     even = [entry(0, compute=1.0), entry(10, compute=0.5, compile=0.5), entry(20, compute=1.0), entry(30, compute=1.0)]
-    assert html_report.shares(even) == {"compute": 0.875, "compile": 0.125}
+    assert html_report.phase_fractions(even) == {"compute": 0.875, "compile": 0.125}
     late = [*even, entry(100_000, checkpoint=1.0)]
-    assert html_report.shares(late)["checkpoint"] == pytest.approx(100 / 140)
+    assert html_report.phase_fractions(late)["checkpoint"] == pytest.approx(100 / 140)
 
 
 @pytest.mark.parametrize("content", [None, "", "\n\n", "no log\n", "[1, 2]\n"])

@@ -104,7 +104,7 @@ def test_prepare_invalid_image_rejected_or_skipped(pictures, tmp_path, capsys, c
     assert f"{bad}: " in message
     assert words in message
     assert run(pictures, tmp_path / "out", "--skip-bad") == 0
-    assert f"left out: {bad}: " in capsys.readouterr().err
+    assert f"skipped: {bad}: " in capsys.readouterr().err
     assert sum(len(records(tmp_path / "out", split)) for split in ("train", "validation")) == 21
 
 
@@ -119,10 +119,10 @@ def test_prepare_lists_all_invalid_images(pictures, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        (None, "is no folder"),
+        (None, "is not a directory"),
         ([], "holds no folder"),
         (["a.jpg"], "holds no folder"),
-        (["a/a.jpg", "a/b.jpg"], "there is nothing to tell apart"),
+        (["a/a.jpg", "a/b.jpg"], "at least two classes are required"),
         (["a/a.jpg", "a/b.jpg", "b/.hidden"], "b holds no file"),
         (["a/a.jpg", "a/b.jpg", "b/a.jpg"], "b holds one image"),
     ],
@@ -157,7 +157,7 @@ def test_prepare_output_inside_input_rejected(pictures, capsys):
 def test_prepare_other_dataset_not_overwritten(pictures, digits_folder, tmp_path, capsys):
     """Shards of other images, or of another tool, are not overwritten."""
     assert run(pictures, digits_folder) == 3
-    assert "made by something else" in capsys.readouterr().err
+    assert "from another source" in capsys.readouterr().err
     run(pictures, tmp_path / "out")
     (pictures / "cat" / "new.jpg").write_bytes(picture(99))
     assert run(pictures, tmp_path / "out") == 3
@@ -171,7 +171,9 @@ def test_prepare_dangling_link_rejected(pictures, tmp_path, capsys):
     assert "broken.jpg" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", [("--held-out", "1.5"), ("--held-out", "half"), ("--shard-images", "0")])
+@pytest.mark.parametrize(
+    "option", [("--validation-fraction", "1.5"), ("--validation-fraction", "half"), ("--shard-images", "0")]
+)
 def test_prepare_option_out_of_range_exits_2(pictures, tmp_path, option):
     """argparse rejects numbers that are out of range."""
     with pytest.raises(SystemExit) as caught:
@@ -219,7 +221,7 @@ class TestOtherFiles:
         assert run(littered, tmp_path / "out", "--skip-bad") == 0
         message = capsys.readouterr().err
         for name in ("dead.jpg", "pipe.jpg", "loop", "gone", "text.jpg"):
-            assert "left out: " in message
+            assert "skipped: " in message
             assert str(name) in message
         assert "not used: " in message
         assert "notes.txt" in message

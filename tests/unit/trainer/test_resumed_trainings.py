@@ -40,7 +40,7 @@ def test_resume_format_1_writes_format_2(tiny, tmp_path):
     """A run of format 1 resumes in its own directory, from its step, with its best accuracy and log."""
     shutil.copytree(FORMAT_1 / "run", tmp_path / "ck")
     report = trained(tiny, attempt=2)
-    assert (report.verdict, report.progress.step) == ("finished", 12)
+    assert (report.verdict, report.progress.step) == ("completed", 12)
     assert newest(tiny)[0].step == 12
     assert folder(tiny) == tmp_path / "ck"
     steps = [json.loads(line)["step"] for line in (tmp_path / "ck" / "log.jsonl").read_text().splitlines()]
@@ -52,7 +52,7 @@ def test_finished_run_rejects_other_recipe(tiny, changed):
     """Another recipe must not report the finished run's weights as its own result."""
     trained(tiny)
     refusal = refused(tiny | changed)
-    assert (refusal.verdict, refusal.collective, refusal.rank) == (ExitStatus.CONFIGURATION_REFUSED, True, None)
+    assert (refusal.verdict, refusal.collective, refusal.rank) == (ExitStatus.INVALID_CONFIGURATION, True, None)
     assert "is of another recipe" in refusal.message
 
 
@@ -75,7 +75,7 @@ def test_restart_resumes_its_own_new_run(tiny):
     assert trained(again, stop_after=3).progress.step == 4
     report = trained(again, attempt=2, telemetry=(telemetry := StopAfter()))
     assert "resuming from step 4" in telemetry.log.getvalue()
-    assert (report.verdict, report.progress.step) == ("finished", 12)
+    assert (report.verdict, report.progress.step) == ("completed", 12)
     assert checkpoints.newest(old)[0].step == 12
     assert folder(tiny) != old
 
@@ -119,7 +119,7 @@ def test_resume_smaller_batch_within_epoch(tiny):
     """As after OutOfMemory: 48 of 96 images are used, the rest needs twelve steps of four."""
     trained(tiny, stop_after=2)
     report = trained(tiny | {"batchSize": 4}, attempt=2)
-    assert (report.verdict, report.progress.step) == ("finished", 3 + 12 + 24)
+    assert (report.verdict, report.progress.step) == ("completed", 3 + 12 + 24)
 
 
 def test_resume_changed_defaults_keep_result(tiny, monkeypatch):
@@ -154,7 +154,7 @@ def started(settings, tmp_path, number):
 
 def test_two_processes_one_directory_only_one_trains(tiny, tmp_path):
     """One process trains; the other ends with a status that can be retried."""
-    settings = tiny | {"epochs": 100_000, "evaluation": {"cropFraction": 1.0, "everyEpochs": 1000}}
+    settings = tiny | {"epochs": 100_000, "evaluation": {"cropFraction": 1.0, "intervalEpochs": 1000}}
     settings["checkpoint"] = {**tiny["checkpoint"], "lockTimeoutSeconds": 1}
     both = [started(settings, tmp_path, number) for number in range(2)]
     try:

@@ -90,7 +90,7 @@ def test_resume_other_recipe_or_dataset_rejected(root, changed, dataset, sentenc
     """The message has the difference, the run's step and the possible settings."""
     before = sorted(root.rglob("*"))
     refusal = refused(root, changed, dataset=dataset)
-    assert refusal.verdict is ExitStatus.CONFIGURATION_REFUSED
+    assert refusal.verdict is ExitStatus.INVALID_CONFIGURATION
     for words in (sentence, "step 1000", "checkpoint.onMismatch to continue, warmStart", "checkpoints.subPath"):
         assert words in refusal.message
     assert sorted(root.rglob("*")) == before
@@ -166,7 +166,7 @@ def test_resume_fewer_epochs_than_trained_rejected(tmp_path, epochs, images, tra
     """The message has both numbers; no value of onMismatch allows this."""
     Attempt(tmp_path).trained(1000, epoch=2, images=images)
     refusal = refused(tmp_path, {"epochs": epochs}, onMismatch=mode)
-    assert refusal.verdict is ExitStatus.CONFIGURATION_REFUSED
+    assert refusal.verdict is ExitStatus.INVALID_CONFIGURATION
     assert f"spec.training.epochs: {epochs}, but" in refusal.message
     assert trained in refusal.message
 
@@ -247,7 +247,7 @@ def test_resume_newer_format_rejected(root, file):
     path = file(root)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 3, "version": "9.1"}))
     refusal = refused(root, attempt=3)
-    assert refusal.verdict is ExitStatus.CONFIGURATION_REFUSED
+    assert refusal.verdict is ExitStatus.INVALID_CONFIGURATION
     assert "is of checkpoint format 3, written by version 9.1" in refusal.message
 
 
@@ -257,7 +257,7 @@ def test_resume_damaged_pointer_rejected(root, content):
     run = checkpoints.current(root)
     pointer(root).write_text(content)
     refusal = refused(root)
-    assert refusal.verdict is ExitStatus.NO_GOOD_CHECKPOINT
+    assert refusal.verdict is ExitStatus.NO_VALID_CHECKPOINT
     assert run.id in refusal.message
 
 

@@ -45,7 +45,7 @@ def found(folder, **options):
 def refusal(folder, **options):
     with pytest.raises(TrainingError) as caught:
         tfrecord.open_split(str(folder), "train", **options)
-    assert caught.value.verdict is ExitStatus.DATA_REFUSED
+    assert caught.value.verdict is ExitStatus.INVALID_DATA
     return caught.value.message
 
 
@@ -191,7 +191,7 @@ class TestUnexpectedFiles:
         """The reader does not block on a pipe."""
         (four / "train-00002-of-00004.idx").unlink()
         os.mkfifo(four / "train-00002-of-00004.idx")
-        assert "train-00002-of-00004.idx is no index" in refusal(four)
+        assert "train-00002-of-00004.idx is not a valid index" in refusal(four)
 
     def test_shard_empty_rejected_unless_subset(self, four):
         """An interrupted copy leaves an empty file."""
@@ -245,7 +245,7 @@ def test_shard_other_file_format_recognised(four, capsys, case):
 
 
 def test_shard_damaged_first_record_is_bad_record(four):
-    """One bad record among good ones is handled by badRecords."""
+    """One bad record among good ones is handled by maxBadRecordFraction."""
     shard = four / "train-00000-of-00004"
     content = bytearray(shard.read_bytes())
     content[0] ^= 1

@@ -75,9 +75,9 @@ def test_stderr_closed_keeps_exit_code():
 @pytest.mark.parametrize(
     ("command", "sentence"),
     [
-        (f"KUBECONFIG=/nope HOME=/nope {OPERATOR} follow x", "set KUBECONFIG"),
+        (f"KUBECONFIG=/nope HOME=/nope {OPERATOR} watch x", "set KUBECONFIG"),
         (f"{TRAIN} worker --keys /nope --run-dir $(mktemp -d) --termination-log /dev/null", "/nope/host_ed25519"),
-        (f"{TRAIN} rank --config /nope --world 1 --run-dir /nope", "/nope/ranks"),
+        (f"{TRAIN} rank --config /nope --world-size 1 --run-dir /nope", "/nope/ranks"),
     ],
 )
 def test_command_outside_pod_prints_message(command, sentence):
@@ -98,7 +98,7 @@ def test_command_outside_pod_prints_message(command, sentence):
         ("resnext_trainer", ["benchmark", "training"], "tensorflow", "TensorFlow is not installed"),
         ("resnext_trainer", ["data", "digits", "--output", "{tmp}"], "sklearn", "scikit-learn is not installed"),
         ("resnext_operator", ["run"], "kopf", "kopf is not installed: pip install 'resnext-operator[operator]'"),
-        ("resnext_operator", ["follow", "x"], "kubernetes", "kubernetes is not installed"),
+        ("resnext_operator", ["watch", "x"], "kubernetes", "kubernetes is not installed"),
         ("resnext_operator", ["render", "-f", str(SAMPLE)], "cryptography", "cryptography is not installed"),
     ],
 )

@@ -54,7 +54,7 @@ def data(request, few_digits, tmp_path):
                 (tmp_path / split / str(label)).mkdir(parents=True, exist_ok=True)
                 (tmp_path / split / str(label) / f"{number}.jpg").write_bytes(jpeg)
     path = tmp_path if request.param == "folder" else few_digits
-    return {"format": request.param, "path": str(path), "badRecords": 1.0, "pipeline": "tfdata"}
+    return {"format": request.param, "path": str(path), "maxBadRecordFraction": 1.0, "pipeline": "tfdata"}
 
 
 def source(few, data, **changed):
@@ -63,7 +63,7 @@ def source(few, data, **changed):
 
 @pytest.mark.parametrize("name", OF_THE_SYSTEM)
 def test_pipeline_system_errno_is_system_error(few, data, monkeypatch, name):
-    """No record is marked as bad, even if badRecords allows all of them."""
+    """No record is marked as bad, even if maxBadRecordFraction allows all of them."""
     training = source(few, data)
     monkeypatch.setattr(os, "open", failing(getattr(errno, name))(os.open))
     with pytest.raises(TrainingError) as caught:
@@ -81,7 +81,7 @@ def test_pipeline_file_errno_is_bad_record(few, data, monkeypatch, name):
     monkeypatch.setattr(os, "open", failing(getattr(errno, name))(os.open))
     with pytest.raises(TrainingError) as caught:
         list(training.train(0))
-    assert caught.value.verdict is ExitStatus.DATA_REFUSED
+    assert caught.value.verdict is ExitStatus.INVALID_DATA
     assert len(training.bad) > 0
 
 

@@ -34,7 +34,7 @@ def test_metrics_exported_before_first_step():
     """All metrics except info exist before the first step."""
     names = {name for name, *_ in samples(for_rank().server.start(0))}
     assert {name for name in names if not name.endswith(("_created", "_bucket", "_sum"))} == {
-        f"resnext_train_{name}"
+        f"resnext_trainer_{name}"
         for name in [
             "images_total",
             "steps_total",
@@ -49,7 +49,7 @@ def test_metrics_exported_before_first_step():
             "epoch",
             "rollbacks_total",
             "bad_records_total",
-            "journal_failures_total",
+            "log_write_failures_total",
             "checkpoint_failures_total",
             "checkpoint_last_success_timestamp_seconds",
         ]
@@ -71,14 +71,14 @@ def test_metrics_have_values_of_training_loop():
         pass
     rank = ("rank", "3")
     seen = samples(telemetry.server.start(0))
-    assert seen["resnext_train_images_total", rank] == 32
-    assert seen["resnext_train_step_duration_seconds_sum", rank] == 0.25
-    assert seen["resnext_train_loss", rank] == 2.5
-    assert seen["resnext_train_nonfinite_steps_total", ("cause", "overflow"), rank] == 1
-    assert seen["resnext_train_eval_accuracy_ratio", ("k", "1"), rank] == 0.75
-    assert seen["resnext_train_checkpoint_last_success_timestamp_seconds", rank] == 1767225600
-    assert seen["resnext_train_phase_seconds_total", ("phase", "evaluation"), rank] > 0
-    assert seen["resnext_train_info", ("architecture", "resnext50-32x4d"), ("precision", "fp32"), rank] == 1
+    assert seen["resnext_trainer_images_total", rank] == 32
+    assert seen["resnext_trainer_step_duration_seconds_sum", rank] == 0.25
+    assert seen["resnext_trainer_loss", rank] == 2.5
+    assert seen["resnext_trainer_nonfinite_steps_total", ("cause", "overflow"), rank] == 1
+    assert seen["resnext_trainer_eval_accuracy_ratio", ("k", "1"), rank] == 0.75
+    assert seen["resnext_trainer_checkpoint_last_success_timestamp_seconds", rank] == 1767225600
+    assert seen["resnext_trainer_phase_seconds_total", ("phase", "evaluation"), rank] > 0
+    assert seen["resnext_trainer_info", ("architecture", "resnext50-32x4d"), ("precision", "fp32"), rank] == 1
 
 
 def test_progress_endpoint_503_until_first_progress():

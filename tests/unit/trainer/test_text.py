@@ -79,7 +79,7 @@ def test_class_names_unrepresentable_rejected(tmp_path, capsys, name):
     assert len(message.splitlines()) == 1
     with pytest.raises(TrainingError) as caught:
         folder.listing(root)
-    assert TerminationReport(verdict="data_refused", message=caught.value.message).model_dump_json()
+    assert TerminationReport(verdict="invalid_data", message=caught.value.message).model_dump_json()
 
 
 @pytest.mark.parametrize("name", [b"caf\xe9.jpg", b"two\nlines.jpg", "separator\u2028.jpg".encode()])
@@ -114,7 +114,7 @@ def test_labels_split_at_line_feed_only(tmp_path, content, expected):
 @pytest.mark.parametrize("text", ["caf\udce9", "\ud800", "é", "a\nb"])
 def test_error_message_always_encodable(text):
     """An error message is printed, logged and sent as JSON."""
-    message = TrainingError(ExitStatus.DATA_REFUSED, text).message
+    message = TrainingError(ExitStatus.INVALID_DATA, text).message
     assert message.encode()
     assert encodable("é") == "é"
     assert "\n" not in printable(text)

@@ -18,7 +18,7 @@ def test_train_resumed_matches_uninterrupted(few, tmp_path, changed):
     """A training stopped twice and resumed ends with the weights of an uninterrupted one."""
     few |= changed
     report = trained(few)
-    assert report.verdict == "finished"
+    assert report.verdict == "completed"
     assert report.progress.step == report.progress.steps == 12
     whole = newest(few)
 
@@ -27,7 +27,7 @@ def test_train_resumed_matches_uninterrupted(few, tmp_path, changed):
     assert first.verdict == "stopped"
     assert first.progress.step == first.checkpoint.step == 3  # the request travels with the next step
     assert trained(few, attempt=2, stop_after=6).verdict == "stopped"
-    assert trained(few, attempt=3).verdict == "finished"
+    assert trained(few, attempt=3).verdict == "completed"
     parts = newest(few)
     assert parts[0] == whole[0]
     for name, array in whole[1].items():
@@ -39,23 +39,23 @@ def test_train_resumes_with_other_batch_size(few):
     """The position is counted in images, so that the batch size may change within an epoch."""
     assert trained(few, stop_after=2).progress.epoch == 0.5  # 48 of 96 images
     report = trained(few | {"batchSize": 24}, attempt=2)
-    assert (report.verdict, report.progress.step) == ("finished", 3 + 2 + 4)
+    assert (report.verdict, report.progress.step) == ("completed", 3 + 2 + 4)
 
 
 def test_train_finished_run_finishes_at_once(few):
     """A finished training that is started again trains no step."""
-    few |= {"stopAt": {"top1": 0.01}, "epochs": 3}
+    few |= {"targetTop1": 0.01, "epochs": 3}
     first = trained(few)
-    assert (first.verdict, first.progress.epoch) == ("finished", 1.0)
+    assert (first.verdict, first.progress.epoch) == ("completed", 1.0)
     again = trained(few, attempt=2)
-    assert (again.verdict, again.progress.step) == ("finished", first.progress.step)
+    assert (again.verdict, again.progress.step) == ("completed", first.progress.step)
 
 
 def test_train_nonfinite_fails_after_max_rollbacks(few):
     """A loss that stays not finite ends the training after maxRollbacks, with the step."""
     few |= {"optimizer": {"learningRate": 1e6}, "maxRollbacks": 1}
     refusal = refused(few)
-    assert refusal.verdict is ExitStatus.NOT_FINITE
+    assert refusal.verdict is ExitStatus.NON_FINITE_LOSS
     assert refusal.collective
     assert "at step " in refusal.message
     assert "after 1 rollbacks of maxRollbacks 1" in refusal.message
@@ -64,7 +64,7 @@ def test_train_nonfinite_fails_after_max_rollbacks(few):
 def test_train_without_gpu_fails_with_no_gpu(settings):
     """A training that requests GPUs never runs on the CPU."""
     refusal = refused(settings | {"device": "gpu"})
-    assert refusal.verdict is ExitStatus.NO_GPU
+    assert refusal.verdict is ExitStatus.GPU_UNAVAILABLE
     assert refusal.message.startswith("GPUs were asked for and cannot be used: ")
 
 
@@ -83,15 +83,15 @@ def test_train_cpu_build_message_names_cuda_image(settings):
 
 
 def test_train_unexpected_world_size_rejected(settings):
-    """--world and --workers must match the ranks that were started."""
-    assert refused(settings, world=2).verdict is ExitStatus.WRONG_WORLD
-    assert refused(settings, world=1, workers=2).verdict is ExitStatus.WRONG_WORLD
+    """--world-size and --num-workers must match the ranks that were started."""
+    assert refused(settings, world=2).verdict is ExitStatus.WORLD_SIZE_MISMATCH
+    assert refused(settings, world=1, workers=2).verdict is ExitStatus.WORLD_SIZE_MISMATCH
 
 
 def test_train_batch_larger_than_dataset_rejected(settings):
     """The message says to lower batchSize."""
     refusal = refused(settings | {"batchSize": 2000})
-    assert refusal.verdict is ExitStatus.CONFIGURATION_REFUSED
+    assert refusal.verdict is ExitStatus.INVALID_CONFIGURATION
     assert "lower batchSize" in refusal.message
 
 
@@ -99,7 +99,7 @@ def test_train_checkpoint_of_other_model_rejected(few):
     """A run is not resumed with another number of classes."""
     trained(few, stop_after=1)
     few["model"] = {**few["model"], "classes": 11}
-    assert refused(few).verdict is ExitStatus.CONFIGURATION_REFUSED
+    assert refused(few).verdict is ExitStatus.INVALID_CONFIGURATION
 
 
 def test_train_unwritable_directory_rejected_before_step_1(settings, tmp_path):
@@ -109,7 +109,7 @@ def test_train_unwritable_directory_rejected_before_step_1(settings, tmp_path):
     telemetry = StopAfter()
     with pytest.raises(TrainingError, match="is not a directory but a file") as caught:
         trained(settings, telemetry=telemetry)
-    assert (caught.value.verdict, caught.value.collective) == (ExitStatus.CONFIGURATION_REFUSED, True)
+    assert (caught.value.verdict, caught.value.collective) == (ExitStatus.INVALID_CONFIGURATION, True)
     assert telemetry.heartbeat.step == 0
 
 
@@ -120,6 +120,6 @@ def test_train_mixed_precision_with_mixup_stays_finite(settings, mode):
     settings |= {"precision": {"mode": mode}, "mixup": 0.2, "labelSmoothing": 0.1, "batchSize": 8}
     settings["data"] = {"format": "synthetic", "syntheticImages": 24}
     report = trained(settings)
-    assert report.verdict == "finished"
+    assert report.verdict == "completed"
     assert report.progress.loss is not None
     assert math.isfinite(report.progress.loss)

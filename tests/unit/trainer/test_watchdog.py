@@ -82,7 +82,7 @@ def test_watchdog_stuck_rank_reported_with_stack(started):
     code, message, rank, stacks = ended(waiting)
     assert (code, rank) == (8, 1)
     assert "rank 1 is in data_wait after step 5 for" in message
-    assert "rank 1 stands at:" in stacks
+    assert "stack trace of rank 1:" in stacks
     assert stacks.count("reads_a_disk_that_never_answers") >= 2
     assert stuck.poll() is None
 

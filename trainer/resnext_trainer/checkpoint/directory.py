@@ -68,7 +68,7 @@ def located(config: Training, environment: Mapping[str, str]) -> Training:
 def prepare(path: str, environment: Mapping[str, str]) -> None:
     """Creates the directory if it is missing and tests that checkpoints can be written there.
 
-    Raises TrainingError: CONFIGURATION_REFUSED with owner, mode and remedy where only a person can help; where the
+    Raises TrainingError: INVALID_CONFIGURATION with owner, mode and remedy where only a person can help; where the
     fault may pass CHECKPOINT_NOT_SAVED for a full disk, SYSTEM_ERROR for the rest (an I/O error, a stale mount).
     """
     root = environment.get(ROOT)
@@ -269,4 +269,4 @@ def _nearest(path: str) -> str:
 
 
 def _refused(message: str) -> TrainingError:
-    return TrainingError(ExitStatus.CONFIGURATION_REFUSED, message)
+    return TrainingError(ExitStatus.INVALID_CONFIGURATION, message)

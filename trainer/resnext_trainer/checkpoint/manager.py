@@ -161,10 +161,10 @@ class CheckpointManager:
         if shapes != {name: array.shape for name, array in arrays.items()}:
             continues = self._config.checkpoint.on_mismatch == "continue"
             raise TrainingError(
-                ExitStatus.CONFIGURATION_REFUSED,
-                f"the checkpoint {saved.path} is of another network than {self._config.model.architecture} with "
-                f"{self._config.model.classes} classes (emaDecay {self._config.ema_decay:g}): set checkpoint.path, or "
-                "the volume behind it, to another one"
+                ExitStatus.INVALID_CONFIGURATION,
+                f"the checkpoint {saved.path} was saved from a different model than "
+                f"{self._config.model.architecture} with {self._config.model.classes} classes (emaDecay "
+                f"{self._config.ema_decay:g}): set checkpoint.path, or the volume behind it, to another one"
                 + (", or checkpoint.onMismatch to warmStart or restart" if continues else ""),
             )
         for name, variable in variables.items():

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic.alias_generators import to_camel
 
+from resnext_trainer.checkpoint import renamed_fields
 from resnext_trainer.config.models import Training
 from resnext_trainer.data.fingerprint import Fingerprint
 
@@ -42,6 +43,11 @@ class Provenance(BaseModel):
     attempt: int = 0
     version: str = ""
     """Of the trainer."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_current_names(cls, stored: Any) -> Any:
+        return renamed_fields.with_current_names(stored) if isinstance(stored, Mapping) else stored
 
 
 def dumped(config: Training) -> dict[str, Any]:

@@ -197,7 +197,7 @@ class Resumption:
             raise self._refused(str(error)) from None
 
     def _refused(self, message: str) -> TrainingError:
-        return TrainingError(ExitStatus.CONFIGURATION_REFUSED, message)
+        return TrainingError(ExitStatus.INVALID_CONFIGURATION, message)
 
     def _provenance(
         self,
@@ -237,7 +237,7 @@ def _explained(root: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _PERMANENT:
-            verdict, remedy = ExitStatus.CONFIGURATION_REFUSED, "change its owner or mode, or set checkpoint.path"
+            verdict, remedy = ExitStatus.INVALID_CONFIGURATION, "change its owner or mode, or set checkpoint.path"
         elif error.errno in (errno.ENOSPC, errno.EDQUOT):
             verdict, remedy = ExitStatus.CHECKPOINT_NOT_SAVED, "free space on the volume"
         else:

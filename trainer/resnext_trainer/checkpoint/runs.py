@@ -85,7 +85,7 @@ def current(root: Path) -> Run | None:
             raise ValueError(f"{pointer.run!r} is not the name of a run")
     except (ValueError, ValidationError) as error:
         raise TrainingError(
-            ExitStatus.NO_GOOD_CHECKPOINT, f"{file} does not name a run ({error}): {_how_to_choose(root)}"
+            ExitStatus.NO_VALID_CHECKPOINT, f"{file} does not name a run ({error}): {_how_to_choose(root)}"
         ) from None
     return _run(root, pointer.run)
 
@@ -138,7 +138,7 @@ def check_format(stored: Any, file: Path) -> None:
         raise ValueError(f"its format is {form!r}")
     if form > FORMAT:
         raise TrainingError(
-            ExitStatus.CONFIGURATION_REFUSED,
+            ExitStatus.INVALID_CONFIGURATION,
             f"{file} is of checkpoint format {form}, written by version {stored.get('version', 'unknown')}; this is "
             f"version {version()}, which reads formats up to {FORMAT}: use the later version, or set "
             "checkpoints.subPath or checkpoint.path to another directory",
@@ -150,7 +150,7 @@ def _without_pointer(root: Path) -> Run | None:
         return Run(root)
     # A process that ended before it made its run the current one leaves a directory without checkpoints.
     if next(root.glob(f"{_RUNS}/*/{_TOP[0]}"), None):
-        raise TrainingError(ExitStatus.NO_GOOD_CHECKPOINT, f"{root / _POINTER} is missing: {_how_to_choose(root)}")
+        raise TrainingError(ExitStatus.NO_VALID_CHECKPOINT, f"{root / _POINTER} is missing: {_how_to_choose(root)}")
     return None
 
 
@@ -167,7 +167,7 @@ def _run(root: Path, name: str) -> Run:
     for each in (folder.parent, folder):
         if each.is_symlink():
             raise TrainingError(
-                ExitStatus.CONFIGURATION_REFUSED,
+                ExitStatus.INVALID_CONFIGURATION,
                 f"{each} is a symbolic link, and checkpoints are only written to real directories: replace it",
             )
     return Run(folder, name)

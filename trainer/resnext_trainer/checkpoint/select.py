@@ -37,7 +37,7 @@ def select(source: Path | Run, prefer: str | None = None, *, skip_damaged_best: 
     4. The initial weights, which depend on the seed alone.
 
     Raises DamagedCheckpointError where a single or the best checkpoint is not whole; `skip_damaged_best` takes the
-    newest instead of such a best one. Raises TrainingError where a run has checkpoints and none is whole.
+    newest instead of such a best one. Raises TrainingError where a run has checkpoints and none is valid.
     """
     if isinstance(source, Run):
         folder = source.folder

@@ -140,7 +140,7 @@ def best(folder: Path) -> Checkpoint | None:
     except FileNotFoundError:
         return None
     except CORRUPT_CHECKPOINT_ERRORS as error:
-        log.warning("%s is not whole (%s); the next evaluation writes another", kept, error)
+        log.warning("%s is incomplete (%s); the next evaluation writes another", kept, error)
         return None
 
 
@@ -151,12 +151,12 @@ def newest(folder: Path) -> Checkpoint | None:
         try:
             return read(candidate)
         except CORRUPT_CHECKPOINT_ERRORS as error:
-            log.warning("%s is not whole (%s); taking the one before", candidate, error)
+            log.warning("%s is incomplete (%s); using the previous one", candidate, error)
     if found:
         raise TrainingError(
-            ExitStatus.NO_GOOD_CHECKPOINT,
-            f"{folder} holds {len(found)} checkpoints and none is whole; the newest is {found[0][1].name}: "
-            "restore one, or empty the folder to begin anew",
+            ExitStatus.NO_VALID_CHECKPOINT,
+            f"{folder} holds {len(found)} checkpoints and none is valid; the newest is {found[0][1].name}: restore "
+            "one, or empty the directory to start over",
         )
     return None
 

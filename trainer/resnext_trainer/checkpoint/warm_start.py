@@ -41,10 +41,11 @@ def match_weights(shapes: Mapping[str, tuple[int, ...]], arrays: Arrays, path: s
     unfit = [name for name in shapes if name not in fitting]
     if others := [name for name in unfit if not name.startswith(HEAD)]:
         raise _refused(
-            f"{field} {path}", f"it is of another network: {others[0]} has another shape there, or is missing"
+            f"{field} {path}",
+            f"it was saved from a different model: {others[0]} has another shape there, or is missing",
         )
     return {name: array for name, array in fitting.items() if not (unfit and name.startswith(HEAD))}
 
 
 def _refused(origin: str, why: str) -> TrainingError:
-    return TrainingError(ExitStatus.CONFIGURATION_REFUSED, f"{origin}, and {why}: set another")
+    return TrainingError(ExitStatus.INVALID_CONFIGURATION, f"{origin}, and {why}: set another")

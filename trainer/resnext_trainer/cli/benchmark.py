@@ -14,11 +14,11 @@ def add(commands: Commands) -> None:
         _run,
         "Percentiles are of the time of a step, waiting for its batch included. Under mpirun, all ranks' images count.",
     )
-    benchmark.add_argument("what", choices=("training", "inference", "input"), help="what a step is")
+    benchmark.add_argument("what", choices=("training", "inference", "input"), help="workload to time")
     config_options(benchmark)
-    benchmark.add_argument("--synthetic", action="store_true", help="noise in place of the images of data.path")
-    benchmark.add_argument("--steps", type=positive, default=100, help="steps that are timed")
-    benchmark.add_argument("--warm-up", type=positive, default=10, metavar="STEPS", help="steps before, not counted")
+    benchmark.add_argument("--synthetic", action="store_true", help="use random images")
+    benchmark.add_argument("--steps", type=positive, default=100, help="timed steps")
+    benchmark.add_argument("--warm-up", type=positive, default=10, metavar="STEPS", help="warm-up steps")
     benchmark.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -134,7 +134,7 @@ def count_images(config: Training, given: int | None) -> Images:
     if not Path(path).exists():
         if config.model.classes != _IMAGENET_CLASSES:
             raise TrainingError(
-                ExitStatus.DATA_REFUSED,
+                ExitStatus.INVALID_DATA,
                 f"data.path: {path} does not exist, and ImageNet's counts apply to {_IMAGENET_CLASSES} classes only, "
                 f"not to {config.model.classes}: pass --images with the number of training images",
             )

@@ -23,26 +23,31 @@ def add(commands: Commands) -> None:
         "prepare",
         "write a folder of class folders as shards with indexes",
         _prepare,
-        "JPEGs are stored as they are, other images as JPEGs of quality 95, on all cores. Killed, it goes on where it "
-        "was when it is run again. Labels count from 1 in the order of the folders' names, which labels.txt keeps. "
-        "The images are only read. Only files with a picture's extension are used; the others are counted and named, "
+        "JPEGs are stored as they are, other images as JPEGs of quality 95, on all cores. Resumable: run it again "
+        "after an interruption. Labels count from 1 in the order of the folders' names, which labels.txt keeps. The "
+        "images are only read. Only files with a picture's extension are used; the others are counted and named, "
         "hidden ones ignored. 16 bits are scaled to 8, and transparency is composited on white.",
     )
-    prepare.add_argument("--input", type=Path, required=True, metavar="DIR", help="folder with a folder for each class")
+    prepare.add_argument(
+        "--input", type=Path, required=True, metavar="DIR", help="directory with one subdirectory per class"
+    )
     prepare.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the shards")
     held = prepare.add_mutually_exclusive_group()
     held.add_argument(
         "--validation", type=Path, metavar="DIR", help="folder with class folders of images to validate with"
     )
     held.add_argument(
-        "--held-out", type=share, default=0.1, metavar="SHARE", help="share of each class to validate with instead"
+        "--validation-fraction",
+        type=share,
+        default=0.1,
+        metavar="FRACTION",
+        help="fraction of each class to validate with instead",
     )
     prepare.add_argument("--shard-images", type=positive, default=1250, metavar="N", help="images in a shard")
     prepare.add_argument(
         "--skip-bad",
         action="store_true",
-        help="skip files that are no images, links that lead nowhere and files that cannot be read, and name them, "
-        "instead of failing",
+        help="skip (and list) non-image files, broken links and unreadable files instead of failing",
     )
 
     digits = command(data, "digits", "write scikit-learn's 1,797 handwritten digits as a data set", _digits)
@@ -54,7 +59,8 @@ def add(commands: Commands) -> None:
         "validate",
         "read every record: checksums, labels, and whether its picture decodes",
         _validate,
-        "Bad records are counted by cause, and the first 20 named by file and offset; exit code 3 if there is any.",
+        "Bad records are counted by cause, and the first 20 are listed by file and offset; exit code 3 if there is "
+        "any.",
     )
     index.add_argument("--path", required=True, help="folder with the shards train-* and validation-*")
     validate.add_argument(
@@ -67,7 +73,7 @@ def add(commands: Commands) -> None:
         "--format", choices=("tfrecord", "folder"), help="what the folder holds; found out if omitted"
     )
     for with_shards in (index, validate):
-        with_shards.add_argument("--index-path", help="folder of the indexes, if it is another")
+        with_shards.add_argument("--index-path", help="directory for index files (default: next to the shards)")
         with_shards.add_argument(
             "--incomplete-shards",
             choices=("refuse", "allow"),
@@ -98,10 +104,10 @@ def _prepare(options: argparse.Namespace) -> int:
             raise tfrecord.data_error(
                 f"--output {printable(options.output)} lies in {printable(source)}, which is only read: choose another"
             )
-    plan = prepare.plan(options.input, options.validation, options.held_out, options.shard_images)
+    plan = prepare.plan(options.input, options.validation, options.validation_fraction, options.shard_images)
     with progress("images", sum(map(len, plan.splits.values()))) as advance:
         done = prepare.carry_out(plan, options.input, options.output, skip_bad=options.skip_bad, advance=advance)
-    _print_problems("left out", done.skipped)
+    _print_problems("skipped", done.skipped)
     _print_problems("not used", plan.unused)
     for split, records in done.records.items():
         print(f"{split}: {plan.shards(split)} shards, {records:,} records")
@@ -114,7 +120,7 @@ def _digits(options: argparse.Namespace) -> int:
     from resnext_trainer.data.datasets import digits
 
     made = digits.prepare(options.output)
-    print(f"{printable(options.output)}: {'written' if made else 'is there already'}")
+    print(f"{printable(options.output)}: {'written' if made else 'already exists'}")
     return 0
 
 
@@ -170,7 +176,7 @@ def _validate(options: argparse.Namespace) -> int:
     _print_problems("not used", unused)
     if len(problems):
         print(f"{len(problems):,} bad records", file=sys.stderr)
-        return ExitStatus.DATA_REFUSED.value
+        return ExitStatus.INVALID_DATA.value
     return 0
 
 

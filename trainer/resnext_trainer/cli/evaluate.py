@@ -59,7 +59,7 @@ def _run(options: argparse.Namespace) -> int:
         network, source = runtime.opened
         if not source.validation_images:
             raise TrainingError(
-                ExitStatus.CONFIGURATION_REFUSED,
+                ExitStatus.INVALID_CONFIGURATION,
                 "synthetic data has no validation images: set data.format",
                 collective=True,
             )

@@ -24,9 +24,9 @@ def add(commands: Commands) -> None:
         "export",
         "write a trained network as SavedModel and ONNX",
         _run,
-        "uint8 images [batch, size, size, 3] in, logits out, the normalisation inside, float32. Each is loaded again "
-        "and held against the trainer's own logits; the largest difference is printed. model.json lies beside them, "
-        "and labels.txt if the classes have names. " + CHECKPOINT_SETTINGS,
+        "uint8 images [batch, size, size, 3] in, logits out, the normalisation inside, float32. Each export is "
+        "reloaded and checked against the trainer's logits; the largest difference is printed. model.json lies "
+        "beside them, and labels.txt if the classes have names. " + CHECKPOINT_SETTINGS,
     )
     config_options(export)
     checkpoint_option(export)
@@ -49,7 +49,7 @@ def _run(options: argparse.Namespace) -> int:
     network = found.load_model(bring_up_alone(config).device)
     for form in dict.fromkeys(options.format or _FORMATS):
         done = export.write(network, config.model.image_size, options.output, form)
-        print(f"{done.path}: logits up to {done.greatest:.3g}, largest difference {done.difference:.3g}")
+        print(f"{done.path}: max |logit| {done.greatest:.3g}, max difference {done.difference:.3g}")
     facts = {
         "architecture": config.model.architecture,
         "classes": config.model.classes,

@@ -10,16 +10,16 @@ def add(commands: Commands) -> None:
     inspect = command(
         commands,
         "inspect",
-        "print what a configuration means, without training",
+        "print the resolved configuration, model size and schedule",
         _run,
         "Every field of the resolved configuration, the network, its steps and learning rates. If data.path does not "
         "exist, 1000 classes are taken for ImageNet's 1,281,167 training and 50,000 validation images.",
     )
     config_options(inspect)
-    inspect.add_argument("--world", type=positive, default=1, help="number of ranks")
-    inspect.add_argument("--images", type=positive, help="training images, instead of those in data.path")
+    inspect.add_argument("--world-size", type=positive, default=1, help="number of ranks")
+    inspect.add_argument("--images", type=positive, help="override the number of training images")
     inspect.add_argument(
-        "--at", type=_step, action="append", default=[], metavar="STEP", help="a step to tell the learning rate of"
+        "--at", type=_step, action="append", default=[], metavar="STEP", help="also print the learning rate at STEP"
     )
     inspect.add_argument("--json", action="store_true", help="print JSON")
 
@@ -37,6 +37,6 @@ def _run(options: argparse.Namespace) -> int:
 
     images = config_summary.count_images(config, options.images)
     config_summary.show(
-        config_summary.summarize_config(config, options.world, images, options.at), as_json=options.json
+        config_summary.summarize_config(config, options.world_size, images, options.at), as_json=options.json
     )
     return 0

@@ -43,8 +43,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="resnext-train",
         formatter_class=Help,
         description="Train ResNeXt image classifiers, on one machine or on many.",
-        epilog="Exit codes: 0 finished, 1 crashed, 2 configuration refused, 3 data refused, 4 loss not finite, "
-        "5 wrong number of ranks, 6 a worker unreachable, 7 no usable GPU, 8 a rank hung, 9 no good checkpoint, "
+        epilog="Exit codes: 0 completed, 1 crashed, 2 invalid configuration, 3 invalid data, 4 non-finite loss, "
+        "5 wrong number of ranks, 6 a worker unreachable, 7 no usable GPU, 8 a rank hung, 9 no valid checkpoint, "
         "10 last checkpoint not saved, 11 checkpoint directory locked, 12 operating-system error, "
         "75 stopped after a checkpoint.",
     )

@@ -51,7 +51,7 @@ def config_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=argparse.SUPPRESS,
         metavar="FILE",
-        help="JSON or YAML of spec.training, or a whole ResNeXtTraining; the published recipe without it",
+        help="JSON or YAML of spec.training, or a whole ResNeXtTraining (default: the published recipe)",
     )
     parser.add_argument(
         "--set",
@@ -59,7 +59,7 @@ def config_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         dest="assignments",
         metavar="FIELD=VALUE",
-        help="a field over the file's, such as data.path=/data; repeat for more",
+        help="override a field, e.g. data.path=/data; repeat for more",
     )
 
 
@@ -75,7 +75,7 @@ def read_config(options: argparse.Namespace) -> "Training":
         config = loading.read(getattr(options, "config", None), options.assignments)
         return directory.located(config, os.environ)
     except InvalidConfig as error:
-        raise TrainingError(ExitStatus.CONFIGURATION_REFUSED, str(error)) from None
+        raise TrainingError(ExitStatus.INVALID_CONFIGURATION, str(error)) from None
 
 
 def at_a_terminal(run: Run) -> Run:
@@ -114,8 +114,8 @@ def checkpoint_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         metavar="best|newest|DIR",
-        help="the one of checkpoint.path to take, or the folder of a checkpoint, of a run or of its runs; the best, or "
-        "the newest where none is the best yet",
+        help="checkpoint to load, or the directory of a checkpoint, of a run or of its runs (default: best, else "
+        "newest)",
     )
 
 
@@ -125,7 +125,7 @@ def labels_option(parser: argparse.ArgumentParser) -> None:
         "--labels",
         type=Path,
         metavar="FILE",
-        help="names of the classes, one a line, instead of those in the checkpoint",
+        help="class names, one per line (default: those in the checkpoint, else indices)",
     )
 
 

@@ -13,11 +13,11 @@ _KEYS = Path("/etc/resnext/ssh")
 
 def add(commands: Commands) -> None:
     """Adds the commands."""
-    worker = command(commands, "worker", "the first process of a worker pod: sshd, and care of the ranks", _worker)
+    worker = command(commands, "worker", "entry point of worker pods (sshd + rank supervision)", _worker)
     _pod_options(worker)
     worker.add_argument("--health-port", type=int, default=9429, help="port of /readyz and /healthz")
 
-    launch = command(commands, "launch", "start one attempt on the workers and report its verdict", _launch)
+    launch = command(commands, "launch", "internal: run one attempt and report its exit status", _launch)
     _pod_options(launch)
     launch.add_argument(
         "--config", type=Path, required=True, help="the configuration, at the same path in every worker"
@@ -26,11 +26,11 @@ def add(commands: Commands) -> None:
     launch.add_argument(
         "--host", action="append", required=True, metavar="NAME:SLOTS", help="a worker; repeat for each"
     )
-    launch.add_argument("--deadline", type=float, default=300, metavar="SECONDS", help="time for all workers to answer")
-
-    rank = command(
-        commands, "rank", "what mpirun starts on a worker: becomes `train` with the pod's environment", _rank
+    launch.add_argument(
+        "--connect-timeout", type=float, default=300, metavar="SECONDS", help="timeout for reaching all workers"
     )
+
+    rank = command(commands, "rank", "internal: exec `train` with the pod's environment", _rank)
     rank.add_argument("--run-dir", type=Path, default=_RUN_DIR, help="the worker's scratch folder")
     rank.add_argument("--config", type=Path, required=True, help="the configuration")
     rank_options(rank, with_workers=True, world_required=True)
@@ -41,7 +41,7 @@ def _pod_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--ssh-port", type=int, default=2222, help="port of the workers' sshd")
     command.add_argument("--run-dir", type=Path, default=_RUN_DIR, help="scratch folder, the same in every pod")
     command.add_argument(
-        "--termination-log", type=Path, default=Path("/dev/termination-log"), help="where Kubernetes looks for the end"
+        "--termination-log", type=Path, default=Path("/dev/termination-log"), help="path of the termination message"
     )
 
 
@@ -68,14 +68,14 @@ def _launch(options: argparse.Namespace) -> int:
         launcher.Options(
             config=options.config,
             attempt=options.attempt,
-            world=options.world,
+            world=options.world_size,
             hosts=hosts,
             keys=options.keys,
             run_dir=options.run_dir,
             termination_log=options.termination_log,
             ssh_port=options.ssh_port,
             metrics_port=options.metrics_port,
-            deadline=options.deadline,
+            deadline=options.connect_timeout,
         )
     )
 
@@ -83,7 +83,7 @@ def _launch(options: argparse.Namespace) -> int:
 def _rank(options: argparse.Namespace) -> int:
     from resnext_trainer.runtime import rank_exec
 
-    arguments = ["--config", options.config, "--attempt", options.attempt, "--workers", options.workers]
-    arguments += ["--world", options.world, "--metrics-port", options.metrics_port]
+    arguments = ["--config", options.config, "--attempt", options.attempt, "--num-workers", options.num_workers]
+    arguments += ["--world-size", options.world_size, "--metrics-port", options.metrics_port]
     rank_exec.exec_trainer(options.run_dir, [str(argument) for argument in arguments])
     return 0

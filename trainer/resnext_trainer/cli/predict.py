@@ -23,10 +23,11 @@ def add(commands: Commands) -> None:
     predict = command(
         commands,
         "predict",
-        "print the likeliest classes of images as JSON lines",
+        "print top-k classes as JSON lines",
         _run,
         'One object an image, in order: {"file", "classes": [{"name", "number", "probability"}, …]}, or {"file", '
-        '"error"} where it is none; then the exit code is 3. A class without a name has no "name". Images are cut as '
+        '"error"} if it is not an image; then the exit code is 3. A class without a name has no "name". Images are '
+        "cut as "
         "in evaluation, computed in float32. " + CHECKPOINT_SETTINGS,
     )
     predict.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder, or - for standard input")
@@ -53,7 +54,7 @@ def _run(options: argparse.Namespace) -> int:
         partial(eval_step, network), found.config, files, options.top, sys.stdin.buffer
     ):
         if isinstance(guessed, str):
-            code = ExitStatus.DATA_REFUSED.value
+            code = ExitStatus.INVALID_DATA.value
             print(json.dumps({"file": file, "error": guessed}), flush=True)
         else:
             classes = [

@@ -12,10 +12,9 @@ def add(commands: Commands) -> None:
     report = command(
         commands,
         "report",
-        "draw a run's loss, accuracy, speed and time shares on one HTML page",
+        "render a run's log.jsonl as a self-contained HTML report; works during a run",
         _run,
-        "The page loads nothing from elsewhere. What it shows is the log.jsonl that a training keeps beside its "
-        "checkpoints; a run that still goes on has one, too.",
+        "The page loads nothing from elsewhere; a training keeps its log.jsonl next to its checkpoints.",
     )
     report.add_argument("folder", type=Path, metavar="RUN", help="checkpoint.path, a run in it, or a log.jsonl")
     report.add_argument("--output", type=Path, default=Path("report.html"), metavar="FILE", help="the page to write")
@@ -31,5 +30,5 @@ def _run(options: argparse.Namespace) -> int:
     options.output.write_text(html_report.render(log, getattr(options, "title", folder.name)), encoding="utf-8")
     print(f"{options.output}: {len(log.entries):,} entries up to step {log.entries[-1].step:,}")
     if log.unreadable:
-        print(f"{log.unreadable:,} lines were no entries and are left out", file=sys.stderr)
+        print(f"skipped {log.unreadable:,} unparsable lines", file=sys.stderr)
     return 0

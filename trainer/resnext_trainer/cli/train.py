@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 def add(commands: Commands) -> None:
     """Adds the command."""
-    train = command(commands, "train", "train on this machine, or as one rank under mpirun", _run)
+    train = command(commands, "train", "train locally, or as one MPI rank", _run)
     config_options(train)
     rank_options(train, with_workers=True, world_required=False)
 
 
 def rank_options(parser: argparse.ArgumentParser, *, with_workers: bool, world_required: bool) -> None:
     """What a launcher tells a rank."""
-    parser.add_argument("--attempt", type=int, default=1, help="which launch of this training it is")
+    parser.add_argument("--attempt", type=int, default=1, help="attempt number")
     if with_workers:
-        parser.add_argument("--workers", type=int, help="pods that there must be; any number if left out")
-    parser.add_argument("--world", type=int, required=world_required, help="ranks that there must be")
+        parser.add_argument("--num-workers", type=int, help="expected number of worker pods (default: any)")
+    parser.add_argument("--world-size", type=int, required=world_required, help="expected number of ranks")
     parser.add_argument("--metrics-port", type=int, default=9430, help="port of the first local rank's /metrics")
 
 
@@ -82,7 +82,7 @@ def _trained(options: argparse.Namespace, requests: "Requests") -> "TerminationR
     try:
         parts.server.start(port)
     except OSError as error:
-        parts.console.note(f"no metrics: port {port}: {error.strerror}")
+        parts.console.note(f"metrics disabled: cannot bind port {port}: {error.strerror}")
     try:
         with Watchdog(parts.heartbeat, config.stall_timeout_seconds):
             from resnext_trainer.training import entrypoint
@@ -90,8 +90,8 @@ def _trained(options: argparse.Namespace, requests: "Requests") -> "TerminationR
             return entrypoint.run(
                 config,
                 attempt=options.attempt,
-                workers=options.workers,
-                world=options.world,
+                workers=options.num_workers,
+                world=options.world_size,
                 telemetry=parts,
                 requests=requests,
             )

@@ -7,7 +7,7 @@ from typing import Any
 
 from resnext_trainer.config.manifest_yaml import InvalidManifest
 
-GROUP, VERSION, KIND = "resnext.dev", "v1alpha1", "ResNeXtTraining"
+GROUP, VERSION, KIND = "resnext.dev", "v1alpha2", "ResNeXtTraining"
 
 SPEC_FIELDS = (
     *("training", "image", "imagePullPolicy", "imagePullSecrets", "workers", "launcher", "dataset", "checkpoints"),

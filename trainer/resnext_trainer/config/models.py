@@ -48,13 +48,13 @@ class Custom(Config):
     """Channels of one group in the first stage."""
 
     channels: Annotated[int, Field(ge=8, le=4096)] = 256
-    """Channels out of a block of the first stage."""
+    """Output channels of a block of the first stage."""
 
     squeeze: Annotated[int, Field(ge=1, le=64)] | None = None
     """Squeeze and excitation on the block's output, with this many times fewer channels; left out, none."""
 
     stem: Annotated[int, Field(ge=1, le=1024)] = 64
-    """Channels out of the first convolution."""
+    """Output channels of the first convolution."""
 
     small_images: bool = False
     """A 3x3 first convolution in place of 7x7/2 and a max-pool, for images of about 32 pixels."""
@@ -81,11 +81,11 @@ class Model(Config):
     padding: Literal["same", "symmetric"] = "same"
     """How strided convolutions pad: same is TensorFlow's, symmetric is PyTorch's, for weights that come from there."""
 
-    init_fan: Literal["in", "out"] = "in"
-    """By which connections the first weights' variance is scaled: those into a unit, or those out of it."""
+    init_mode: Literal["fan_in", "fan_out"] = "fan_in"
+    """Initialization mode: fan-in or fan-out (He)."""
 
     zero_init_gamma: bool = False
-    """Begin with the last batch norm scale of each block at zero, so that blocks pass on their input."""
+    """Zero-initialize the last gamma of each residual block."""
 
     classes: Annotated[int, Field(ge=2, le=100_000)] = 1000
     """Number of classes."""
@@ -126,27 +126,27 @@ class Optimizer(Config):
     warmup_epochs: Annotated[float, Field(ge=0, le=MOST_EPOCHS)] = 5.0
     """Epochs of linear warm-up from zero to the scaled peak; at most epochs."""
 
-    warmup_from_batch: Annotated[int, Field(ge=1, le=1_000_000_000)] = 512
+    warmup_min_global_batch: Annotated[int, Field(ge=1, le=1_000_000_000)] = 512
     """Global batch from which on there is a warm-up; smaller ones start at the peak."""
 
     gradient_compression: Literal["none", "fp16"] = "none"
-    """How gradients travel between ranks: as they are, or rounded to float16 on the wire."""
+    """Gradient compression for all-reduce."""
 
 
 class Augmentation(Config):
     """How a training image is cut from its picture."""
 
     crop_area: Annotated[tuple[Share, ...], Field(min_length=2, max_length=2)] = (0.08, 1.0)
-    """Least and greatest share of the picture's area in a random crop."""
+    """Area range of a random resized crop, as fractions of the picture."""
 
     crop_ratio: Annotated[tuple[Annotated[float, Field(gt=0, le=1000)], ...], Field(min_length=2, max_length=2)] = (
         3 / 4,
         4 / 3,
     )
-    """Least and greatest aspect ratio (width over height) of a random crop."""
+    """Aspect ratio range (width over height) of a random resized crop."""
 
     flip: bool = True
-    """Mirror half of the images, left to right."""
+    """Random horizontal flip."""
 
     rules = (
         Rule(
@@ -214,7 +214,7 @@ class Data(Config):
     synthetic_images: Annotated[int, Field(ge=1, le=1_000_000_000)] = 1_281_167
     """Training images in an epoch of synthetic data."""
 
-    bad_records: Annotated[Share, RUN] = 0.0
+    max_bad_record_fraction: Annotated[Share, RUN] = 0.0
     """Share of each split's records that may be unreadable, no JPEG or wrongly labelled: they are skipped and named."""
 
     rules = (
@@ -230,7 +230,7 @@ class Data(Config):
 class Evaluation(Config):
     """When and how accuracy is measured: on every image of the validation set, once."""
 
-    every_epochs: Epochs = 1
+    interval_epochs: Epochs = 1
     """Epochs between two evaluations; the last epoch is always evaluated."""
 
     crop_fraction: Annotated[float, Field(gt=0, le=1), RECIPE] = 0.875
@@ -250,10 +250,10 @@ class Checkpoint(Config):
     lock_timeout_seconds: Annotated[int, Field(ge=1, le=540), HERE] = 120
     """How long to wait for another training that writes to the same checkpoints, before this attempt fails."""
 
-    every_epochs: Epochs = 1
+    interval_epochs: Epochs = 1
     """Epochs between two checkpoints; one is also written at the end and when asked to stop."""
 
-    every_minutes: Annotated[float, Field(ge=0, le=10_080)] = 15.0
+    interval_minutes: Annotated[float, Field(ge=0, le=10_080)] = 15.0
     """Minutes after which a checkpoint is also written within an epoch, on all ranks at one step; 0 writes none."""
 
     save_timeout_seconds: Annotated[int, Field(ge=1, le=86_400), HERE] = 600
@@ -261,14 +261,7 @@ class Checkpoint(Config):
     the attempt ends with exit status 10. When asked to stop it also ends before the pod's termination grace period."""
 
     keep: Annotated[int, Field(ge=2, le=1_000_000)] = 3
-    """How many of the newest checkpoints stay, at least two: one may be cut short. The best by top-1 is kept apart."""
-
-
-class StopAt(Config):
-    """A goal that ends the training before its last epoch."""
-
-    top1: Annotated[float, Field(gt=0, le=1)] | None = None
-    """End as finished once an evaluation's top-1 accuracy reaches this share."""
+    """Number of recent checkpoints to keep (min 2: the latest may be incomplete). The best by top-1 is kept apart."""
 
 
 _EPOCHS_OF_PRESET = "".join(
@@ -294,7 +287,7 @@ class Training(Config):
     """Images per rank and step. Left out, it follows the precision: fp16 and bf16 256, tf32 128, fp32 64."""
 
     gradient_accumulation: Annotated[int, Field(ge=1, le=1024), RUN] = 1
-    """Batches whose gradients each rank averages before an update: it is that of a batch so many times as large."""
+    """Gradient-accumulation steps; multiplies the effective batch size."""
 
     optimizer: Annotated[Optimizer, RECIPE] = Optimizer()
     """SGD with momentum and its learning rate."""
@@ -303,7 +296,7 @@ class Training(Config):
     """Decay per step of a moving average of the weights, which is then what accuracy and best go by; 0 keeps none."""
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1), RECIPE] = 0.1
-    """Share of the target spread evenly over all classes in training."""
+    """Label-smoothing factor."""
 
     mixup: Annotated[float, Field(ge=0, le=1000), RECIPE] = 0.0
     """MixUp's alpha (Zhang et al. 2018, arXiv:1710.09412); 0 is off."""
@@ -330,7 +323,7 @@ class Training(Config):
     """What is saved, and how often."""
 
     initial_checkpoint: Annotated[Path | None, RECIPE] = None
-    """Checkpoint, run or checkpoint directory whose weights a new run starts from; it may have other classes."""
+    """Checkpoint, run or checkpoint directory to initialize from; the head may have a different number of classes."""
 
     seed: Annotated[int, Field(ge=0, lt=2**31), RECIPE] = 0
     """Seed of the weights and of the order of images."""
@@ -344,8 +337,8 @@ class Training(Config):
     profile_steps: Annotated[int, Field(ge=1, le=1000), HERE] = 10
     """Steps that rank 0 profiles when it gets SIGUSR1, into the run's tensorboard directory."""
 
-    stop_at: Annotated[StopAt, RUN] = StopAt()
-    """A goal that ends the training early."""
+    target_top1: Annotated[Annotated[float, Field(gt=0, le=1)] | None, RUN] = None
+    """End as completed once an evaluation's top-1 accuracy reaches this fraction."""
 
     stall_timeout_seconds: Annotated[int, Field(ge=10, le=2**31 - 1), HERE] = 600
     """A rank that finishes no step and no evaluation batch for this long ends the attempt as hung; before its first

@@ -67,7 +67,7 @@ class BadRecords:
     def _check(self, split: str, count: int, last: str, *, collective: bool = False) -> None:
         if count > self._share * self._records[split]:
             raise data_error(
-                f"{count:,} of {self._records[split]:,} {split} records are bad, and data.badRecords allows a share "
-                f"of {self._share:g}: {last}",
+                f"{count:,} of {self._records[split]:,} {split} records are bad, and data.maxBadRecordFraction "
+                f"allows a share of {self._share:g}: {last}",
                 collective=collective,
             )

@@ -38,10 +38,10 @@ def from_file(file: Path, count: int) -> Names:
     try:
         found = labels.read(file)
     except (OSError, ValueError) as error:
-        raise TrainingError(ExitStatus.CONFIGURATION_REFUSED, f"{file} cannot be read: {error}") from None
+        raise TrainingError(ExitStatus.INVALID_CONFIGURATION, f"{file} cannot be read: {error}") from None
     if len(found) != count:
         raise TrainingError(
-            ExitStatus.CONFIGURATION_REFUSED,
+            ExitStatus.INVALID_CONFIGURATION,
             f"{file} names {len(found)} classes, and spec.training.model.classes is {count}: "
             "give the file of this data set with --labels",
         )

@@ -35,7 +35,7 @@ def class_name(folder: str | os.PathLike[str]) -> str:
 
 def _refused(folder: str | os.PathLike[str], why: str) -> TrainingError:
     return TrainingError(
-        ExitStatus.DATA_REFUSED, f"{printable(folder)}: the name of this class folder {why}: rename it"
+        ExitStatus.INVALID_DATA, f"{printable(folder)}: the name of this class folder {why}: rename it"
     )
 
 

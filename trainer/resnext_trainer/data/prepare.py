@@ -80,22 +80,22 @@ class Prepared:
     """Files that are no images and were left out."""
 
 
-def plan(source: Path, validation: Path | None, held_out: float, shard_images: int) -> Plan:
+def plan(source: Path, validation: Path | None, validation_fraction: float, shard_images: int) -> Plan:
     """Labels in the order of the class folders' names; pictures shuffled, always alike.
 
-    Without a folder for validation, the share `held_out` of each class is kept for it, one picture at least.
+    Without a folder for validation, the share `validation_fraction` of each class is kept for it, one picture at least.
     """
     found = listing(source)
     training, others = found.classes, [found]
     classes = tuple(training)
     if len(classes) < 2:
         raise tfrecord.data_error(
-            f"{printable(source)} holds the class folder {classes[0]} alone: there is nothing to tell apart"
+            f"{printable(source)} holds the class folder {classes[0]} alone: at least two classes are required"
         )
     random = np.random.default_rng(0)
     shuffled = {name: [files[at] for at in random.permutation(len(files))] for name, files in training.items()}
     if validation is None:
-        count = {name: max(1, round(held_out * len(files))) for name, files in shuffled.items()}
+        count = {name: max(1, round(validation_fraction * len(files))) for name, files in shuffled.items()}
         if few := [name for name, files in shuffled.items() if len(files) < 2]:
             raise tfrecord.data_error(
                 f"{printable(source / few[0])} holds one image, and one must be held out: add images, or give "
@@ -215,7 +215,7 @@ def _claim(output: Path, wanted: Plan, source: Path) -> None:
         there = here
         if any(output.glob("train-*")) or any(output.glob("validation-*")):
             raise tfrecord.data_error(
-                f"{printable(output)} holds shards that were made by something else: choose another"
+                f"{printable(output)} contains shards from another source: choose another"
             ) from None
     except ValueError:
         there = None

@@ -69,7 +69,7 @@ class Batches:
         self._records: dict[str, ImageDataset] = {split: open_dataset(config, split) for split in (_TRAIN, _VALIDATION)}
         counts = {split: len(records) for split, records in self._records.items()}
         self.training_images, self.validation_images = counts[_TRAIN], counts[_VALIDATION]
-        self.bad = BadRecords(config.data.bad_records, counts)
+        self.bad = BadRecords(config.data.max_bad_record_fraction, counts)
 
     @property
     def examples(self) -> Mapping[str, ImageDataset]:
@@ -132,7 +132,7 @@ class Batches:
                 jpeg, cut = self._cut(jpeg, records, number, epoch)
                 return jpeg, cut, self._checked(label, records, number), number
         except TrainingError as reason:
-            if reason.verdict is not ExitStatus.DATA_REFUSED:
+            if reason.verdict is not ExitStatus.INVALID_DATA:
                 raise
             self.bad.add(split, number, reason)
             return None

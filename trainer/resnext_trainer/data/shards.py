@@ -54,7 +54,7 @@ _HEAD = 512
 
 def data_error(message: str, *, collective: bool = False) -> TrainingError:
     """The data's fault, in words."""
-    return TrainingError(ExitStatus.DATA_REFUSED, message, collective=collective)
+    return TrainingError(ExitStatus.INVALID_DATA, message, collective=collective)
 
 
 def find(folder: Path, split: str, *, incomplete: bool = False) -> tuple[Path, ...]:

@@ -51,7 +51,7 @@ def write(model: ResNeXt, image_size: int, output: Path, form: Format) -> Export
     """Writes one format; what has its name already is replaced. Raises TrainingError where the logits differ."""
     if form == "onnx" and (missing := [name for name in ("tf2onnx", "onnxruntime") if not _is_here(name)]):
         raise TrainingError(
-            ExitStatus.CONFIGURATION_REFUSED,
+            ExitStatus.INVALID_CONFIGURATION,
             f"ONNX needs {' and '.join(missing)}: install resnext-operator[onnx], or take --format saved-model alone",
         )
     output.mkdir(parents=True, exist_ok=True)

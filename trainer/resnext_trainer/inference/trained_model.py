@@ -75,14 +75,14 @@ def _settings(config: Training, provenance: Provenance | None, saved: SavedCheck
     try:
         return comparison.config()
     except InvalidConfig as error:
-        raise TrainingError(ExitStatus.CONFIGURATION_REFUSED, f"{saved.path}: {error}") from None
+        raise TrainingError(ExitStatus.INVALID_CONFIGURATION, f"{saved.path}: {error}") from None
 
 
 def _other_network(saved: SavedCheckpoint, why: str) -> TrainingError:
     return TrainingError(
-        ExitStatus.CONFIGURATION_REFUSED,
-        f"the checkpoint {saved.path} is of another network ({why}): leave out what --config and --set say about the "
-        "model, or give the checkpoint's own configuration",
+        ExitStatus.INVALID_CONFIGURATION,
+        f"the checkpoint {saved.path} was saved from a different model ({why}): leave out what --config and --set "
+        "say about the model, or give the checkpoint's own configuration",
     )
 
 
@@ -106,4 +106,4 @@ def _read(folder: Path, wanted: str | None) -> Checkpoint:
 
 
 def _no_checkpoint_error(message: str) -> TrainingError:
-    return TrainingError(ExitStatus.NO_GOOD_CHECKPOINT, message)
+    return TrainingError(ExitStatus.NO_VALID_CHECKPOINT, message)

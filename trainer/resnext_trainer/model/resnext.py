@@ -275,7 +275,7 @@ def build(
         seed,
         dtype,
         symmetric=model.padding == "symmetric",
-        fan_out=model.init_fan == "out",
+        fan_out=model.init_mode == "fan_out",
         zero_gamma=model.zero_init_gamma,
         native_groups=native_groups,
         onednn=onednn,

@@ -83,7 +83,7 @@ def initialize() -> Communicator:
         return Horovod()
     except ImportError as error:
         raise TrainingError(
-            ExitStatus.CONFIGURATION_REFUSED, f"several ranks need Horovod, which does not load here: {error}"
+            ExitStatus.INVALID_CONFIGURATION, f"several ranks need Horovod, which does not load here: {error}"
         ) from None
 
 
@@ -162,4 +162,4 @@ def _loads(library: str) -> bool:
 
 
 def _no_gpu(why: str) -> TrainingError:
-    return TrainingError(ExitStatus.NO_GPU, f"GPUs were asked for and cannot be used: {why}")
+    return TrainingError(ExitStatus.GPU_UNAVAILABLE, f"GPUs were asked for and cannot be used: {why}")

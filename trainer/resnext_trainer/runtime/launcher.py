@@ -28,10 +28,10 @@ _TERMINATION_MESSAGE = 4096
 _FINAL = {
     summarize.name.lower()
     for summarize in (
-        ExitStatus.CONFIGURATION_REFUSED,
-        ExitStatus.DATA_REFUSED,
-        ExitStatus.NOT_FINITE,
-        ExitStatus.NO_GOOD_CHECKPOINT,
+        ExitStatus.INVALID_CONFIGURATION,
+        ExitStatus.INVALID_DATA,
+        ExitStatus.NON_FINITE_LOSS,
+        ExitStatus.NO_VALID_CHECKPOINT,
     )
 }
 """Why no retry can help; one rank knows it, and the others only see that rank go."""
@@ -216,7 +216,7 @@ def command(options: Options) -> list[str]:
     rank = ["env", f"--block-signal={STOP.name},{PROFILE.name}"]
     rank += [sys.executable, "-m", "resnext_trainer", "rank", "--run-dir", str(options.run_dir)]
     rank += ["--config", str(options.config), "--attempt", str(options.attempt)]
-    rank += ["--workers", str(len(options.hosts)), "--world", str(options.world)]
+    rank += ["--num-workers", str(len(options.hosts)), "--world-size", str(options.world)]
     return [*mpirun, *rank, "--metrics-port", str(options.metrics_port)]
 
 

@@ -25,18 +25,18 @@ class Metrics:
         label = str(rank)
 
         def counter(name: str, text: str) -> Counter:
-            return Counter(f"resnext_train_{name}", text, ["rank"], registry=registry).labels(label)
+            return Counter(f"resnext_trainer_{name}", text, ["rank"], registry=registry).labels(label)
 
         def gauge(name: str, text: str) -> Gauge:
             # Not a number until it is known: a zero would be drawn, and a timestamp of zero would raise an alarm.
-            known_later = Gauge(f"resnext_train_{name}", text, ["rank"], registry=registry).labels(label)
+            known_later = Gauge(f"resnext_trainer_{name}", text, ["rank"], registry=registry).labels(label)
             known_later.set(math.nan)
             return known_later
 
         self._images = counter("images_total", "Training images that this rank has seen.")
         self._steps = counter("steps_total", "Steps that this rank has done.")
         self._step_duration = Histogram(
-            "resnext_train_step_duration_seconds",
+            "resnext_trainer_step_duration_seconds",
             "Time from the end of one step to the end of the next.",
             ["rank"],
             buckets=_STEP_SECONDS,
@@ -45,31 +45,36 @@ class Metrics:
         self._last_step = gauge("last_step_timestamp_seconds", "When the last step ended.")
         self._loss = gauge("loss", "Training loss, the mean over the last seconds.")
         self._learning_rate = gauge("learning_rate", "Learning rate of the last step.")
-        self._loss_scale = gauge("loss_scale", "Factor on the fp16 loss; 1 in every other precision.")
+        self._loss_scale = gauge("loss_scale", "fp16 loss scale; 1 in other precisions.")
         self._epoch = gauge("epoch", "Epochs done, fractional.")
         self._checkpoint_success = gauge(
-            "checkpoint_last_success_timestamp_seconds", "When a checkpoint last was saved."
+            "checkpoint_last_success_timestamp_seconds", "Unix time of the last successful checkpoint."
         )
         self._checkpoint_failures = counter("checkpoint_failures_total", "Checkpoints that could not be written.")
-        self._rollbacks = counter("rollbacks_total", "Returns to a checkpoint because the loss was not finite.")
-        self._bad_records = counter("bad_records_total", "Records that this rank skipped because they are bad.")
-        self._journal_failures = counter("journal_failures_total", "Times that log.jsonl could not be written.")
-        phases = Counter("resnext_train_phase_seconds_total", "Time by phase.", ["rank", "phase"], registry=registry)
+        self._rollbacks = counter("rollbacks_total", "Rollbacks to a checkpoint after a non-finite loss.")
+        self._bad_records = counter("bad_records_total", "Unusable records skipped by this rank.")
+        self._log_write_failures = counter("log_write_failures_total", "Times that log.jsonl could not be written.")
+        phases = Counter(
+            "resnext_trainer_phase_seconds_total",
+            "Seconds spent per phase of the training loop.",
+            ["rank", "phase"],
+            registry=registry,
+        )
         self._phases = {phase: phases.labels(label, phase) for phase in get_args(Phase)}
         nonfinite = Counter(
-            "resnext_train_nonfinite_steps_total",
+            "resnext_trainer_nonfinite_steps_total",
             "Steps whose gradients were not finite.",
             ["rank", "cause"],
             registry=registry,
         )
         self._nonfinite = {cause: nonfinite.labels(label, cause) for cause in get_args(Cause)}
         accuracy = Gauge(
-            "resnext_train_eval_accuracy_ratio", "Accuracy of the last evaluation.", ["rank", "k"], registry=registry
+            "resnext_trainer_eval_accuracy_ratio", "Accuracy of the last evaluation.", ["rank", "k"], registry=registry
         )
         self._accuracy = {k: accuracy.labels(label, k) for k in ("1", "5")}
         for unknown in self._accuracy.values():
             unknown.set(math.nan)
-        self._info = Info("resnext_train", "What is trained, and how.", ["rank"], registry=registry)
+        self._info = Info("resnext_trainer", "What is trained, and how.", ["rank"], registry=registry)
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
@@ -77,7 +82,7 @@ class Metrics:
 
     def value(self, name: str, **labels: str) -> float | None:
         """The value of one series of this rank, such as `loss` or `steps_total`; None if there is none."""
-        return self._registry.get_sample_value(f"resnext_train_{name}", {"rank": str(self._rank), **labels})
+        return self._registry.get_sample_value(f"resnext_trainer_{name}", {"rank": str(self._rank), **labels})
 
     def images(self, count: int) -> None:
         """Images of this rank's share, as they are trained on."""
@@ -117,9 +122,9 @@ class Metrics:
         """So many more records were skipped."""
         self._bad_records.inc(count)
 
-    def journal_failed(self) -> None:
+    def log_write_failed(self) -> None:
         """The log could not be written; the training goes on."""
-        self._journal_failures.inc()
+        self._log_write_failures.inc()
 
     def accuracy(self, top1: float, top5: float) -> None:
         """What an evaluation measured, as shares."""

@@ -69,7 +69,7 @@ class Watchdog:
         faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
         for state in states.values():
             if state and state != own and state.doing != ALLREDUCE:
-                print(f"rank {state.rank} stands at:\n{state.stacks}", file=sys.stderr, flush=True)
+                print(f"stack trace of rank {state.rank}:\n{state.stacks}", file=sys.stderr, flush=True)
         print_report(
             TerminationReport(
                 verdict=ExitStatus.HUNG.name.lower(),

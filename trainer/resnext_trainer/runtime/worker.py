@@ -48,7 +48,7 @@ def run(*, keys: Path, ssh_port: int, health_port: int, run_dir: Path, terminati
         if caught and caught.si_signo != signal.SIGCHLD and not stopping:
             stopping = True
             pids = _pids(run_dir)
-            print(f"asked to stop: {len(pids)} local ranks save and end first", flush=True)
+            print(f"stopping: waiting for {len(pids)} local ranks to checkpoint", flush=True)
             for pid in pids:
                 _signal(pid, signals.STOP)
     os.kill(sshd, signal.SIGTERM)

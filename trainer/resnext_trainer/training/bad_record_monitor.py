@@ -9,7 +9,7 @@ class BadRecordMonitor:
     """Watches the bad records of one rank's dataset."""
 
     def __init__(self, source: InputPipeline, ranks: Communicator, metrics: Metrics, *, limited: bool) -> None:
-        """limited: whether `badRecords` allows any; each rank alone keeps to that share already."""
+        """limited: whether `maxBadRecordFraction` allows any; each rank alone keeps to that share already."""
         self._source, self._ranks, self._metrics, self._limited = source, ranks, metrics, limited
         self._counted = 0
 

@@ -53,7 +53,7 @@ def run(
         config, ranks, source = runtime.config, runtime.ranks, runtime.opened
         if source.training_images < config.batch_size * ranks.size:
             raise TrainingError(
-                ExitStatus.CONFIGURATION_REFUSED,
+                ExitStatus.INVALID_CONFIGURATION,
                 f"one step takes {config.batch_size * ranks.size} images and there are {source.training_images}: "
                 "lower batchSize",
                 collective=True,

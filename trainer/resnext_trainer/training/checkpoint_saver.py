@@ -38,8 +38,8 @@ class CheckpointSaver:
         """A save within the epoch was due, and the epoch had no step left."""
 
     def schedule(self) -> None:
-        """The next save within an epoch is due `everyMinutes` from now."""
-        minutes = self._config.every_minutes
+        """The next save within an epoch is due `intervalMinutes` from now."""
+        minutes = self._config.interval_minutes
         self._next = time.monotonic() + 60 * minutes if minutes else math.inf
         self.overdue = False
 

@@ -88,7 +88,7 @@ def _trainer(runtime: Runtime[_Opened], attempt: int, telemetry: Telemetry, requ
     state = TrainState(config, config.device)
 
     def log_failed(error: Exception) -> None:
-        metrics.journal_failed()
+        metrics.log_write_failed()
         console.note(f"the log of the run could not be written: {error}")
 
     log = RunLog(run.folder, log_failed) if run else None
@@ -119,7 +119,7 @@ def _trainer(runtime: Runtime[_Opened], attempt: int, telemetry: Telemetry, requ
         validator=Validator(source, ranks, state, recorder, metrics, console, heartbeat, phases),
         checkpoints=checkpoints,
         saver=CheckpointSaver(config.checkpoint, ranks, state, checkpoints, heartbeat, console, requests),
-        bad_records=BadRecordMonitor(source, ranks, metrics, limited=config.data.bad_records > 0),
+        bad_records=BadRecordMonitor(source, ranks, metrics, limited=config.data.max_bad_record_fraction > 0),
         recorder=recorder,
         metrics=metrics,
         console=console,
@@ -162,10 +162,10 @@ def _prepare_checkpoints(config: Training, ranks: Communicator) -> None:
 
 def _check_world(ranks: Communicator, workers: int | None, world: int | None) -> None:
     if world is not None and ranks.size != world:
-        raise TrainingError(ExitStatus.WRONG_WORLD, f"{ranks.size} ranks came up together, and {world} were to")
+        raise TrainingError(ExitStatus.WORLD_SIZE_MISMATCH, f"{ranks.size} ranks came up together, and {world} were to")
     hosts = sorted(set(ranks.gather(socket.gethostname())))
     if workers is not None and len(hosts) != workers:
         raise TrainingError(
-            ExitStatus.WRONG_WORLD,
+            ExitStatus.WORLD_SIZE_MISMATCH,
             f"the {ranks.size} ranks came up in {len(hosts)} pods ({', '.join(hosts)}), and there were to be {workers}",
         )

@@ -51,7 +51,7 @@ def plan_epochs(config: Training, images: int, ranks: int) -> EpochPlan:
     plan = EpochPlan(config.epochs, images, config.global_batch(ranks))
     if not plan.steps:
         raise TrainingError(
-            ExitStatus.CONFIGURATION_REFUSED,
+            ExitStatus.INVALID_CONFIGURATION,
             f"one step takes {plan.global_batch} images (batchSize {config.batch_size} x gradientAccumulation "
             f"{config.gradient_accumulation} on {ranks} ranks) and there are {images}: lower "
             "batchSize, or use fewer workers",

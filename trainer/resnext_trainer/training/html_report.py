@@ -20,6 +20,9 @@ from resnext_trainer.errors import TrainingError
 
 LOG = "log.jsonl"
 
+_RENAMED = {"plainTop1": "rawTop1", "plainTop5": "rawTop5"}
+"""Names that earlier versions wrote."""
+
 _WIDTH, _HEIGHT = 720, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 12, 12, 28
 """Margins of a chart, in pixels; the scales stand in them."""
@@ -52,7 +55,7 @@ class LogRecord:
     time: float | None
     values: Mapping[str, float]
     """loss, imagesPerSecond, learningRate, top1 and so on, where they are known and finite."""
-    shares: Mapping[str, float] = field(default_factory=dict)
+    phase_fractions: Mapping[str, float] = field(default_factory=dict)
     """Each phase's share of the time since the entry before."""
 
 
@@ -94,8 +97,8 @@ def render(log: RunHistory, title: str) -> str:
             {
                 "top-1": log.points("top1"),
                 "top-5": log.points("top5"),
-                "top-1 without averaging": log.points("plainTop1"),
-                "top-5 without averaging": log.points("plainTop5"),
+                "top-1 without averaging": log.points("rawTop1"),
+                "top-5 without averaging": log.points("rawTop5"),
             },
             "{:.4g}",
         ),
@@ -104,12 +107,12 @@ def render(log: RunHistory, title: str) -> str:
     )
     parts = [f"<h1>{escape(title)}</h1>", _table(_summary(log))]
     parts += [_chart(name, series, form) for name, series, form in charts]
-    parts.append(_phase_breakdown(shares(log.entries)))
+    parts.append(_phase_breakdown(phase_fractions(log.entries)))
     head = f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
     return f"{head}\n<style>{_STYLE}</style>\n" + "\n".join(parts) + "\n</html>\n"
 
 
-def shares(entries: Sequence[LogRecord]) -> dict[str, float]:
+def phase_fractions(entries: Sequence[LogRecord]) -> dict[str, float]:
     """Each phase's share of the whole run, the greatest first: the entries' shares, weighted with their seconds."""
     weights = [
         later.time - earlier.time if later.time is not None and earlier.time is not None else 1.0
@@ -120,9 +123,9 @@ def shares(entries: Sequence[LogRecord]) -> dict[str, float]:
     weights = [min(max(weight, 0.0), 10 * usual) for weight in (usual, *weights)]
     sums: dict[str, float] = {}
     for entry, weight in zip(entries, weights, strict=True):
-        for phase, share in entry.shares.items():
+        for phase, share in entry.phase_fractions.items():
             sums[phase] = sums.get(phase, 0.0) + weight * share
-    counted = sum(weight for entry, weight in zip(entries, weights, strict=True) if entry.shares)
+    counted = sum(weight for entry, weight in zip(entries, weights, strict=True) if entry.phase_fractions)
     return {phase: sums[phase] / (counted or 1.0) for phase in sorted(sums, key=lambda name: -sums[name])}
 
 
@@ -134,8 +137,8 @@ def _record(line: str) -> LogRecord | None:
         return None
     if step < 0 or not math.isfinite(epoch):
         return None
-    known = {name: float(value) for name, value in written.items() if _is_number(value)}
-    found = written.get("shares")
+    known = {_RENAMED.get(name, name): float(value) for name, value in written.items() if _is_number(value)}
+    found = written.get("phaseFractions", written.get("shares"))
     parts = {str(name): float(share) for name, share in found.items() if _is_number(share)} if _is_map(found) else {}
     time = known.get("time", -1.0)
     return LogRecord(step, epoch, time if 0 <= time < _LATEST else None, known, parts)
@@ -240,4 +243,4 @@ def _scale(values: Iterable[float], start: float, end: float) -> tuple[list[floa
 
 
 def _refused(message: str) -> TrainingError:
-    return TrainingError(ExitStatus.DATA_REFUSED, message)
+    return TrainingError(ExitStatus.INVALID_DATA, message)

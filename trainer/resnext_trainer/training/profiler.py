@@ -41,7 +41,7 @@ class Profiler:
             self._folder.mkdir(parents=True, exist_ok=True)
             tf.profiler.experimental.start(str(self._folder))
         except (OSError, tf.errors.OpError) as error:
-            self._note(f"no profile: {error}")
+            self._note(f"profiling failed: {error}")
             return
         self._left = self._steps
 
@@ -49,6 +49,6 @@ class Profiler:
         try:
             tf.profiler.experimental.stop()
         except (OSError, tf.errors.OpError) as error:
-            self._note(f"no profile: {error}")
+            self._note(f"profiling failed: {error}")
             return
         self._note(f"a profile of {self._steps} steps is in {self._folder / 'plugins' / 'profile'}")

@@ -35,17 +35,19 @@ class LogRecord:
     top1: float | None = None
     """Measured after this step, as a share; of the averaged weights where there are some."""
     top5: float | None = None
-    plain_top1: float | None = None
+    raw_top1: float | None = None
     """Of the weights themselves, where there are averaged ones."""
-    plain_top5: float | None = None
-    shares: Mapping[str, float] = field(default_factory=dict)
+    raw_top5: float | None = None
+    phase_fractions: Mapping[str, float] = field(default_factory=dict)
     """Each phase's share of the time since the entry before."""
 
     def scalars(self) -> dict[str, float]:
         """What TensorBoard draws, by tag."""
-        measured = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in {"step", "shares"}}
-        shares = {f"share/{phase}": share for phase, share in self.shares.items()}
-        return {**{name: value for name, value in measured.items() if value is not None}, **shares}
+        measured = {
+            name: getattr(self, name) for name in self.__dataclass_fields__ if name not in {"step", "phase_fractions"}
+        }
+        phase_fractions = {f"phase_fraction/{phase}": share for phase, share in self.phase_fractions.items()}
+        return {**{name: value for name, value in measured.items() if value is not None}, **phase_fractions}
 
     def to_json(self) -> str:
         """As JSON."""
@@ -59,9 +61,9 @@ class LogRecord:
                 "learningRate": self.learning_rate,
                 "top1": self.top1,
                 "top5": self.top5,
-                "plainTop1": self.plain_top1,
-                "plainTop5": self.plain_top5,
-                "shares": dict(self.shares),
+                "rawTop1": self.raw_top1,
+                "rawTop5": self.raw_top5,
+                "phaseFractions": dict(self.phase_fractions),
             }
         )
 

@@ -11,7 +11,7 @@ class RunRecorder:
 
     def __init__(self, log: RunLog | None, plan: EpochPlan, shares: PhaseFractions) -> None:
         """log: rank 0 alone has one."""
-        self._log, self._plan, self._shares = log, plan, shares
+        self._log, self._plan, self._phase_fractions = log, plan, shares
 
     def restart(self, step: int) -> None:
         """The training goes on from this step: records of later steps are removed."""
@@ -22,4 +22,4 @@ class RunRecorder:
         """One more record."""
         if self._log:
             epoch = round(self._plan.epochs_done(position), 6)
-            self._log.add(LogRecord(position.step, epoch, shares=self._shares.sample(), **measured))
+            self._log.add(LogRecord(position.step, epoch, phase_fractions=self._phase_fractions.sample(), **measured))

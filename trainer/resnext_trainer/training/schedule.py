@@ -12,7 +12,7 @@ def learning_rate(optimizer: Optimizer, global_batch: int, epochs: float, done: 
     the cosine counts from the first step of the training, not from the end of the warm-up.
     """
     peak = optimizer.learning_rate * global_batch / 256
-    if global_batch >= optimizer.warmup_from_batch and done < optimizer.warmup_epochs:
+    if global_batch >= optimizer.warmup_min_global_batch and done < optimizer.warmup_epochs:
         return peak * done / optimizer.warmup_epochs
     if optimizer.schedule == "step":
         return peak * 0.1 ** sum(done >= epoch for epoch in optimizer.step_epochs)

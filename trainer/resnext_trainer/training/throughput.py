@@ -44,6 +44,6 @@ class PhaseFractions:
         """The shares since the last look; what is in no phase is missing from their sum."""
         now, seconds = time.monotonic(), dict(self._phase_seconds)
         passed = max(now - self._since, 1e-9)
-        shares = {phase: round((seconds[phase] - self._before[phase]) / passed, 4) for phase in seconds}
+        phase_fractions = {phase: round((seconds[phase] - self._before[phase]) / passed, 4) for phase in seconds}
         self._before, self._since = seconds, now
-        return shares
+        return phase_fractions

@@ -124,7 +124,7 @@ class Trainer:
             self._after_epoch()
         unsaved = self.saver.finish(self._position)
         accuracy = "" if self._position.top1 is None else f", top-1 {self._position.top1:.4f}"
-        return ExitStatus.FINISHED, f"{self._position.epoch} epochs, {self._position.step} steps{accuracy}{unsaved}"
+        return ExitStatus.COMPLETED, f"{self._position.epoch} epochs, {self._position.step} steps{accuracy}{unsaved}"
 
     def _train_epoch(self) -> bool:
         """The rest of the current epoch; False if it was left because a rank was asked to stop."""
@@ -173,11 +173,11 @@ class Trainer:
         epoch, config = self._position.epoch, self.config
         last = epoch == config.epochs
         average_statistics(self.state, self.ranks)
-        evaluates = self.source.validation_images and (last or epoch % config.evaluation.every_epochs == 0)
+        evaluates = self.source.validation_images and (last or epoch % config.evaluation.interval_epochs == 0)
         if evaluates:
             self._position = self.validator.run(self._position)
             self.bad_records.count()
-        due = last or self._target_reached() or epoch % config.checkpoint.every_epochs == 0 or self.saver.overdue
+        due = last or self._target_reached() or epoch % config.checkpoint.interval_epochs == 0 or self.saver.overdue
         if due or evaluates:
             self.saver.save(self._position, newest=due, best=bool(evaluates))
         self._report_progress()
@@ -187,7 +187,7 @@ class Trainer:
         tried, allowed = self._position.rollbacks, self.config.max_rollbacks
         if tried >= allowed:
             raise TrainingError(
-                ExitStatus.NOT_FINITE,
+                ExitStatus.NON_FINITE_LOSS,
                 f"{trouble}, after {tried} rollbacks of maxRollbacks {allowed}: lower optimizer.learningRate, or look "
                 "at the images",
                 collective=True,
@@ -206,5 +206,5 @@ class Trainer:
         )
 
     def _target_reached(self) -> bool:
-        goal, best = self.config.stop_at.top1, self._position.best_top1
+        goal, best = self.config.target_top1, self._position.best_top1
         return goal is not None and best is not None and best >= goal

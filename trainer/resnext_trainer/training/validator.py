@@ -51,7 +51,7 @@ class Validator:
             best_top1=accuracy.top1 if before is None else max(before, accuracy.top1),
         )
         self._metrics.accuracy(accuracy.top1, accuracy.top5)
-        apart = {"plain_top1": plain.top1, "plain_top5": plain.top5} if averaged else {}
+        apart = {"raw_top1": plain.top1, "raw_top5": plain.top5} if averaged else {}
         self._recorder.record(position, top1=accuracy.top1, top5=accuracy.top5, **apart)
         self._console.note(
             f"epoch {position.epoch}: {_sentence(accuracy)}"

@@ -20,9 +20,9 @@ def check_admission(draft: Draft) -> admission.Refusal | None:
     refusal = admission.check_operator_policy(training) or taken or unshared
     if refusal is None:
         if not conditions.is_true(ConditionType.ACCEPTED):
-            conditions.set(ConditionType.ACCEPTED, True, Reason.ACCEPTED, "nothing stands against it")
+            conditions.set(ConditionType.ACCEPTED, True, Reason.ACCEPTED, "spec accepted")
             world = draft.replicas * training.spec.workers.ranks
-            message = f"{world} ranks in {draft.replicas} workers, which a launcher starts by mpirun"
+            message = f"starting {world} ranks on {draft.replicas} workers with mpirun"
             draft.events.append(Event("Normal", Reason.ACCEPTED, message))
         return None
     if conditions.message(ConditionType.ACCEPTED) != refusal[1]:

@@ -46,12 +46,12 @@ def _record_attempt_end(draft: Draft, outcome: AttemptOutcome) -> None:
     reason = REASONS[outcome.cause]
     if draft.conditions.is_true(ConditionType.STALLED):
         draft.conditions.set(ConditionType.STALLED, False, reason)
-    if outcome.finished:
+    if outcome.succeeded:
         succeed(draft, reason, outcome.message)
     elif outcome.is_permanent:
         fail(draft, reason, outcome.message)
     elif not (outcome.counts_toward_backoff and count_failure(draft, outcome.message)):
-        if outcome.cause is AttemptCause.DISRUPTION:
+        if outcome.cause is AttemptCause.DISRUPTED:
             status.disruptions += 1
         _go_on(draft, reason, outcome)
 

@@ -17,8 +17,8 @@ def record_attempt_start(draft: Draft, number: int, workers: int) -> None:
         update={"step_seconds": [], "first_step": None, "first_time": None}
     )
     status.rejection, status.failed_starts = None, []
-    message = f"attempt {number}: {workers} workers are ready, mpirun starts"
-    draft.transition_to(Phase.STARTING, Reason.LAUNCHED, message)
+    message = f"attempt {number} started on {workers} workers"
+    draft.transition_to(Phase.STARTING, Reason.LAUNCHER_CREATED, message)
 
 
 def adopt_orphaned_launcher(draft: Draft) -> None:

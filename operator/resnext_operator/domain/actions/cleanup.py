@@ -16,7 +16,7 @@ def clean_up(draft: Draft) -> None:
     training, policy = draft.training, draft.training.spec.run_policy.clean_pod_policy
     ended = ConditionType.SUCCEEDED if draft.phase is Phase.SUCCEEDED else ConditionType.FAILED
     reason = draft.conditions.reason(ended)
-    count_remaining_workers(draft, Reason(reason) if reason in set(Reason) else Reason.WAITING)
+    count_remaining_workers(draft, Reason(reason) if reason in set(Reason) else Reason.WORKERS_NOT_READY)
     if first_match(draft, [ttl_expired]):
         draft.delete[training.uid] = ObjectRef(KIND, training.name, training.uid)
         return

@@ -10,7 +10,7 @@ from resnext_operator.domain.workers import live_workers
 def keep_pods(draft: Draft) -> None:
     """The pods are kept, and nothing is created; without pods the training has failed."""
     living = live_workers(draft)
-    if not living and all(each.gone or each.finished for each in draft.state.launchers):
+    if not living and all(each.deleted or each.finished for each in draft.state.launchers):
         fail(draft, Reason.SPEC_INVALID, draft.training.invalid)
         return
     set_workers_ready(draft, sum(1 for pod in living.values() if pod.ready))

@@ -31,8 +31,8 @@ def _record_checkpoint(draft: Draft, reported: SavedCheckpoint) -> None:
         draft.events.append(Event("Normal", Reason.RECIPE_CHANGED, message))
     if saved != before:
         draft.status.checkpoint = saved
-        message = "the training can go on from a checkpoint"
-        draft.conditions.set(ConditionType.CHECKPOINTED, True, Reason.SAVED, message)
+        message = f"checkpoint saved at step {saved.step}"
+        draft.conditions.set(ConditionType.CHECKPOINTED, True, Reason.CHECKPOINT_SAVED, message)
 
 
 def _compare_start(draft: Draft, progress: Progress) -> None:

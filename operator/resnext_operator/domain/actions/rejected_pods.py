@@ -30,8 +30,8 @@ def admit_complete_set(draft: Draft, workers: list[ObservedWorker | None]) -> No
     if draft.rejection:
         draft.status.rejection = None
         message = "the pods are admitted, and wait for their nodes"
-        draft.conditions.set(ConditionType.SCHEDULED, False, Reason.WAITING, message)
-        leave_reason(draft, Reason.WAITING)
+        draft.conditions.set(ConditionType.SCHEDULED, False, Reason.WORKERS_NOT_READY, message)
+        leave_reason(draft, Reason.WORKERS_NOT_READY)
 
 
 def release_incomplete_set(draft: Draft, workers: list[ObservedWorker | None]) -> bool:
@@ -54,8 +54,8 @@ def release_incomplete_set(draft: Draft, workers: list[ObservedWorker | None]) -
         f"not all pods were admitted within {seconds} s "
         f"(runPolicy.admissionTimeoutSeconds): the others are deleted; next try in {wait.total_seconds():.0f} s"
     )
-    draft.events.append(warning(Reason.PODS_REFUSED, f"{message}: {rejection.message}"))
-    set_scheduled_false(draft, Reason.PODS_REFUSED, rejection.message)
+    draft.events.append(warning(Reason.POD_CREATION_REJECTED, f"{message}: {rejection.message}"))
+    set_scheduled_false(draft, Reason.POD_CREATION_REJECTED, rejection.message)
     draft.requeue_at(draft.now + wait)
     return True
 

@@ -20,13 +20,13 @@ def reconcile_running(draft: Draft) -> None:
     progress, number, launcher = draft.state.progress, draft.attempts[-1].number, draft.launcher
     answered = progress is not None and progress.attempt == number and progress.step > 0
     if answered and draft.phase not in (Phase.RUNNING, Phase.STOPPING):
-        draft.transition_to(Phase.RUNNING, Reason.TRAINING, f"attempt {number} trains")
-        draft.conditions.set(ConditionType.RUNNING, True, Reason.TRAINING, f"attempt {number}")
+        draft.transition_to(Phase.RUNNING, Reason.STEPS_PROGRESSING, f"attempt {number} is training")
+        draft.conditions.set(ConditionType.RUNNING, True, Reason.STEPS_PROGRESSING, f"attempt {number}")
     if answered:
         detect_stall(draft)
     if launcher and launcher.phase == "Pending":
         if launcher.waiting_reason:
-            message = f"pod {launcher.name} does not start: {launcher.waiting_reason}"
+            message = f"pod {launcher.name} is not starting: {launcher.waiting_reason}"
             set_scheduled_false(draft, Reason.LAUNCHER_PENDING, message)
         if not fail_if_pending_too_long(draft):
             check_secret(draft, [launcher])

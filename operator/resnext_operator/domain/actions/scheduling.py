@@ -14,10 +14,10 @@ SCHEDULING_GRACE = timedelta(seconds=5)
 
 NOT_STARTED_REASONS = (
     Reason.UNSCHEDULABLE,
-    Reason.NOT_STARTING,
-    Reason.CLAIM_MISSING,
-    Reason.PODS_REFUSED,
-    Reason.DETACHING,
+    Reason.CONTAINER_NOT_STARTING,
+    Reason.CLAIM_NOT_FOUND,
+    Reason.POD_CREATION_REJECTED,
+    Reason.VOLUME_STILL_ATTACHED,
     Reason.LAUNCHER_PENDING,
 )
 """Why pods do not start; no longer the reason of a status when they have."""
@@ -28,23 +28,23 @@ def set_scheduled_condition(draft: Draft, workers: list[ObservedWorker | None]) 
     pods = [pod for pod in workers if pod]
     troubled = next((pod for pod in pods if pod.waiting_reason and not _within_scheduling_grace(draft, pod)), None)
     if missing := missing_claims(draft):
-        set_scheduled_false(draft, Reason.CLAIM_MISSING, missing)
+        set_scheduled_false(draft, Reason.CLAIM_NOT_FOUND, missing)
     elif troubled:
-        reason = Reason.UNSCHEDULABLE if troubled.unschedulable else Reason.NOT_STARTING
-        kind = "is unschedulable" if troubled.unschedulable else "does not start"
+        reason = Reason.UNSCHEDULABLE if troubled.unschedulable else Reason.CONTAINER_NOT_STARTING
+        kind = "is unschedulable" if troubled.unschedulable else "is not starting"
         set_scheduled_false(draft, reason, f"pod {troubled.name} {kind}: {troubled.waiting_reason}")
     elif len(pods) == len(workers) and all(pod.node for pod in pods):
         set_scheduled_true(draft)
         if detaching := _volume_detach_message(draft, pods[0]):
-            draft.conditions.set(ConditionType.WORKERS_READY, False, Reason.DETACHING, detaching)
-            _enter_reason(draft, Reason.DETACHING, detaching)
+            draft.conditions.set(ConditionType.WORKERS_READY, False, Reason.VOLUME_STILL_ATTACHED, detaching)
+            _enter_reason(draft, Reason.VOLUME_STILL_ATTACHED, detaching)
         else:
             leave_reason(draft, Reason.SCHEDULED)
     elif draft.conditions.reason(ConditionType.SCHEDULED) in NOT_STARTED_REASONS:
         with_node = sum(1 for pod in pods if pod.node)
         message = f"{with_node} of {len(workers)} workers have a node"
-        draft.conditions.set(ConditionType.SCHEDULED, False, Reason.WAITING, message)
-        leave_reason(draft, Reason.WAITING)
+        draft.conditions.set(ConditionType.SCHEDULED, False, Reason.WORKERS_NOT_READY, message)
+        leave_reason(draft, Reason.WORKERS_NOT_READY)
 
 
 def set_scheduled_true(draft: Draft) -> None:
@@ -69,7 +69,7 @@ def missing_claims(draft: Draft) -> str:
     missing = [name for name in wanted if name and ("PersistentVolumeClaim", name) not in draft.state.present]
     if not missing:
         return ""
-    return f"there is no claim {' and no claim '.join(missing)} in namespace {draft.training.namespace}: create it"
+    return f"PersistentVolumeClaim {' and '.join(missing)} not found in namespace {draft.training.namespace}; create it"
 
 
 def _enter_reason(draft: Draft, reason: Reason, message: str) -> None:
@@ -99,6 +99,6 @@ def _volume_detach_message(draft: Draft, first: ObservedWorker) -> str:
     pod = held[-1]
     return (
         f"pod {first.name} waits for the checkpoints' claim, which node {pod.node} still holds for pod {pod.name}: "
-        "it comes when that node answers again or is removed; if it is off for good, taint it "
+        "it is released when the node recovers or is deleted; if the node is permanently down, taint it "
         "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
     )

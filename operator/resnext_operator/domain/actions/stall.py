@@ -20,19 +20,19 @@ def detect_stall(draft: Draft) -> None:
     usual, progress = step_seconds(draft.status), draft.status.progress
     if usual is None or progress is None:
         return
-    multiple = draft.training.spec.run_policy.stall_multiple
+    multiple = draft.training.spec.run_policy.stall_timeout_multiple
     stalls_at = progress.updated_time + max(MIN_STALL, timedelta(seconds=usual * multiple))
     stalled = draft.conditions.is_true(ConditionType.STALLED)
     if not due(draft, stalls_at):
         draft.requeue_at(stalls_at)
         if stalled:
-            draft.conditions.set(ConditionType.STALLED, False, Reason.MOVING, f"step {progress.step}")
-            message = f"steps are made again, from {progress.step} on"
-            draft.events.append(Event("Normal", Reason.MOVING, message))
+            draft.conditions.set(ConditionType.STALLED, False, Reason.PROGRESS_RESUMED, f"step {progress.step}")
+            message = f"progress resumed at step {progress.step}"
+            draft.events.append(Event("Normal", Reason.PROGRESS_RESUMED, message))
     elif not stalled:
         quiet = (draft.now - progress.updated_time).total_seconds()
         message = (
-            f"no step for {quiet:.0f} s, and a step usually takes {usual:.2g} s; last steps: "
+            f"no step completed for {quiet:.0f} s (median step time {usual:.2g} s); last step per rank: "
             f"{_format_last_steps(draft, progress)}"
         )
         draft.conditions.set(ConditionType.STALLED, True, Reason.STALLED, message)

@@ -31,7 +31,7 @@ STALE_LAUNCHER_GRACE_SECONDS = 5
 def reconcile_startup(draft: Draft) -> None:
     """One step towards an attempt."""
     if draft.phase not in (Phase.STARTING, Phase.RESTARTING, Phase.PENDING):
-        draft.transition_to(Phase.PENDING, Reason.RESUMED, "the pods are made again")
+        draft.transition_to(Phase.PENDING, Reason.RESUMED, "recreating pods")
     if waits_for_another_spec(draft):
         return
     ensure_shared_objects(draft)
@@ -48,7 +48,7 @@ def reconcile_startup(draft: Draft) -> None:
     if draft.rejection:
         if release_incomplete_set(draft, current):
             return
-        set_scheduled_false(draft, Reason.PODS_REFUSED, draft.rejection.message)
+        set_scheduled_false(draft, Reason.POD_CREATION_REJECTED, draft.rejection.message)
     else:
         set_scheduled_condition(draft, current)
     # A missing worker may be the only sign that an attempt ended, until the end is recorded.
@@ -57,7 +57,7 @@ def reconcile_startup(draft: Draft) -> None:
         if not (missing_claims(draft) or waits_for(draft, start_backoff) or waits_for(draft, rejection_backoff)):
             _create_missing_workers(draft, [index for index, pod in enumerate(current) if pod is None])
     if draft.phase is Phase.PENDING and all(pod and pod.phase == "Running" for pod in current):
-        draft.transition_to(Phase.STARTING, Reason.STARTING, "all workers are placed")
+        draft.transition_to(Phase.STARTING, Reason.WORKERS_RUNNING, "all workers are running")
     if ready == len(current) and _may_launch(draft):
         _create_launcher(draft, pods)
     check_secret(draft, pods)
@@ -80,7 +80,7 @@ def _count_failed_start(draft: Draft) -> None:
 
 def _delete_stale_pods(draft: Draft, current: Collection[ObservedWorker]) -> None:
     """All but the workers of this start; failed pods stay, for their logs, until an attempt begins."""
-    launchers = (each for each in draft.state.launchers if not each.gone and not each.finished)
+    launchers = (each for each in draft.state.launchers if not each.deleted and not each.finished)
     draft.delete_pods(launchers, grace=STALE_LAUNCHER_GRACE_SECONDS)
     keep = draft.training.spec.run_policy.clean_pod_policy != "All"
     _delete_other_workers(draft, current, {each.pod for each in draft.status.failed_starts} if keep else ())
@@ -102,13 +102,13 @@ def _create_missing_workers(draft: Draft, indexes: list[int]) -> None:
     gated = state.quota or draft.rejection is not None
     avoided = nodes_to_avoid(draft)
     for index in indexes:
-        number = max((each.incarnation for each in state.workers if each.index == index), default=-1) + 1
+        number = max((each.generation for each in state.workers if each.index == index), default=-1) + 1
         draft.create.append(worker_pod(draft.training, index, number, state.keys, avoided, gated))
 
 
 def _may_launch(draft: Draft) -> bool:
     # What a lost node still runs, if anything, cannot reach these pods' checkpoints: they name their attempt.
-    running = any(not (each.gone or each.finished or each.unreachable) for each in draft.state.launchers)
+    running = any(not (each.deleted or each.finished or each.unreachable) for each in draft.state.launchers)
     if running or not draft.evidence_is_recorded:
         return False
     return not (waits_for(draft, attempt_backoff) or waits_for(draft, rejection_backoff))

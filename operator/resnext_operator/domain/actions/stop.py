@@ -18,16 +18,16 @@ def stop_launcher(draft: Draft, stop: StopReason) -> None:
 
 def suspend(draft: Draft) -> None:
     """Delete all pods of a training without an attempt under way; it is Suspended when there are none."""
-    launchers = [each for each in draft.state.launchers if not each.gone]
+    launchers = [each for each in draft.state.launchers if not each.deleted]
     if draft.state.workers or launchers:
         if draft.phase is not Phase.SUSPENDED:
-            draft.transition_to(Phase.STOPPING, Reason.SUSPENDING, "the pods go")
+            draft.transition_to(Phase.STOPPING, Reason.SUSPENDING, "deleting pods")
         set_workers_ready(draft, ready_workers(draft))
         if draft.evidence_is_recorded:
             draft.delete_pods(draft.state.workers)
             draft.delete_pods(launchers)
     elif draft.phase is not Phase.SUSPENDED:
-        message = "no pods; with spec.suspend false it goes on from the last checkpoint"
+        message = "suspended; set spec.suspend=false to resume from the last checkpoint"
         draft.transition_to(Phase.SUSPENDED, Reason.SUSPENDED, message)
         reason = Reason.SUSPENDED
         draft.conditions.set(ConditionType.SUSPENDED, True, reason, "no pods; the checkpoint is kept")

@@ -5,7 +5,7 @@ from resnext_operator.domain.draft import Draft
 from resnext_operator.domain.reasons import Reason
 
 
-def set_workers_ready(draft: Draft, ready: int, reason: Reason = Reason.WAITING) -> None:
+def set_workers_ready(draft: Draft, ready: int, reason: Reason = Reason.WORKERS_NOT_READY) -> None:
     """Put the number of ready workers into the status.
 
     reason: why they are not all ready.
@@ -13,6 +13,6 @@ def set_workers_ready(draft: Draft, ready: int, reason: Reason = Reason.WAITING)
     everyone = ready == draft.replicas
     draft.status.workers = WorkersStatus(replicas=draft.replicas, ready=ready)
     message = f"{ready} of {draft.replicas} workers are ready"
-    if not everyone and reason is Reason.WAITING and draft.status.failed_starts:
+    if not everyone and reason is Reason.WORKERS_NOT_READY and draft.status.failed_starts:
         reason, message = Reason.WORKER_START_FAILED, f"{message}; {draft.status.failed_starts[-1].message}"
-    draft.conditions.set(ConditionType.WORKERS_READY, everyone, Reason.READY if everyone else reason, message)
+    draft.conditions.set(ConditionType.WORKERS_READY, everyone, Reason.WORKERS_READY if everyone else reason, message)

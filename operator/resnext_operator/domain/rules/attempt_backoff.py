@@ -9,7 +9,7 @@ from resnext_operator.domain.startup import pause
 def attempt_backoff(draft: Draft) -> Recheck | None:
     """No attempt begins before the pause that the number of failures asks for; a disruption needs none."""
     last = draft.status.last_attempt
-    if last is None or last.end_time is None or last.cause in (None, AttemptCause.DISRUPTION, AttemptCause.STOPPED):
+    if last is None or last.end_time is None or last.cause in (None, AttemptCause.DISRUPTED, AttemptCause.STOPPED):
         return None
     over = last.end_time + pause(draft.status.failures)
     return None if due(draft, over) else Recheck(over)

@@ -10,5 +10,5 @@ def pod_template_changed(draft: Draft) -> StopReason | None:
     """A living worker was created from other settings than those of the spec."""
     if all(is_current(draft, pod) for pod in draft.state.workers if not pod.terminated):
         return None
-    message = "the pods were asked for with other settings: saving a checkpoint to go on from"
-    return StopReason(Reason.PODS_CHANGED, message)
+    message = "pod settings changed: saving a checkpoint, then recreating pods"
+    return StopReason(Reason.POD_TEMPLATE_CHANGED, message)

@@ -10,5 +10,5 @@ def resized(draft: Draft) -> StopReason | None:
     launched = draft.attempts[-1].workers or draft.replicas
     if draft.training.invalid or launched == draft.replicas:
         return None
-    message = f"from {launched} to {draft.replicas} workers: saving a checkpoint to go on from"
+    message = f"resizing from {launched} to {draft.replicas} workers: saving a checkpoint first"
     return StopReason(Reason.RESIZING, message)

@@ -13,5 +13,5 @@ def ssh_keys_recreated(draft: Draft) -> StopReason | None:
         return None
     if all(mounts_current_secret(draft, pod) for pod in living):
         return None
-    message = "the Secret with the keys had gone and was made anew: all pods are replaced"
-    return StopReason(Reason.KEYS_REMADE, message)
+    message = "the SSH key Secret was deleted and recreated; replacing all pods"
+    return StopReason(Reason.SSH_KEYS_RECREATED, message)

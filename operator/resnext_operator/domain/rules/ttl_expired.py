@@ -13,4 +13,4 @@ def ttl_expired(draft: Draft) -> StopReason | Recheck | None:
     if seconds is None or completed is None:
         return None
     expiry = completed + timedelta(seconds=seconds)
-    return StopReason(Reason.FINISHED, "deleted after its TTL") if due(draft, expiry) else Recheck(expiry)
+    return StopReason(Reason.COMPLETED, "deleted after its TTL") if due(draft, expiry) else Recheck(expiry)

@@ -145,7 +145,7 @@ def _split(path: str, split: str) -> Path:
         if folder.is_dir():
             return folder
     raise data_error(
-        f"{printable(candidates[0])} is no folder: data.format folder needs {printable(path)}/{split} with a "
+        f"{printable(candidates[0])} is not a directory: data.format folder needs {printable(path)}/{split} with a "
         "folder for each class"
     )
 
@@ -153,7 +153,7 @@ def _split(path: str, split: str) -> Path:
 def _class_folders(folder: Path, unusable: Summary, unused: Summary) -> dict[str, Path]:
     """The folders of a folder by the class that they are named after; all else in it is counted."""
     if not folder.is_dir():
-        raise data_error(f"{printable(folder)} is no folder: give the one that holds a folder for each class")
+        raise data_error(f"{printable(folder)} is not a directory: give the one that holds a folder for each class")
     try:
         with os.scandir(folder) as entries:
             found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=_name)

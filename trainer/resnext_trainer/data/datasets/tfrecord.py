@@ -183,7 +183,7 @@ def _folder(path: str) -> Path:
         is_folder = False
     if not is_folder:
         raise data_error(
-            f"data.path is {printable(path)}, which is no folder here: mount the data set there, or set data.path"
+            f"data.path is {printable(path)}, which is not a directory: mount the data set there, or set data.path"
         )
     return folder
 
@@ -198,7 +198,7 @@ def _table(file: Path, index_folder: Path) -> np.ndarray:
         if (table[:, 1] < _HEADER + _FOOTER).any() or (table[:, 0] != starts[:-1]).any():
             raise ValueError("its records do not lie one behind the other")
     except (ValueError, OverflowError) as error:
-        raise data_error(f"{printable(index)} is no index ({_short(error)}); {_MAKE_INDEX}") from None
+        raise data_error(f"{printable(index)} is not a valid index ({_short(error)}); {_MAKE_INDEX}") from None
     expected, size = int(table[-1].sum()) if len(table) else 0, file.stat().st_size
     if (found := _other_kind(file, table)) is not None:
         raise data_error(f"{shown} is not a TFRecord file: it is {found}")
@@ -228,7 +228,7 @@ def _index_of(file: Path, index_folder: Path) -> Path:
             continue
         except OSError as error:
             raise system_error(error, candidate) or data_error(
-                f"{printable(candidate)} is no index ({error.strerror}); {_MAKE_INDEX}"
+                f"{printable(candidate)} is not a valid index ({error.strerror}); {_MAKE_INDEX}"
             ) from None
         if candidate == index or not os.path.samestat(status, file.stat()):
             return candidate

@@ -46,7 +46,7 @@ class Dali(BasePipeline):
     def __init__(self, config: Training, share: Shard) -> None:
         if not loads():
             raise TrainingError(
-                ExitStatus.CONFIGURATION_REFUSED,
+                ExitStatus.INVALID_CONFIGURATION,
                 "spec.training.data.pipeline is dali, but DALI does not load here: set it to auto or tfdata",
             )
         super().__init__(config, share)

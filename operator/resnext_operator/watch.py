@@ -1,4 +1,4 @@
-"""`resnext-operator follow`: one training, live in a terminal, from its resource's status alone."""
+"""`resnext-operator watch`: one training, live in a terminal, from its resource's status alone."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -60,7 +60,7 @@ def poll_status(get: Callable[[], Status]) -> Iterator[Status]:
         time.sleep(PERIOD)
 
 
-def follow(get: Callable[[], Status], console: Console) -> Status:
+def watch(get: Callable[[], Status], console: Console) -> Status:
     """Show how far it is until the training ends, with a line for each phase; returns the last status.
 
     get: reads the status from the API server.

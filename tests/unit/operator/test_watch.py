@@ -1,4 +1,4 @@
-"""Output of `resnext-operator follow` on a terminal and in a pipe."""
+"""Output of `resnext-operator watch` on a terminal and in a pipe."""
 
 import contextlib
 import io
@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.console import Console
 
-from resnext_operator import follow
+from resnext_operator import watch
 from resnext_operator.api.status import Phase, Status
 
 AT = "2026-01-01T00:00:00Z"
@@ -26,8 +26,8 @@ def condition(kind, reason, message):
 @pytest.fixture
 def statuses(monkeypatch):
     """A training with the widest numbers, one status a second, without the seconds."""
-    monkeypatch.setattr(follow, "PERIOD", 0.0)
-    monkeypatch.setattr(follow, "LINES_EVERY", 0.0)
+    monkeypatch.setattr(watch, "PERIOD", 0.0)
+    monkeypatch.setattr(watch, "LINES_EVERY", 0.0)
     soon = (datetime.now(UTC) + timedelta(hours=23)).strftime("%Y-%m-%dT%H:%M:%SZ")
     numbers = {"epochs": 250, "steps": 312_500, "loss": 6.908, "top1": 0.0012, "estimatedCompletionTime": soon}
     middle = [
@@ -36,11 +36,11 @@ def statuses(monkeypatch):
     ended = status("Succeeded", **{**numbers, "step": 312_500})
     # All within one second.
     ended |= {
-        "reason": "Finished",
+        "reason": "Completed",
         "conditions": [
-            condition("Checkpointed", "Saved", "it can go on from a checkpoint"),
-            condition("WorkersReady", "Finished", "0 of 2 workers are ready"),
-            condition("Succeeded", "Finished", "250 epochs"),
+            condition("Checkpointed", "CheckpointSaved", "checkpoint saved at step 176"),
+            condition("WorkersReady", "Completed", "0 of 2 workers are ready"),
+            condition("Succeeded", "Completed", "250 epochs"),
         ],
     }
     return map(Status.parse, [None, status("Starting"), *middle, ended])
@@ -49,7 +49,7 @@ def statuses(monkeypatch):
 def test_follow_in_pipe_prints_line_per_phase_and_change(statuses):
     """A pipe gets one line for each phase and each change of the progress."""
     out = io.StringIO()
-    last = follow.follow(lambda: next(statuses), Console(file=out, width=200))
+    last = watch.watch(lambda: next(statuses), Console(file=out, width=200))
     lines = [re.sub(r"^\d\d:\d\d:\d\d ", "", line) for line in out.getvalue().splitlines()]
     assert last.phase is Phase.SUCCEEDED
     assert lines[:2] == ["Starting", "Running"]
@@ -70,7 +70,7 @@ def shown(statuses):
 
     out = io.StringIO()
     with contextlib.suppress(KeyboardInterrupt):
-        follow.follow(get, Console(file=out, width=80, force_terminal=True, color_system=None))
+        watch.watch(get, Console(file=out, width=80, force_terminal=True, color_system=None))
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
 
 
