@@ -104,14 +104,18 @@ for _name in PUSHED:
     _register(PRODUCTS[_name])
 
 
+CTR = ("ctr", "--namespace=k8s.io", "images")
+
+
 def references() -> list[str]:
     return [PRODUCTS[name].reference for name in PUSHED]
 
 
 def in_nodes() -> bool:
-    listing = ("ctr", "--namespace=k8s.io", "images", "list", "--quiet")
     try:
-        return all(set(references()) <= set(output("docker", "exec", node, *listing).split()) for node in NODES)
+        return all(
+            set(references()) <= set(output("docker", "exec", node, *CTR, "list", "--quiet").split()) for node in NODES
+        )
     except CommandFailed:
         return False
 
@@ -126,8 +130,12 @@ def in_nodes() -> bool:
 def images() -> None:
     for reference in references():
         for node in NODES:
-            pull = ("ctr", "--namespace=k8s.io", "images", "pull", f"--hosts-dir={CERTS}", reference)
-            run("docker", "exec", node, *pull)
+            run("docker", "exec", node, *CTR, "pull", f"--hosts-dir={CERTS}", reference)
+    for node in NODES:
+        # Those of earlier sources fill the disk; a container that still uses one keeps its layers.
+        pulled = output("docker", "exec", node, *CTR, "list", "--quiet").split()
+        if older := [each for each in pulled if each.startswith(f"{REGISTRY}/resnext-") and each not in references()]:
+            run("docker", "exec", node, *CTR, "remove", *older)
 
 
 @step(

@@ -1,0 +1,20 @@
+"""The definition of an earlier version of the API in a development cluster."""
+
+import pytest
+from images.setup.definition import MANIFEST, removed_versions
+
+TWO = "spec:\n  versions:\n  - name: v1alpha1\n    served: true\n  - name: v1beta1\n"
+
+
+@pytest.mark.parametrize(
+    ("stored", "removed"),
+    [([], []), (["v1beta1"], []), (["v1alpha1", "v1beta1"], []), (["v1alpha0", "v1beta1"], ["v1alpha0"])],
+)
+def test_removed_versions_are_stored_and_not_defined(stored, removed):
+    """A version that the manifest still has can be upgraded to."""
+    assert removed_versions(stored, TWO) == removed
+
+
+def test_removed_versions_reads_generated_manifest():
+    """The manifest has one version; any other was removed."""
+    assert removed_versions(["v1alpha1", "v1alpha2"], MANIFEST.read_text()) == ["v1alpha1"]
