@@ -17,7 +17,7 @@ def generated_files() -> dict[Path, str]:
         CHART / "files" / "crd" / "resnexttrainings.yaml": crd.definition(keep=True),
         CHART / "values.schema.json": chart.values_schema(CHART),
         CHART / "files" / "dashboards" / "resnext.json": dashboards.resnext(),
-        ROOT / "operator" / "REFERENCE.md": reference.reference(),
+        **{ROOT / "docs" / "reference" / name: text for name, text in reference.pages(CHART).items()},
     }
     # Rendered from a copy with the files above in it: those in the tree may be stale.
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""The reasons of conditions and events. operator/README.md says what to do about each; a test compares the two."""
+"""The reasons of conditions and events; docs/reference/reasons.md is generated from this module."""
 
 from enum import StrEnum
 
@@ -9,69 +9,145 @@ _LONGEST = 1024
 
 
 class Reason(StrEnum):
-    """One word for why a training is where it is."""
+    """Why a condition has its status, or what an event reports; the string below each member is its documentation."""
 
-    # What was asked for.
+    # Admission.
     ACCEPTED = "Accepted"
+    """The operator accepts the spec and starts the training."""
     INVALID = "Invalid"
+    """A field is invalid, or another object has the name of a child; the message names it. Correct the field and
+    recreate the training.
+    """
     FORBIDDEN_BY_OPERATOR = "ForbiddenByOperator"
+    """The operator's settings do not allow a hostPath or hostNetwork; the message names the field. Use a claim, or set
+    `allow` in the Helm chart.
+    """
     VOLUME_NOT_SHAREABLE = "VolumeNotShareable"
+    """The dataset's claim or another volume cannot be mounted by several workers. Use a ReadOnlyMany or ReadWriteMany
+    claim, or one worker.
+    """
     CLAIM_NOT_OWNED = "ClaimNotOwned"
+    """The operator did not create the existing claim `NAME-checkpoints`. Set `checkpoints.claimName` to use it, or
+    rename the training.
+    """
     SPEC_INVALID = "SpecInvalid"
+    """An earlier version accepted the spec; this version does not. Running pods are kept; a training without pods
+    fails.
+    """
 
-    # Its pods.
+    # Pods.
     VOLUME_STILL_ATTACHED = "VolumeStillAttached"
+    """Worker 0 is on another node, and the checkpoint volume is still attached to the old one. It is released when that
+    node recovers or is deleted; if the node is permanently down, taint it `node.kubernetes.io/out-of-service`.
+    """
     CLAIM_NOT_FOUND = "ClaimNotFound"
+    """A claim named in the spec does not exist; no pods are created. Create the claim."""
     POD_CREATION_REJECTED = "PodCreationRejected"
+    """The API server rejects an object because of a quota, a LimitRange, Pod Security, a webhook or a policy."""
     PODS_INVALID = "PodsInvalid"
+    """The API server reports a pod as invalid. Before the first attempt the training fails; later its pods are deleted,
+    and the operator waits for a changed spec.
+    """
     WORKER_START_FAILED = "WorkerStartFailed"
+    """A worker exited before the training started; counted once for all workers."""
     UNSCHEDULABLE = "Unschedulable"
+    """No node fits a worker; the message quotes the scheduler."""
     CONTAINER_NOT_STARTING = "ContainerNotStarting"
+    """A worker's image or container does not start; the message quotes the kubelet."""
     LAUNCHER_PENDING = "LauncherPending"
+    """The launcher pod does not start; the message quotes the scheduler or the kubelet."""
     SCHEDULED = "Scheduled"
+    """Every worker is assigned to a node."""
     WORKERS_NOT_READY = "WorkersNotReady"
+    """Not all workers are ready. The condition Scheduled says why."""
     WORKERS_READY = "WorkersReady"
+    """Every worker is ready."""
     WORKERS_RUNNING = "WorkersRunning"
+    """All workers are running."""
     LAUNCHER_CREATED = "LauncherCreated"
+    """An attempt started: the launcher runs mpirun."""
 
-    # Its steps.
+    # Progress.
     STEPS_PROGRESSING = "StepsProgressing"
+    """The ranks report training steps."""
     CHECKPOINT_SAVED = "CheckpointSaved"
+    """A checkpoint was saved."""
     RECIPE_CHANGED = "RecipeChanged"
+    """The run continues with another recipe or dataset (`checkpoint.onMismatch: continue`); the message and
+    `status.checkpoint.differences` list the differences.
+    """
     RESUMED_EARLIER = "ResumedEarlier"
+    """An attempt started before the step of the last saved checkpoint, because that checkpoint is missing or damaged;
+    the message names both steps.
+    """
     STALLED = "Stalled"
+    """No rank has completed a step for `runPolicy.stallTimeoutMultiple` times the median step time; the message lists
+    the last step of each rank.
+    """
     PROGRESS_RESUMED = "ProgressResumed"
+    """Steps are completed again after a stall."""
 
-    # Why it stops, or goes on.
+    # Stops and resumes.
     SUSPENDING = "Suspending"
+    """The training saves a checkpoint; then the operator deletes its pods."""
     SUSPENDED = "Suspended"
+    """The training has no pods. Set `spec.suspend` to false to resume it."""
     RESUMED = "Resumed"
+    """The training is no longer suspended; the operator recreates its pods."""
     RESIZING = "Resizing"
+    """`workers.replicas` changed: the training saves a checkpoint and resumes with the new number of workers."""
     POD_TEMPLATE_CHANGED = "PodTemplateChanged"
+    """Pod settings changed: the training saves a checkpoint and resumes in pods with the new settings."""
     SSH_KEYS_RECREATED = "SSHKeysRecreated"
+    """The Secret with the SSH keys was deleted; the operator recreated it and replaces all pods. Find out what deletes
+    Secrets.
+    """
 
-    # How an attempt ended: the causes, in one word each.
+    # How an attempt ended; one for each AttemptCause.
     COMPLETED = "Completed"
+    """The training is complete, and its last checkpoint is saved."""
     STOPPED = "Stopped"
+    """The attempt stopped as requested, with a checkpoint."""
     DISRUPTED = "Disrupted"
+    """A pod was evicted, preempted or deleted, or its node was lost. Disruptions do not count toward
+    `runPolicy.backoffLimit`.
+    """
     CRASHED = "Crashed"
+    """A rank or the launcher exited unexpectedly."""
     OUT_OF_MEMORY = "OutOfMemory"
+    """A worker's container was OOMKilled; the message names the limit to raise."""
     WORLD_SIZE_MISMATCH = "WorldSizeMismatch"
+    """The number of ranks that started differs from the spec, or a rank is on the wrong worker."""
     UNREACHABLE = "Unreachable"
+    """The launcher cannot reach a worker's sshd."""
     GPU_UNAVAILABLE = "GPUUnavailable"
+    """The spec requests GPUs, and a rank cannot use them."""
     HUNG = "Hung"
+    """No step was completed for too long; the attempt was stopped and counted."""
     INVALID_CONFIGURATION = "InvalidConfiguration"
+    """The trainer rejects the configuration; the message names the field."""
     INVALID_DATA = "InvalidData"
+    """Images are missing or corrupt; the message names the file."""
     NON_FINITE_LOSS = "NonFiniteLoss"
+    """The loss is NaN or infinite, also after `maxRollbacks` rollbacks."""
     NO_VALID_CHECKPOINT = "NoValidCheckpoint"
+    """The checkpoint directory has checkpoints, and all of them are damaged."""
     CHECKPOINT_NOT_SAVED = "CheckpointNotSaved"
+    """The last checkpoint could not be written. The attempt is retried and counted."""
     CHECKPOINT_LOCKED = "CheckpointLocked"
+    """Another training holds the lock of the checkpoint directory. The attempt is retried and counted."""
     SYSTEM_ERROR = "SystemError"
+    """The operating system reports an error: open files, memory, I/O or a stale network mount. The attempt is retried
+    and counted.
+    """
 
-    # Why it failed for good, whatever the last attempt's cause was.
+    # Why a training fails, whatever the cause of the last attempt.
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
+    """The training failed more often than `runPolicy.backoffLimit`."""
     DEADLINE_EXCEEDED = "DeadlineExceeded"
+    """The training ran for `runPolicy.activeDeadlineSeconds`; its checkpoint is kept."""
     PENDING_DEADLINE_EXCEEDED = "PendingDeadlineExceeded"
+    """The pods did not start within `runPolicy.pendingDeadlineSeconds`."""
 
 
 SUGGESTED_ACTIONS = {
