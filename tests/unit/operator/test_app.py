@@ -75,7 +75,7 @@ def start(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 class TestStart:
-    @pytest.mark.parametrize(("code", "reason"), [(404, "does not know ResNeXtTraining yet"), (503, "503: no such")])
+    @pytest.mark.parametrize(("code", "reason"), [(404, "not installed yet"), (503, "503: no such")])
     def test_run_without_crd_waits_for_it(
         self, server: ApiServer, start: Start, caplog: pytest.LogCaptureFixture, code: int, reason: str
     ) -> None:
@@ -199,7 +199,7 @@ class TestWork:
                 await it.serves("one", "bad")
 
         asyncio.run(scenario())
-        (line,) = (each for each in caplog.records if "one/bad: again in" in each.getMessage())
+        (line,) = (each for each in caplog.records if "one/bad: retrying in" in each.getMessage())
         assert ("no bad-config now" if failure == "server" else "a mistake") in line.getMessage()
         assert bool(line.exc_info) == (failure == "mistake")
 

@@ -239,7 +239,7 @@ class TestTrainings:
         operator.metrics.requested("GET", "200")
         families = text_string_to_metric_families(operator.text)
         labels = {name for family in families for sample in family.samples for name in sample.labels}
-        assert labels == {"namespace", "training", "k", "phase", "cause", "loop", "verb", "code", "le"}
+        assert labels == {"name", "namespace", "training", "k", "phase", "cause", "loop", "verb", "code", "le"}
         named = {
             family.name
             for family in text_string_to_metric_families(operator.text)
