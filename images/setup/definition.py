@@ -1,7 +1,7 @@
 """The cluster's definition of ResNeXtTraining, where an earlier version of the API stored it.
 
 The API server rejects a definition without the versions that it has stored. In a cluster made for trying and testing,
-the old definition is deleted with its trainings; operator/README.md says how to keep them elsewhere.
+the old definition is deleted with its trainings; docs/operations.md says how to keep them elsewhere.
 """
 
 import json

@@ -113,9 +113,9 @@ def test_missing_package_message_names_extra(tmp_path, program, arguments, modul
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mpirun only refuses root")
-def test_readme_mpirun_runs_as_root():
+def test_documented_mpirun_runs_as_root():
     """Containers run as root, and mpirun rejects root without its option."""
-    (line,) = (line for line in (ROOT / "trainer" / "README.md").read_text().splitlines() if line.startswith("mpirun"))
+    (line,) = (line for line in (ROOT / "docs" / "training.md").read_text().splitlines() if line.startswith("mpirun"))
     options, _, _ = line.partition("resnext-train")
     done = subprocess.run([*options.split(), "--oversubscribe", "true"], capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
