@@ -32,13 +32,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(given: list[str]) -> int:
-    options = _parser().parse_args(given)
+    options = parser().parse_args(given)
     options.given = given[1:]
     code: int = options.run(options)
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="resnext-train",
         formatter_class=Help,
