@@ -11,7 +11,9 @@ CACHE  := $(shell $(PYTHON) images/setup cache)
 # The Python whose PyTorch the benchmarks compare with.
 TORCH  ?= /usr/bin/python3
 # Compiled once at installation: else each process of a shell that forbids it (PYTHONDONTWRITEBYTECODE) compiles TensorFlow, 7 s.
-UV     := $(BIN)/uv pip install --system-certs --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt
+UV     := $(BIN)/uv pip install --system-certs --quiet --compile-bytecode --python $(BIN)/python
+# Exact versions and hashes; `make lock` writes them.
+LOCKED := $(UV) --require-hashes
 # Two files at a time, in the order of their names: a file's tests share fixtures.
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 # The machine's certificates: behind a proxy that signs for itself, the lists that pip and uv bring refuse every package.
@@ -23,7 +25,7 @@ endif
 export RESNEXT_STARTED := $(shell date +%s)
 export PATH := $(CACHE)/bin:$(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo try test test-unit test-e2e test-faults test-soak bench bench-operator check format generate image-cuda down clean
+.PHONY: help demo try test test-unit test-e2e test-faults test-soak bench bench-operator check format generate docs lock image-cuda down clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 16
@@ -79,6 +81,8 @@ check: $(VENV)/.dev ## Format, lint, types, import contracts, generated files
 	@$(BIN)/lint-imports
 	@$(SETUP) clients
 	@$(BIN)/python -m hack.codegen --check
+	@$(BIN)/codespell
+	@$(MAKE) --no-print-directory docs
 
 format: $(VENV)/.dev ## Format the code
 	@$(BIN)/ruff format .
@@ -87,6 +91,12 @@ format: $(VENV)/.dev ## Format the code
 generate: $(VENV)/.dev ## Regenerate CRD, install.yaml, dashboards, reference
 	@$(SETUP) clients
 	@$(BIN)/python -m hack.codegen
+
+docs: $(VENV)/.dev ## Build the documentation site into build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+lock: $(VENV)/.dev ## Lock the packages of every extra and dependency group (ARGS=--upgrade for newer versions)
+	@$(BIN)/python -m hack.lock $(ARGS)
 
 image-cuda: ## Build the trainer's CUDA image and prove that its libraries load (large: ~15 GB of disk)
 	@$(SETUP) cuda
@@ -99,20 +109,21 @@ clean: ## Delete cluster, images, caches and the virtual environment
 	@rm -rf $(VENV)
 
 # The virtual environment grows with what is asked of it: the operator's side first, then TensorFlow, then the tools.
-$(VENV)/.operator: pyproject.toml constraints.txt
+$(VENV)/.operator: pyproject.toml requirements/build.txt requirements/operator.txt
 	@echo "· Python packages of the operator"
 	@$(PYTHON) -m venv $(VENV) 2>/dev/null || { apt-get install -y python3-venv >/dev/null && $(PYTHON) -m venv $(VENV); }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@$(UV) --editable '.[operator]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/build.txt
+	@$(LOCKED) --requirement requirements/operator.txt
+	@$(UV) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.trainer: $(VENV)/.operator images/trainer/build-wheels
+$(VENV)/.trainer: $(VENV)/.operator $(addprefix requirements/,trainer.txt native.txt source.txt) images/trainer/build-wheels
 	@echo "· TensorFlow, Horovod and DALI (Horovod is compiled once, about 3 minutes)"
-	@$(UV) --editable '.[operator,trainer]'
+	@$(LOCKED) --requirement requirements/trainer.txt
 	@$(SETUP) wheels --python $(BIN)/python
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.operator
+$(VENV)/.dev: $(VENV)/.operator $(addprefix requirements/,onnx.txt dev.txt docs.txt)
 	@echo "· Tools for tests and checks"
-	@$(UV) --editable '.[operator,onnx,dev]'
+	@$(LOCKED) $(addprefix --requirement requirements/,onnx.txt dev.txt docs.txt)
 	@touch $@

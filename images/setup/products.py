@@ -16,7 +16,9 @@ from images.setup.registry import holds
 from images.setup.shell import CommandFailed, output, run, succeeds
 from images.setup.steps import Input, digest, say, step
 
-PROJECT = ("pyproject.toml", "constraints.txt", "LICENSE", "operator", "trainer")
+PROJECT = ("pyproject.toml", "requirements/build.txt", "LICENSE", "operator", "trainer")
+NATIVE = ("requirements/native.txt", "requirements/source.txt")
+CUDA = ("requirements/trainer-cuda.txt", *NATIVE, *PROJECT)
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,10 @@ class Product:
 PRODUCTS = {
     product.name: product
     for product in (
-        Product("operator", "operator", PROJECT),
-        Product("trainer-cpu", "trainer", PROJECT, target="cpu"),
-        Product("trainer-cuda", "trainer", PROJECT, target="cuda"),
-        Product("trainer-cuda-proof", "trainer", PROJECT, target="cuda-proof"),
+        Product("operator", "operator", ("requirements/operator.txt", *PROJECT)),
+        Product("trainer-cpu", "trainer", ("requirements/trainer.txt", *NATIVE, *PROJECT), target="cpu"),
+        Product("trainer-cuda", "trainer", CUDA, target="cuda"),
+        Product("trainer-cuda-proof", "trainer", CUDA, target="cuda-proof"),
         Product("monitoring", "monitoring", ()),
     )
 }

@@ -11,9 +11,7 @@ from images.setup.shell import CommandFailed, log_to, output, run, succeeds
 from images.setup.steps import digest, say
 
 SCRIPT = IMAGES / "trainer" / "build-wheels"
-CONSTRAINTS = ROOT / "constraints.txt"
-DALI = "nvidia-dali-cuda120"
-PLUGIN = "nvidia-dali-tf-plugin-cuda120"
+LOCKS = ROOT / "requirements"
 PROGRAMS = {
     "mpirun": "openmpi-bin",
     "mpicxx": "libopenmpi-dev",
@@ -24,23 +22,17 @@ PROGRAMS = {
 """What the build calls, or the trainer later, and the Debian package that brings it."""
 
 
-def pinned(package: str) -> str:
-    for line in CONSTRAINTS.read_text().splitlines():
-        if line.startswith(f"{package}=="):
-            return line
-    raise CommandFailed(f"{CONSTRAINTS.name} does not pin {package}")
-
-
-def requirements() -> list[str]:
-    dali = pinned(DALI)
-    return [pinned("horovod"), dali, dali.replace(DALI, PLUGIN)]
+def sources() -> list[str]:
+    """The packages to compile, as `NAME==VERSION`."""
+    lines = (LOCKS / "source.txt").read_text().splitlines()
+    return [line.split()[0] for line in lines if not line.startswith("#")]
 
 
 def installed(python: Path) -> bool:
-    """Whether all three are there in their pinned versions; nothing is imported, so it takes no time."""
-    question = "import sys; from importlib.metadata import version\nfor each in sys.argv[1:]:\n"
-    question += " name, wanted = each.split('==')\n assert version(name) == wanted"
-    return succeeds(python, "-c", question, *requirements())
+    """Whether they are installed in these versions; nothing is imported, so the check is fast."""
+    script = "import sys; from importlib.metadata import version\nfor each in sys.argv[1:]:\n"
+    script += " name, wanted = each.split('==')\n assert version(name) == wanted"
+    return succeeds(python, "-c", script, *sources())
 
 
 def pip_of(python: Path) -> tuple[str | Path, ...]:
@@ -58,19 +50,18 @@ def install(python: Path) -> None:
     log = log_to("wheels")
     CACHE.mkdir(parents=True, exist_ok=True)
     abi = output(python, "-c", "import sysconfig; print(sysconfig.get_config_var('SOABI'))")
-    built = WHEELS / digest([SCRIPT, abi, pinned("tensorflow-cpu"), *requirements()])
+    built = WHEELS / digest([SCRIPT, abi, *(LOCKS / f"{name}.txt" for name in ("trainer", "native", "source"))])
     try:
         if missing := [package for program, package in PROGRAMS.items() if shutil.which(program) is None]:
             apt.install(*missing)
-        pip = (*pip_of(python), "install", "--quiet", "--constraint", CONSTRAINTS)
-        run(*pip, DALI, "cloudpickle", "psutil", "packaging")
         if not built.is_dir():
             say("  … wheels: compiling Horovod and DALI's plugin for TensorFlow, about 3 minutes")
             WHEELS.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=WHEELS) as folder:
                 run("nice", SCRIPT, python, folder, "cpu")
                 shutil.copytree(folder, built)
-        run(*pip, "--no-deps", "--force-reinstall", *sorted(built.glob("*.whl")))
+        wheels = sorted(built.glob("*.whl"))
+        run(*pip_of(python), "install", "--quiet", "--no-deps", "--no-index", "--force-reinstall", *wheels)
     except CommandFailed as error:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-25:])
         raise CommandFailed(f"  ✗ wheels: {error}\n{tail}\n    The whole log: {log}") from error
