@@ -8,10 +8,11 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
+from resnext_operator.api.groupversion import GROUP, PLURAL, VERSION
 from resnext_operator.runtime import controller
 from resnext_operator.runtime.admission_check import Admission
 from resnext_operator.runtime.cache import Cache
-from resnext_operator.runtime.client import KubeClient, connect, describe_error
+from resnext_operator.runtime.client import ApiError, KubeClient, connect, describe_error
 from resnext_operator.runtime.controller import Runtime
 from resnext_operator.runtime.event_recorder import EventRecorder
 from resnext_operator.runtime.guard import Repeats
@@ -89,7 +90,7 @@ async def _wait_for_crd(cluster: KubeClient, stop: asyncio.Event) -> bool:
     """Wait for the resource, for kopf would never look again for it; False if asked to stop first."""
     while not stop.is_set():
         try:
-            if await cluster.crd_is_installed():
+            if await _crd_is_installed(cluster):
                 return not stop.is_set()
             _log.warning("CRD resnexttrainings.resnext.dev not installed yet")
         except TRANSIENT_ERRORS as error:
@@ -97,6 +98,17 @@ async def _wait_for_crd(cluster: KubeClient, stop: asyncio.Event) -> bool:
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), _CRD_RETRY_SECONDS)
     return False
+
+
+async def _crd_is_installed(cluster: KubeClient) -> bool:
+    """Whether the API server serves the resource yet."""
+    try:
+        found = await cluster.request("GET", f"/apis/{GROUP}/{VERSION}")
+    except ApiError as error:
+        if error.code == 404:
+            return False
+        raise
+    return any(each["name"] == PLURAL for each in found.get("resources", ()))
 
 
 async def _run_as_leader(runtime: Runtime, leader: Leader, scopes: Scopes) -> None:

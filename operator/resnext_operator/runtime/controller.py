@@ -33,13 +33,15 @@ from resnext_operator.runtime.cached_objects import (
     TrainingWorkers,
     WorkerVolume,
 )
-from resnext_operator.runtime.client import PATHS, ApiError, Applied, KubeClient, NameConflict
+from resnext_operator.runtime.children import Applied, NameConflict, apply_plan, ensure_ssh_secret
+from resnext_operator.runtime.client import PATHS, ApiError, KubeClient
 from resnext_operator.runtime.event_recorder import EventRecorder
 from resnext_operator.runtime.guard import Guard
 from resnext_operator.runtime.metrics import Metrics
 from resnext_operator.runtime.ownership import foreign_claims
 from resnext_operator.runtime.progress_poller import ProgressPoller
 from resnext_operator.runtime.settings import Settings
+from resnext_operator.runtime.status_patch import patch_status
 from resnext_operator.runtime.unstructured import fields, items, key_of, managed_by, namespace_and_name, word
 from resnext_operator.runtime.workqueue import WorkQueue
 
@@ -187,7 +189,7 @@ async def reconcile(key: TrainingKey, runtime: Runtime) -> None:
     plan = decide(training, state, now)
     try:
         plan = await _informed(plan, training, state, runtime, now)
-        applied = await runtime.cluster.apply_plan(plan, training)
+        applied = await apply_plan(runtime.cluster, plan, training)
     except NameConflict as error:
         await _fail_invalid(training, state, str(error), runtime, now)
         return
@@ -237,7 +239,8 @@ async def _informed(plan: Plan, training: Training, state: ClusterState, runtime
         if plan.needs_ssh_secret:
             likely = bool(state.workers)
             state = replace(
-                state, keys=await runtime.cluster.keys(training, lambda: _new_keys(training), likely=likely)
+                state,
+                keys=await ensure_ssh_secret(runtime.cluster, training, lambda: _new_keys(training), likely=likely),
             )
         plan = decide(training, state, now)
     return plan
@@ -249,13 +252,13 @@ def _new_keys(training: Training) -> Secret:
 
 async def _fail_invalid(training: Training, state: ClusterState, message: str, runtime: Runtime, now: datetime) -> None:
     plan = plan_for_invalid_spec(training.status, state, training.generation, message, now)
-    _cache_answers(await runtime.cluster.apply_plan(plan, training), runtime)
+    _cache_answers(await apply_plan(runtime.cluster, plan, training), runtime)
     await _write_status(training, plan, runtime, now)
 
 
 async def _write_status(training: Training, plan: Plan, runtime: Runtime, now: datetime) -> None:
     """The status is written once, after the work; what it says for the first time is counted and told."""
-    written = await runtime.cluster.patch_status(training, plan.status)
+    written = await patch_status(runtime.cluster, training, plan.status)
     if written is None:
         return
     runtime.cache.refresh(written)

@@ -17,9 +17,11 @@ import kopf
 
 from resnext_operator.runtime import controller
 from resnext_operator.runtime.cached_objects import CachedObject
-from resnext_operator.runtime.client import ApiError, NameStillHeld, describe_error
+from resnext_operator.runtime.children import NameStillHeld
+from resnext_operator.runtime.client import ApiError, describe_error
 from resnext_operator.runtime.controller import Runtime
 from resnext_operator.runtime.guard import Repeats
+from resnext_operator.runtime.listing import list_objects
 from resnext_operator.runtime.unstructured import namespace_and_name
 
 _log = logging.getLogger(__name__)
@@ -112,7 +114,7 @@ class Scopes:
     async def _list(self, kind: str, namespace: Namespace) -> None:
         """One list; the trainings that it changes something for are queued."""
         runtime, begun = self._runtime, self._round
-        listed, version = await runtime.cluster.list(kind, namespace, controller.selector(kind), runtime.guard)
+        listed, version = await list_objects(runtime.cluster, kind, namespace, controller.selector(kind), runtime.guard)
         changed = runtime.cache.resync(kind, namespace, listed, version, self._skipped)
         for found in changed:
             with runtime.guard.each("list", (kind, *namespace_and_name(found))):

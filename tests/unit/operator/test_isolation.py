@@ -23,12 +23,13 @@ from resnext_operator.rendering import names
 from resnext_operator.rendering.metadata import owner_reference
 from resnext_operator.runtime import app, controller, observe, progress_poller
 from resnext_operator.runtime.cache import Cache
-from resnext_operator.runtime.client import ApiError, merge_patch, path_of
+from resnext_operator.runtime.client import ApiError, path_of
 from resnext_operator.runtime.guard import Guard
 from resnext_operator.runtime.metrics import Metrics
 from resnext_operator.runtime.progress_poller import ProgressPoller
 from resnext_operator.runtime.scopes import Scopes
 from resnext_operator.runtime.settings import Settings
+from resnext_operator.runtime.status_patch import merge_patch
 from tests.support.fake_client import Server
 from tests.support.fake_cluster import SITE, Cluster, resource
 from tests.support.runtime import runtime_on

@@ -7,9 +7,9 @@ import pytest
 
 from resnext_operator.api.status import Phase
 from resnext_operator.rendering.claims import checkpoint_claim
-from resnext_operator.runtime import client as server
 from resnext_operator.runtime import ownership
-from resnext_operator.runtime.client import ApiError, NameConflict, NameStillHeld
+from resnext_operator.runtime.children import NameConflict, NameStillHeld, create_child
+from resnext_operator.runtime.client import ApiError, KubeClient
 from resnext_operator.runtime.ownership import Owner
 from resnext_trainer.contract import ExitStatus
 from tests.support.fake_cluster import Cluster, condition
@@ -118,7 +118,7 @@ def test_claim_becoming_foreign_keeps_current_attempt():
     assert condition(cluster, "Failed")["reason"] == "ClaimNotOwned"
 
 
-class Taken(server.KubeClient):
+class Taken(KubeClient):
     """An API server on which each name is taken."""
 
     def __init__(self, found):
@@ -138,9 +138,8 @@ def test_create_conflict_is_judged_by_owner(kind):
 
     def create(found):
         # The API server does not repeat the kind in each answer.
-        return asyncio.run(
-            Taken({key: value for key, value in found.items() if key != "kind"}).create(manifest, training)
-        )
+        server = Taken({key: value for key, value in found.items() if key != "kind"})
+        return asyncio.run(create_child(server, manifest, training))
 
     assert create(make_object(kind, uid="training-uid"))
     with pytest.raises(NameStillHeld):

@@ -7,6 +7,7 @@ import pytest
 from resnext_operator.api.validation import parse
 from resnext_operator.domain.plan import ObjectRef, Plan
 from resnext_operator.runtime import controller
+from resnext_operator.runtime.children import apply_plan
 from resnext_operator.runtime.client import ApiError, KubeClient, path_of
 from tests.support.fake_client import Server
 from tests.support.fake_cluster import SITE, resource
@@ -239,7 +240,7 @@ def test_failed_deletion_waits_for_other_deletions():
 
         plan = Plan(delete=tuple(ObjectRef("Pod", name, f"uid-{name}") for name in ("refused", "gone")))
         with pytest.raises(ApiError):
-            await Slow().apply_plan(plan, parse(resource(), SITE))
+            await apply_plan(Slow(), plan, parse(resource(), SITE))
         assert [path.rpartition("/")[2] for path in ended] == ["gone"]
 
     asyncio.run(scenario())

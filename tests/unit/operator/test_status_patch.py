@@ -1,6 +1,6 @@
 """The merge patch that a status is written with."""
 
-from resnext_operator.runtime.client import merge_patch
+from resnext_operator.runtime.status_patch import merge_patch
 
 
 def test_status_patch_contains_only_changes():

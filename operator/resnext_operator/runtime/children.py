@@ -1,0 +1,162 @@
+"""Writes the children of a training: the objects that a plan creates, updates, ungates or deletes."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from resnext_operator.api.objects import Manifest
+from resnext_operator.api.objects.meta import DeleteOptions
+from resnext_operator.api.objects.shared import ManagedObject, Secret, SharedObject
+from resnext_operator.api.training import Training
+from resnext_operator.domain.observed import Rejection
+from resnext_operator.domain.plan import ObjectRef, Plan
+from resnext_operator.rendering import names
+from resnext_operator.rendering.hashing import with_spec_hash
+from resnext_operator.runtime.client import STRATEGIC_PATCH, ApiError, KubeClient, path_of
+from resnext_operator.runtime.ownership import Owner, owner_of
+from resnext_operator.runtime.unstructured import owned_by
+
+_Answer = TypeVar("_Answer")
+
+
+@dataclass
+class Applied:
+    """The API server's answers to the requests of a plan."""
+
+    created: list[Manifest] = field(default_factory=list)
+    changed: list[Manifest] = field(default_factory=list)
+    """Updated or deleted objects, as the API server's answers show them."""
+    rejections: list[Rejection] = field(default_factory=list)
+    """Objects that the API server did not create; those after them were not tried."""
+
+
+class NameStillHeld(Exception):
+    """A child's name is taken by a child of an earlier training, which the garbage collector has yet to delete."""
+
+
+class NameConflict(Exception):
+    """A child's name is taken by an object that is not ours; the text names it."""
+
+
+async def apply_plan(client: KubeClient, plan: Plan, training: Training) -> Applied:
+    """Delete, update, ungate and create the objects of a plan."""
+    applied = Applied()
+    changed = await _all(_delete(client, each, training.namespace) for each in plan.delete)
+    changed += await _all(_update(client, each, training) for each in plan.update)
+    changed += await _all(_ungate(client, each, training.namespace) for each in plan.ungate)
+    applied.changed += [each for each in changed if each is not None]
+    # Pods last: the scheduler and the kubelet report missing claims and ConfigMaps as errors.
+    for pods in (False, True):
+        wanted = [manifest for manifest in plan.create if (manifest["kind"] == "Pod") == pods]
+        made = await _all(_create_or_report(client, manifest, training) for manifest in wanted)
+        applied.created += [each for each in made if not isinstance(each, Rejection)]
+        applied.rejections += [each for each in made if isinstance(each, Rejection)]
+        if applied.rejections:
+            break
+    return applied
+
+
+async def ensure_ssh_secret(
+    client: KubeClient, training: Training, new_secret: Callable[[], Secret], *, likely: bool
+) -> str:
+    """The uid of the training's Secret with SSH keys, which is created if it does not exist.
+
+    likely: whether it probably exists; it is then read before a creation is tried.
+    """
+    if likely:
+        try:
+            found = await client.request("GET", path_of("Secret", training.namespace, names.secret_name(training.name)))
+        except ApiError as error:
+            if error.code != 404:
+                raise
+        else:
+            if owned_by(found, training.uid):
+                return str(found["metadata"]["uid"])
+    made = await create_child(client, new_secret(), training)
+    return str(made["metadata"]["uid"])
+
+
+async def _create_or_report(client: KubeClient, manifest: ManagedObject, training: Training) -> Manifest | Rejection:
+    """Create a child, or say why the API server does not."""
+    try:
+        return await create_child(client, manifest, training)
+    except ApiError as error:
+        if (rejection := error.rejection(manifest)) is None:
+            raise
+        return rejection
+
+
+async def create_child(client: KubeClient, manifest: ManagedObject, training: Training) -> Manifest:
+    """Create a child, or find that it is there already; raises NameConflict if that one is not ours."""
+    kind, name = manifest["kind"], manifest["metadata"]["name"]
+    try:
+        return await client.request("POST", path_of(kind, training.namespace), with_spec_hash(manifest))
+    except ApiError as error:
+        if error.code != 409:
+            raise
+    found = await client.request("GET", path_of(kind, training.namespace, name))
+    match owner_of({**found, "kind": kind}, training.name, training.uid):
+        case Owner.TRAINING:
+            return found
+        case Owner.EARLIER:
+            raise NameStillHeld(f"{kind} {name} of an earlier training {training.name} is still being deleted")
+        case Owner.ANOTHER if kind == "PersistentVolumeClaim":
+            raise NameConflict(
+                f"claim {name} exists already and was not created for a training {training.name}: "
+                f"set spec.checkpoints.claimName to {name} to keep checkpoints there, or rename the training"
+            )
+    raise NameConflict(
+        f"{kind} {name} already exists and is owned by another object: rename the training, or delete it"
+    )
+
+
+async def _ungate(client: KubeClient, pod: ObjectRef, namespace: str) -> Manifest | None:
+    """Remove the operator's own scheduling gate from a pod; None if the pod was deleted."""
+    gates = [{"$patch": "delete", "name": names.GATE}]
+    body = {"metadata": {"uid": pod.uid}, "spec": {"schedulingGates": gates}}
+    try:
+        return await client.request("PATCH", path_of("Pod", namespace, pod.name), body, content=STRATEGIC_PATCH)
+    except ApiError as error:
+        # 404: deleted; 409: a successor has the name.
+        if error.code in (404, 409):
+            return None
+        raise
+
+
+async def _update(client: KubeClient, manifest: SharedObject, training: Training) -> Manifest:
+    """Replace a child with its desired manifest; raises NameStillHeld if it belongs to another training."""
+    path = path_of(manifest["kind"], training.namespace, manifest["metadata"]["name"])
+    found = await client.request("GET", path)
+    if owner_of(found, training.name, training.uid) is not Owner.TRAINING:
+        raise NameStillHeld(
+            f"{manifest['kind']} {manifest['metadata']['name']} is not of this training {training.name}"
+        )
+    desired = with_spec_hash(manifest)
+    # Of two concurrent writes, the API server rejects one.
+    desired["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"]
+    return await client.request("PUT", path, desired)
+
+
+async def _delete(client: KubeClient, target: ObjectRef, namespace: str) -> Manifest | None:
+    """Delete this object and no successor; returns it if it is only marked as deleted, None if it no longer exists."""
+    options: DeleteOptions = {"preconditions": {"uid": target.uid}}
+    if target.grace_seconds is not None:
+        options["gracePeriodSeconds"] = target.grace_seconds
+    try:
+        answer = await client.request("DELETE", path_of(target.kind, namespace, target.name), options)
+    except ApiError as error:
+        # 404: deleted; 409: a successor has the name.
+        if error.code in (404, 409):
+            return None
+        raise
+    return answer if answer.get("kind") == target.kind else None
+
+
+async def _all(writes: Iterable[Awaitable[_Answer]]) -> list[_Answer]:
+    """Write concurrently. All are awaited before a failure is raised, so that none is still under way afterwards."""
+    answers = await asyncio.gather(*writes, return_exceptions=True)
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+    return [answer for answer in answers if not isinstance(answer, BaseException)]
