@@ -137,6 +137,16 @@ def test_pending_deadline_counts_from_start_of_launcher():
     assert stop(pending_deadline_exceeded(after(60, made)), Reason.PENDING_DEADLINE_EXCEEDED)
 
 
+def test_pending_deadline_separates_summary_and_cause():
+    """The attempt records the summary alone; the training's message contains the cause as well."""
+    cause = "pod p ended before the training started: exit code 1"
+    failed = {"failedStarts": [{"time": START, "pod": "p", "message": cause}]}
+    found = pending_deadline_exceeded(after(60, draft(failed, runPolicy={"pendingDeadlineSeconds": 60})))
+    assert isinstance(found, StopReason)
+    assert (found.summary, found.detail) == ("pods did not start within 60 s (runPolicy.pendingDeadlineSeconds)", cause)
+    assert found.message == f"{found.summary}: {cause}"
+
+
 @pytest.mark.parametrize(("cause", "waits"), [("crashed", True), ("disrupted", False), ("stopped", False)])
 def test_attempt_backoff_follows_failures_alone(cause, waits):
     """Two failures pause for 20 s; a disruption or a stop for none."""

@@ -38,8 +38,7 @@ def fail_if_pending_too_long(draft: Draft) -> bool:
     if stop is None:
         return False
     if attempt := draft.attempt:
-        attempt.end_time, attempt.cause = draft.second, AttemptCause.STOPPED.value
-        attempt.message = stop.message.partition(": ")[0]
+        attempt.end_time, attempt.cause, attempt.message = draft.second, AttemptCause.STOPPED.value, stop.summary
     fail(draft, stop.reason, stop.message)
     return True
 

@@ -18,11 +18,11 @@ def pending_deadline_exceeded(draft: Draft) -> StopReason | Recheck | None:
     if not due(draft, deadline):
         return Recheck(deadline)
     scheduled = ConditionType.SCHEDULED
-    why = draft.conditions.message(scheduled) if draft.conditions.is_false(scheduled) else ""
+    detail = draft.conditions.message(scheduled) if draft.conditions.is_false(scheduled) else ""
     if draft.status.failed_starts:
-        why = draft.status.failed_starts[-1].message
-    message = f"pods did not start within {seconds} s (runPolicy.pendingDeadlineSeconds)"
-    return StopReason(Reason.PENDING_DEADLINE_EXCEEDED, f"{message}: {why}" if why else message)
+        detail = draft.status.failed_starts[-1].message
+    summary = f"pods did not start within {seconds} s (runPolicy.pendingDeadlineSeconds)"
+    return StopReason(Reason.PENDING_DEADLINE_EXCEEDED, summary, detail)
 
 
 def pending_since(draft: Draft) -> datetime:

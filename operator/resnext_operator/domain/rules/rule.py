@@ -13,7 +13,14 @@ class StopReason:
     """Why something must end."""
 
     reason: Reason
-    message: str
+    summary: str
+    detail: str = ""
+    """What is known of the cause; empty if nothing is."""
+
+    @property
+    def message(self) -> str:
+        """Summary and detail."""
+        return f"{self.summary}: {self.detail}" if self.detail else self.summary
 
 
 @dataclass(frozen=True)
