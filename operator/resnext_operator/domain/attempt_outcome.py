@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from resnext_operator.api.status import AttemptStatus
+from resnext_operator.api.attempts import AttemptStatus
 from resnext_operator.api.training import Training
 from resnext_operator.domain.attempt_cause import CAUSES, AttemptCause
 from resnext_operator.domain.log_excerpt import last_lines

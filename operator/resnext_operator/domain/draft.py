@@ -3,15 +3,10 @@
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
+from resnext_operator.api.attempts import MAX_RECORDED_ATTEMPTS, AttemptStatus
 from resnext_operator.api.objects.pod import Pod
 from resnext_operator.api.objects.shared import SharedObject
-from resnext_operator.api.status import (
-    MAX_RECORDED_ATTEMPTS,
-    AttemptStatus,
-    ConditionType,
-    Phase,
-    RejectionStatus,
-)
+from resnext_operator.api.status import ConditionType, Phase, RejectionStatus
 from resnext_operator.api.training import Training
 from resnext_operator.domain.conditions import Conditions
 from resnext_operator.domain.observed import ClusterState, ObservedLauncher, ObservedPod

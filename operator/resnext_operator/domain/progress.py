@@ -3,7 +3,8 @@
 from datetime import datetime, timedelta
 from statistics import median
 
-from resnext_operator.api.status import AttemptStatus, OperatorState, ProgressStatus, Status, Summary
+from resnext_operator.api.attempts import AttemptStatus
+from resnext_operator.api.status import OperatorState, ProgressStatus, Status, Summary
 from resnext_trainer.contract import Progress
 
 # An odd number, so that one evaluation or one slow poll is never the median's neighbour for long.

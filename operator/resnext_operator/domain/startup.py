@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from resnext_operator.api.status import MAX_RECORDED_STARTS, FailedStart, Status
+from resnext_operator.api.attempts import MAX_RECORDED_STARTS, FailedStart
+from resnext_operator.api.status import Status
 from resnext_operator.domain.log_excerpt import last_lines
 from resnext_operator.domain.observed import ObservedWorker
 

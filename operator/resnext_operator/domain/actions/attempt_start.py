@@ -1,6 +1,7 @@
 """How an attempt begins."""
 
-from resnext_operator.api.status import AttemptStatus, Phase
+from resnext_operator.api.attempts import AttemptStatus
+from resnext_operator.api.status import Phase
 from resnext_operator.domain.actions.scheduling import set_scheduled_true
 from resnext_operator.domain.actions.worker_counts import set_workers_ready
 from resnext_operator.domain.draft import Draft
