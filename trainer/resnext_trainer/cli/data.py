@@ -9,7 +9,7 @@ from resnext_trainer.cli.options import Commands, at_a_terminal, command, positi
 from resnext_trainer.text import printable
 
 if TYPE_CHECKING:
-    from resnext_trainer.data.input_pipeline import ImageDataset
+    from resnext_trainer.data.image_dataset import ImageDataset
     from resnext_trainer.data.problem_summary import Summary
 
 

@@ -1,13 +1,11 @@
 """Images and labels in batches. The order and the crops do not depend on the decoder; see `sampling`."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
 from resnext_trainer.config.models import Training
-from resnext_trainer.data.fingerprint import Part
+from resnext_trainer.data.image_dataset import ImageDataset
 
 if TYPE_CHECKING:
     from resnext_trainer.data.bad_records import BadRecords
@@ -52,28 +50,6 @@ class InputPipeline(Protocol):
 
     def validate(self) -> Iterator[Batch]:
         """This rank's share of the validation images; each counts once, and every rank has as many batches."""
-
-
-class ImageDataset(Protocol):
-    """The pictures of one split, each at its number, in groups that are read one after the other."""
-
-    def __len__(self) -> int: ...
-
-    def parts(self) -> list[Part]:
-        """The shards or class folders, for the dataset's fingerprint; reads no image."""
-
-    def location(self, number: int) -> str:
-        """A picture's place, for a message."""
-
-    def read(self, number: int) -> tuple[bytes, int]:
-        """A picture as a JPEG, and its label as stored; raises TrainingError where there is none."""
-
-    def read_record(self, number: int) -> tuple[bytes, int]:
-        """The same; ValueError says what is wrong with the picture, and not which it is."""
-
-    @property
-    def groups(self) -> Sequence[np.ndarray]:
-        """The numbers of the pictures that lie together: in a shard, or in the folder of a class."""
 
 
 def open_dataset(config: Training, split: str) -> ImageDataset:

@@ -23,7 +23,8 @@ from resnext_trainer.contract import ExitStatus
 from resnext_trainer.data.bad_records import BadRecords
 from resnext_trainer.data.crops import CropWindow, center_crop, jpeg_size, random_resized_crop, regular
 from resnext_trainer.data.datasets import tfrecord
-from resnext_trainer.data.input_pipeline import ImageDataset, ReshuffleHistory, Shard, open_dataset
+from resnext_trainer.data.image_dataset import ImageDataset
+from resnext_trainer.data.input_pipeline import ReshuffleHistory, Shard, open_dataset
 from resnext_trainer.errors import TrainingError, system_errors
 
 _READERS = 4

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from resnext_trainer.data import image_codec
-from resnext_trainer.data.input_pipeline import ImageDataset
+from resnext_trainer.data.image_dataset import ImageDataset
 from resnext_trainer.data.problem_summary import Summary
 from resnext_trainer.errors import system_errors
 

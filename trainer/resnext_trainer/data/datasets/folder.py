@@ -16,6 +16,7 @@ import numpy as np
 
 from resnext_trainer.data import files, image_codec, labels
 from resnext_trainer.data.fingerprint import Part
+from resnext_trainer.data.image_dataset import ImageDataset
 from resnext_trainer.data.problem_summary import Summary
 from resnext_trainer.data.shards import data_error
 from resnext_trainer.text import printable
@@ -28,7 +29,7 @@ _NAMES = {_TRAIN: (_TRAIN,), "validation": ("validation", "val")}
 
 
 @dataclass(frozen=True)
-class ImageFolder:
+class ImageFolder(ImageDataset):
     """The pictures of one split, numbered from 0 in the order of their classes and names."""
 
     files: tuple[Path, ...]
@@ -57,15 +58,8 @@ class ImageFolder:
         """A picture's place, for a message."""
         return printable(self.files[number])
 
-    def read(self, number: int) -> tuple[bytes, int]:
-        """A picture as a JPEG, and its label; raises TrainingError where it is no image."""
-        try:
-            return self.read_record(number)
-        except ValueError as error:
-            raise data_error(f"{self.location(number)}: {error}") from None
-
     def read_record(self, number: int) -> tuple[bytes, int]:
-        """The same; ValueError says what is wrong with the picture, and not which it is."""
+        """A picture as a JPEG, and its label; ValueError says what is wrong with the picture, not which it is."""
         content = files.read(self.files[number])
         return content if image_codec.is_jpeg(content) else image_codec.converted(content), self.labels[number]
 

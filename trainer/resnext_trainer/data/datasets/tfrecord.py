@@ -18,6 +18,7 @@ import numpy as np
 from resnext_trainer.data import files, image_codec, shards
 from resnext_trainer.data.files import OpenFiles
 from resnext_trainer.data.fingerprint import Part
+from resnext_trainer.data.image_dataset import ImageDataset
 from resnext_trainer.data.shards import SPLITS, data_error
 from resnext_trainer.errors import system_error
 from resnext_trainer.text import printable
@@ -43,7 +44,7 @@ class Features:
 
 
 @dataclass
-class Records:
+class Records(ImageDataset):
     """The records of one split, numbered from 0 over all its shards in the order of their names."""
 
     files: tuple[Path, ...]
@@ -73,15 +74,8 @@ class Records:
         """A record's place, for a message."""
         return f"{printable(self.files[self.file[number]])} at byte {self.offset[number]}"
 
-    def read(self, number: int) -> tuple[bytes, int]:
-        """A record's JPEG and its label as stored; raises TrainingError where it is not as it was written."""
-        try:
-            return self.read_record(number)
-        except ValueError as error:
-            raise data_error(f"{self.location(number)}: {error}") from None
-
     def read_record(self, number: int) -> tuple[bytes, int]:
-        """The same; ValueError says what is wrong with the record, and not which it is."""
+        """A record's JPEG and its label as stored; ValueError says what is wrong with the record, not which it is."""
         file, offset, length = (int(part[number]) for part in (self.file, self.offset, self.length))
         record = self._open.read(self.files[file], length, offset)
         if len(record) < _HEADER + _FOOTER:

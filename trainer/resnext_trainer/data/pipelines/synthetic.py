@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 import tensorflow as tf
 
 from resnext_trainer.config.models import Training
-from resnext_trainer.data.input_pipeline import Batch, ImageDataset, ReshuffleHistory, Shard
+from resnext_trainer.data.image_dataset import ImageDataset
+from resnext_trainer.data.input_pipeline import Batch, ReshuffleHistory, Shard
 
 
 class Synthetic:
