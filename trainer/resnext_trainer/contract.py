@@ -53,17 +53,22 @@ Number = Annotated[float | None, AfterValidator(_finite)]
 """A number that is left out when it is not finite, as a loss may be: JSON has no word for it."""
 
 
-class WireModel(BaseModel):
-    """Tolerant of fields that a newer trainer adds: operator and trainer may differ by a version."""
+class CamelCaseModel(BaseModel):
+    """Base of spec, status and reports: frozen, and in the API's camelCase."""
 
     model_config = ConfigDict(
         frozen=True,
-        extra="ignore",
         alias_generator=to_camel,
         validate_by_name=True,
         validate_by_alias=True,
         use_attribute_docstrings=True,
     )
+
+
+class WireModel(CamelCaseModel):
+    """Tolerant of fields that a newer trainer adds: operator and trainer may differ by a version."""
+
+    model_config = ConfigDict(extra="ignore")
 
 
 class SavedCheckpoint(WireModel):

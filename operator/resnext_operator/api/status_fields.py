@@ -8,7 +8,6 @@ from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -19,10 +18,10 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
-from pydantic.alias_generators import to_camel
 
 from resnext_operator.api.objects import Manifest
 from resnext_operator.api.timestamps import to_rfc3339, to_rfc3339_millis
+from resnext_trainer.contract import CamelCaseModel
 
 MAX_ATTEMPTS = 1_000_000
 """Attempts of a training; their number is part of a pod's name."""
@@ -98,19 +97,10 @@ WorkerCount = Annotated[int, Field(ge=1, le=4096, json_schema_extra=INT32)]
 Lines = Annotated[list[Text], last(1000)]
 
 
-class StatusModel(BaseModel):
+class StatusModel(CamelCaseModel):
     """An object of the status, in the API's camelCase."""
 
-    model_config = ConfigDict(
-        frozen=True,
-        extra="allow",
-        strict=True,
-        alias_generator=to_camel,
-        validate_by_name=True,
-        validate_by_alias=True,
-        use_attribute_docstrings=True,
-        allow_inf_nan=False,
-    )
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
     known: ClassVar[frozenset[str]] = frozenset()
     """The API's names of the fields."""
 

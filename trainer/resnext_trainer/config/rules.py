@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
+
+from resnext_trainer.contract import CamelCaseModel
 
 
 @dataclass(frozen=True)
@@ -42,19 +43,10 @@ HERE = Resume("run", kept=False)
 """Depends on the machine, or holds for one attempt: a run's earlier value means nothing elsewhere."""
 
 
-class Config(BaseModel):
+class Config(CamelCaseModel):
     """Frozen, strict, and in the user's camelCase; unknown fields are refused as the API server would."""
 
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        alias_generator=to_camel,
-        validate_by_name=True,
-        validate_by_alias=True,
-        use_attribute_docstrings=True,
-        allow_inf_nan=False,
-    )
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
     rules: ClassVar[tuple[Rule, ...]] = ()
 
     @model_validator(mode="after")
