@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from resnext_operator.api.status import ConditionType, Phase, RejectionStatus
 from resnext_operator.api.training import Training
+from resnext_operator.domain.backoff import exponential_delay
 from resnext_operator.domain.conditions import Conditions, keep_transitions
 from resnext_operator.domain.observed import Rejection
 from resnext_operator.domain.plan import Plan
@@ -212,5 +213,4 @@ def _varied(training: Training, times: int, first: timedelta, last: timedelta) -
     quota do not try again at the same time; and the same whenever it is computed."""
     digest = hashlib.sha256(f"{training.uid}/{times}/{first}".encode()).digest()
     share = 0.5 + int.from_bytes(digest[:4], "big") / 2**32
-    doubled: timedelta = first * 2 ** min(times - 1, 10)
-    return min(doubled, last) * share
+    return exponential_delay(first, last, times - 1) * share

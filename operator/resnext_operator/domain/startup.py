@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 
 from resnext_operator.api.attempts import MAX_RECORDED_STARTS, FailedStart
 from resnext_operator.api.status import Status
+from resnext_operator.domain.backoff import exponential_delay
 from resnext_operator.domain.log_excerpt import last_lines
 from resnext_operator.domain.observed import ObservedWorker
 
@@ -57,5 +58,4 @@ def record(status: Status, pod: ObservedWorker, now: datetime) -> str:
 
 def pause(failures: int) -> timedelta:
     """How long to wait after so many failures: doubled each time."""
-    doubled: timedelta = BACKOFF_FIRST * 2 ** min(max(failures, 1) - 1, 10)
-    return min(doubled, BACKOFF_LAST)
+    return exponential_delay(BACKOFF_FIRST, BACKOFF_LAST, max(failures, 1) - 1)

@@ -115,13 +115,8 @@ async def _ungate(client: KubeClient, pod: ObjectRef, namespace: str) -> Manifes
     """Remove the operator's own scheduling gate from a pod; None if the pod was deleted."""
     gates = [{"$patch": "delete", "name": names.GATE}]
     body = {"metadata": {"uid": pod.uid}, "spec": {"schedulingGates": gates}}
-    try:
-        return await client.request("PATCH", path_of("Pod", namespace, pod.name), body, content=STRATEGIC_PATCH)
-    except ApiError as error:
-        # 404: deleted; 409: a successor has the name.
-        if error.code in (404, 409):
-            return None
-        raise
+    path = path_of("Pod", namespace, pod.name)
+    return await _none_if_deleted(client.request("PATCH", path, body, content=STRATEGIC_PATCH))
 
 
 async def _update(client: KubeClient, manifest: SharedObject, training: Training) -> Manifest:
@@ -143,14 +138,20 @@ async def _delete(client: KubeClient, target: ObjectRef, namespace: str) -> Mani
     options: DeleteOptions = {"preconditions": {"uid": target.uid}}
     if target.grace_seconds is not None:
         options["gracePeriodSeconds"] = target.grace_seconds
+    path = path_of(target.kind, namespace, target.name)
+    answer = await _none_if_deleted(client.request("DELETE", path, options))
+    return answer if answer and answer.get("kind") == target.kind else None
+
+
+async def _none_if_deleted(write: Awaitable[Manifest]) -> Manifest | None:
+    """The answer to a write to an object of a certain uid."""
     try:
-        answer = await client.request("DELETE", path_of(target.kind, namespace, target.name), options)
+        return await write
     except ApiError as error:
         # 404: deleted; 409: a successor has the name.
         if error.code in (404, 409):
             return None
         raise
-    return answer if answer.get("kind") == target.kind else None
 
 
 async def _all(writes: Iterable[Awaitable[_Answer]]) -> list[_Answer]:

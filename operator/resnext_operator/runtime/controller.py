@@ -92,10 +92,15 @@ def registry(see: Callable[[str, CachedObject], None], guard: Guard) -> kopf.Ope
             see(str(event["type"]), prune(found))
 
     for kind in WATCHED:
-        path, plural = PATHS[kind]
-        group, _, version = path.removeprefix("apis/").removeprefix("api/").rpartition("/")
-        kopf.on.event(group, version, plural, registry=handlers, id=kind)(seen)
+        kopf.on.event(*_resource(kind), registry=handlers, id=kind)(seen)
     return handlers
+
+
+def _resource(kind: str) -> tuple[str, str, str]:
+    """API group, version and plural of a kind."""
+    path, plural = PATHS[kind]
+    group, _, version = path.removeprefix("apis/").removeprefix("api/").rpartition("/")
+    return group, version, plural
 
 
 class _NullDiffBaseStorage(kopf.DiffBaseStorage):
@@ -133,9 +138,7 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.process.ultimate_exiting_timeout = None
     settings.scanning.disabled = True
     for kind in OWNED_KINDS:
-        path, plural = PATHS[kind]
-        group, _, version = path.removeprefix("apis/").removeprefix("api/").rpartition("/")
-        settings.watching.label_selectors[group, version, plural] = selector(kind)
+        settings.watching.label_selectors[_resource(kind)] = selector(kind)
     return settings
 
 

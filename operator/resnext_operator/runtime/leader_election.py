@@ -71,16 +71,10 @@ class Leader:
                     raise LeadershipLost(f"lease {self._name} could not be renewed: {describe_error(error)}") from None
 
     async def _renew(self) -> None:
-        try:
-            self._lease = await self._write(self._lease["spec"], self._lease)
-        except ApiError as refused:
-            if refused.code != 409:
-                raise
-            # A renewal whose answer was lost or came too late may have been stored.
-            stored = await self._cluster.request("GET", self._path, seconds=_REQUEST)
-            if stored["spec"].get("holderIdentity") != self._identity:
-                raise LeadershipLost(f"lease {self._name} was taken by another") from None
-            self._lease = await self._write(stored["spec"], stored)
+        lease = await self._update({})
+        if lease is None:
+            raise LeadershipLost(f"lease {self._name} was taken by another")
+        self._lease = lease
 
     async def release(self) -> None:
         """Let the next one lead at once; call it when nothing is written any more."""
@@ -93,16 +87,20 @@ class Leader:
             _log.warning("lease %s not released; expires by itself: %s", self._name, describe_error(error))
 
     async def _release(self) -> None:
-        free = {"holderIdentity": "", "leaseDurationSeconds": 1}
+        await self._update({"holderIdentity": "", "leaseDurationSeconds": 1})
+
+    async def _update(self, changes: Manifest) -> Manifest | None:
+        """Write the lease that this replica holds; None if another one holds it."""
         try:
-            await self._write({**self._lease["spec"], **free}, self._lease)
-        except ApiError as refused:
-            if refused.code != 409:
+            return await self._write({**self._lease["spec"], **changes}, self._lease)
+        except ApiError as error:
+            if error.code != 409:
                 raise
-            # A renewal that was cancelled while it waited for its answer may have been stored.
-            stored = await self._cluster.request("GET", self._path, seconds=_REQUEST)
-            if stored["spec"].get("holderIdentity") == self._identity:
-                await self._write({**stored["spec"], **free}, stored)
+        # A renewal that was cancelled, or whose answer was lost or came too late, may have been stored.
+        stored = await self._cluster.request("GET", self._path, seconds=_REQUEST)
+        if stored["spec"].get("holderIdentity") != self._identity:
+            return None
+        return await self._write({**stored["spec"], **changes}, stored)
 
     async def _try_acquire_or_renew(self) -> bool:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 
-from resnext_operator.domain.observed import ClusterState, ObservedLauncher, ObservedWorker
+from resnext_operator.domain.observed import ClusterState, ObservedLauncher, ObservedPod, ObservedWorker
 from resnext_operator.rendering import names
 from resnext_operator.runtime.cached_objects import (
     JSON,
@@ -92,31 +92,20 @@ def worker(pod: CachedObject) -> ObservedWorker:
     if name is None:
         raise ValueError(f"{metadata['name']} is not the name of a worker pod")
     labels, ended = dictionary(metadata.get("labels")), _terminated(status)
-    trouble, unschedulable = _waiting_reason(status)
+    common = _pod(pod, status, ended)
+    since = _time(_condition(status, "PodScheduled").get("lastTransitionTime")) if common.unschedulable else None
     return ObservedWorker(
+        **vars(common),
         index=name.number,
         generation=name.generation,
-        name=metadata["name"],
-        uid=metadata["uid"],
-        phase=word(status.get("phase")) or "Pending",
         ready=word(_condition(status, "Ready").get("status")) == "True",
         address=word(status.get("podIP")),
-        deleting="deletionTimestamp" in metadata,
-        disrupted=_disrupted(status),
-        unreachable="deletionTimestamp" in metadata and _unreachable(status),
-        waiting_reason=trouble,
-        unschedulable=unschedulable,
-        unschedulable_since=_time(_condition(status, "PodScheduled").get("lastTransitionTime"))
-        if unschedulable
-        else None,
-        scheduled=_scheduled(status),
+        unschedulable_since=since,
         termination_message=_termination_message(status),
         ended_by=word(ended.get("reason")) or word(status.get("reason")),
-        exit_code=_exit_code(ended),
         out_of_memory=_out_of_memory(ended),
         created=_time(metadata.get("creationTimestamp")),
         gated=_gated(pod),
-        node=_node(pod),
         revision=word(labels.get(names.REVISION)),
         keys=word(labels.get(names.SSH_SECRET_UID)),
     )
@@ -128,10 +117,22 @@ def launcher(pod: CachedObject, deleted: bool = False) -> ObservedLauncher:
     if name is None:
         raise ValueError(f"{metadata['name']} is not the name of a launcher pod")
     ended = _terminated(status)
-    trouble, unschedulable = _waiting_reason(status)
     count = word(dictionary(metadata.get("labels")).get(names.WORKERS))
     return ObservedLauncher(
+        **vars(_pod(pod, status, ended)),
         attempt=name.number,
+        report=_report(ended.get("message")),
+        ended=_time(ended.get("finishedAt")),
+        workers=int(count) if count.isascii() and count.isdigit() and 0 < int(count[:5]) <= _MOST_WORKERS else None,
+        deleted=deleted,
+    )
+
+
+def _pod(pod: CachedObject, status: PodStatus, ended: TerminatedState) -> ObservedPod:
+    """What workers and launchers have in common."""
+    metadata = pod["metadata"]
+    trouble, unschedulable = _waiting_reason(status)
+    return ObservedPod(
         name=metadata["name"],
         uid=metadata["uid"],
         phase=word(status.get("phase")) or "Pending",
@@ -142,11 +143,7 @@ def launcher(pod: CachedObject, deleted: bool = False) -> ObservedLauncher:
         unschedulable=unschedulable,
         scheduled=_scheduled(status),
         exit_code=_exit_code(ended),
-        report=_report(ended.get("message")),
-        ended=_time(ended.get("finishedAt")),
         node=_node(pod),
-        workers=int(count) if count.isascii() and count.isdigit() and 0 < int(count[:5]) <= _MOST_WORKERS else None,
-        deleted=deleted,
     )
 
 

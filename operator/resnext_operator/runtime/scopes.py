@@ -15,6 +15,7 @@ from contextlib import suppress
 import aiohttp
 import kopf
 
+from resnext_operator.domain.backoff import exponential_delay
 from resnext_operator.runtime import controller
 from resnext_operator.runtime.cached_objects import CachedObject
 from resnext_operator.runtime.children import NameStillHeld
@@ -102,7 +103,7 @@ class Scopes:
                 failures += 1
                 left = isinstance(error, ApiError) and error.code in _LEFT and namespace is not None
                 most = _LAST_DELAY_LEFT if left else _LAST_DELAY
-                pause = min(_FIRST_DELAY * 2.0 ** min(failures, 10), most)
+                pause = exponential_delay(_FIRST_DELAY, most, failures)
                 self._failed(kind, namespace, error, left)
             self._tried.add((kind, namespace))
             async with self._progress:
@@ -163,7 +164,7 @@ class Scopes:
             # Whether it is still there, and what has changed meanwhile.
             for kind in controller.WATCHED:
                 self._due[kind, namespace].set()
-            await asyncio.sleep(min(_FIRST_DELAY * 2.0 ** min(failures, 10), _LAST_DELAY))
+            await asyncio.sleep(exponential_delay(_FIRST_DELAY, _LAST_DELAY, failures))
 
 
 class _Kopf:

@@ -3,6 +3,7 @@
 import asyncio
 
 from resnext_operator.api.objects import TrainingKey
+from resnext_operator.domain.backoff import exponential_delay
 
 _FIRST_DELAY, _LAST_DELAY = 0.5, 60.0
 
@@ -60,7 +61,7 @@ class WorkQueue:
         """Work on this key again after a time that doubles with each failure; returns the seconds."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
-        delay = min(_LAST_DELAY, _FIRST_DELAY * float(1 << min(failures, 10)))
+        delay = exponential_delay(_FIRST_DELAY, _LAST_DELAY, failures)
         # What changed meanwhile waits too: an API server in trouble is not helped by more requests.
         self._dirty.discard(key)
         self._release(key)

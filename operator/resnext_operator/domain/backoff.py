@@ -1,0 +1,14 @@
+"""Exponential backoff."""
+
+from datetime import timedelta
+from typing import TypeVar
+
+_Delay = TypeVar("_Delay", float, timedelta)
+
+# Beyond any limit in use, and far below an overflow.
+_MOST_DOUBLINGS = 10
+
+
+def exponential_delay(first: _Delay, limit: _Delay, doublings: int) -> _Delay:
+    """The first delay, doubled so many times, up to a limit."""
+    return min(first * float(2 ** min(doublings, _MOST_DOUBLINGS)), limit)
