@@ -162,12 +162,12 @@ def measure_all(config: BenchmarkConfig, record: Record, deadline: float, measur
             return
         try:
             found = measure(command(measurement, config), timeout=min(left, MEASUREMENT_SECONDS))
-            said = f"{found['imagesPerSecond']:,.1f} images/s"
+            outcome = f"{found['imagesPerSecond']:,.1f} images/s"
         except CommandFailed as error:
             found = {"error": str(error)}
-            said = str(error).splitlines()[-1][:200]
+            outcome = str(error).splitlines()[-1][:200]
         record.add(measurement, found)
-        print(f"{number} of {len(todo)}: {name(measurement)}: {said}", file=sys.stderr, flush=True)
+        print(f"{number} of {len(todo)}: {name(measurement)}: {outcome}", file=sys.stderr, flush=True)
 
 
 def name(measurement: Measurement) -> str:

@@ -128,13 +128,13 @@ WRITES = ("POST", "PATCH", "DELETE")
 
 
 async def events(api: Api) -> int:
-    """How many the operator has told; they are no part of the goal for its calls."""
+    """Number of events that the operator has written; they do not count toward the goal for its calls."""
     query = [("fieldSelector", "source=resnext-operator")]
     return len((await api.request("GET", f"/api/v1/namespaces/{NAMESPACE}/events", query=query, seconds=60))["items"])
 
 
 async def to_succeeded(api: Api, it: Process, count: int, workers: int) -> dict[str, float]:
-    told, before, cpu = await events(api), await it.calls(), it.seconds()
+    event_count, before, cpu = await events(api), await it.calls(), it.seconds()
     async with watching(api) as seen:
         began = time.monotonic()
         await create(api, count, workers, last_attempt=1)
@@ -143,14 +143,14 @@ async def to_succeeded(api: Api, it: Process, count: int, workers: int) -> dict[
     expected = {"workers": count * workers, "launchers": count}
     if dict(seen.count) != expected:
         raise RuntimeError(f"{dict(seen.count)} pods were made, and {expected} expected: some were made again")
-    calls, told = await it.calls() - before, await events(api) - told
+    calls, event_count = await it.calls() - before, await events(api) - event_count
     return {
         "submitted": created - began,
         "workers created": seen.last["workers"] - began,
         "launchers created": seen.last["launchers"] - began,
         "succeeded": ended - began,
-        "calls": (sum(calls[verb] for verb in (*WRITES, "GET")) - told) / count,
-        "events": told / count,
+        "calls": (sum(calls[verb] for verb in (*WRITES, "GET")) - event_count) / count,
+        "events": event_count / count,
         **{f"calls {verb}": calls[verb] / count for verb in (*WRITES, "GET")},
         "cpu": it.seconds() - cpu,
         "memory": it.memory("VmHWM"),
@@ -181,11 +181,11 @@ async def at_rest(it: Process, seconds: float) -> dict[str, float]:
 
 async def under_way(it: Process, ranks: Ranks, seconds: float) -> dict[str, float]:
     """Trainings that make steps all the time."""
-    before, asked, cpu, began = await it.calls(), ranks.asked, it.seconds(), time.monotonic()
+    before, polls_before, cpu, began = await it.calls(), ranks.requests, it.seconds(), time.monotonic()
     while (step := int(time.monotonic() - began)) < seconds:
         ranks.progress = trains(1, 41 + step)
         await asyncio.sleep(1)
-    polls, calls, seconds = ranks.asked - asked, await it.calls() - before, time.monotonic() - began
+    polls, calls, seconds = ranks.requests - polls_before, await it.calls() - before, time.monotonic() - began
     return {
         "polls": polls / seconds,
         "patches": calls["PATCH"] / seconds,
@@ -215,17 +215,17 @@ async def measure(few: int, many: int) -> dict[str, dict[str, float]]:
             await namespace_with_claim(api, NAMESPACE, CLAIM)
             async with operator(api, ranks) as it:
                 found[name] = await to_succeeded(api, it, count, workers)
-                _tell(name, found)
+                _print_result(name, found)
                 if name == "many":
                     found["finished"] = await at_rest(it, Settings().resync_seconds + 5)
-                    _tell("finished", found)
+                    _print_result("finished", found)
             await clear(api, NAMESPACE)
         await namespace_with_claim(api, NAMESPACE, CLAIM)
         async with operator(api, ranks) as it:
             await create(api, many, 2, last_attempt=0)
             await until(it, "Running", many, 600)
             found["running"] = await under_way(it, ranks, 30)
-            _tell("running", found)
+            _print_result("running", found)
             await rest(it)
         # The ranks' words stay the same, so there is nothing to write.
         found["restart"] = await restart(api, ranks, 20)
@@ -233,7 +233,7 @@ async def measure(few: int, many: int) -> dict[str, dict[str, float]]:
     return found
 
 
-def _tell(name: str, found: dict[str, dict[str, float]]) -> None:
+def _print_result(name: str, found: dict[str, dict[str, float]]) -> None:
     """For whoever waits."""
     print(name, {key: round(value, 2) for key, value in found[name].items()}, file=sys.stderr, flush=True)
 

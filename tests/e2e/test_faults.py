@@ -33,9 +33,9 @@ def injection_points(writes: int) -> list[tuple[Fault, int]]:
 @pytest.mark.parametrize("steps", SCENARIOS, ids=lambda steps: steps.__name__)
 def test_fault_at_any_write_does_not_change_outcome(environment: Environment, steps: ScenarioSteps):
     """The final state and the created objects are those of a run without faults."""
-    told, injected = environment.run(sweep(environment, steps))
+    failures, injected = environment.run(sweep(environment, steps))
     print(f"{steps.__name__}: {injected} faults")
-    assert not told, "\n".join(told)
+    assert not failures, "\n".join(failures)
 
 
 async def sweep(environment: Environment, steps: ScenarioSteps) -> tuple[list[str], int]:
@@ -47,20 +47,20 @@ async def sweep(environment: Environment, steps: ScenarioSteps) -> tuple[list[st
 
     clean, again = await asyncio.gather(one(), one())
     # A difference between clean runs would hide the effect of a fault.
-    told = [f"between two runs without a fault: {each}" for each in again.differences(clean)]
+    failures = [f"between two runs without a fault: {each}" for each in again.differences(clean)]
     faults = injection_points(len(clean.writes))
     runs = await asyncio.gather(*(one(*each) for each in faults), return_exceptions=True)
     injected = 0
     for (fault, number), run in zip(faults, runs, strict=True):
         if isinstance(run, BaseException):
-            told.append(str(run))
+            failures.append(str(run))
             continue
         # Faster pods need fewer writes; then a fault may have no write to be injected at.
         injected += run.injected
         killed = run.injected and fault in (Fault.KILLED_AFTER, Fault.KILLED_BEFORE)
-        told += [f"{fault} {number} ({clean.writes[number - 1]}): {each}" for each in run.differences(clean)]
+        failures += [f"{fault} {number} ({clean.writes[number - 1]}): {each}" for each in run.differences(clean)]
         if run.starts != 1 + killed:
-            told.append(f"{fault} {number}: it ended by itself:\n{run.log}")
+            failures.append(f"{fault} {number}: it ended by itself:\n{run.log}")
     if injected < 0.9 * len(faults):
-        told.append(f"{injected} of {len(faults)} faults were injected: the other writes did not occur")
-    return told, injected
+        failures.append(f"{injected} of {len(faults)} faults were injected: the other writes did not occur")
+    return failures, injected

@@ -66,13 +66,13 @@ def test_pods_failing_to_start_report_reason(cluster: Cluster, training, no_quot
     )
     cluster.apply(sample("resnext-digits", "refused", {**SYNTHETIC, **deadline}), namespace=no_quota)
 
-    for name, (why, told, remedy) in waiting.items():
+    for name, (why, event, remedy) in waiting.items():
         cluster.until(name, failed)
         end = cluster.condition(name, "Failed")
         assert end["reason"] == "PendingDeadlineExceeded"
         assert why in end["message"]
         described = " ".join(cluster.kubectl("describe", "rnx", name).split())
-        assert told in described
+        assert event in described
         assert remedy in described
         assert "attempts" not in cluster.status(name)
 
@@ -138,5 +138,5 @@ def test_hung_rank_ends_attempt_and_is_counted(cluster: Cluster, training):
     assert paused.total_seconds() >= 9, "ten seconds after the first failure, in times without fractions"
     assert second["checkpointStepBefore"] >= 22
     described = " ".join(cluster.kubectl("describe", "rnx", name).split())
-    for told in ("Normal Accepted", "Warning Hung", "Normal LauncherCreated", "Normal StepsProgressing"):
-        assert told in described
+    for event in ("Normal Accepted", "Warning Hung", "Normal LauncherCreated", "Normal StepsProgressing"):
+        assert event in described

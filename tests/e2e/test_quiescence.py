@@ -38,19 +38,19 @@ async def failed(scenario: TrainingScenario) -> None:
 async def pending(scenario: TrainingScenario) -> None:
     await scenario.create(workers={"replicas": 2, "nodeSelector": {"no": "such-node"}})
 
-    async def told() -> bool:
+    async def unschedulable() -> bool:
         return (await scenario.status()).get("reason") == "Unschedulable"
 
-    await scenario.until(told, "the scheduler's word")
+    await scenario.until(unschedulable, "the scheduler's word")
 
 
 async def without_claim(scenario: TrainingScenario) -> None:
     await scenario.create(checkpoints={"claimName": "nowhere"})
 
-    async def told() -> bool:
+    async def claim_missing() -> bool:
         return (await scenario.status()).get("reason") == "ClaimNotFound"
 
-    await scenario.until(told, "the missing claim")
+    await scenario.until(claim_missing, "the missing claim")
 
 
 IDLE_SCENARIOS = (create_to_running, suspended, finished, failed, pending, without_claim)
@@ -68,12 +68,12 @@ def test_idle_operator_writes_nothing(environment: Environment):
             await asyncio.gather(*(bring(scenario) for bring, scenario in zip(IDLE_SCENARIOS, scenarios, strict=True)))
             for life in ("the first operator", "the next operator"):
                 written = await wait_until_idle(it)
-                asked, lists = environment.ranks.asked, len(relists(it.proxy.calls))
+                polls, lists = environment.ranks.requests, len(relists(it.proxy.calls))
                 await asyncio.sleep(3)
-                told = [str(call) for call in it.proxy.writes[written:]]
-                assert not told, f"{life} wrote with nothing to do: {told}"
+                written_calls = [str(call) for call in it.proxy.writes[written:]]
+                assert not written_calls, f"{life} wrote with nothing to do: {written_calls}"
                 # The operator polled and listed all the time.
-                assert environment.ranks.asked > asked
+                assert environment.ranks.requests > polls
                 assert len(relists(it.proxy.calls)) > lists
                 it.kill()
                 await asyncio.sleep(2)
@@ -146,7 +146,7 @@ def test_spec_of_earlier_version_keeps_pods(environment: Environment):
                     return False  # by the definition of before, which the API server has still in use
                 return True
 
-            async def told() -> bool:
+            async def condition_reported() -> bool:
                 conditions = (await scenario.status()).get("conditions", ())
                 return any(each["type"] == "SpecInvalid" and each["status"] == "True" for each in conditions)
 
@@ -154,7 +154,7 @@ def test_spec_of_earlier_version_keeps_pods(environment: Environment):
                 await scenario.until(stored, "a definition that allows it")
             finally:
                 await environment.api.merge(path, {"spec": {"versions": strict["versions"]}})
-            await scenario.until(told, "the condition")
+            await scenario.until(condition_reported, "the condition")
             await asyncio.sleep(3)
             assert (await scenario.status())["phase"] == "Running"
             assert {pod["metadata"]["uid"] for pod in (await scenario.children())["pods"]} == before

@@ -23,11 +23,11 @@ from tests.support.simcluster.scenarios import (
 
 pytestmark = pytest.mark.exclusive
 
-Right = tuple[str, str, str]
+Permission = tuple[str, str, str]
 """Group, resource and verb."""
 
 
-def granted(kind: str) -> Iterator[Right]:
+def granted(kind: str) -> Iterator[Permission]:
     """The permissions that the chart grants to the operator."""
     rendered = run("helm", "template", RELEASE, ROOT / "charts" / RELEASE, "--namespace", SYSTEM)
     for each in yaml.safe_load_all(rendered):
@@ -38,7 +38,7 @@ def granted(kind: str) -> Iterator[Right]:
                         yield from ((group, resource, verb) for verb in rule["verbs"])
 
 
-def needed(calls: list[Call]) -> Iterator[Right]:
+def needed(calls: list[Call]) -> Iterator[Permission]:
     """What the calls needed; some clusters ask for a right to the finalizers of an owner whose deletion is blocked."""
     for call in calls:
         if call.resource:
@@ -80,10 +80,10 @@ async def within_a_quota(scenario: TrainingScenario) -> None:
 async def until_ttl_expires(scenario: TrainingScenario) -> None:
     await scenario.create(last_attempt=1, runPolicy={"ttlSecondsAfterFinished": 1})
 
-    async def gone() -> bool:
+    async def deleted() -> bool:
         return await scenario.api.find(scenario.path) is None
 
-    await scenario.until(gone, "the training's deletion")
+    await scenario.until(deleted, "the training's deletion")
 
 
 def test_role_grants_exactly_what_operator_uses(environment: Environment):

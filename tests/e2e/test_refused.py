@@ -131,11 +131,11 @@ def test_quota_without_limits_reported_before_workers(cluster: Cluster):
         wanted = {"workers": {"resources": {"limits": {"memory": "1Gi"}}}, **SYNTHETIC}
         cluster.apply(sample("resnext-digits", "it", wanted), namespace=namespace)
 
-        def told() -> bool:
+        def limit_reported() -> bool:
             conditions = cluster.status("it", namespace).get("conditions", ())
             return any("spec.workers.resources.limits.cpu" in each["message"] for each in conditions)
 
-        eventually(told, "the name of the missing limit")
+        eventually(limit_reported, "the name of the missing limit")
         assert not cluster.objects("pods", namespace=namespace)
     finally:
         cluster.run("kubectl", "delete", "namespace", namespace, "--wait=false")
@@ -151,13 +151,13 @@ def assert_both_refuse(cluster: Cluster, manifest) -> None:
         cluster.kubectl("create", "--dry-run=server", "-f", "-", stdin=as_text(manifest))
     with pytest.raises(InvalidTraining) as own:
         parse(manifest, OperatorPolicy("trainer"))
-    said = str(refusal.value).replace('\\"', '"')
+    message = str(refusal.value).replace('\\"', '"')
     # What may be a number or a text is wrong as both, and the API server says the one.
     sentences = [sentence.partition(": ") for sentence in str(own.value).splitlines()]
-    assert all(field in said for field, _, _ in sentences)
+    assert all(field in message for field, _, _ in sentences)
     # Between the two each has its own way of quoting the value.
     reasons = [re.sub(r'^Invalid value: ([-.\d]+: |"[^"]*": )?', "", reason) for _, _, reason in sentences]
-    assert any(reason in said for reason in reasons)
+    assert any(reason in message for reason in reasons)
 
 
 def as_text(manifest) -> str:

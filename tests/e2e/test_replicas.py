@@ -63,11 +63,11 @@ def test_standby_takes_over_when_leader_dies(cluster: Cluster, training):
 
     # Asked to go, the leader lets the lease go first: the other need not wait for it to run out.
     leader = led["holderIdentity"]
-    asked = datetime.now(UTC)
+    deleted_at = datetime.now(UTC)
     cluster.kubectl("delete", "pod", leader, "--timeout=60s", namespace=SYSTEM)
-    assert (datetime.now(UTC) - asked).total_seconds() < 20, "a graceful end: after 30 s it would be killed"
+    assert (datetime.now(UTC) - deleted_at).total_seconds() < 20, "a graceful end: after 30 s it would be killed"
     eventually(lambda: lease(cluster)["holderIdentity"] not in ("", leader), "another leader")
-    assert 0 < seconds(asked, lease(cluster)) < LEASE_DURATION
+    assert 0 < seconds(deleted_at, lease(cluster)) < LEASE_DURATION
     step = cluster.status(running)["progress"]["step"]
     cluster.until(running, lambda status: status["progress"]["step"] > step)
     assert len(cluster.status(running)["attempts"]) == 1

@@ -49,5 +49,5 @@ def test_stall_is_reported_cleared_and_ended_as_hung(cluster: Cluster, training)
     cluster.until(name, lambda status: status["progress"]["step"] > step)
     assert cluster.condition(name, "Stalled")["status"] == "False"
     described = " ".join(cluster.kubectl("describe", "rnx", name).split())
-    for told in ("Warning Stalled", "Normal ProgressResumed", "Warning Hung"):
-        assert told in described
+    for event in ("Warning Stalled", "Normal ProgressResumed", "Warning Hung"):
+        assert event in described

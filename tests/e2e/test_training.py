@@ -88,9 +88,9 @@ def test_digits_reach_accuracy_and_export_metrics(cluster: Cluster, training):
     claim = cluster.get("pvc", f"{name}-checkpoints")
     assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
     for query in dashboard_queries():
-        asked = query.replace("$namespace", NAMESPACE).replace("$training", name).replace("$__rate_interval", "5m")
+        expression = query.replace("$namespace", NAMESPACE).replace("$training", name).replace("$__rate_interval", "5m")
         # Asked of the last minutes: the pods of a finished training are gone.
-        past = f"last_over_time(({asked})[10m:5s])"
+        past = f"last_over_time(({expression})[10m:5s])"
         eventually(partial(cluster.query, past), f"data for {query}")
 
 
@@ -100,8 +100,8 @@ def test_info_metric_reports_dali_xla_and_bf16(cluster: Cluster, training):
         training={"epochs": 2, "data": {"pipeline": "dali"}, "xla": True, "precision": {"mode": "bf16"}},
     )
     cluster.until(name, succeeded, seconds=420)
-    asked = f'last_over_time(resnext_trainer_info{{namespace="{NAMESPACE}",training="{name}",rank="0"}}[10m])'
-    info = eventually(lambda: cluster.query(asked), "the labels of rank 0")[0]["metric"]
+    expression = f'last_over_time(resnext_trainer_info{{namespace="{NAMESPACE}",training="{name}",rank="0"}}[10m])'
+    info = eventually(lambda: cluster.query(expression), "the labels of rank 0")[0]["metric"]
     expected = {
         "architecture": "resnext17-8x4d",
         "precision": "bf16",
@@ -171,10 +171,10 @@ def test_missing_gpus_are_reported_as_unschedulable(cluster: Cluster, training):
     """The condition Scheduled names nvidia.com/gpu."""
     cluster.apply(claim("imagenet", "ReadOnlyMany"), claim("resnext-250ep-checkpoints", "ReadWriteOnce"))
     name = training("resnext-250ep")
-    said = cluster.until(
+    message = cluster.until(
         name, lambda status: (it := condition(status, "Scheduled")).get("status") == "False" and it["message"]
     )
-    assert "nvidia.com/gpu" in said
+    assert "nvidia.com/gpu" in message
     assert cluster.status(name)["phase"] == "Pending"
 
 

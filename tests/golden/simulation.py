@@ -213,14 +213,14 @@ class Operator:
         known = Cache()
         self._metrics = Metrics(known, lambda: 0)
         self._metrics.leading = True
-        self._teller = EventRecorder(server)
+        self._recorder = EventRecorder(server)
         self._runtime = controller.Runtime(
             settings=Settings.from_environment({**SETTINGS, **environment}),
             cluster=server,
             cache=known,
             queue=cast(WorkQueue, self.queue),
             poller=cast(ProgressPoller, self.reported),
-            recorder=self._teller,
+            recorder=self._recorder,
             metrics=self._metrics,
             admission=Admission(server),
         )
@@ -241,7 +241,7 @@ class Operator:
 
     async def write_events(self) -> None:
         """Runs for as long as the simulation."""
-        await self._teller.run()
+        await self._recorder.run()
 
     async def reconcile(self) -> None:
         self.queue.due = False
@@ -487,8 +487,10 @@ class Simulation:
 
     def launcher_ends(self, code: int, message: str | None = "because", **report: Any) -> None:
         """The launcher of the attempt under way ends with its report, or without one."""
-        said = "" if message is None else json.dumps({"verdict": "of the exit code", "message": message, **report})
-        self.end(self.pods("launcher")[-1], code, said)
+        termination_message = (
+            "" if message is None else json.dumps({"verdict": "of the exit code", "message": message, **report})
+        )
+        self.end(self.pods("launcher")[-1], code, termination_message)
 
     def _end_deleted_pods(self) -> bool:
         """A launcher that is asked to stop saves a checkpoint and says so; every other pod just ends."""

@@ -31,7 +31,7 @@ def timm_folder():
 def torch(tmp_path, timm_folder):
     """Asks the peer, which runs on Debian's own Python."""
 
-    def ask(command, **arrays):
+    def run_peer(command, **arrays):
         np.savez(tmp_path / "in.npz", **arrays)
         done = subprocess.run(
             ["/usr/bin/python3", PEER, command, tmp_path / "in.npz", tmp_path / "out.npz"],
@@ -43,7 +43,7 @@ def torch(tmp_path, timm_folder):
         assert done.returncode == 0, done.stderr
         return dict(np.load(tmp_path / "out.npz"))
 
-    return ask
+    return run_peer
 
 
 def network(architecture):

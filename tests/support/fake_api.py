@@ -86,8 +86,11 @@ class ApiServer:
             for queue in queues if namespace in (None, where) else ():
                 queue.put_nowait(None)
 
-    def put(self, body: Manifest, event: str | None = None, *, tell: bool = True) -> Manifest:
-        """Store an object and tell the watches; one that has broken unnoticed is told nothing."""
+    def put(self, body: Manifest, event: str | None = None, *, notify: bool = True) -> Manifest:
+        """Store an object and notify the watches.
+
+        notify: False for a watch that has broken unnoticed.
+        """
         self.version += 1
         namespace, name = body["metadata"]["namespace"], body["metadata"]["name"]
         prefix, plural = PATHS[body["kind"]]
@@ -101,7 +104,7 @@ class ApiServer:
         }
         event = event or ("MODIFIED" if path in self.objects else "ADDED")
         self.objects[path] = {"apiVersion": prefix.partition("/")[2], **body, "metadata": metadata}
-        for queue in self.watches.get((namespace, plural), ()) if tell else ():
+        for queue in self.watches.get((namespace, plural), ()) if notify else ():
             queue.put_nowait({"type": event, "object": self.objects[path]})
         return self.objects[path]
 

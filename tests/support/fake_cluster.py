@@ -67,7 +67,7 @@ class Cluster:
         self.site = SITE
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
         self.objects: dict[str, Manifest] = {}
-        self.gone: list[Manifest] = []
+        self.deleted_launchers: list[Manifest] = []
         self.progress: Progress | None = None
         self.events: list[str] = []
         self.made: list[str] = []
@@ -91,10 +91,10 @@ class Cluster:
     def seen(self) -> ClusterState:
         # Nobody may watch Secrets.
         children = cast("list[CachedObject]", [each for each in self.objects.values() if each["kind"] != "Secret"])
-        gone = cast("list[CachedObject]", self.gone)
+        deleted_launchers = cast("list[CachedObject]", self.deleted_launchers)
         metadata = self.body["metadata"]
         foreign = ownership.foreign_claims(children, metadata["name"], metadata["uid"])
-        return observe.observe(children, gone, self.progress, self.last_steps, foreign_claims=foreign)
+        return observe.observe(children, deleted_launchers, self.progress, self.last_steps, foreign_claims=foreign)
 
     @property
     def status(self) -> Manifest:
@@ -192,14 +192,14 @@ class Cluster:
             attempt=attempt, epoch=step / 20, epochs=8, step=step, steps=160, loss=0.5, checkpoint=checkpoint
         )
 
-    def end(self, verdict: ExitStatus, message: str = "because", report: bool = True) -> None:
-        """The launcher ends with a verdict."""
-        said = (
-            TerminationReport(verdict=verdict.name.lower(), message=message).model_dump_json(by_alias=True)
+    def end(self, status: ExitStatus, message: str = "because", report: bool = True) -> None:
+        """The launcher ends with an exit status."""
+        termination_message = (
+            TerminationReport(verdict=status.name.lower(), message=message).model_dump_json(by_alias=True)
             if report
             else ""
         )
-        self.end_pod(self.pods("launcher")[-1], verdict.value, said)
+        self.end_pod(self.pods("launcher")[-1], status.value, termination_message)
 
     def end_pod(self, pod: Manifest, code: int, message: str) -> None:
         ended = {"exitCode": code, "message": message, "finishedAt": to_rfc3339(self.now)}
@@ -214,7 +214,7 @@ class Cluster:
                 self.end_pod(
                     pod, 75, TerminationReport(verdict="stopped", message="saved").model_dump_json(by_alias=True)
                 )
-            self.gone.append(pod)
+            self.deleted_launchers.append(pod)
 
     def vanish(self, name: str) -> None:
         """A pod goes by force."""

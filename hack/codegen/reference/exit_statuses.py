@@ -2,7 +2,7 @@
 
 from hack.codegen.reference.tables import table
 from resnext_operator.domain.attempt_cause import CAUSES, REASONS
-from resnext_operator.domain.attempt_outcome import PERMANENT_VERDICTS
+from resnext_operator.domain.attempt_outcome import PERMANENT_EXIT_STATUSES
 from resnext_trainer.contract import ExitStatus
 
 
@@ -29,6 +29,6 @@ def _next(status: ExitStatus) -> str:
         return "The training Succeeded."
     if status is ExitStatus.STOPPED:
         return "The training is suspended or resized, or another attempt starts."
-    if status in PERMANENT_VERDICTS:
+    if status in PERMANENT_EXIT_STATUSES:
         return "The training Failed."
     return "Another attempt starts, up to `runPolicy.backoffLimit`."

@@ -178,7 +178,7 @@ class ClaimTemplate(Config):
 _CONTROL = r"[\x00-\x1f\x7f]"  # of RE2 and of Python alike
 
 
-def _climbs(path: str) -> bool:
+def _escapes_directory(path: str) -> bool:
     return "/../" in f"/{path}/"
 
 
@@ -198,7 +198,9 @@ class Checkpoints(Config):
         Rule(
             "!has(self.subPath) || !(self.subPath.startsWith('/') || ('/' + self.subPath + '/').contains('/../') "
             f"|| self.subPath.matches(r'{_CONTROL}'))",
-            lambda it: not (it.sub_path.startswith("/") or _climbs(it.sub_path) or re.search(_CONTROL, it.sub_path)),
+            lambda it: (
+                not (it.sub_path.startswith("/") or _escapes_directory(it.sub_path) or re.search(_CONTROL, it.sub_path))
+            ),
             "subPath",
             "it is a directory in the claim: write a relative path without .. and control characters",
         ),
@@ -245,7 +247,7 @@ class RunPolicy(Config):
     """Time that a training may be Stalled before its attempt ends as hung, and another begins."""
 
 
-def _asks_for_gpus(it: "Spec") -> bool:
+def _requests_gpus(it: "Spec") -> bool:
     return it.workers.gpus > 0
 
 
@@ -296,13 +298,13 @@ class Spec(Config):
     rules = (
         Rule(
             f"!({_DEVICE} == 'gpu') || ({_GPUS})",
-            lambda it: it.training.device != "gpu" or _asks_for_gpus(it),
+            lambda it: it.training.device != "gpu" or _requests_gpus(it),
             "training.device",
             f"device gpu needs GPUs: set workers.resources.limits to hold {GPU}, or leave device out",
         ),
         Rule(
             f"!({_DEVICE} == 'cpu') || !({_GPUS})",
-            lambda it: it.training.device != "cpu" or not _asks_for_gpus(it),
+            lambda it: it.training.device != "cpu" or not _requests_gpus(it),
             "training.device",
             f"device cpu would leave the GPUs idle: take {GPU} out of workers.resources.limits, or leave device out",
         ),
@@ -319,7 +321,7 @@ class Spec(Config):
             "&& !(self.training.checkpoint.path + '/').contains('/../')",
             lambda it: (
                 f"{it.training.checkpoint.path}/".startswith(f"{CHECKPOINTS}/")
-                and not _climbs(it.training.checkpoint.path)
+                and not _escapes_directory(it.training.checkpoint.path)
             ),
             "training.checkpoint.path",
             f"what is written elsewhere is lost with the pod: set it to {CHECKPOINTS} or a directory below (without "

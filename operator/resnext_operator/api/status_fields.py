@@ -27,7 +27,7 @@ MAX_ATTEMPTS = 1_000_000
 """Attempts of a training; their number is part of a pod's name."""
 
 _UNKNOWN_BYTES, _UNKNOWN_FIELDS, _UNKNOWN_LEVELS = 4096, 16, 6
-_BIG = 2**53
+_MAX_SAFE_INTEGER = 2**53
 
 _ROUNDS = 8
 """Passes over a stored status: each omits what the one before could not parse, from the inner fields outwards."""
@@ -88,9 +88,9 @@ PreciseTime = Annotated[
 """With milliseconds, for pauses of less than a few seconds."""
 
 Text = Annotated[str, Field(max_length=32_768)]
-Count = Annotated[int, Field(ge=0, le=_BIG, json_schema_extra=INT64)]
+Count = Annotated[int, Field(ge=0, le=_MAX_SAFE_INTEGER, json_schema_extra=INT64)]
 Tally = Annotated[int, Field(ge=0, le=MAX_ATTEMPTS, json_schema_extra=INT32)]
-Number = Annotated[float, Field(ge=-_BIG, le=_BIG)]
+Number = Annotated[float, Field(ge=-_MAX_SAFE_INTEGER, le=_MAX_SAFE_INTEGER)]
 ExitCode = Annotated[int, Field(ge=-(2**31), le=2**31 - 1, json_schema_extra=INT32)]
 PositiveInt = Annotated[int, Field(ge=1, le=MAX_ATTEMPTS, json_schema_extra=INT32)]
 WorkerCount = Annotated[int, Field(ge=1, le=4096, json_schema_extra=INT32)]
@@ -166,7 +166,7 @@ def _small(key: str, value: Any) -> bool:
             inner = part.values() if isinstance(part, dict) else part
             return depth > 0 and all(shallow(each, depth - 1) for each in inner)
         if isinstance(part, int | float) and not isinstance(part, bool):
-            return abs(part) <= _BIG and math.isfinite(part)
+            return abs(part) <= _MAX_SAFE_INTEGER and math.isfinite(part)
         return isinstance(part, str | bool)
 
     return len(key) <= 128 and shallow(value, _UNKNOWN_LEVELS) and len(json.dumps(value)) <= _UNKNOWN_BYTES

@@ -18,8 +18,8 @@ NonEmptyStr = Annotated[str, Field(min_length=1, max_length=253)]
 # Kubernetes' own pattern without the signs: less than nothing of anything makes no sense in a pod.
 _QUANTITY = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][-+]?[0-9]{1,2})?$"
 Quantity = Annotated[int, Field(ge=0, le=10**18)] | Annotated[str, Field(pattern=_QUANTITY, max_length=32)]
-MOST_KEY = 317  # a prefix of 253 characters, a slash, and a name of 63
-MapKey = Annotated[str, Field(max_length=MOST_KEY)]
+MAX_KEY_LENGTH = 317  # a prefix of 253 characters, a slash, and a name of 63
+MapKey = Annotated[str, Field(max_length=MAX_KEY_LENGTH)]
 
 _SUBDOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 _NAME = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"

@@ -12,13 +12,13 @@ from resnext_operator.domain.log_excerpt import last_lines
 from resnext_operator.domain.observed import ObservedLauncher, ObservedWorker
 from resnext_trainer.contract import ExitStatus, TerminationReport
 
-PERMANENT_VERDICTS = (
+PERMANENT_EXIT_STATUSES = (
     ExitStatus.INVALID_CONFIGURATION,
     ExitStatus.INVALID_DATA,
     ExitStatus.NON_FINITE_LOSS,
     ExitStatus.NO_VALID_CHECKPOINT,
 )
-"""Verdicts that another attempt would only repeat."""
+"""Exit statuses that another attempt would only repeat."""
 
 # A launcher often dies before its node is known to be gone: a node's heartbeat is missed after 40 s, its pods after 70.
 EVIDENCE_GRACE = timedelta(seconds=90)
@@ -81,12 +81,12 @@ class AttemptObservation:
             return AttemptOutcome(
                 AttemptCause.STOPPED, f"pod {launcher.name}: stop requested, but node {launcher.node} is lost"
             )
-        gone = [index for index in self._lost_workers() if not self._is_saving(self.workers[index])]
-        return self._worker_failure(gone[0]) if gone else None
+        lost = [index for index in self._lost_workers() if not self._is_saving(self.workers[index])]
+        return self._worker_failure(lost[0]) if lost else None
 
     @staticmethod
     def _is_saving(pod: ObservedWorker | None) -> bool:
-        """A worker that is going saves first, and its launcher then ends with a verdict of its own."""
+        """A worker that is being deleted saves first, and its launcher then ends with an exit status of its own."""
         return pod is not None and pod.deleting and not pod.unreachable
 
     def _lost_workers(self) -> list[int]:
@@ -100,18 +100,18 @@ class AttemptObservation:
 
     def _from_exit_code(self, launcher: ObservedLauncher, now: datetime) -> AttemptOutcome | timedelta:
         code = launcher.exit_code if launcher.exit_code is not None else 1
-        verdict = ExitStatus.of_exit_code(code)
+        status = ExitStatus.of_exit_code(code)
         report = launcher.report or TerminationReport(
-            verdict=verdict.name.lower(), message=f"the launcher ended with exit code {code}"
+            verdict=status.name.lower(), message=f"the launcher ended with exit code {code}"
         )
-        ending = AttemptOutcome(CAUSES[verdict], report.message, code)
-        if verdict in (ExitStatus.COMPLETED, ExitStatus.STOPPED) or verdict in PERMANENT_VERDICTS:
+        ending = AttemptOutcome(CAUSES[status], report.message, code)
+        if status in (ExitStatus.COMPLETED, ExitStatus.STOPPED) or status in PERMANENT_EXIT_STATUSES:
             ending = replace(
-                ending, is_permanent=verdict in PERMANENT_VERDICTS, succeeded=verdict is ExitStatus.COMPLETED
+                ending, is_permanent=status in PERMANENT_EXIT_STATUSES, succeeded=status is ExitStatus.COMPLETED
             )
-            return self._attribute_failure(report, ending) if verdict in PERMANENT_VERDICTS else ending
+            return self._attribute_failure(report, ending) if status in PERMANENT_EXIT_STATUSES else ending
         counted = self._attribute_failure(report, replace(ending, counts_toward_backoff=True))
-        if verdict not in (ExitStatus.CRASHED, ExitStatus.UNREACHABLE):
+        if status not in (ExitStatus.CRASHED, ExitStatus.UNREACHABLE):
             return counted
         if self.stopping:
             return replace(ending, cause=AttemptCause.STOPPED)
@@ -121,7 +121,7 @@ class AttemptObservation:
             loss = self._worker_failure(lost[0])
             return loss if loss.exit_code is not None else replace(loss, exit_code=code)
         left = (launcher.ended or now) + self._evidence_grace(launcher, report) - now
-        return left if verdict is ExitStatus.CRASHED and left > timedelta(0) else counted
+        return left if status is ExitStatus.CRASHED and left > timedelta(0) else counted
 
     def _evidence_grace(self, launcher: ObservedLauncher, report: TerminationReport) -> timedelta:
         """How long a crash waits for what may explain it: less where no node can have been lost unseen."""

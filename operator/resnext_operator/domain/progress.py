@@ -19,7 +19,7 @@ _RESULTS = ("loss", "top1", "top5", "best_top1")
 _REPORTED = ("epoch", "epochs", "step", "steps", "images_per_second", *_RESULTS)
 
 # A training that would take longer has no date of completion that anybody could use.
-_LONGEST = timedelta(days=3650)
+_MAX_REMAINING = timedelta(days=3650)
 
 
 def update_progress(status: Status, attempt: AttemptStatus | None, progress: Progress, now: datetime) -> None:
@@ -77,7 +77,7 @@ def _completion_time(
     if done <= 0 or spent <= timedelta(0):
         return None
     seconds = spent.total_seconds() * max(0, progress.steps - progress.step) / done
-    return now + timedelta(seconds=seconds) if seconds <= _LONGEST.total_seconds() else None
+    return now + timedelta(seconds=seconds) if seconds <= _MAX_REMAINING.total_seconds() else None
 
 
 def summarize(status: Status) -> Summary:

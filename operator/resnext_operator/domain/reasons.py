@@ -5,7 +5,7 @@ from enum import StrEnum
 from resnext_operator.domain.plan import Event
 
 # The API server takes no longer message.
-_LONGEST = 1024
+_MAX_MESSAGE_LENGTH = 1024
 
 
 class Reason(StrEnum):
@@ -185,9 +185,9 @@ ADVICE = " → "
 
 def warning(reason: Reason, message: str) -> Event:
     """What went wrong, and what to do about it: a long message is shortened, the advice is not."""
-    said, _, advice = (
+    text, _, advice = (
         message.rpartition(ADVICE) if ADVICE in message else (message, "", SUGGESTED_ACTIONS.get(reason, ""))
     )
     end = f"{ADVICE}{advice}" if advice else ""
-    room = max(0, _LONGEST - len(end) - 1)
-    return Event("Warning", reason, (said if len(said) <= room else f"{said[:room]}…") + end)
+    room = max(0, _MAX_MESSAGE_LENGTH - len(end) - 1)
+    return Event("Warning", reason, (text if len(text) <= room else f"{text[:room]}…") + end)

@@ -30,7 +30,7 @@ _SCHEDULING_REASONS = (
 """Reported again by each try, since a rejection takes their place in the status."""
 
 # What an admission webhook or policy may add without bound.
-_LONGEST = 700
+_MAX_MESSAGE_LENGTH = 700
 
 
 class Cause(StrEnum):
@@ -72,11 +72,11 @@ def cause_of(rejection: Rejection) -> Cause:
 
 def advice(rejection: Rejection) -> str:
     """What to do about it, with the field's name where the message contains it."""
-    said, part = rejection.message, "launcher" if rejection.role == "launcher" else "workers"
+    message, part = rejection.message, "launcher" if rejection.role == "launcher" else "workers"
     fields = _fields(rejection)
     listed = " and ".join(fields)
     match cause_of(rejection):
-        case Cause.QUOTA if "must specify" in said:
+        case Cause.QUOTA if "must specify" in message:
             return f"set {listed}" if fields else f"set the missing limits in spec.{part}.resources"
         case Cause.QUOTA:
             return (
@@ -97,34 +97,34 @@ def advice(rejection: Rejection) -> str:
             return "grant this right to the operator's service account: install the chart's current role"
         case Cause.INVALID:
             return "correct the field that the message names"
-    if "PriorityClass" in said:
+    if "PriorityClass" in message:
         return f"create the PriorityClass, or change spec.{part}.priorityClassName"
-    if "RuntimeClass" in said:
+    if "RuntimeClass" in message:
         return f"create the RuntimeClass, or change spec.{part}.runtimeClassName"
-    if "being terminated" in said:
+    if "being terminated" in message:
         return "the namespace is being deleted: create the training in another one"
     return "read the message; the operator tries again"
 
 
 def _fields(rejection: Rejection) -> list[str]:
     """The fields of the spec that a message of a quota or a LimitRange is about."""
-    said = rejection.message
+    message = rejection.message
     if rejection.kind == "PersistentVolumeClaim":
         return ["spec.checkpoints.template.size"]
     part = f"spec.{'launcher' if rejection.role == 'launcher' else 'workers'}"
     found: list[str] = []
-    if missing := re.search(r"must specify (.*)", said, re.DOTALL):
+    if missing := re.search(r"must specify (.*)", message, re.DOTALL):
         # Such as "limits.cpu for: launcher; requests.memory for: launcher", and "limits.cpu,limits.memory" before 1.24.
         found = [name for name in re.split(r"[;,]\s*", re.sub(r" for: [^;]*", "", missing[1])) if name]
-    elif requested := re.search(r"requested: (.*?)(, used:|$)", said, re.DOTALL):
+    elif requested := re.search(r"requested: (.*?)(, used:|$)", message, re.DOTALL):
         found = [name.partition("=")[0] for name in requested[1].split(",")]
     else:
         for name, rest in re.findall(
-            r"(?:maximum|minimum) (\S+) usage per \w+ is ([^\]]*?)(?=, m(?:ax|in)imum|\]|$)", said
+            r"(?:maximum|minimum) (\S+) usage per \w+ is ([^\]]*?)(?=, m(?:ax|in)imum|\]|$)", message
         ):
             found.append(f"{'limits' if 'limit' in rest else 'requests'}.{name}")
-        found += [f"limits.{name}" for name in re.findall(r"(\S+) max limit to request ratio per", said)]
-        found += [f"limits.{name}" for name in re.findall(r"must be less than or equal to (\S+) limit", said)]
+        found += [f"limits.{name}" for name in re.findall(r"(\S+) max limit to request ratio per", message)]
+        found += [f"limits.{name}" for name in re.findall(r"must be less than or equal to (\S+) limit", message)]
     fields = [_field(part, name.strip(), rejection.role) for name in found]
     return list(dict.fromkeys(filter(None, fields)))
 
@@ -153,8 +153,8 @@ def plan_after_api_rejection(training: Training, plan: Plan, rejection: Rejectio
     status = (before if launches else plan.status).copy_to_change()
     status.phase, status.start_time = status.phase or Phase.PENDING, status.start_time or now.replace(microsecond=0)
     conditions = Conditions(plan.status.conditions, training.generation, now)
-    cause, said = cause_of(rejection), rejection.message[:_LONGEST]
-    message = f"{rejection.kind} {rejection.name} is rejected ({rejection.code}): {said} → {advice(rejection)}"
+    cause, reported = cause_of(rejection), rejection.message[:_MAX_MESSAGE_LENGTH]
+    message = f"{rejection.kind} {rejection.name} is rejected ({rejection.code}): {reported} → {advice(rejection)}"
     events = () if launches else tuple(event for event in plan.events if event.reason not in _SCHEDULING_REASONS)
     if cause is Cause.INVALID and not before.attempts:
         conditions.set(ConditionType.PODS_INVALID, True, Reason.PODS_INVALID, message)
@@ -192,7 +192,7 @@ def _with_rejection(
         role=rejection.role,
         message=message,
         since=before.since if before else now,
-        retry_time=now + _varied(training, tries, RETRY_FIRST, RETRY_LAST),
+        retry_time=now + _with_jitter(training, tries, RETRY_FIRST, RETRY_LAST),
         held_since=before.held_since if before else None,
         tries=tries,
         released=before.released if before else 0,
@@ -203,12 +203,12 @@ def _with_rejection(
 def released(training: Training, rejection: RejectionStatus, now: datetime) -> tuple[RejectionStatus, timedelta]:
     """The rejection after its pods are deleted, and the pause before the next try."""
     times = rejection.released + 1
-    wait = _varied(training, times, RELEASED_FIRST, RELEASED_LAST)
+    wait = _with_jitter(training, times, RELEASED_FIRST, RELEASED_LAST)
     changes = {"held_since": None, "released": times, "tries": 0, "retry_time": now + wait}
     return rejection.model_copy(update=changes), wait
 
 
-def _varied(training: Training, times: int, first: timedelta, last: timedelta) -> timedelta:
+def _with_jitter(training: Training, times: int, first: timedelta, last: timedelta) -> timedelta:
     """A doubling pause, half to one and a half of it: different for each training, so that two that hold parts of one
     quota do not try again at the same time; and the same whenever it is computed."""
     digest = hashlib.sha256(f"{training.uid}/{times}/{first}".encode()).digest()

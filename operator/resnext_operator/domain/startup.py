@@ -39,9 +39,9 @@ def record(status: Status, pod: ObservedWorker, now: datetime) -> str:
     where = f" on node {pod.node}" if pod.node else ""
     code = f", exit code {pod.exit_code}" if pod.exit_code is not None else ""
     # The end of a log says most.
-    said = " / ".join(lines)[-_MESSAGE:]
+    excerpt = " / ".join(lines)[-_MESSAGE:]
     message = f"pod {pod.name}{where} ended before the training started ({reason}{code})" + (
-        f": {said}" if said else ""
+        f": {excerpt}" if excerpt else ""
     )
     failed = FailedStart(
         time=now,

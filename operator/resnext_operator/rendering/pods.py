@@ -192,8 +192,8 @@ def _launcher_resources(written: Resources) -> ResourceRequirements:
     limits, requests = dict(written.limits), dict(written.requests)
     for name, default in _LAUNCHER_RESOURCES.items():
         if name not in limits:
-            asked = requests.setdefault(name, default["requests"])
-            limits[name] = max(default["limits"], asked, key=amount)
+            request = requests.setdefault(name, default["requests"])
+            limits[name] = max(default["limits"], request, key=amount)
     return {"limits": limits, "requests": requests} if requests else {"limits": limits}
 
 

@@ -16,11 +16,11 @@ from resnext_operator.rendering.pods import example_hosts, launcher_pod, worker_
 from resnext_operator.runtime.client import ApiError, KubeClient, path_of
 
 # A template is 32 bytes here; the oldest is asked about again.
-_MOST_TEMPLATES = 4096
+_MAX_TEMPLATES = 4096
 
 # A quota that is created later is noticed as soon as it rejects a pod.
 _QUOTA_SECONDS = 30.0
-_MOST_NAMESPACES = 4096
+_MAX_NAMESPACES = 4096
 
 
 class Rejected(Exception):
@@ -53,7 +53,7 @@ class Admission:
                 if template not in self._admitted:
                     await self._dry_run(training, worker_pod(training, 0, 0))
                     await self._dry_run(training, _launcher(training, 1))
-                    _remember(self._admitted, template, None, _MOST_TEMPLATES)
+                    _store_limited(self._admitted, template, None, _MAX_TEMPLATES)
         finally:
             if not turn.locked():
                 self._turns.pop(template, None)
@@ -81,8 +81,8 @@ class Admission:
             raise Rejected(rejection) from refused
 
     async def _has_quota(self, namespace: str) -> bool:
-        asked, found = self._quotas.get(namespace, (float("-inf"), False))
-        if time.monotonic() - asked < _QUOTA_SECONDS:
+        checked, found = self._quotas.get(namespace, (float("-inf"), False))
+        if time.monotonic() - checked < _QUOTA_SECONDS:
             return found
         try:
             page = await self._cluster.request("GET", path_of("ResourceQuota", namespace), query=[("limit", "1")])
@@ -92,7 +92,7 @@ class Admission:
             if refused.code != 403:
                 raise
             found = False
-        _remember(self._quotas, namespace, (time.monotonic(), found), _MOST_NAMESPACES)
+        _store_limited(self._quotas, namespace, (time.monotonic(), found), _MAX_NAMESPACES)
         return found
 
 
@@ -107,8 +107,8 @@ def _launcher(training: Training, attempt: int) -> Pod:
     return launcher_pod(training, attempt, example_hosts(training))
 
 
-def _remember(known: dict[str, Any], key: str, value: Any, most: int) -> None:
+def _store_limited(known: dict[str, Any], key: str, value: Any, limit: int) -> None:
     known.pop(key, None)
     known[key] = value
-    while len(known) > most:
+    while len(known) > limit:
         del known[next(iter(known))]

@@ -35,12 +35,12 @@ async def run(settings: Settings) -> int:
     metrics = Metrics(cache, queue.__len__)
     async with (
         connect(settings.max_api_connections, metrics.requested) as cluster,
-        connect(1, metrics.requested) as apart,
+        connect(1, metrics.requested) as lease_client,
     ):
         guard = metrics.guard
         poller, recorder = ProgressPoller(cache, queue, settings, guard), EventRecorder(cluster, guard)
         runtime = Runtime(settings, cluster, cache, queue, poller, recorder, metrics, Admission(cluster), guard)
-        leader, scopes = Leader(apart, settings), Scopes(runtime)
+        leader, scopes = Leader(lease_client, settings), Scopes(runtime)
         server = await serve(metrics, settings.port, scopes.ready)
         stop = _stop_signal()
         tasks: list[asyncio.Task[Any]] = []
@@ -150,8 +150,8 @@ async def _worker(runtime: Runtime, scopes: Scopes) -> None:
             metrics.errors.inc()
             delay = queue.add_rate_limited(key)
             if repeats.first((key, describe_error(error))):
-                mistake = None if isinstance(error, TRANSIENT_ERRORS) else error
-                _log.warning("%s/%s: retrying in %.1f s: %s", *key, delay, describe_error(error), exc_info=mistake)
+                unexpected = None if isinstance(error, TRANSIENT_ERRORS) else error
+                _log.warning("%s/%s: retrying in %.1f s: %s", *key, delay, describe_error(error), exc_info=unexpected)
         else:
             queue.done(key)
         metrics.reconciled.observe(time.monotonic() - started)

@@ -45,7 +45,7 @@ _POD_STATUS: tuple[Literal["phase", "reason", "message", "podIP"], ...] = ("phas
 _CONDITIONS = ("PodScheduled", "Ready", "DisruptionTarget")
 _STATES: tuple[Literal["waiting", "terminated"], ...] = ("waiting", "terminated")
 
-_DEEPEST = 24
+_MAX_DEPTH = 24
 """Levels of a resource that are kept: fields of ours end well before, and a status may hold anything."""
 
 
@@ -68,7 +68,7 @@ def prune(found: AnyObject) -> CachedObject:
         # Of what another manager looks after nothing is read.
         ours = managed_by(found) == CONTROLLER_NAME
         kept["spec"], kept["status"] = (spec, status) if ours else ({"managedBy": spec["managedBy"]}, {})
-        return cast("CachedObject", _intern_strings(kept, _DEEPEST))
+        return cast("CachedObject", _intern_strings(kept, _MAX_DEPTH))
     if labels := {key: value for key, value in dictionary(raw.get("labels")).items() if key in _LABELS}:
         metadata["labels"] = labels
     # A claim of ours has no owner: whatever else owns a claim matters as well.
@@ -81,7 +81,7 @@ def prune(found: AnyObject) -> CachedObject:
         kept["spec"], kept["status"] = _pod_spec(fields(PodSpec, spec)), _pod_status(fields(PodStatus, status))
     elif kind == CLAIMS:
         kept["spec"] = ClaimSpec(accessModes=fields(ClaimSpec, spec).get("accessModes") or [])
-    return cast("CachedObject", _intern_strings(kept, _DEEPEST))
+    return cast("CachedObject", _intern_strings(kept, _MAX_DEPTH))
 
 
 def _owner(reference: CachedOwnerReference) -> CachedOwnerReference:
@@ -108,12 +108,12 @@ def _pod_status(status: PodStatus) -> PodStatus:
     conditions = items(PodCondition, status.get("conditions"))
     if known := [each for each in conditions if word(each.get("type")) in _CONDITIONS]:
         kept["conditions"] = known
-    told: list[ContainerStatus] = []
+    containers: list[ContainerStatus] = []
     for container in items(ContainerStatus, status.get("containerStatuses")):
         state = fields(ContainerState, container.get("state"))
-        told += [{"state": {key: state[key]}} for key in _STATES if key in state]
-    if told:
-        kept["containerStatuses"] = told
+        containers += [{"state": {key: state[key]}} for key in _STATES if key in state]
+    if containers:
+        kept["containerStatuses"] = containers
     return kept
 
 
@@ -174,7 +174,7 @@ class Cache:
         if old := known.get(key):
             if version(old) > version(new):
                 return
-            self._leave(old)
+            self._detach(old)
         training = None if kind == KIND else training_of(new)
         if training:
             self._of.setdefault(training, {})[kind, key[1]] = new
@@ -194,20 +194,20 @@ class Cache:
         if (old := known.get(key_of(found))) and old["metadata"].get("uid") == found["metadata"].get("uid"):
             self.upsert(found)
 
-    def remove(self, gone: AnyObject) -> None:
+    def remove(self, deleted: AnyObject) -> None:
         """An object that is no more; its successor of the same name stays."""
-        last = prune(gone)
+        last = prune(deleted)
         kind, key = last["kind"], key_of(last)
         known = self._trainings if kind == KIND else self._children.get(kind, {})
         if (old := known.get(key)) and old["metadata"].get("uid") == last["metadata"].get("uid"):
             del known[key]
-            self._leave(old)
+            self._detach(old)
             if kind == KIND:
                 self._last_launcher.pop(key, None)
             elif kind == PODS:
                 self._retain_launcher(last)
 
-    def _leave(self, old: CachedObject) -> None:
+    def _detach(self, old: CachedObject) -> None:
         """An object no longer belongs to the training that it belonged to as it was seen last."""
         if old["kind"] != KIND and (training := training_of(old)) and training in self._of:
             self._of[training].pop((old["kind"], old["metadata"]["name"]), None)
@@ -252,14 +252,14 @@ class Cache:
                     changed.append(found)
             except Exception as error:
                 skipped(found, error)
-        gone = [
+        deleted = [
             old
             for key, old in known.items()
             if namespace in (None, key[0]) and old["metadata"].get("uid") not in present and version(old) <= at
         ]
-        for old in gone:
+        for old in deleted:
             self.remove(old)
-        return changed + gone
+        return changed + deleted
 
     def forget(self, namespace: str) -> None:
         """Everything of a namespace that was deleted or cannot be read any more."""

@@ -42,14 +42,14 @@ class NameConflict(Exception):
 async def apply_plan(client: KubeClient, plan: Plan, training: Training) -> Applied:
     """Delete, update, ungate and create the objects of a plan."""
     applied = Applied()
-    changed = await _all(_delete(client, each, training.namespace) for each in plan.delete)
-    changed += await _all(_update(client, each, training) for each in plan.update)
-    changed += await _all(_ungate(client, each, training.namespace) for each in plan.ungate)
+    changed = await _gather(_delete(client, each, training.namespace) for each in plan.delete)
+    changed += await _gather(_update(client, each, training) for each in plan.update)
+    changed += await _gather(_ungate(client, each, training.namespace) for each in plan.ungate)
     applied.changed += [each for each in changed if each is not None]
     # Pods last: the scheduler and the kubelet report missing claims and ConfigMaps as errors.
     for pods in (False, True):
         wanted = [manifest for manifest in plan.create if (manifest["kind"] == "Pod") == pods]
-        made = await _all(_create_or_report(client, manifest, training) for manifest in wanted)
+        made = await _gather(_create_or_report(client, manifest, training) for manifest in wanted)
         applied.created += [each for each in made if not isinstance(each, Rejection)]
         applied.rejections += [each for each in made if isinstance(each, Rejection)]
         if applied.rejections:
@@ -154,7 +154,7 @@ async def _none_if_deleted(write: Awaitable[Manifest]) -> Manifest | None:
         raise
 
 
-async def _all(writes: Iterable[Awaitable[_Answer]]) -> list[_Answer]:
+async def _gather(writes: Iterable[Awaitable[_Answer]]) -> list[_Answer]:
     """Write concurrently. All are awaited before a failure is raised, so that none is still under way afterwards."""
     answers = await asyncio.gather(*writes, return_exceptions=True)
     for answer in answers:

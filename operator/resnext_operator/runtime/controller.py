@@ -178,11 +178,11 @@ async def reconcile(key: TrainingKey, runtime: Runtime) -> None:
     if body is None or managed_by(body) != CONTROLLER_NAME:
         return
     now = datetime.now(UTC)
-    gone = runtime.cache.last_deleted_launcher(body)
+    last_launcher = runtime.cache.last_deleted_launcher(body)
     children, progress = runtime.cache.children(body, claims(body)), runtime.poller
     state = observe.observe(
         children,
-        [gone] if gone else [],
+        [last_launcher] if last_launcher else [],
         progress.latest(key),
         progress.last_steps(key),
         lambda child, error: runtime.guard.skipped("observe", (child.get("kind"), *namespace_and_name(child)), error),
@@ -191,7 +191,7 @@ async def reconcile(key: TrainingKey, runtime: Runtime) -> None:
     training = read(body, runtime.settings.site)
     plan = decide(training, state, now)
     try:
-        plan = await _informed(plan, training, state, runtime, now)
+        plan = await _plan_with_lookups(plan, training, state, runtime, now)
         applied = await apply_plan(runtime.cluster, plan, training)
     except NameConflict as error:
         await _fail_invalid(training, state, str(error), runtime, now)
@@ -231,7 +231,9 @@ def read(body: AnyObject, site: OperatorPolicy) -> Training:
         return read_leniently(body, site, str(error))
 
 
-async def _informed(plan: Plan, training: Training, state: ClusterState, runtime: Runtime, now: datetime) -> Plan:
+async def _plan_with_lookups(
+    plan: Plan, training: Training, state: ClusterState, runtime: Runtime, now: datetime
+) -> Plan:
     """The plan that is decided when all is known that it depends on; raises Rejected."""
     while plan.needs_admission or plan.needs_launcher_admission or plan.needs_ssh_secret:
         if plan.needs_admission:

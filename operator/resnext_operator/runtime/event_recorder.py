@@ -18,29 +18,29 @@ _COMPONENT = "resnext-operator"
 _SHARDS = 4
 
 # An API server that takes no events for long must not fill the operator's memory with them: 1 kB each.
-_MOST_WAITING = 2000
+_MAX_QUEUED = 2000
 
 
 class EventRecorder:
-    """Tells a training's events in their order; one that cannot be told is logged and left out."""
+    """Writes the events of each training in order; one that cannot be written is logged and skipped."""
 
     def __init__(self, cluster: KubeClient, guard: Guard | None = None) -> None:
         self._cluster, self._guard = cluster, guard or Guard()
-        self._lanes: list[asyncio.Queue[EventObject]] = [asyncio.Queue(_MOST_WAITING) for _ in range(_SHARDS)]
+        self._queues: list[asyncio.Queue[EventObject]] = [asyncio.Queue(_MAX_QUEUED) for _ in range(_SHARDS)]
 
     def record(self, training: Training, event: Event, now: datetime) -> None:
-        """Have an event told soon."""
-        # Its manifest is a tenth of the training that it would hold until it is told.
+        """Queue an event."""
+        # The manifest is a tenth of the size of the training that the queue would hold otherwise.
         with self._guard.each("events", (*training.key, event.reason)):
-            self._lanes[hash(training.key) % _SHARDS].put_nowait(_manifest(training, event, to_rfc3339(now)))
+            self._queues[hash(training.key) % _SHARDS].put_nowait(_manifest(training, event, to_rfc3339(now)))
 
     async def run(self) -> None:
-        """Tell what waits, for ever."""
-        await asyncio.gather(*(self._tell(lane) for lane in self._lanes))
+        """Write queued events until cancelled."""
+        await asyncio.gather(*(self._write_queued(queue) for queue in self._queues))
 
-    async def _tell(self, lane: asyncio.Queue[EventObject]) -> None:
+    async def _write_queued(self, queue: asyncio.Queue[EventObject]) -> None:
         while True:
-            event = await lane.get()
+            event = await queue.get()
             about = event["involvedObject"]
             with self._guard.each("events", (about["namespace"], about["name"], event["reason"])):
                 await self._write(event)
@@ -63,11 +63,11 @@ class EventRecorder:
 
 
 def _manifest(training: Training, event: Event, at: str) -> EventObject:
-    """Named after its words, so that the same words are the same event."""
-    told = f"{training.uid}/{event.type}/{event.reason}/{event.message}"
+    """Named after its content, so that a repeated event has the same name."""
+    identity = f"{training.uid}/{event.type}/{event.reason}/{event.message}"
     return {
         "metadata": {
-            "name": f"{training.name}.{hashlib.sha256(told.encode()).hexdigest()[:16]}",
+            "name": f"{training.name}.{hashlib.sha256(identity.encode()).hexdigest()[:16]}",
             "namespace": training.namespace,
         },
         "involvedObject": {

@@ -12,7 +12,7 @@ LOOPS = ("watch", "list", "observe", "progress", "metrics", "events")
 """The loops over many objects, as labels of the metric that counts skipped objects."""
 
 _REPEAT_SECONDS = 600.0
-_REMEMBERED = 1000
+_MAX_LOGGED = 1000
 
 
 class Repeats:
@@ -28,7 +28,7 @@ class Repeats:
             return False
         self._logged[line] = now
         self._logged.move_to_end(line)
-        while len(self._logged) > _REMEMBERED:
+        while len(self._logged) > _MAX_LOGGED:
             self._logged.popitem(last=False)
         return True
 
@@ -54,5 +54,5 @@ class Guard:
         self._count(loop)
         name = "/".join(map(str, about)) if isinstance(about, tuple) else str(about)
         if self._repeats.first((loop, name, type(error))):
-            said = f"{type(error).__name__}: {error}"[:500]
-            _log.warning("%s: %s is skipped, because it cannot be handled: %s", loop, name[:500], said)
+            text = f"{type(error).__name__}: {error}"[:500]
+            _log.warning("%s: %s is skipped, because it cannot be handled: %s", loop, name[:500], text)

@@ -53,12 +53,12 @@ class Leader:
     async def renew_loop(self) -> None:
         """Renew until that fails; raises LeadershipLost well before another replica may lead."""
         try:
-            await self._renew_for_ever()
+            await self._renew_periodically()
         except LeadershipLost:
             self.leading = False
             raise
 
-    async def _renew_for_ever(self) -> None:
+    async def _renew_periodically(self) -> None:
         renewed = time.monotonic()
         while True:
             await asyncio.sleep(_RENEW if time.monotonic() - renewed < _RENEW else 0.5)

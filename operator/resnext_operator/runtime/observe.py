@@ -26,10 +26,10 @@ from resnext_operator.runtime.cached_objects import (
 from resnext_operator.runtime.unstructured import dictionary, fields, items, training_of, word
 from resnext_trainer.contract import Progress, TerminationReport
 
-_MOST_WORKERS = 4096
+_MAX_WORKERS = 4096
 
 # The kubelet cuts termination messages at 4 kB.
-_LONGEST_REPORT = 65_536
+_MAX_REPORT_LENGTH = 65_536
 
 # Reasons of a container that waits and will not start by itself soon.
 _STUCK = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError")
@@ -37,7 +37,7 @@ _STUCK = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CreateContain
 
 def observe(
     children: Iterable[CachedObject],
-    gone: Iterable[CachedObject] = (),
+    deleted_launchers: Iterable[CachedObject] = (),
     progress: Progress | None = None,
     last_steps: Mapping[int, int | None] | None = None,
     skipped: Callable[[CachedObject, Exception], None] = lambda _, __: None,
@@ -46,13 +46,13 @@ def observe(
     """What the cluster shows.
 
     children: the training's objects, and the claims that it names.
-    gone: launcher pods that are no longer there, as they were last seen.
+    deleted_launchers: launcher pods that no longer exist, as they were last observed.
     skipped: called with each object that cannot be parsed; it counts as not there.
     """
     workers, launchers = [], []
     present: dict[tuple[str, str], str] = {}
     access_modes: dict[str, tuple[str, ...]] = {}
-    for child, is_gone in [*((each, False) for each in children), *((each, True) for each in gone)]:
+    for child, deleted in [*((each, False) for each in children), *((each, True) for each in deleted_launchers)]:
         try:
             metadata = child["metadata"]
             if child["kind"] == "Pod":
@@ -60,7 +60,7 @@ def observe(
                     case names.PodName("worker"):
                         workers.append(worker(child))
                     case names.PodName("launcher"):
-                        launchers.append(launcher(child, is_gone))
+                        launchers.append(launcher(child, deleted))
             else:
                 annotations = dictionary(metadata.get("annotations"))
                 present[child["kind"], metadata["name"]] = word(annotations.get(names.SPEC_HASH))
@@ -123,7 +123,7 @@ def launcher(pod: CachedObject, deleted: bool = False) -> ObservedLauncher:
         attempt=name.number,
         report=_report(ended.get("message")),
         ended=_time(ended.get("finishedAt")),
-        workers=int(count) if count.isascii() and count.isdigit() and 0 < int(count[:5]) <= _MOST_WORKERS else None,
+        workers=int(count) if count.isascii() and count.isdigit() and 0 < int(count[:5]) <= _MAX_WORKERS else None,
         deleted=deleted,
     )
 
@@ -131,7 +131,7 @@ def launcher(pod: CachedObject, deleted: bool = False) -> ObservedLauncher:
 def _pod(pod: CachedObject, status: PodStatus, ended: TerminatedState) -> ObservedPod:
     """What workers and launchers have in common."""
     metadata = pod["metadata"]
-    trouble, unschedulable = _waiting_reason(status)
+    waiting_reason, unschedulable = _waiting_reason(status)
     return ObservedPod(
         name=metadata["name"],
         uid=metadata["uid"],
@@ -139,7 +139,7 @@ def _pod(pod: CachedObject, status: PodStatus, ended: TerminatedState) -> Observ
         deleting="deletionTimestamp" in metadata,
         disrupted=_disrupted(status),
         unreachable="deletionTimestamp" in metadata and _unreachable(status),
-        waiting_reason=trouble,
+        waiting_reason=waiting_reason,
         unschedulable=unschedulable,
         scheduled=_scheduled(status),
         exit_code=_exit_code(ended),
@@ -210,8 +210,8 @@ def _scheduled(status: PodStatus) -> datetime | None:
 
 def _out_of_memory(ended: TerminatedState) -> bool:
     """Whether the kubelet says so, or on cgroup v1, where the pod outlives its rank, the worker's own first process."""
-    told = _exit_code(ended) == 137 and "killed for memory" in word(ended.get("message"))
-    return word(ended.get("reason")) == "OOMKilled" or told
+    reported = _exit_code(ended) == 137 and "killed for memory" in word(ended.get("message"))
+    return word(ended.get("reason")) == "OOMKilled" or reported
 
 
 def _termination_message(status: PodStatus) -> str:
@@ -225,7 +225,7 @@ def _termination_message(status: PodStatus) -> str:
 def _report(message: JSON) -> TerminationReport | None:
     text = word(message)
     try:
-        return TerminationReport.model_validate(json.loads(text)) if len(text) <= _LONGEST_REPORT else None
+        return TerminationReport.model_validate(json.loads(text)) if len(text) <= _MAX_REPORT_LENGTH else None
     except (TypeError, ValueError, RecursionError):
         return None
 

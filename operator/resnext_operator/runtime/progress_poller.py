@@ -39,7 +39,7 @@ _ANSWER_BYTES = 65_536
 # When no step was made for so long, every rank is asked where it is, and again each minute.
 _QUIET_SECONDS, _ROUND_SECONDS = 20.0, 60.0
 
-_MOST_SLOTS = 16
+_MAX_SLOTS = 16
 
 # Ranks of one training that are asked at the same time, so that one of 4,096 ranks delays no other training.
 _RANKS_AT_ONCE = 16
@@ -67,9 +67,9 @@ class _PollState:
 
     progress: Progress
     since: float
-    """When it last said something new."""
-    asked: float = 0.0
-    """When every rank was last asked."""
+    """When its progress last changed."""
+    last_poll_of_all: float = 0.0
+    """When every rank was last polled."""
     last_steps: dict[int, int | None] = field(default_factory=dict)
 
 
@@ -81,17 +81,17 @@ class ProgressPoller:
         self._guard = guard or Guard()
         self._repeats = Repeats()
         self._pace = RateLimiter(settings.max_progress_polls_per_second)
-        self._said: dict[TrainingKey, _PollState] = {}
-        self._asking: set[TrainingKey] = set()
+        self._states: dict[TrainingKey, _PollState] = {}
+        self._polling: set[TrainingKey] = set()
 
     def latest(self, key: TrainingKey) -> Progress | None:
-        said = self._said.get(key)
-        return said.progress if said else None
+        state = self._states.get(key)
+        return state.progress if state else None
 
     def last_steps(self, key: TrainingKey) -> Mapping[int, int | None]:
         """The last step of each rank, None for one that did not answer; empty while steps are made."""
-        said = self._said.get(key)
-        return said.last_steps if said else {}
+        state = self._states.get(key)
+        return state.last_steps if state else {}
 
     async def run(self) -> None:
         """Ask all running trainings each few seconds, for ever. One whose ranks are slow to answer delays no other."""
@@ -107,11 +107,11 @@ class ProgressPoller:
         ):
             while True:
                 running = self._running()
-                for stopped in self._said.keys() - running.keys():
-                    del self._said[stopped]
-                for key in running.keys() - self._asking:
-                    self._asking.add(key)
-                    group.create_task(self._ask_training(session, key, running[key]))
+                for stopped in self._states.keys() - running.keys():
+                    del self._states[stopped]
+                for key in running.keys() - self._polling:
+                    self._polling.add(key)
+                    group.create_task(self._poll_and_release(session, key, running[key]))
                 await asyncio.sleep(self._settings.progress_poll_interval_seconds)
 
     def _running(self) -> dict[TrainingKey, dict[int, str]]:
@@ -136,23 +136,25 @@ class ProgressPoller:
                     found[name.number] = address
         return found if launched and 0 in found else {}
 
-    async def _ask_training(self, session: aiohttp.ClientSession, key: TrainingKey, addresses: dict[int, str]) -> None:
+    async def _poll_and_release(
+        self, session: aiohttp.ClientSession, key: TrainingKey, addresses: dict[int, str]
+    ) -> None:
         try:
             with self._guard.each("progress", key):
                 await self._poll_training(session, key, addresses)
         finally:
-            self._asking.discard(key)
+            self._polling.discard(key)
 
     async def _poll_training(self, session: aiohttp.ClientSession, key: TrainingKey, addresses: dict[int, str]) -> None:
         """Ask worker 0, and every rank when it has had nothing new to say for a while."""
         progress = await self._fetch(session, key, addresses[0], names.METRICS_PORT)
-        now, said = time.monotonic(), self._said.get(key)
-        if progress and (said is None or progress != said.progress):
-            self._said[key] = _PollState(progress, since=now)
+        now, state = time.monotonic(), self._states.get(key)
+        if progress and (state is None or progress != state.progress):
+            self._states[key] = _PollState(progress, since=now)
             self._queue.add(key)
-        elif said and now - said.since > _QUIET_SECONDS and now - said.asked > _ROUND_SECONDS:
-            said.asked = now
-            said.last_steps = await self._fetch_all_ranks(session, key, addresses)
+        elif state and now - state.since > _QUIET_SECONDS and now - state.last_poll_of_all > _ROUND_SECONDS:
+            state.last_poll_of_all = now
+            state.last_steps = await self._fetch_all_ranks(session, key, addresses)
 
     async def _fetch_all_ranks(
         self, session: aiohttp.ClientSession, key: TrainingKey, addresses: dict[int, str]
@@ -176,7 +178,7 @@ class ProgressPoller:
         spec = fields(TrainingSpec, training.get("spec") if training else None)
         workers = fields(TrainingWorkers, spec.get("workers"))
         gpus = dictionary(fields(WorkerResources, workers.get("resources")).get("limits")).get(GPU, 1)
-        return min(max(1, int(workers.get("slots") or gpus)), _MOST_SLOTS)
+        return min(max(1, int(workers.get("slots") or gpus)), _MAX_SLOTS)
 
     async def _fetch(
         self, session: aiohttp.ClientSession, key: TrainingKey, address: str, port: int

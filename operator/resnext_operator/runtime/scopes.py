@@ -30,13 +30,13 @@ _log = logging.getLogger(__name__)
 TRANSIENT_ERRORS = (ApiError, NameStillHeld, aiohttp.ClientError, TimeoutError)
 """What passes by itself, and is logged in one line; anything else is a mistake of ours, logged with its traceback."""
 
-_FIRST_DELAY, _LAST_DELAY, _LAST_DELAY_LEFT = 1.0, 15.0, 60.0
+_FIRST_DELAY, _LAST_DELAY, _LAST_DELAY_UNREADABLE = 1.0, 15.0, 60.0
 
 # kopf lets the handlers of what it has seen end, which are ours and short.
 _KOPF_SHUTDOWN_TIMEOUT = 5.0
 
 # Refused because the namespace, or the operator's Role in it, is not there.
-_LEFT = (403, 404)
+_UNREADABLE = (403, 404)
 
 Namespace = str | None
 """None is the whole cluster."""
@@ -52,7 +52,7 @@ class Scopes:
         self._round = 0
         self._listed: set[tuple[str, Namespace]] = set()
         self._tried: set[tuple[str, Namespace]] = set()
-        self._left: set[Namespace] = set()
+        self._unreadable: set[Namespace] = set()
         self._due = {scope: asyncio.Event() for scope in self._all}
         self._progress = asyncio.Condition()
         self._repeats = Repeats()
@@ -67,7 +67,7 @@ class Scopes:
 
     def ready(self) -> bool:
         """Whether every list was tried, and a namespace was listed or is not there."""
-        answered = any(self._knows(namespace) or namespace in self._left for namespace in self._namespaces)
+        answered = any(self._knows(namespace) or namespace in self._unreadable for namespace in self._namespaces)
         self._ready = self._ready or (answered and len(self._tried) == len(self._all))
         return self._ready
 
@@ -101,10 +101,10 @@ class Scopes:
                 failures, pause = 0, self._runtime.settings.relist_seconds
             except Exception as error:
                 failures += 1
-                left = isinstance(error, ApiError) and error.code in _LEFT and namespace is not None
-                most = _LAST_DELAY_LEFT if left else _LAST_DELAY
+                unreadable = isinstance(error, ApiError) and error.code in _UNREADABLE and namespace is not None
+                most = _LAST_DELAY_UNREADABLE if unreadable else _LAST_DELAY
                 pause = exponential_delay(_FIRST_DELAY, most, failures)
-                self._failed(kind, namespace, error, left)
+                self._failed(kind, namespace, error, unreadable)
             self._tried.add((kind, namespace))
             async with self._progress:
                 self._progress.notify_all()
@@ -125,8 +125,8 @@ class Scopes:
             return
         known = self._knows(namespace)
         self._listed.add((kind, namespace))
-        if namespace in self._left:
-            self._left.discard(namespace)
+        if namespace in self._unreadable:
+            self._unreadable.discard(namespace)
             _log.info("namespace %s can be read again", namespace)
         if not known and self._knows(namespace):
             for key in runtime.cache.training_keys():
@@ -136,18 +136,20 @@ class Scopes:
     def _skipped(self, found: CachedObject, error: Exception) -> None:
         self._runtime.guard.skipped("list", (found.get("kind"), *namespace_and_name(found)), error)
 
-    def _failed(self, kind: str, namespace: Namespace, error: Exception, left: bool) -> None:
+    def _failed(self, kind: str, namespace: Namespace, error: Exception, unreadable: bool) -> None:
         where = f"in namespace {namespace}" if namespace else "in the cluster"
-        if left and namespace is not None:
+        if unreadable and namespace is not None:
             self._listed.discard((kind, namespace))
-            if namespace not in self._left:
-                self._left.add(namespace)
+            if namespace not in self._unreadable:
+                self._unreadable.add(namespace)
                 self._runtime.cache.forget(namespace)
-                said = "namespace %s is left alone until it can be read: create it, and the operator's Role in it (%s)"
-                _log.info(said, namespace, describe_error(error))
+                message = (
+                    "namespace %s is left alone until it can be read: create it, and the operator's Role in it (%s)"
+                )
+                _log.info(message, namespace, describe_error(error))
         elif self._repeats.first((kind, namespace, describe_error(error))):
-            mistake = None if isinstance(error, TRANSIENT_ERRORS) else error
-            _log.warning("list failed: %s %s, retrying: %s", kind, where, describe_error(error), exc_info=mistake)
+            unexpected = None if isinstance(error, TRANSIENT_ERRORS) else error
+            _log.warning("list failed: %s %s, retrying: %s", kind, where, describe_error(error), exc_info=unexpected)
 
     # -- watches -----------------------------------------------------------------------------------------------------
 
@@ -157,9 +159,9 @@ class Scopes:
             await self.until(lambda: self._knows(namespace))
             started = time.monotonic()
             error = await _Kopf(self._runtime, namespace).run()
-            failures = failures + 1 if time.monotonic() - started < _LAST_DELAY_LEFT else 1
+            failures = failures + 1 if time.monotonic() - started < _LAST_DELAY_UNREADABLE else 1
             where = f"of namespace {namespace}" if namespace else "of the cluster"
-            if namespace not in self._left and self._repeats.first(("watch", namespace, describe_error(error))):
+            if namespace not in self._unreadable and self._repeats.first(("watch", namespace, describe_error(error))):
                 _log.warning("the watch %s ended, starting it again: %s", where, describe_error(error))
             # Whether it is still there, and what has changed meanwhile.
             for kind in controller.WATCHED:

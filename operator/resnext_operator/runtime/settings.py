@@ -132,12 +132,12 @@ class Settings(BaseModel):
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
         """Raises InvalidSettings in the variables' own spelling."""
-        told: dict[str, object] = {}
+        values: dict[str, object] = {}
         for name in cls.model_fields:
             if (value := environment.get(f"{PREFIX}{name.upper()}")) is not None:
-                told[name] = [part for part in value.split(",") if part] if name in _LISTS else value
+                values[name] = [part for part in value.split(",") if part] if name in _LISTS else value
         try:
-            return cls.model_validate(told)
+            return cls.model_validate(values)
         except ValidationError as error:
             wrong = [f"{PREFIX}{str(each['loc'][0]).upper()}: {each['msg']}" for each in error.errors()]
             raise InvalidSettings("; ".join(wrong)) from None

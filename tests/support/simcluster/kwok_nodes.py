@@ -18,14 +18,14 @@ from resnext_operator.rendering import names
 from resnext_trainer.contract import ExitStatus, Progress, SavedCheckpoint, TerminationReport
 from tests.support.simcluster.api import Api, Manifest, kubeconfig, setup
 
-PLAYED = "resnext.dev/played"
-LAST_ATTEMPT, SECONDS, EXIT_CODE = (f"{PLAYED}-{what}" for what in ("last-attempt", "seconds", "exit-code"))
+SIMULATED = "resnext.dev/played"
+LAST_ATTEMPT, SECONDS, EXIT_CODE = (f"{SIMULATED}-{what}" for what in ("last-attempt", "seconds", "exit-code"))
 STORAGE = "played"
 
 SAVED = SavedCheckpoint(step=40, time="2026-01-01T00:00:00Z", path="/checkpoints/40")
 """One checkpoint, whoever is asked: what a poll has missed, the launcher's last words then add nothing to."""
 
-_LAST_WORDS = {
+_TERMINATION_REPORTS = {
     ExitStatus.COMPLETED: TerminationReport(
         verdict="completed",
         message="trained to its end",
@@ -55,7 +55,7 @@ def own_address(towards: str = "192.0.2.1") -> str:
 
 # -- stages ------------------------------------------------------------------------------------------------------------
 
-_DELETED, _LIVES = ".metadata.deletionTimestamp", {"operator": "DoesNotExist"}
+_DELETED, _NOT_DELETED = ".metadata.deletionTimestamp", {"operator": "DoesNotExist"}
 _ATTEMPT, _ROLE = f'.metadata.labels["{names.ATTEMPT}"]', f'.metadata.labels["{names.ROLE}"]'
 
 
@@ -83,10 +83,10 @@ def _conditions(*kinds: str, holds: str = "True") -> str:
     return f"[{', '.join(one.format(holds, kind) for kind in kinds)}]"
 
 
-def _ended(verdict: ExitStatus) -> str:
-    words = _LAST_WORDS[verdict].model_dump_json(by_alias=True, exclude_none=True).replace("'", "''")
+def _ended(status: ExitStatus) -> str:
+    report = _TERMINATION_REPORTS[status].model_dump_json(by_alias=True, exclude_none=True).replace("'", "''")
     return f"""
-phase: {"Failed" if verdict.value else "Succeeded"}
+phase: {"Failed" if status.value else "Succeeded"}
 conditions: {_conditions("Ready", "ContainersReady", holds="False")}
 containerStatuses:
 - name: launcher
@@ -96,9 +96,9 @@ containerStatuses:
   restartCount: 0
   state:
     terminated:
-      exitCode: {verdict.value}
-      reason: {"Error" if verdict.value else "Completed"}
-      message: '{words}'
+      exitCode: {status.value}
+      reason: {"Error" if status.value else "Completed"}
+      message: '{report}'
       startedAt: {{{{ Now | Quote }}}}
       finishedAt: {{{{ Now | Quote }}}}
 """
@@ -124,41 +124,41 @@ containerStatuses:
 """
     node = f"conditions: {_conditions('Ready')}\nphase: Running"
     ready = '.status.conditions.[] | select( .type == "Ready" ) | .status'
-    lives, goes = {"key": _DELETED, **_LIVES}, {"key": _DELETED, "operator": "Exists"}
+    not_deleted, is_deleted = {"key": _DELETED, **_NOT_DELETED}, {"key": _DELETED, "operator": "Exists"}
     launches, runs = _is(_ROLE, "launcher"), _is(".status.phase", "Running")
     last = f'({_ATTEMPT} == .metadata.annotations["{LAST_ATTEMPT}"]) | tostring'
     delay = {"durationFrom": {"expressionFrom": f'.metadata.annotations["{SECONDS}"]'}, "durationMilliseconds": 0}
     ends = [
         _stage(
-            f"launcher-ends-{verdict.value}",
+            f"launcher-ends-{status.value}",
             "Pod",
             [
-                lives,
+                not_deleted,
                 launches,
                 runs,
                 _is(last, "true"),
-                _is(f'.metadata.annotations["{EXIT_CODE}"]', str(verdict.value)),
+                _is(f'.metadata.annotations["{EXIT_CODE}"]', str(status.value)),
             ],
-            statusTemplate=_ended(verdict),
+            statusTemplate=_ended(status),
             delay=delay,
         )
-        for verdict in (ExitStatus.COMPLETED, ExitStatus.INVALID_DATA, ExitStatus.CRASHED)
+        for status in (ExitStatus.COMPLETED, ExitStatus.INVALID_DATA, ExitStatus.CRASHED)
     ]
     return [
         _stage("node", "Node", [{"key": ready, "operator": "NotIn", "values": ["True"]}], statusTemplate=node),
-        _stage("pod-runs", "Pod", [lives, _is(".status.phase", "Pending")], statusTemplate=running),
+        _stage("pod-runs", "Pod", [not_deleted, _is(".status.phase", "Pending")], statusTemplate=running),
         *ends,
         # As a kubelet does: first it tells how the container ended, then the pod goes.
-        _stage("launcher-stops", "Pod", [goes, launches, runs], statusTemplate=_ended(ExitStatus.STOPPED)),
+        _stage("launcher-stops", "Pod", [is_deleted, launches, runs], statusTemplate=_ended(ExitStatus.STOPPED)),
         _stage(
             "launcher-goes",
             "Pod",
-            [goes, launches, {**runs, "operator": "NotIn"}],
+            [is_deleted, launches, {**runs, "operator": "NotIn"}],
             delete=True,
             # Long enough for an operator that is killed and started meanwhile to read its last words.
             delay={"durationMilliseconds": 2000},
         ),
-        _stage("pod-goes", "Pod", [goes, {**launches, "operator": "NotIn"}], delete=True),
+        _stage("pod-goes", "Pod", [is_deleted, {**launches, "operator": "NotIn"}], delete=True),
     ]
 
 
@@ -169,8 +169,8 @@ def node(index: int) -> Manifest:
         "apiVersion": "v1",
         "kind": "Node",
         # Without kubernetes.io/os, so that kube-proxy's DaemonSet does not want to run there.
-        "metadata": {"name": name, "labels": {PLAYED: "true", "kubernetes.io/hostname": name}},
-        "spec": {"taints": [{"key": PLAYED, "effect": "NoSchedule"}]},
+        "metadata": {"name": name, "labels": {SIMULATED: "true", "kubernetes.io/hostname": name}},
+        "spec": {"taints": [{"key": SIMULATED, "effect": "NoSchedule"}]},
         "status": {"capacity": room, "allocatable": room},
     }
 
@@ -182,7 +182,7 @@ async def kwok_nodes(api: Api, nodes: int = 2, parallelism: int = 4) -> AsyncIte
         "apiVersion": "config.kwok.x-k8s.io/v1alpha1",
         "kind": "KwokConfiguration",
         "options": {
-            "manageNodesWithLabelSelector": f"{PLAYED}=true",
+            "manageNodesWithLabelSelector": f"{SIMULATED}=true",
             # What is left out is 0 in a file, whatever the default is.
             "podPlayStageParallelism": parallelism,
             "nodePlayStageParallelism": 4,
@@ -204,7 +204,7 @@ async def kwok_nodes(api: Api, nodes: int = 2, parallelism: int = 4) -> AsyncIte
             for index in range(nodes):
                 await api.request("POST", "/api/v1/nodes", node(index))
             for _ in range(300):
-                if all(_ready(each) for each in await api.items("/api/v1/nodes", PLAYED)):
+                if all(_ready(each) for each in await api.items("/api/v1/nodes", SIMULATED)):
                     break
                 if process.poll() is not None:
                     break
@@ -222,7 +222,7 @@ async def kwok_nodes(api: Api, nodes: int = 2, parallelism: int = 4) -> AsyncIte
 
 async def _delete_leftovers(api: Api) -> None:
     """Delete all simulated objects, also those of a run that was killed."""
-    namespaces = [each["metadata"]["name"] for each in await api.items("/api/v1/namespaces", PLAYED)]
+    namespaces = [each["metadata"]["name"] for each in await api.items("/api/v1/namespaces", SIMULATED)]
     for name in namespaces:
         await api.remove(f"/api/v1/namespaces/{name}")
     # Pods without their node would be in the way of their namespace's end for minutes.
@@ -231,14 +231,14 @@ async def _delete_leftovers(api: Api) -> None:
             break
         await asyncio.sleep(0.1)
     for kind in ("persistentvolumes", "nodes"):
-        for each in await api.items(f"/api/v1/{kind}", PLAYED):
+        for each in await api.items(f"/api/v1/{kind}", SIMULATED):
             await api.remove(f"/api/v1/{kind}/{each['metadata']['name']}")
 
 
 def _ready(node: Manifest) -> bool:
     conditions = {each["type"]: each["status"] for each in node["status"].get("conditions", ())}
     taints = [each["key"] for each in node["spec"].get("taints", ())]
-    return conditions.get("Ready") == "True" and taints == [PLAYED]
+    return conditions.get("Ready") == "True" and taints == [SIMULATED]
 
 
 # -- what is played ----------------------------------------------------------------------------------------------------
@@ -253,8 +253,8 @@ def training(
     """
     how = {LAST_ATTEMPT: str(last_attempt), SECONDS: f"{seconds}s", EXIT_CODE: str(exit_code)}
     where = {
-        "nodeSelector": {PLAYED: "true"},
-        "tolerations": [{"key": PLAYED, "operator": "Exists"}],
+        "nodeSelector": {SIMULATED: "true"},
+        "tolerations": [{"key": SIMULATED, "operator": "Exists"}],
         "annotations": how,
         "resources": {"requests": {"cpu": "10m"}},
     }
@@ -278,7 +278,7 @@ def volume(namespace: str, name: str) -> Manifest:
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolume",
-        "metadata": {"name": f"played-{namespace}-{name}", "labels": {PLAYED: namespace}},
+        "metadata": {"name": f"played-{namespace}-{name}", "labels": {SIMULATED: namespace}},
         "spec": {
             "storageClassName": STORAGE,
             "capacity": {"storage": "1Gi"},
@@ -292,7 +292,7 @@ def volume(namespace: str, name: str) -> Manifest:
 
 async def namespace_with_claim(api: Api, namespace: str, claim: str) -> None:
     """An empty namespace with one claim for the checkpoints of all trainings, already bound."""
-    await api.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace, "labels": {PLAYED: "true"}}})
+    await api.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace, "labels": {SIMULATED: "true"}}})
     access = {"storageClassName": STORAGE, "accessModes": ["ReadWriteMany"]}
     bound = volume(namespace, "shared")
     bound["spec"] |= access | {"claimRef": {"namespace": namespace, "name": claim}}
@@ -311,7 +311,7 @@ async def namespace_with_claim(api: Api, namespace: str, claim: str) -> None:
 async def clear(api: Api, namespace: str) -> None:
     """Delete a namespace and the volumes that were made for it, and wait until it does not exist any more."""
     await api.remove(f"/api/v1/namespaces/{namespace}")
-    for each in await api.items("/api/v1/persistentvolumes", f"{PLAYED}={namespace}"):
+    for each in await api.items("/api/v1/persistentvolumes", f"{SIMULATED}={namespace}"):
         await api.remove(f"/api/v1/persistentvolumes/{each['metadata']['name']}")
     while await api.find(f"/api/v1/namespaces/{namespace}"):
         await asyncio.sleep(1)

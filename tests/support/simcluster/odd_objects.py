@@ -14,7 +14,7 @@ from typing import Any
 
 from resnext_operator.rendering import names
 from tests.support.simcluster.api import TRAININGS, Manifest
-from tests.support.simcluster.kwok_nodes import PLAYED, training
+from tests.support.simcluster.kwok_nodes import SIMULATED, training
 
 MERGE = "application/merge-patch+json"
 CLAIM = "checkpoints"
@@ -25,8 +25,8 @@ SPARE = "-spare"
 """Suffix of the namespace that is created and deleted again and again."""
 
 _QUOTA, _LIMITS = "few", "small"
-_MOST_TEXT = 100_000
-_MOST_WORDS = 4096  # what a kubelet keeps of a termination message
+_MAX_TEXT = 100_000
+_MAX_MESSAGE = 4096  # what a kubelet keeps of a termination message
 _LABEL = "a" * 63
 _PHASES = ("Pending", "Running", "Succeeded", "Failed", "Unknown")
 _KINDS = {
@@ -85,10 +85,10 @@ def anything(random: Random, depth: int = 4) -> Any:
     return {text(random)[:100]: anything(random, depth - 1) for _ in range(random.randrange(4))}
 
 
-def text(random: Random, most: int = _MOST_TEXT) -> str:
+def text(random: Random, limit: int = _MAX_TEXT) -> str:
     """A string, seldom of the greatest length."""
     if random.random() < 0.03:
-        return random.choice(("x", "é", "[")) * (most // 2)
+        return random.choice(("x", "é", "[")) * (limit // 2)
     return random.choice(_TEXTS)
 
 
@@ -147,7 +147,7 @@ class Tenant:
             (self.delete_child, 6),
             (self.relabel_pod, 8),
             (self.patch_pod_status, 20),
-            (self.answer_oddly, 20),
+            (self.answer_unexpectedly, 20),
             (self.create_labelled_pod, 5),
             (self.create_quota, 1),
             (self.create_limits, 1),
@@ -324,10 +324,10 @@ class Tenant:
         """As a node agent with a bug does it. An address that is `address_of_odd_ranks` is filled in by the runner."""
         words = self.random.choice(
             (
-                text(self.random, _MOST_WORDS),
-                json.dumps(anything(self.random))[:_MOST_WORDS],
+                text(self.random, _MAX_MESSAGE),
+                json.dumps(anything(self.random))[:_MAX_MESSAGE],
                 "".join(chr(self.random.randrange(1, 0xD7FF)) for _ in range(1000)),
-                "[" * _MOST_WORDS,
+                "[" * _MAX_MESSAGE,
                 json.dumps({"verdict": anything(self.random, 1), "message": text(self.random, 1000), "rank": 10**30}),
             )
         )
@@ -356,7 +356,7 @@ class Tenant:
             "patch pod status", "PATCH", f"{self._of('pods')}/{self._pod()}/status", {"status": status}, MERGE
         )
 
-    def answer_oddly(self) -> Action:
+    def answer_unexpectedly(self) -> Action:
         """The first worker 0 of a training gets the address of odd ranks, so the operator asks there for progress."""
         body = {"status": {"podIP": ADDRESS_OF_ODD_RANKS, "podIPs": [{"ip": ADDRESS_OF_ODD_RANKS}]}}
         path = f"{self._of('pods')}/{names.worker(self._name(), 0, 0)}/status"
@@ -387,7 +387,7 @@ class Tenant:
         return Action("delete limits", "DELETE", f"{self._of('limitranges')}/{_LIMITS}")
 
     def create_namespace(self) -> Action:
-        metadata = {"name": self.namespace + SPARE, "labels": {PLAYED: "true"}}
+        metadata = {"name": self.namespace + SPARE, "labels": {SIMULATED: "true"}}
         return Action("create namespace", "POST", "/api/v1/namespaces", {"metadata": metadata})
 
     def create_in_spare(self) -> Action:
@@ -443,8 +443,8 @@ class Tenant:
 
     def _pod_spec(self) -> Manifest:
         return {
-            "nodeSelector": {PLAYED: "true"},
-            "tolerations": [{"key": PLAYED, "operator": "Exists"}],
+            "nodeSelector": {SIMULATED: "true"},
+            "tolerations": [{"key": SIMULATED, "operator": "Exists"}],
             "terminationGracePeriodSeconds": 1,
             "containers": [{"name": self.random.choice(("launcher", "worker", "x")), "image": "played"}],
         }

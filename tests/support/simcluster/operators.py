@@ -26,7 +26,7 @@ from tests.support.simcluster.proxy import Fault, Proxy, kubeconfig
 _FORKED = multiprocessing.get_context("forkserver")
 _FORKED.set_forkserver_preload(["__main__", "resnext_operator.runtime.app", "resnext_operator.cli"])
 
-_MOST_STARTS = 5
+_MAX_STARTS = 5
 
 QUICK = {"RESYNC_SECONDS": "0.5", "RELIST_SECONDS": "2", "PROGRESS_POLL_INTERVAL_SECONDS": "0.3"}
 """So that a test need not wait for what happens now and then."""
@@ -72,7 +72,7 @@ class Operator:
 
     async def keep(self) -> None:
         """Start another whenever one has ended; but not for ever."""
-        while not self._stopping and self.starts < _MOST_STARTS:
+        while not self._stopping and self.starts < _MAX_STARTS:
             await asyncio.to_thread(self._process.join)
             if not self._stopping:
                 self.proxy.revive()
@@ -129,13 +129,13 @@ class Ranks:
     """Answers /progress for every played pod; all have this machine's address."""
 
     progress: Progress = field(default_factory=lambda: trains(1))
-    asked: int = 0
+    requests: int = 0
     port: int = 0
 
     @asynccontextmanager
     async def serve(self, port: int = 0) -> AsyncIterator["Ranks"]:
         async def answer(_: web.Request) -> web.Response:
-            self.asked += 1
+            self.requests += 1
             return web.Response(text=self.progress.model_dump_json(by_alias=True), content_type="application/json")
 
         app = web.Application()

@@ -143,14 +143,14 @@ class Proxy:
 
     async def _write(self, request: web.Request) -> web.StreamResponse:
         if self._dead:
-            return _gone(request)
+            return _cut_connection(request)
         number = len(self.writes) + 1
         fault = self.fault if self.at_write in (0, number) and not (self.injected and self.at_write) else None
         if fault is None:
             return await self._forward(request, False)
         self.injected = True
         if fault is Fault.TWICE:
-            await self._ask(request)
+            await self._request_upstream(request)
             return await self._forward(request, False)
         if fault is Fault.KILLED_AFTER:
             answered = await self._forward(request, False)
@@ -158,17 +158,17 @@ class Proxy:
             await asyncio.sleep(0.02)
             self._kill()
             return answered
-        await self._ask(request)
+        await self._request_upstream(request)
         if fault is Fault.KILLED_BEFORE:
             self._kill()
-        return _gone(request)
+        return _cut_connection(request)
 
     def _kill(self) -> None:
         self._dead, self.leads = True, None
         self.kill()
 
-    async def _ask(self, request: web.Request) -> tuple[aiohttp.ClientResponse, bytes]:
-        """Ask the API server, read its whole answer and write it down."""
+    async def _request_upstream(self, request: web.Request) -> tuple[aiohttp.ClientResponse, bytes]:
+        """Pass a request on to the API server, read its whole answer and record the call."""
         body = await request.read()
         async with self._session.request(
             request.method,
@@ -182,7 +182,7 @@ class Proxy:
 
     async def _forward(self, request: web.Request, watch: bool) -> web.StreamResponse:
         if not watch:
-            answer, got = await self._ask(request)
+            answer, got = await self._request_upstream(request)
             response = web.Response(status=answer.status, headers=_end_to_end(answer.headers), body=got)
             await response.prepare(request)
             await response.write_eof()
@@ -218,7 +218,7 @@ def _end_to_end(headers: Any) -> dict[str, str]:
     return {key: value for key, value in headers.items() if key.lower() not in _HOP_BY_HOP}
 
 
-def _gone(request: web.Request) -> web.Response:
+def _cut_connection(request: web.Request) -> web.Response:
     """The connection is cut, without an answer."""
     if request.transport is not None:
         request.transport.abort()

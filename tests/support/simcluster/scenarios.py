@@ -14,7 +14,7 @@ from typing import Any
 from resnext_operator.rendering import names
 from tests.support.simcluster.api import TRAININGS, Api, Manifest
 from tests.support.simcluster.environment import Environment
-from tests.support.simcluster.kwok_nodes import PLAYED, SAVED, training, volume
+from tests.support.simcluster.kwok_nodes import SAVED, SIMULATED, training, volume
 from tests.support.simcluster.operators import Operator, lease_rbac
 from tests.support.simcluster.proxy import Call, Fault
 
@@ -121,10 +121,10 @@ async def delete(scenario: TrainingScenario) -> None:
     await scenario.trains()
     await scenario.api.request("DELETE", scenario.path)
 
-    async def gone() -> bool:
+    async def children_deleted() -> bool:
         return not any(found for kind, found in (await scenario.children()).items() if kind != "persistentvolumeclaims")
 
-    await scenario.until(gone, "the end of all children")
+    await scenario.until(children_deleted, "the end of all children")
 
 
 SCENARIOS = (create_to_succeeded, suspend_to_resumed, worker_lost, resize, delete)
@@ -147,14 +147,14 @@ class Outcome:
     log: str
 
     def differences(self, clean: "Outcome") -> list[str]:
-        told = [f"{call} at rest" for call in self.at_rest]
+        found = [f"{call} at rest" for call in self.at_rest]
         for what, mine, its in (("", self.state, clean.state), ("count of ", self.touched, clean.touched)):
-            told += [
+            found += [
                 f"{what}{key}: {mine.get(key)!r}, and {its.get(key)!r} without a fault"
                 for key in sorted(mine.keys() | its.keys())
                 if mine.get(key) != its.get(key)
             ]
-        return told
+        return found
 
 
 async def run_scenario(
@@ -190,7 +190,7 @@ async def run_scenario(
 async def training_scenario(environment: Environment) -> AsyncIterator[TrainingScenario]:
     api, namespace = environment.api, f"scene-{os.getpid()}-{next(environment.numbers)}"
     paths = {"Role": "roles", "RoleBinding": "rolebindings"}
-    await api.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace, "labels": {PLAYED: "true"}}})
+    await api.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace, "labels": {SIMULATED: "true"}}})
     for each in lease_rbac(namespace, "leader"):
         path = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/{paths[each['kind']]}"
         await api.request("POST", path, each)

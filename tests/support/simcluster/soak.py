@@ -21,7 +21,7 @@ from resnext_operator.runtime.client import ApiError
 from tests.support.simcluster import odd_objects as odd
 from tests.support.simcluster.api import TRAININGS, Api, Manifest
 from tests.support.simcluster.environment import Environment
-from tests.support.simcluster.kwok_nodes import PLAYED, clear, namespace_with_claim, own_address, training
+from tests.support.simcluster.kwok_nodes import SIMULATED, clear, namespace_with_claim, own_address, training
 from tests.support.simcluster.operators import lease_rbac
 from tests.support.simcluster.process import Process, process
 
@@ -31,9 +31,9 @@ LANES = 3
 _ACTIONS_PER_SECOND = 8.0
 _TO_SUCCEED = 120.0  # seconds; about 5 on an idle machine
 _TO_CLEAR = 180.0
-_MOST_GROWTH = 1.15
-_MOST_LINES_PER_SECOND = 20.0
-_MOST_LEFT = 10
+_MAX_GROWTH = 1.15
+_MAX_LINES_PER_SECOND = 20.0
+_MAX_LEFTOVERS = 10
 """Entries that the caches and queues may hold more than before, once all objects are deleted."""
 
 
@@ -79,14 +79,14 @@ class Outcome:
         middle, last = self.samples[third : 2 * third], self.samples[2 * third :]
         for what in ("memory", "descriptors", "series") if third else ():
             before, after = (median(getattr(each, what) for each in part) for part in (middle, last))
-            if after > _MOST_GROWTH * before:
+            if after > _MAX_GROWTH * before:
                 found.append(f"{what}: {after:.1f} in the last third of the time, {before:.1f} in the middle third")
-        if len(self.log) > _MOST_LINES_PER_SECOND * self.seconds:
+        if len(self.log) > _MAX_LINES_PER_SECOND * self.seconds:
             found.append(f"the operator logged {len(self.log)} lines in {self.seconds:.0f} s")
         for error, count in tracebacks(self.log).items():
             found.append(f"the operator logged {count} times:\n{error}")
         for what, size in self.left.items():
-            if size > self.sizes.get(what, 0) + _MOST_LEFT:
+            if size > self.sizes.get(what, 0) + _MAX_LEFTOVERS:
                 found.append(
                     f"{what} holds {size} entries after all objects are deleted, {self.sizes.get(what, 0)} before"
                 )
@@ -140,12 +140,12 @@ async def soak(environment: Environment, seed: int, seconds: float) -> Outcome:
         outcome.sizes = await it.sizes()
         began = time.monotonic()
         end = began + seconds
-        odd_ones = asyncio.create_task(_misbehave(api, seed, tenant, address, end, outcome))
+        odd_tenant = asyncio.create_task(_run_odd_tenant(api, seed, tenant, address, end, outcome))
         lanes = [asyncio.create_task(_train(api, plain, lane, end, outcome)) for lane in range(LANES)]
         watcher = asyncio.create_task(_observe(it, max(1.0, seconds / 300), outcome))
         try:
             # An operator that has ended or hangs is not waited for.
-            workload: asyncio.Future[Any] = asyncio.gather(odd_ones, *lanes)
+            workload: asyncio.Future[Any] = asyncio.gather(odd_tenant, *lanes)
             pending: list[asyncio.Future[Any]] = [workload, watcher]
             await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             if not watcher.done():
@@ -154,15 +154,15 @@ async def soak(environment: Environment, seed: int, seconds: float) -> Outcome:
                 await asyncio.gather(*(_delete_all(api, namespace) for namespace in (tenant, plain, spare)))
                 await _until_empty(it, outcome)
         finally:
-            for task in (odd_ones, watcher, *lanes):
+            for task in (odd_tenant, watcher, *lanes):
                 task.cancel()
-            await asyncio.wait({odd_ones, watcher, *lanes})
+            await asyncio.wait({odd_tenant, watcher, *lanes})
             outcome.seconds = outcome.seconds or time.monotonic() - began
             outcome.log = it.log.read_text(encoding="utf-8", errors="replace").splitlines()
     return outcome
 
 
-async def _misbehave(api: Api, seed: int, namespace: str, address: str, end: float, outcome: Outcome) -> None:
+async def _run_odd_tenant(api: Api, seed: int, namespace: str, address: str, end: float, outcome: Outcome) -> None:
     for action in odd.actions(seed, namespace):
         if time.monotonic() > end:
             return
@@ -233,7 +233,7 @@ async def _until_empty(it: Process, outcome: Outcome) -> None:
     while True:
         outcome.left = await it.sizes()
         phases, queued = await it.phases(), (await it.metrics())['workqueue_depth{name="resnexttraining"}']
-        grown = any(size > outcome.sizes.get(what, 0) + _MOST_LEFT for what, size in outcome.left.items())
+        grown = any(size > outcome.sizes.get(what, 0) + _MAX_LEFTOVERS for what, size in outcome.left.items())
         if not (grown or queued or any(phases.values())):
             return
         if time.monotonic() > deadline:
@@ -271,7 +271,7 @@ async def _address_of_a_node(api: Api) -> str:
     """Where this machine reaches a real node: it has a second address on that network."""
     addresses: list[str] = [
         address["address"]
-        for each in await api.items("/api/v1/nodes", f"!{PLAYED}")
+        for each in await api.items("/api/v1/nodes", f"!{SIMULATED}")
         for address in each["status"].get("addresses", ())
         if address["type"] == "InternalIP"
     ]

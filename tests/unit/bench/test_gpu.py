@@ -26,11 +26,11 @@ class Machine:
     """Plays the commands: each is as fast as the one before, but those that are to fail."""
 
     def __init__(self, failing=""):
-        self.asked, self._failing = [], failing
+        self.commands, self._failing = [], failing
 
     def __call__(self, command, timeout):
         words = " ".join(str(word) for word in command)
-        self.asked.append(words)
+        self.commands.append(words)
         assert timeout > 0
         if self._failing and self._failing in words:
             raise CommandFailed("out of memory")
@@ -48,17 +48,17 @@ def soon():
 
 def test_every_precision_pipeline_and_xla_is_measured():
     """At the batch size of its preset."""
-    asked = set(measurements(CONFIG))
+    planned = set(measurements(CONFIG))
     for precision in PRECISIONS:
         for compiled in (True, False):
             for pipeline in ("synthetic", "dali", "tfdata"):
-                assert Measurement("ours", precision, compiled, CONFIG.batch[precision], pipeline) in asked
+                assert Measurement("ours", precision, compiled, CONFIG.batch[precision], pipeline) in planned
 
 
 def test_no_measurement_repeats():
     """Each measurement is listed once."""
-    asked = list(measurements(CONFIG))
-    assert len(asked) == len(set(asked))
+    planned = list(measurements(CONFIG))
+    assert len(planned) == len(set(planned))
 
 
 def test_compared_measurements_come_first():
@@ -81,7 +81,7 @@ def test_failure_affects_only_its_measurement(record):
     """All other measurements run."""
     machine = Machine(failing="precision.mode=tf32")
     measure_all(CONFIG, record, soon(), machine)
-    assert len(machine.asked) == len(list(measurements(CONFIG)))
+    assert len(machine.commands) == len(list(measurements(CONFIG)))
     failed = {measurement for measurement, found in record.found.items() if "error" in found}
     assert failed
     assert {(measurement.who, measurement.precision) for measurement in failed} == {("ours", "tf32")}
@@ -94,18 +94,18 @@ def test_interrupted_run_resumes(record, tmp_path):
         stream.write('{"cell": {"who": "ou')
     again = Machine()
     measure_all(CONFIG, Record(tmp_path / "gpu.jsonl"), soon(), again)
-    assert again.asked
-    assert all("precision.mode=bf16" in words for words in again.asked)
+    assert again.commands
+    assert all("precision.mode=bf16" in words for words in again.commands)
     third = Machine()
     measure_all(CONFIG, Record(tmp_path / "gpu.jsonl"), soon(), third)
-    assert third.asked == []
+    assert third.commands == []
 
 
 def test_nothing_starts_after_deadline(record):
     """No command runs."""
     machine = Machine()
     measure_all(CONFIG, record, time.monotonic(), machine)
-    assert machine.asked == []
+    assert machine.commands == []
 
 
 def test_ratios_use_measured_values(record):
@@ -139,6 +139,8 @@ def test_failed_command_quotes_last_output():
 
 def test_interleave_alternates_commands(tmp_path):
     """Commands take turns."""
-    said = {name: ["sh", "-c", f"echo {name} >> {tmp_path}/log; echo '{{\"imagesPerSecond\": 1}}'"] for name in "ab"}
-    assert {name: len(found) for name, found in interleave(2, said).items()} == {"a": 2, "b": 2}
+    commands = {
+        name: ["sh", "-c", f"echo {name} >> {tmp_path}/log; echo '{{\"imagesPerSecond\": 1}}'"] for name in "ab"
+    }
+    assert {name: len(found) for name, found in interleave(2, commands).items()} == {"a": 2, "b": 2}
     assert (tmp_path / "log").read_text().split() == ["a", "b", "a", "b"]

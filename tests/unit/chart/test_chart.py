@@ -174,10 +174,10 @@ def test_settings_schema_lists_every_setting():
 def test_setting_reaches_operator_unchanged(name):
     """The operator parses the chart's spelling of the name and of the number."""
     bounds = Settings.chart_schema()["properties"][name]
-    told = environment(rendered("--set", f"settings.{name}={bounds['maximum']}"))
-    Settings.check_names(told)
+    variables = environment(rendered("--set", f"settings.{name}={bounds['maximum']}"))
+    Settings.check_names(variables)
     snake = re.sub("([A-Z])", r"_\1", name).lower()
-    settings = Settings.from_environment({**told, "RESNEXT_LEASE_NAMESPACE": "x"})
+    settings = Settings.from_environment({**variables, "RESNEXT_LEASE_NAMESPACE": "x"})
     assert getattr(settings, snake) == bounds["maximum"]
 
 
@@ -191,11 +191,11 @@ def test_deployment_sets_no_variable_twice():
 
 def test_host_access_is_off_by_default():
     """hostPath and hostNetwork must be allowed explicitly."""
-    told = environment(rendered())
-    assert "RESNEXT_HOST_PATHS" not in told
-    assert "RESNEXT_HOST_NETWORK" not in told
-    told = environment(rendered("--set", "allow.hostPaths={/mnt/a,/mnt/b}", "--set", "allow.hostNetwork=true"))
-    settings = Settings.from_environment(told)
+    variables = environment(rendered())
+    assert "RESNEXT_HOST_PATHS" not in variables
+    assert "RESNEXT_HOST_NETWORK" not in variables
+    variables = environment(rendered("--set", "allow.hostPaths={/mnt/a,/mnt/b}", "--set", "allow.hostNetwork=true"))
+    settings = Settings.from_environment(variables)
     assert (settings.site.host_paths, settings.site.host_network) == (("/mnt/a", "/mnt/b"), True)
 
 
@@ -203,8 +203,8 @@ def test_metrics_access_reaches_operator():
     """The operator's label matches the NetworkPolicy of trainings."""
     manifests = rendered()
     monitoring = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
-    told = environment(manifests)
-    assert Settings.from_environment({**told, "RESNEXT_LEASE_NAMESPACE": "x"}).site.metrics_allowed_from == (
+    variables = environment(manifests)
+    assert Settings.from_environment({**variables, "RESNEXT_LEASE_NAMESPACE": "x"}).site.metrics_allowed_from == (
         monitoring,
     )
     assert "RESNEXT_METRICS_ALLOWED_FROM" not in environment(rendered("--set", "networkPolicy.metricsAllowedFrom=null"))
@@ -239,9 +239,9 @@ def test_images_and_settings_reach_operator():
     (deployment,) = of_kind(manifests, "Deployment")
     container = deployment["spec"]["template"]["spec"]["containers"][0]
     assert container["image"] == "here/operator:1"
-    told = environment(manifests)
-    assert told["RESNEXT_TRAINER_IMAGE"] == "here/trainer:2"
-    assert told["RESNEXT_RESYNC_SECONDS"] == "30"
+    variables = environment(manifests)
+    assert variables["RESNEXT_TRAINER_IMAGE"] == "here/trainer:2"
+    assert variables["RESNEXT_RESYNC_SECONDS"] == "30"
 
 
 def test_uninstall_keeps_definition():
@@ -283,5 +283,5 @@ def test_dashboard_queries_every_metric():
     defined |= set(re.findall(r'"((?:resnext|workqueue|leader_election)_[a-z_]+)"', code)) - {"resnext_trainer"} | {
         "resnext_trainer_info"
     }
-    asked = set(re.findall(r"\b(?:resnext|workqueue|leader_election)_[a-z0-9_]+", dashboards.resnext()))
-    assert {name.removesuffix("_bucket") for name in asked} == defined
+    queried = set(re.findall(r"\b(?:resnext|workqueue|leader_election)_[a-z0-9_]+", dashboards.resnext()))
+    assert {name.removesuffix("_bucket") for name in queried} == defined

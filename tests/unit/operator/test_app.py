@@ -225,7 +225,7 @@ class TestWork:
                 await it.until(lambda: holder(server) == "us", "the Lease")
                 await it.until(lambda: server.watches.get(("one", "resnexttrainings")), "a watch")
                 server.failing.add("resnexttrainings")
-                server.put(training("one"), tell=False)
+                server.put(training("one"), notify=False)
                 lists = ("LIST", path_of("ResNeXtTraining", "one"))
                 tried = server.requests.count(lists)
                 await it.until(lambda: server.requests.count(lists) > tried + 3, "more tries to list")

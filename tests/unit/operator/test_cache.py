@@ -79,9 +79,9 @@ def test_deleted_launcher_kept_until_training_is_deleted():
     cache.upsert(training())
     cache.upsert(pod(name="flowers-launcher-1", role="launcher"))
     cache.remove(pod(name="flowers-launcher-1", role="launcher", version=2, phase="Failed"))
-    gone = cache.last_deleted_launcher(training())
-    assert gone is not None
-    assert gone["status"]["phase"] == "Failed"
+    last = cache.last_deleted_launcher(training())
+    assert last is not None
+    assert last["status"]["phase"] == "Failed"
     assert cache.last_deleted_launcher(training(uid="t2")) is None
     cache.remove(training())
     assert cache.last_deleted_launcher(training()) is None

@@ -6,7 +6,7 @@ import pytest
 
 from resnext_operator.api import crd
 from resnext_operator.api.validation import InvalidTraining, parse
-from resnext_operator.domain.attempt_outcome import PERMANENT_VERDICTS
+from resnext_operator.domain.attempt_outcome import PERMANENT_EXIT_STATUSES
 from resnext_operator.rendering.hashing import pod_revision
 from resnext_operator.rendering.pods import launcher_pod, worker_pod
 from resnext_trainer.checkpoint import directory
@@ -193,4 +193,4 @@ def test_unsaved_checkpoint_is_retried_and_counted():
     cluster.settle()
     assert cluster.status["failures"] == 1
     assert cluster.status["attempts"][0]["cause"] == "checkpoint_not_saved"
-    assert ExitStatus.CHECKPOINT_NOT_SAVED not in PERMANENT_VERDICTS
+    assert ExitStatus.CHECKPOINT_NOT_SAVED not in PERMANENT_EXIT_STATUSES

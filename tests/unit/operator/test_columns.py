@@ -112,7 +112,7 @@ def test_suspended_training_shows_no_rates(running):
 
 
 @pytest.mark.parametrize(
-    ("verdict", "phase"),
+    ("status", "phase"),
     [
         (ExitStatus.COMPLETED, "Succeeded"),
         (ExitStatus.INVALID_DATA, "Failed"),
@@ -120,9 +120,9 @@ def test_suspended_training_shows_no_rates(running):
         (ExitStatus.WORLD_SIZE_MISMATCH, "Restarting"),
     ],
 )
-def test_ended_attempt_shows_no_rates(running, verdict, phase):
+def test_ended_attempt_shows_no_rates(running, status, phase):
     """Whether the training ended or waits for its next attempt."""
-    running.end(verdict)
+    running.end(status)
     running.settle()
     assert running.status["phase"] == phase
     at_rest(running)

@@ -102,8 +102,8 @@ def test_pending_deadline_fails_with_scheduler_message():
     cluster = Cluster("resnext-250ep", runPolicy={"pendingDeadlineSeconds": 60})
     cluster.settle()
     for pod in cluster.pods("worker"):
-        said = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu."
-        pod["status"] = {"conditions": [{"type": "PodScheduled", "status": "False", "message": said}]}
+        message = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu."
+        pod["status"] = {"conditions": [{"type": "PodScheduled", "status": "False", "message": message}]}
     cluster.wait(seconds=59)
     cluster.settle()
     assert cluster.status["phase"] == Phase.PENDING
@@ -141,11 +141,11 @@ def test_pending_deadline_applies_to_launcher():
     assert "no such image" in condition(cluster, "Failed")["message"]
 
 
-@pytest.mark.parametrize("verdict", [ExitStatus.COMPLETED, ExitStatus.INVALID_DATA], ids=lambda it: it.name.lower())
-def test_ttl_deletes_resource_after_end(verdict):
+@pytest.mark.parametrize("status", [ExitStatus.COMPLETED, ExitStatus.INVALID_DATA], ids=lambda it: it.name.lower())
+def test_ttl_deletes_resource_after_end(status):
     """The operator deletes the resource ttlSecondsAfterFinished after completion."""
     cluster = running_cluster(runPolicy={"ttlSecondsAfterFinished": 3600})
-    cluster.end(verdict)
+    cluster.end(status)
     cluster.settle()
     assert not cluster.deleted
     assert cluster.requeue_seconds == 3600
@@ -206,8 +206,8 @@ def test_out_of_memory_message_names_worker_and_limit(limit, by_kubelet):
 def test_report_with_rank_attributes_failure_to_its_pod(rank):
     """The rank in the launcher's report determines the failed pod."""
     cluster = running_cluster(workers={"replicas": 2, "slots": 2})
-    said = TerminationReport(verdict="hung", message="no step", rank=rank, log=("step 19", "step 20"))
-    cluster.end_pod(cluster.pods("launcher")[0], ExitStatus.HUNG.value, said.model_dump_json(by_alias=True))
+    report = TerminationReport(verdict="hung", message="no step", rank=rank, log=("step 19", "step 20"))
+    cluster.end_pod(cluster.pods("launcher")[0], ExitStatus.HUNG.value, report.model_dump_json(by_alias=True))
     cluster.settle()
     attempt = cluster.status["attempts"][0]
     assert (attempt["pod"], attempt["rank"], attempt["log"]) == (
@@ -245,25 +245,25 @@ def test_node_avoided_after_repeated_failures(after, avoided):
     assert cluster.pods("worker")[0]["metadata"]["uid"] == healthy, "who is healthy keeps running"
 
 
-def end_attempt_with_rank(cluster, verdict, rank=1):
+def end_attempt_with_rank(cluster, status, rank=1):
     """End the attempt with a launcher report that names a rank; all pods keep running."""
-    said = TerminationReport(verdict=verdict.name.lower(), message="because", rank=rank)
-    cluster.end_pod(cluster.pods("launcher")[-1], verdict.value, said.model_dump_json(by_alias=True))
+    report = TerminationReport(verdict=status.name.lower(), message="because", rank=rank)
+    cluster.end_pod(cluster.pods("launcher")[-1], status.value, report.model_dump_json(by_alias=True))
     cluster.settle()
     return {pod["metadata"]["name"]: str(pod["spec"].get("affinity")) for pod in cluster.pods("worker")}
 
 
 @pytest.mark.parametrize(
-    "verdict", [ExitStatus.GPU_UNAVAILABLE, ExitStatus.HUNG, ExitStatus.UNREACHABLE], ids=lambda it: it.name.lower()
+    "status", [ExitStatus.GPU_UNAVAILABLE, ExitStatus.HUNG, ExitStatus.UNREACHABLE], ids=lambda it: it.name.lower()
 )
-def test_failed_worker_that_still_runs_is_replaced(verdict):
+def test_failed_worker_that_still_runs_is_replaced(status):
     """Only the worker that the report names is replaced."""
     cluster = running_cluster()
     kept = cluster.pods("worker")[0]["metadata"]["uid"]
-    pods = end_attempt_with_rank(cluster, verdict)
+    pods = end_attempt_with_rank(cluster, status)
     assert list(pods) == ["resnext-digits-worker-0-0", "resnext-digits-worker-1-1"]
     assert cluster.pods("worker")[0]["metadata"]["uid"] == kept
-    assert ("node-1" in pods["resnext-digits-worker-1-1"]) is (verdict is ExitStatus.GPU_UNAVAILABLE), (
+    assert ("node-1" in pods["resnext-digits-worker-1-1"]) is (status is ExitStatus.GPU_UNAVAILABLE), (
         "retried on another node"
     )
     run_next_attempt(cluster)

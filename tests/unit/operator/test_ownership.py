@@ -118,7 +118,7 @@ def test_claim_becoming_foreign_keeps_current_attempt():
     assert condition(cluster, "Failed")["reason"] == "ClaimNotOwned"
 
 
-class Taken(KubeClient):
+class ConflictingServer(KubeClient):
     """An API server on which each name is taken."""
 
     def __init__(self, found):
@@ -138,7 +138,7 @@ def test_create_conflict_is_judged_by_owner(kind):
 
     def create(found):
         # The API server does not repeat the kind in each answer.
-        server = Taken({key: value for key, value in found.items() if key != "kind"})
+        server = ConflictingServer({key: value for key, value in found.items() if key != "kind"})
         return asyncio.run(create_child(server, manifest, training))
 
     assert create(make_object(kind, uid="training-uid"))

@@ -57,8 +57,8 @@ def test_unschedulable_pod_quotes_scheduler():
     cluster = Cluster("resnext-250ep")
     cluster.settle()
     for pod in cluster.pods("worker"):
-        said = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu."
-        pod["status"] = {"conditions": [{"type": "PodScheduled", "status": "False", "message": said}]}
+        message = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu."
+        pod["status"] = {"conditions": [{"type": "PodScheduled", "status": "False", "message": message}]}
     cluster.settle()
     assert cluster.status["phase"] == Phase.PENDING
     assert condition(cluster, "Scheduled")["status"] == "False"
@@ -69,11 +69,11 @@ def test_recently_unschedulable_pod_emits_no_event():
     """The event is emitted 5 s after the scheduler's first failure."""
     cluster = Cluster()
     cluster.settle()
-    said = "0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims."
+    message = "0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims."
     unplaced = {
         "type": "PodScheduled",
         "status": "False",
-        "message": said,
+        "message": message,
         "lastTransitionTime": "2026-01-01T00:00:00Z",
     }
     for pod in cluster.pods("worker"):
@@ -113,27 +113,27 @@ def test_clean_pod_policy_decides_which_pods_stay(policy_of_pods, workers, launc
     assert (len(cluster.pods("worker")), len(cluster.pods("launcher"))) == (workers, launchers)
 
 
-@pytest.mark.parametrize("verdict", PERMANENT, ids=lambda it: it.name.lower())
-def test_permanent_failure_is_not_retried(running, verdict):
+@pytest.mark.parametrize("status", PERMANENT, ids=lambda it: it.name.lower())
+def test_permanent_failure_is_not_retried(running, status):
     """Exit statuses that would repeat fail the training at once."""
-    running.end(verdict, "shard train-00000-of-00004 is cut short")
+    running.end(status, "shard train-00000-of-00004 is cut short")
     running.settle()
     assert running.status["phase"] == Phase.FAILED
     assert "train-00000-of-00004" in condition(running, "Failed")["message"]
-    assert running.status["attempts"][-1]["exitCode"] == verdict.value
+    assert running.status["attempts"][-1]["exitCode"] == status.value
 
 
-@pytest.mark.parametrize("verdict", RETRYABLE, ids=lambda it: it.name.lower())
-def test_retryable_failure_is_retried_and_counted(running, verdict):
+@pytest.mark.parametrize("status", RETRYABLE, ids=lambda it: it.name.lower())
+def test_retryable_failure_is_retried_and_counted(running, status):
     """The next attempt starts after a pause, and the failure is counted."""
-    running.end(verdict)
+    running.end(status)
     running.settle()
     assert running.status["failures"] == 1
     assert running.status["phase"] == Phase.RESTARTING
     running.wait(seconds=10)
     running.settle()
     assert [each["number"] for each in running.status["attempts"]] == [1, 2]
-    assert running.status["attempts"][0]["cause"] == verdict.name.lower()
+    assert running.status["attempts"][0]["cause"] == status.name.lower()
     assert condition(running, "Running")["status"] == "False"
 
 
@@ -240,7 +240,7 @@ def test_launcher_on_lost_node_does_not_block_suspend(running):
     """The training is suspended although its launcher is stuck in Terminating."""
     running.body["spec"]["suspend"] = True
     running.apply_plan(running.decide())
-    launcher = running.gone.pop()
+    launcher = running.deleted_launchers.pop()
     launcher["status"] = {"phase": "Running", "conditions": []}
     running.objects[launcher["metadata"]["name"]] = launcher
     lose_node(launcher)

@@ -18,7 +18,7 @@ def test_every_reason_has_description():
 
 def test_every_exit_status_has_cause_of_same_name():
     """The launcher's report and the status use the same name."""
-    assert {verdict.name: cause.name for verdict, cause in CAUSES.items()} == {
+    assert {status.name: cause.name for status, cause in CAUSES.items()} == {
         each.name: each.name for each in ExitStatus
     }
 

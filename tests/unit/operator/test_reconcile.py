@@ -29,7 +29,7 @@ class Place:
         self.cache.upsert(claim | {"spec": {"accessModes": ["ReadWriteMany"]}})
 
     @property
-    def told(self):
+    def event_reasons(self):
         """Reasons of the events."""
         recorder = self.runtime.recorder
         assert isinstance(recorder, Recorder)
@@ -57,7 +57,7 @@ def test_children_are_created_once_and_updated_once():
         place = Place()
         await place.reconcile(3)
         assert len(place.posts) == 6, place.posts  # config, network policy, claim, secret, two workers
-        assert place.told == ["Accepted"]
+        assert place.event_reasons == ["Accepted"]
         place.server.writes.clear()
         await place.reconcile()
         assert place.server.writes == []
@@ -123,7 +123,7 @@ def test_rejected_dry_run_creates_nothing(role):
         part = "launcher" if role == "launcher" else "workers"
         (scheduled,) = (each for each in status["conditions"] if each["type"] == "Scheduled")
         assert f"set spec.{part}.resources.limits.cpu" in scheduled["message"]
-        assert place.told.count("PodCreationRejected") == 1
+        assert place.event_reasons.count("PodCreationRejected") == 1
         tried = len(place.server.dry_runs)
         await place.reconcile(3)
         assert len(place.server.dry_runs) == tried, "not before the pause is over"
@@ -140,8 +140,8 @@ def test_unsupported_dry_run_is_ignored():
 
     async def scenario():
         place = Place()
-        said = 'admission webhook "inject.example" does not support dry run'
-        place.server.refusals = {"worker": ApiError(400, said), "launcher": ApiError(400, said)}
+        message = 'admission webhook "inject.example" does not support dry run'
+        place.server.refusals = {"worker": ApiError(400, message), "launcher": ApiError(400, message)}
         await place.reconcile(3)
         assert len(place.pods()) == 2
         assert not any("schedulingGates" in pod["spec"] for pod in place.pods())

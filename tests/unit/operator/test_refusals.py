@@ -217,12 +217,12 @@ def test_quota_rejection_reported_once_within_deadline(pods):
         cluster.vanish("resnext-digits-worker-1-0")
         cluster.end(ExitStatus.CRASHED)
         cluster.apply_plan(cluster.decide())  # the end is recorded before anything is made
-    told = len(cluster.events)
+    events_before = len(cluster.events)
     for _ in range(5):
         forbid(cluster)
         assert cluster.status["reason"] == "PodCreationRejected"
         cluster.wait(seconds=10)
-    assert cluster.events[told:].count("PodCreationRejected") == 1
+    assert cluster.events[events_before:].count("PodCreationRejected") == 1
     assert len(cluster.status.get("attempts", ())) == (1 if pods == "successor" else 0)
     cluster.wait(seconds=10)
     cluster.settle()
@@ -340,9 +340,9 @@ def test_unknown_variable_fails_start(variable, suggestion, monkeypatch, capsys)
     for given in ("RESNEXT_STARTED", "RESNEXT_CACHE"):
         monkeypatch.delenv(given, raising=False)
     assert main(["run"]) == 2
-    said = capsys.readouterr().err
-    assert f"RESNEXT_{variable}: " in said
-    assert suggestion in said
+    error_output = capsys.readouterr().err
+    assert f"RESNEXT_{variable}: " in error_output
+    assert suggestion in error_output
 
 
 def test_known_and_foreign_variables_are_accepted():

@@ -117,17 +117,17 @@ def test_rejection_advice_fits_cause_and_names_field(code, message, role, cause,
     """Messages are those of the API server."""
     found = rejection(code, message, role)
     assert rejections.cause_of(found) is cause
-    said = rejections.advice(found)
-    assert all(word in said for word in words), said
-    assert ("quota" in said.lower()) <= (cause is Cause.QUOTA), "raising a quota helps against a quota alone"
+    advice = rejections.advice(found)
+    assert all(word in advice for word in words), advice
+    assert ("quota" in advice.lower()) <= (cause is Cause.QUOTA), "raising a quota helps against a quota alone"
 
 
 def test_claim_rejection_advice_names_template():
     """A LimitRange may also limit storage."""
-    said = (
+    message = (
         'persistentvolumeclaims "it-checkpoints" is forbidden: maximum storage usage per PersistentVolumeClaim is 5Gi'
     )
-    found = rejection(message=said, role="", kind="PersistentVolumeClaim")
+    found = rejection(message=message, role="", kind="PersistentVolumeClaim")
     assert "spec.checkpoints.template.size" in rejections.advice(found)
 
 
@@ -372,8 +372,8 @@ def test_unschedulable_pods_are_not_deleted():
     cluster.wait(seconds=2)
     cluster.settle()
     for pod in cluster.pods("worker"):
-        said = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu."
-        pod["status"] = {"conditions": [{"type": "PodScheduled", "status": "False", "message": said}]}
+        message = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu."
+        pod["status"] = {"conditions": [{"type": "PodScheduled", "status": "False", "message": message}]}
     uids = {pod["metadata"]["uid"] for pod in cluster.pods("worker")}
     cluster.wait(hours=2)
     cluster.settle()

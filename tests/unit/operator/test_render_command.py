@@ -53,9 +53,9 @@ def test_render_of_invalid_file_reports_error(tmp_path, capsys, text, sentence):
     path = tmp_path / "training.yaml"
     path.write_text(text)
     assert main(["render", "-f", str(path)]) == 2
-    said = capsys.readouterr()
-    assert sentence in said.err
-    assert not said.out
+    printed = capsys.readouterr()
+    assert sentence in printed.err
+    assert not printed.out
 
 
 def test_render_prints_every_training_of_file(tmp_path, capsys):

@@ -164,12 +164,12 @@ def test_invalid_combination_names_field_and_remedy(change, field, way_out):
     """The message is that of the CEL rule in the schema."""
     with pytest.raises(InvalidTraining) as refusal:
         parse(resource(**change), SITE)
-    said = str(refusal.value)
-    assert said.startswith(f"{field}: ")
-    assert way_out in said
+    message = str(refusal.value)
+    assert message.startswith(f"{field}: ")
+    assert way_out in message
     sentences = [rule["message"] for _, node in nodes(SPEC) for rule in node.get("x-kubernetes-validations", ())]
     assert len(sentences) > 20
-    assert any(said.endswith(sentence.partition(": ")[2]) for sentence in sentences)
+    assert any(message.endswith(sentence.partition(": ")[2]) for sentence in sentences)
 
 
 def test_name_leaves_room_for_pod_names():

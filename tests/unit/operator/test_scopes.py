@@ -15,7 +15,7 @@ from tests.support.operator_process import operator, training
 def quick(monkeypatch):
     monkeypatch.setattr(scopes, "_FIRST_DELAY", 0.05)
     monkeypatch.setattr(scopes, "_LAST_DELAY", 0.2)
-    monkeypatch.setattr(scopes, "_LAST_DELAY_LEFT", 0.2)
+    monkeypatch.setattr(scopes, "_LAST_DELAY_UNREADABLE", 0.2)
     logging.getLogger("kopf").setLevel(logging.CRITICAL)
 
 

@@ -134,11 +134,11 @@ def test_invalid_spec_of_ended_training_changes_nothing():
     cluster.run()
     cluster.end(ExitStatus.COMPLETED)
     cluster.settle()
-    told = list(cluster.events)
+    events = list(cluster.events)
     status = copy.deepcopy(cluster.status)
     cluster.body["spec"]["workers"]["serviceAccountName"] = "admin"
     cluster.settle()
-    assert (cluster.status, cluster.events) == (status, told)
+    assert (cluster.status, cluster.events) == (status, events)
 
 
 def test_lenient_parsing_keeps_valid_fields():

@@ -129,11 +129,11 @@ def test_pod_rejected_by_kubelet_is_counted():
     """It has no container; the reason and message are in the pod's status."""
     cluster = Cluster()
     cluster.settle()
-    said = "Pod was rejected: Allocate failed due to requested number of devices unavailable"
-    cluster.pods("worker")[0]["status"] = {"phase": "Failed", "reason": "UnexpectedAdmissionError", "message": said}
+    message = "Pod was rejected: Allocate failed due to requested number of devices unavailable"
+    cluster.pods("worker")[0]["status"] = {"phase": "Failed", "reason": "UnexpectedAdmissionError", "message": message}
     cluster.settle()
     (start,) = cluster.status["failedStarts"]
-    assert (start["reason"], start["log"]) == ("UnexpectedAdmissionError", [said])
+    assert (start["reason"], start["log"]) == ("UnexpectedAdmissionError", [message])
 
 
 @pytest.mark.parametrize("how", ["evicted", "preempted", "lost node", "deleted", "drained"])

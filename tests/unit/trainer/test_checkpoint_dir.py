@@ -106,12 +106,12 @@ def test_checkpoint_dir_existing_keeps_mode_and_content(claim):
 def test_checkpoint_dir_owned_by_root_rejected(claim, bits, below, in_cluster):
     """0755 as an administrator leaves it, 0770 and 0750 as the kubelet creates a subPath."""
     claim.chmod(bits)
-    said = prepared(claim / below, claim if in_cluster else None, OTHER)
-    assert said.startswith("INVALID_CONFIGURATION ")
+    message = prepared(claim / below, claim if in_cluster else None, OTHER)
+    assert message.startswith("INVALID_CONFIGURATION ")
     assert (
         f"{claim} is not writable by uid {OTHER} (owner root, mode {bits:04o}): change the owner or set "
         "securityContext.fsGroup on the volume"
-    ) in said
+    ) in message
 
 
 @as_root
@@ -119,8 +119,8 @@ def test_checkpoint_dir_root_sub_path_in_own_claim_rejected(claim):
     """A subPath that the kubelet created for an earlier operator version is still owned by root."""
     os.chown(claim, OTHER, OTHER)
     (claim / "runs").mkdir(0o750)
-    said = prepared(claim / "runs" / "a", claim, OTHER)
-    assert f"{claim}/runs is not writable by uid {OTHER} (owner root, mode 0750)" in said
+    message = prepared(claim / "runs" / "a", claim, OTHER)
+    assert f"{claim}/runs is not writable by uid {OTHER} (owner root, mode 0750)" in message
 
 
 @as_root
@@ -144,9 +144,9 @@ def test_checkpoint_dir_unreadable_rejected(claim):
 def test_checkpoint_dir_read_only_mount_rejected(claim, below):
     """Root may write everywhere except on a read-only mount."""
     with mounted("--bind", "-o", "ro", claim, claim):
-        said = prepared(claim / below, claim)
-    assert said.startswith(f"INVALID_CONFIGURATION {claim} is not writable (owner root, mode 0755): Read-only file")
-    assert said.endswith("mount the volume read-write")
+        message = prepared(claim / below, claim)
+    assert message.startswith(f"INVALID_CONFIGURATION {claim} is not writable (owner root, mode 0755): Read-only file")
+    assert message.endswith("mount the volume read-write")
 
 
 @as_root
@@ -154,10 +154,10 @@ def test_checkpoint_dir_full_volume_is_retryable(claim):
     """A full volume may have space at the next attempt; the configuration is not rejected."""
     with mounted("-t", "tmpfs", "-o", "size=4k,mode=0777", "none", claim):
         (claim / "filler").write_bytes(b"x" * 4096)
-        said = prepared(claim, claim)
+        message = prepared(claim, claim)
         assert sorted(each.name for each in claim.iterdir()) == ["filler"]
-    assert said.startswith(f"CHECKPOINT_NOT_SAVED {claim} is not writable")
-    assert "No space left on device: free space on the volume, or enlarge it" in said
+    assert message.startswith(f"CHECKPOINT_NOT_SAVED {claim} is not writable")
+    assert "No space left on device: free space on the volume, or enlarge it" in message
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENOMEM])
@@ -179,9 +179,9 @@ def test_checkpoint_dir_transient_errno_is_system_error(claim, monkeypatch, numb
 def test_checkpoint_dir_file_in_path_rejected(claim, below, in_cluster):
     """The message names the file and its owner, whether it is the directory itself or a parent."""
     (claim / "file").write_text("")
-    said = prepared(claim / below, claim if in_cluster else None)
-    assert said.startswith(f"INVALID_CONFIGURATION {claim}/file is not a directory but a file (owner ")
-    assert "remove it, or set checkpoints.subPath" in said
+    message = prepared(claim / below, claim if in_cluster else None)
+    assert message.startswith(f"INVALID_CONFIGURATION {claim}/file is not a directory but a file (owner ")
+    assert "remove it, or set checkpoints.subPath" in message
 
 
 @pytest.mark.parametrize("target", ["/tmp", ".", "nowhere", "inside"])
@@ -190,8 +190,8 @@ def test_checkpoint_dir_symlink_in_claim_rejected(claim, target, below):
     """Also a link that stays inside the claim or is dangling: its target can be changed at any time."""
     (claim / "inside").mkdir()
     (claim / "link").symlink_to(target)
-    said = prepared(claim / below, claim)
-    assert said.startswith(f"INVALID_CONFIGURATION {claim}/link is a symbolic link to {target} (owner ")
+    message = prepared(claim / below, claim)
+    assert message.startswith(f"INVALID_CONFIGURATION {claim}/link is a symbolic link to {target} (owner ")
     assert not (claim / "inside" / "a").exists()
 
 
@@ -206,9 +206,9 @@ def test_checkpoint_dir_symlink_outside_cluster_accepted(claim):
 @pytest.mark.parametrize("path", ["../elsewhere", "a/../../elsewhere", "a/..", ".."])
 def test_checkpoint_dir_dotdot_in_claim_rejected(claim, path):
     """`..` is rejected even where it leads back into the claim."""
-    said = prepared(claim / path, claim)
-    assert said.startswith("INVALID_CONFIGURATION ")
-    assert "leaves the checkpoints' claim" in said
+    message = prepared(claim / path, claim)
+    assert message.startswith("INVALID_CONFIGURATION ")
+    assert "leaves the checkpoints' claim" in message
     assert not (claim.parent / "elsewhere").exists()
 
 
@@ -224,15 +224,15 @@ def test_checkpoint_dir_outside_claim_rejected(path):
 
 def test_checkpoint_dir_missing_claim_root_rejected(claim):
     """A missing root means that the pod lacks the mount of its claim."""
-    said = prepared(claim / "no" / "a", claim / "no")
-    assert said.startswith(f"INVALID_CONFIGURATION {claim}/no is not writable: No such file or directory")
+    message = prepared(claim / "no" / "a", claim / "no")
+    assert message.startswith(f"INVALID_CONFIGURATION {claim}/no is not writable: No such file or directory")
 
 
 def test_checkpoint_dir_name_too_long_rejected(claim):
     """No file system accepts a component of more than 255 bytes."""
-    said = prepared(claim / ("n" * 300), claim)
-    assert said.startswith("INVALID_CONFIGURATION ")
-    assert "File name too long: use a shorter path" in said
+    message = prepared(claim / ("n" * 300), claim)
+    assert message.startswith("INVALID_CONFIGURATION ")
+    assert "File name too long: use a shorter path" in message
 
 
 @pytest.mark.parametrize(

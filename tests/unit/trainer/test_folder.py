@@ -79,7 +79,7 @@ def empty_class(root):
     (root / "train" / "digit-99").mkdir()
 
 
-def stranger(root):
+def untrained_class(root):
     (root / "validation" / "letter-a").mkdir()
     (root / "validation" / "letter-a" / "1.jpg").write_bytes(RED)
 
@@ -94,7 +94,7 @@ def eleventh(root):
     [
         (no_training, "pictures/train is not a directory"),
         (empty_class, "11 class folders for training, and model.classes is 10: set it to 11"),
-        (stranger, "validation/letter-a is a class that"),
+        (untrained_class, "validation/letter-a is a class that"),
         (eleventh, "set it to 11"),
     ],
 )

@@ -36,7 +36,7 @@ def test_graph_traced_once_for_each_owner():
     assert len(traces) == 2
 
 
-def test_graph_compiled_if_owner_says_so():
+def test_graph_compiled_if_owner_requests_it():
     """XLA compiles the graph of an owner with `xla`, and only that."""
     for xla in (True, False):
         owner = Owner(2.0, xla=xla)

@@ -188,10 +188,10 @@ def test_train_process_full_volume_exits_10(settings, tmp_path):
         pytest.skip("no mounts here")
     try:
         settings |= {"data": SYNTHETIC, "checkpoint": {"path": str(volume), "saveTimeoutSeconds": 3}}
-        code, report, said = run(settings, tmp_path)
+        code, report, output = run(settings, tmp_path)
     finally:
         subprocess.run(["umount", "--lazy", volume], check=True)
-    assert (code, report["verdict"]) == (10, "checkpoint_not_saved"), said
+    assert (code, report["verdict"]) == (10, "checkpoint_not_saved"), output
     assert "No space left on device" in report["message"]
 
 
@@ -202,9 +202,9 @@ def test_train_process_without_permission_exits_2(settings):
         Path(folder).chmod(0o755)
         volume = Path(folder, "volume")
         volume.mkdir(0o755)
-        code, report, said = run(
+        code, report, output = run(
             settings | {"data": SYNTHETIC, "checkpoint": {"path": str(volume)}}, Path(folder), 1000
         )
-    assert (code, report["verdict"]) == (2, "invalid_configuration"), said
+    assert (code, report["verdict"]) == (2, "invalid_configuration"), output
     assert f"{volume} is not writable by uid 1000 (owner root, mode 0755): change the owner" in report["message"]
-    assert "step 1" not in said
+    assert "step 1" not in output

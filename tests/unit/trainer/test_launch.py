@@ -150,8 +150,8 @@ ENDED = (
 )
 def test_summarize_crash_blames_first_exited_rank(notice, how):
     """The report has the rank that ended first, its last line and the tail of its log."""
-    said = [f"[1,{rank}]<stderr>:line {number} of {rank}" for number in range(30) for rank in range(3)]
-    report = launcher.summarize([], 1, output(*said, *notice), asked_to_stop=False)
+    lines = [f"[1,{rank}]<stderr>:line {number} of {rank}" for number in range(30) for rank in range(3)]
+    report = launcher.summarize([], 1, output(*lines, *notice), asked_to_stop=False)
     assert (report.verdict, report.rank) == ("crashed", 1)
     assert report.message == f"rank 1 ended with {how}: line 29 of 1"
     assert report.log == tuple(f"line {number} of 1" for number in range(18, 30))
@@ -159,10 +159,10 @@ def test_summarize_crash_blames_first_exited_rank(notice, how):
 
 def test_summarize_crash_message_is_last_stderr_line():
     """The message is the rank's last line of stderr, else of stdout."""
-    said = ["[1,1]<stderr>:RuntimeError: out of luck", "[1,1]<stdout>:epoch 1", "[1,0]<stderr>:it is gone"]
-    message = launcher.summarize([], 1, output(*said, *ENDED), asked_to_stop=False).message
+    lines = ["[1,1]<stderr>:RuntimeError: out of luck", "[1,1]<stdout>:epoch 1", "[1,0]<stderr>:it is gone"]
+    message = launcher.summarize([], 1, output(*lines, *ENDED), asked_to_stop=False).message
     assert message == "rank 1 ended with exit code 3: RuntimeError: out of luck"
-    assert launcher.summarize([], 1, output(*said[1:], *ENDED), asked_to_stop=False).message.endswith(": epoch 1")
+    assert launcher.summarize([], 1, output(*lines[1:], *ENDED), asked_to_stop=False).message.endswith(": epoch 1")
     assert launcher.summarize([], 1, output(*ENDED), asked_to_stop=False).message.endswith(": it said nothing")
 
 

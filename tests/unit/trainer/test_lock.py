@@ -166,14 +166,14 @@ def test_lock_released_removes_file(tmp_path):
 
 def test_lock_waiting_process_acquires_on_release(tmp_path):
     """The waiting process logs the holder once."""
-    held, said = acquire(tmp_path, "a"), []
+    held, printed = acquire(tmp_path, "a"), []
     waiter = process(tmp_path, "b", wait=20)
     assert "locked by training a, attempt 1" in output(waiter).readline()
     held.release()
-    said.append(output(waiter).readline())
+    printed.append(output(waiter).readline())
     waiter.kill()
     waiter.wait()
-    assert said == ["held\n"]
+    assert printed == ["held\n"]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\x80\xff", b"[]", b'{"training": 1}'])

@@ -23,9 +23,9 @@ def options(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "asked"), [(signal.SIGUSR2, "True False"), (signal.SIGUSR1, "False True")], ids=["stop", "profile"]
+    ("number", "expected"), [(signal.SIGUSR2, "True False"), (signal.SIGUSR1, "False True")], ids=["stop", "profile"]
 )
-def test_signal_during_python_startup_is_kept(tmp_path, number, asked):
+def test_signal_during_python_startup_is_kept(tmp_path, number, expected):
     """A stop or profile request that arrives while Python starts is delivered afterwards."""
     command = launcher.command(options(tmp_path))
     wrapper = command[command.index("env") : command.index(sys.executable)]
@@ -34,4 +34,4 @@ def test_signal_during_python_startup_is_kept(tmp_path, number, asked):
         time.sleep(0.0005)  # mpirun forwards nothing yet
     rank.send_signal(number)
     out, _ = rank.communicate(timeout=30)
-    assert (rank.returncode, out.strip()) == (0, asked)
+    assert (rank.returncode, out.strip()) == (0, expected)

@@ -53,10 +53,10 @@ def _record_attempt_end(draft: Draft, outcome: AttemptOutcome) -> None:
     elif not (outcome.counts_toward_backoff and count_failure(draft, outcome.message)):
         if outcome.cause is AttemptCause.DISRUPTED:
             status.disruptions += 1
-        _go_on(draft, reason, outcome)
+        _restart(draft, reason, outcome)
 
 
-def _go_on(draft: Draft, reason: Reason, outcome: AttemptOutcome) -> None:
+def _restart(draft: Draft, reason: Reason, outcome: AttemptOutcome) -> None:
     """Another attempt follows, unless the user or the deadline ends the training."""
     draft.conditions.set(ConditionType.RUNNING, False, reason, outcome.message)
     if not draft.training.spec.suspend and not first_match(draft, [deadline_exceeded]):

@@ -26,13 +26,13 @@ NOT_STARTED_REASONS = (
 def set_scheduled_condition(draft: Draft, workers: list[ObservedWorker | None]) -> None:
     """Whether every worker has a node; why not, as long as one does not start."""
     pods = [pod for pod in workers if pod]
-    troubled = next((pod for pod in pods if pod.waiting_reason and not _within_scheduling_grace(draft, pod)), None)
+    waiting = next((pod for pod in pods if pod.waiting_reason and not _within_scheduling_grace(draft, pod)), None)
     if missing := missing_claims(draft):
         set_scheduled_false(draft, Reason.CLAIM_NOT_FOUND, missing)
-    elif troubled:
-        reason = Reason.UNSCHEDULABLE if troubled.unschedulable else Reason.CONTAINER_NOT_STARTING
-        kind = "is unschedulable" if troubled.unschedulable else "is not starting"
-        set_scheduled_false(draft, reason, f"pod {troubled.name} {kind}: {troubled.waiting_reason}")
+    elif waiting:
+        reason = Reason.UNSCHEDULABLE if waiting.unschedulable else Reason.CONTAINER_NOT_STARTING
+        kind = "is unschedulable" if waiting.unschedulable else "is not starting"
+        set_scheduled_false(draft, reason, f"pod {waiting.name} {kind}: {waiting.waiting_reason}")
     elif len(pods) == len(workers) and all(pod.node for pod in pods):
         set_scheduled_true(draft)
         if detaching := _volume_detach_message(draft, pods[0]):

@@ -41,9 +41,9 @@ def detect_stall(draft: Draft) -> None:
 
 def _format_last_steps(draft: Draft, progress: ProgressStatus) -> str:
     steps = {0: progress.step, **draft.state.last_steps}
-    said = [
+    listed = [
         f"rank {rank} does not answer" if step is None else f"rank {rank} at {step}"
         for rank, step in sorted(steps.items(), key=lambda each: (each[1] is not None, each[0]))
     ]
-    more = len(said) - _MAX_RANKS_LISTED
-    return ", ".join(said[:_MAX_RANKS_LISTED]) + (f", and {more} more" if more > 0 else "")
+    more = len(listed) - _MAX_RANKS_LISTED
+    return ", ".join(listed[:_MAX_RANKS_LISTED]) + (f", and {more} more" if more > 0 else "")
