@@ -175,7 +175,7 @@ class CheckpointManager:
     def _load_initial_weights(self) -> None:
         """Begins with the weights of the run before (onMismatch: warmStart) or of `initialCheckpoint`, if any."""
         source: Path | Run
-        if (old := self._run.weights()) is not None:
+        if (old := self._run.warm_start_folder()) is not None:
             source, path = Run(old), str(old)
             field = "spec.training.checkpoint.onMismatch is warmStart, the weights are those of"
         elif self._config.initial_checkpoint is not None:
