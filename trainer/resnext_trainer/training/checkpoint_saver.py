@@ -61,7 +61,7 @@ class CheckpointSaver:
         """Saves what the end of an epoch asks for, if anything. Raises NotFiniteError, on every rank alike.
 
         The newest checkpoint: at the end of the training, each `intervalEpochs`, or if a save was postponed. The best:
-        after an evaluation. The statistics of all ranks are averaged.
+        after an evaluation. The caller has averaged the statistics over the ranks.
         """
         newest = ends or position.epoch % self._config.interval_epochs == 0 or self._postponed
         if not (newest or evaluated):
@@ -74,7 +74,7 @@ class CheckpointSaver:
     def save_stopped(self, position: TrainingPosition) -> None:
         """Saves the newest checkpoint of a training that was asked to stop. Raises NotFiniteError, on every rank alike.
 
-        The statistics of all ranks are averaged.
+        The caller has averaged the statistics over the ranks.
         """
         self._check_finite(position, self._state.variables())
         self._manager.save(position)
