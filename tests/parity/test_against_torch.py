@@ -13,8 +13,9 @@ from scipy.stats import ks_2samp
 
 from resnext_trainer.config.models import Augmentation
 from resnext_trainer.data.crops import center_crop, random_resized_crop
+from resnext_trainer.model.architectures import ARCHITECTURES
 from resnext_trainer.model.optimizer import SGDMomentum
-from resnext_trainer.model.resnext import ARCHITECTURES, MEAN, STD, ResNeXt
+from resnext_trainer.model.resnext import MEAN, STD, ResNeXt
 
 PEER = Path(__file__).with_name("torch_peer.py")
 SETUP = Path(__file__).parents[2] / "images" / "setup"
@@ -92,9 +93,9 @@ def translated(values):
     return {torch_name(name): torch_layout(name, tf.convert_to_tensor(value).numpy()) for name, value in values.items()}
 
 
-def about(shape):
+def about(architecture):
     """What makes the peer's network the same."""
-    return {"blocks": shape.blocks, "groups": (shape.groups, shape.width)}
+    return {"blocks": architecture.blocks, "groups": (architecture.groups, architecture.width)}
 
 
 def pictures(count, size):
@@ -109,7 +110,7 @@ def logits_of_both(torch, architecture, **peer):
     images, for_torch = pictures(2, 64)
     ours = model(tf.constant(images), training=False)[0].numpy()
     weights = translated({**model.weights, **model.statistics})
-    theirs = torch("logits", images=for_torch, **(peer or about(model.shape)), **weights)["logits"]
+    theirs = torch("logits", images=for_torch, **(peer or about(model.architecture)), **weights)["logits"]
     assert np.std(theirs) > 0.1
     return ours, theirs
 
@@ -139,7 +140,7 @@ def test_train_step_gradients_match_torch(torch):
         loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, logits))
     gradients = dict(zip(model.weights, tape.gradient(loss, list(model.weights.values())), strict=True))
     weights = translated({**model.weights, **model.statistics})
-    theirs = torch("step", images=for_torch, targets=targets, **about(model.shape), **weights)
+    theirs = torch("step", images=for_torch, targets=targets, **about(model.architecture), **weights)
     assert float(loss) == pytest.approx(float(theirs["loss"]), rel=1e-5)
     for name, value in translated(gradients).items():
         expected = theirs[f"gradient {name}"]

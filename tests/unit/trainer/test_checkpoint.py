@@ -136,7 +136,7 @@ class Here(Resumption):
 
     def check_known(self): ...
 
-    def weights(self):
+    def warm_start_folder(self):
         return None
 
 

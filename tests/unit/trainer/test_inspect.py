@@ -7,7 +7,8 @@ import pytest
 
 from resnext_trainer.cli.config_summary import stages
 from resnext_trainer.cli.main import main
-from resnext_trainer.model.resnext import ARCHITECTURES, ResNeXt
+from resnext_trainer.model.architectures import ARCHITECTURES
+from resnext_trainer.model.resnext import ResNeXt
 
 
 def inspect(capsys, *options):

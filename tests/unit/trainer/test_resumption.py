@@ -125,7 +125,7 @@ def test_restart_starts_run_that_attempts_resume(root, changed, dataset, sentenc
     new = Attempt(root, changed, dataset=dataset, onMismatch=mode)
     assert new.newest is None
     assert new.folder != old.folder
-    assert new.run.weights() == (old.folder if mode == "warmStart" else None)
+    assert new.run.warm_start_folder() == (old.folder if mode == "warmStart" else None)
     assert sentence in "\n".join(new.notes)
     new.trained(20)
     second = Attempt(root, changed, dataset=dataset, onMismatch=mode, attempt=2)
@@ -140,7 +140,7 @@ def test_restart_ended_before_save_is_resumed(root):
     first = Attempt(root, {"seed": 4}, onMismatch="warmStart")
     first.run.close()
     second = Attempt(root, {"seed": 4}, onMismatch="warmStart", attempt=2)
-    assert (second.folder, second.run.weights()) == (first.folder, old.folder)
+    assert (second.folder, second.run.warm_start_folder()) == (first.folder, old.folder)
 
 
 def test_resume_other_architecture_is_mismatch(tmp_path):
@@ -226,7 +226,7 @@ def test_restart_keeps_format_1_run_in_place(tmp_path):
     root = shutil.copytree(FORMAT_1 / "run", tmp_path / "ck")
     Attempt(root, attempt=2).trained(10, epoch=1)
     new = Attempt(root, {"seed": 4}, onMismatch="warmStart")
-    assert (new.newest, new.run.weights()) == (None, root)
+    assert (new.newest, new.run.warm_start_folder()) == (None, root)
     new.trained(20)
     assert Attempt(root, {"seed": 4}, attempt=2).newest == 20
     assert checkpoints.newest(root)[0].step == 10

@@ -15,7 +15,8 @@ from resnext_trainer.cli.main import main
 from resnext_trainer.data.datasets import tfrecord
 from resnext_trainer.errors import TrainingError
 from resnext_trainer.inference import export
-from resnext_trainer.model.resnext import ARCHITECTURES, ResNeXt
+from resnext_trainer.model.architectures import ARCHITECTURES
+from resnext_trainer.model.resnext import ResNeXt
 from tests.support.configurations import short_training
 from tests.support.runs import trained
 

@@ -1,6 +1,6 @@
 """What a checkpoint says about the training that wrote it, so that a run resumes with the same recipe and dataset."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic.alias_generators import to_camel
 
 from resnext_trainer.checkpoint import renamed_fields
+from resnext_trainer.checkpoint.lock import Holder
 from resnext_trainer.config.models import Training
 from resnext_trainer.data.fingerprint import Fingerprint
 
@@ -53,3 +54,32 @@ class Provenance(BaseModel):
 def dumped(config: Training) -> dict[str, Any]:
     """A resolved configuration as it is stored."""
     return config.model_dump(mode="json", by_alias=True)
+
+
+def of_attempt(
+    config: Training,
+    before: Provenance | None,
+    dataset: Fingerprint,
+    class_names: Sequence[str | None],
+    differences: Sequence[str],
+    run: str,
+    holder: Holder,
+) -> Provenance:
+    """What the checkpoints of an attempt say about it.
+
+    before: that of the checkpoint which the attempt resumes, if it says so; its class names apply where the dataset
+    has none. differences: those that the attempt accepts (onMismatch: continue). run: the run's id.
+    """
+    if before and not any(class_names):
+        class_names = before.class_names
+    return Provenance(
+        config=dumped(config),
+        written=tuple(sorted(config.written | set(before.written if before else ()))),
+        class_names=tuple(class_names),
+        dataset=dataset,
+        differences=(*before.differences, *differences) if before else (),
+        run=run,
+        training=holder.training,
+        attempt=holder.attempt,
+        version=version(),
+    )

@@ -124,6 +124,12 @@ def beginning(run: Run) -> Beginning | None:
     return None
 
 
+def warm_start_folder(root: Path, run: Run) -> Path | None:
+    """The directory of the run whose weights `run` began with (onMismatch: warmStart); None without one."""
+    began = beginning(run) if run.id else None
+    return None if began is None or began.weights is None else of_id(root, began.weights).folder
+
+
 def make_current(root: Path, run: Run) -> None:
     """Makes a run the current one. Only the holder of the current run's lock may; without one, that of the root's."""
     _replace(root / _POINTER, _pointer(run))

@@ -1,22 +1,21 @@
 """YAML and JSON as kubectl reads a manifest: from the bytes of a file to values that JSON can express.
 
 The reference is sigs.k8s.io/yaml (YAML 1.1 as go-yaml v2 resolves it, then JSON), behind the stream decoder of
-k8s.io/apimachinery. PyYAML parses; which type a scalar has is decided here, because PyYAML reads 1e-4 as a string and
-1:30 as a number.
+k8s.io/apimachinery. PyYAML parses; `yaml_scalars` decides which type a scalar has, because PyYAML reads 1e-4 as a
+string and 1:30 as a number.
 """
 
 import base64
 import binascii
 import codecs
 import json
-import re
-import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Any
 
 import yaml
+
+from resnext_trainer.config import yaml_scalars
 
 
 class InvalidManifest(ValueError):
@@ -51,7 +50,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represented(dumper: _Dumper, text: str) -> yaml.ScalarNode:
-    style = None if isinstance(_resolved(text), str) else "'"
+    style = None if isinstance(yaml_scalars.resolve(text), str) else "'"
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
 
 
@@ -213,7 +212,7 @@ def _value(node: _Node, expansion: _Expansion) -> Any:
             found = {}
             _fill(found, node, expansion)
             return found
-    return _as_json(_scalar(node))
+    return yaml_scalars.as_json(_scalar(node))
 
 
 def _fill(mapping: dict[str, Any], node: _Node, expansion: _Expansion) -> None:
@@ -246,54 +245,11 @@ def _key(node: _Node) -> str:
             return key
         case bool():
             return "true" if key else "false"
-        case int() if abs(key) <= _INT64_MAX:
+        case int() if abs(key) <= yaml_scalars.INT64_MAX:
             return str(key)
         case float():
-            return _single_precision(key)
+            return yaml_scalars.float_key(key)
     raise _problem(node, f"a key must be a string, not {json.dumps(key) if node.kind == 'scalar' else node.kind}")
-
-
-def _single_precision(number: float) -> str:
-    """A key that is a float, with as few digits as distinguish it in single precision."""
-    try:
-        single = struct.unpack("f", struct.pack("f", number))[0]
-    except OverflowError:
-        single = float("inf") if number > 0 else float("-inf")
-    if single in (float("inf"), float("-inf")) or single != single:
-        return {float("inf"): ".inf", float("-inf"): "-.inf"}.get(single, ".nan")
-    digits = next(
-        text
-        for precision in range(9)
-        if struct.pack("f", float(text := f"{single:.{precision}e}")) == struct.pack("f", single)
-    )
-    mantissa, _, exponent = digits.partition("e")
-    if -4 <= int(exponent) < 6:
-        places = max(len(mantissa.partition(".")[2]) - int(exponent), 0)
-        return f"{float(digits):.{places}f}"
-    return digits
-
-
-# Scalars.
-
-_INT64_MAX = 2**63 - 1
-_BOOLEANS = {
-    spelling: truth
-    for words, truth in ((("y", "yes", "true", "on"), True), (("n", "no", "false", "off"), False))
-    for word in words
-    for spelling in (word, word.capitalize(), word.upper())
-}
-_NULLS = ("", "~", "null", "Null", "NULL")
-_SPECIAL_FLOATS = {
-    sign + spelling: sign + name
-    for name, signs in (("nan", ("",)), ("inf", ("", "+", "-")))
-    for sign in signs
-    for spelling in (f".{name}", f".{name.upper()}", f".{'NaN' if name == 'nan' else 'Inf'}")
-}
-_INTEGER = re.compile(r"([-+]?)(?:0[xX]([0-9a-fA-F]+)|0[bB]([01]+)|0[oO]?([0-7]+)|(0|[1-9][0-9]*))")
-_BASES = (16, 2, 8, 10)
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-_FLOAT_AFTER_POINT = re.compile(r"\.[0-9]+(_[0-9]+)*([eE][-+]?[0-9]+(_[0-9]+)*)?")
-_TIMESTAMP = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([Tt ].*)?")
 
 
 def _scalar(node: _Node) -> Any:
@@ -301,67 +257,23 @@ def _scalar(node: _Node) -> Any:
         return node.text
     match node.tag:
         case "" | "!!bool" | "!!int" | "!!float" | "!!null" | "!!timestamp":
-            found = _resolved(node.text)
+            found = yaml_scalars.resolve(node.text)
         case "!!binary":
             found = _binary(node)
         case _:
             found = node.text
-    if isinstance(found, float) and not _is_finite(found):
+    if isinstance(found, float) and not yaml_scalars.is_finite(found):
         raise _problem(node, f"{node.text}: JSON has no such number")
     wrong = {
         "!!bool": not isinstance(found, bool),
         "!!int": not isinstance(found, int) or isinstance(found, bool),
         "!!float": not isinstance(found, int | float) or isinstance(found, bool),
         "!!null": found is not None,
-        "!!timestamp": not _TIMESTAMP.fullmatch(node.text),
+        "!!timestamp": not yaml_scalars.TIMESTAMP.fullmatch(node.text),
     }
     if wrong.get(node.tag, False):
         raise _problem(node, f"cannot decode {node.text!r} as {node.tag}")
     return found
-
-
-def _resolved(text: str) -> Any:
-    """The type that a plain scalar has in go-yaml v2: no sexagesimals, and dates are strings."""
-    if text in _NULLS:
-        return None
-    if text in _BOOLEANS:
-        return _BOOLEANS[text]
-    if text in _SPECIAL_FLOATS:
-        return float(_SPECIAL_FLOATS[text])
-    if text.startswith("."):
-        return _finite(text.replace("_", ""), text) if _FLOAT_AFTER_POINT.fullmatch(text) else text
-    if text[0] not in "+-0123456789":
-        return text
-    plain = text.replace("_", "")
-    if match := _INTEGER.fullmatch(plain):
-        sign, *digits = match.groups()
-        number = next(int(each, base) for each, base in zip(digits, _BASES, strict=True) if each)
-        number = -number if sign == "-" else number
-        if -_INT64_MAX - 1 <= number <= _INT64_MAX:
-            return number
-        if not sign and number < 2**64:
-            return number
-    return _finite(plain, text) if _FLOAT.fullmatch(plain) else text
-
-
-def _finite(digits: str, text: str) -> float | str:
-    """A number too large for a float is a string."""
-    return number if _is_finite(number := float(digits)) else text
-
-
-def _is_finite(number: float) -> bool:
-    return number - number == 0
-
-
-def _as_json(scalar: Any) -> Any:
-    """90.0 is 90 in the JSON that kubectl sends to the API server, and an integer beyond 64 bits is a float."""
-    match scalar:
-        case float() if scalar.is_integer():
-            whole = int(Decimal(repr(scalar)))
-            return whole if -_INT64_MAX - 1 <= whole <= _INT64_MAX else scalar
-        case int() if not -_INT64_MAX - 1 <= scalar <= _INT64_MAX:
-            return float(scalar)
-    return scalar
 
 
 def _binary(node: _Node) -> str:
@@ -375,9 +287,9 @@ def _binary(node: _Node) -> str:
 
 
 def _json_number(text: str) -> int | float:
-    if not _is_finite(number := float(text)):
+    if not yaml_scalars.is_finite(number := float(text)):
         raise InvalidManifest(f"{text[:20]} is too large a number")
-    exact: int | float = _as_json(int(text) if text.lstrip("-").isdecimal() and len(text) <= 20 else number)
+    exact: int | float = yaml_scalars.as_json(int(text) if text.lstrip("-").isdecimal() and len(text) <= 20 else number)
     return exact
 
 

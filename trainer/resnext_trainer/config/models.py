@@ -4,13 +4,13 @@ The sentence under a field is its description everywhere: `kubectl explain`, the
 Only pydantic is needed here, so that the operator can import it without TensorFlow.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, Self, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr
 
 from resnext_trainer.config import presets
-from resnext_trainer.config.rules import HERE, RECIPE, RUN, Config, Resume, Rule
+from resnext_trainer.config.rules import HERE, RECIPE, RUN, Config, Resume, Rule, resume_classes
 
 Architecture = Literal[
     "resnext101-32x4d",
@@ -379,22 +379,7 @@ class Training(Config):
         return self.batch_size * self.gradient_accumulation * ranks
 
 
-def _classes(model: type[Config], prefix: str = "", above: Resume | None = None) -> Iterator[tuple[str, Resume | None]]:
-    """Every field that holds a value, by its name in the user's spelling, with its resume class."""
-    for field in model.model_fields.values():
-        own = next((each for each in field.metadata if isinstance(each, Resume)), above)
-        nested = [kind for kind in (field.annotation, *get_args(field.annotation)) if _is_config(kind)]
-        if nested:
-            yield from _classes(nested[0], f"{prefix}{field.alias}.", own)
-        else:
-            yield f"{prefix}{field.alias}", own
-
-
-def _is_config(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Config)
-
-
-RESUME: Mapping[str, Resume | None] = dict(_classes(Training))
+RESUME: Mapping[str, Resume | None] = dict(resume_classes(Training))
 """The resume class of every field; None where it declares none, which a test rejects."""
 
 

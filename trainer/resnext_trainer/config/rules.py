@@ -1,8 +1,8 @@
 """The base class of the configuration's models, the rules between fields, and the resume class of a field."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from pydantic import ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
@@ -55,3 +55,23 @@ class Config(CamelCaseModel):
             if not rule.holds(self):
                 raise PydanticCustomError("rule", "{message}", {"message": rule.message, "field": rule.field})
         return self
+
+
+def resume_classes(
+    model: type[Config], prefix: str = "", inherited: Resume | None = None
+) -> Iterator[tuple[str, Resume | None]]:
+    """Every field that holds a value, such as optimizer.learningRate, with its resume class; None if it has none.
+
+    inherited: the class of the field that holds the model.
+    """
+    for field in model.model_fields.values():
+        resume = next((each for each in field.metadata if isinstance(each, Resume)), inherited)
+        nested = [kind for kind in (field.annotation, *get_args(field.annotation)) if _is_config(kind)]
+        if nested:
+            yield from resume_classes(nested[0], f"{prefix}{field.alias}.", resume)
+        else:
+            yield f"{prefix}{field.alias}", resume
+
+
+def _is_config(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Config)

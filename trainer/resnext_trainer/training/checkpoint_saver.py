@@ -1,4 +1,4 @@
-"""When a training saves its state, and that the last save is on the disk before it ends."""
+"""When a training saves which checkpoint; the last one is on the disk before the training ends."""
 
 import math
 import time
@@ -19,7 +19,7 @@ from resnext_trainer.training.step_runner import NotFiniteError
 
 
 class CheckpointSaver:
-    """Saves within an epoch by rank 0's clock, otherwise when the training asks for it."""
+    """Decides which checkpoints are due: by rank 0's clock within an epoch, otherwise by the number of epochs."""
 
     def __init__(
         self,
@@ -34,41 +34,51 @@ class CheckpointSaver:
         self._config, self._ranks, self._state, self._manager = config, ranks, state, manager
         self._heartbeat, self._console, self._requests = heartbeat, console, requests
         self._next = math.inf
-        self.overdue = False
-        """A save within the epoch was due, and the epoch had no step left."""
+        self._postponed = False
 
     def schedule(self) -> None:
         """The next save within an epoch is due `intervalMinutes` from now."""
         minutes = self._config.interval_minutes
         self._next = time.monotonic() + 60 * minutes if minutes else math.inf
-        self.overdue = False
+        self._postponed = False
 
     def is_due(self) -> bool:
         """Whether rank 0 finds that it is time; the other ranks learn it with the gradients."""
         return self._ranks.rank == 0 and time.monotonic() >= self._next
 
-    def save(
-        self,
-        position: TrainingPosition,
-        variables: Mapping[str, Any] | None = None,
-        *,
-        newest: bool = True,
-        best: bool = False,
-    ) -> None:
-        """Saves, unless the last update has left a weight that is not finite: that is no place to go back to.
+    def postpone(self) -> None:
+        """A save within the epoch is due, and the epoch has no step left: it follows the evaluation."""
+        self._postponed = True
 
-        variables: what to save; those of the train state if it is None.
+    def save_within_epoch(self, position: TrainingPosition) -> None:
+        """Saves the newest checkpoint in an epoch that goes on. Raises NotFiniteError, on every rank alike."""
+        variables = averaged_variables(self._state, self._ranks)
+        self._check_finite(position, variables)
+        self._manager.save(position, variables)
+        self.schedule()
+
+    def save_after_epoch(self, position: TrainingPosition, *, ends: bool, evaluated: bool) -> None:
+        """Saves what the end of an epoch asks for, if anything. Raises NotFiniteError, on every rank alike.
+
+        The newest checkpoint: at the end of the training, each `intervalEpochs`, or if a save was postponed. The best:
+        after an evaluation. The caller has averaged the statistics over the ranks.
         """
-        variables = self._state.variables() if variables is None else variables
-        if not is_finite(self._state, variables):
-            raise NotFiniteError(f"a weight after step {position.step} is not finite")
-        self._manager.save(position, variables, newest=newest, best=best)
+        newest = ends or position.epoch % self._config.interval_epochs == 0 or self._postponed
+        if not (newest or evaluated):
+            return
+        self._check_finite(position, self._state.variables())
+        self._manager.save(position, newest=newest, best=evaluated)
         if newest:
             self.schedule()
 
-    def save_within_epoch(self, position: TrainingPosition) -> None:
-        """Saves where the epoch goes on."""
-        self.save(position, averaged_variables(self._state, self._ranks))
+    def save_stopped(self, position: TrainingPosition) -> None:
+        """Saves the newest checkpoint of a training that was asked to stop. Raises NotFiniteError, on every rank alike.
+
+        The caller has averaged the statistics over the ranks.
+        """
+        self._check_finite(position, self._state.variables())
+        self._manager.save(position)
+        self.schedule()
 
     def finish(self, position: TrainingPosition, *, stopping: bool = False) -> str:
         """Returns when the last checkpoint is on the disk; TrainingError on every rank where it cannot be saved in
@@ -85,3 +95,8 @@ class CheckpointSaver:
 
         last = FinalSave(self._manager, self._ranks, self._heartbeat, self._console, self._config.path)
         return last.finish(position, seconds_left, best=not stopping)
+
+    def _check_finite(self, position: TrainingPosition, variables: Mapping[str, Any]) -> None:
+        """A checkpoint with a weight that is not finite would be useless to return to."""
+        if not is_finite(self._state, variables):
+            raise NotFiniteError(f"a weight after step {position.step} is not finite")

@@ -24,6 +24,7 @@ from resnext_trainer.training.bad_record_monitor import BadRecordMonitor
 from resnext_trainer.training.checkpoint_saver import CheckpointSaver
 from resnext_trainer.training.epoch_plan import plan_epochs
 from resnext_trainer.training.profiler import Profiler
+from resnext_trainer.training.progress_reporter import ProgressReporter
 from resnext_trainer.training.run_log import SCALARS, RunLog
 from resnext_trainer.training.run_recorder import RunRecorder
 from resnext_trainer.training.step_runner import StepRunner
@@ -108,22 +109,22 @@ def _trainer(runtime: Runtime[_Opened], attempt: int, telemetry: Telemetry, requ
         f"{config.precision.mode}, {source.name}: {source.training_images:,} images, "
         f"{plan.steps} steps of {plan.global_batch} an epoch, {config.epochs} epochs"
     )
+    steps = StepRunner(config, plan, ranks, state, metrics, heartbeat, phases, profiler)
     return Trainer(
         config=config,
-        attempt=attempt,
         ranks=ranks,
         source=source,
         plan=plan,
         state=state,
-        steps=StepRunner(config, plan, ranks, state, metrics, heartbeat, phases, profiler),
+        steps=steps,
         validator=Validator(source, ranks, state, recorder, metrics, console, heartbeat, phases),
         checkpoints=checkpoints,
         saver=CheckpointSaver(config.checkpoint, ranks, state, checkpoints, heartbeat, console, requests),
         bad_records=BadRecordMonitor(source, ranks, metrics, limited=config.data.max_bad_record_fraction > 0),
         recorder=recorder,
+        reporter=ProgressReporter(attempt, plan, steps, checkpoints, heartbeat, console),
         metrics=metrics,
         console=console,
-        heartbeat=heartbeat,
         requests=requests,
     )
 

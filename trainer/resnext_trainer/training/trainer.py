@@ -1,6 +1,5 @@
-"""Epoch after epoch, step after step: trains, evaluates, saves, and goes back to a checkpoint where that may help."""
+"""The training loop: epochs of steps, each followed by an evaluation and a save."""
 
-import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,17 +9,17 @@ from resnext_trainer.checkpoint.store import TrainingPosition
 from resnext_trainer.config.models import Training
 from resnext_trainer.contract import ExitStatus, Progress
 from resnext_trainer.data.input_pipeline import Batch, InputPipeline
-from resnext_trainer.errors import TrainingError
 from resnext_trainer.model.train_state import TrainState
 from resnext_trainer.model.train_step import RankRequests, StepResult, average_statistics
 from resnext_trainer.runtime.console import Console
 from resnext_trainer.runtime.distributed import Communicator
-from resnext_trainer.runtime.heartbeat import Heartbeat
 from resnext_trainer.runtime.metrics import Metrics
 from resnext_trainer.runtime.signals import Requests
+from resnext_trainer.training import rollback
 from resnext_trainer.training.bad_record_monitor import BadRecordMonitor
 from resnext_trainer.training.checkpoint_saver import CheckpointSaver
 from resnext_trainer.training.epoch_plan import EpochPlan
+from resnext_trainer.training.progress_reporter import ProgressReporter
 from resnext_trainer.training.run_recorder import RunRecorder
 from resnext_trainer.training.schedule import learning_rate
 from resnext_trainer.training.step_runner import NotFiniteError, StepRunner
@@ -32,11 +31,10 @@ _RECORDS_PER_EPOCH = 20
 
 @dataclass(eq=False, kw_only=True)
 class Trainer:
-    """One attempt, from where the last one stopped. The constructor only assigns; `fit` does everything."""
+    """One attempt, which resumes where the last one stopped. The constructor only assigns; `fit` does everything."""
 
     config: Training
     """`device` is the one that was pinned: gpu or cpu."""
-    attempt: int
     ranks: Communicator
     source: InputPipeline
     plan: EpochPlan
@@ -47,48 +45,37 @@ class Trainer:
     saver: CheckpointSaver
     bad_records: BadRecordMonitor
     recorder: RunRecorder
+    reporter: ProgressReporter
     metrics: Metrics
     console: Console
-    heartbeat: Heartbeat
     requests: Requests
     _position: TrainingPosition = field(init=False, default=TrainingPosition())
-    _resumed_step: int = field(init=False, default=0)
 
     def fit(self) -> tuple[ExitStatus, str]:
-        """Restores the newest checkpoint, trains, and returns how the training ended, with a sentence about it."""
+        """Restores the newest checkpoint, trains, and returns how the training ended, with a sentence about it.
+
+        The status is COMPLETED, or STOPPED if any rank was asked to stop. A loss that is not finite takes the training
+        back to its last checkpoint. Raises TrainingError if the training can neither end nor stop.
+        """
         self._restore()
         try:
-            return self._run()
+            while True:
+                try:
+                    return self._train_epochs()
+                except NotFiniteError as error:
+                    self._roll_back(str(error))
+                    self.steps.close()
         finally:
             self.checkpoints.wait()
             self.steps.close()
 
     def progress(self) -> Progress:
-        """How far it is, for people and for the operator."""
-        position = self._position
-        return Progress(
-            attempt=self.attempt,
-            epoch=round(self.plan.epochs_done(position), 4),
-            epochs=self.config.epochs,
-            step=position.step,
-            steps=position.step + self.plan.steps_left(position),
-            images_per_second=self.steps.throughput.images_per_second,
-            loss=self.steps.throughput.loss,
-            top1=position.top1,
-            top5=position.top5,
-            best_top1=position.best_top1,
-            checkpoint=self.checkpoints.saved,
-            resumed_step=self._resumed_step,
-        )
-
-    def _report_progress(self) -> None:
-        """For the operator, the watchdog and people."""
-        self.heartbeat.progress = progress = self.progress()
-        self.console.show(progress)
+        """How far the training is."""
+        return self.reporter.progress(self._position)
 
     def _restore(self) -> None:
         position = self._position = self.checkpoints.restore()
-        self._resumed_step = position.step
+        self.reporter.resumed_step = position.step
         if position.step:
             self.console.note(f"resuming from step {position.step}, epoch {position.epoch}")
         if position.top1 is not None:
@@ -96,35 +83,13 @@ class Trainer:
         self.recorder.restart(position.step)
         self.saver.schedule()
 
-    def _run(self) -> tuple[ExitStatus, str]:
-        """Trains to the end, or until any rank is asked to stop.
-
-        A loss that is not finite takes the training back to its last checkpoint. The second try differs from the
-        first: the images of the epoch that the checkpoint has not seen come in another order, and so in other
-        batches, each still once. Where it was a fault of the hardware anything would help; where it was a batch that
-        the weights of that moment could not take, meeting other batches is what helped others (Chowdhery et al. 2022,
-        arXiv:2204.02311, section 5.1); where the learning rate is too high nothing helps, and the rollbacks end.
-        """
-        while True:
-            try:
-                return self._run_epochs()
-            except NotFiniteError as trouble:
-                self._rollback(str(trouble))
-                self.steps.close()
-
-    def _run_epochs(self) -> tuple[ExitStatus, str]:
+    def _train_epochs(self) -> tuple[ExitStatus, str]:
+        """Trains to the end, or until any rank is asked to stop."""
         while self._position.epoch < self.config.epochs and not self._target_reached():
             if not self._train_epoch():
-                average_statistics(self.state, self.ranks)
-                self.saver.save(self._position)
-                unsaved = self.saver.finish(self._position, stopping=True)
-                epochs = self.plan.epochs_done(self._position)
-                done = f"epoch {epochs:.2f} of {self.config.epochs}, step {self._position.step}"
-                return ExitStatus.STOPPED, f"stopped as asked at {done}{unsaved}"
-            self._after_epoch()
-        unsaved = self.saver.finish(self._position)
-        accuracy = "" if self._position.top1 is None else f", top-1 {self._position.top1:.4f}"
-        return ExitStatus.COMPLETED, f"{self._position.epoch} epochs, {self._position.step} steps{accuracy}{unsaved}"
+                return self._stop()
+            self._end_epoch()
+        return self._complete()
 
     def _train_epoch(self) -> bool:
         """The rest of the current epoch; False if it was left because a rank was asked to stop."""
@@ -136,9 +101,11 @@ class Trainer:
             outcome = self._train_step(batches)
             if outcome.stop and self.plan.has_step(self._position):
                 return False
-            if outcome.save:
-                self._save_within_epoch()
-            self._report_progress()
+            if outcome.save and self.plan.has_step(self._position):
+                self.saver.save_within_epoch(self._position)
+            elif outcome.save:
+                self.saver.postpone()
+            self.reporter.report(self._position)
         self.bad_records.check_together()
         self._position = self.plan.after_epoch(self._position)
         return True
@@ -161,50 +128,51 @@ class Trainer:
             )
         return outcome
 
-    def _save_within_epoch(self) -> None:
-        """Saves where the epoch goes on; at its end the evaluation comes first."""
-        if self.plan.has_step(self._position):
-            self.saver.save_within_epoch(self._position)
-        else:
-            self.saver.overdue = True
-
-    def _after_epoch(self) -> None:
-        """Evaluates and saves, where it is time."""
-        epoch, config = self._position.epoch, self.config
-        last = epoch == config.epochs
+    def _end_epoch(self) -> None:
+        """Evaluates and saves, if due."""
+        epoch = self._position.epoch
+        last = epoch == self.config.epochs
         average_statistics(self.state, self.ranks)
-        evaluates = self.source.validation_images and (last or epoch % config.evaluation.interval_epochs == 0)
+        interval = self.config.evaluation.interval_epochs
+        evaluates = bool(self.source.validation_images) and (last or epoch % interval == 0)
         if evaluates:
             self._position = self.validator.run(self._position)
             self.bad_records.count()
-        due = last or self._target_reached() or epoch % config.checkpoint.interval_epochs == 0 or self.saver.overdue
-        if due or evaluates:
-            self.saver.save(self._position, newest=due, best=bool(evaluates))
-        self._report_progress()
+        self.saver.save_after_epoch(self._position, ends=last or self._target_reached(), evaluated=evaluates)
+        self.reporter.report(self._position)
 
-    def _rollback(self, trouble: str) -> None:
-        """Takes every rank back to the last checkpoint, or to the start; TrainingError where that was tried enough."""
-        tried, allowed = self._position.rollbacks, self.config.max_rollbacks
-        if tried >= allowed:
-            raise TrainingError(
-                ExitStatus.NON_FINITE_LOSS,
-                f"{trouble}, after {tried} rollbacks of maxRollbacks {allowed}: lower optimizer.learningRate, or look "
-                "at the images",
-                collective=True,
-            )
+    def _stop(self) -> tuple[ExitStatus, str]:
+        """Saves, and ends before the training is complete."""
+        average_statistics(self.state, self.ranks)
+        self.saver.save_stopped(self._position)
+        unsaved = self.saver.finish(self._position, stopping=True)
+        epochs = self.plan.epochs_done(self._position)
+        done = f"epoch {epochs:.2f} of {self.config.epochs}, step {self._position.step}"
+        return ExitStatus.STOPPED, f"stopped as asked at {done}{unsaved}"
+
+    def _complete(self) -> tuple[ExitStatus, str]:
+        """Waits until the last checkpoint, which the last epoch wrote, is on the disk."""
+        position = self._position
+        unsaved = self.saver.finish(position)
+        accuracy = "" if position.top1 is None else f", top-1 {position.top1:.4f}"
+        return ExitStatus.COMPLETED, f"{position.epoch} epochs, {position.step} steps{accuracy}{unsaved}"
+
+    def _roll_back(self, cause: str) -> None:
+        """Takes every rank back to the last checkpoint, or to the start; TrainingError after `maxRollbacks`."""
+        rollbacks, allowed = self._position.rollbacks, self.config.max_rollbacks
+        rollback.check_allowed(rollbacks, allowed, cause)
         self.state.reset()
-        found = self.checkpoints.restore()
-        redealt = (*found.redealt, (found.images, tried + 1))
-        self._position = dataclasses.replace(found, rollbacks=tried + 1, redealt=redealt)
+        restored = self.checkpoints.restore()
+        self._position = rollback.reshuffled(restored, rollbacks + 1)
         self.steps.restart()
         self.saver.schedule()
-        self.recorder.restart(found.step)
+        self.recorder.restart(restored.step)
         self.metrics.rolled_back()
         self.console.note(
-            f"{trouble}: back to step {found.step}, the rest of its epoch in another order "
-            f"(rollback {tried + 1} of {allowed})"
+            f"{cause}: back to step {restored.step}, the rest of its epoch in another order "
+            f"(rollback {rollbacks + 1} of {allowed})"
         )
 
     def _target_reached(self) -> bool:
-        goal, best = self.config.target_top1, self._position.best_top1
-        return goal is not None and best is not None and best >= goal
+        target, best = self.config.target_top1, self._position.best_top1
+        return target is not None and best is not None and best >= target

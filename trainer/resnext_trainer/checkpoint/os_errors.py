@@ -1,0 +1,37 @@
+"""What an error of the operating system in a checkpoint directory means for an attempt."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from resnext_trainer.checkpoint import directory
+from resnext_trainer.contract import ExitStatus
+from resnext_trainer.errors import TrainingError
+
+_PERMANENT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
+
+
+@contextmanager
+def explain_os_errors(root: Path) -> Iterator[None]:
+    """Raises TrainingError for an OSError of the block, with the file or `root`, its owner and mode, and a remedy.
+
+    The exit status depends on whether a retry can help: INVALID_CONFIGURATION if it cannot, CHECKPOINT_NOT_SAVED on a
+    full volume, otherwise SYSTEM_ERROR.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _PERMANENT:
+            status, remedy = ExitStatus.INVALID_CONFIGURATION, "change its owner or mode, or set checkpoint.path"
+        elif error.errno in (errno.ENOSPC, errno.EDQUOT):
+            status, remedy = ExitStatus.CHECKPOINT_NOT_SAVED, "free space on the volume"
+        else:
+            status, remedy = ExitStatus.SYSTEM_ERROR, "check the volume and its server"
+        path = error.filename or str(root)
+        raise TrainingError(
+            status,
+            f"{path} cannot be used for checkpoints by uid {os.getuid()} ({directory.owner_and_mode(path)}): "
+            f"{error.strerror}: {remedy}",
+        ) from None

@@ -1,0 +1,49 @@
+"""The progress of a training, as the operator, the watchdog and people see it."""
+
+from resnext_trainer.checkpoint.manager import CheckpointManager
+from resnext_trainer.checkpoint.store import TrainingPosition
+from resnext_trainer.contract import Progress
+from resnext_trainer.runtime.console import Console
+from resnext_trainer.runtime.heartbeat import Heartbeat
+from resnext_trainer.training.epoch_plan import EpochPlan
+from resnext_trainer.training.step_runner import StepRunner
+
+
+class ProgressReporter:
+    """Reports how far one attempt is."""
+
+    def __init__(
+        self,
+        attempt: int,
+        plan: EpochPlan,
+        steps: StepRunner,
+        checkpoints: CheckpointManager,
+        heartbeat: Heartbeat,
+        console: Console,
+    ) -> None:
+        self._attempt, self._plan, self._steps, self._checkpoints = attempt, plan, steps, checkpoints
+        self._heartbeat, self._console = heartbeat, console
+        self.resumed_step = 0
+        """The step that the attempt resumed from; 0 if it began the training."""
+
+    def progress(self, position: TrainingPosition) -> Progress:
+        """The progress at this position; throughput in images per second over all ranks, accuracies from 0 to 1."""
+        return Progress(
+            attempt=self._attempt,
+            epoch=round(self._plan.epochs_done(position), 4),
+            epochs=self._plan.epochs,
+            step=position.step,
+            steps=position.step + self._plan.steps_left(position),
+            images_per_second=self._steps.throughput.images_per_second,
+            loss=self._steps.throughput.loss,
+            top1=position.top1,
+            top5=position.top5,
+            best_top1=position.best_top1,
+            checkpoint=self._checkpoints.saved,
+            resumed_step=self.resumed_step,
+        )
+
+    def report(self, position: TrainingPosition) -> None:
+        """Publishes the progress at this position: on the heartbeat, and on the console."""
+        self._heartbeat.progress = progress = self.progress(position)
+        self._console.show(progress)
