@@ -160,7 +160,7 @@ def test_export_saved_model_and_onnx_logits_equal(run, digits_folder, tmp_path, 
     import tensorflow as tf
 
     assert resnext_train(run, "export", "--output", tmp_path) == 0
-    assert capsys.readouterr().out.count("largest difference") == 2
+    assert capsys.readouterr().out.count("max difference") == 2
     facts = json.loads((tmp_path / "model.json").read_text())
     assert facts["top1"] == run.progress.top1
     assert (tmp_path / "labels.txt").read_text().split() == [str(digit) for digit in range(10)]
