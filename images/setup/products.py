@@ -4,7 +4,7 @@ A changed source gives another name, so a changed name is what rolls a Deploymen
 """
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,10 +134,21 @@ def images() -> None:
         for node in NODES:
             run("docker", "exec", node, *CTR, "pull", f"--hosts-dir={CERTS}", reference)
     for node in NODES:
-        # Those of earlier sources fill the disk; a container that still uses one keeps its layers.
-        pulled = output("docker", "exec", node, *CTR, "list", "--quiet").split()
-        if older := [each for each in pulled if each.startswith(f"{REGISTRY}/resnext-") and each not in references()]:
-            run("docker", "exec", node, *CTR, "remove", *older)
+        if names := outdated(output("docker", "exec", node, *CTR, "list"), references()):
+            run("docker", "exec", node, *CTR, "remove", *names)
+
+
+def outdated(listing: str, current: Collection[str]) -> list[str]:
+    """The names in containerd's list of images that belong to earlier builds of ours, whose layers fill the disk.
+
+    The kubelet gives an image names by digest as well; they keep the layers as its tag does. A container that still
+    uses an image keeps its layers.
+    """
+    digests = {name: digest for name, _, digest, *_ in map(str.split, listing.splitlines()[1:])}
+    ours = {name for name in digests if name.startswith(f"{REGISTRY}/resnext-")}
+    tagged = {name for name in digests if name in current or not (name in ours or name.startswith("sha256:"))}
+    kept = {digests[name] for name in tagged}
+    return sorted(name for name in digests.keys() - tagged if digests[name] not in kept)
 
 
 @step(
