@@ -34,14 +34,14 @@ def _act(arguments: list[str] | None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="resnext-operator", description="Trains ResNeXts on Kubernetes.")
+    parser = argparse.ArgumentParser(prog="resnext-operator", description="Kubernetes operator for ResNeXt trainings.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="run the controller")
     run.set_defaults(act=_run)
 
     show = commands.add_parser("render", help="print the manifests for a ResNeXtTraining (offline)")
-    show.add_argument("-f", "--filename", required=True, help="a ResNeXtTraining in YAML; - for standard input")
+    show.add_argument("-f", "--filename", required=True, help="YAML file with ResNeXtTrainings; - reads standard input")
     show.set_defaults(act=_render)
 
     schema = commands.add_parser("crd", help="print the CustomResourceDefinition")
@@ -55,9 +55,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def manifests(resource: dict[str, Any], site: OperatorPolicy, keys: Keys) -> list[ManagedObject]:
-    """All that a training's first attempt consists of; the addresses of its workers are made up.
+    """The manifests of a training's first attempt, with placeholder addresses for the workers.
 
-    Raises api.InvalidTraining when the resource is refused.
+    Raises InvalidTraining if the resource is invalid.
     """
     training = parse(resource, site)
     workers = [worker_pod(training, index, 0) for index in range(training.spec.workers.replicas)]
@@ -76,7 +76,7 @@ def _run(_: argparse.Namespace) -> int:
     from resnext_operator.runtime import app
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    # kopf logs each event and connection, and a traceback for each retry; the operator logs what matters of them.
+    # kopf logs every event, connection and retry with a traceback; the operator logs the relevant ones itself.
     logging.getLogger("kopf").setLevel(logging.CRITICAL)
     try:
         Settings.check_names()
@@ -94,7 +94,7 @@ def _render(options: argparse.Namespace) -> int:
         printed = [each for training in trainings(data) for each in manifests(training, site, ssh_keys.generate())]
     except OSError as error:
         where = "standard input is closed or unreadable" if options.filename == "-" else options.filename
-        print(f"{where}: {error.strerror}: write -f FILE, or pipe one into -f -", file=sys.stderr)
+        print(f"{where}: {error.strerror}: pass -f FILE, or -f - with a manifest on standard input", file=sys.stderr)
         return 2
     except (InvalidTraining, InvalidManifest, InvalidSettings) as error:
         print(error, file=sys.stderr)
@@ -104,9 +104,9 @@ def _render(options: argparse.Namespace) -> int:
 
 
 def trainings(data: bytes) -> list[dict[str, Any]]:
-    """Every ResNeXtTraining of a file. Raises InvalidManifest if it holds none."""
+    """Every ResNeXtTraining in a file. Raises InvalidManifest if there is none."""
     if not (found := training_manifests.trainings(manifest_yaml.documents(data))):
-        raise InvalidManifest(f"kind: Required value: the file holds no {KIND}")
+        raise InvalidManifest(f"kind: Required value: the file contains no {KIND}")
     return found
 
 
@@ -132,13 +132,13 @@ def _watch(options: argparse.Namespace) -> int:
 
         status = watch(get, Console(highlight=False))
     except config.ConfigException as error:
-        print(f"no cluster: {error}: set KUBECONFIG", file=sys.stderr)
+        print(f"cannot load a kubeconfig: {error}: set KUBECONFIG", file=sys.stderr)
         return 1
     except client.ApiException as error:
         print(f"{KIND} {options.namespace}/{options.name}: {error.status} {error.reason}", file=sys.stderr)
         return 1
     except HTTPError as error:
-        print(f"the API server cannot be reached: {error}", file=sys.stderr)
+        print(f"cannot reach the API server: {error}: check KUBECONFIG and the network", file=sys.stderr)
         return 1
     print(json.dumps(status.progress.to_json() if status.progress else {}))
     return 0 if status.phase is Phase.SUCCEEDED else 1

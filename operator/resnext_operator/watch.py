@@ -1,4 +1,4 @@
-"""`resnext-operator watch`: one training, live in a terminal, from its resource's status alone."""
+"""`resnext-operator watch`: shows the progress of a training in a terminal. It reads only the resource's status."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -14,10 +14,10 @@ LINES_EVERY = 5.0
 
 
 class Bar:
-    """For a terminal: one bar that is drawn over itself."""
+    """Progress bar for terminals, updated in place."""
 
     def __init__(self, console: Console) -> None:
-        # Of 80 columns: 62 for the numbers and the time left, and what the terminal has more for the bar.
+        # The text takes up to 62 columns; the bar takes the rest of the line.
         columns = (BarColumn(None), TextColumn("{task.percentage:>3.0f}% {task.fields[numbers]}"))
         self._progress = Progress(*columns, console=console, expand=True)
         self._task = self._progress.add_task("", total=100, numbers="")
@@ -32,7 +32,7 @@ class Bar:
 
 
 class LinePrinter:
-    """For a file or a pipe: a line now and then."""
+    """Prints a line at most every few seconds, for files and pipes."""
 
     def __init__(self, console: Console) -> None:
         self._console, self._at = console, 0.0
@@ -51,7 +51,7 @@ class LinePrinter:
 
 
 def poll_status(get: Callable[[], Status]) -> Iterator[Status]:
-    """The training's status, once a second, until the training ended."""
+    """Yield the training's status once per second until the training ends."""
     while True:
         status = get()
         yield status
@@ -61,7 +61,7 @@ def poll_status(get: Callable[[], Status]) -> Iterator[Status]:
 
 
 def watch(get: Callable[[], Status], console: Console) -> Status:
-    """Show how far it is until the training ends, with a line for each phase; returns the last status.
+    """Show the progress until the training ends, with a line for each phase; returns the last status.
 
     get: reads the status from the API server.
     """
@@ -72,7 +72,7 @@ def watch(get: Callable[[], Status], console: Console) -> Status:
         for last in poll_status(get):
             progress = last.progress
             if last.phase and last.phase.ended:
-                # How it ended is the last word, and nothing is left to wait for.
+                # The line about the end comes last, so the bar is drawn before it and without the time left.
                 progress = progress and progress.model_copy(update={"estimated_completion_time": None})
                 display.show(progress)
             if last.phase != phase and (phase := last.phase):
@@ -84,12 +84,12 @@ def watch(get: Callable[[], Status], console: Console) -> Status:
 
 
 def percent(progress: ProgressStatus | None) -> float:
-    """Steps done over steps to do, in percent."""
+    """Completed steps in percent of all steps."""
     return 100.0 * progress.step / max(1, progress.steps) if progress else 0.0
 
 
 def format_progress(progress: ProgressStatus | None, now: datetime) -> str:
-    """Epoch, throughput, loss, accuracy and the time left, as far as they are known."""
+    """Epoch, throughput, loss, accuracy and remaining time; unknown values are omitted."""
     if progress is None:
         return ""
     parts = [f"epoch {progress.epoch or 0:.1f}/{progress.epochs}"]
@@ -106,10 +106,10 @@ def format_progress(progress: ProgressStatus | None, now: datetime) -> str:
 
 
 def reason(status: Status) -> str:
-    """The operator's own words for where the training stands: of the condition that has the status's reason.
+    """The message of the condition that has the status's reason.
 
-    Several conditions may have it; the one named after the phase is about the training as a whole. Their times do not
-    help: several conditions change within one second, the resolution of the API's times.
+    If several conditions have this reason, the one that is named after the phase wins: it describes the whole
+    training. Transition times cannot decide, because they have a resolution of one second.
     """
     found = [each for each in status.conditions if each.reason == status.reason]
     found.sort(key=lambda each: each.type != status.phase)

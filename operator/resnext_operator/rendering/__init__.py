@@ -1,1 +1,1 @@
-"""Manifests of a training's objects, as functions of their arguments alone. Pure."""
+"""Renders the manifests of a training's objects. Every function is pure: same arguments, same manifest."""

@@ -11,12 +11,12 @@ def creates_checkpoint_claim(training: Training) -> bool:
 
 
 def checkpoint_claim_name(training: Training) -> str:
-    """The name of the claim that is there already, or is made."""
+    """Name of the existing claim that the spec names, or of the claim that the operator creates."""
     return training.spec.checkpoints.claim_name or names.claim_name(training.name)
 
 
 def checkpoint_claim(training: Training) -> PersistentVolumeClaim:
-    """The checkpoints' claim. No owner: deleting a training never deletes what it learned."""
+    """The claim for checkpoints. It has no owner reference: deleting a training keeps its checkpoints."""
     template = training.spec.checkpoints.template
     spec: PersistentVolumeClaimSpec = {
         "accessModes": ["ReadWriteOnce"],

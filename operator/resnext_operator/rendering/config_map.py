@@ -9,9 +9,9 @@ from resnext_operator.rendering.metadata import owned_metadata
 
 
 def config_map(training: Training) -> ConfigMap:
-    """The resolved configuration, device included: whether GPUs were asked for is known here.
+    """Holds the resolved configuration, including the device, which follows from the workers' GPU limit.
 
-    Next to it what the user wrote: a run that resumes is compared by these fields alone.
+    It also holds the configuration as the user wrote it: only these fields are compared when a run resumes.
     """
     device = "gpu" if training.spec.workers.gpus else "cpu"
     resolved = training.spec.training.model_copy(update={"device": device})

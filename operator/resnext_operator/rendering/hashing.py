@@ -1,4 +1,4 @@
-"""Hashes of desired objects, by which the operator recognises changes."""
+"""Hashes of desired objects, which the operator compares to detect changes."""
 
 import hashlib
 import json
@@ -10,9 +10,9 @@ from resnext_operator.rendering import names
 
 
 def pod_revision(training: Training) -> str:
-    """The settings that pods are made from, as a short hash: pods of another are replaced.
+    """Short hash of the pod settings. Pods with a different revision are replaced.
 
-    Only what the user wrote counts, so that no new version of the operator replaces the pods of all trainings.
+    It covers only fields that the user set, so that an upgrade of the operator does not replace running pods.
     """
     fields = {"image", "image_pull_policy", "image_pull_secrets", "workers", "launcher"}
     written = training.spec.model_dump(mode="json", include=fields, exclude_defaults=True)
@@ -21,7 +21,7 @@ def pod_revision(training: Training) -> str:
 
 
 def with_spec_hash(manifest: ManagedObject) -> ManagedObject:
-    """With the hash of the desired object, which shows whether a later one differs."""
+    """A copy of the manifest with its hash as an annotation, which shows whether a later manifest differs."""
     hashed, metadata = manifest.copy(), manifest["metadata"]
     annotations = {**metadata.get("annotations", {}), names.SPEC_HASH: spec_hash(manifest)}
     hashed["metadata"] = {**metadata, "annotations": annotations}
@@ -29,7 +29,7 @@ def with_spec_hash(manifest: ManagedObject) -> ManagedObject:
 
 
 def spec_hash(manifest: Mapping[str, object]) -> str:
-    """What was desired, as a short hash: what defaults and webhooks add does not count."""
+    """Short hash of the desired object. It does not cover fields that the API server or webhooks add."""
     return content_hash(manifest)[:16]
 
 

@@ -19,7 +19,7 @@ def unowned_metadata(training: Training, name: str) -> ObjectMeta:
 
 
 def owner_reference(training: Training) -> OwnerReference:
-    """The garbage collector deletes the objects that a deleted training owned."""
+    """Owner reference to the training. The garbage collector deletes these objects with the training."""
     return {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": KIND,

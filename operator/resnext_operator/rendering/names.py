@@ -1,4 +1,4 @@
-"""What everything is called: children, labels, annotations, paths and ports."""
+"""Names of child objects, labels, annotations, paths and ports."""
 
 import re
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ SSH_SECRET_UID = f"{GROUP}/ssh-secret-uid"
 SPEC_HASH = f"{GROUP}/spec-hash"
 MANAGED_BY = "app.kubernetes.io/managed-by"
 GATE = f"{GROUP}/gang"
-"""The scheduling gate of workers that wait until all pods of their training are admitted."""
+"""Scheduling gate of workers whose training still has pods to be admitted."""
 
 OPERATOR = "resnext-operator"
-"""The operator's own pods, by their label app.kubernetes.io/name, and the manager that the children's labels name."""
+"""Label app.kubernetes.io/name of the operator's pods, and app.kubernetes.io/managed-by of child objects."""
 
 SSH_PORT = 2222
 HEALTH_PORT = 9429
@@ -36,7 +36,7 @@ CHECKPOINTS_DIR = CHECKPOINTS
 
 
 def labels(training: str, role: str | None = None) -> dict[str, str]:
-    """The labels of a training's child."""
+    """Labels of a training's child object."""
     common = {
         "app.kubernetes.io/name": "resnext-training",
         MANAGED_BY: OPERATOR,
@@ -54,12 +54,12 @@ def secret_name(training: str) -> str:
 
 
 def claim_name(training: str) -> str:
-    """The claim made from a template."""
+    """Name of the claim that the operator creates from the template."""
     return f"{training}-checkpoints"
 
 
 def worker(training: str, index: int, generation: int) -> str:
-    """A worker pod; a pod stuck on a dead node must not block its successor's name, so generations are counted."""
+    """Name of a worker pod. The generation keeps a pod that is stuck on a dead node from blocking its successor."""
     return f"{training}-worker-{index}-{generation}"
 
 
@@ -69,7 +69,7 @@ def launcher(training: str, attempt: int) -> str:
 
 @dataclass(frozen=True)
 class PodName:
-    """What the name of a training's pod says; labels can be changed, a name cannot."""
+    """Parts of a pod's name. Unlike labels, a name is immutable."""
 
     role: str
     """worker or launcher."""
@@ -84,7 +84,7 @@ _POD_NAME = re.compile(
 
 
 def pod(training: str, name: str) -> PodName | None:
-    """The parts of a pod's name; None if the operator gives no pod of this training such a name."""
+    """The parts of a pod's name; None if it is not a name that the operator gives to pods of this training."""
     found = _POD_NAME.fullmatch(name.removeprefix(training)) if name.startswith(training) else None
     if found is None:
         return None

@@ -7,10 +7,10 @@ from resnext_operator.rendering.metadata import owned_metadata
 
 
 def network_policy(training: Training) -> NetworkPolicy:
-    """Anything among the training's own pods (Open MPI and NCCL use random ports).
+    """Allows all traffic between the training's own pods, since Open MPI and NCCL use random ports.
 
-    From elsewhere nothing but metrics, and these only from whom the operator's settings name. The operator itself asks
-    the same ports, for /progress.
+    Other ingress is limited to the metrics ports, from the operator, which polls /progress there, and from the peers
+    in `metrics_allowed_from`.
     """
     own: NetworkPolicyPeer = {"podSelector": {"matchLabels": {names.TRAINING: training.name}}}
     operator: NetworkPolicyPeer = {

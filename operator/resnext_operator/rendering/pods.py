@@ -1,4 +1,4 @@
-"""Pods of workers and launcher."""
+"""The worker pods and the launcher pod."""
 
 import ipaddress
 from collections.abc import Sequence
@@ -28,24 +28,24 @@ from resnext_trainer.checkpoint.lock import TRAINING_UID
 from resnext_trainer.runtime import signals
 
 _USER = 1000
-"""uid and gid of everything in the pods; the images have this user."""
+"""uid and gid of all containers; the images have this user."""
 
 _LAUNCHER_RESOURCES = {
     "cpu": {"requests": "50m", "limits": "1"},
     "memory": {"requests": "128Mi", "limits": "512Mi"},
 }
-"""Complete, because a namespace's quota may require a limit and a request of each."""
+"""Requests and limits for both resources, because a ResourceQuota may require them."""
 
 
 @dataclass(frozen=True)
 class _RoleSpec:
-    """In what the pod of a worker and that of the launcher differ."""
+    """The differences between a worker pod and a launcher pod."""
 
     role: Literal["worker", "launcher"]
     name: str
     labels: dict[str, str]
     template: PodTemplate
-    """What the user wrote for the pods of this role."""
+    """Pod settings of this role from the spec."""
     program: ContainerProgram
     volumes: list[Volume]
     grace_seconds: int
@@ -54,7 +54,7 @@ class _RoleSpec:
 
 
 def example_hosts(training: Training) -> list[tuple[str, str]]:
-    """The first workers with addresses that no real pod has: those of RFC 2544."""
+    """The workers of generation 0 with placeholder addresses from the RFC 2544 range, which no real pod has."""
     addresses = ipaddress.ip_network("198.18.0.0/15").hosts()
     workers = range(training.spec.workers.replicas)
     return [(names.worker(training.name, index, 0), str(next(addresses))) for index in workers]
@@ -68,10 +68,11 @@ def worker_pod(
     avoided: Sequence[str] = (),
     gated: bool = False,
 ) -> Pod:
-    """A pod whose first process runs sshd; mpirun starts its ranks there.
+    """A worker pod, which runs sshd; mpirun starts the worker's ranks there.
 
-    keys: uid of the Secret that it mounts. avoided: nodes that it keeps away from if there are others. gated: the
-    scheduler leaves it alone until the operator has removed its gate, so that it holds no GPU but counts in quotas.
+    keys: uid of the Secret that the pod mounts.
+    avoided: nodes that the pod should not run on if other nodes fit.
+    gated: adds the operator's scheduling gate; a gated pod holds no GPU but counts against quotas.
     """
     workers = training.spec.workers
     volumes, mounts = worker_volumes(training, index)
@@ -83,7 +84,7 @@ def worker_pod(
             f"--health-port={names.HEALTH_PORT}",
         ],
         "ports": _worker_ports(workers.ranks),
-        # Each second: a training waits for its slowest worker.
+        # Every second, because the launcher is created only after the slowest worker is ready.
         "readinessProbe": {"httpGet": {"path": "/readyz", "port": "health"}, "periodSeconds": 1, "failureThreshold": 2},
         "resources": _worker_resources(workers.resources),
         "volumeMounts": mounts,
@@ -110,7 +111,7 @@ def worker_pod(
     if gated:
         pod["spec"]["schedulingGates"] = [{"name": names.GATE}]
     if workers.host_network:
-        # The containers' ports become the node's: the scheduler puts no second worker there.
+        # Container ports become host ports, so the scheduler places at most one worker on a node.
         pod["spec"]["hostNetwork"] = True
         pod["spec"]["dnsPolicy"] = "ClusterFirstWithHostNet"
     return pod
@@ -126,10 +127,10 @@ def _worker_ports(ranks: int) -> list[ContainerPort]:
 
 
 def _checkpoint_env(training: Training) -> list[EnvVar]:
-    """Where the claim is in the pod, what is used of it, and how long the last save may take."""
+    """Mount path and subPath of the checkpoint claim, and the grace period for the final checkpoint."""
     variables = {
         directory.ROOT: names.CHECKPOINTS_DIR,
-        # The kubelet would expand $(NAME), and makes $ of $$.
+        # The kubelet expands $(NAME) and unescapes $$.
         directory.SUB_PATH: training.spec.checkpoints.sub_path.replace("$", "$$"),
         signals.GRACE: str(training.spec.workers.termination_grace_period_seconds),
     }
@@ -137,10 +138,10 @@ def _checkpoint_env(training: Training) -> list[EnvVar]:
 
 
 def launcher_pod(training: Training, attempt: int, workers: Sequence[tuple[str, str]]) -> Pod:
-    """The pod that runs mpirun over the workers, given as (pod, address) in the order of their ranks.
+    """A launcher pod, which runs mpirun over the workers, given as (pod name, address) in rank order.
 
-    The hosts and their addresses are part of its own spec: never stale, and no Service and no resolver, which keeps a
-    miss for 30 s, stands between a worker that is ready and its launcher.
+    The addresses are host aliases in the pod's spec, so they are never stale. A headless Service would delay the
+    start, because DNS resolvers cache a negative answer for 30 s.
     """
     ranks = training.spec.workers.ranks
     volumes, mounts = common_volumes(training)
@@ -167,7 +168,7 @@ def launcher_pod(training: Training, attempt: int, workers: Sequence[tuple[str, 
             template=training.spec.launcher,
             program=program,
             volumes=volumes,
-            # The launcher waits for the ranks, and they may need all of theirs.
+            # The launcher waits for the ranks, which may use their whole grace period.
             grace_seconds=training.spec.workers.termination_grace_period_seconds + 10,
         ),
     )
@@ -185,9 +186,10 @@ def _worker_resources(written: Resources) -> ResourceRequirements:
 
 
 def _launcher_resources(written: Resources) -> ResourceRequirements:
-    """What the user wrote, and the defaults of what the user left out.
+    """The user's requests and limits, completed with defaults.
 
-    A limit alone is its request as well; a request alone gets the default limit, or its own amount if that is more.
+    If only a limit is set, the request defaults to it. If only a request is set, the limit is the larger of the
+    request and the default limit.
     """
     limits, requests = dict(written.limits), dict(written.requests)
     for name, default in _LAUNCHER_RESOURCES.items():
@@ -198,7 +200,7 @@ def _launcher_resources(written: Resources) -> ResourceRequirements:
 
 
 def _pod(training: Training, of_role: _RoleSpec) -> Pod:
-    """A pod as Pod Security's `restricted` wants it, with a read-only root and no token."""
+    """A pod that meets the `restricted` Pod Security Standard, with a read-only root and no service account token."""
     template, metadata = of_role.template, owned_metadata(training, of_role.name)
     own = {**names.labels(training.name, of_role.role), names.REVISION: pod_revision(training), **of_role.labels}
     metadata["labels"] = {**template.labels, **own}
@@ -218,7 +220,7 @@ def _pod_spec(training: Training, of_role: _RoleSpec) -> PodSpec:
             "runAsUser": _USER,
             "runAsGroup": _USER,
             "fsGroup": _USER,
-            # Not a walk through all of ImageNet at each start.
+            # Otherwise the kubelet would change the owner of every file of the dataset at each start.
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
@@ -251,7 +253,7 @@ def _container(training: Training, of_role: _RoleSpec) -> Container:
             *_hide_gpus_env(training, of_role.role),
             *of_role.env,
             *user_env,
-            # Last, so that it holds: the checkpoints' lock names it.
+            # Last, so that the user's env cannot override it: the lock of the checkpoint directory records this uid.
             {"name": TRAINING_UID, "value": training.uid},
         ],
         "securityContext": {
@@ -259,7 +261,7 @@ def _container(training: Training, of_role: _RoleSpec) -> Container:
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        # The last lines of a container that ends without a message are in the pod's status then.
+        # If a container fails without a message, the pod's status then has the last lines of its log.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         **of_role.program,
     }
@@ -269,6 +271,6 @@ def _container(training: Training, of_role: _RoleSpec) -> Container:
 
 
 def _hide_gpus_env(training: Training, role: str) -> list[EnvVar]:
-    """Where NVIDIA's runtime is the default one, a container that asks for no GPU would see them all."""
+    """Hides GPUs from containers that request none; they see all GPUs if NVIDIA's runtime is the node's default."""
     holds = role == "worker" and training.spec.workers.gpus
     return [] if holds else [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}]

@@ -1,4 +1,4 @@
-"""Which nodes the pods are drawn to and kept from."""
+"""Tolerations, affinity and topology spread constraints of the pods."""
 
 from collections.abc import Sequence
 from typing import Any, Final, cast
@@ -9,14 +9,15 @@ from resnext_operator.api.pod_template import PodTemplate
 from resnext_operator.api.training import Training
 from resnext_operator.rendering import names
 
-# A lost node is noticed after 40 s by default; five minutes more of waiting would be five minutes without training.
+# The node controller marks a lost node as unreachable after 40 s by default. Kubernetes' default toleration of 300 s
+# would delay the next attempt by five minutes.
 _UNREACHABLE_SECONDS = 30
 
 _PREFERRED: Final = "preferredDuringSchedulingIgnoredDuringExecution"
 
 
 def tolerations(template: PodTemplate) -> list[Toleration]:
-    """What the user wrote, and for how long a pod stays on a lost node."""
+    """The user's tolerations, and tolerations that limit how long a pod stays bound to a lost node."""
     written = (each.model_dump(mode="json", by_alias=True, exclude_none=True) for each in template.tolerations)
     lost: list[Toleration] = [
         {
@@ -31,9 +32,9 @@ def tolerations(template: PodTemplate) -> list[Toleration]:
 
 
 def topology_spread(training: Training, avoided: Sequence[str]) -> list[TopologySpreadConstraint]:
-    """What the user wants; else even, because one node's loss should cost as few workers as it can.
+    """The user's constraints; by default workers spread over nodes, so that a lost node affects few of them.
 
-    Not where a node is avoided: evenness would draw workers to the very node that has none left.
+    There is no default if nodes are avoided: an avoided node has the fewest workers, so spreading would prefer it.
     """
     wanted = training.spec.workers.topology_spread_constraints
     if wanted is None:
@@ -45,9 +46,9 @@ def topology_spread(training: Training, avoided: Sequence[str]) -> list[Topology
 
 
 def affinity(training: Training, template: PodTemplate, avoided: Sequence[str]) -> Affinity:
-    """What the user wants; and other nodes than those avoided, if there are any.
+    """The user's affinity, and a preference for nodes that are not avoided.
 
-    Only preferred: a fault of the training's own must end in its backoffLimit, not in Pending.
+    It is not a requirement: a training that fails on every node must reach its backoffLimit, not stay Pending.
     """
     wanted: Affinity = _with_default_selector(training, template.affinity or scheduling.Affinity())
     if avoided:
@@ -62,7 +63,7 @@ def affinity(training: Training, template: PodTemplate, avoided: Sequence[str]) 
 
 
 def _with_default_selector(training: Training, constraint: scheduling.Affinity | scheduling.Spread) -> Any:
-    """As it stands in a pod, with the selector of the training's workers where none is given."""
+    """The constraint as a manifest. Terms without a labelSelector select the training's own workers."""
     own = {"matchLabels": {names.TRAINING: training.name, names.ROLE: "worker"}}
 
     def filled(part: Any) -> Any:

@@ -10,7 +10,7 @@ from resnext_operator.rendering.metadata import owned_metadata
 
 @dataclass(frozen=True)
 class KeyPair:
-    """An ed25519 key pair in OpenSSH's formats."""
+    """An Ed25519 key pair in OpenSSH format."""
 
     private: str
     public: str
@@ -25,10 +25,10 @@ class Keys:
 
 
 def ssh_secret(training: Training, keys: Keys) -> Secret:
-    """The keys. Never changed, and yet not `immutable`.
+    """The Secret with the keys. The operator never updates it, but does not set `immutable`.
 
-    Of an immutable Secret that is deleted and recreated, a node may go on giving new pods what it had, as long as
-    one of the old pods is there.
+    If an immutable Secret is deleted and recreated, the kubelet may mount the old content in new pods for as long as
+    an old pod on that node uses it.
     """
     content = {
         "id_ed25519": keys.user.private,

@@ -8,6 +8,6 @@ from resnext_operator.rendering.network_policy import network_policy
 
 
 def shared_objects(training: Training) -> list[SharedObject]:
-    """What every attempt shares, but for the Secret with the keys."""
+    """The objects that all attempts share, except the Secret with the SSH keys."""
     children: list[SharedObject] = [config_map(training), network_policy(training)]
     return [*children, checkpoint_claim(training)] if creates_checkpoint_claim(training) else children

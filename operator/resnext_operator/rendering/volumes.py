@@ -1,4 +1,4 @@
-"""Volumes of the pods, and where their containers mount them."""
+"""Volumes of the pods and the mounts of their containers."""
 
 from resnext_operator.api.objects.volume import Volume, VolumeMount
 from resnext_operator.api.training import Training
@@ -7,10 +7,10 @@ from resnext_operator.rendering.claims import checkpoint_claim_name
 
 
 def common_volumes(training: Training) -> tuple[list[Volume], list[VolumeMount]]:
-    """What the pods of both roles mount."""
+    """Volumes and mounts of both roles."""
     volumes: list[Volume] = [
         {"name": "config", "configMap": {"name": names.config_map_name(training.name)}},
-        # 0440 with the pods' group: ssh refuses keys that others can read.
+        # Owner and group only: ssh rejects private keys that others can read.
         {"name": "keys", "secret": {"secretName": names.secret_name(training.name), "defaultMode": 0o440}},
     ]
     volumes += [{"name": name, "emptyDir": {}} for name in ("run", "tmp", "home")]
@@ -25,7 +25,7 @@ def common_volumes(training: Training) -> tuple[list[Volume], list[VolumeMount]]
 
 
 def worker_volumes(training: Training, index: int) -> tuple[list[Volume], list[VolumeMount]]:
-    """What a worker mounts: only the first one the checkpoints."""
+    """Volumes and mounts of a worker. Only worker 0 mounts the checkpoint claim."""
     volumes, mounts = common_volumes(training)
     memory = str(training.spec.workers.shared_memory)
     volumes.append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": memory}})
@@ -36,18 +36,18 @@ def worker_volumes(training: Training, index: int) -> tuple[list[Volume], list[V
     if index == 0:
         claim_name = checkpoint_claim_name(training)
         volumes.append({"name": "checkpoints", "persistentVolumeClaim": {"claimName": claim_name}})
-        # The whole claim: what the kubelet creates for a subPath belongs to root, where fsGroup does not reach.
+        # Without subPath: a directory that the kubelet creates for it belongs to root, because fsGroup does not apply.
         mounts.append({"name": "checkpoints", "mountPath": names.CHECKPOINTS_DIR})
     return volumes + _user_volumes(training), mounts + _user_mounts(training)
 
 
 def _user_volumes(training: Training) -> list[Volume]:
-    """Under names of their own, so that they never meet the operator's."""
+    """The user's volumes, prefixed so that their names never collide with the operator's."""
     return [{"name": f"user-{each.name}", **each.source} for each in training.spec.workers.volumes]
 
 
 def _user_mounts(training: Training) -> list[VolumeMount]:
-    # A user who may write to a directory of the node could leave a link there that leads out of it.
+    # hostPath volumes are read-only: a user with write access could create a symlink that leaves the allowed path.
     of_nodes = {each.name for each in training.spec.workers.volumes if each.host_path}
     return [
         _mount(f"user-{each.name}", each.mount_path, each.sub_path, read_only=each.read_only or each.name in of_nodes)
