@@ -41,7 +41,7 @@ async def pending(scenario: TrainingScenario) -> None:
     async def unschedulable() -> bool:
         return (await scenario.status()).get("reason") == "Unschedulable"
 
-    await scenario.until(unschedulable, "the scheduler's word")
+    await scenario.until(unschedulable, "the scheduler's message")
 
 
 async def without_claim(scenario: TrainingScenario) -> None:
@@ -57,7 +57,7 @@ IDLE_SCENARIOS = (create_to_running, suspended, finished, failed, pending, witho
 
 
 def test_idle_operator_writes_nothing(environment: Environment):
-    """Over resyncs and relists, by the operator that did the work and by its successor."""
+    """Over several resyncs and relists, by the operator that ran the training and by its successor."""
 
     async def watch() -> None:
         async with AsyncExitStack() as stack:
@@ -71,8 +71,8 @@ def test_idle_operator_writes_nothing(environment: Environment):
                 polls, lists = environment.ranks.requests, len(relists(it.proxy.calls))
                 await asyncio.sleep(3)
                 written_calls = [str(call) for call in it.proxy.writes[written:]]
-                assert not written_calls, f"{life} wrote with nothing to do: {written_calls}"
-                # The operator polled and listed all the time.
+                assert not written_calls, f"{life} wrote while idle: {written_calls}"
+                # The operator was not stuck: it polled and listed.
                 assert environment.ranks.requests > polls
                 assert len(relists(it.proxy.calls)) > lists
                 it.kill()
@@ -106,7 +106,7 @@ def test_operator_exits_after_losing_lease(environment: Environment):
                 return it.starts == 2
 
             await scenario.until(followed, "its end", 10)
-            assert "lease leader was taken by another" in it.log.read_text()
+            assert "lease leader was acquired by another replica" in it.log.read_text()
             written = len(it.proxy.writes)
             await scenario.change(suspend=True)
             await asyncio.sleep(5)
@@ -143,7 +143,7 @@ def test_spec_of_earlier_version_keeps_pods(environment: Environment):
                         workers={"tolerations": [{"key": "spot", "operator": "Exists", "value": "x"}]}
                     )
                 except ApiError:
-                    return False  # by the definition of before, which the API server has still in use
+                    return False  # The API server still uses the previous CRD.
                 return True
 
             async def condition_reported() -> bool:

@@ -1,1 +1,1 @@
-"""The operator's process: watches, cache, work queue, API client, leader election, metrics and settings."""
+"""The operator process: watches, cache, work queue, API client, leader election, metrics and settings."""

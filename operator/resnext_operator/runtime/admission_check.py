@@ -1,4 +1,4 @@
-"""Asks the API server, before pods are created, whether it would admit them: one dry run for each template of pods."""
+"""Checks before pods are created whether the API server would admit them, with one dry run per pod template."""
 
 import asyncio
 import hashlib
@@ -15,10 +15,10 @@ from resnext_operator.rendering.hashing import with_spec_hash
 from resnext_operator.rendering.pods import example_hosts, launcher_pod, worker_pod
 from resnext_operator.runtime.client import ApiError, KubeClient, path_of
 
-# A template is 32 bytes here; the oldest is asked about again.
+# Each entry is a 32-byte hash. The oldest entries are dropped and checked again.
 _MAX_TEMPLATES = 4096
 
-# A quota that is created later is noticed as soon as it rejects a pod.
+# A quota that is created within this time is detected when it rejects a pod.
 _QUOTA_SECONDS = 30.0
 _MAX_NAMESPACES = 4096
 
@@ -32,7 +32,7 @@ class Rejected(Exception):
 
 
 class Admission:
-    """What the API server would admit, as far as it was asked; kept for as long as the process lives."""
+    """Results of dry runs and quota lookups, cached for the lifetime of the process."""
 
     def __init__(self, cluster: KubeClient) -> None:
         self._cluster = cluster
@@ -43,10 +43,10 @@ class Admission:
     async def check(self, training: Training) -> bool:
         """Whether the namespace has a ResourceQuota; raises Rejected if a worker or the launcher would be rejected.
 
-        A dry run reserves nothing: where there is a quota, all pods together may still exceed it.
+        A dry run reserves nothing, so the pods of a training may still exceed a quota together.
         """
         template = _template(training)
-        # Of many trainings with one template, created at once, the first one asks.
+        # If several trainings with the same template are created at once, only the first one does the dry run.
         turn = self._turns.setdefault(template, asyncio.Lock())
         try:
             async with turn:
@@ -60,11 +60,11 @@ class Admission:
         return await self._has_quota(training.namespace)
 
     async def check_launcher(self, training: Training) -> None:
-        """Ask about the launcher again, now that its workers count in the quota; raises Rejected."""
+        """Repeat the launcher's dry run after its workers count against the quota; raises Rejected."""
         await self._dry_run(training, _launcher(training, 1))
 
     def forget(self, training: Training) -> None:
-        """A pod of this template was rejected after all: ask before the next try."""
+        """Drop the result for this template after one of its pods was rejected, so that it is checked again."""
         self._admitted.pop(_template(training), None)
 
     async def _dry_run(self, training: Training, pod: Pod) -> None:
@@ -73,7 +73,7 @@ class Admission:
                 "POST", path_of("Pod", training.namespace), with_spec_hash(pod), query=[("dryRun", "All")]
             )
         except ApiError as refused:
-            # 409: a pod of this name exists, and this one was admitted before that was noticed.
+            # 409: a pod of this name exists. The API server checks that after admission, so the pod was admitted.
             if refused.code == 409 or "does not support dry run" in str(refused):
                 return
             if (rejection := refused.rejection(pod)) is None:
@@ -88,7 +88,7 @@ class Admission:
             page = await self._cluster.request("GET", path_of("ResourceQuota", namespace), query=[("limit", "1")])
             found = bool(page.get("items"))
         except ApiError as refused:
-            # The role of an older chart: a quota is then noticed when it rejects a pod.
+            # The Role of an older chart. A quota is then detected when it rejects a pod.
             if refused.code != 403:
                 raise
             found = False
@@ -97,7 +97,7 @@ class Admission:
 
 
 def _template(training: Training) -> str:
-    """What the pods of a training have in common with those of another one: all but their names and owner."""
+    """Hash of the pods without their names and owner; trainings with equal pods share one dry run."""
     unnamed = replace(training, name="training", uid="", status=Status())
     pods = (worker_pod(unnamed, 0, 0), _launcher(unnamed, 1))
     return hashlib.sha256(json.dumps([training.namespace, pods], sort_keys=True).encode()).hexdigest()

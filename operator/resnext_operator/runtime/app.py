@@ -1,4 +1,4 @@
-"""The process: every replica watches and is ready to lead; the one that leads works until it loses the Lease."""
+"""The operator process. Every replica lists and watches; only the leader reconciles, until it loses the Lease."""
 
 import asyncio
 import logging
@@ -29,7 +29,7 @@ _CRD_RETRY_SECONDS = 2.0
 
 
 async def run(settings: Settings) -> int:
-    """Work until told to stop, or until something essential fails; returns the exit code."""
+    """Run until a stop signal arrives or a component fails; returns the exit code."""
     allow_deep_json()
     cache, queue = Cache(), WorkQueue(settings.min_reconcile_interval_seconds)
     metrics = Metrics(cache, queue.__len__)
@@ -57,7 +57,7 @@ async def run(settings: Settings) -> int:
                     _log_exit_cause(error)
             return 0 if stopped in done else 1
         finally:
-            # Nothing is written any more when the next one may lead.
+            # All writes stop before the Lease is released and another replica may lead.
             for task in tasks[:1]:
                 task.cancel()
                 await asyncio.wait((task,))
@@ -70,16 +70,16 @@ async def run(settings: Settings) -> int:
 
 
 def _log_exit_cause(error: BaseException) -> None:
-    """The Lease went to another: nothing is wrong here. Whatever else it was is told with its traceback."""
+    """Log a lost Lease in one line, since it is not an error of this replica; log anything else with its traceback."""
     lost = error.subgroup(LeadershipLost) if isinstance(error, BaseExceptionGroup) else None
     if lost:
         _log.error("%s", lost.exceptions[0])
     else:
-        _log.error("ended by an error", exc_info=error)
+        _log.error("exiting after an error", exc_info=error)
 
 
 def _stop_signal() -> asyncio.Event:
-    """Set when the process is asked to end: as a container's first process it would not notice otherwise."""
+    """An event that SIGTERM or SIGINT sets. A container's first process has no default action for these signals."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -87,7 +87,7 @@ def _stop_signal() -> asyncio.Event:
 
 
 async def _wait_for_crd(cluster: KubeClient, stop: asyncio.Event) -> bool:
-    """Wait for the resource, for kopf would never look again for it; False if asked to stop first."""
+    """Wait for the CRD, because kopf looks for it only once; returns False if a stop signal arrives first."""
     while not stop.is_set():
         try:
             if await _crd_is_installed(cluster):
@@ -112,13 +112,13 @@ async def _crd_is_installed(cluster: KubeClient) -> bool:
 
 
 async def _run_as_leader(runtime: Runtime, leader: Leader, scopes: Scopes) -> None:
-    """Everything in a namespace is listed before anything there is decided."""
+    """Acquire the Lease, list everything again, then reconcile until leadership is lost."""
     await scopes.until(scopes.ready)
     await leader.acquire()
     runtime.metrics.leading = True
     try:
         async with asyncio.TaskGroup() as group:
-            # From here on, so that no list delays a renewal.
+            # Renewal starts before the lists, so that they cannot delay it.
             group.create_task(leader.renew_loop())
             scopes.start_over()
             for loop in (
@@ -135,12 +135,12 @@ def _loops(runtime: Runtime) -> list[Coroutine[Any, Any, None]]:
 
 
 async def _worker(runtime: Runtime, scopes: Scopes) -> None:
-    """Take keys, one at a time."""
+    """Reconcile keys from the work queue, one at a time."""
     queue, metrics, repeats = runtime.queue, runtime.metrics, Repeats()
     while True:
         key = await queue.get()
         if not scopes.knows(key[0]):
-            # It is queued again when everything there is listed.
+            # The key is queued again once its namespace is listed.
             queue.done(key)
             continue
         started = time.monotonic()
@@ -158,7 +158,7 @@ async def _worker(runtime: Runtime, scopes: Scopes) -> None:
 
 
 async def _resync(runtime: Runtime) -> None:
-    """Look at every training now and then, whatever happened: time alone can be a reason to act."""
+    """Queue every training periodically, because deadlines pass without an event."""
     while True:
         for key in runtime.cache.training_keys():
             runtime.queue.add(key)

@@ -1,8 +1,8 @@
-"""What the cluster was last seen to hold, trimmed to what decisions need.
+"""Cache of the cluster's objects, pruned to the fields that reconciliation reads.
 
-Answers to the operator's own writes go in here at once, so that no decision is made on what was before them: nothing is
-created twice while the watch is behind. Which training a child belongs to is decided by its owner reference: labels
-can be changed by every user who may change the child.
+The responses to the operator's own writes update the cache immediately, so that a lagging watch does not cause
+duplicate objects. A child is assigned to a training by its owner reference, because every user who may update the
+child may change its labels.
 """
 
 import sys
@@ -46,13 +46,13 @@ _CONDITIONS = ("PodScheduled", "Ready", "DisruptionTarget")
 _STATES: tuple[Literal["waiting", "terminated"], ...] = ("waiting", "terminated")
 
 _MAX_DEPTH = 24
-"""Levels of a resource that are kept: fields of ours end well before, and a status may hold anything."""
+"""Nesting depth that the cache keeps. The operator reads no deeper field, and a status may contain anything."""
 
 
 def prune(found: AnyObject) -> CachedObject:
-    """An object without what nobody reads, and with one copy of each word: 2 kB of the 44 that a pod comes in with.
+    """The object without unused fields and with interned strings: 2 kB instead of 44 kB per pod.
 
-    Raises ValueError for what cannot be an object: without a name, for example.
+    Raises ValueError if it is not a valid object, for example if it has no name.
     """
     kind, raw = found.get("kind"), dictionary(found.get("metadata"))
     name, namespace = raw.get("name"), raw.get("namespace")
@@ -65,13 +65,13 @@ def prune(found: AnyObject) -> CachedObject:
     spec, status = dictionary(found.get("spec")), dictionary(found.get("status"))
     kept: CachedObject = {"apiVersion": found.get("apiVersion"), "kind": kind, "metadata": metadata}
     if kind == KIND:
-        # Of what another manager looks after nothing is read.
+        # The operator reads nothing else of trainings that another controller manages.
         ours = managed_by(found) == CONTROLLER_NAME
         kept["spec"], kept["status"] = (spec, status) if ours else ({"managedBy": spec["managedBy"]}, {})
         return cast("CachedObject", _intern_strings(kept, _MAX_DEPTH))
     if labels := {key: value for key, value in dictionary(raw.get("labels")).items() if key in _LABELS}:
         metadata["labels"] = labels
-    # A claim of ours has no owner: whatever else owns a claim matters as well.
+    # Claims keep all owners: a claim that the operator created has none, so any owner shows that it is foreign.
     owned = items(CachedOwnerReference, raw.get("ownerReferences")) if kind == CLAIMS else owners(found)
     metadata["ownerReferences"] = [_owner(each) for each in owned]
     desired = dictionary(raw.get("annotations")).get(names.SPEC_HASH)
@@ -118,7 +118,7 @@ def _pod_status(status: PodStatus) -> PodStatus:
 
 
 def _intern_strings(value: Any, depth: int) -> Any:
-    """The JSON parser makes each word anew for each object: keys, labels, namespaces, times."""
+    """Intern all strings, because the JSON parser allocates keys, labels and namespaces again for each object."""
     if isinstance(value, dict | list) and depth == 0:
         return None
     if isinstance(value, dict):
@@ -129,7 +129,7 @@ def _intern_strings(value: Any, depth: int) -> Any:
 
 
 def version(found: CachedObject) -> int:
-    """Grows with each write; the API server promises that versions of one resource can be compared."""
+    """The resourceVersion as a number. It grows with each write and is comparable between objects of one resource."""
     return int(found["metadata"].get("resourceVersion") or 0)
 
 
@@ -154,7 +154,7 @@ class Cache:
     def children(self, training: AnyObject, claims: Iterable[str]) -> list[CachedObject]:
         """The objects that this training owns, and the claims of its namespace with these names.
 
-        What an earlier training of the same name has left is not among them.
+        Objects of an earlier training with the same name are not included.
         """
         key, uid = key_of(training), training["metadata"]["uid"]
         all_claims = self._children.get(CLAIMS, {})
@@ -162,12 +162,12 @@ class Cache:
         return owned + [claim for name in claims if (claim := all_claims.get((key[0], name)))]
 
     def last_deleted_launcher(self, training: AnyObject) -> CachedObject | None:
-        """The training's last launcher pod that went, as it was then: its verdict outlives it."""
+        """The last state of the training's most recently deleted launcher pod, which has the attempt's exit status."""
         found = self._last_launcher.get(key_of(training))
         return found if found and owned_by(found, training["metadata"]["uid"]) else None
 
     def upsert(self, found: AnyObject) -> None:
-        """An object that was listed, watched or created; an older version than the cached one changes nothing."""
+        """Store an object that was listed, watched or created, unless the cached version is newer."""
         new = prune(found)
         kind, key = new["kind"], key_of(new)
         known = self._trainings if kind == KIND else self._children.setdefault(kind, {})
@@ -178,16 +178,16 @@ class Cache:
         training = None if kind == KIND else training_of(new)
         if training:
             self._of.setdefault(training, {})[kind, key[1]] = new
-        # Without an owner of ours only a claim can matter to a training, which may name it.
+        # Of the objects without a training as owner, only claims are kept: a spec may name them.
         if training or kind in (KIND, CLAIMS):
             known[key] = new
         else:
             known.pop(key, None)
 
     def refresh(self, found: AnyObject) -> None:
-        """The answer to an update or a DELETE; nothing if the object is no longer cached.
+        """Store the response to an update or a DELETE, unless the object is no longer cached.
 
-        Such an answer shows the object once more, and may be processed after the watch reported the deletion.
+        Such a response may be processed after the watch reported the deletion.
         """
         kind = found["kind"]
         known = self._trainings if kind == KIND else self._children.get(kind, {})
@@ -195,7 +195,7 @@ class Cache:
             self.upsert(found)
 
     def remove(self, deleted: AnyObject) -> None:
-        """An object that is no more; its successor of the same name stays."""
+        """Remove a deleted object; a successor of the same name stays."""
         last = prune(deleted)
         kind, key = last["kind"], key_of(last)
         known = self._trainings if kind == KIND else self._children.get(kind, {})
@@ -208,14 +208,14 @@ class Cache:
                 self._retain_launcher(last)
 
     def _detach(self, old: CachedObject) -> None:
-        """An object no longer belongs to the training that it belonged to as it was seen last."""
+        """Remove an object from the children of the training that owned its cached version."""
         if old["kind"] != KIND and (training := training_of(old)) and training in self._of:
             self._of[training].pop((old["kind"], old["metadata"]["name"]), None)
             if not self._of[training]:
                 del self._of[training]
 
     def _retain_launcher(self, pod: CachedObject) -> None:
-        """A training that was deleted before its pods does not need it."""
+        """Keep a deleted launcher pod, unless its training was deleted first."""
         training = training_of(pod)
         if training and training in self._trainings:
             name = names.pod(training[1], pod["metadata"]["name"])
@@ -223,7 +223,7 @@ class Cache:
                 self._last_launcher[training] = pod
 
     def concerned(self, found: AnyObject) -> set[TrainingKey]:
-        """The training that an object belongs to, and the one that it belonged to as it was seen last."""
+        """The training that owns an object, and the one that owned its cached version."""
         seen = [found, self._children.get(found["kind"], {}).get(key_of(found))]
         return {training for each in seen if each and (training := training_of(each))}
 
@@ -235,8 +235,9 @@ class Cache:
         at: int,
         skipped: Callable[[CachedObject, Exception], None] = lambda _, __: None,
     ) -> list[CachedObject]:
-        """All objects of a kind as of a version: what is missing and older was deleted. Returns what changed.
+        """Replace all objects of a kind by a list at version `at`. Returns the objects that changed.
 
+        Cached objects that are older than the list and missing from it were deleted.
         skipped: called with each object that cannot be parsed.
         """
         changed, present = [], set()
@@ -262,6 +263,6 @@ class Cache:
         return changed + deleted
 
     def forget(self, namespace: str) -> None:
-        """Everything of a namespace that was deleted or cannot be read any more."""
+        """Remove all objects of a namespace that was deleted or is no longer readable."""
         for kind in (*self._children, KIND):
             self.resync(kind, namespace, (), sys.maxsize)

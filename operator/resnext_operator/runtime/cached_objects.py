@@ -1,4 +1,4 @@
-"""Types of the cached objects: the fields that the operator reads, which outside of metadata may hold anything."""
+"""Types of the cached objects: the fields that the operator reads. Outside of metadata their types are unchecked."""
 
 from collections.abc import Mapping
 from typing import Any, NotRequired, TypeAlias, TypedDict
@@ -6,7 +6,7 @@ from typing import Any, NotRequired, TypeAlias, TypedDict
 from resnext_operator.api.objects import Manifest
 
 JSON: TypeAlias = bool | int | float | str | list[Any] | Mapping[str, Any] | None
-"""A value that may be anything. Narrower than `object`, so that mypy finds a misspelled field in `get`."""
+"""Any JSON value. Narrower than `object`, so that mypy reports misspelled fields in `get`."""
 
 
 class CachedOwnerReference(TypedDict, total=False):
@@ -17,7 +17,7 @@ class CachedOwnerReference(TypedDict, total=False):
 
 
 class CachedMetadata(TypedDict):
-    """Metadata. The API server checks its types in objects of every kind; `prune` checks name and namespace again."""
+    """Object metadata. The API server validates it for every kind; `prune` checks name and namespace again."""
 
     name: str
     namespace: str
@@ -61,7 +61,7 @@ class WorkerResources(TypedDict, total=False):
 
 
 class TrainingWorkers(TypedDict, total=False):
-    # Any instead of JSON: converted to a number, and what is none is an error.
+    # Any instead of JSON, because it is passed to int(), which raises on other types.
     slots: Any
     resources: JSON
     volumes: JSON

@@ -22,21 +22,21 @@ _Answer = TypeVar("_Answer")
 
 @dataclass
 class Applied:
-    """The API server's answers to the requests of a plan."""
+    """The API server's responses to the requests of a plan."""
 
     created: list[Manifest] = field(default_factory=list)
     changed: list[Manifest] = field(default_factory=list)
-    """Updated or deleted objects, as the API server's answers show them."""
+    """Updated or deleted objects, from the API server's responses."""
     rejections: list[Rejection] = field(default_factory=list)
-    """Objects that the API server did not create; those after them were not tried."""
+    """Objects that the API server rejected; the plan was not applied further."""
 
 
 class NameStillHeld(Exception):
-    """A child's name is taken by a child of an earlier training, which the garbage collector has yet to delete."""
+    """A child of an earlier training has the same name, and the garbage collector has not deleted it yet."""
 
 
 class NameConflict(Exception):
-    """A child's name is taken by an object that is not ours; the text names it."""
+    """A foreign object has the name of a child; the message names it."""
 
 
 async def apply_plan(client: KubeClient, plan: Plan, training: Training) -> Applied:
@@ -78,7 +78,7 @@ async def ensure_ssh_secret(
 
 
 async def _create_or_report(client: KubeClient, manifest: ManagedObject, training: Training) -> Manifest | Rejection:
-    """Create a child, or say why the API server does not."""
+    """Create a child, or return the API server's rejection."""
     try:
         return await create_child(client, manifest, training)
     except ApiError as error:
@@ -88,7 +88,7 @@ async def _create_or_report(client: KubeClient, manifest: ManagedObject, trainin
 
 
 async def create_child(client: KubeClient, manifest: ManagedObject, training: Training) -> Manifest:
-    """Create a child, or find that it is there already; raises NameConflict if that one is not ours."""
+    """Create a child, or return the existing one; raises NameConflict if it is a foreign object."""
     kind, name = manifest["kind"], manifest["metadata"]["name"]
     try:
         return await client.request("POST", path_of(kind, training.namespace), with_spec_hash(manifest))
@@ -144,7 +144,7 @@ async def _delete(client: KubeClient, target: ObjectRef, namespace: str) -> Mani
 
 
 async def _none_if_deleted(write: Awaitable[Manifest]) -> Manifest | None:
-    """The answer to a write to an object of a certain uid."""
+    """The response to a write; None if the object with this uid no longer exists."""
     try:
         return await write
     except ApiError as error:
@@ -155,7 +155,7 @@ async def _none_if_deleted(write: Awaitable[Manifest]) -> Manifest | None:
 
 
 async def _gather(writes: Iterable[Awaitable[_Answer]]) -> list[_Answer]:
-    """Write concurrently. All are awaited before a failure is raised, so that none is still under way afterwards."""
+    """Run writes concurrently. An error is raised only after all have finished, so that none is still in flight."""
     answers = await asyncio.gather(*writes, return_exceptions=True)
     for answer in answers:
         if isinstance(answer, BaseException):

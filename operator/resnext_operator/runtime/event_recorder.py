@@ -1,4 +1,4 @@
-"""Events on trainings, written beside the work: nothing waits for what is only told."""
+"""Records events on trainings in the background, so that reconciliation never waits for them."""
 
 import asyncio
 import hashlib
@@ -14,10 +14,10 @@ from resnext_operator.runtime.guard import Guard
 
 _COMPONENT = "resnext-operator"
 
-# One alone falls minutes behind where 1,000 trainings begin at once.
+# With one queue, events lag by minutes if 1,000 trainings start at once.
 _SHARDS = 4
 
-# An API server that takes no events for long must not fill the operator's memory with them: 1 kB each.
+# Bounds the memory if the API server accepts no events: about 1 kB each.
 _MAX_QUEUED = 2000
 
 
@@ -46,7 +46,7 @@ class EventRecorder:
                 await self._write(event)
 
     async def _write(self, event: EventObject) -> None:
-        """The same words again only raise the count of the event that is there."""
+        """Create the event, or increment the count of the existing one."""
         name, namespace = event["metadata"]["name"], event["metadata"]["namespace"]
         try:
             await self._cluster.request("POST", path_of("Event", namespace), event)
@@ -63,7 +63,7 @@ class EventRecorder:
 
 
 def _manifest(training: Training, event: Event, at: str) -> EventObject:
-    """Named after its content, so that a repeated event has the same name."""
+    """The event's manifest. Events are deduplicated by message: the name is a hash of reason and message."""
     identity = f"{training.uid}/{event.type}/{event.reason}/{event.message}"
     return {
         "metadata": {

@@ -1,4 +1,4 @@
-"""Isolation of objects: a failure on one object is counted and logged, and the loop continues with the next one."""
+"""Isolation of objects: an object that cannot be handled is counted and logged, and the loop continues."""
 
 import logging
 import time
@@ -16,13 +16,13 @@ _MAX_LOGGED = 1000
 
 
 class Repeats:
-    """Which log lines are repetitions: the same line is logged again only after ten minutes."""
+    """Suppresses repeated log lines: the same line is logged at most every ten minutes."""
 
     def __init__(self) -> None:
         self._logged: OrderedDict[Hashable, float] = OrderedDict()
 
     def first(self, line: Hashable) -> bool:
-        """Whether this line was not logged within the last ten minutes; it counts as logged now if so."""
+        """Whether this line was not logged within the last ten minutes. If so, it counts as logged now."""
         now = time.monotonic()
         if (at := self._logged.get(line)) is not None and now - at < _REPEAT_SECONDS:
             return False
@@ -43,7 +43,7 @@ class Guard:
 
     @contextmanager
     def each(self, loop: str, about: object) -> Iterator[None]:
-        """Around the handling of one object in a loop; `about` names the object in the log."""
+        """Wrap the handling of one object in a loop. `about` names the object in the log."""
         try:
             yield
         except Exception as error:
@@ -55,4 +55,4 @@ class Guard:
         name = "/".join(map(str, about)) if isinstance(about, tuple) else str(about)
         if self._repeats.first((loop, name, type(error))):
             text = f"{type(error).__name__}: {error}"[:500]
-            _log.warning("%s: %s is skipped, because it cannot be handled: %s", loop, name[:500], text)
+            _log.warning("%s: skipped %s: %s", loop, name[:500], text)

@@ -1,7 +1,7 @@
-"""Who leads: one replica holds a Lease and works; the others only watch.
+"""Leader election: the replica that holds the Lease reconciles; the others only watch.
 
-Own lines instead of kubernetes.aio.leaderelection: that one lets connection errors escape its loop and leaves a leader
-that never renews, and it never releases the Lease.
+kubernetes.aio.leaderelection is not used: a connection error ends its loop and leaves a leader that never renews, and
+it never releases the Lease.
 """
 
 import asyncio
@@ -18,20 +18,20 @@ from resnext_operator.runtime.settings import Settings
 _log = logging.getLogger(__name__)
 
 LEASE_DURATION = 15.0
-"""Seconds without a renewal after which another replica may lead; as in Kubernetes' own components."""
+"""Seconds after the last renewal until another replica may lead; the default of Kubernetes' own components."""
 
 _RENEW, _DEADLINE, _REQUEST = 2.0, 10.0, 4.0
 
 
 class LeadershipLost(Exception):
-    """The Lease could not be kept; the process must end, since another may lead by now."""
+    """The Lease could not be renewed. The process must exit, since another replica may lead."""
 
 
 class Leader:
     """This replica's view of the Lease."""
 
     def __init__(self, cluster: KubeClient, settings: Settings) -> None:
-        """cluster: connections of its own, where a renewal waits for no other write."""
+        """cluster: a client with its own connection, so that other requests cannot delay a renewal."""
         self._cluster, self._identity = cluster, settings.identity
         self._collection = path_of("Lease", settings.lease_namespace)
         self._path, self._name = f"{self._collection}/{settings.lease_name}", settings.lease_name
@@ -51,7 +51,7 @@ class Leader:
         _log.info("%s became leader", self._identity)
 
     async def renew_loop(self) -> None:
-        """Renew until that fails; raises LeadershipLost well before another replica may lead."""
+        """Renew until it fails; raises LeadershipLost before another replica may lead."""
         try:
             await self._renew_periodically()
         except LeadershipLost:
@@ -73,11 +73,11 @@ class Leader:
     async def _renew(self) -> None:
         lease = await self._update({})
         if lease is None:
-            raise LeadershipLost(f"lease {self._name} was taken by another")
+            raise LeadershipLost(f"lease {self._name} was acquired by another replica")
         self._lease = lease
 
     async def release(self) -> None:
-        """Let the next one lead at once; call it when nothing is written any more."""
+        """Release the Lease so that another replica can lead immediately. Call it after the last write."""
         if not self.leading:
             return
         self.leading = False
@@ -96,7 +96,7 @@ class Leader:
         except ApiError as error:
             if error.code != 409:
                 raise
-        # A renewal that was cancelled, or whose answer was lost or came too late, may have been stored.
+        # A renewal may have been stored although it was cancelled or its response was lost or late.
         stored = await self._cluster.request("GET", self._path, seconds=_REQUEST)
         if stored["spec"].get("holderIdentity") != self._identity:
             return None
@@ -113,7 +113,7 @@ class Leader:
             self._lease = await self._write(mine, None)
             return True
         spec = lease.get("spec") or {}
-        # Measured by this replica's own clock since the Lease last changed: clocks of machines differ.
+        # Expiry is measured with the local clock from the last observed change, because clocks differ between nodes.
         if self._seen[0] != (version := lease["metadata"]["resourceVersion"]):
             self._seen = (version, time.monotonic())
         holder = spec.get("holderIdentity")
@@ -129,7 +129,7 @@ class Leader:
         return True
 
     async def _write(self, spec: Manifest, before: Manifest | None) -> Manifest:
-        """The resourceVersion that was read goes along: of two that write, one is refused."""
+        """Write the Lease with the resourceVersion that was read, so that a concurrent write causes a conflict."""
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         body = {
             "apiVersion": "coordination.k8s.io/v1",

@@ -1,4 +1,4 @@
-"""What the operator tells Prometheus; the series of a training are read from the cache, so they go when it goes."""
+"""Metrics of the operator. The series of trainings are read from the cache, so they end when a training is deleted."""
 
 from collections import Counter as Tally
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ from resnext_operator.runtime.unstructured import key_of, managed_by
 
 
 class Metrics:
-    """All series of this replica."""
+    """Metrics of this replica."""
 
     def __init__(self, cache: Cache, depth: Callable[[], int]) -> None:
         self.leading = False
@@ -66,7 +66,7 @@ class Metrics:
         self.requests.labels(verb, code).inc()
 
     def recorded(self, before: Status, after: Status, created: str, now: datetime) -> None:
-        """Count what a status write has recorded for the first time."""
+        """Count the attempts and the first step that a status update recorded."""
         for attempt in _ended(after) - _ended(before):
             self.attempts.labels(attempt[1]).inc()
         if not _steps(before) and _steps(after):
@@ -74,7 +74,7 @@ class Metrics:
 
 
 class _Trainings(Collector):
-    """Read at each scrape, on the leader alone: two replicas would count each training twice."""
+    """Series of trainings, collected at each scrape. Only the leader reports them, so that none is counted twice."""
 
     def __init__(self, cache: Cache, leading: Callable[[], bool], guard: Guard) -> None:
         self._cache, self._leading, self._guard = cache, leading, guard
@@ -119,7 +119,7 @@ def _steps(status: Status) -> int:
 
 
 async def serve(metrics: Metrics, port: int, ready: Callable[[], bool]) -> web.AppRunner:
-    """Answer /metrics, /healthz and /readyz until the runner is cleaned up; `ready` tells if the caches are filled."""
+    """Serve /metrics, /healthz and /readyz until the runner is cleaned up. ready: whether the caches are synced."""
 
     async def exposition(_: web.Request) -> web.Response:
         return web.Response(body=generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -128,7 +128,7 @@ async def serve(metrics: Metrics, port: int, ready: Callable[[], bool]) -> web.A
         return web.Response(text="ok\n")
 
     async def readyz(_: web.Request) -> web.Response:
-        return web.Response(text="ok\n") if ready() else web.Response(text="caches are filling\n", status=503)
+        return web.Response(text="ok\n") if ready() else web.Response(text="caches not synced\n", status=503)
 
     app = web.Application()
     app.add_routes([web.get("/metrics", exposition), web.get("/healthz", healthz), web.get("/readyz", readyz)])

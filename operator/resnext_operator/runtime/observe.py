@@ -1,7 +1,7 @@
-"""From the cluster's raw objects to what `domain` needs to know of them.
+"""Converts cached objects into the typed state that `domain` decides on.
 
-A pod's role and number come from its name, and its training from its owner: labels can be changed while it lives. A
-field of another type than it should have counts as one that is not there.
+A pod's role and number come from its name and its training from its owner reference, because labels are mutable. A
+field of an unexpected type counts as unset.
 """
 
 import json
@@ -28,10 +28,10 @@ from resnext_trainer.contract import Progress, TerminationReport
 
 _MAX_WORKERS = 4096
 
-# The kubelet cuts termination messages at 4 kB.
+# The kubelet truncates termination messages to 4 kB.
 _MAX_REPORT_LENGTH = 65_536
 
-# Reasons of a container that waits and will not start by itself soon.
+# Reasons of a waiting container that is not expected to start soon.
 _STUCK = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError")
 
 
@@ -43,11 +43,11 @@ def observe(
     skipped: Callable[[CachedObject, Exception], None] = lambda _, __: None,
     foreign_claims: frozenset[str] = frozenset(),
 ) -> ClusterState:
-    """What the cluster shows.
+    """The observed state of a training.
 
-    children: the training's objects, and the claims that it names.
-    deleted_launchers: launcher pods that no longer exist, as they were last observed.
-    skipped: called with each object that cannot be parsed; it counts as not there.
+    children: the objects of the training, and the claims that its spec names.
+    deleted_launchers: deleted launcher pods in their last state.
+    skipped: called with each object that cannot be parsed; it counts as missing.
     """
     workers, launchers = [], []
     present: dict[tuple[str, str], str] = {}
@@ -81,7 +81,7 @@ def observe(
 
 
 def _name(pod: CachedObject) -> names.PodName | None:
-    """What a pod's name says, if it is one that the operator gives to pods of the training that owns it."""
+    """The parts of a pod's name, if the operator gives such names to pods of the training that owns it."""
     training = training_of(pod)
     return names.pod(training[1], pod["metadata"]["name"]) if training else None
 
@@ -169,15 +169,15 @@ def _disrupted(status: PodStatus) -> bool:
 
 
 def _unreachable(status: PodStatus) -> bool:
-    """Taken from its node, and not ready: a kubelet that answers would keep it ready while it saves."""
+    """Whether the taint manager deletes the pod and it is not ready: a live kubelet keeps a saving pod ready."""
     taken = word(_condition(status, "DisruptionTarget").get("reason")) == "DeletionByTaintManager"
     return taken and word(_condition(status, "Ready").get("status")) != "True"
 
 
 def _waiting_reason(status: PodStatus) -> tuple[str, bool]:
-    """Why a pod does not start, and whether that is the scheduler's word."""
+    """Why a pod does not start, and whether the scheduler reported it."""
     scheduled = _condition(status, "PodScheduled")
-    # A gate is no trouble: the operator, or a queue that has put its own there, removes it.
+    # A scheduling gate is not a problem: the operator, or the queue that added it, removes it.
     if word(scheduled.get("status")) == "False" and word(scheduled.get("reason")) != "SchedulingGated":
         return word(scheduled.get("message")) or word(scheduled.get("reason")) or "not scheduled yet", True
     for container in items(ContainerStatus, status.get("containerStatuses")):
@@ -209,13 +209,13 @@ def _scheduled(status: PodStatus) -> datetime | None:
 
 
 def _out_of_memory(ended: TerminatedState) -> bool:
-    """Whether the kubelet says so, or on cgroup v1, where the pod outlives its rank, the worker's own first process."""
+    """Whether the kubelet, or on cgroup v1, where only the rank is killed, the worker's first process reports it."""
     reported = _exit_code(ended) == 137 and "killed for memory" in word(ended.get("message"))
     return word(ended.get("reason")) == "OOMKilled" or reported
 
 
 def _termination_message(status: PodStatus) -> str:
-    """Why a container ended, in one sentence; empty while it runs."""
+    """Why a container terminated, in one sentence; empty while it runs."""
     ended = _terminated(status)
     if not ended:
         return word(status.get("message")) if word(status.get("phase")) == "Failed" else ""
@@ -231,7 +231,7 @@ def _report(message: JSON) -> TerminationReport | None:
 
 
 def _time(value: JSON) -> datetime | None:
-    """A time of the API server's; None for any other text, and for a time that sums with it would overflow."""
+    """A timestamp of the API server; None for other text, and for years in which date arithmetic may overflow."""
     try:
         found = datetime.fromisoformat(word(value))
     except ValueError:

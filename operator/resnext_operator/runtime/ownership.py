@@ -1,4 +1,4 @@
-"""Whom an object belongs to that has the name of a training's child: one rule for every kind."""
+"""Ownership of objects that have the name of a training's child object."""
 
 from collections.abc import Iterable
 from enum import Enum
@@ -11,7 +11,7 @@ _CLAIM = "PersistentVolumeClaim"
 
 
 class Owner(Enum):
-    """Whom an object belongs to."""
+    """The owner of an object."""
 
     TRAINING = "this training"
     EARLIER = "an earlier training of the same name"
@@ -19,11 +19,11 @@ class Owner(Enum):
 
 
 def owner_of(found: AnyObject, name: str, uid: str) -> Owner:
-    """Whom an object belongs to, seen from the training of this name and uid.
+    """The owner of an object, relative to the training with this name and uid.
 
-    A claim for checkpoints outlives its training and therefore has no owner. It is recognised by the two labels that
-    the operator gave it when it created it, and by having no other controller. Only a user who may write claims in the
-    namespace can set these labels on a claim; the claim is then meant for this training.
+    A checkpoint claim outlives its training and has no owner reference. The operator recognizes it by the two labels
+    that it sets on creation, and by the absence of owner references. Only users who may write claims in the namespace
+    can set these labels; such a claim is meant for this training.
     """
     if owned_by(found, uid):
         return Owner.TRAINING
@@ -35,7 +35,7 @@ def owner_of(found: AnyObject, name: str, uid: str) -> Owner:
 
 
 def foreign_claims(children: Iterable[CachedObject], name: str, uid: str) -> frozenset[str]:
-    """The names of the claims among these objects that the operator did not create for this training."""
+    """Names of the claims among these objects that the operator did not create for this training."""
     claims = (child for child in children if child["kind"] == _CLAIM)
     return frozenset(claim["metadata"]["name"] for claim in claims if owner_of(claim, name, uid) is not Owner.TRAINING)
 

@@ -1,6 +1,6 @@
-"""How far the running trainings are: worker 0 of each is asked now and then.
+"""Polls the progress of running trainings from worker 0.
 
-Who answers runs a user's image, and may answer anything, or without an end.
+Workers run user images, so responses are untrusted: they may have any content and any length.
 """
 
 import asyncio
@@ -36,21 +36,21 @@ _log = logging.getLogger(__name__)
 _ANSWER_SECONDS = 2.0
 _ANSWER_BYTES = 65_536
 
-# When no step was made for so long, every rank is asked where it is, and again each minute.
+# If rank 0 reports no new step for 20 s, all ranks are polled, at most once per minute.
 _QUIET_SECONDS, _ROUND_SECONDS = 20.0, 60.0
 
 _MAX_SLOTS = 16
 
-# Ranks of one training that are asked at the same time, so that one of 4,096 ranks delays no other training.
+# Concurrent polls per training, so that a training with 4,096 ranks does not delay the others.
 _RANKS_AT_ONCE = 16
 
 
 class TooLong(Exception):
-    """An answer longer than any that a rank of ours gives."""
+    """A response is longer than any valid one."""
 
 
 class RateLimiter:
-    """At most so many a second, over all who ask; each waits its turn."""
+    """Limits the rate of all callers together; each waits for its turn."""
 
     def __init__(self, per_second: float) -> None:
         self._between, self._next = 1.0 / per_second, 0.0
@@ -63,18 +63,18 @@ class RateLimiter:
 
 @dataclass
 class _PollState:
-    """What is known of one training."""
+    """Progress of one training and the times of its polls."""
 
     progress: Progress
     since: float
     """When its progress last changed."""
     last_poll_of_all: float = 0.0
-    """When every rank was last polled."""
+    """When all ranks were last polled."""
     last_steps: dict[int, int | None] = field(default_factory=dict)
 
 
 class ProgressPoller:
-    """The last words of every worker 0, and of every rank where nothing moves."""
+    """Latest progress of every training, and of every rank if a training does not progress."""
 
     def __init__(self, cache: Cache, queue: WorkQueue, settings: Settings, guard: Guard | None = None) -> None:
         self._cache, self._queue, self._settings = cache, queue, settings
@@ -89,16 +89,16 @@ class ProgressPoller:
         return state.progress if state else None
 
     def last_steps(self, key: TrainingKey) -> Mapping[int, int | None]:
-        """The last step of each rank, None for one that did not answer; empty while steps are made."""
+        """Last step of each rank, None for a rank that did not respond; empty while the training progresses."""
         state = self._states.get(key)
         return state.last_steps if state else {}
 
     async def run(self) -> None:
-        """Ask all running trainings each few seconds, for ever. One whose ranks are slow to answer delays no other."""
+        """Poll all running trainings until cancelled. Ranks that respond slowly do not delay other trainings."""
         async with (
             aiohttp.ClientSession(
                 timeout=aiohttp.ClientTimeout(total=_ANSWER_SECONDS),
-                # Neither cookies nor a small answer that unpacks into a large one.
+                # No cookies and no decompression bombs.
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 headers={"Accept-Encoding": "identity"},
@@ -115,7 +115,7 @@ class ProgressPoller:
                 await asyncio.sleep(self._settings.progress_poll_interval_seconds)
 
     def _running(self) -> dict[TrainingKey, dict[int, str]]:
-        """The trainings that can be asked, and where their workers answer."""
+        """The trainings that can be polled, with the addresses of their workers."""
         running = {}
         for key in self._cache.training_keys():
             with self._guard.each("progress", key):
@@ -124,7 +124,7 @@ class ProgressPoller:
         return running
 
     def _addresses(self, key: TrainingKey) -> dict[int, str]:
-        """Where each worker answers while a launcher runs, if worker 0 does; empty otherwise."""
+        """Address of each running worker; empty unless a launcher and worker 0 are running."""
         training = self._cache.training(key)
         children = self._cache.children(training, ()) if training else []
         found, launched = {}, False
@@ -146,7 +146,7 @@ class ProgressPoller:
             self._polling.discard(key)
 
     async def _poll_training(self, session: aiohttp.ClientSession, key: TrainingKey, addresses: dict[int, str]) -> None:
-        """Ask worker 0, and every rank when it has had nothing new to say for a while."""
+        """Poll worker 0, and all ranks if its progress has not changed for a while."""
         progress = await self._fetch(session, key, addresses[0], names.METRICS_PORT)
         now, state = time.monotonic(), self._states.get(key)
         if progress and (state is None or progress != state.progress):
@@ -186,16 +186,16 @@ class ProgressPoller:
         await self._pace.acquire()
         host = f"[{address}]" if ":" in address else address
         try:
-            # A redirect would lead to where the operator may go and the pod may not.
+            # A redirect could reach addresses that the operator may access and the pod may not.
             async with session.get(f"http://{host}:{port}/progress", allow_redirects=False) as answer:
-                if answer.status != 200:  # Before its first words the trainer answers 503.
+                if answer.status != 200:  # The trainer returns 503 until it has progress to report.
                     return None
                 return Progress.model_validate_json(await _read(answer.content))
         except (aiohttp.ClientError, TimeoutError) as error:
             _log.debug("%s/%s: no progress from %s: %s", *key, address, describe_error(error))
         except (TooLong, ValidationError) as error:
             if self._repeats.first((key, address, port)):
-                _log.warning("%s/%s: progress that cannot be read, from %s: %s", *key, address, str(error)[:500])
+                _log.warning("%s/%s: invalid progress from %s: %s", *key, address, str(error)[:500])
         return None
 
 
@@ -213,7 +213,7 @@ def _runs(pod: CachedObject) -> bool:
 
 
 def _address(pod: CachedObject) -> str:
-    """The pod's address; empty if it has none."""
+    """The pod's IP address; empty if it has none."""
     address = word(fields(PodStatus, pod.get("status")).get("podIP"))
     try:
         return str(ip_address(address))

@@ -1,7 +1,7 @@
-"""What is listed and watched: every kind in each namespace, each on its own, so that a failure of one stops no other.
+"""Lists and watches every kind in each namespace independently, so that a failure does not affect the others.
 
-kopf's watch ends as a whole when one of its requests is refused, and its end cancels all other tasks of its event loop.
-So each namespace has a kopf of its own, in a thread of its own.
+If a request is rejected, kopf stops all its watches and cancels all other tasks of its event loop. Each namespace
+therefore has its own kopf in its own thread.
 """
 
 import asyncio
@@ -28,14 +28,14 @@ from resnext_operator.runtime.unstructured import namespace_and_name
 _log = logging.getLogger(__name__)
 
 TRANSIENT_ERRORS = (ApiError, NameStillHeld, aiohttp.ClientError, TimeoutError)
-"""What passes by itself, and is logged in one line; anything else is a mistake of ours, logged with its traceback."""
+"""Errors that are retried and logged in one line. Any other error is a bug and is logged with its traceback."""
 
 _FIRST_DELAY, _LAST_DELAY, _LAST_DELAY_UNREADABLE = 1.0, 15.0, 60.0
 
-# kopf lets the handlers of what it has seen end, which are ours and short.
+# kopf waits for running handlers, which are short.
 _KOPF_SHUTDOWN_TIMEOUT = 5.0
 
-# Refused because the namespace, or the operator's Role in it, is not there.
+# Status codes if the namespace, or the operator's Role in it, does not exist.
 _UNREADABLE = (403, 404)
 
 Namespace = str | None
@@ -43,7 +43,7 @@ Namespace = str | None
 
 
 class Scopes:
-    """The lists of all kinds in all namespaces."""
+    """Lists and watches of all kinds in all served namespaces."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -59,14 +59,14 @@ class Scopes:
         self._ready = False
 
     def knows(self, namespace: str) -> bool:
-        """Whether everything in a namespace was listed: a pod that is not known yet would be created again."""
+        """Whether everything in a namespace is listed. Before that, existing pods would be created again."""
         return self._knows(namespace if self._runtime.settings.namespaces else None)
 
     def _knows(self, namespace: Namespace) -> bool:
         return all((kind, namespace) in self._listed for kind in controller.WATCHED)
 
     def ready(self) -> bool:
-        """Whether every list was tried, and a namespace was listed or is not there."""
+        """Whether every list was tried, and at least one namespace is listed or does not exist."""
         answered = any(self._knows(namespace) or namespace in self._unreadable for namespace in self._namespaces)
         self._ready = self._ready or (answered and len(self._tried) == len(self._all))
         return self._ready
@@ -76,14 +76,14 @@ class Scopes:
             await self._progress.wait_for(holds)
 
     def start_over(self) -> None:
-        """List everything again before anything is decided: a watch that was broken may have missed something."""
+        """List everything again before the next decision, because a broken watch may have missed events."""
         self._round += 1
         self._listed.clear()
         for due in self._due.values():
             due.set()
 
     async def run(self) -> None:
-        """List and watch, for ever."""
+        """List and watch until cancelled."""
         async with asyncio.TaskGroup() as group:
             for kind, namespace in self._all:
                 group.create_task(self._keep_listed(kind, namespace))
@@ -108,12 +108,12 @@ class Scopes:
             self._tried.add((kind, namespace))
             async with self._progress:
                 self._progress.notify_all()
-            # Only the leader needs what a broken watch has missed; a list that failed is tried again by every replica.
+            # Every replica retries failed lists. Only the leader relists periodically to find missed events.
             with suppress(TimeoutError):
                 await asyncio.wait_for(due.wait(), pause if failures or self._runtime.metrics.leading else None)
 
     async def _list(self, kind: str, namespace: Namespace) -> None:
-        """One list; the trainings that it changes something for are queued."""
+        """List one kind, and queue the trainings that the changes affect."""
         runtime, begun = self._runtime, self._round
         listed, version = await list_objects(runtime.cluster, kind, namespace, controller.selector(kind), runtime.guard)
         changed = runtime.cache.resync(kind, namespace, listed, version, self._skipped)
@@ -127,7 +127,7 @@ class Scopes:
         self._listed.add((kind, namespace))
         if namespace in self._unreadable:
             self._unreadable.discard(namespace)
-            _log.info("namespace %s can be read again", namespace)
+            _log.info("namespace %s is readable again", namespace)
         if not known and self._knows(namespace):
             for key in runtime.cache.training_keys():
                 if namespace in (None, key[0]):
@@ -143,9 +143,7 @@ class Scopes:
             if namespace not in self._unreadable:
                 self._unreadable.add(namespace)
                 self._runtime.cache.forget(namespace)
-                message = (
-                    "namespace %s is left alone until it can be read: create it, and the operator's Role in it (%s)"
-                )
+                message = "namespace %s is not readable: %s; create the namespace and the operator's Role in it"
                 _log.info(message, namespace, describe_error(error))
         elif self._repeats.first((kind, namespace, describe_error(error))):
             unexpected = None if isinstance(error, TRANSIENT_ERRORS) else error
@@ -162,15 +160,15 @@ class Scopes:
             failures = failures + 1 if time.monotonic() - started < _LAST_DELAY_UNREADABLE else 1
             where = f"of namespace {namespace}" if namespace else "of the cluster"
             if namespace not in self._unreadable and self._repeats.first(("watch", namespace, describe_error(error))):
-                _log.warning("the watch %s ended, starting it again: %s", where, describe_error(error))
-            # Whether it is still there, and what has changed meanwhile.
+                _log.warning("watch %s ended, restarting: %s", where, describe_error(error))
+            # List again to find missed events and to check whether the namespace still exists.
             for kind in controller.WATCHED:
                 self._due[kind, namespace].set()
             await asyncio.sleep(exponential_delay(_FIRST_DELAY, _LAST_DELAY, failures))
 
 
 class _Kopf:
-    """One kopf in a thread; what it sees is handled in the event loop that it was made in."""
+    """Runs kopf in a thread. Its events are handled in the event loop that created it."""
 
     def __init__(self, runtime: Runtime, namespace: Namespace) -> None:
         self._runtime, self._namespace = runtime, namespace
@@ -180,7 +178,7 @@ class _Kopf:
         self._stopping = False
 
     async def run(self) -> BaseException:
-        """Watch until that fails; returns why."""
+        """Watch until an error occurs; returns the error."""
         threading.Thread(target=self._thread, name=f"watch of {self._namespace or 'the cluster'}", daemon=True).start()
         try:
             return await asyncio.shield(self._ended)
@@ -191,7 +189,7 @@ class _Kopf:
             await asyncio.wait((self._ended,), timeout=_KOPF_SHUTDOWN_TIMEOUT)
 
     def _thread(self) -> None:
-        ended: BaseException = RuntimeError("kopf ended by itself")
+        ended: BaseException = RuntimeError("kopf exited")
         try:
             asyncio.run(self._watch())
         except BaseException as error:
@@ -205,7 +203,7 @@ class _Kopf:
 
     async def _watch(self) -> None:
         loop, stop = asyncio.get_running_loop(), asyncio.Event()
-        # Tasks that kopf leaves behind when one of them has failed: why it ended is logged once, by `_keep_watched`.
+        # Ignore errors of tasks that kopf leaves behind after a failure; `_keep_watched` logs the cause once.
         loop.set_exception_handler(lambda *_: None)
 
         def stop_from_outside() -> None:
@@ -234,8 +232,8 @@ class _Kopf:
 
 
 def allow_deep_json() -> None:
-    """Let Python's JSON parser take every object that the API server takes, which ends at 10,000 levels.
+    """Let Python's JSON parser accept every object that the API server accepts, up to 10,000 levels deep.
 
-    Else one status that nests 1,000 levels deep could neither be listed nor watched, and with it no other object.
+    Otherwise a single status with 1,000 levels would make the whole list and watch fail.
     """
     sys.setrecursionlimit(max(sys.getrecursionlimit(), 25_000))

@@ -1,4 +1,4 @@
-"""What the operator is told by its environment: RESNEXT_TRAINER_IMAGE and so on."""
+"""Settings of the operator, from environment variables such as RESNEXT_TRAINER_IMAGE."""
 
 import os
 import socket
@@ -15,7 +15,7 @@ from resnext_operator.api.operator_policy import OperatorPolicy
 PREFIX = "RESNEXT_"
 
 _LISTS = ("namespaces", "host_paths")
-"""Settings that are written with commas between."""
+"""Settings whose values are comma-separated lists."""
 
 _OF_DEPLOYMENT = (
     *(
@@ -29,70 +29,72 @@ _OF_DEPLOYMENT = (
     ),
     *("identity", "port"),
 )
-"""Settings that the chart sets by itself, or from a value of their own."""
+"""Settings that the chart sets itself, or from a dedicated value."""
 
 
 class InvalidSettings(ValueError):
-    """The environment is refused; the text names each variable and what is wrong with it."""
+    """The environment is invalid; the message names each variable and the problem."""
 
 
 class Settings(BaseModel):
-    """Each field is read from the environment variable RESNEXT_ and its name in capitals."""
+    """Settings of the operator. Each field is read from RESNEXT_ followed by its name in upper case."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     trainer_image: str = "resnext-trainer"
-    """Image of trainings that name none."""
+    """Default trainer image, used if `spec.image` is unset."""
 
     namespaces: tuple[str, ...] = ()
-    """Namespaces to look after; none means all."""
+    """Comma-separated list of namespaces to watch. If empty, all namespaces are watched."""
 
     lease_name: str = "resnext-operator"
-    """Name of the Lease that says which replica leads."""
+    """Name of the Lease used for leader election."""
 
     lease_namespace: str = "default"
-    """Namespace of the Lease, and of the operator's own pods."""
+    """Namespace of the Lease and of the operator's pods."""
 
     metrics_allowed_from: Json[tuple[Manifest, ...]] = ()
-    """From where metrics of trainings may be read, in JSON as in a NetworkPolicy's `from`; none: the operator alone."""
+    """Peers that may scrape the metrics of trainings, as a JSON list of NetworkPolicy peers. If empty, only the
+    operator can."""
 
     host_paths: tuple[Annotated[str, Field(pattern="^/")], ...] = ()
-    """Folders of nodes that trainings may mount, with all that is in them; none means no hostPath."""
+    """Comma-separated list of host directories that trainings may mount, including their subdirectories. If empty,
+    hostPath volumes are rejected."""
 
     host_network: bool = False
-    """Whether trainings may use their nodes' own network."""
+    """Whether trainings may set `hostNetwork`."""
 
     identity: str = Field(default_factory=socket.gethostname)
-    """Name of this replica."""
+    """Identity of this replica in leader election."""
 
     port: int = 9400
-    """Serves /metrics, /healthz and /readyz."""
+    """Port that serves /metrics, /healthz and /readyz."""
 
     max_concurrent_reconciles: Annotated[int, Field(ge=1, le=1000)] = 40
-    """Concurrent reconciliations."""
+    """Maximum number of concurrent reconciliations."""
 
     min_reconcile_interval_seconds: Annotated[float, Field(ge=0, le=60)] = 0.25
     """Minimum interval between two reconciliations of a training."""
 
-    # Each takes a quarter of a megabyte, the buffer that asyncio reads TLS into.
+    # Each connection takes 256 KiB, the size of asyncio's TLS read buffer.
     max_api_connections: Annotated[int, Field(ge=1, le=1000)] = 32
-    """Most connections to the API server at the same time."""
+    """Maximum number of concurrent connections to the API server."""
 
     resync_seconds: Annotated[float, Field(gt=0, le=86_400)] = 180.0
-    """Every training is looked at this often, whatever happened; what waits for a time, when it has come."""
+    """Interval at which every training is reconciled even without an event."""
 
     relist_seconds: Annotated[float, Field(gt=0, le=86_400)] = 300.0
-    """Interval of a complete relist, which finds what a broken watch has missed."""
+    """Interval at which all objects are listed again, to find events that a broken watch missed."""
 
     progress_poll_interval_seconds: Annotated[float, Field(gt=0, le=3600)] = 3.0
-    """Interval of progress polls."""
+    """Interval at which the progress of each running training is polled."""
 
     max_progress_polls_per_second: Annotated[float, Field(gt=0, le=10_000)] = 50.0
-    """Maximum progress polls per second over all trainings; each may cost one write of a status."""
+    """Maximum number of progress polls per second over all trainings. Each may cause a status update."""
 
     @property
     def site(self) -> OperatorPolicy:
-        """What every training here goes by."""
+        """The settings that apply to every training."""
         return OperatorPolicy(
             image=self.trainer_image,
             operator_namespace=self.lease_namespace,
@@ -103,7 +105,7 @@ class Settings(BaseModel):
 
     @classmethod
     def chart_schema(cls) -> dict[str, Any]:
-        """JSON schema of the chart's value `settings`: the fields in camelCase that no other value sets."""
+        """JSON schema of the chart value `settings`: the fields that no other value sets, in camelCase."""
         kept = ("type", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
         fields = {
             to_camel(name): {
@@ -117,7 +119,7 @@ class Settings(BaseModel):
 
     @classmethod
     def check_names(cls, environment: Mapping[str, str] = os.environ) -> None:
-        """Raises InvalidSettings for a variable RESNEXT_... that is no setting: it would be ignored silently."""
+        """Raise InvalidSettings if a RESNEXT_ variable is not a setting; it would otherwise be ignored silently."""
         known = [name.upper() for name in cls.model_fields]
         wrong = []
         for variable in sorted(environment):
@@ -131,7 +133,7 @@ class Settings(BaseModel):
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
-        """Raises InvalidSettings in the variables' own spelling."""
+        """Read and validate the variables. Raises InvalidSettings with the names of the variables."""
         values: dict[str, object] = {}
         for name in cls.model_fields:
             if (value := environment.get(f"{PREFIX}{name.upper()}")) is not None:

@@ -1,4 +1,4 @@
-"""Generates the SSH keys of a training. The one place where randomness is made."""
+"""Generates the SSH keys of a training."""
 
 from resnext_operator.rendering.secret import KeyPair, Keys
 
@@ -9,7 +9,7 @@ def generate() -> Keys:
 
 
 def _pair() -> KeyPair:
-    # Here, so that commands without keys run where the package is missing.
+    # Imported lazily, so that commands that need no keys run without the package.
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 

@@ -10,19 +10,19 @@ from resnext_operator.runtime.client import MERGE_PATCH, KubeClient, path_of
 
 
 async def patch_status(client: KubeClient, training: Training, status: Status) -> Manifest | None:
-    """Write the status if it is another than the one that was read; returns the resource as it is then."""
-    # Against what is stored, so that what could not be parsed is replaced or removed.
+    """Patch the status if it differs from the stored one; returns the patched resource."""
+    # Compared with the stored JSON, so that fields that could not be parsed are replaced or removed.
     changes = merge_patch(training.stored, status.to_json())
     if not changes:
         return None
     path = path_of(KIND, training.namespace, training.name, "status")
-    # The uid makes the server refuse if the training was replaced by another of the same name.
+    # With the uid, the API server rejects the patch if another training of the same name exists now.
     body = {"metadata": {"uid": training.uid}, "status": changes}
     return await client.request("PATCH", path, body, content=MERGE_PATCH)
 
 
 def merge_patch(old: Any, new: Any) -> Manifest:
-    """The merge patch that makes `new` of `old`; empty if they say the same."""
+    """The merge patch from `old` to `new`; empty if they are equal."""
     patch: Manifest = {key: None for key in old if key not in new}
     for key, value in new.items():
         before = old.get(key)

@@ -1,4 +1,4 @@
-"""Reading objects of the cluster as they come, as JSON of which nothing is certain."""
+"""Helpers that read unstructured objects, whose fields may be missing or of any type."""
 
 from typing import TypeVar, cast
 
@@ -16,23 +16,23 @@ _Fields = TypeVar("_Fields")
 
 
 def dictionary(value: JSON) -> Manifest:
-    """An object of JSON; an empty one instead of anything else."""
+    """The value if it is a JSON object; otherwise an empty one."""
     return value if isinstance(value, dict) else {}
 
 
 def fields(_shape: type[_Fields], value: JSON) -> _Fields:
-    """An object of JSON, of which these fields are read; an empty one instead of anything else."""
+    """The value as this type if it is a JSON object; otherwise an empty one."""
     return cast("_Fields", value if isinstance(value, dict) else {})
 
 
 def items(_shape: type[_Fields], value: JSON) -> list[_Fields]:
-    """The objects in a list of JSON, of which these fields are read; nothing instead of anything else."""
+    """The JSON objects in a list as this type; empty if the value is not a list."""
     found = [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
     return cast("list[_Fields]", found)
 
 
 def word(value: JSON) -> str:
-    """Text; empty instead of anything else."""
+    """The value if it is a string; otherwise an empty one."""
     return value if isinstance(value, str) else ""
 
 
@@ -43,13 +43,13 @@ def key_of(found: AnyObject) -> TrainingKey:
 
 
 def namespace_and_name(found: object) -> tuple[str, str]:
-    """For the log, of an object that may have neither."""
+    """Namespace and name for log messages; empty where an object has none."""
     metadata = dictionary(found.get("metadata")) if isinstance(found, dict) else {}
     return word(metadata.get("namespace")), word(metadata.get("name"))
 
 
 def managed_by(training: AnyObject) -> JSON:
-    """Who looks after a training."""
+    """The controller that manages a training."""
     return fields(TrainingSpec, training.get("spec")).get("managedBy") or CONTROLLER_NAME
 
 
@@ -64,12 +64,12 @@ def owners(child: AnyObject) -> list[CachedOwnerReference]:
 
 
 def owned_by(child: AnyObject, uid: str) -> bool:
-    """Whether a training, by its uid, owns a child."""
+    """Whether the training with this uid owns a child object."""
     return any(word(owner.get("uid")) == uid for owner in owners(child))
 
 
 def training_of(child: AnyObject) -> TrainingKey | None:
-    """The training that owns a child, whatever its labels say."""
+    """The training that owns a child object, by its owner reference."""
     name = next((word(owner.get("name")) for owner in owners(child)), "")
     if not name:
         return None

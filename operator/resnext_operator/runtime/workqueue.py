@@ -1,4 +1,4 @@
-"""Keys that wait to be worked on: each at most once, never by two workers at a time, again later after an error."""
+"""Work queue of keys: deduplicated, at most one worker per key, with exponential backoff after errors."""
 
 import asyncio
 
@@ -9,10 +9,10 @@ _FIRST_DELAY, _LAST_DELAY = 0.5, 60.0
 
 
 class WorkQueue:
-    """An event only says that something may have changed, so ten events for one key are one piece of work."""
+    """A queue in which several events for one key cause one reconciliation."""
 
     def __init__(self, pause: float = 0.0) -> None:
-        """pause: seconds between two pieces of work for one key, in which its events gather."""
+        """pause: minimum seconds between two reconciliations of a key, in which its events are coalesced."""
         self._pause = pause
         self._ready: asyncio.Queue[TrainingKey] = asyncio.Queue()
         self._waiting: set[TrainingKey] = set()
@@ -25,7 +25,7 @@ class WorkQueue:
         return len(self._waiting) + len(self._dirty)
 
     def add(self, key: TrainingKey) -> None:
-        """Work on this key soon; while it is worked on, once more afterwards."""
+        """Queue a key. If it is being processed, it is queued again afterwards."""
         if key in self._working:
             self._dirty.add(key)
         elif key not in self._waiting:
@@ -33,7 +33,7 @@ class WorkQueue:
             self._ready.put_nowait(key)
 
     def add_after(self, key: TrainingKey, seconds: float) -> None:
-        """Work on this key after a while, or earlier if an earlier time was already set."""
+        """Queue a key after a delay, or at an earlier time that was already planned."""
         loop = asyncio.get_running_loop()
         if planned := self._delayed.get(key):
             if planned.when() <= loop.time() + seconds:
@@ -46,23 +46,23 @@ class WorkQueue:
         self.add(key)
 
     async def get(self) -> TrainingKey:
-        """The next key; done or failed must follow."""
+        """Wait for the next key. Call done or add_rate_limited after processing it."""
         key = await self._ready.get()
         self._waiting.discard(key)
         self._working.add(key)
         return key
 
     def done(self, key: TrainingKey) -> None:
-        """Work on this key again after the pause, if there is a reason by then."""
+        """Mark a key as processed. If it was queued meanwhile, it is processed again after the pause."""
         self._failures.pop(key, None)
         asyncio.get_running_loop().call_later(self._pause, self._release, key)
 
     def add_rate_limited(self, key: TrainingKey) -> float:
-        """Work on this key again after a time that doubles with each failure; returns the seconds."""
+        """Queue a key again with exponential backoff; returns the delay in seconds."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         delay = exponential_delay(_FIRST_DELAY, _LAST_DELAY, failures)
-        # What changed meanwhile waits too: an API server in trouble is not helped by more requests.
+        # Events that arrived meanwhile wait as well, so that a failing API server gets no extra requests.
         self._dirty.discard(key)
         self._release(key)
         self.add_after(key, delay)

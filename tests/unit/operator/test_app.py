@@ -1,4 +1,4 @@
-"""The operator's process against an API server on loopback: start-up, the work of the leader, and its end."""
+"""The operator process against a fake API server: startup, leadership and shutdown."""
 
 import asyncio
 import logging
@@ -31,13 +31,13 @@ def lease(holder: str) -> dict[str, Any]:
 
 
 def holder(server: ApiServer) -> str | None:
-    """Who holds the Lease; None before anybody does."""
+    """Holder of the Lease; None if there is none."""
     found = server.objects.get(LEASE)
     return str(found["spec"]["holderIdentity"]) if found else None
 
 
 async def more_reconciliations(it: Operator, number: int) -> None:
-    """Wait until so many more reconciliations have ended; fails if that takes 10 s."""
+    """Wait for a number of further reconciliations; fails after 10 s."""
     count = "resnext_operator_reconcile_duration_seconds_count"
     before = await it.metric(count) or 0
     async with asyncio.timeout(10):
@@ -47,7 +47,7 @@ async def more_reconciliations(it: Operator, number: int) -> None:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses of hundredths of a second."""
+    """Shorten all pauses to hundredths of a second."""
     monkeypatch.setattr(scopes, "_FIRST_DELAY", 0.02)
     monkeypatch.setattr(scopes, "_LAST_DELAY", 0.05)
     monkeypatch.setattr(scopes, "_KOPF_SHUTDOWN_TIMEOUT", 0.2)
@@ -64,7 +64,7 @@ def server() -> ApiServer:
 
 @pytest.fixture
 def start(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
-    """Starts the operator for one namespace."""
+    """Start the operator for one namespace."""
 
     def started(**settings: Any) -> AbstractAsyncContextManager[Operator]:
         return operator(
@@ -79,14 +79,14 @@ class TestStart:
     def test_run_without_crd_waits_for_it(
         self, server: ApiServer, start: Start, caplog: pytest.LogCaptureFixture, code: int, reason: str
     ) -> None:
-        """Alive and not ready: nothing is listed before the API server knows the resource."""
+        """The process is alive but not ready, and lists nothing before the CRD is installed."""
         server.discovery = code
         server.put(training("one"))
 
         async def scenario() -> None:
             async with start() as it:
                 await it.answers("/healthz")
-                await it.until(lambda: len(server.requests) > 3, "more questions for the resource")
+                await it.until(lambda: len(server.requests) > 3, "more requests for the CRD")
                 assert (await it.get("/readyz"))[0] == 503
                 assert set(server.requests) == {("GET", DISCOVERY)}
                 assert reason in caplog.text
@@ -104,7 +104,7 @@ class TestStart:
 
         async def scenario() -> None:
             async with start() as it:
-                await it.until(lambda: server.requests, "the question for the resource")
+                await it.until(lambda: server.requests, "the request for the CRD")
                 signal.raise_signal(signal.SIGTERM)
                 assert await it.exit_code(2) == 0
                 assert holder(server) is None
@@ -152,7 +152,7 @@ class TestStart:
         async def scenario() -> None:
             async with start() as it:
                 await it.ready()
-                await it.until(lambda: server.requests.count(("GET", LEASE)) > 3, "more looks at the Lease")
+                await it.until(lambda: server.requests.count(("GET", LEASE)) > 3, "more reads of the Lease")
                 assert server.writes == []
                 assert await it.metric("leader_election_master_status") == 0
                 assert await it.metric("resnext_operator_trainings") is None
@@ -174,7 +174,7 @@ class TestWork:
         caplog: pytest.LogCaptureFixture,
         failure: str,
     ) -> None:
-        """The only worker goes on with other trainings, counts the error and tries again; mistakes have a traceback."""
+        """The only worker continues with other trainings, counts and retries. Bugs are logged with a traceback."""
         real, failing = controller.reconcile, {"bad"}
 
         async def reconcile(key: TrainingKey, runtime: Runtime) -> None:
@@ -204,7 +204,7 @@ class TestWork:
         assert bool(line.exc_info) == (failure == "mistake")
 
     def test_resync_reconciles_without_events(self, server: ApiServer, start: Start) -> None:
-        """Time alone can be a reason to act."""
+        """Deadlines pass without an event."""
         server.put(training("one"))
 
         async def scenario() -> None:
@@ -218,7 +218,7 @@ class TestWork:
         asyncio.run(scenario())
 
     def test_relist_retried_until_it_finds_missed_object(self, server: ApiServer, start: Start) -> None:
-        """A watch that broke unnoticed has missed a training, and the list fails for a while."""
+        """A silently broken watch missed a training, and the list fails temporarily."""
 
         async def scenario() -> None:
             async with start(relist_seconds=0.1) as it:
@@ -238,7 +238,7 @@ class TestWork:
 
 class TestEnd:
     def test_run_sigterm_releases_lease_after_last_write(self, server: ApiServer, start: Start) -> None:
-        """The next leader must not meet writes of this one."""
+        """The next leader must not race with writes of this one."""
         for number in range(12):
             server.put(training("one", f"flowers-{number}"))
 
@@ -255,7 +255,7 @@ class TestEnd:
     def test_run_lost_lease_exits_with_1(
         self, server: ApiServer, start: Start, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """One line without a traceback; the Lease stays with the other replica, and nothing is served any more."""
+        """One log line without a traceback. The other replica keeps the Lease, and the HTTP server is stopped."""
 
         async def scenario() -> None:
             async with start() as it:
@@ -266,14 +266,14 @@ class TestEnd:
 
         asyncio.run(scenario())
         (line,) = (each for each in caplog.records if each.levelno >= logging.ERROR)
-        assert line.getMessage() == "lease resnext-operator was taken by another"
+        assert line.getMessage() == "lease resnext-operator was acquired by another replica"
         assert not line.exc_info
         assert holder(server) == "other"
 
     def test_run_failed_loop_exits_with_1_and_traceback(
         self, server: ApiServer, start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """An essential loop that ends with a mistake ends the process, and another replica leads at once."""
+        """If a main loop fails, the process exits, and another replica can lead immediately."""
 
         async def broken(_: EventRecorder) -> None:
             raise KeyError("a mistake")
@@ -286,7 +286,7 @@ class TestEnd:
 
         asyncio.run(scenario())
         (line,) = (each for each in caplog.records if each.levelno >= logging.ERROR)
-        assert line.getMessage() == "ended by an error"
+        assert line.getMessage() == "exiting after an error"
         assert line.exc_info is not None
         assert isinstance(line.exc_info[1], ExceptionGroup)
         assert holder(server) == ""

@@ -42,7 +42,7 @@ JSON = st.recursive(
 
 
 def shaped(*fields):
-    """Objects whose fields have the right names and any content."""
+    """Objects whose fields have valid names and arbitrary content."""
     return st.dictionaries(st.sampled_from(fields), JSON, max_size=6) | JSON
 
 
@@ -89,7 +89,7 @@ def training(name, **content):
 
 
 def runtime_of(*bodies):
-    """Everything that reconciling needs, on an API server of a few lines."""
+    """The runtime of reconciliation with a fake API server."""
     server = Server()
     runtime = runtime_on(server)
     runtime.metrics.leading = True
@@ -235,7 +235,7 @@ def test_fields_of_newer_version_kept_if_small():
 
 @pytest.mark.parametrize("seconds", [1, 2, 3600])
 def test_training_of_a_billion_epochs_can_be_suspended(seconds):
-    """Its completion time exceeds the range of dates and is left out."""
+    """Its completion time exceeds the range of dates and is unset."""
     cluster = Cluster(runPolicy={"activeDeadlineSeconds": 10**6})
     cluster.run()
     cluster.wait(seconds=seconds)
@@ -285,9 +285,7 @@ def test_skipped_objects_are_counted_and_logged_once(caplog):
         for _ in range(50):
             with metrics.guard.each("list", ("Pod", "lab", "odd")):
                 raise ValueError("no number")
-    assert [each.getMessage() for each in caplog.records] == [
-        "list: Pod/lab/odd is skipped, because it cannot be handled: ValueError: no number"
-    ]
+    assert [each.getMessage() for each in caplog.records] == ["list: skipped Pod/lab/odd: ValueError: no number"]
     assert b'resnext_operator_skipped_objects_total{loop="list"} 50.0' in generate_latest(metrics.registry)
 
 
@@ -304,7 +302,7 @@ def pod(of, role, address):
 
 @asynccontextmanager
 async def ranks(answer, monkeypatch):
-    """A rank at 127.0.0.1 that answers well, and one at 127.0.0.2 that answers as the test wants."""
+    """A rank at 127.0.0.1 with valid responses, and one at 127.0.0.2 with those of the test."""
     runners, port = [], 0
     for address, handler in (("127.0.0.1", lambda _: asyncio.sleep(0, web.json_response(GOOD))), ("127.0.0.2", answer)):
 
@@ -425,7 +423,7 @@ def test_slots_of_malformed_spec_are_bounded():
 
 
 class Listed(Scopes):
-    """Everything was listed."""
+    """Scopes in which everything is listed."""
 
     def knows(self, namespace: str) -> bool:  # noqa: ARG002
         return True

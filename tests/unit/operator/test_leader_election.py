@@ -12,13 +12,13 @@ from resnext_operator.runtime.settings import Settings
 
 
 class Server:
-    """The one rule of the API server that an election rests on: a write of an outdated version is refused."""
+    """A fake API server that rejects writes with an outdated resourceVersion."""
 
     def __init__(self):
         self.lease: Manifest | None = None
         self.version, self.down, self.silent = 0, False, False
         self.unanswered = 0
-        """Writes that are stored, and whose answers are lost."""
+        """Number of writes that are stored without a response."""
 
     @property
     def holder(self):
@@ -48,7 +48,7 @@ class Server:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    # On a busy machine, a turn of the event loop may take some tenths of a second.
+    # On a busy machine, an iteration of the event loop may take tenths of a second.
     monkeypatch.setattr(module, "_RENEW", 0.02)
     monkeypatch.setattr(module, "_DEADLINE", 0.8)
     monkeypatch.setattr(module, "LEASE_DURATION", 1.6)
@@ -73,28 +73,28 @@ def test_second_replica_leads_after_first_releases():
         keeping.cancel()
         await asyncio.wait((keeping,))
         await first.release()
-        await asyncio.wait_for(waiting, 1.4)  # sooner than the lease would end
+        await asyncio.wait_for(waiting, 1.4)  # before the lease would expire
         assert second.leading
 
     asyncio.run(scenario())
 
 
 def test_leader_without_renewal_is_replaced():
-    """Another replica takes the expired lease, and the first one learns that it lost leadership."""
+    """Another replica acquires the expired lease, and the first one detects that it lost leadership."""
 
     async def scenario():
         server = Server()
         first, second = replica(server, "a"), replica(server, "b")
         await first.acquire()
         await asyncio.wait_for(second.acquire(), 20)
-        with pytest.raises(LeadershipLost, match="taken by another"):
+        with pytest.raises(LeadershipLost, match="acquired by another replica"):
             await first.renew_loop()
 
     asyncio.run(scenario())
 
 
 def test_leader_goes_on_after_renewal_without_answer():
-    """A renewal that was stored without an answer outdates the version that the next one is written for."""
+    """A stored renewal without a response makes the resourceVersion of the next renewal outdated."""
 
     async def scenario():
         server = Server()
@@ -143,7 +143,7 @@ def test_release_after_lost_leadership_leaves_lease():
 
 
 def test_release_after_cancelled_renewal_clears_lease():
-    """The API server stored the renewal, and the replica was stopped before it got the answer."""
+    """The API server stored the renewal, and the replica was stopped before the response."""
 
     async def scenario():
         server = Server()
@@ -163,7 +163,7 @@ def test_release_after_cancelled_renewal_clears_lease():
 
 
 def test_release_leaves_lease_of_other_replica():
-    """Another replica took the lease, and this one has not noticed yet."""
+    """Another replica acquired the lease, and this one has not detected it yet."""
 
     async def scenario():
         server = Server()

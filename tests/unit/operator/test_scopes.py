@@ -1,4 +1,4 @@
-"""The operator process against an API server in memory: a failing namespace or kind stops no other."""
+"""The operator process against a fake API server: a failing namespace or kind does not affect the others."""
 
 import asyncio
 import logging
@@ -35,7 +35,7 @@ def test_missing_namespace_is_retried_and_others_served(tmp_path, monkeypatch, c
             await it.serves("one", "trees")
             lines = [each.getMessage() for each in caplog.records if "gone" in each.getMessage()]
             assert len(lines) == 1, lines
-            assert "is left alone until it can be read" in lines[0]
+            assert "is not readable" in lines[0]
             server.namespaces.add("gone")
             server.put(training("gone"))
             await it.serves("gone")
@@ -60,11 +60,13 @@ def test_namespace_deleted_while_watched_is_dropped(tmp_path, monkeypatch, caplo
             server.namespaces.discard("two")
             server.objects = {path: each for path, each in server.objects.items() if "/two/" not in path}
             server.end_watches("two")
-            await it.until(lambda: any("namespace two is left" in each.getMessage() for each in caplog.records), "left")
+            await it.until(
+                lambda: any("namespace two is not readable" in each.getMessage() for each in caplog.records), "left"
+            )
             server.put(training("one", "trees"))
             await it.serves("one", "trees")
             _, text = await it.get("/metrics")
-            assert 'resnext_operator_trainings{phase="Pending"} 2.0' in text, "those of one alone"
+            assert 'resnext_operator_trainings{phase="Pending"} 2.0' in text, "only those of namespace one"
             server.namespaces.add("two")
             server.put(training("two", "again"))
             await it.serves("two", "again")
