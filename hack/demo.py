@@ -1,4 +1,4 @@
-"""`make demo`: the operator and a small Prometheus on the cluster, and the digits sample trained by `kubectl apply`."""
+"""`make demo`: installs the operator and Prometheus on the cluster and trains the digits sample."""
 
 import json
 import os
@@ -21,7 +21,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 def setup(*arguments: str) -> str:
-    """What the set-up scripts answer: a path or an image's reference."""
+    """The output of an images/setup command: a path or an image reference."""
     done = subprocess.run(
         [sys.executable, ROOT / "images" / "setup", *arguments], check=True, stdout=subprocess.PIPE, text=True
     )
@@ -32,7 +32,7 @@ KUBECONFIG = setup("kubeconfig")
 
 
 def run(*command: str | Path, stdin: str | None = None) -> str:
-    """A command's standard output; CalledProcessError after its standard error was shown."""
+    """Standard output of a command. Raises CalledProcessError if it fails; its standard error is not captured."""
     done = subprocess.run(
         [*command, "--kubeconfig", KUBECONFIG], input=stdin, stdout=subprocess.PIPE, text=True, check=True
     )
@@ -52,22 +52,22 @@ def observed_status() -> Status:
 
 
 def install() -> None:
-    with step("operator installed: helm install from charts/resnext-operator"):
+    with step("operator installed in namespace resnext-system from charts/resnext-operator"):
         run(
             *("helm", "upgrade", "--install", "resnext-operator", ROOT / "charts" / "resnext-operator"),
-            # The tests change the definition in this cluster, and so own some of its fields.
+            # The tests apply the CRD in this cluster with kubectl, which then owns some of its fields.
             *("--namespace", "resnext-system", "--create-namespace", "--wait", "--force-conflicts"),
             *("--set", f"image={setup('image-ref', 'operator')}"),
             *("--set", f"trainerImage={setup('image-ref', 'trainer-cpu')}"),
         )
-    with step("Prometheus in namespace monitoring"):
+    with step("Prometheus installed in namespace monitoring"):
         manifest = (ROOT / "images" / "monitoring" / "prometheus.yaml").read_text()
         image = setup("image-ref", "monitoring")
         run("kubectl", "apply", "-f", "-", stdin=manifest.replace("image: resnext-monitoring", f"image: {image}"))
 
 
 def dataset() -> None:
-    with step("digits written to the claim digits-data by a Job"):
+    with step("dataset written to claim digits-data by Job digits-dataset"):
         namespace = f"""\
 apiVersion: v1
 kind: Namespace
@@ -79,24 +79,24 @@ metadata:
         manifest = (SAMPLES / "digits-dataset.yaml").read_text()
         image = setup("image-ref", "trainer-cpu")
         with_image = manifest.replace("image: resnext-trainer", f"image: {image}")
-        # A Job cannot be given another image; what it has written stays, and is not written again.
+        # The image of a Job is immutable. A new Job keeps existing shards.
         run("kubectl", "-n", NAMESPACE, "delete", "job", "digits-dataset", "--ignore-not-found")
         run("kubectl", "-n", NAMESPACE, "apply", "-f", "-", stdin=with_image)
         run("kubectl", "-n", NAMESPACE, "wait", "--for=condition=Complete", "job/digits-dataset", "--timeout=180s")
 
 
-def begin_anew() -> None:
-    """Else the checkpoints of the last demo, which a deleted training leaves, would be gone on from: at its end."""
+def delete_previous() -> None:
+    """Delete the training and the checkpoints of the previous demo, from which the new training would resume."""
     claim = f"{NAME}-checkpoints"
     if run("kubectl", "-n", NAMESPACE, "get", "pvc", claim, "--ignore-not-found"):
-        with step(f"the last demo's training and its claim {claim} deleted"):
+        with step(f"training {NAME} and claim {claim} of the previous demo deleted"):
             for kind, name in (("rnx", NAME), ("pvc", claim)):
                 run("kubectl", "-n", NAMESPACE, "delete", kind, name, "--ignore-not-found", "--timeout=90s")
             setup("volumes")
 
 
 def train() -> int:
-    begin_anew()
+    delete_previous()
     console.print(f"$ kubectl -n {NAMESPACE} apply -f manifests/samples/resnext-digits.yaml")
     started = time.monotonic()
     run("kubectl", "-n", NAMESPACE, "apply", "-f", SAMPLES / "resnext-digits.yaml")
@@ -104,11 +104,11 @@ def train() -> int:
     took = time.monotonic() - started
     progress, checkpoint = status.progress, status.checkpoint
     if status.phase is not Phase.SUCCEEDED or not progress or not checkpoint:
-        console.print(f"[red]{status.phase}[/red] after {took:.0f} s; ask why:")
+        console.print(f"[red]{status.phase}[/red] after {took:.0f} s; show the cause:")
         console.print(f"  kubectl --kubeconfig {KUBECONFIG} -n {NAMESPACE} describe rnx {NAME}")
         return 1
-    console.print(f"top-1 {progress.top1 or 0:.4f} on the held-out images, {took:.0f} s after kubectl apply")
-    console.print(f"checkpoint: {checkpoint.path} of step {checkpoint.step}, on claim {NAME}-checkpoints")
+    console.print(f"top-1 accuracy {progress.top1 or 0:.4f} on the validation set, {took:.0f} s after kubectl apply")
+    console.print(f"checkpoint of step {checkpoint.step}: {checkpoint.path} on claim {NAME}-checkpoints")
     console.print(
         f"""\
 Next:
@@ -131,7 +131,7 @@ def main() -> int:
         return 1
     finally:
         now, command = time.time(), float(os.environ.get("RESNEXT_STARTED", started))
-        console.print(f"{now - started:.0f} s with the cluster up, {now - command:.0f} s with its set-up")
+        console.print(f"demo: {now - started:.0f} s; total including the cluster setup: {now - command:.0f} s")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`make try`: the digits sample's `spec.training` without a cluster, two ranks under mpirun on this machine."""
+"""`make try`: trains `spec.training` of the digits sample without a cluster, as two ranks under mpirun."""
 
 import os
 import subprocess
@@ -16,8 +16,8 @@ SETUP = ROOT / "images" / "setup"
 
 
 def command(folder: Path) -> list[str | Path]:
-    """mpirun with the trainer on every rank; data and checkpoints under `folder`."""
-    # -bind-to none: else both ranks sit on one core. As root Open MPI wants to be told that it is meant.
+    """The mpirun command; data and checkpoints are stored in `folder`."""
+    # Without -bind-to none, both ranks would be bound to one core. Open MPI requires a flag to run as root.
     mpirun = ["mpirun", "-np", str(RANKS), "-bind-to", "none", "--oversubscribe"]
     mpirun += ["--allow-run-as-root"] if os.geteuid() == 0 else []
     places = ["--set", f"data.path={folder / 'data'}", "--set", f"checkpoint.path={folder / 'checkpoints'}"]

@@ -1,8 +1,8 @@
-"""The pictures of README.md: a run drawn from Prometheus' data, and `kubectl get` in a terminal.
+"""Draws the pictures of README.md: charts of a run from Prometheus' data, and the output of `kubectl get`.
 
     python -m hack.pictures TRAINING [-n NAMESPACE]
 
-Needs the cluster of `make demo`, while Prometheus still has the run's samples.
+Requires the cluster of `make demo` and a run whose samples Prometheus still has.
 """
 
 import argparse

@@ -1,6 +1,6 @@
-"""Write everything that is made from something else: the CRD, the dashboard, install.yaml, the reference.
+"""Write the generated files: the CRD, install.yaml, the chart's values schema, the dashboard and the reference.
 
-With --check nothing is written, and a file that is not what it would be made today is an error.
+With --check, write nothing and fail if a generated file is stale.
 """
 
 import argparse
@@ -10,7 +10,7 @@ from hack.codegen.files import ROOT, generated_files
 
 
 def main() -> int:
-    """Write the files, or check that they are fresh; returns the exit code."""
+    """Write the files, or check that they are current; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m hack.codegen", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a file is stale")
     check = parser.parse_args().check
@@ -21,7 +21,7 @@ def main() -> int:
             path.write_text(text)
         print(f"{'stale' if check else 'wrote'} {path.relative_to(ROOT)}")
     if check and stale:
-        print("run `make generate`", file=sys.stderr)
+        print("generated files are stale: run `make generate`", file=sys.stderr)
     return int(check and bool(stale))
 
 

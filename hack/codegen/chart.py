@@ -1,4 +1,4 @@
-"""The Helm chart: the schema of its values, and install.yaml, which is the chart rendered with its defaults."""
+"""The schema of the Helm chart's values, and install.yaml, the chart rendered with default values."""
 
 import json
 import os
@@ -15,23 +15,23 @@ NAMESPACE = "resnext-system"
 
 
 def helm() -> str:
-    """The helm on the PATH, or the one that the set-up has brought."""
+    """The helm on PATH, or the one that images/setup installed."""
     cache = Path(os.environ.get("RESNEXT_CACHE") or Path.home() / ".cache" / "resnext-operator")
     found = shutil.which("helm") or shutil.which("helm", path=str(cache / "bin"))
     if not found:
-        raise SystemExit("helm is not there: `python3 images/setup tools` gets it")
+        raise SystemExit("helm not found: run `python3 images/setup clients`")
     return found
 
 
 def values_schema(chart: Path) -> str:
-    """The schema of the chart's values, with the operator's settings as their class declares them."""
+    """The schema of the chart's values, with the operator's settings from their class."""
     schema = json.loads((chart / "values.schema.json").read_text())
     schema["properties"]["settings"] = Settings.chart_schema()
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
 def install(chart: Path) -> str:
-    """What `helm install` would apply, with its namespace, for those without helm."""
+    """The manifests that `helm install` applies, and the namespace, for installation without helm."""
     command = [helm(), "template", "resnext-operator", str(chart), "--namespace", NAMESPACE]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     namespace = {

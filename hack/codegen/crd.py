@@ -7,7 +7,7 @@ from resnext_operator.api import crd
 
 
 def definition(keep: bool) -> str:
-    """The CRD; keep: helm leaves it, and with it all trainings, when the chart is uninstalled."""
+    """The CRD. keep: helm keeps it, and with it all trainings, when the chart is uninstalled."""
     manifest = crd.manifest()
     if keep:
         manifest["metadata"]["annotations"] = {"helm.sh/resource-policy": "keep"}

@@ -1,4 +1,4 @@
-"""The Grafana dashboard, as data: one line for each panel."""
+"""The Grafana dashboard."""
 
 import json
 from typing import Any
@@ -13,7 +13,7 @@ Panel = dict[str, Any]
 
 
 def _panel(title: str, unit: str, *queries: tuple[str, str], kind: str = "timeseries", width: int = 8) -> Panel:
-    """queries: PromQL and the legend of its series."""
+    """queries: PromQL expressions with their legends."""
     targets = [
         {"refId": chr(ord("A") + i), "expr": expr, "legendFormat": legend} for i, (expr, legend) in enumerate(queries)
     ]
@@ -24,7 +24,7 @@ def _panel(title: str, unit: str, *queries: tuple[str, str], kind: str = "timese
         "fieldConfig": {"defaults": {"unit": unit}, "overrides": []},
         "targets": targets,
         "gridPos": {"w": width, "h": 4 if kind == "stat" and width == 6 else 8},
-        # What a series without a meaning of its own shows is its name.
+        # Panels without a unit show labels, so they display the name of the series.
         **({"options": {"textMode": "name"}} if unit == "none" else {}),
     }
 
@@ -61,7 +61,7 @@ def _panels() -> list[Panel]:
                 for share, name in ((0.5, "p50"), (0.99, "p99"))
             ),
         ),
-        _panel("Time since the last step", "s", (_age("last_step"), "step")),
+        _panel("Time since the last step", "s", (_age("last_step"), "last step")),
         _panel("Training info", "none", (f"resnext_trainer_info{_RANK_0}", _INFO), kind="stat"),
         _row("Health (expected 0, except fp16 overflows)"),
         _panel("Non-finite steps", "short", (_sum("nonfinite_steps_total", "cause"), "{{cause}}")),
@@ -74,7 +74,7 @@ def _panels() -> list[Panel]:
             (_sum("checkpoint_failures_total", "rank", _RANK_0), "checkpoints"),
             (_sum("log_write_failures_total", "rank", _RANK_0), "log"),
         ),
-        _panel("Time since the last checkpoint", "s", (_age("checkpoint_last_success"), "checkpoint")),
+        _panel("Time since the last checkpoint", "s", (_age("checkpoint_last_success"), "last checkpoint")),
         _row("Operator"),
         _panel(
             "Reconcile duration (p95)",
@@ -87,11 +87,11 @@ def _panels() -> list[Panel]:
         ),
         _panel("Work queue depth", "short", ('sum(workqueue_depth{name="resnexttraining"})', "waiting")),
         _panel(
-            "Requests to the API server",
+            "API server requests",
             "reqps",
             (f"sum by (verb, code) (rate(resnext_operator_api_requests_total{_WINDOW}))", "{{verb}} {{code}}"),
         ),
-        _panel("Trainings", "short", ("sum by (phase) (resnext_operator_trainings)", "{{phase}}")),
+        _panel("Trainings by phase", "short", ("sum by (phase) (resnext_operator_trainings)", "{{phase}}")),
         _panel(
             "Finished attempts by cause",
             "short",
@@ -104,7 +104,7 @@ def _panels() -> list[Panel]:
             ('sum(leader_election_master_status{name="resnext-operator"})', "leading"),
         ),
         _panel(
-            "Objects skipped by the operator",
+            "Skipped objects by loop",
             "short",
             ("sum by (loop) (resnext_operator_skipped_objects_total)", "{{loop}}"),
         ),
@@ -120,7 +120,7 @@ def _panels() -> list[Panel]:
 
 
 def _sum(name: str, by: str, select: str = _SELECT) -> str:
-    """A counter since the attempt's beginning."""
+    """A counter since the start of the attempt."""
     return f"sum by ({by}) (resnext_trainer_{name}{select})"
 
 
@@ -133,7 +133,7 @@ def _accuracy(k: str) -> str:
 
 
 def _placed(panels: list[Panel]) -> list[Panel]:
-    """Left to right, then the next line."""
+    """Place the panels from left to right in rows."""
     x = y = height = 0
     for number, panel in enumerate(panels, 1):
         place = panel["gridPos"]
@@ -157,7 +157,7 @@ def _variable(name: str, label: str, query: str) -> dict[str, Any]:
 
 
 def resnext() -> str:
-    """The dashboard as Grafana loads it."""
+    """The dashboard as JSON."""
     steps = "resnext_trainer_steps_total"
     dashboard = {
         "title": "ResNeXt trainings",

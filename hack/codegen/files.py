@@ -1,4 +1,4 @@
-"""Paths of the generated files, each with its content."""
+"""Paths and contents of the generated files."""
 
 import shutil
 import tempfile
@@ -11,7 +11,7 @@ CHART = ROOT / "charts" / "resnext-operator"
 
 
 def generated_files() -> dict[Path, str]:
-    """Every generated file and what should stand in it."""
+    """Every generated file with its current content."""
     made = {
         ROOT / "manifests" / "crd.yaml": crd.definition(keep=False),
         CHART / "files" / "crd" / "resnexttrainings.yaml": crd.definition(keep=True),
@@ -19,7 +19,7 @@ def generated_files() -> dict[Path, str]:
         CHART / "files" / "dashboards" / "resnext.json": dashboards.resnext(),
         **{ROOT / "docs" / "reference" / name: text for name, text in reference.pages(CHART).items()},
     }
-    # Rendered from a copy with the files above in it: those in the tree may be stale.
+    # Rendered from a copy of the chart with the files above, because those in the tree may be stale.
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / CHART.name
         shutil.copytree(CHART, copy)

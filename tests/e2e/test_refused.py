@@ -152,10 +152,10 @@ def assert_both_refuse(cluster: Cluster, manifest) -> None:
     with pytest.raises(InvalidTraining) as own:
         parse(manifest, OperatorPolicy("trainer"))
     message = str(refusal.value).replace('\\"', '"')
-    # What may be a number or a text is wrong as both, and the API server says the one.
+    # A field of type int-or-string is invalid as both types, and the API server reports only one.
     sentences = [sentence.partition(": ") for sentence in str(own.value).splitlines()]
     assert all(field in message for field, _, _ in sentences)
-    # Between the two each has its own way of quoting the value.
+    # The validators quote the value differently.
     reasons = [re.sub(r'^Invalid value: ([-.\d]+: |"[^"]*": )?', "", reason) for _, _, reason in sentences]
     assert any(reason in message for reason in reasons)
 
@@ -214,7 +214,7 @@ AUTHOR = f"system:serviceaccount:{NAMESPACE}:author"
 
 @pytest.fixture
 def author(cluster: Cluster) -> Iterator[str]:
-    """One who may write trainings, in a cluster whose API server asks whether he may write pods too."""
+    """A user who may write trainings but not pods, in a cluster with the admission policies."""
     chart = ROOT / "charts" / "resnext-operator"
     policy = cluster.run(
         *(
@@ -258,7 +258,7 @@ def test_author_without_pod_permission_is_rejected(cluster: Cluster, training, a
     """The admission policy does not affect the operator or the garbage collector."""
 
     def create() -> str:
-        """The words of the refusal; empty when he is let in."""
+        """The error message; empty if the request is admitted."""
         try:
             manifest = as_text(sample("resnext-digits", "authored"))
             cluster.kubectl("create", f"--as={author}", "--dry-run=server", "-f", "-", stdin=manifest)
@@ -266,28 +266,26 @@ def test_author_without_pod_permission_is_rejected(cluster: Cluster, training, a
             return str(error)
         return ""
 
-    eventually(lambda: "may not create pods" in create(), "the policy's refusal")
-    assert (
-        f"{AUTHOR} may not create pods in namespace {NAMESPACE}, and a training makes pods there: get the" in create()
-    )
+    eventually(lambda: "cannot create pods" in create(), "the rejection by the policy")
+    assert f"{AUTHOR} cannot create pods in namespace {NAMESPACE}, and a training runs pods there: grant" in create()
 
     name = training(suspend=True, **SYNTHETIC)
     cluster.until(name, lambda status: status.get("phase") == "Suspended")
     cluster.kubectl("label", f"--as={author}", "rnx", name, "team=vision")
-    with pytest.raises(Refused, match="may not create pods"):
+    with pytest.raises(Refused, match="cannot create pods"):
         cluster.kubectl("patch", f"--as={author}", "rnx", name, "--type=merge", "-p", '{"spec":{"suspend":false}}')
     scale = ("scale", f"--as={author}", "rnx", name, "--replicas=3")
-    with pytest.raises(Refused, match=r"may not create pods.* scaled by one who has it"):
+    with pytest.raises(Refused, match=r"cannot create pods.* or add the user to admissionPolicy\.scalers"):
         cluster.kubectl(*scale)
     status = ("patch", f"--as={author}", "rnx", name, "--subresource=status", "--type=merge", "-p")
-    with pytest.raises(Refused, match="may not write the status of a training: only the operator may"):
+    with pytest.raises(Refused, match="cannot write the status of a training: only the operator"):
         cluster.kubectl(*status, '{"status":{"phase":"Succeeded"}}')
     assert cluster.status(name)["phase"] == "Suspended"
-    # Only the garbage collector can take the finalizer of this deletion away.
+    # Only the garbage collector can remove the finalizer of this deletion.
     cluster.kubectl("delete", "rnx", name, "--cascade=foreground", "--timeout=30s")
 
     grant(cluster, "pods", {"": ["pods"]}, ["create"])
-    eventually(lambda: create() == "", "that the right to create pods is enough")
+    eventually(lambda: create() == "", "admission with the permission to create pods")
 
 
 def change(cluster: Cluster, name: str, spec: str) -> None:

@@ -10,12 +10,12 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 
-{{- /* trainerImage becomes RESNEXT_TRAINER_IMAGE. */ -}}
+{{- /* Environment variable of a setting: resyncSeconds becomes RESNEXT_RESYNC_SECONDS. */ -}}
 {{- define "resnext.variable" -}}
 RESNEXT_{{ . | snakecase | upper }}
 {{- end }}
 
-{{- /* The namespaces that the operator serves, as a policy's matchConstraints say it; nothing where it serves all. */ -}}
+{{- /* namespaceSelector of a policy's matchConstraints for the namespaces to watch; empty if all are watched. */ -}}
 {{- define "resnext.served" -}}
 {{- with .Values.namespaces }}
 namespaceSelector:

@@ -48,6 +48,6 @@ def comments(text: str) -> dict[str, str]:
 
 def _values(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
-        # What a user sets as a whole: labels, a list of tolerations, the resources of the pod.
+        # Labels, lists and the pod's resources are one value each.
         nested = isinstance(value, dict) and value and prefix == "" and key != "resources"
         yield from _values(value, f"{key}.") if nested else [(f"{prefix}{key}", value)]

@@ -1,4 +1,4 @@
-"""Exit statuses of an attempt, and what the operator makes of each."""
+"""Exit statuses of an attempt and the operator's action for each."""
 
 from hack.codegen.reference.tables import table
 from resnext_operator.domain.attempt_cause import CAUSES, REASONS

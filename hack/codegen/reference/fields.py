@@ -78,19 +78,19 @@ def _properties(schema: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _model_fields(model: Model | None) -> dict[str, FieldInfo]:
-    """A model's fields by the name that users write."""
+    """A model's fields by their alias, the name in manifests."""
     return {field.alias or name: field for name, field in model.model_fields.items()} if model else {}
 
 
 def _model_in(annotation: Any) -> Model | None:
-    """The model that a field holds, by itself, in a list or as one of its alternatives."""
+    """The model of a field: its type, the type of its items or one of the types of a union."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next(filter(None, map(_model_in, get_args(annotation))), None)
 
 
 def _default(field: FieldInfo | None) -> str:
-    """In JSON, as users write it; empty if unset, or where the fields below have their own."""
+    """The default as JSON; empty if there is none, or if the field is an object, whose fields have their own."""
     if field is None or field.is_required():
         return ""
     default = field.get_default(call_default_factory=True)

@@ -1,4 +1,4 @@
-"""The metrics of the operator and of a rank, as Prometheus reads them."""
+"""The metrics of the operator and of the ranks, from their exposition."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -31,7 +31,7 @@ RUNNING: dict[str, Any] = {
         },
     },
 }
-"""A metric shows its labels once it has a sample."""
+"""A training that gives every metric a sample, which shows the metric's labels."""
 
 
 def page() -> str:

@@ -11,7 +11,7 @@ from resnext_operator.domain.reasons import SUGGESTED_ACTIONS, Reason
 
 
 def page() -> str:
-    """Every reason, in the order in which a training meets them."""
+    """Every reason, in the order of a training's life."""
     texts = docstrings(inspect.getsource(reasons), Reason.__name__)
     rows = [(f"`{reason.value}`", texts[reason.name], SUGGESTED_ACTIONS.get(reason, "")) for reason in Reason]
     return (
@@ -22,7 +22,7 @@ def page() -> str:
 
 
 def docstrings(source: str, name: str) -> dict[str, str]:
-    """The string below each member of the enum `name`, by the member's name; Python does not keep it at run time."""
+    """The docstring of each member of the enum `name`, from its source; Python does not keep them at run time."""
     (enum,) = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == name)
     return dict(_texts(enum.body))
 

@@ -1,4 +1,4 @@
-"""The operator's settings, which the chart passes as environment variables."""
+"""The operator's settings: environment variables and chart values."""
 
 import json
 from typing import Any
