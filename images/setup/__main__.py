@@ -1,12 +1,12 @@
-"""`python3 images/setup TARGET...`: the commands are in cli.py.
+"""`python3 images/setup TARGET...`; cli.py has the commands.
 
-It runs before anything is installed, so it needs Python 3.11 and no package.
+It runs before any package is installed, so it uses only the standard library of Python 3.11.
 """
 
 import sys
 from importlib import import_module
 from pathlib import Path
 
-# Python puts this folder first; the imports start at the repository's root.
+# Python puts this directory first in sys.path; imports are relative to the root of the repository.
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 sys.exit(import_module("images.setup.cli").main())

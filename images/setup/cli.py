@@ -1,4 +1,4 @@
-"""The commands of setting up."""
+"""The commands of the setup."""
 
 import argparse
 import shutil
@@ -7,7 +7,7 @@ import time
 from itertools import groupby
 from pathlib import Path
 
-# Imported for their steps, which each module registers.
+# Each of these modules registers its steps when it is imported.
 from images.setup import cluster, debian, engine, node, products, registry, volumes, wheels
 from images.setup.places import BIN, CACHE, KUBECONFIG, REGISTRY, VOLUMES
 from images.setup.shell import CommandFailed, run
@@ -16,23 +16,23 @@ from images.setup.steps import STEPS, StepFailed, closure, perform, say
 TARGETS = ("docker", "tools", "registry", "node", "cluster", "images", "cuda")
 ANSWERS = {"env", "cache", "kubeconfig"}
 DESCRIPTION = """\
-Brings a bare machine to a cluster with images in it. Steps already done are skipped.
+Create a kind cluster on this machine and build the project's images for it. Completed steps are skipped.
 
-  docker    a Docker engine, installed from Debian where there is none, and started
-  tools     kubectl, helm, kind and the registry's program
-  kwok      kwok, which simulates nodes and pods in tests and benchmarks of the operator
-  registry  an image registry on this machine
-  node      the image of the cluster's nodes
-  cluster   a kind cluster of two nodes, with shared volumes; restarted if stopped
-  images    operator, trainer-cpu and monitoring, built and pushed
-  cuda      the trainer's image for NVIDIA GPUs, with a proof that its libraries load
-  wheels    Horovod and DALI for the virtual environment of --python
+  docker    install Docker from Debian if there is none, and start it
+  tools     install kubectl, helm, kind and crane, which serves the registry
+  kwok      install kwok, which simulates nodes and pods in tests and benchmarks of the operator
+  registry  start an image registry
+  node      pull or build the image of the cluster's nodes
+  cluster   create a kind cluster with two nodes and shared volumes, or restart it if it is stopped
+  images    build and push the images operator, trainer-cpu and monitoring
+  cuda      build the trainer image for NVIDIA GPUs, and verify that its libraries load
+  wheels    install Horovod and DALI into the virtual environment of --python
   volumes   recycle released volumes
-  image-ref NAME   print an image's reference (operator, trainer-cpu, trainer-cuda, monitoring)
+  image-ref NAME      print an image reference (operator, trainer-cpu, trainer-cuda, monitoring)
   cache, kubeconfig   print paths
-  env       print shell lines that set PATH and KUBECONFIG
-  down      delete the cluster and the registry's container; images and caches stay
-  clean     delete everything that was made, and stop the engine that was started
+  env       print shell commands that set PATH and KUBECONFIG
+  down      delete the cluster and the registry's container; keep images and caches
+  clean     delete everything that the setup created, and stop the Docker engine that it started
 """
 
 
@@ -40,8 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="images/setup", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("target", nargs="+", help="one or more of the above")
-    parser.add_argument("--python", type=Path, help="the interpreter that `wheels` installs into")
+    parser.add_argument("target", nargs="+", help="one or more of the targets above")
+    parser.add_argument("--python", type=Path, help="interpreter that `wheels` installs into")
     options = parser.parse_args(arguments)
     names: list[str] = options.target
     if names[0] == "image-ref":
@@ -62,15 +62,15 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        say("  ✗ interrupted; steps that ended stay done")
+        say("  ✗ interrupted; completed steps are not repeated")
         return 130
     if not set(names) <= ANSWERS:
-        say(f"  {' '.join(names)}: {time.monotonic() - began:.0f} s in all")
+        say(f"  {' '.join(names)}: {time.monotonic() - began:.0f} s in total")
     return 0
 
 
 def act(name: str, python: Path | None, parser: argparse.ArgumentParser) -> None:
-    """The commands that are no steps: they are for doing again."""
+    """Run a command that is not a step. Commands are never skipped."""
     match name:
         case "env":
             print(f'export PATH="{BIN}:$PATH" KUBECONFIG="{KUBECONFIG}"')
@@ -79,22 +79,22 @@ def act(name: str, python: Path | None, parser: argparse.ArgumentParser) -> None
         case "kubeconfig":
             print(KUBECONFIG)
         case "volumes":
-            say(f"  {volumes.reset()} volumes emptied")
+            say(f"  {volumes.reset()} volumes recycled")
         case "wheels":
             if python is None:
-                parser.error("wheels needs --python, the interpreter of a virtual environment with TensorFlow")
+                parser.error("wheels requires --python, the interpreter of a virtual environment with TensorFlow")
             wheels.install(python)
         case "down":
             down()
         case "clean":
             clean()
         case _:
-            parser.error(f"unknown target {name!r}; known are {', '.join(TARGETS)} and those of --help")
+            parser.error(f"unknown target {name!r}; use {', '.join(TARGETS)} or another target in --help")
 
 
 def reference(name: str) -> str:
     if name not in products.PRODUCTS:
-        raise SystemExit(f"no image is named {name!r}; there are {', '.join(products.PRODUCTS)}")
+        raise SystemExit(f"unknown image {name!r}; use one of {', '.join(products.PRODUCTS)}")
     return products.PRODUCTS[name].reference
 
 
@@ -105,23 +105,23 @@ def down() -> None:
         run("docker", "rm", "--force", registry.NAME)
     for name in ("cluster", "registry"):
         STEPS[name].stamp.unlink(missing_ok=True)
-    say("  ✓ the cluster is gone; images and caches stay")
+    say("  ✓ deleted the cluster; kept images and caches")
 
 
 def clean() -> None:
     down()
     if engine.answers():
         if engine.image_exists(debian.BASE):
-            # Written by the containers' root, which whoever calls this need not be.
+            # Files in these directories belong to root, and the caller may be another user.
             folders = [f"/cache/{each.name}" for each in (registry.DATA, VOLUMES)]
             run("docker", "run", "--rm", f"--volume={CACHE}:/cache", debian.BASE, "rm", "-rf", *folders)
         patterns = (f"{REGISTRY}/resnext-*", "resnext-*", node.OFFICIAL, *node.TAGS.values())
         listing = ["docker image ls --format '{{.Repository}}:{{.Tag}}'"]
         listing += [f"--filter=reference='{each}'" for each in patterns]
-        # By name, which only unties where another image is built on top; what is left without a name goes below.
+        # Only removes the tag of an image that others are built on; prune removes untagged images.
         run("sh", "-c", f"{' '.join(listing)} | xargs -r docker image rm --force")
         run("docker", "image", "prune", "--force")
     engine.stop()
     if CACHE.exists():
         shutil.rmtree(CACHE)
-    say(f"  ✓ {CACHE} is gone")
+    say(f"  ✓ deleted {CACHE}")

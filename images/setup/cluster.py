@@ -1,4 +1,4 @@
-"""A kind cluster of two nodes that comes back after Docker, or the machine, was stopped."""
+"""A kind cluster with two nodes, which can be restarted after Docker or the machine was stopped."""
 
 import json
 import time
@@ -37,7 +37,7 @@ def kubectl(*arguments: str, timeout: float = 30) -> str:
 
 
 def healthy() -> bool:
-    """All nodes are Ready, every node reaches the pods that resolve names, and the registry."""
+    """Whether all nodes are Ready and every node reaches the DNS pods and the registry."""
     if not KUBECONFIG.is_file() or not all(container_runs(each) for each in NODES):
         return False
     try:
@@ -54,13 +54,13 @@ def healthy() -> bool:
 
 
 def _own_nodes() -> list[dict[str, Any]]:
-    """The nodes that are containers; those that kwok plays are no concern of the cluster's health."""
+    """The nodes that are containers, without those that kwok simulates."""
     nodes: list[dict[str, Any]] = json.loads(kubectl("get", "nodes", "--output=json"))["items"]
     return [each for each in nodes if each["metadata"]["name"] in NODES]
 
 
 def _names_resolve() -> bool:
-    """Asked of the pods themselves: what the API says of them is stale for half a minute after a restart."""
+    """Check the DNS pods directly, because their status in the API is stale for 30 s after a restart."""
     selector = ("--namespace=kube-system", "--selector=k8s-app=kube-dns", "--output=json")
     pods = json.loads(kubectl("get", "pods", *selector))["items"]
     addresses = [pod["status"].get("podIP") for pod in pods]
@@ -83,7 +83,7 @@ def _inputs() -> list[Input]:
 
 @step(
     "cluster",
-    f"a Kubernetes cluster of {len(NODES)} nodes",
+    f"creating a Kubernetes cluster with {len(NODES)} nodes",
     needs=("tools", "node", "registry"),
     inputs=_inputs,
     present=lambda: healthy() and not definition.outdated(),
@@ -97,7 +97,7 @@ def cluster() -> None:
             finish(90)
             return
         except CommandFailed as error:
-            say(f"    The stopped cluster did not come back ({error}): making a new one")
+            say(f"    Restarting the cluster failed ({error}); creating a new one")
     create()
     finish(180)
 
@@ -110,7 +110,7 @@ def create() -> None:
         *("kind", "create", "cluster", "--config=-", f"--kubeconfig={KUBECONFIG}"),
         stdin=json.dumps(configuration()),
     )
-    # Left in place, a new training would resume from a stranger's checkpoint; deleted, work would be lost.
+    # A new training must not resume from old checkpoints, and deleting them could lose results.
     volumes.put_aside()
 
 
@@ -119,9 +119,11 @@ def remove() -> None:
 
 
 def finish(patience: float) -> None:
-    """What kind leaves to us, in commands that change nothing when repeated; then wait until all is well."""
+    """Complete the cluster that kind created, with idempotent commands, and wait until it is healthy."""
     deadline = time.monotonic() + patience
-    wait_until(lambda: succeeds("kubectl", f"--kubeconfig={KUBECONFIG}", "get", "--raw=/readyz"), deadline, "the API")
+    wait_until(
+        lambda: succeeds("kubectl", f"--kubeconfig={KUBECONFIG}", "get", "--raw=/readyz"), deadline, "the API server"
+    )
     if not succeeds("docker", "network", "inspect", "kind") or REGISTRY_CONTAINER not in output(
         "docker", "network", "inspect", "kind"
     ):
@@ -129,7 +131,7 @@ def finish(patience: float) -> None:
     if not debian.registry_answers():
         wait_until(lambda: all(_pod_network().values()), deadline, "the nodes' pod networks")
         connect()
-    # The control plane takes pods too: two ranks then run on two nodes.
+    # Pods may run on the control-plane node, so that two ranks run on two nodes.
     succeeds(
         *("kubectl", f"--kubeconfig={KUBECONFIG}", "taint", "nodes", "--all"), "node-role.kubernetes.io/control-plane-"
     )
@@ -141,12 +143,12 @@ def finish(patience: float) -> None:
 def wait_until(true: Any, deadline: float, what: str) -> None:
     while not true():
         if time.monotonic() > deadline:
-            raise CommandFailed(f"waited in vain for {what}")
+            raise CommandFailed(f"timed out waiting for {what}")
         time.sleep(1)
 
 
 def _pod_network() -> dict[str, str]:
-    """Each node's share of the pods' addresses; empty until the controller manager has given it one."""
+    """The pod CIDR of each node; empty until the controller manager has assigned it."""
     networks = {each["metadata"]["name"]: each["spec"].get("podCIDR", "") for each in _own_nodes()}
     return dict.fromkeys(NODES, "") | networks
 
@@ -163,10 +165,10 @@ def _masquerades(name: str) -> bool:
 
 
 def connect() -> None:
-    """The pods' network where kind's own cannot be pulled: a link per pod, and one route per other node.
+    """The pod network if kindnet cannot be pulled: a point-to-point link per pod, and a route to each other node.
 
-    Between pods no address is rewritten: Open MPI drops a peer whose address is not the one it announced, and its ranks
-    then spin in MPI_Init for ever. Only what leaves the pods' network goes under the node's address.
+    Traffic between pods is not masqueraded: Open MPI drops a peer whose address differs from the announced one, and its
+    ranks then hang in MPI_Init. Only traffic that leaves the pod network is masqueraded.
     """
     networks = _pod_network()
     for name, network in networks.items():

@@ -1,4 +1,4 @@
-"""The base of all images: Debian from an image registry, or made from its packages where none answers."""
+"""The base of all images: Debian from an image registry, or debootstrap if no registry is reachable."""
 
 import os
 import shutil
@@ -19,11 +19,11 @@ CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
 _asking = Lock()
-"""Steps run side by side, and one answer is enough."""
+"""Steps run in parallel, and the registry is checked once."""
 
 
 def registry_answers() -> bool:
-    """Whether public images can be pulled. Asked once and remembered; RESNEXT_IMAGE_REGISTRY=yes|no decides instead."""
+    """Whether public images can be pulled. The result is cached; RESNEXT_IMAGE_REGISTRY=yes|no overrides it."""
     if chosen := os.environ.get("RESNEXT_IMAGE_REGISTRY"):
         return chosen == "yes"
     with _asking:
@@ -32,13 +32,13 @@ def registry_answers() -> bool:
             ANSWER.parent.mkdir(parents=True, exist_ok=True)
             ANSWER.write_text("yes" if answer else "no")
             if not answer:
-                say("    No image registry answers: images are built from Debian packages and Go modules")
+                say("    No image registry is reachable: building images from Debian packages and Go modules")
         return ANSWER.read_text() == "yes"
 
 
 @step(
     "debian",
-    "Debian 12 as the base of all images",
+    "creating the Debian 12 base image",
     needs=("docker",),
     inputs=lambda: [IMAGES / "base", CERTIFICATES],
     present=lambda: image_exists(BASE),
@@ -54,7 +54,7 @@ def debian() -> None:
             shutil.copy(CERTIFICATES, context)
         else:
             run("docker", "run", "--rm", tag, "true")
-            raise CommandFailed(f"{CERTIFICATES} is missing: install ca-certificates")
+            raise CommandFailed(f"{CERTIFICATES} is missing: install the package ca-certificates")
         build(BASE, context, IMAGES / "base" / "Dockerfile", f"--build-arg=DEBIAN={tag}")
 
 
@@ -64,14 +64,14 @@ def debootstrap(root: Path, tag: str) -> None:
     run("debootstrap", "--variant=minbase", "--include=ca-certificates", "bookworm", root)
     for waste in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"):
         run("sh", "-c", f'rm -rf "{root / waste}"/*')
-    # The security updates as well; debootstrap knows one suite only.
+    # Add the suites with updates, since debootstrap configures only one suite.
     (root / "etc/apt/sources.list").write_text(sources((root / "etc/apt/sources.list").read_text()))
     run("sh", "-c", f'tar -C "{root}" -c . | docker import - {tag}')
     run("rm", "-rf", root)
 
 
 def sources(line: str) -> str:
-    """Debian's own mirror, as debootstrap wrote it, with its updates beside it."""
+    """The sources.list that debootstrap wrote, with the suites for updates and security updates."""
     kind, mirror, suite, *components = line.split()
     updates = (f"{mirror} {suite}-updates", f"{mirror}-security {suite}-security")
     return "".join(f"{kind} {place} {' '.join(components)}\n" for place in (f"{mirror} {suite}", *updates))

@@ -1,4 +1,4 @@
-"""A Docker engine: installed where there is none, started where none runs, and kept running."""
+"""The Docker engine: installs it from Debian if it is missing, and starts it if it is not running."""
 
 import os
 import shutil
@@ -29,14 +29,14 @@ def has_capability(number: int) -> bool:
     return True
 
 
-@step("docker", "a Docker engine", inputs=lambda: [WRAPPER], present=answers)
+@step("docker", "starting a Docker engine", inputs=lambda: [WRAPPER], present=answers)
 def docker() -> None:
     if answers():
         return
     if os.geteuid() != 0:
-        raise CommandFailed("no Docker engine answers, and only root can start one: start Docker, or run this as root")
+        raise CommandFailed("Docker is not running, and only root can start it: start Docker, or run this as root")
     if shutil.which("dockerd", path=ENVIRONMENT["PATH"]) is None:
-        say("    No Docker engine here: Debian's is taken")
+        say("    Docker is not installed: installing it from Debian")
         apt.install("docker.io", "iptables")
     start()
 
@@ -45,14 +45,14 @@ def start() -> None:
     wait_for_end()
     command = ["dockerd", "--pidfile", str(PID)]
     if not has_capability(CAP_SYS_RESOURCE):
-        # Privileged containers ask for every capability there is, and runc refuses to give what it does not hold.
-        say("    This root lacks CAP_SYS_RESOURCE: containers get all other capabilities")
+        # Privileged containers request all capabilities, and runc fails if it lacks one of them.
+        say("    root lacks CAP_SYS_RESOURCE: containers run without it")
         BIN.mkdir(parents=True, exist_ok=True)
         wrapper = Path(shutil.copy(WRAPPER, BIN / "runc-wrapper"))
         command += [f"--add-runtime=resnext={wrapper}", "--default-runtime=resnext"]
     LOGS.mkdir(parents=True, exist_ok=True)
     with (LOGS / "dockerd.log").open("a") as log:
-        # A session of its own: it outlives this command and the terminal.
+        # In a new session, so that it keeps running after this command ends and the terminal is closed.
         engine = subprocess.Popen(
             command,
             env=ENVIRONMENT,
@@ -65,12 +65,12 @@ def start() -> None:
     while not answers():
         if engine.poll() is not None or time.monotonic() > deadline:
             tail = (LOGS / "dockerd.log").read_text(errors="replace").splitlines()[-15:]
-            raise CommandFailed("dockerd did not come up:\n" + "\n".join(tail))
+            raise CommandFailed("dockerd did not start:\n" + "\n".join(tail))
         time.sleep(0.5)
 
 
 def running() -> int | None:
-    """The process of the engine that `start` began, if it still lives."""
+    """Process id of the engine that `start` started, if it is still running."""
     if not PID.is_file():
         return None
     pid = int(PID.read_text())
@@ -79,20 +79,20 @@ def running() -> int | None:
 
 
 def stop() -> None:
-    """End the engine that `start` began, and no other."""
+    """Stop the engine that `start` started, and no other."""
     if pid := running():
         os.kill(pid, signal.SIGTERM)
         wait_for_end()
 
 
 def wait_for_end() -> None:
-    """An engine that was told to end gives its containers up to 15 s, and two cannot run at once."""
+    """Wait until a stopping engine has exited. It waits up to 15 s for its containers, and only one engine can run."""
     deadline = time.monotonic() + 60
     while (pid := running()) and time.monotonic() < deadline:
         time.sleep(0.5)
     if pid:
-        raise CommandFailed(f"dockerd (process {pid}) neither answers nor ends")
-    # After a power cut another process may have its number, which dockerd would take for itself.
+        raise CommandFailed(f"dockerd (process {pid}) does not respond and does not exit: stop it, then retry")
+    # After a power failure, another process may have this process id, which dockerd would take for a running engine.
     PID.unlink(missing_ok=True)
 
 
@@ -108,7 +108,7 @@ def container_runs(name: str) -> bool:
 
 
 def build(tag: str, context: Path, dockerfile: Path, *arguments: str) -> None:
-    """`docker build` with BuildKit where its client is there, else with the classic builder."""
+    """Run `docker build` with BuildKit if buildx is installed, otherwise with the classic builder."""
     buildkit = succeeds("docker", "buildx", "version")
     run(
         *("docker", "build", "--network=host", "--tag", tag, "--file", dockerfile),

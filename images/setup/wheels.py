@@ -1,4 +1,4 @@
-"""Horovod's and DALI's wheels for a Python outside the images, by the script that the images use."""
+"""Installs the wheels of Horovod and DALI into a virtual environment, built by the same script as in the images."""
 
 import shutil
 import sys
@@ -19,7 +19,7 @@ PROGRAMS = {
     "make": "make",
     "strings": "binutils",
 }
-"""What the build calls, or the trainer later, and the Debian package that brings it."""
+"""Programs that the build or the trainer runs, with their Debian packages."""
 
 
 def sources() -> list[str]:
@@ -36,16 +36,16 @@ def installed(python: Path) -> bool:
 
 
 def pip_of(python: Path) -> tuple[str | Path, ...]:
-    """pip for an interpreter's environment: its own, else that of this Python, which Debian's comes without."""
+    """pip for an environment: its own if installed, otherwise that of this Python."""
     own = (python, "-m", "pip")
     return own if succeeds(*own, "--version") else (sys.executable, "-m", "pip", f"--python={python}")
 
 
 def install(python: Path) -> None:
     """Build the wheels, or take them from the cache, and install them into the interpreter's environment."""
-    python = Path.cwd() / python  # not resolved: a virtual environment is known by its own link
+    python = Path.cwd() / python  # not resolved: Python detects a virtual environment by this symlink
     if installed(python):
-        say("  ✓ wheels: nothing to do")
+        say("  ✓ wheels: up to date")
         return
     log = log_to("wheels")
     CACHE.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def install(python: Path) -> None:
         if missing := [package for program, package in PROGRAMS.items() if shutil.which(program) is None]:
             apt.install(*missing)
         if not built.is_dir():
-            say("  … wheels: compiling Horovod and DALI's plugin for TensorFlow, about 3 minutes")
+            say("  … wheels: compiling Horovod and DALI's TensorFlow plugin, about 3 minutes")
             WHEELS.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=WHEELS) as folder:
                 run("nice", SCRIPT, python, folder, "cpu")
@@ -64,5 +64,5 @@ def install(python: Path) -> None:
         run(*pip_of(python), "install", "--quiet", "--no-deps", "--no-index", "--force-reinstall", *wheels)
     except CommandFailed as error:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-25:])
-        raise CommandFailed(f"  ✗ wheels: {error}\n{tail}\n    The whole log: {log}") from error
-    say("  ✓ wheels: Horovod and DALI are installed")
+        raise CommandFailed(f"  ✗ wheels: {error}\n{tail}\n    Full log: {log}") from error
+    say("  ✓ wheels: installed Horovod and DALI")

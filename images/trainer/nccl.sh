@@ -1,8 +1,8 @@
-# Sourced by build-wheels inside Horovod's sources: what a build for NVIDIA GPUs needs besides, all of it from wheels.
+# Sourced by build-wheels in Horovod's source directory: adds NCCL and the CUDA toolkit, both from wheels.
 # shellcheck shell=bash disable=SC2154
 pip install --target "$work/cuda" --no-deps --requirement "$here/nvcc.txt"
 cuda=$work/cuda/nvidia/cu13
-# Wheels hold libraries by their full names; linkers and CMake look for the short ones.
+# Wheels contain versioned library names; linkers and CMake look for unversioned ones.
 ln -s lib "$cuda/lib64"
 ln -s libcudart.so.13 "$cuda/lib/libcudart.so"
 nccl=$("$python" -c 'import nvidia.nccl; print(list(nvidia.nccl.__path__)[0])')
@@ -10,12 +10,12 @@ mkdir "$work/nccl"
 ln -s "$nccl/lib/libnccl.so.2" "$work/nccl/libnccl.so"
 export HOROVOD_CUDA_HOME=$cuda HOROVOD_GPU_OPERATIONS=NCCL
 export HOROVOD_NCCL_INCLUDE=$nccl/include HOROVOD_NCCL_LIB=$work/nccl HOROVOD_NCCL_LINK=SHARED
-# From T4 to Blackwell; CUDA 13 dropped what came before.
+# Turing (T4) to Blackwell; CUDA 13 does not support older GPUs.
 export HOROVOD_BUILD_CUDA_CC_LIST=75,80,86,89,90,100,120
 
 sed -i 's/CMAKE_CUDA_STANDARD 11/CMAKE_CUDA_STANDARD 17/' horovod/common/ops/cuda/CMakeLists.txt
-# TensorFlow 2.21 exports AsGpuStreamValue no more, which this file declares for itself; the stream's public handle is
-# the same pointer.
+# TensorFlow 2.21 no longer exports AsGpuStreamValue, which this file declares. The stream's public handle is the same
+# pointer.
 "$python" - horovod/tensorflow/mpi_ops.cc << 'PATCH'
 import sys
 from pathlib import Path

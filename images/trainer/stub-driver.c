@@ -1,6 +1,5 @@
-/* Stand-in for libcuda.so.1 and libnvidia-ml.so.1: reports one device and computes nothing. TensorFlow counts devices
- * and loads its CUDA libraries before it creates a context, so this is enough to see whether the image registers a GPU
- * on a machine without one. */
+/* Stub of libcuda.so.1 and libnvidia-ml.so.1 that reports one device. TensorFlow counts devices and loads its CUDA
+ * libraries before it creates a context, so the stub suffices to verify that the image registers a GPU. */
 #include <stddef.h>
 #include <string.h>
 
@@ -11,7 +10,7 @@ int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return ordinal !=
 int cuDeviceGetName(char *name, int size, int device) { (void)device; strncpy(name, "stub", size); return 0; }
 int cuDeviceTotalMem_v2(size_t *bytes, int device) { (void)device; *bytes = (size_t)16 << 30; return 0; }
 int cuDeviceGetPCIBusId(char *id, int size, int device) { (void)device; strncpy(id, "0000:00:00.0", size); return 0; }
-/* 75 and 76 are the compute capability: 9.0 is Hopper. */
+/* Attributes 75 and 76 are the compute capability; 9.0 is Hopper. */
 int cuDeviceGetAttribute(int *value, int attribute, int device)
 {
     (void)device;
