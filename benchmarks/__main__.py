@@ -1,6 +1,6 @@
-"""`make bench`: what is promised of speed and memory, measured on this machine's CPU. What a GPU does: gpu.py.
+"""`make bench`: speed and memory of the trainer on this machine's CPU, compared with goals. gpu.py measures GPUs.
 
-A benchmark is no test: it fails only where it cannot be run, and prints by how much a goal was missed.
+A benchmark fails only if it cannot run; it reports missed goals.
 """
 
 import argparse
@@ -15,17 +15,17 @@ NAMES = ("step", "input", "ranks", "overhead")
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all if left out")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)} (default: all)")
     parser.add_argument(
         "--torch",
         default="/usr/bin/python3",
         metavar="PYTHON",
-        help="a Python with torch and torchvision; Debian's by default",
+        help="Python interpreter with torch and torchvision (default: Debian's)",
     )
-    parser.add_argument("--folder", type=Path, required=True, help="for results, and for pictures that are made once")
+    parser.add_argument("--folder", type=Path, required=True, help="directory for results and generated images")
     options = parser.parse_args()
     if unknown := set(options.names) - set(NAMES):
-        parser.error(f"no benchmark is called {', '.join(sorted(unknown))}")
+        parser.error(f"unknown benchmark {', '.join(sorted(unknown))}; use {', '.join(NAMES)}")
     run: dict[str, Callable[[], results.Result]] = {
         "step": lambda: training_step.run(options.torch),
         "input": lambda: input_pipeline.run(options.torch, options.folder / "pictures"),
@@ -45,7 +45,7 @@ def show(found: list[results.Result]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("ratio", "is", "goal", "")
+    table = Table("ratio", "value", "goal", "result")
     for result in found:
         for ratio in result.ratios:
             table.add_row(*results.row(ratio))

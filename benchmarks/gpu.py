@@ -1,13 +1,12 @@
-"""The trainer on NVIDIA GPUs, unattended: each precision with and without XLA, batch sizes, pipelines, several GPUs,
-against timm's network with AMP, channels_last and torch.compile on the same card.
+"""Unattended benchmark of the trainer on NVIDIA GPUs: precisions with and without XLA, batch sizes, pipelines and
+several GPUs, compared with timm's model with AMP, channels_last and torch.compile on the same GPU.
 
     python -m benchmarks.gpu --folder DIR [--torch PYTHON] [--data DIR] [--minutes M]
     python -m benchmarks.gpu --folder DIR --dry-run [--torch PYTHON]
 
-The most important measurements come first. Each is written to the disk at once, and a measurement that is there is not
-repeated: the run can be interrupted at any moment and started again. A measurement that fails is recorded with its last
-lines of output, and the others go on. --dry-run does the same with a network of one block on the CPU, to test the
-program itself.
+The most important measurements come first. Each result is written to disk immediately, and finished measurements are
+not repeated, so a run can be interrupted and resumed. A failed measurement is recorded with the end of its output, and
+the run continues. --dry-run uses a model of one block on the CPU, to test the program itself.
 """
 
 import argparse
@@ -30,22 +29,22 @@ from resnext_trainer.config.presets import BATCH_SIZE
 PYTORCH = Path(__file__).with_name("pytorch_baseline.py")
 
 PRECISIONS = ("fp16", "bf16", "tf32", "fp32")
-"""The fastest first."""
+"""In order of speed, fastest first."""
 SYNTHETIC, DALI, TFDATA = PIPELINES = ("synthetic", "dali", "tfdata")
 
-# XLA compiles a network of 101 layers for minutes.
+# XLA takes minutes to compile a model with 101 layers.
 MEASUREMENT_SECONDS = 900
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One run of one side, with its settings."""
+    """One run of the trainer or of the baseline, with its settings."""
 
     who: str
-    """ours: this trainer; theirs: PyTorch."""
+    """ours: this trainer; theirs: the PyTorch baseline."""
     precision: str
     compiled: bool
-    """By XLA, or by torch.compile."""
+    """With XLA or torch.compile."""
     batch: int
     pipeline: str = SYNTHETIC
     gpus: int = 1
@@ -53,24 +52,24 @@ class Measurement:
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """Where the measurements are made, and on what."""
+    """The machine and the settings that all measurements share."""
 
     network: str
     settings: tuple[str, ...]
-    """Fields of spec.training that all measurements share."""
+    """Fields of spec.training."""
     device: str
     timing: tuple[str, ...]
     batch: Mapping[str, int]
     size: int
     data: Path
     torch: str | None
-    """The Python that has PyTorch, and timm unless rehearsing."""
+    """Python interpreter with PyTorch, and with timm except in a dry run."""
     gpus: int
     timm: bool = True
 
 
 def measurements(config: BenchmarkConfig) -> Iterator[Measurement]:
-    """All of them, what matters most first."""
+    """All measurements, the most important first."""
     preset = [
         Measurement("ours", precision, compiled, config.batch[precision])
         for compiled, precision in itertools.product((True, False), PRECISIONS)
@@ -93,7 +92,7 @@ def measurements(config: BenchmarkConfig) -> Iterator[Measurement]:
 
 
 def command(measurement: Measurement, config: BenchmarkConfig) -> Command:
-    """The command that makes a measurement and prints JSON."""
+    """The command that runs a measurement and prints JSON."""
     if measurement.who == "theirs":
         return [
             *[str(config.torch), str(PYTORCH), "step", config.network, *config.timing, "--size", str(config.size)],
@@ -121,14 +120,14 @@ def command(measurement: Measurement, config: BenchmarkConfig) -> Command:
 
 
 class Record:
-    """The file of what was measured: one JSON object a line."""
+    """The file of results, with one JSON object per line."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self.found: dict[Measurement, dict[str, Any]] = {}
         lines = file.read_text(encoding="utf-8") if file.exists() else ""
         if lines and not lines.endswith("\n"):
-            # Cut off while it was written: the next one begins a line of its own.
+            # The last line was truncated by an interruption; the next record starts on a new line.
             file.write_text(lines + "\n", encoding="utf-8")
         for line in lines.splitlines():
             try:
@@ -138,7 +137,7 @@ class Record:
             self.found[Measurement(**entry["cell"])] = entry["facts"]
 
     def has(self, measurement: Measurement) -> bool:
-        """Whether it was measured; what failed is tried again."""
+        """Whether it was measured successfully; failed measurements are retried."""
         return "imagesPerSecond" in self.found.get(measurement, {})
 
     def add(self, measurement: Measurement, found: dict[str, Any]) -> None:
@@ -153,12 +152,12 @@ Measure = Callable[..., dict[str, Any]]
 
 
 def measure_all(config: BenchmarkConfig, record: Record, deadline: float, measure: Measure = facts) -> None:
-    """Measures until all are done or the time is over; a failure ends no more than its own measurement."""
+    """Measure until all are done or the deadline passes. A failure affects only its own measurement."""
     todo = [measurement for measurement in measurements(config) if not record.has(measurement)]
     for number, measurement in enumerate(todo, 1):
         left = deadline - time.monotonic()
         if left <= 0:
-            print(f"the time is over; {len(todo) - number + 1} of {len(todo)} are left", file=sys.stderr)
+            print(f"deadline reached; {len(todo) - number + 1} of {len(todo)} measurements remain", file=sys.stderr)
             return
         try:
             found = measure(command(measurement, config), timeout=min(left, MEASUREMENT_SECONDS))
@@ -177,7 +176,7 @@ def name(measurement: Measurement) -> str:
 
 
 def ratios(found: Mapping[Measurement, Mapping[str, Any]]) -> list[tuple[str, float, str]]:
-    """What is promised, as (name, value, goal); a ratio whose measurements were not measured is left out."""
+    """The ratios as (name, value, goal). Ratios with missing measurements are omitted."""
     speeds = {
         measurement: facts["imagesPerSecond"] for measurement, facts in found.items() if "imagesPerSecond" in facts
     }
@@ -192,18 +191,22 @@ def ratios(found: Mapping[Measurement, Mapping[str, Any]]) -> list[tuple[str, fl
             continue
         theirs = Measurement("theirs", measurement.precision, True, measurement.batch)
         if measurement.pipeline == SYNTHETIC and measurement.gpus == 1:
-            ratio(f"{name(measurement)} over timm's", measurement, theirs, ">= 1" if measurement.compiled else "")
+            ratio(f"{name(measurement)}: relative to timm", measurement, theirs, ">= 1" if measurement.compiled else "")
             if measurement.compiled:
-                ratio(f"{name(measurement)}: over without XLA", measurement, replace(measurement, compiled=False))
+                ratio(f"{name(measurement)}: relative to no XLA", measurement, replace(measurement, compiled=False))
             if measurement.precision in ("fp16", "bf16"):
                 exact = Measurement("ours", "fp32", measurement.compiled, BATCH_SIZE["fp32"])
-                ratio(f"{name(measurement)}: over fp32 at its preset", measurement, exact, "up to 3")
+                ratio(f"{name(measurement)}: relative to fp32 at its preset batch", measurement, exact, "up to 3")
         elif measurement.gpus == 1:
-            ratio(f"{name(measurement)}: over noise", measurement, replace(measurement, pipeline=SYNTHETIC))
+            ratio(
+                f"{name(measurement)}: relative to synthetic data",
+                measurement,
+                replace(measurement, pipeline=SYNTHETIC),
+            )
         else:
             goal = ">= 0.94" if measurement.gpus == 8 else ""
             ratio(
-                f"{name(measurement)}: over linear",
+                f"{name(measurement)}: relative to linear scaling",
                 measurement,
                 replace(measurement, gpus=1),
                 goal,
@@ -228,7 +231,7 @@ def on_gpu(options: argparse.Namespace) -> BenchmarkConfig:
 
 
 def rehearsal(options: argparse.Namespace) -> BenchmarkConfig:
-    """The same with the smallest of networks on the CPU: seconds for each measurement. tf32 fails there, as it must."""
+    """A small model on the CPU, which takes seconds per measurement. tf32 fails as expected, because it needs a GPU."""
     from resnext_trainer.data.datasets import digits
 
     data = options.folder / "digits"
@@ -257,7 +260,7 @@ def show(record: Record) -> None:
     from rich.table import Table
 
     console = Console(width=140)
-    measured, judged = Table("cell", "images/s", "peak GiB", "on"), Table("ratio", "is", "goal")
+    measured, judged = Table("measurement", "images/s", "peak GiB", "device"), Table("ratio", "value", "goal")
     for measurement, found in record.found.items():
         if "imagesPerSecond" in found:
             on = (
@@ -281,14 +284,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--folder", type=Path, required=True, help="for results, and for pictures that are made once")
-    parser.add_argument("--torch", metavar="PYTHON", help="a Python with torch, torchvision and timm; left out, none")
-    parser.add_argument("--data", type=Path, help="TFRecords with their indexes, instead of pictures of noise")
-    parser.add_argument("--minutes", type=float, default=24 * 60.0, help="begin nothing after so many")
-    parser.add_argument("--dry-run", action="store_true", help="a small network, on the CPU")
+    parser.add_argument("--folder", type=Path, required=True, help="directory for results and generated images")
+    parser.add_argument(
+        "--torch", metavar="PYTHON", help="Python interpreter with torch, torchvision and timm (default: no baseline)"
+    )
+    parser.add_argument(
+        "--data", type=Path, help="directory with TFRecord shards and indexes (default: generated images)"
+    )
+    parser.add_argument("--minutes", type=float, default=24 * 60.0, help="start no measurement after this time")
+    parser.add_argument("--dry-run", action="store_true", help="use a small model on the CPU")
     options = parser.parse_args(arguments)
     if options.torch and not shutil.which(options.torch):
-        parser.error(f"--torch: {options.torch} is no program")
+        parser.error(f"--torch: {options.torch} is not an executable")
     options.folder.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + 60 * options.minutes
     config = rehearsal(options) if options.dry_run else on_gpu(options)

@@ -1,4 +1,4 @@
-"""The input alone: JPEGs of 500x375 in TFRecords to batches of 224x224, on all cores."""
+"""The input pipeline alone: 500x375 JPEGs in TFRecords to batches of 224x224, on all cores."""
 
 import sys
 from pathlib import Path
@@ -13,17 +13,19 @@ BATCH, ROUNDS, STEPS, WARM_UP = 128, 3, 60, 10
 
 
 def run(torch: str, folder: Path) -> Result:
-    """torch: the Python that has torchvision; folder: where the pictures are, or will be."""
+    """torch: Python interpreter with torchvision. folder: directory of the generated images."""
     shards, files = synthetic_jpegs.prepare(folder)
     found = interleave(ROUNDS, commands(torch, shards, files))
     ours = speed(found["tf.data"])
     version = found["torchvision"][0]["versions"]["torchvision"]
     ratios = (
         Ratio(
-            f"tf.data's images/s over the DataLoader's (torchvision {version})", ours / speed(found["torchvision"]), 2.5
+            f"images/s of tf.data relative to the DataLoader (torchvision {version})",
+            ours / speed(found["torchvision"]),
+            2.5,
         ),
-        Ratio("tf.data's images/s over bare libjpeg-turbo's of whole images", ours / speed(found["bare"]), 0.9),
-        Ratio("DALI's images/s on the CPU over tf.data's", speed(found["dali"]) / ours),
+        Ratio("images/s of tf.data relative to libjpeg-turbo decoding whole images", ours / speed(found["bare"]), 0.9),
+        Ratio("images/s of DALI on the CPU relative to tf.data", speed(found["dali"]) / ours),
     )
     return Result("input", ratios, found)
 

@@ -1,4 +1,4 @@
-"""Commands that are compared run in turns, so that what slows the machine for a minute slows them all alike."""
+"""Runs compared commands alternately, so that a temporary slowdown of the machine affects all of them."""
 
 import json
 import os
@@ -15,7 +15,7 @@ TRAIN = Path(sys.executable).with_name("resnext-train")
 
 
 class CommandFailed(Exception):
-    """A command ended with an error; the text holds the command and its last words."""
+    """A command failed; the message contains the command and the end of its output."""
 
 
 def facts(command: Command, timeout: float | None = None, **environment: str) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def facts(command: Command, timeout: float | None = None, **environment: str) ->
             env={**os.environ, **environment},
         )
     except subprocess.TimeoutExpired as error:
-        raise CommandFailed(f"{' '.join(words)}:\nit took longer than {error.timeout:.0f} s") from None
+        raise CommandFailed(f"{' '.join(words)}:\ntimed out after {error.timeout:.0f} s") from None
     except OSError as error:
         raise CommandFailed(f"{' '.join(words)}:\n{error.strerror}") from None
     try:
@@ -41,12 +41,12 @@ def facts(command: Command, timeout: float | None = None, **environment: str) ->
         found: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
     except ValueError:
         tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-8:])
-        raise CommandFailed(f"{' '.join(words)} ended with {done.returncode}:\n{tail}") from None
+        raise CommandFailed(f"{' '.join(words)} failed with exit code {done.returncode}:\n{tail}") from None
     return found
 
 
 def interleave(rounds: int, commands: Mapping[str, Command]) -> dict[str, list[dict[str, Any]]]:
-    """What each command printed in each round."""
+    """The output of each command in each round."""
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
     for number in range(rounds):
         for name, command in commands.items():
@@ -57,5 +57,5 @@ def interleave(rounds: int, commands: Mapping[str, Command]) -> dict[str, list[d
 
 
 def speed(rounds: Sequence[Mapping[str, Any]]) -> float:
-    """The median of the rounds' images per second."""
+    """Median images per second over the rounds."""
     return float(median(found["imagesPerSecond"] for found in rounds))

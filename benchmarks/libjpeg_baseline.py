@@ -1,8 +1,8 @@
-"""Decodes whole JPEGs with libjpeg-turbo and does nothing else: what a machine can decode at most.
+"""Decodes whole JPEGs with libjpeg-turbo only: an upper bound of the machine's decoding speed.
 
     libjpeg_baseline.py FOLDER [--seconds S]
 
-ctypes lets go of Python's lock for the call, which takes a millisecond: a thread for each core keeps them busy.
+ctypes releases the GIL during a call, which takes about 1 ms, so one thread per core keeps all cores busy.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def load() -> ctypes.CDLL:
 
 
 def decode_until(library: ctypes.CDLL, jpegs: list[bytes], first: int, end: threading.Event) -> int:
-    """Decodes one after the other; how many."""
+    """Decode images until `end` is set; returns their number."""
     handle = library.tjInitDecompress()
     numbers = [ctypes.c_int() for _ in range(4)]
     for done, number in enumerate(itertools.count(first)):
@@ -54,7 +54,7 @@ def decode_until(library: ctypes.CDLL, jpegs: list[bytes], first: int, end: thre
         picture = np.empty((height, width, 3), np.uint8)
         if library.tjDecompress2(handle, jpeg, len(jpeg), picture.ctypes.data, width, 0, height, _TJPF_RGB, 0):
             raise ValueError(f"image {number % len(jpegs)} does not decode")
-    raise AssertionError("it counts for ever")
+    raise AssertionError("unreachable")
 
 
 def main() -> None:

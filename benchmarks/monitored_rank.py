@@ -1,9 +1,9 @@
-"""One rank of a small network through thousands of steps, watched: its memory, and its time outside of the work itself.
+"""Trains a small model on one rank for thousands of steps, and measures its memory and overhead.
 
     monitored_rank.py train FOLDER [--digits] [--steps N]
     monitored_rank.py checkpoint FOLDER
 
-One JSON object on standard output.
+Prints one JSON object to standard output.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-# Before TensorFlow is imported, as `resnext-train` does.
+# Set before TensorFlow is imported, as by `resnext-train`.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
@@ -38,28 +38,28 @@ from resnext_trainer.training import entrypoint
 
 _WORK = ("data_wait", "compute", "allreduce", "evaluation")
 _DIGITS = 1438
-"""Training images of the digits."""
+"""Number of training images of the digits."""
 _STEPS_PER_SAMPLE = 25
 _SCRAPES_EVERY = 100
 
 
 class Watched(Metrics):
-    """Notes the memory as the steps go by, and asks for the metrics as Prometheus does, only more often."""
+    """Metrics that sample the memory, and scrape themselves more often than Prometheus would."""
 
     telemetry: Telemetry
-    """The telemetry that these metrics are a part of."""
+    """The telemetry that contains these metrics."""
 
     def __init__(self, first_epoch: int) -> None:
-        """first_epoch: its steps, which are not counted."""
+        """first_epoch: number of steps of the first epoch, which is not measured."""
         super().__init__()
         self._first_epoch = first_epoch
         self.memory: list[float] = []
         self.scrapes: list[float] = []
         self.began = 0.0
-        """When the first epoch had ended: its steps compile, and so does its checkpoint."""
+        """End of the first epoch, which includes compilation."""
         self.work_before, self.checkpoints_before = 0.0, 0.0
         self.watching = 0.0
-        """Seconds that the watching itself took."""
+        """Seconds that the measurement itself took."""
         self._count = 0
         self.telemetry = compose(self, Console(out=io.StringIO()), Heartbeat(0))
         self.telemetry.server.start(0)
@@ -84,13 +84,13 @@ class Watched(Metrics):
 
 
 def resident() -> float:
-    """This process's memory in MiB."""
+    """Resident memory of this process in MiB."""
     pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def trained(folder: Path, steps: int, *, of_digits: bool) -> dict[str, object]:
-    """A training of so many steps: of noise in epochs of 500 steps, or of the digits in epochs of 179."""
+    """Train for a number of steps, on synthetic data in epochs of 500 steps, or on the digits in epochs of 179."""
     batch, epoch = (8, _DIGITS // 8) if of_digits else (32, 500)
     settings = {
         "model": {"architecture": "resnext17-8x4d", "classes": 10, "imageSize": 32},
@@ -125,7 +125,7 @@ def trained(folder: Path, steps: int, *, of_digits: bool) -> dict[str, object]:
 
 
 def saved(folder: Path) -> dict[str, object]:
-    """Seconds to save the network of the published recipe, and those of them that the steps wait."""
+    """Seconds to save the model of the published recipe, and seconds for which training waits."""
     config = resolve({"device": "cpu", "xla": False, "checkpoint": {"path": str(folder)}})
     ranks = SingleProcess()
     distributed.pin_device(ranks, "cpu")
@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    # On the disk that the caller means, and gone afterwards.
+    # A temporary directory on the disk that the caller chose.
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         if options.what == "train":
             found = trained(Path(folder), options.steps, of_digits=options.digits)

@@ -1,9 +1,9 @@
-"""PyTorch's side of the comparisons. Run by a Python that has torch and torchvision, old or new; it needs no more.
+"""The PyTorch baseline. Requires only torch and torchvision, of any version, and timm for --timm.
 
     PYTHON pytorch_baseline.py step NETWORK [--batch N] [--precision fp32|bf16|…] [--device cuda] [--compile] [--timm]
     PYTHON pytorch_baseline.py input FOLDER [--batch N]
 
-One JSON object on standard output.
+Prints one JSON object to standard output.
 """
 
 import argparse
@@ -28,19 +28,19 @@ def network(options):
         return timm.create_model(options.network.replace("-", "_"), num_classes=1000)
     from torchvision.models.resnet import Bottleneck, ResNet
 
-    # The smallest is no network of torchvision's; about as small is good enough for a rehearsal.
+    # torchvision has no model as small as resnext17-8x4d; a similar size suffices for a dry run.
     blocks = BLOCKS[options.network] or [1, 1, 1, 1]
     return ResNet(Bottleneck, blocks, groups=32, width_per_group=4)
 
 
 def autocast(options):
-    """The products in fewer bits, as PyTorch's own recipe has it."""
+    """Automatic mixed precision for fp16 and bf16."""
     kind = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(options.precision)
     return torch.autocast(options.device, dtype=kind) if kind else contextlib.nullcontext()
 
 
 def step(options):
-    """Forward, backward and SGD with the recipe's settings, on one batch of noise that is normalised beforehand."""
+    """Forward, backward and SGD with the recipe's settings, on one batch of normalized noise."""
     cuda = options.device == "cuda"
     torch.backends.cudnn.benchmark = True
     for part in (torch.backends.cudnn, torch.backends.cuda.matmul):
@@ -68,7 +68,7 @@ def step(options):
 
 
 class Pictures(torch.utils.data.Dataset):
-    """The JPEGs of a folder, over and over; an epoch is long, so that its end plays no part."""
+    """The JPEGs of a directory, repeated into a long epoch, so that its end does not affect the result."""
 
     def __init__(self, folder, count):
         from torchvision import transforms
@@ -85,12 +85,12 @@ class Pictures(torch.utils.data.Dataset):
 
         with Image.open(self.files[number % len(self.files)]) as picture:
             cut = self.cut(picture.convert("RGB"))
-        # Bytes, as ours: the conversion to floats, which many do here, is left to the device.
+        # uint8 like the trainer's pipelines; the conversion to floats is left to the device.
         return torch.from_numpy(np.array(cut)), number % 1000
 
 
 def pictures(options):
-    """torchvision's own way, a process for each core."""
+    """torchvision's transforms and a DataLoader with one process per core."""
     cores = len(os.sched_getaffinity(0))
     count = options.batch * (options.warm_up + options.steps + 4 * cores)
     loader = torch.utils.data.DataLoader(
@@ -113,7 +113,7 @@ def timed(act, options):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=["step", "input"])
-    parser.add_argument("network", help="or the folder of JPEGs")
+    parser.add_argument("network", help="model, or directory of JPEGs for input")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--precision", default="fp32")
@@ -126,7 +126,7 @@ def main():
     seconds, more = (step if options.what == "step" else pictures)(options)
     total = float(seconds.sum())
     facts = {
-        # The whole time of the steps, as our own benchmark counts: the slow ones are part of the work.
+        # From the total time, as in the trainer's benchmark, so that slow steps count.
         "imagesPerSecond": options.batch * len(seconds) / total,
         "medianStepSeconds": float(np.median(seconds)),
         "steps": len(seconds),

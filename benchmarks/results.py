@@ -1,4 +1,4 @@
-"""What a benchmark found: ratios with their goals, the numbers behind them, and where they were measured."""
+"""Results of a benchmark: ratios with goals, the measured values, and the hardware."""
 
 import json
 import os
@@ -13,10 +13,10 @@ from resnext_trainer.training import benchmark
 
 @dataclass(frozen=True)
 class Ratio:
-    """One number to judge by, from one run."""
+    """A ratio of two measured values, with an optional goal."""
 
     of: str
-    """What was divided by what."""
+    """Description of the ratio."""
     value: float
     at_least: float | None = None
     at_most: float | None = None
@@ -29,7 +29,7 @@ class Ratio:
 
     @property
     def met(self) -> bool | None:
-        """Whether it is what it should be; None where nothing was asked."""
+        """Whether the goal was met; None if there is no goal."""
         if self.at_least is not None:
             return self.value >= self.at_least
         return None if self.at_most is None else self.value <= self.at_most
@@ -37,22 +37,22 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Result:
-    """All that one benchmark has to tell."""
+    """The result of one benchmark."""
 
     name: str
     ratios: tuple[Ratio, ...]
     numbers: Mapping[str, Any] = field(default_factory=dict)
-    """What was measured, as it was: every round of it."""
+    """The output of every round."""
 
 
 def write(result: Result, folder: Path) -> Path:
-    """The result as JSON, with versions and hardware, in a file of its own."""
+    """Write the result as JSON, with versions and hardware; returns the path of the file."""
     now = datetime.now(UTC)
     facts = {
         **asdict(result),
         "ratios": [{**asdict(ratio), "met": ratio.met} for ratio in result.ratios],
         "time": now.isoformat(timespec="seconds"),
-        # A busy machine makes a bad benchmark, and only this tells of it afterwards.
+        # Shows whether other processes were running.
         "loadBefore": os.getloadavg(),
         "versions": benchmark.versions(),
         "hardware": benchmark.hardware(),
@@ -64,6 +64,6 @@ def write(result: Result, folder: Path) -> Path:
 
 
 def row(ratio: Ratio) -> tuple[str, str, str, str]:
-    """A ratio for people: what, how much, what it should be, and whether it is."""
+    """Table row of a ratio: description, value, goal and result."""
     judged = {True: "met", False: "missed", None: ""}[ratio.met]
     return ratio.of, f"{ratio.value:.3g}", ratio.goal, judged

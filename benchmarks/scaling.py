@@ -1,4 +1,4 @@
-"""Two ranks on two cores against one rank on one core: what the exchange of gradients costs."""
+"""Scaling from one rank on one core to two ranks on two cores: the cost of all-reduce."""
 
 import os
 import shlex
@@ -13,16 +13,16 @@ NETWORK, BATCH, STEPS, ROUNDS = "resnext101-32x4d", 8, 3, 2
 def run() -> Result:
     cores = sorted(os.sched_getaffinity(0))[:2]
     if len(cores) < 2:
-        raise SystemExit("two ranks on a core each need two cores")
+        raise SystemExit(f"this benchmark needs two cores; {len(cores)} available")
     found = interleave(
         ROUNDS, {"one rank": alone(cores), "one of two apart": apart(cores), "two ranks": together(cores)}
     )
     one, beside, two = (speed(found[name]) for name in ("one rank", "one of two apart", "two ranks"))
     name = f"{NETWORK} batch {BATCH}: images/s of"
     ratios = (
-        Ratio(f"{name} 2 ranks on 2 cores over twice 1 rank's on 1", two / one / 2, at_least=0.9),
-        Ratio(f"{name} 1 rank beside another that it does not know over those of 1 alone", beside / one),
-        Ratio(f"{name} 2 ranks over 2 that do not know each other", two / beside / 2),
+        Ratio(f"{name} 2 ranks on 2 cores relative to twice 1 rank on 1 core", two / one / 2, at_least=0.9),
+        Ratio(f"{name} 1 rank next to an independent one relative to 1 rank alone", beside / one),
+        Ratio(f"{name} 2 ranks relative to 2 independent ones", two / beside / 2),
     )
     return Result("ranks", ratios, found)
 
@@ -32,7 +32,7 @@ def alone(cores: Sequence[int]) -> Command:
 
 
 def apart(cores: Sequence[int]) -> Command:
-    """Two at once that exchange nothing: what they lose is the machine's, which shares memory and caches."""
+    """Two independent ranks at the same time, which measure the cost of shared memory and caches."""
     words = " ".join(shlex.quote(str(word)) for word in benchmark())
     first, second = cores
     return ["sh", "-c", f"taskset -c {second} {words} >/dev/null & taskset -c {first} {words}; wait"]

@@ -1,4 +1,4 @@
-"""Pictures as large and as full of detail as ImageNet's, without ImageNet: noise of all scales, as JPEGs."""
+"""Synthetic JPEGs with the size and level of detail of ImageNet's images: noise at several scales."""
 
 import io
 from pathlib import Path
@@ -8,11 +8,11 @@ import numpy as np
 HEIGHT, WIDTH = 375, 500
 DISTINCT = 512
 REPEATS = 16
-"""Links to the same shards: an epoch of 8,192 images, so that its end plays no part, at a sixteenth of the disk."""
+"""Links to the same shard, for a long epoch (8,192 images) that takes little disk space."""
 
 
 def prepare(folder: Path) -> tuple[Path, Path]:
-    """The folders of the shards and of the files, made once."""
+    """Directories of the shards and of the JPEG files. Existing ones are reused."""
     shards, files = folder / "shards", folder / "files"
     if (shards / "validation-00000-of-00001").exists():
         return shards, files
@@ -35,7 +35,7 @@ def prepare(folder: Path) -> tuple[Path, Path]:
 
 
 def picture(number: int) -> bytes:
-    """Noise whose amplitude falls with its frequency, as natural pictures' does; about 110 kB at quality 90."""
+    """Noise whose amplitude decreases with frequency, as in natural images; about 110 kB at quality 90."""
     from PIL import Image
 
     random = np.random.default_rng(number)

@@ -1,4 +1,4 @@
-"""A training step on this machine's CPU against PyTorch's, channels_last, forward and backward and update."""
+"""A training step (forward, backward and update) on this machine's CPU, compared with PyTorch in channels_last."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ PYTORCH = Path(__file__).with_name("pytorch_baseline.py")
 
 @dataclass(frozen=True)
 class Case:
-    """A network at a batch size, in a precision."""
+    """A model with batch size and precision."""
 
     network: str
     batch: int
@@ -24,7 +24,7 @@ ROUNDS = 2
 
 
 def cases() -> tuple[Case, ...]:
-    """fp32 has a goal; bf16 is reported where the processor has it: elsewhere a step takes minutes, PyTorch's too."""
+    """fp32 with a goal, and bf16 if the CPU supports it; otherwise a bf16 step takes minutes, also in PyTorch."""
     flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
     in_hardware = any("bf16" in flag for flag in flags)
     networks = (("resnext101-32x4d", 8), ("resnext50-32x4d", 16))
@@ -33,7 +33,7 @@ def cases() -> tuple[Case, ...]:
 
 
 def run(torch: str) -> Result:
-    """torch: the Python that has PyTorch."""
+    """torch: Python interpreter with PyTorch."""
     ratios, numbers = [], {}
     for case in cases():
         found = interleave(ROUNDS, commands(case, torch))
@@ -41,7 +41,7 @@ def run(torch: str) -> Result:
         numbers[name] = found
         version = found["PyTorch"][0]["versions"]["torch"]
         ratio = speed(found["ours"]) / speed(found["PyTorch"])
-        ratios.append(Ratio(f"{name}: images/s over PyTorch {version}'s", ratio, at_least=case.goal))
+        ratios.append(Ratio(f"{name}: images/s relative to PyTorch {version}", ratio, at_least=case.goal))
     return Result("step", tuple(ratios), numbers)
 
 

@@ -1,9 +1,9 @@
-"""How fast and how small the operator is: many trainings at a time on the real API server, whose pods kwok plays.
+"""Speed and resource usage of the operator with many concurrent trainings, whose pods kwok simulates.
 
     python -m benchmarks.operator [--json FILE] [--small]
 
-Prints a table, beside the MPI Operator's figures on such a cluster, and writes the same as JSON. The operator runs at
-its default settings, as a process of this machine, with the token of its own service account.
+Prints a table with figures of the MPI Operator on a similar cluster, and writes it as JSON. The operator runs with
+default settings as a process on this machine, with the token of its own service account.
 """
 
 import argparse
@@ -37,22 +37,22 @@ METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 @asynccontextmanager
 async def operator(api: Api, ranks: Ranks) -> AsyncIterator[Process]:
-    """The operator; warnings in its log are reported at its end."""
+    """The operator. Warnings in its log are reported when it ends."""
     async with process(api, ranks) as it:
         try:
             yield it
         finally:
             lines = it.log.read_text().splitlines()
             if troubles := [line for line in lines if " WARNING " in line or "ERROR" in line]:
-                print(f"the operator's log has {len(troubles)} warnings; the first:", troubles[0], file=sys.stderr)
+                print(f"warnings in the operator's log: {len(troubles)}; first:", troubles[0], file=sys.stderr)
 
 
-# -- the audience ------------------------------------------------------------------------------------------------------
+# -- watching pods -----------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Seen:
-    """When the pods of each kind appeared, told by a watch of their names alone."""
+    """Number of pods of each role and time of the last one, from a watch of their metadata."""
 
     last: dict[str, float] = field(default_factory=dict)
     count: Counter[str] = field(default_factory=Counter)
@@ -96,7 +96,7 @@ async def create(api: Api, count: int, workers: int, last_attempt: int) -> None:
 
 
 async def until(it: Process, phase: str, count: int, seconds: float) -> float:
-    """When so many trainings are in the phase."""
+    """Wait until this many trainings are in a phase; returns the time."""
     deadline = time.monotonic() + seconds
     while (found := (await it.phases()).get(phase, 0)) < count:
         if time.monotonic() > deadline:
@@ -105,12 +105,12 @@ async def until(it: Process, phase: str, count: int, seconds: float) -> float:
     return time.monotonic()
 
 
-# -- what is measured --------------------------------------------------------------------------------------------------
+# -- measurements ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of the table."""
+    """One row of the table."""
 
     what: str
     value: float
@@ -124,11 +124,11 @@ class Figure:
 
 
 WRITES = ("POST", "PATCH", "DELETE")
-"""PUT is left out: with nothing outdated, the Lease alone is written so."""
+"""Without PUT, which is used only for the Lease if no child object is outdated."""
 
 
 async def events(api: Api) -> int:
-    """Number of events that the operator has written; they do not count toward the goal for its calls."""
+    """Number of events that the operator recorded; the goal for its API calls does not include them."""
     query = [("fieldSelector", "source=resnext-operator")]
     return len((await api.request("GET", f"/api/v1/namespaces/{NAMESPACE}/events", query=query, seconds=60))["items"])
 
@@ -142,7 +142,7 @@ async def to_succeeded(api: Api, it: Process, count: int, workers: int) -> dict[
         ended = await until(it, "Succeeded", count, 600)
     expected = {"workers": count * workers, "launchers": count}
     if dict(seen.count) != expected:
-        raise RuntimeError(f"{dict(seen.count)} pods were made, and {expected} expected: some were made again")
+        raise RuntimeError(f"{dict(seen.count)} pods created, {expected} expected: some were recreated")
     calls, event_count = await it.calls() - before, await events(api) - event_count
     return {
         "submitted": created - began,
@@ -158,7 +158,7 @@ async def to_succeeded(api: Api, it: Process, count: int, workers: int) -> dict[
 
 
 async def rest(it: Process) -> None:
-    """Until the last event is told, the last pod gone and the last progress recorded."""
+    """Wait until the last event is recorded, the last pod deleted and the last progress reported."""
     before = await it.calls()
     for _ in range(60):
         await asyncio.sleep(5)
@@ -166,11 +166,11 @@ async def rest(it: Process) -> None:
         if not any((now - before)[verb] for verb in WRITES):
             return
         before = now
-    raise RuntimeError("the operator finds no rest in five minutes")
+    raise RuntimeError("the operator still writes after five minutes")
 
 
 async def at_rest(it: Process, seconds: float) -> dict[str, float]:
-    """Over at least one resync."""
+    """Measure the idle operator for at least one resync interval."""
     await rest(it)
     before, cpu = await it.calls(), it.seconds()
     await asyncio.sleep(seconds)
@@ -180,7 +180,7 @@ async def at_rest(it: Process, seconds: float) -> dict[str, float]:
 
 
 async def under_way(it: Process, ranks: Ranks, seconds: float) -> dict[str, float]:
-    """Trainings that make steps all the time."""
+    """Measure the operator while all trainings progress."""
     before, polls_before, cpu, began = await it.calls(), ranks.requests, it.seconds(), time.monotonic()
     while (step := int(time.monotonic() - began)) < seconds:
         ranks.progress = trains(1, 41 + step)
@@ -227,14 +227,14 @@ async def measure(few: int, many: int) -> dict[str, dict[str, float]]:
             found["running"] = await under_way(it, ranks, 30)
             _print_result("running", found)
             await rest(it)
-        # The ranks' words stay the same, so there is nothing to write.
+        # The progress of the ranks does not change, so a restarted operator has nothing to write.
         found["restart"] = await restart(api, ranks, 20)
         await clear(api, NAMESPACE)
     return found
 
 
 def _print_result(name: str, found: dict[str, dict[str, float]]) -> None:
-    """For whoever waits."""
+    """Print a result to standard error."""
     print(name, {key: round(value, 2) for key, value in found[name].items()}, file=sys.stderr, flush=True)
 
 
@@ -244,13 +244,13 @@ def figures(found: dict[str, dict[str, float]]) -> list[Figure]:
     return [
         Figure("100 x (1 + 4): all pods created", created["few"], "s", 8, "19 (198 by default)"),
         Figure("100 x (1 + 4): all Succeeded", few["succeeded"], "s", 12, "33 (246 by default)"),
-        Figure("100 x (1 + 4): calls per training, events aside", few["calls"], "", 14 + 2 * 4),
+        Figure("100 x (1 + 4): API calls per training, without events", few["calls"], "", 14 + 2 * 4),
         Figure("1,000 x (1 + 2): workers created", many["workers created"], "s", 60, "75"),
         Figure("1,000 x (1 + 2): all pods created", created["many"], "s", 60, "198"),
         Figure("1,000 x (1 + 2): all Succeeded", many["succeeded"], "s", 90, "303"),
-        Figure("1,000 x (1 + 2): calls per training, events aside", many["calls"], "", 14 + 2 * 2),
+        Figure("1,000 x (1 + 2): API calls per training, without events", many["calls"], "", 14 + 2 * 2),
         Figure("1,000 x (1 + 2): CPU", many["cpu"], "s", 71, "71"),
-        Figure("1,000 x (1 + 2): resident memory, at most", many["memory"], "MB", 200, "198"),
+        Figure("1,000 x (1 + 2): peak resident memory", many["memory"], "MB", 200, "198"),
         Figure("1,000 finished: writes in 3 minutes", finished["writes"], "", 0),
         Figure("1,000 finished: share of a core", 100 * finished["core"], "%", 1),
         Figure("1,000 running: polls per second", running["polls"], "", CAP),
@@ -265,14 +265,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.operator", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", type=Path, help="write the figures there as well")
-    parser.add_argument("--small", action="store_true", help="a tenth of the trainings, to try the script itself")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--small", action="store_true", help="run a tenth of the trainings, to test the script itself")
     options = parser.parse_args()
-    # Nodes that are not there would be left behind.
+    # Raise KeyboardInterrupt on SIGTERM, so that the simulated nodes are deleted.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     before = deployed()
     deploy(0)
-    # It would scrape thousands of pods that are not there.
+    # Prometheus would scrape thousands of simulated pods.
     prometheus = ("kubectl", "--namespace", "monitoring", "scale", "deployment/prometheus")
     watched = bool(run("kubectl", "--namespace", "monitoring", "get", "deployment", "--output=name"))
     if watched:

@@ -23,7 +23,7 @@ CONFIG = BenchmarkConfig(
 
 
 class Machine:
-    """Plays the commands: each is as fast as the one before, but those that are to fail."""
+    """Fake commands: each reports the same speed, and the given ones fail."""
 
     def __init__(self, failing=""):
         self.commands, self._failing = [], failing
@@ -112,9 +112,9 @@ def test_ratios_use_measured_values(record):
     """Without measurements there are no ratios."""
     measure_all(CONFIG, record, soon(), Machine())
     found = {text: value for text, value, _ in ratios(record.found)}
-    assert found["ours fp16 XLA batch 256 synthetic x 1 over timm's"] == 1
-    assert found["ours fp16 XLA batch 256 synthetic x 8: over linear"] == 1
-    assert found["ours fp16 XLA batch 256 synthetic x 2: over linear"] == 0.5
+    assert found["ours fp16 XLA batch 256 synthetic x 1: relative to timm"] == 1
+    assert found["ours fp16 XLA batch 256 synthetic x 8: relative to linear scaling"] == 1
+    assert found["ours fp16 XLA batch 256 synthetic x 2: relative to linear scaling"] == 0.5
     assert ratios({}) == []
 
 
@@ -127,11 +127,11 @@ def test_several_gpus_run_under_mpirun():
 
 def test_failed_command_quotes_last_output():
     """Also on timeout and if the program is missing."""
-    with pytest.raises(CommandFailed, match="ended with 3:\nno such network"):
+    with pytest.raises(CommandFailed, match="failed with exit code 3:\nno such network"):
         facts(["sh", "-c", "echo no such network >&2; exit 3"])
-    with pytest.raises(CommandFailed, match="ended with 0:\nnothing to say"):
+    with pytest.raises(CommandFailed, match="failed with exit code 0:\nnothing to say"):
         facts(["echo", "nothing to say"])
-    with pytest.raises(CommandFailed, match="longer than 0 s"):
+    with pytest.raises(CommandFailed, match="timed out after 0 s"):
         facts(["sleep", "5"], timeout=0.1)
     with pytest.raises(CommandFailed, match="No such file"):
         facts(["/nowhere/python"])
