@@ -1,7 +1,7 @@
-"""The real cluster for the end-to-end tests: operator, Prometheus and the digits, installed as a user would.
+"""Fixtures of the end-to-end tests: a cluster with the operator, Prometheus and the digits, installed by the chart.
 
-Two files run at a time (`pytest -n 2 --dist loadfile -m "not exclusive"`), each worker in a namespace of its own.
-Tests that are marked `exclusive` run one after the other, without any other test (`pytest -m exclusive`).
+Two files run in parallel (`pytest -n 2 --dist loadfile -m "not exclusive"`), each worker in its own namespace. Tests
+that are marked `exclusive` run sequentially, without any other test (`pytest -m exclusive`).
 """
 
 import fcntl
@@ -14,7 +14,7 @@ import pytest
 from tests.support.kube import MONITORING, NAMESPACE, ROOT, SAMPLES, SYSTEM, WORKER, Cluster, image, sample, setup
 from tests.support.simcluster.environment import Environment, simulated_environment
 
-# Set by `make test-faults`: tests that take minutes each.
+# Each test takes minutes; only `make test-faults` runs them.
 collect_ignore = [] if os.environ.get("RESNEXT_FAULTS") == "all" else ["test_nodes.py", "test_stalled.py"]
 # `make test` and `make test-soak` run it separately.
 if "RESNEXT_SOAK_SECONDS" not in os.environ:
@@ -25,13 +25,13 @@ LONGEST = {"test_pod_failures.py", "test_training.py"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, one for each worker: at the end, short ones keep both busy."""
+    """Run the longest files first, so that both workers are busy until the end."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(autouse=True)
 def alone(request: pytest.FixtureRequest) -> None:
-    """An exclusive test fails next to others, also where these would not notice it."""
+    """Fail exclusive tests that run in parallel with others."""
     if WORKER and request.node.get_closest_marker("exclusive"):
         pytest.fail('exclusive tests run without -n: pytest -m exclusive; with -n, add -m "not exclusive"')
 
@@ -40,7 +40,7 @@ def alone(request: pytest.FixtureRequest) -> None:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     """The cluster with the operator, Prometheus, a restricted namespace and the digits in it."""
     cluster = Cluster(os.environ.get("KUBECONFIG") or setup("kubeconfig"))
-    # The first worker installs; the workers' folders lie in one folder of this run.
+    # The first worker installs. The directories of all workers have the same parent in one run.
     folder = tmp_path_factory.getbasetemp().parent if WORKER else tmp_path_factory.getbasetemp()
     installed = folder / "installed"
     with (folder / "lock").open("w", encoding="utf-8") as lock:
@@ -60,13 +60,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
 
 
 def install(cluster: Cluster) -> None:
-    """The operator and Prometheus; what earlier runs left is deleted."""
+    """Install the operator and Prometheus, and delete what earlier runs left."""
     cluster.run(
         *("helm", "upgrade", "--install", "resnext-operator", ROOT / "charts" / "resnext-operator"),
-        # A test replaces the definition's versions, and so owns the field.
+        # A test replaces the versions of the CRD and then owns the field.
         *("--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout", "120s", "--force-conflicts"),
         *("--set", f"image={image('operator')}", "--set", f"trainerImage={image('trainer-cpu')}"),
-        # Tests wait for what a training reports: three times as often as by default.
+        # Poll progress more often than by default, because tests wait for it.
         *("--set", "settings.progressPollIntervalSeconds=1"),
     )
     prometheus = (ROOT / "images" / "monitoring" / "prometheus.yaml").read_text()
@@ -80,7 +80,7 @@ def install(cluster: Cluster) -> None:
 
 @pytest.fixture
 def training(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Callable[..., str]]:
-    """Creates trainings from a sample, named after the test; they and their claims are deleted afterwards."""
+    """Create trainings from a sample, named after the test, and delete them and their claims afterwards."""
     test = request.node.originalname.removeprefix("test_").replace("_", "-")[:30].strip("-")
     names: list[str] = []
 

@@ -34,7 +34,7 @@ def test_api_server_and_trainer_reject_with_same_message(cluster: Cluster, tmp_p
     (sentence,) = trainer.stderr.splitlines()
     field, _, reason = sentence.partition(": ")
     assert field in str(refusal.value)
-    # Between the two each has its own way of quoting the value.
+    # The validators quote the value differently.
     assert re.sub(r'^Invalid value: ([-.\d]+: |"[^"]*": )?', "", reason) in str(refusal.value)
 
 
@@ -50,14 +50,14 @@ def test_failed_worker_start_is_counted(cluster: Cluster):
         for start in (first, second):
             assert "no such file or directory" in " ".join(start["log"])
         assert status["failures"] == 2
-        assert cluster.pods("hidden", "worker"), "cleanPodPolicy keeps what has failed"
+        assert cluster.pods("hidden", "worker"), "cleanPodPolicy keeps failed pods"
     finally:
         cluster.kubectl("delete", "rnx/hidden", "--ignore-not-found", "--wait=false")
 
 
 @pytest.fixture(scope="module")
 def damaged(cluster: Cluster) -> None:
-    """Copies of the digits in folders of their claim, each with one fault."""
+    """Copies of the digits in directories of their claim, each with one defect."""
     script = """
         mkdir cut unindexed empty
         cp train-* validation-* cut

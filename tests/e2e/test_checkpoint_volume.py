@@ -20,13 +20,13 @@ class Volume:
         self._node = cluster.objects("nodes")[0]["metadata"]["name"]
 
     def run(self, script: str) -> str:
-        """What a script prints that runs as root in the directory; every node mounts the same one."""
+        """Output of a script that runs as root in the directory, which every node mounts."""
         return in_node(self._node, f"cd {self.path}; {script}")
 
 
 @pytest.fixture
 def claim(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A claim of the test's own, whose directory belongs to the pods' user again afterwards."""
+    """A claim for one test. Afterwards its directory belongs to the pods' user again."""
     name = "claim-" + request.node.originalname.removeprefix("test_").replace("_", "-")[:30].strip("-")
     resources = {"requests": {"storage": "1Gi"}}
     spec = {"accessModes": ["ReadWriteMany"], "resources": resources}
@@ -65,7 +65,7 @@ def test_sub_path_is_created_and_resumed(cluster: Cluster, training, claim):
 
 
 def test_symbolic_link_in_claim_fails_before_first_step(cluster: Cluster, training, claim):
-    """Wherever it points."""
+    """Independent of its target."""
     Volume(cluster, claim).run("ln -s /tmp runs && chown -h 1000:1000 runs")
     name = training(checkpoints={"claimName": claim, "template": None, "subPath": "runs/a"}, **SMALL)
     cluster.until(name, lambda status: status.get("phase") == "Failed")

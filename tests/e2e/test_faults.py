@@ -17,7 +17,7 @@ pytestmark = pytest.mark.exclusive
 
 ALL = os.environ.get("RESNEXT_FAULTS") == "all"
 
-# More would only wait for the two cores.
+# More operators would only compete for two cores.
 CONCURRENCY = 4
 
 
@@ -25,7 +25,7 @@ def injection_points(writes: int) -> list[tuple[Fault, int]]:
     """Faults and the numbers of the writes at which they are injected."""
     if ALL:
         return [(fault, number) for fault in Fault for number in range(1, writes + 1)]
-    # Each fault at another write, spread over the run.
+    # Each fault at a different write, spread over the run.
     return [(fault, max(1, round(writes * (place + 1) / (len(Fault) + 1)))) for place, fault in enumerate(Fault)]
 
 
@@ -55,12 +55,12 @@ async def sweep(environment: Environment, steps: ScenarioSteps) -> tuple[list[st
         if isinstance(run, BaseException):
             failures.append(str(run))
             continue
-        # Faster pods need fewer writes; then a fault may have no write to be injected at.
+        # A run with faster pods has fewer writes, so a fault may not be injected.
         injected += run.injected
         killed = run.injected and fault in (Fault.KILLED_AFTER, Fault.KILLED_BEFORE)
         failures += [f"{fault} {number} ({clean.writes[number - 1]}): {each}" for each in run.differences(clean)]
         if run.starts != 1 + killed:
-            failures.append(f"{fault} {number}: it ended by itself:\n{run.log}")
+            failures.append(f"{fault} {number}: the operator exited by itself:\n{run.log}")
     if injected < 0.9 * len(faults):
         failures.append(f"{injected} of {len(faults)} faults were injected: the other writes did not occur")
     return failures, injected

@@ -1,4 +1,4 @@
-"""Lost and drained nodes: minutes because of the cluster's timeouts, so in `make test-faults` only."""
+"""Lost and drained nodes. They take minutes because of the cluster's timeouts, so only `make test-faults` runs them."""
 
 import re
 import time
@@ -22,7 +22,7 @@ def running_in_attempt(number):
 
 @pytest.fixture
 def worker_node(cluster: Cluster):
-    """The node that is no control plane; afterwards it takes pods again."""
+    """The worker node; it is schedulable again afterwards."""
     (name,) = (
         node["metadata"]["name"]
         for node in cluster.objects("nodes")
@@ -43,7 +43,7 @@ def test_worker_on_lost_node_is_replaced(cluster: Cluster, training, worker_node
     assert named is not None
     index = named[1]
     in_node(worker_node, "systemctl stop kubelet")
-    # Silent for 50 s, taken away after 30 s more; then a new pod and a new attempt.
+    # The node is marked unreachable after 50 s and the pod is evicted 30 s later; then a new attempt starts.
     cluster.until(name, running_in_attempt(2), seconds=420)
     status = cluster.status(name)
     assert status.get("failures", 0) == 0
@@ -63,7 +63,7 @@ def test_drained_node_loses_no_steps(cluster: Cluster, training, worker_node):
     began = time.monotonic()
     drained = (worker_node, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=120s")
     cluster.run("kubectl", "drain", *drained, f"--pod-selector=resnext.dev/training={name}")
-    assert time.monotonic() - began < 60, "the ranks save and go"
+    assert time.monotonic() - began < 60, "the ranks save and exit"
     cluster.until(name, running_in_attempt(2), seconds=120)
     status = cluster.status(name)
     assert status.get("failures", 0) == 0

@@ -1,4 +1,4 @@
-"""Failures of real pods: they do not start, run out of memory, are evicted, or hang."""
+"""Failures of real pods: failed starts, out of memory, eviction and hangs."""
 
 import json
 import os
@@ -95,7 +95,7 @@ def test_pods_failing_to_start_report_reason(cluster: Cluster, training, no_quot
 
 def test_evicted_worker_and_lost_secret_replace_workers(cluster: Cluster, training):
     """A new Secret replaces all workers; training resumes from the checkpoint."""
-    # On one node, where the new pods meet the old ones, and what the kubelet remembers of the old Secret.
+    # On one node, where old pods still terminate and the kubelet may have cached the old Secret.
     node = cluster.objects("nodes")[-1]["metadata"]["labels"]["kubernetes.io/hostname"]
     name = training(training=LONG, workers={"nodeSelector": {"kubernetes.io/hostname": node}})
     cluster.until(name, lambda status: saved(status) >= 22)
@@ -123,7 +123,7 @@ def evict(cluster: Cluster, pod: str) -> None:
 
 def test_hung_rank_ends_attempt_and_is_counted(cluster: Cluster, training):
     """The watchdog ends the attempt; the next one resumes after a pause."""
-    # It counts from the first step on.
+    # The watchdog starts with the first step.
     name = training(training={**LONG, "stallTimeoutSeconds": 25})
     cluster.until(name, lambda status: saved(status) >= 22)
     pod = worker(cluster, name, 1)["metadata"]["name"]
@@ -135,7 +135,7 @@ def test_hung_rank_ends_attempt_and_is_counted(cluster: Cluster, training):
     cluster.until(name, in_attempt(2))
     first, second = cluster.status(name)["attempts"]
     paused = datetime.fromisoformat(second["startTime"]) - datetime.fromisoformat(first["endTime"])
-    assert paused.total_seconds() >= 9, "ten seconds after the first failure, in times without fractions"
+    assert paused.total_seconds() >= 9, "ten seconds after the first failure; times have a resolution of one second"
     assert second["checkpointStepBefore"] >= 22
     described = " ".join(cluster.kubectl("describe", "rnx", name).split())
     for event in ("Normal Accepted", "Warning Hung", "Normal LauncherCreated", "Normal StepsProgressing"):

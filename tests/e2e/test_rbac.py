@@ -39,7 +39,7 @@ def granted(kind: str) -> Iterator[Permission]:
 
 
 def needed(calls: list[Call]) -> Iterator[Permission]:
-    """What the calls needed; some clusters ask for a right to the finalizers of an owner whose deletion is blocked."""
+    """Permissions that the calls needed, and that for finalizers, which some clusters require."""
     for call in calls:
         if call.resource:
             yield call.group, call.resource, call.verb
@@ -72,7 +72,7 @@ async def within_a_quota(scenario: TrainingScenario) -> None:
         found = await scenario.api.find(f"{path}/team")
         return bool(found and (found.get("status") or {}).get("hard"))
 
-    # Before that the API server admits no pod at all.
+    # The API server admits no pod before that.
     await scenario.until(known, "the quota's status")
     await create_to_succeeded(scenario)
 
@@ -90,12 +90,12 @@ def test_role_grants_exactly_what_operator_uses(environment: Environment):
     """Recorded over scenarios that take every path; each write is sent twice to provoke races."""
 
     async def record() -> list[Call]:
-        # The Lease is created as well, not only acquired.
+        # A new Lease, so that creating it is covered as well.
         await environment.api.remove(f"/apis/coordination.k8s.io/v1/namespaces/{SYSTEM}/leases/{RELEASE}")
         lives = (suspend_to_resumed, with_another_hash, until_ttl_expires, within_a_quota)
         async with AsyncExitStack() as stack:
             scenarios = [await stack.enter_async_context(training_scenario(environment)) for _ in lives]
-            # Not in all namespaces: in a terminating namespace every creation is forbidden.
+            # Only this namespace: in a terminating namespace every creation is forbidden.
             where = {"namespaces": ",".join(scenario.namespace for scenario in scenarios), "lease": (SYSTEM, RELEASE)}
             it = await stack.enter_async_context(environment.operator(**where, fault=Fault.TWICE))
             await asyncio.gather(*(live(scenario) for live, scenario in zip(lives, scenarios, strict=True)))

@@ -31,12 +31,12 @@ def lease(cluster: Cluster):
 
 
 def seconds(since: datetime, lease) -> float:
-    """From then until the lease was acquired, by the operator's own clock."""
+    """Seconds from a time until the lease was acquired, by the operator's clock."""
     return (datetime.fromisoformat(lease["acquireTime"]) - since).total_seconds()
 
 
 def kill(cluster: Cluster, pod: str) -> None:
-    """kill -9 of a pod's process, from its node: within the pod it is process 1, which no signal of its own kills."""
+    """Kill a pod's process with SIGKILL from its node, because process 1 cannot be killed from inside the pod."""
     found = cluster.get("pod", pod, namespace=SYSTEM)
     container = found["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
     in_node(found["spec"]["nodeName"], f"ctr --namespace k8s.io tasks kill --signal SIGKILL {container}")
@@ -44,7 +44,7 @@ def kill(cluster: Cluster, pod: str) -> None:
 
 @pytest.mark.usefixtures("two")
 def test_standby_takes_over_when_leader_dies(cluster: Cluster, training):
-    """Running trainings continue, and nothing is created twice; a graceful end releases the lease."""
+    """Running trainings continue, and nothing is created twice. A graceful shutdown releases the lease."""
     running = training(training={"model": SMALL_NETWORK, "epochs": 2000}, workers=ONE_WORKER)
     cluster.until(running, lambda status: (status.get("progress") or {}).get("step", 0) > 20)
     before, first = cluster.children(running), lease(cluster)
@@ -56,16 +56,16 @@ def test_standby_takes_over_when_leader_dies(cluster: Cluster, training):
     eventually(lambda: len(cluster.pods(made, "worker")) == 2, "the workers")
     led = lease(cluster)
     assert led["leaseTransitions"] > first.get("leaseTransitions", 0)
-    assert seconds(killed, led) < LEASE_DURATION + 5, "the lease's time, and a few seconds"
-    assert cluster.children(running) == before, "who runs is left alone"
+    assert seconds(killed, led) < LEASE_DURATION + 5, "the lease duration plus a few seconds"
+    assert cluster.children(running) == before, "running pods are unchanged"
     kinds = [each.partition("/")[0] for each in cluster.children(made)]
     assert {kind: kinds.count(kind) for kind in kinds} == {"Pod": 2, "ConfigMap": 1, "NetworkPolicy": 1}
 
-    # Asked to go, the leader lets the lease go first: the other need not wait for it to run out.
+    # On SIGTERM the leader releases the lease, so the other replica need not wait until it expires.
     leader = led["holderIdentity"]
     deleted_at = datetime.now(UTC)
     cluster.kubectl("delete", "pod", leader, "--timeout=60s", namespace=SYSTEM)
-    assert (datetime.now(UTC) - deleted_at).total_seconds() < 20, "a graceful end: after 30 s it would be killed"
+    assert (datetime.now(UTC) - deleted_at).total_seconds() < 20, "a graceful shutdown; it would be killed after 30 s"
     eventually(lambda: lease(cluster)["holderIdentity"] not in ("", leader), "another leader")
     assert 0 < seconds(deleted_at, lease(cluster)) < LEASE_DURATION
     step = cluster.status(running)["progress"]["step"]

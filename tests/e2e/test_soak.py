@@ -1,4 +1,4 @@
-"""One tenant creates and patches odd objects while ordinary trainings run in another namespace.
+"""One tenant creates and patches malformed objects while ordinary trainings run in another namespace.
 
 `make test-soak` runs for half an hour, `make test` for three minutes next to the tests that need no cluster.
 """

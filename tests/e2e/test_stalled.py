@@ -1,4 +1,4 @@
-"""A stuck rank is reported as Stalled: a minute of waiting each time, so in `make test-faults` only."""
+"""A stuck rank is reported as Stalled. Each test waits for minutes, so only `make test-faults` runs them."""
 
 from tests.support.kube import Cluster
 
@@ -12,7 +12,7 @@ def signal(cluster: Cluster, pod: str, name: str) -> None:
 
 def test_stall_is_reported_cleared_and_ended_as_hung(cluster: Cluster, training):
     """A resumed rank clears the condition; a stall past its deadline ends the attempt as hung."""
-    # The watchdog of the ranks themselves is slower here than the operator.
+    # A long timeout, so that the operator detects the stall before the ranks' watchdog.
     policy = {"stallTimeoutMultiple": 2, "stallDeadlineSeconds": 45}
     name = training(training={**LONG, "stallTimeoutSeconds": 600}, runPolicy=policy)
     pod = f"{name}-worker-1-0"
@@ -45,7 +45,7 @@ def test_stall_is_reported_cleared_and_ended_as_hung(cluster: Cluster, training)
     step = cluster.status(name)["progress"]["step"]
     assert kept <= saved(cluster.status(name)) <= step
     cluster.until(name, lambda status: len(status["attempts"]) == 2 and status["phase"] == "Running")
-    # It makes steps again: nothing of the rank that stood still is left in its pod.
+    # The next attempt progresses, so no process of the stuck rank is left in its pod.
     cluster.until(name, lambda status: status["progress"]["step"] > step)
     assert cluster.condition(name, "Stalled")["status"] == "False"
     described = " ".join(cluster.kubectl("describe", "rnx", name).split())

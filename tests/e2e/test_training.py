@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.kube import NAMESPACE, ROOT, SMALL_NETWORK, SYSTEM, Cluster, Manifest, eventually
 
-# Long enough to break something in the middle, short enough to wait for the end: half a minute on two cores.
+# Takes about 30 s on two cores: long enough for a fault in the middle, short enough to wait for the end.
 LONG = {"model": SMALL_NETWORK, "epochs": 16, "checkpoint": {"intervalEpochs": 1}}
 
 
@@ -26,7 +26,7 @@ def succeeded(status):
 
 
 def steps_until_success(cluster: Cluster, name: str) -> list[int]:
-    """The steps done, as the status reports them until the training has succeeded."""
+    """Completed steps that the status reports until the training succeeds."""
     seen: list[int] = []
 
     def finished(status: Manifest) -> bool:
@@ -46,7 +46,7 @@ def live(pods):
 
 
 def values(result):
-    """Of an instant query."""
+    """Values of an instant query."""
     return [float(each["value"][1]) for each in result]
 
 
@@ -89,7 +89,7 @@ def test_digits_reach_accuracy_and_export_metrics(cluster: Cluster, training):
     assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
     for query in dashboard_queries():
         expression = query.replace("$namespace", NAMESPACE).replace("$training", name).replace("$__rate_interval", "5m")
-        # Asked of the last minutes: the pods of a finished training are gone.
+        # Over the last minutes, because the pods of a finished training are deleted.
         past = f"last_over_time(({expression})[10m:5s])"
         eventually(partial(cluster.query, past), f"data for {query}")
 
@@ -180,7 +180,7 @@ def test_missing_gpus_are_reported_as_unschedulable(cluster: Cluster, training):
 
 @pytest.fixture
 def nodes_with_gpus(cluster: Cluster):
-    """Each node says that it has one GPU; nothing is behind it."""
+    """Each node advertises one GPU that does not exist."""
     nodes = [node["metadata"]["name"] for node in cluster.objects("nodes")]
     for node in nodes:
         patch_capacity(cluster, node, '{"op":"add","path":"/status/capacity/nvidia.com~1gpu","value":"1"}')
@@ -223,13 +223,13 @@ def test_unusable_gpu_fails_without_cpu_fallback(cluster: Cluster, training, nod
 
 @pytest.fixture
 def no_operator(cluster: Cluster):
-    """Scales the operator down when called; afterwards it is back."""
+    """Scale the operator down when called; it is restored afterwards."""
     yield lambda: scale(cluster, 0)
     scale(cluster, 1)
 
 
 def test_deletion_removes_children_except_checkpoints(cluster: Cluster, training):
-    """Pods end, and everything but the checkpoints is deleted."""
+    """Pods terminate, and everything except the checkpoints is deleted."""
     name = training(training=LONG)
     cluster.until(name, lambda status: saved(status) >= 20)
     delete(cluster, name)
@@ -245,7 +245,7 @@ def test_deletion_without_operator_removes_children(cluster: Cluster, training, 
 
 
 def delete(cluster: Cluster, name: str) -> None:
-    """Delete a training; of its children, only the checkpoints may be left."""
+    """Delete a training; only its checkpoint claim may remain."""
     cluster.kubectl("delete", "rnx", name, "--timeout=30s")
     kinds = "pods,configmaps,networkpolicies,secrets"
     eventually(lambda: not cluster.objects(kinds, f"resnext.dev/training={name}"), "the end of all children", 120)

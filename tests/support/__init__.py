@@ -1,1 +1,1 @@
-"""What tests share: builders, fakes, and a simulated cluster."""
+"""Shared by tests: builders, fakes and a simulated cluster."""

@@ -1,4 +1,4 @@
-"""Checkpoints and runs that a test knows to be there, and a run of an earlier version."""
+"""Checkpoints and runs that must exist, and a run of an earlier version."""
 
 from pathlib import Path
 
@@ -8,18 +8,18 @@ from resnext_trainer.checkpoint.store import Arrays, TrainingPosition
 from resnext_trainer.contract import SavedCheckpoint
 
 FORMAT_1 = Path(__file__).parents[1] / "fixtures" / "checkpoint-format-1"
-"""config.yaml of a training, and the directory `run` as checkpoint format 1 has it: no pointer and no provenance."""
+"""config.yaml of a training and its run directory in checkpoint format 1, which has no pointer and no provenance."""
 
 
 def newest(folder: Path) -> tuple[TrainingPosition, Arrays, SavedCheckpoint]:
-    """Position, arrays and place of the newest checkpoint in the directory of a run."""
+    """Position, arrays and path of the newest checkpoint in a run directory."""
     found = store.newest(folder)
     assert found is not None, f"no checkpoint in {folder}"
     return found
 
 
 def best(folder: Path) -> TrainingPosition:
-    """Position of the best checkpoint in the directory of a run."""
+    """Position of the best checkpoint in a run directory."""
     found = store.best(folder)
     assert found is not None, f"no best checkpoint in {folder}"
     return found.position

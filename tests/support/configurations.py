@@ -1,11 +1,11 @@
-"""Configurations of trainings that several tests share."""
+"""Training configurations."""
 
 from pathlib import Path
 from typing import Any
 
 
 def short_training(data: Path, checkpoints: Path) -> dict[str, Any]:
-    """Configuration of a training on the digits that takes seconds."""
+    """Configuration of a training on the digits, which takes seconds."""
     return {
         "model": {"architecture": "resnext17-8x4d", "classes": 10, "imageSize": 32},
         "epochs": 1,

@@ -1,7 +1,7 @@
-"""Manifests with what kubectl and the API server make of them: the specs of their trainings, or None if rejected.
+"""Manifests with the specs that kubectl and the API server read from them, or None if they are rejected.
 
-The specs were computed with the packages of which kubectl and the API server 1.34 consist; the end-to-end tests compare
-them with a cluster.
+The specs were computed with the Go packages of kubectl and the API server 1.34; the end-to-end tests compare them with
+a cluster.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ DATASET = "dataset: {claimName: imagenet}"
 
 
 def spec(training: str = "{epochs: 10}", more: str = "") -> str:
-    """One training; `more` are fields of its spec, each behind a comma."""
+    """One training; `more` has further fields of its spec, each preceded by a comma."""
     return f"{HEAD}spec: {{training: {training}, {DATASET}{more}}}\n"
 
 
@@ -150,4 +150,4 @@ CASES = {name: (text.encode(), specs) for name, (text, specs) in TEXTS.items()} 
     "UTF-16, big-endian": (("\ufeff" + spec()).encode("utf-16-be"), [stored({"epochs": 10})]),
     "UTF-16 without a byte order mark": (spec().encode("utf-16-le"), None),
 }
-"""Each manifest by what is special about it."""
+"""Manifests and their specs, by the feature that they cover."""

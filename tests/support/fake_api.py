@@ -1,6 +1,6 @@
-"""An API server of a few lines that speaks HTTP: discovery, lists, watches and writes of what the operator needs.
+"""A fake API server over HTTP with the discovery, lists, watches and writes that the operator needs.
 
-A namespace that it does not serve is answered with 403, as one whose Role has gone with it.
+Requests for a namespace that does not exist return 403, like those for a namespace whose Role was deleted with it.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from resnext_operator.api.objects import Manifest
 from resnext_operator.runtime.client import PATHS
 from tests.support.merge_patch import merge_patch
 
-# What kopf waits for before it watches anything.
+# kopf waits for these resources before it watches.
 _OF_KOPF = {
     "Namespace": ("api/v1", "namespaces"),
     "CustomResourceDefinition": ("apis/apiextensions.k8s.io/v1", "customresourcedefinitions"),
@@ -26,7 +26,7 @@ _KINDS = {plural: kind for kind, (_, plural) in PATHS.items()}
 
 
 class ApiServer:
-    """Objects by their path; every write and every refusal is noted."""
+    """Stores objects by path, and records every write and rejection."""
 
     def __init__(self, *namespaces: str) -> None:
         self.namespaces = set(namespaces)
@@ -37,17 +37,17 @@ class ApiServer:
         self.requests: list[tuple[str, str]] = []
         """Verb and path of every request; the verbs of collections are LIST, WATCH and POST."""
         self.discovery = 200
-        """Status of the answer to what resources the group of the trainings has; 404 if its CRD is not installed."""
+        """Status code of the discovery of the trainings' API group; 404 if the CRD is not installed."""
         self.broken: set[str] = set()
-        """Names of objects whose creation ends with an error of the server."""
+        """Names of objects whose creation fails with a server error."""
         self.watches: dict[tuple[str, str], list[asyncio.Queue[Manifest | None]]] = {}
         self.failing: set[str] = set()
-        """Plurals whose lists end with an error of the server."""
+        """Plurals of resources whose lists fail with a server error."""
         self._runner: web.AppRunner | None = None
 
     @asynccontextmanager
     async def serve(self, folder: Path) -> AsyncIterator[Path]:
-        """The path of a kubeconfig for it."""
+        """Start the server; returns the path of a kubeconfig."""
         app = web.Application(middlewares=[self._note])
         app.router.add_get("/api", self._versions)
         app.router.add_get("/apis", self._groups)
@@ -75,13 +75,13 @@ class ApiServer:
             await self.stop()
 
     async def stop(self) -> None:
-        """Answer no request any more."""
+        """Stop answering requests."""
         self.end_watches()
         if self._runner:
             await self._runner.cleanup()
 
     def end_watches(self, namespace: str | None = None) -> None:
-        """Close the connections of watches, as the API server does now and then."""
+        """Close the connections of watches, as the API server does periodically."""
         for (where, _), queues in self.watches.items():
             for queue in queues if namespace in (None, where) else ():
                 queue.put_nowait(None)

@@ -1,4 +1,4 @@
-"""The operator's client on objects in memory, for tests without a server."""
+"""Fake of the operator's client with objects in memory."""
 
 import copy
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from tests.support.merge_patch import merge_patch
 
 
 class Server(KubeClient):
-    """POST, GET, PUT, DELETE and merge patches of a status, in memory; every write is noted."""
+    """POST, GET, PUT, DELETE and merge patches of a status, in memory; records every write."""
 
     def __init__(self) -> None:
         self.objects: dict[str, Manifest] = {}
@@ -18,7 +18,7 @@ class Server(KubeClient):
         self.patches: list[tuple[str, str, Any]] = []
         self.version = 0
         self.dry_runs: list[str] = []
-        """Names of the pods whose creation was tried only."""
+        """Names of the pods in dry runs."""
         self.quotas: list[Manifest] = []
         self.quota_looks = 0
         self.refusals: dict[str, ApiError] = {}

@@ -1,4 +1,4 @@
-"""A small model of a cluster: it carries out plans, and pods live in it as the kubelet would report them."""
+"""A model of a cluster that applies plans and reports pods as the kubelet does."""
 
 import copy
 import json
@@ -81,7 +81,7 @@ class Cluster:
         for claim in ("digits-data", "imagenet"):
             self.claim(claim, "ReadWriteMany")
 
-    # -- what the operator does ----------------------------------------------------------------------------------
+    # -- operator ------------------------------------------------------------------------------------------------
 
     @property
     def training(self) -> Training:
@@ -89,7 +89,7 @@ class Cluster:
 
     @property
     def seen(self) -> ClusterState:
-        # Nobody may watch Secrets.
+        # The operator does not watch Secrets.
         children = cast("list[CachedObject]", [each for each in self.objects.values() if each["kind"] != "Secret"])
         deleted_launchers = cast("list[CachedObject]", self.deleted_launchers)
         metadata = self.body["metadata"]
@@ -117,17 +117,17 @@ class Cluster:
             if not (plan.needs_admission or plan.needs_launcher_admission or plan.needs_ssh_secret):
                 return plan
             plan = decide(self.training, seen, self.now)
-        raise AssertionError("the operator asks again and again")
+        raise AssertionError("the operator requests the same information repeatedly")
 
     @property
     def requeue_seconds(self) -> float:
-        """Seconds after which the operator looks again if nothing happens; fails if it does not plan to."""
+        """Seconds until the planned requeue; fails if there is none."""
         after = self.decide().requeue_after
-        assert after is not None, "the operator waits for events alone"
+        assert after is not None, "no requeue is planned"
         return after.total_seconds()
 
     def rejected(self, plan: Plan, rejection: Rejection) -> Plan:
-        """What is recorded when the API server rejects an object of a plan."""
+        """Record that the API server rejected an object of a plan."""
         return plan_after_api_rejection(self.training, plan, rejection, self.now)
 
     def _keys(self) -> str:
@@ -151,12 +151,12 @@ class Cluster:
                 self.deleted = True
         self.body["status"] = json.loads(json.dumps(plan.status.to_json()))
         assert Status.parse(self.body["status"]).to_json() == self.body["status"], (
-            "what the operator writes it can read"
+            "the operator cannot parse its own status"
         )
         self.events += [event.reason for event in plan.events]
 
     def settle(self) -> None:
-        """Decide and carry out until nothing is left to do; fails when that does not come to an end."""
+        """Reconcile until nothing changes; fails if that does not converge."""
         for _ in range(20):
             plan = self.decide()
             if not (plan.create or plan.update or plan.delete or plan.ungate) and plan.status.to_json() == self.status:
@@ -165,9 +165,9 @@ class Cluster:
             self.apply_plan(plan)
             if self.deleted:
                 return
-        raise AssertionError(f"the operator finds no rest: {plan}")
+        raise AssertionError(f"reconciliation does not converge: {plan}")
 
-    # -- what the kubelet and people do --------------------------------------------------------------------------
+    # -- kubelet and users ---------------------------------------------------------------------------------------
 
     def claim(self, name: str, *modes: str) -> None:
         self._store({"kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": {"accessModes": list(modes)}})
@@ -176,7 +176,7 @@ class Cluster:
         return sorted(filter(is_pod(role), self.objects.values()), key=lambda each: str(each["metadata"]["name"]))
 
     def ready(self) -> None:
-        """Every pod that waits now runs: workers on a node each, the launcher on one of its own."""
+        """Start all pending pods, each on its own node."""
         for pod in self.objects.values():
             gated = pod["kind"] == "Pod" and pod["spec"].get("schedulingGates")
             if pod["kind"] == "Pod" and not pod.get("status") and not gated:
@@ -185,7 +185,7 @@ class Cluster:
                 pod["status"] = {"phase": "Running", "conditions": [ready], "podIP": f"10.0.0.{len(self.made)}"}
 
     def train(self, step: int, saved: int | None = None) -> None:
-        """The ranks of the attempt under way have come to a step."""
+        """Report that the ranks of the current attempt reached a step."""
         checkpoint = SavedCheckpoint(step=saved, time=self.now, path=f"/checkpoints/{saved}") if saved else None
         attempt = self.status["attempts"][-1]["number"]
         self.progress = Progress(
@@ -207,7 +207,7 @@ class Cluster:
         pod["status"] = {"phase": phase, "containerStatuses": [{"state": {"terminated": ended}}]}
 
     def remove(self, name: str) -> None:
-        """A pod goes; a launcher that was asked to go saves first."""
+        """Delete a pod; a launcher saves first if its deletion was requested."""
         pod = self.objects.pop(name)
         if is_pod("launcher")(pod):
             if (pod.get("status") or {}).get("phase") == "Running":
@@ -217,14 +217,14 @@ class Cluster:
             self.deleted_launchers.append(pod)
 
     def vanish(self, name: str) -> None:
-        """A pod goes by force."""
+        """Delete a pod without a grace period."""
         del self.objects[name]
 
     def wait(self, **time: float) -> None:
         self.now += timedelta(**time)
 
     def run(self) -> None:
-        """Until the attempt trains."""
+        """Reconcile until the attempt is training."""
         self.settle()
         self.ready()
         self.settle()
@@ -235,7 +235,7 @@ class Cluster:
     def _store(self, manifest: Manifest) -> None:
         name = manifest["metadata"]["name"]
         key = name if manifest["kind"] == "Pod" else f"{manifest['kind']}/{name}"
-        if key not in self.objects:  # else the API server answers 409
+        if key not in self.objects:  # otherwise the API server returns 409
             self._uids += 1
             manifest["metadata"]["uid"] = f"uid-{self._uids}"
             manifest["metadata"]["creationTimestamp"] = to_rfc3339(self.now)

@@ -8,14 +8,14 @@ from PIL import Image
 
 
 def encode(image: Image.Image, form: str = "JPEG", **options: Any) -> bytes:
-    """The file of an image in this format of Pillow."""
+    """The image encoded in a format of Pillow."""
     stream = io.BytesIO()
     image.save(stream, form, **options)
     return stream.getvalue()
 
 
 def uniform(colour: str | tuple[int, int, int], size: tuple[int, int], form: str = "JPEG") -> bytes:
-    """An image of one colour; size is (width, height)."""
+    """An image of one color; size is (width, height)."""
     return encode(Image.new("RGB", size, colour), form)
 
 

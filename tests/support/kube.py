@@ -1,6 +1,6 @@
-"""kubectl, helm and Prometheus as a user has them, and the samples with changes.
+"""Access to the cluster through kubectl, helm and Prometheus, and the samples with changes.
 
-With KUBECONFIG set, that cluster is used, and the images named by RESNEXT_IMAGE_{OPERATOR,TRAINER,MONITORING}.
+If KUBECONFIG is set, tests use that cluster and the images in RESNEXT_IMAGE_{OPERATOR,TRAINER,MONITORING}.
 """
 
 import json
@@ -27,17 +27,17 @@ SAMPLES = ROOT / "manifests" / "samples"
 SYSTEM, MONITORING = "resnext-system", "monitoring"
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 NAMESPACE = f"e2e-{WORKER}" if WORKER else "e2e"
-"""Of this process: the workers of pytest-xdist run at the same time."""
+"""Namespace of this worker of pytest-xdist."""
 Manifest = dict[str, Any]
 T = TypeVar("T")
 _BLOCKS = {"blocks": [1, 1], "groups": 8, "width": 4, "channels": 64, "stem": 32, "smallImages": True}
 SMALL_NETWORK = {"architecture": "custom", "custom": _BLOCKS}
-"""For tests in which no accuracy matters: a rank starts and trains with it in half of the processor time."""
+"""For tests that do not check accuracy: a rank needs half of the CPU time to start and train."""
 ONE_WORKER = {"replicas": 1}
-"""For tests in which no second rank matters.
+"""For tests that do not need a second rank.
 
-The ranks of a training wait busily for one another: on two cores, two trainings of two ranks at the same time take
-longer than one after the other.
+The ranks of a training wait actively for each other: on two cores, two concurrent trainings with two ranks take longer
+than two consecutive ones.
 """
 
 
@@ -46,26 +46,26 @@ def image(name: str) -> str:
 
 
 class Refused(Exception):
-    """kubectl or helm ended with an error; the text is what it wrote."""
+    """kubectl or helm failed; the message is its output."""
 
 
 class Cluster:
-    """kubectl and helm, as a user has them."""
+    """kubectl and helm for the cluster."""
 
     def __init__(self, kubeconfig: str) -> None:
         self.environment = {**os.environ, "KUBECONFIG": kubeconfig}
 
     @cached_property
     def _proxy(self) -> str:
-        """`kubectl proxy`: a status takes 3 ms of the processor instead of the 150 ms of a kubectl of its own."""
-        # It ends with this process.
+        """`kubectl proxy`: reading a status takes 3 ms of CPU time instead of 150 ms with a new kubectl."""
+        # Ends together with this process.
         command = ("setpriv", "--pdeathsig=KILL", "kubectl", "proxy", "--port=0")
         process = subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE, text=True)
         assert process.stdout
         return "http://" + process.stdout.readline().split()[-1]
 
     def read(self, path: str) -> Manifest:
-        """What the API server answers to GET."""
+        """Response of the API server to GET."""
         try:
             with urlopen(self._proxy + path, timeout=60) as answer:
                 found: Manifest = json.load(answer)
@@ -97,7 +97,7 @@ class Cluster:
         return found
 
     def children(self, name: str) -> dict[str, str]:
-        """Every child of a training, by kind and name, with its uid: who is recreated gets another."""
+        """uid of every child of a training, by kind and name. A recreated object has a new uid."""
         kinds = "pods,configmaps,networkpolicies"
         return {
             f"{each['kind']}/{each['metadata']['name']}": each["metadata"]["uid"]
@@ -108,14 +108,14 @@ class Cluster:
         return self.objects("pods", f"resnext.dev/training={name},resnext.dev/role={role}")
 
     def query(self, promql: str) -> list[Manifest]:
-        """What the Prometheus in the cluster answers to an instant query."""
+        """Result of an instant query to Prometheus in the cluster."""
         question = quote(promql, safe="")
         path = f"/api/v1/namespaces/{MONITORING}/services/prometheus:9090/proxy/api/v1/query?query={question}"
         result: list[Manifest] = self.read(path)["data"]["result"]
         return result
 
     def status(self, name: str, namespace: str = NAMESPACE) -> Manifest:
-        """Of a training; empty while it has none."""
+        """Status of a training; empty if it has none."""
         found = self.read(f"{TRAININGS}/namespaces/{namespace}/resnexttrainings/{name}")
         status: Manifest = found.get("status") or {}
         return status
@@ -125,7 +125,7 @@ class Cluster:
         return next((each for each in self.status(name).get("conditions", ()) if each["type"] == kind), {})
 
     def job(self, name: str, script: str, claim: str) -> None:
-        """Runs a shell script in the trainer's image, in the claim's folder, to its end."""
+        """Run a shell script in the trainer image with the claim as working directory, and wait until it ends."""
         _, job = yaml.safe_load_all((SAMPLES / "digits-dataset.yaml").read_text())
         job["metadata"] = {"name": name}
         pod = job["spec"]["template"]["spec"]
@@ -140,7 +140,7 @@ class Cluster:
         self.kubectl("delete", "job", name, "--timeout=60s")
 
     def story(self, name: str) -> str:
-        """All that helps to understand a training that did not do what a test wants."""
+        """Description, pods, events and logs of a training, for the message of a failed test."""
         parts = [json.dumps(self.status(name), indent=1), self.kubectl("get", "pods", "-o", "wide")]
         for pod in self.objects("pods", f"resnext.dev/training={name}"):
             try:
@@ -152,7 +152,7 @@ class Cluster:
         return "\n".join(parts)
 
     def until(self, name: str, seen: Callable[[Manifest], T], seconds: float = 300) -> T:
-        """The first true answer of `seen` to the training's status; fails with the whole story."""
+        """Wait until `seen` returns a true value for the training's status; fails with the training's story."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             status = self.status(name)
@@ -165,7 +165,7 @@ class Cluster:
 
 
 def eventually(seen: Callable[[], T | None], what: str, seconds: float = 60) -> T:
-    """The first true answer of `seen`."""
+    """Wait until `seen` returns a true value."""
     deadline = time.monotonic() + seconds
     while not (found := seen()):
         assert time.monotonic() < deadline, f"not seen within {seconds:.0f} s: {what}"
@@ -174,7 +174,7 @@ def eventually(seen: Callable[[], T | None], what: str, seconds: float = 60) -> 
 
 
 def in_node(node: str, script: str) -> str:
-    """What a shell script prints that runs as root in a node of the kind cluster."""
+    """Output of a shell script that runs as root in a node of the kind cluster."""
     command = ["docker", "exec", node, "sh", "-euc", script]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 

@@ -4,9 +4,9 @@ import importlib.util
 import shutil
 
 AVAILABLE = importlib.util.find_spec("horovod") is not None and shutil.which("mpirun") is not None
-"""Whether several ranks can train here."""
+"""Whether Horovod is installed."""
 
 
 def mpirun(ranks: int) -> list[str]:
-    """The first words of a command that starts ranks, also as root and on fewer cores than ranks."""
+    """Prefix of a command that starts ranks, also as root and on fewer cores than ranks."""
     return ["mpirun", "--allow-run-as-root", "--oversubscribe", "-bind-to", "none", "-np", str(ranks)]

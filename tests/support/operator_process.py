@@ -1,4 +1,4 @@
-"""The operator's process in the event loop of a test, on an API server of `fake_api`."""
+"""Runs the operator in the event loop of a test, with the API server of `fake_api`."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -23,24 +23,24 @@ LEASES = "system"
 
 
 def training(namespace: str, name: str = "flowers", **content: Any) -> Manifest:
-    """A training without a dataset, so that nothing keeps its pods from being created."""
+    """A training without a dataset, so that its pods are created immediately."""
     body = resource(dataset=None, training={"data": {"format": "synthetic"}}, workers={"replicas": 1})
     return {"kind": body["kind"], "metadata": {"namespace": namespace, "name": name}, "spec": body["spec"], **content}
 
 
 def config_map(namespace: str, name: str = "flowers") -> str:
-    """Path of the ConfigMap of a training, which is created first."""
+    """Path of a training's ConfigMap, which the operator creates first."""
     return f"/api/v1/namespaces/{namespace}/configmaps/{name}-config"
 
 
 class Operator:
-    """The process, and what it serves."""
+    """The operator and its HTTP endpoints."""
 
     def __init__(self, server: ApiServer, port: int, task: "asyncio.Task[int]") -> None:
         self.server, self.port, self.task = server, port, task
 
     async def get(self, path: str) -> tuple[int, str]:
-        """Status and text of an answer; the status is 0 while nobody listens."""
+        """Status code and text of a response; the status code is 0 if nothing listens."""
         try:
             async with (
                 aiohttp.ClientSession() as session,
@@ -56,9 +56,9 @@ class Operator:
         return next((each.value for family in families for each in family.samples if each.name == name), None)
 
     async def until(self, holds: Callable[[], object], what: str, seconds: float = 60) -> None:
-        """Wait until this holds; fails if the process ends before."""
+        """Wait until a condition holds; fails if the operator exits first."""
         for _ in range(int(seconds / 0.02)):
-            assert not self.task.done(), "the operator ended"
+            assert not self.task.done(), "the operator exited"
             if holds():
                 return
             await asyncio.sleep(0.02)
@@ -70,12 +70,12 @@ class Operator:
         await self.until(lambda: path in self.server.objects, f"the training {namespace}/{name}")
 
     async def answers(self, path: str, status: int = 200) -> None:
-        """Wait until a path is answered with this status."""
+        """Wait until a path returns this status code."""
         for _ in range(3000):
             if (await self.get(path))[0] == status:
                 return
             await asyncio.sleep(0.02)
-        raise AssertionError(f"{path} never answered {status}")
+        raise AssertionError(f"{path} did not return {status}")
 
     async def ready(self) -> None:
         await self.answers("/readyz")
@@ -89,7 +89,7 @@ class Operator:
 async def operator(
     server: ApiServer, folder: Path, monkeypatch: pytest.MonkeyPatch, namespaces: tuple[str, ...], **settings: Any
 ) -> AsyncIterator[Operator]:
-    """The process, from its start to the end of the test; folder: for the kubeconfig."""
+    """Run the operator until the end of the test. folder: directory for the kubeconfig."""
     port = free_port()
     async with server.serve(folder) as config:
         monkeypatch.setenv("KUBECONFIG", str(config))

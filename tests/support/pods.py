@@ -13,10 +13,10 @@ from resnext_trainer.contract import TerminationReport
 from resnext_trainer.runtime import worker
 from tests.support.processes import free_port
 
-# Open MPI takes this for another machine, since no interface carries it: so the ranks are started by ssh.
+# No interface has this address, so Open MPI treats it as a remote host and starts the ranks with ssh.
 HOST = "127.0.0.2"
 
-# The pod's environment comes after Python's start, else the stand-in would take the place of worker and launcher too.
+# Set after Python has started; otherwise the replacement would affect worker and launcher as well.
 IN_A_POD = """
 import json, os, sys
 from resnext_trainer.__main__ import main
@@ -28,12 +28,12 @@ sys.exit(main(sys.argv[2:]))
 def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
     until = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < until, "it did not happen in time"
+        assert time.monotonic() < until, "timed out"
         time.sleep(0.1)
 
 
 class Pods:
-    """A worker of two slots, and launchers for it, with the scratch folders of pods."""
+    """A worker with two slots and its launchers, with the scratch directories of pods."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.ssh_port, self.health_port = folder, free_port(), free_port()
@@ -42,7 +42,7 @@ class Pods:
         for name in ("id_ed25519", "host_ed25519"):
             key = folder / "keys" / name
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
-            key.chmod(0o440)  # as the Secret's volume makes it; ssh would refuse the key itself
+            key.chmod(0o440)  # the mode of the Secret's volume, which ssh does not accept for a private key
         self.started: list[subprocess.Popen[str]] = []
 
     def options(self) -> list[str]:
@@ -71,7 +71,7 @@ class Pods:
         return self.start("launch", config, "--attempt=3", "--world-size=2", "--connect-timeout=5", *chosen, *options)
 
     def ranks(self) -> list[int]:
-        """The process ids of those that live."""
+        """Process ids of the running ranks."""
         return worker._pids(self.folder / "run")
 
     def ready(self) -> bool:
@@ -82,7 +82,7 @@ class Pods:
             return False
 
     def end(self) -> None:
-        """Ends what still runs, as a deleted pod ends."""
+        """Terminate the processes that still run, as the kubelet does for a deleted pod."""
         for process in self.started:
             if process.poll() is None:
                 process.terminate()

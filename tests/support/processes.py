@@ -1,4 +1,4 @@
-"""Processes that a test starts: their output, and ports for them."""
+"""Output and ports of processes that tests start."""
 
 import random
 import socket
@@ -6,11 +6,11 @@ import subprocess
 from typing import IO, AnyStr
 
 PORTS = range(20_000, 30_000)
-"""Below the ports that Linux gives to outgoing connections (32768 and up), which could take one before its use."""
+"""Below Linux' ephemeral ports (32768 and up), which outgoing connections may take before a test uses them."""
 
 
 def output(process: subprocess.Popen[AnyStr]) -> IO[AnyStr]:
-    """Standard output of a process that was started with a pipe for it."""
+    """Standard output of a process that was started with a pipe."""
     assert process.stdout is not None, "started without a pipe"
     return process.stdout
 

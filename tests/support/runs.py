@@ -1,4 +1,4 @@
-"""Trainings of seconds, for the tests of the loop."""
+"""Trainings that take seconds, for the tests of the training loop."""
 
 import math
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from tests.support import checkpoints
 
 
 class _StoppingMetrics(Metrics):
-    """Asks the training to stop after a number of steps."""
+    """Metrics that request a stop after a number of steps."""
 
     def __init__(self, requests: Requests, steps: float) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class _StoppingMetrics(Metrics):
 
 
 class StopAfter:
-    """The telemetry of a training that is asked to stop after a number of steps, and the requests to it."""
+    """Telemetry and requests of a training that stops after a number of steps."""
 
     def __init__(self, steps: float = math.inf) -> None:
         self.log, self.requests = StringIO(), Requests()
@@ -47,7 +47,7 @@ class StopAfter:
 
 @dataclass(frozen=True)
 class Trained:
-    """The report of a training that came to a step."""
+    """The report of a training that completed at least one step."""
 
     verdict: str
     message: str
@@ -67,7 +67,7 @@ def trained(
     stop_after: float = math.inf,
     **counts: int | None,
 ) -> Trained:
-    """The report of a training; what it said is in the telemetry's log."""
+    """The report of a training; its output is in the telemetry's log."""
     telemetry = telemetry or StopAfter(stop_after)
     expected: dict[str, int | None] = {"workers": None, "world": None, **counts}
     report = entrypoint.run(
@@ -78,7 +78,7 @@ def trained(
 
 
 def refused(settings: dict[str, Any], **how: Any) -> TrainingError:
-    """The error that ends a training, which is called with `how` as `trained` is."""
+    """The error that a training fails with; `how` are the arguments of `trained`."""
     with pytest.raises(TrainingError) as caught:
         trained(settings, **how)
     return caught.value
@@ -90,5 +90,5 @@ def folder(settings: dict[str, Any]) -> Path:
 
 
 def newest(settings: dict[str, Any]) -> tuple[TrainingPosition, Arrays, SavedCheckpoint]:
-    """Position, arrays and place of the newest checkpoint of a training."""
+    """Position, arrays and path of the newest checkpoint of a training."""
     return checkpoints.newest(folder(settings))

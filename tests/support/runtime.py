@@ -1,4 +1,4 @@
-"""What reconciliation needs, made of the real parts; only the API server is one of the test's own."""
+"""The runtime of reconciliation with real components and a fake API server."""
 
 from datetime import datetime
 
@@ -16,7 +16,7 @@ from resnext_operator.runtime.workqueue import WorkQueue
 
 
 class Recorder(EventRecorder):
-    """Notes the reasons of events, and writes none."""
+    """Keeps the reasons of events instead of writing them."""
 
     def __init__(self, cluster: KubeClient) -> None:
         super().__init__(cluster)
@@ -27,7 +27,7 @@ class Recorder(EventRecorder):
 
 
 def runtime_on(server: KubeClient) -> Runtime:
-    """With an empty cache; nothing runs by itself."""
+    """A runtime with an empty cache and without background tasks."""
     cache, queue, settings = Cache(), WorkQueue(), Settings()
     metrics = Metrics(cache, queue.__len__)
     poller = ProgressPoller(cache, queue, settings, metrics.guard)

@@ -1,6 +1,6 @@
-"""Specs that would make an invalid pod or claim, by class, and odd ones that would not; for unit and end-to-end tests.
+"""Specs of invalid pods or claims, by class, and unusual specs of valid ones, for unit and end-to-end tests.
 
-The classes are those of Kubernetes' own validation of pods (pkg/apis/core/validation) that fields of a training reach.
+The classes are those of Kubernetes' validation of pods (pkg/apis/core/validation) that apply to fields of a training.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ DISK = [{"name": "disk", "emptyDir": {}}]
 
 
 def merged(under: Spec, over: Spec) -> Spec:
-    """A spec with the fields of another one; resources are replaced as a whole."""
+    """A spec merged with another one; resources are replaced as a whole."""
     result = dict(under)
     for key, value in over.items():
         inner = (
@@ -147,7 +147,7 @@ INVALID: dict[str, Spec] = {
     "image with a space in it": {"image": "registry.example/my trainer:1"},
     "variable's name": {"workers": {"env": [{"name": "MY-VARIABLE=1"}]}},
 }
-"""Each would make a pod or a claim that the API server, or the kubelet, refuses."""
+"""Specs whose pods or claim the API server or the kubelet rejects."""
 
 VALID: dict[str, Spec] = {
     "equal request and limit in other units": _resources(
@@ -198,4 +198,4 @@ VALID: dict[str, Spec] = {
     "variables": {"workers": {"env": [{"name": "A"}, {"name": "_b1", "value": "$(A) ü"}, {"name": "A", "value": "2"}]}},
     "claim": {"checkpoints": {"template": {"size": "500m", "storageClassName": "fast.example"}}},
 }
-"""Each makes pods and claims that the API server accepts."""
+"""Specs whose pods and claim the API server accepts."""

@@ -1,4 +1,4 @@
-"""The real API server as its administrator sees it."""
+"""Administrator access to the API server of the cluster."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ TRAININGS = f"/apis/{GROUP}/{VERSION}"
 
 
 def setup(*arguments: str) -> str:
-    """What the set-up scripts answer: a path or an image's reference."""
+    """The output of an images/setup command: a path or an image reference."""
     command = [sys.executable, str(ROOT / "images" / "setup"), *arguments]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
@@ -34,7 +34,7 @@ def kubeconfig() -> str:
 
 
 def run(*command: str | Path, stdin: str | None = None) -> str:
-    """kubectl or helm, to its end."""
+    """Run kubectl or helm; returns its output."""
     environment = {**os.environ, "KUBECONFIG": kubeconfig()}
     done = subprocess.run(command, input=stdin, env=environment, capture_output=True, text=True, timeout=180)
     if done.returncode:
@@ -63,7 +63,7 @@ class Api(KubeClient):
         return items
 
     async def watch(self, path: str, accept: str) -> AsyncIterator[Manifest]:
-        """Events from the beginning, in the representation that is asked for; a watch that ends is taken up again."""
+        """Events from the beginning, in the requested representation. A watch that ends is resumed."""
         session, version = self._client.rest_client.pool_manager, "0"
         while True:
             query = [("watch", "true"), ("resourceVersion", version)]
@@ -80,7 +80,7 @@ class Api(KubeClient):
             await asyncio.sleep(0.1)
 
     async def remove(self, path: str, *, at_once: bool = False) -> None:
-        """Delete what may be gone already; `at_once` is kubectl's --force."""
+        """Delete an object that may not exist. at_once: like --force of kubectl."""
         with suppress(ApiError):
             await self.request("DELETE", path, {"gracePeriodSeconds": 0} if at_once else None)
 
@@ -88,7 +88,7 @@ class Api(KubeClient):
         return await self.request("PATCH", path, patch, content="application/merge-patch+json")
 
     async def token(self) -> str:
-        """Of the operator's own service account: what its roles do not allow is refused here as it is anywhere."""
+        """Token of the operator's service account, so that its RBAC rules apply."""
         path = f"/api/v1/namespaces/{SYSTEM}/serviceaccounts/{RELEASE}/token"
         made = await self.request("POST", path, {"spec": {"expirationSeconds": 7200}})
         return str(made["status"]["token"])
@@ -103,9 +103,9 @@ async def connect() -> AsyncIterator[Api]:
 
 
 def deploy(replicas: int) -> None:
-    """This tree's chart, with as many operators; whatever else was set stays."""
+    """Install this repository's chart with a number of replicas; other values are reused."""
     chart = ROOT / "charts" / RELEASE
-    # kubectl scale is another's word on the same field.
+    # `kubectl scale` makes another field manager own the field.
     values = ("--reset-then-reuse-values", f"--set=replicas={replicas}", "--force-conflicts")
     run("helm", "upgrade", "--install", RELEASE, chart, "--namespace", SYSTEM, "--create-namespace", *values)
     run("kubectl", "wait", "--for=condition=Established", f"crd/{PLURAL}.{GROUP}", "--timeout=60s")
@@ -116,7 +116,7 @@ def deploy(replicas: int) -> None:
 
 
 def deployed() -> int:
-    """How many operators there are in the cluster."""
+    """Number of the operator's replicas in the cluster."""
     try:
         found = run("kubectl", "-n", SYSTEM, "get", "deployment", RELEASE, "--output=json")
     except RuntimeError:

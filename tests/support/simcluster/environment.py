@@ -34,7 +34,7 @@ class Environment:
 
 @contextmanager
 def simulated_environment() -> Iterator[Environment]:
-    """No operator but the tests' own works meanwhile: the deployed one is away, and comes back afterwards."""
+    """Scale the deployed operator to zero, so that only the tests' own operators run, and restore it afterwards."""
     before = deployed()
     deploy(0)
     try:

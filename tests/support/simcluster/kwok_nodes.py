@@ -1,7 +1,7 @@
-"""Simulated nodes, and pods on them that behave as the operator's own do, by kwok's stages.
+"""Nodes and pods that kwok simulates. Its stages make the pods behave like those of real trainings.
 
-A training says in its pods' annotations how its attempts go. Nothing but pods on these nodes is touched: the nodes
-carry a label that kwok picks them by, and a taint that keeps every other pod away.
+Annotations of a training's pods define the outcome of its attempts. kwok selects the nodes by a label, and a taint
+keeps all other pods away from them.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ LAST_ATTEMPT, SECONDS, EXIT_CODE = (f"{SIMULATED}-{what}" for what in ("last-att
 STORAGE = "played"
 
 SAVED = SavedCheckpoint(step=40, time="2026-01-01T00:00:00Z", path="/checkpoints/40")
-"""One checkpoint, whoever is asked: what a poll has missed, the launcher's last words then add nothing to."""
+"""The same checkpoint in all responses, so that the launcher's report adds nothing that a poll has missed."""
 
 _TERMINATION_REPORTS = {
     ExitStatus.COMPLETED: TerminationReport(
@@ -42,12 +42,12 @@ _TERMINATION_REPORTS = {
 
 
 def trains(attempt: int, step: int = 40) -> Progress:
-    """What worker 0 answers while an attempt trains."""
+    """Response of worker 0 while an attempt is training."""
     return Progress(attempt=attempt, epoch=4, epochs=8, step=step, steps=80, loss=0.5, checkpoint=SAVED)
 
 
 def own_address(towards: str = "192.0.2.1") -> str:
-    """An address of this machine, for the pods' ranks live here; no packet is sent, and loopback is refused in pods."""
+    """A non-loopback address of this machine, where the pods' ranks listen. No packet is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((towards, 9))
         return str(probe.getsockname()[0])
@@ -105,7 +105,7 @@ containerStatuses:
 
 
 def stages(address: str) -> list[Manifest]:
-    """What becomes of nodes and pods; the pods' ranks answer at the address."""
+    """kwok stages of nodes and pods. The pods' ranks listen at the address."""
     running = f"""
 phase: Running
 startTime: {{{{ Now | Quote }}}}
@@ -148,14 +148,14 @@ containerStatuses:
         _stage("node", "Node", [{"key": ready, "operator": "NotIn", "values": ["True"]}], statusTemplate=node),
         _stage("pod-runs", "Pod", [not_deleted, _is(".status.phase", "Pending")], statusTemplate=running),
         *ends,
-        # As a kubelet does: first it tells how the container ended, then the pod goes.
+        # Like a kubelet: first the container's state is reported, then the pod is deleted.
         _stage("launcher-stops", "Pod", [is_deleted, launches, runs], statusTemplate=_ended(ExitStatus.STOPPED)),
         _stage(
             "launcher-goes",
             "Pod",
             [is_deleted, launches, {**runs, "operator": "NotIn"}],
             delete=True,
-            # Long enough for an operator that is killed and started meanwhile to read its last words.
+            # Long enough for an operator that is killed and restarted meanwhile to read the report.
             delay={"durationMilliseconds": 2000},
         ),
         _stage("pod-goes", "Pod", [is_deleted, {**launches, "operator": "NotIn"}], delete=True),
@@ -168,7 +168,7 @@ def node(index: int) -> Manifest:
     return {
         "apiVersion": "v1",
         "kind": "Node",
-        # Without kubernetes.io/os, so that kube-proxy's DaemonSet does not want to run there.
+        # Without the label kubernetes.io/os, so that kube-proxy's DaemonSet does not run there.
         "metadata": {"name": name, "labels": {SIMULATED: "true", "kubernetes.io/hostname": name}},
         "spec": {"taints": [{"key": SIMULATED, "effect": "NoSchedule"}]},
         "status": {"capacity": room, "allocatable": room},
@@ -177,13 +177,13 @@ def node(index: int) -> Manifest:
 
 @asynccontextmanager
 async def kwok_nodes(api: Api, nodes: int = 2, parallelism: int = 4) -> AsyncIterator[None]:
-    """kwok and its nodes; both are gone afterwards."""
+    """Run kwok with its nodes, and remove both afterwards."""
     config = {
         "apiVersion": "config.kwok.x-k8s.io/v1alpha1",
         "kind": "KwokConfiguration",
         "options": {
             "manageNodesWithLabelSelector": f"{SIMULATED}=true",
-            # What is left out is 0 in a file, whatever the default is.
+            # Fields that are unset in the file are 0 instead of the default.
             "podPlayStageParallelism": parallelism,
             "nodePlayStageParallelism": 4,
             "nodeLeaseParallelism": 4,
@@ -195,7 +195,7 @@ async def kwok_nodes(api: Api, nodes: int = 2, parallelism: int = 4) -> AsyncIte
         script, log = Path(folder) / "stages.yaml", Path(folder) / "kwok.log"
         script.write_text("\n---\n".join(json.dumps(each) for each in (config, *stages(own_address()))))
         kwok = Path(setup("cache")) / "bin" / "kwok"
-        # It ends with us, also when we are killed.
+        # Ends together with this process, even if this process is killed.
         command = ("setpriv", "--pdeathsig=KILL", kwok, f"--kubeconfig={kubeconfig()}", f"--config={script}")
         with log.open("w") as output:
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
@@ -210,9 +210,9 @@ async def kwok_nodes(api: Api, nodes: int = 2, parallelism: int = 4) -> AsyncIte
                     break
                 await asyncio.sleep(0.1)
             else:
-                raise RuntimeError(f"the played nodes do not become ready:\n{log.read_text()[-3000:]}")
+                raise RuntimeError(f"the simulated nodes are not ready after 30 s:\n{log.read_text()[-3000:]}")
             if process.poll() is not None:
-                raise RuntimeError(f"kwok ended:\n{log.read_text()[-3000:]}")
+                raise RuntimeError(f"kwok exited:\n{log.read_text()[-3000:]}")
             yield
         finally:
             await _delete_leftovers(api)
@@ -225,7 +225,7 @@ async def _delete_leftovers(api: Api) -> None:
     namespaces = [each["metadata"]["name"] for each in await api.items("/api/v1/namespaces", SIMULATED)]
     for name in namespaces:
         await api.remove(f"/api/v1/namespaces/{name}")
-    # Pods without their node would be in the way of their namespace's end for minutes.
+    # Pods without a node would delay the deletion of their namespace by minutes.
     for _ in range(200):
         if not [pod for name in namespaces for pod in await api.items(f"/api/v1/namespaces/{name}/pods")]:
             break
@@ -241,15 +241,15 @@ def _ready(node: Manifest) -> bool:
     return conditions.get("Ready") == "True" and taints == [SIMULATED]
 
 
-# -- what is played ----------------------------------------------------------------------------------------------------
+# -- simulated trainings -----------------------------------------------------------------------------------------------
 
 
 def training(
     name: str, *, replicas: int = 2, last_attempt: int = 0, seconds: float = 0, exit_code: int = 0, **spec: Any
 ) -> Manifest:
-    """A training whose pods are played: attempt `last_attempt` ends after so many seconds with the exit code.
+    """A training with simulated pods, whose attempt `last_attempt` ends after `seconds` with `exit_code`.
 
-    Attempts before it run until they are stopped; with 0 there is no last one.
+    Earlier attempts run until they are stopped; with 0, all attempts do.
     """
     how = {LAST_ATTEMPT: str(last_attempt), SECONDS: f"{seconds}s", EXIT_CODE: str(exit_code)}
     where = {
@@ -274,7 +274,7 @@ def training(
 
 
 def volume(namespace: str, name: str) -> Manifest:
-    """For the checkpoints of a training, and no others: it is bound as soon as it is claimed."""
+    """A volume that is reserved for the checkpoint claim of a training and therefore binds immediately."""
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolume",
@@ -300,7 +300,7 @@ async def namespace_with_claim(api: Api, namespace: str, claim: str) -> None:
     claims = f"/api/v1/namespaces/{namespace}/persistentvolumeclaims"
     await api.request("POST", "/api/v1/persistentvolumes", bound)
     await api.request("POST", claims, {"metadata": {"name": claim}, "spec": spec})
-    # Pods that wait for it would be looked at again by the scheduler in many seconds only.
+    # The scheduler would retry pods with an unbound claim only after many seconds.
     while (await api.request("GET", f"{claims}/{claim}")).get("status", {}).get("phase") != "Bound":
         await asyncio.sleep(0.2)
     # Without it the API server rejects pods.
@@ -309,7 +309,7 @@ async def namespace_with_claim(api: Api, namespace: str, claim: str) -> None:
 
 
 async def clear(api: Api, namespace: str) -> None:
-    """Delete a namespace and the volumes that were made for it, and wait until it does not exist any more."""
+    """Delete a namespace and its volumes, and wait until it no longer exists."""
     await api.remove(f"/api/v1/namespaces/{namespace}")
     for each in await api.items("/api/v1/persistentvolumes", f"{SIMULATED}={namespace}"):
         await api.remove(f"/api/v1/persistentvolumes/{each['metadata']['name']}")

@@ -1,8 +1,8 @@
-"""Requests of a tenant whose objects no one expects, and of buggy controllers in the tenant's namespace.
+"""Malformed and unusual requests of a tenant, and of buggy controllers in the tenant's namespace.
 
-Pure: one seed gives one sequence of requests. The number of objects is bounded, since all names come from small sets.
-Whether the API server accepts a request depends on what came before it; only a `valid` training has to be accepted
-where none of its name exists.
+A seed determines the sequence of requests. The number of objects is bounded, since all names come from small sets.
+Whether the API server accepts a request depends on earlier ones. Only a `valid` training must be accepted, unless
+another one of its name exists.
 """
 
 import json
@@ -22,11 +22,11 @@ CLAIM = "checkpoints"
 
 TRAININGS_OF_TENANT = tuple(f"odd-{index}" for index in range(6))
 SPARE = "-spare"
-"""Suffix of the namespace that is created and deleted again and again."""
+"""Suffix of the namespace that is created and deleted repeatedly."""
 
 _QUOTA, _LIMITS = "few", "small"
 _MAX_TEXT = 100_000
-_MAX_MESSAGE = 4096  # what a kubelet keeps of a termination message
+_MAX_MESSAGE = 4096  # The kubelet truncates termination messages to this length.
 _LABEL = "a" * 63
 _PHASES = ("Pending", "Running", "Succeeded", "Failed", "Unknown")
 _KINDS = {
@@ -58,11 +58,11 @@ class Action:
     body: Manifest | None = None
     content: str = "application/json"
     valid: bool = False
-    """Whether a training is created that the schema accepts."""
+    """Whether the action creates a training that the schema accepts."""
 
 
 def actions(seed: int, namespace: str) -> Iterator[Action]:
-    """The requests of one seed, without end."""
+    """Infinite sequence of requests of a seed."""
     tenant = Tenant(Random(seed), namespace)
     makers = [each for each, weight in tenant.makers() for _ in range(weight)]
     while True:
@@ -70,7 +70,7 @@ def actions(seed: int, namespace: str) -> Iterator[Action]:
 
 
 def anything(random: Random, depth: int = 4) -> Any:
-    """JSON of any type; at times deep, at times long."""
+    """JSON of any type, sometimes deeply nested or long."""
     kind = random.randrange(8 if depth else 5)
     if kind == 0:
         return random.choice((None, True, False))
@@ -86,7 +86,7 @@ def anything(random: Random, depth: int = 4) -> Any:
 
 
 def text(random: Random, limit: int = _MAX_TEXT) -> str:
-    """A string, seldom of the greatest length."""
+    """A string, rarely of maximum length."""
     if random.random() < 0.03:
         return random.choice(("x", "é", "[")) * (limit // 2)
     return random.choice(_TEXTS)
@@ -100,7 +100,7 @@ def _nested(depth: int) -> Any:
 
 
 def answer(random: Random) -> tuple[bytes, float, int]:
-    """An answer to GET /progress: what is sent, the pause after each part in seconds, and how often it is repeated."""
+    """A response to GET /progress: the data, the pause after each part in seconds, and the number of repetitions."""
     ok = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
     close = b"Connection: close\r\n\r\n"
     sound = {"attempt": 1, "epoch": 4, "epochs": 8, "step": 40, "steps": 80, "loss": 0.5}
@@ -128,13 +128,13 @@ def answer(random: Random) -> tuple[bytes, float, int]:
 
 
 class Tenant:
-    """Builds the requests; each method draws from the same source of random numbers."""
+    """Builds requests; all methods use the same random generator."""
 
     def __init__(self, random: Random, namespace: str) -> None:
         self.random, self.namespace = random, namespace
 
     def makers(self) -> list[tuple[Callable[[], Action], int]]:
-        """What is requested, and how often in proportion."""
+        """The kinds of requests and their weights."""
         return [
             (self.create_training, 24),
             (partial(self.create_training, sound=False), 3),
@@ -173,7 +173,7 @@ class Tenant:
         code = self.random.choice((0, 0, 1, 3))
         replicas = self.random.randrange(1, 4)
         manifest = training(name, replicas=replicas, last_attempt=attempts, seconds=2, exit_code=code)
-        # A copy: workers and launcher share one dictionary of annotations otherwise.
+        # Copied, because workers and launcher would otherwise share one dictionary of annotations.
         copied: Manifest = json.loads(json.dumps(manifest))
         if self.random.random() < 0.8:
             copied["spec"]["checkpoints"] = {"claimName": CLAIM, "subPath": name}
@@ -207,7 +207,7 @@ class Tenant:
             change()
 
     def _mistakes(self, manifest: Manifest) -> None:
-        """Values that are rejected, here or by an earlier or later version of the schema; none may do harm."""
+        """Values that this or another version of the schema rejects; none may affect the operator."""
         spec = manifest["spec"]
         pods = spec[self.random.choice(("workers", "launcher"))]
         field = self.random.choice(("training", "workers", "launcher", "checkpoints", "runPolicy", "dataset", "image"))
@@ -228,7 +228,7 @@ class Tenant:
         )()
 
     def patch_status(self) -> Action:
-        """As a controller with a bug does it: with an administrator's rights."""
+        """A status patch by a buggy controller with administrator permissions."""
         if self.random.random() < 0.2:
             status: Any = anything(self.random)
         else:
@@ -268,7 +268,7 @@ class Tenant:
         return Action("scale", "PATCH", path, {"spec": spec}, MERGE)
 
     def delete_training(self) -> Action:
-        # Orphans belong to another afterwards, so the next training of this name ends at once.
+        # Orphans count as foreign objects afterwards, so the next training of this name fails immediately.
         how = self.random.choice((*("Background",) * 6, *("Foreground",) * 3, "Orphan"))
         body = {"propagationPolicy": how}
         return Action("delete training", "DELETE", f"{self._trainings()}/{self._name()}", body)
@@ -276,9 +276,9 @@ class Tenant:
     # -- children ------------------------------------------------------------------------------------------------------
 
     def create_child(self) -> Action:
-        """Objects of another make that have the names of children."""
+        """Foreign objects that have the names of child objects."""
         kind = self.random.choice(tuple(_KINDS))
-        # Half of the trainings are left without, for such an object ends its training.
+        # For half of the trainings only, because such an object makes its training fail.
         name = self._child(kind, self.random.choice(TRAININGS_OF_TENANT[::2]))
         labels = self.random.choice(({}, names.labels(self._name(), "worker"), self._labels()))
         manifest: Manifest = {"metadata": {"name": name, "labels": labels}}
@@ -289,7 +289,7 @@ class Tenant:
         elif kind == "secrets":
             manifest |= {"type": "example.com/odd", "stringData": {"id_ed25519": text(self.random), "x": ""}}
         elif kind == "persistentvolumeclaims":
-            # No class has this name, so it stays Pending.
+            # The StorageClass does not exist, so the claim stays Pending.
             manifest["spec"] = {
                 "storageClassName": "no-such-class",
                 "accessModes": ["ReadWriteOncePod"],
@@ -305,14 +305,14 @@ class Tenant:
         return Action(f"delete {kind}", "DELETE", f"{self._of(kind)}/{self._child(kind, self._name())}", body)
 
     def create_labelled_pod(self) -> Action:
-        """A pod of no training that claims to be one's."""
+        """A pod with the labels of a training that does not own it."""
         manifest = {
             "metadata": {"name": f"stray-{self.random.randrange(8)}", "labels": self._labels()},
             "spec": self._pod_spec(),
         }
         if self.random.random() < 0.3:
             owner = {"apiVersion": "resnext.dev/v1alpha2", "kind": "ResNeXtTraining", "name": self._name()}
-            # The garbage collector deletes it, for no object has this uid.
+            # The garbage collector deletes it, because no object has this uid.
             manifest["metadata"]["ownerReferences"] = [owner | {"uid": "no-such-uid", "controller": True}]
         return Action("create labelled pod", "POST", self._of("pods"), manifest)
 
@@ -321,7 +321,7 @@ class Tenant:
         return Action("relabel pod", "PATCH", f"{self._of('pods')}/{self._pod()}", body, MERGE)
 
     def patch_pod_status(self) -> Action:
-        """As a node agent with a bug does it. An address that is `address_of_odd_ranks` is filled in by the runner."""
+        """A pod status patch by a buggy node agent. The runner replaces `address_of_odd_ranks`."""
         words = self.random.choice(
             (
                 text(self.random, _MAX_MESSAGE),
@@ -357,7 +357,7 @@ class Tenant:
         )
 
     def answer_unexpectedly(self) -> Action:
-        """The first worker 0 of a training gets the address of odd ranks, so the operator asks there for progress."""
+        """Set the address of worker 0 to that of the odd ranks, so that the operator polls them."""
         body = {"status": {"podIP": ADDRESS_OF_ODD_RANKS, "podIPs": [{"ip": ADDRESS_OF_ODD_RANKS}]}}
         path = f"{self._of('pods')}/{names.worker(self._name(), 0, 0)}/status"
         return Action("patch worker 0's address", "PATCH", path, body, MERGE)
@@ -377,7 +377,7 @@ class Tenant:
 
     def create_limits(self) -> Action:
         limit = self.random.choice(
-            # The first is a default limit too, below what the pods request.
+            # The first one is also a default limit that is below the pods' requests.
             ({"type": "Container", "max": {"cpu": "1m"}}, {"type": "Pod", "min": {"cpu": "100"}})
         )
         spec = {"limits": [limit]}
@@ -451,11 +451,11 @@ class Tenant:
 
 
 ADDRESS_OF_ODD_RANKS = "address-of-odd-ranks"
-"""Stands for the address where `answer` is served, which the generator does not know."""
+"""Placeholder of the address at which `answer` is served."""
 
 
 def addressed(action: Action, address: str) -> Action:
-    """The action with the address filled in."""
+    """The action with the placeholder replaced by the address."""
     if action.body is None:
         return action
     body = json.loads(json.dumps(action.body).replace(ADDRESS_OF_ODD_RANKS, address))

@@ -1,4 +1,4 @@
-"""Operators as processes of this machine, that can be killed."""
+"""Runs operators as processes on this machine that can be killed."""
 
 import asyncio
 import json
@@ -22,34 +22,34 @@ from tests.support.simcluster.api import RELEASE, Api, Manifest
 from tests.support.simcluster.kwok_nodes import own_address, trains
 from tests.support.simcluster.proxy import Fault, Proxy, kubeconfig
 
-# Forked off a process that has imported all there is: 0.1 s in place of 2.5 s, most of a run's time otherwise.
+# Forked from a process that has imported everything: starts in 0.1 s instead of 2.5 s.
 _FORKED = multiprocessing.get_context("forkserver")
 _FORKED.set_forkserver_preload(["__main__", "resnext_operator.runtime.app", "resnext_operator.cli"])
 
 _MAX_STARTS = 5
 
 QUICK = {"RESYNC_SECONDS": "0.5", "RELIST_SECONDS": "2", "PROGRESS_POLL_INTERVAL_SECONDS": "0.3"}
-"""So that a test need not wait for what happens now and then."""
+"""Short intervals, so that tests need not wait."""
 
 
 def _main(environment: Mapping[str, str], log: str, metrics_port: int) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    # Of the RESNEXT_ variables of `make` and of the tests the operator knows none, and rejects them.
+    # The operator rejects the RESNEXT_ variables of `make` and of the tests.
     for name in [name for name in os.environ if name.startswith("RESNEXT_")]:
         del os.environ[name]
     os.environ.update(environment)
-    # Read from the environment when the module was imported, which was long before.
+    # The module read the environment when it was imported.
     kube_config.KUBE_CONFIG_DEFAULT_LOCATION = environment["KUBECONFIG"]
-    # The pods have one address, and it is this machine's: a real rank may be at the usual port.
+    # All pods have the address of this machine, where a real rank may use the default port.
     names.METRICS_PORT = metrics_port
     sys.exit(main(["run"]))
 
 
 @dataclass
 class Operator:
-    """One operator after another, all of one name and behind one proxy; a killed one is followed at once."""
+    """Successive operators with the same identity and proxy. A killed operator is restarted immediately."""
 
     proxy: Proxy
     metrics_port: int
@@ -67,11 +67,11 @@ class Operator:
         self._process.start()
 
     def kill(self) -> None:
-        """SIGKILL: nothing is tidied up."""
+        """Send SIGKILL, so that the operator cannot clean up."""
         self._process.kill()
 
     async def keep(self) -> None:
-        """Start another whenever one has ended; but not for ever."""
+        """Restart the operator whenever it exits, up to a limit."""
         while not self._stopping and self.starts < _MAX_STARTS:
             await asyncio.to_thread(self._process.join)
             if not self._stopping:
@@ -79,7 +79,7 @@ class Operator:
                 self.start()
 
     async def stop(self) -> None:
-        """At once, and then no other."""
+        """Kill the operator and do not restart it."""
         self._stopping = True
         self.kill()
         await asyncio.to_thread(self._process.join)
@@ -109,7 +109,7 @@ async def operator(
                 "RESNEXT_NAMESPACES": namespaces,
                 "RESNEXT_LEASE_NAMESPACE": lease[0],
                 "RESNEXT_LEASE_NAME": lease[1],
-                # Chosen by the system.
+                # An ephemeral port.
                 "RESNEXT_PORT": "0",
                 **{f"RESNEXT_{name}": value for name, value in settings.items()},
             }
@@ -126,7 +126,7 @@ async def operator(
 
 @dataclass
 class Ranks:
-    """Answers /progress for every played pod; all have this machine's address."""
+    """Serves /progress for all simulated pods, which have the address of this machine."""
 
     progress: Progress = field(default_factory=lambda: trains(1))
     requests: int = 0
@@ -142,7 +142,7 @@ class Ranks:
         app.add_routes([web.get("/progress", answer)])
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
-        # The pods' own address alone: a test may answer otherwise at another address of this machine.
+        # Only at the pods' address: a test may serve other responses at another address of this machine.
         await web.TCPSite(runner, own_address(), port).start()
         self.port = runner.addresses[0][1]
         try:
@@ -152,7 +152,7 @@ class Ranks:
 
 
 def lease_rbac(namespace: str, name: str) -> list[Manifest]:
-    """What the chart allows for its own Lease, for another one."""
+    """The chart's Role and RoleBinding for leader election, with another Lease."""
     rules = [
         {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
         {

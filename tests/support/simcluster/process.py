@@ -1,4 +1,4 @@
-"""The operator as one process of this machine at its default settings, and what it reports about itself."""
+"""Runs the operator as a process on this machine with default settings, and reads its metrics."""
 
 import asyncio
 import json
@@ -20,9 +20,9 @@ from tests.support.processes import free_port
 from tests.support.simcluster.api import RELEASE, SYSTEM, Api, Manifest
 from tests.support.simcluster.operators import Ranks
 
-# The pods have this machine's address, and a real rank may listen at the usual port.
-# SIGUSR1 writes the sizes of what the operator's own objects hold: a leak of small entries does not show in the
-# resident memory for hours.
+# The pods have the address of this machine, where a real rank may use the default port.
+# On SIGUSR1 the process writes the sizes of the operator's containers: a leak of small entries is visible in the
+# resident memory only after hours.
 PROGRAM = """
 import gc, json, signal, sys
 from resnext_operator.rendering import names
@@ -53,7 +53,7 @@ raise SystemExit(main(["run"]))
 
 @dataclass
 class Process:
-    """The process, and what it says about itself."""
+    """The process and its metrics."""
 
     process: asyncio.subprocess.Process
     url: str
@@ -83,7 +83,7 @@ class Process:
         }
 
     async def calls(self) -> Counter[str]:
-        """Requests by verb; those of kopf, which lists and watches, are not counted."""
+        """API requests by verb, without the lists and watches of kopf."""
         counted: Counter[str] = Counter()
         for key, value in (await self.metrics()).items():
             if key.startswith("resnext_operator_api_requests_total"):
@@ -92,7 +92,7 @@ class Process:
         return counted
 
     def memory(self, what: str = "VmRSS") -> float:
-        """MB, now or (VmHWM) at its most."""
+        """Resident memory in MB; with VmHWM, its peak."""
         status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8")
         (size,) = re.findall(rf"{what}:\s+(\d+) kB", status)
         return int(size) / 1024
@@ -125,7 +125,10 @@ class Process:
 async def process(
     api: Api, ranks: Ranks, *, lease: tuple[str, str] = (SYSTEM, RELEASE), namespaces: str = ""
 ) -> AsyncIterator[Process]:
-    """`resnext-operator run` until it is ready; as RESNEXT_* only what a Deployment sets. lease: namespace and name."""
+    """Start `resnext-operator run` with the variables of the Deployment, and wait until it is ready.
+
+    lease: namespace and name.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder, port = Path(name), free_port()
         config, log = folder / "kubeconfig", folder / "log"
@@ -138,7 +141,7 @@ async def process(
             "RESNEXT_NAMESPACES": namespaces,
             "RESNEXT_PORT": str(port),
         }
-        # It ends with us, also when we are killed.
+        # Ends together with this process, even if this process is killed.
         killed = ("setpriv", "--pdeathsig=KILL")
         command = (*killed, sys.executable, "-c", PROGRAM, str(folder / "sizes"), str(ranks.port))
         with log.open("w", encoding="utf-8") as output:
@@ -167,7 +170,7 @@ def _kubeconfig(api: Api, token: str) -> Manifest:
 async def _ready(it: Process) -> None:
     for _ in range(1200):
         if it.process.returncode is not None:
-            raise RuntimeError(f"the operator ended:\n{it.log.read_text(encoding='utf-8')}")
+            raise RuntimeError(f"the operator exited:\n{it.log.read_text(encoding='utf-8')}")
         try:
             async with it.session.get(f"{it.url}/readyz") as answer:
                 if answer.status == 200:
@@ -175,4 +178,4 @@ async def _ready(it: Process) -> None:
         except aiohttp.ClientError:
             pass
         await asyncio.sleep(0.05)
-    raise RuntimeError(f"the operator does not become ready:\n{it.log.read_text(encoding='utf-8')}")
+    raise RuntimeError(f"the operator is not ready:\n{it.log.read_text(encoding='utf-8')}")

@@ -1,4 +1,4 @@
-"""Stands between an operator and the API server: writes down every call, and makes one write go wrong."""
+"""Proxy between an operator and the API server that records calls and injects a fault into one write."""
 
 import asyncio
 import re
@@ -25,14 +25,14 @@ _ASIDE = {"leases", "events"}
 
 @dataclass(frozen=True)
 class Call:
-    """One request, and how it was answered."""
+    """One request with its response."""
 
     method: str
     path: str
     watch: bool
     code: int
     at: float
-    """When, by the monotonic clock."""
+    """Time of the monotonic clock."""
     sent: bytes = b""
     got: bytes = b""
     dry_run: bool = False
@@ -44,7 +44,7 @@ class Call:
 
     @property
     def resource(self) -> str:
-        """Such as `pods` or `resnexttrainings/status`; empty for what is no resource."""
+        """Resource, for example `pods` or `resnexttrainings/status`; empty if the path is not a resource."""
         parts = self._parts
         return "/".join(filter(None, (parts.get("resource"), parts.get("part"))))
 
@@ -58,7 +58,7 @@ class Call:
 
     @property
     def verb(self) -> str:
-        """As roles spell it."""
+        """Verb as in RBAC rules."""
         one = bool(self.name)
         return {
             "GET": "get" if one else "watch" if self.watch else "list",
@@ -70,7 +70,7 @@ class Call:
 
     @property
     def is_write(self) -> bool:
-        """Whether it changes something, Lease and Events aside: the Lease is renewed, and an Event is only told."""
+        """Whether the call is a write, except for the Lease and Events."""
         return self.method != "GET" and not self.dry_run and self.resource not in _ASIDE
 
     def __str__(self) -> str:
@@ -78,30 +78,30 @@ class Call:
 
 
 class Fault(StrEnum):
-    """What goes wrong with one write. It is carried out in each case."""
+    """A fault of one write. The write itself is carried out in every case."""
 
     KILLED_AFTER = "killed after the answer"
     KILLED_BEFORE = "killed before the answer"
     LOST = "answer lost"
     TWICE = "sent twice"
-    """As some retry on the way does: the operator sees the second answer, for creations a conflict."""
+    """Sent twice, as by a retrying proxy. The operator gets the second response, for creations a conflict."""
 
 
 @dataclass
 class Proxy:
-    """The calls of one operator, over all its lives."""
+    """The calls of an operator, across restarts."""
 
     where: Any
     """Configuration of the API server."""
     fault: Fault | None = None
     at_write: int = 0
-    """Which write the fault strikes, from 1; 0 is every one."""
+    """Number of the write at which the fault is injected, from 1; 0 means every write."""
     kill: Callable[[], None] = lambda: None
     calls: list[Call] = field(default_factory=list)
     url: str = ""
     injected: bool = False
     leads: float | None = None
-    """Since when the operator that lives now has the Lease, by the monotonic clock."""
+    """When the current operator acquired the Lease, by the monotonic clock."""
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _dead: bool = False
 
@@ -110,7 +110,7 @@ class Proxy:
         return [call for call in self.calls if call.is_write]
 
     def revive(self) -> None:
-        """Another operator comes."""
+        """Reset the state for the next operator."""
         self._dead, self.leads = False, None
 
     @asynccontextmanager
@@ -136,7 +136,7 @@ class Proxy:
         watch = request.query.get("watch") in ("true", "1")
         seen = Call(request.method, request.path, watch, 0, time.monotonic(), dry_run=_is_dry_run(request))
         if seen.is_write or (self.fault is Fault.TWICE and seen.resource == "events"):
-            # One after the other: the operator writes side by side, and N must mean the same in each run.
+            # Serialized, because the operator writes concurrently, and write N must be the same in each run.
             async with self._turn:
                 return await self._write(request)
         return await self._forward(request, watch)
@@ -154,7 +154,7 @@ class Proxy:
             return await self._forward(request, False)
         if fault is Fault.KILLED_AFTER:
             answered = await self._forward(request, False)
-            # Time to read the answer, and to go on as far as the next write.
+            # Time for the operator to read the response and to reach the next write.
             await asyncio.sleep(0.02)
             self._kill()
             return answered
@@ -219,14 +219,14 @@ def _end_to_end(headers: Any) -> dict[str, str]:
 
 
 def _cut_connection(request: web.Request) -> web.Response:
-    """The connection is cut, without an answer."""
+    """Close the connection without a response."""
     if request.transport is not None:
         request.transport.abort()
     return web.Response()
 
 
 def kubeconfig(url: str, token: str) -> Manifest:
-    """For whoever shall go through the proxy."""
+    """A kubeconfig for clients of the proxy."""
     return {
         "apiVersion": "v1",
         "kind": "Config",

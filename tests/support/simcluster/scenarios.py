@@ -1,4 +1,4 @@
-"""Parts of a training's life as scenarios, and what of a run is compared with another run."""
+"""Scenarios of a training's life, and the outcome of a run, which is compared between runs."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class TrainingScenario:
-    """One training in a namespace of its own, by which its children are found."""
+    """One training in its own namespace."""
 
     api: Api
     namespace: str
@@ -63,7 +63,7 @@ class TrainingScenario:
         await self.until(seen, f"phase {' or '.join(wanted)}")
 
     async def trains(self) -> None:
-        """Until it runs and its checkpoint is known."""
+        """Wait until the training runs and its checkpoint is in the status."""
 
         async def seen() -> bool:
             status = await self.status()
@@ -75,7 +75,7 @@ class TrainingScenario:
         path = f"/namespaces/{self.namespace}/"
         selector = f"{names.TRAINING}={NAME}"
         found = await asyncio.gather(*(self.api.items(f"{root}{path}{kind}", selector) for kind, root in KINDS.items()))
-        # Secrets carry the label as well; the operator may not list them, but an administrator may.
+        # Secrets have the label as well. Unlike the operator, an administrator may list them.
         return dict(zip(KINDS, found, strict=True))
 
     def pod(self, name: str) -> str:
@@ -88,7 +88,7 @@ async def create_to_running(scenario: TrainingScenario) -> None:
 
 
 async def create_to_succeeded(scenario: TrainingScenario) -> None:
-    # Long enough for an operator that is killed and started meanwhile to ask how far it has come.
+    # Long enough for an operator that is killed and restarted meanwhile to poll the progress.
     await scenario.create(last_attempt=1, seconds=4)
     await scenario.phase("Succeeded")
 
@@ -133,15 +133,15 @@ ScenarioSteps = Callable[[TrainingScenario], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to."""
+    """Outcome of a run."""
 
     state: dict[str, Any]
-    """The training and its children, flat: what of them does not differ between two runs without a fault."""
+    """Fields of the training and its children that do not differ between runs without faults, by path."""
     touched: Counter[str]
-    """How often each object was created and deleted."""
+    """Number of creations and deletions of each object."""
     writes: tuple[Call, ...]
     at_rest: tuple[Call, ...]
-    """Writes after the end: there should be none."""
+    """Writes after the end; expected to be empty."""
     starts: int
     injected: bool
     log: str
@@ -160,7 +160,7 @@ class Outcome:
 async def run_scenario(
     steps: ScenarioSteps, environment: Environment, fault: Fault | None = None, at_write: int = 0
 ) -> Outcome:
-    """One run of a scenario with an operator of its own, in a namespace of its own."""
+    """Run a scenario with its own operator in its own namespace."""
     async with training_scenario(environment) as scenario:
         lease = (scenario.namespace, "leader")
         how = {"namespaces": scenario.namespace, "lease": lease, "fault": fault, "at_write": at_write}
@@ -197,7 +197,7 @@ async def training_scenario(environment: Environment) -> AsyncIterator[TrainingS
     kept = volume(namespace, NAME)
     await api.request("POST", "/api/v1/persistentvolumes", kept)
     scenario = TrainingScenario(api, namespace)
-    # Without it the API server refuses pods, and the operator would ask again in a while.
+    # Without it the API server rejects pods, and the operator retries later.
     await scenario.until(
         lambda: api.find(f"/api/v1/namespaces/{namespace}/serviceaccounts/default"), "the service account"
     )
@@ -209,15 +209,15 @@ async def training_scenario(environment: Environment) -> AsyncIterator[TrainingS
 
 
 async def wait_until_idle(it: Operator) -> int:
-    """Wait for the last write, also if it is tried again after an error, and then over resyncs and a relist.
+    """Wait for the last write, including retries, and then for several resyncs and a relist.
 
-    One that was killed is waited for until it leads again. Returns the number of writes up to the last one.
+    Waits until a killed operator leads again. Returns the number of writes up to the last one.
     """
     since, deadline = time.monotonic(), time.monotonic() + 60
     while (led := it.proxy.leads) is None or (
         time.monotonic() - max([since, led, *(call.at for call in it.proxy.writes)]) < 1.2
     ):
-        assert time.monotonic() < deadline, "no operator leads, or it never rests"
+        assert time.monotonic() < deadline, "there is no leader, or the operator keeps writing"
         await asyncio.sleep(0.05)
     written = len(it.proxy.writes)
     await asyncio.sleep(1.2)
@@ -236,7 +236,7 @@ async def _everything(scenario: TrainingScenario) -> dict[str, Manifest]:
 
 
 def _touched(calls: list[Call]) -> Counter[str]:
-    """Creations and deletions by name. A deletion that is sent again, as HTTP clients do of themselves, is one."""
+    """Creations and deletions by name. A repeated deletion, for example a retry of the HTTP client, counts once."""
     done = {
         (call.verb, call.resource, *_identity(call))
         for call in calls
@@ -246,15 +246,15 @@ def _touched(calls: list[Call]) -> Counter[str]:
 
 
 def _identity(call: Call) -> tuple[str, str]:
-    """Name and uid of what was created or deleted."""
+    """Name and uid of the created or deleted object."""
     if call.verb == "create":
         metadata = json.loads(call.got)["metadata"]
         return metadata["name"], metadata["uid"]
     return call.name, json.loads(call.sent)["preconditions"]["uid"]
 
 
-# What two runs without a fault differ in: times, uids, versions by their nature, hashes since namespace and uid are in
-# them; the namespace, which each run has of its own; the node that the scheduler chose; and how long a step took.
+# Differences between runs without faults: times, uids, versions, hashes that include namespace or uid, the namespace,
+# the node that the scheduler chose, and the duration of steps.
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 _NODE = re.compile(r"played-[01]\b")
 _NAMESPACE = re.compile(r"scene-\d+-\d+\b")
@@ -271,7 +271,7 @@ _UNSTABLE = {
 
 
 def masked(found: dict[str, Manifest]) -> dict[str, Any]:
-    """Every field of every object by its path, but for what differs by itself."""
+    """Every field of every object by path, except those that differ between runs."""
     uids = {each["metadata"]["uid"]: f"<uid of {key}>" for key, each in found.items()}
     flat: dict[str, Any] = {}
     for key, each in found.items():
@@ -283,7 +283,7 @@ def masked(found: dict[str, Manifest]) -> dict[str, Any]:
         elif key.startswith("pods/"):
             kept["phase"] = each["status"]["phase"]
         if key.startswith("secrets/"):
-            kept["data"] = sorted(each["data"])  # random, each time
+            kept["data"] = sorted(each["data"])  # random in each run
         _flatten(key, kept, uids, flat)
     return flat
 
@@ -295,7 +295,7 @@ def _flatten(path: str, value: Any, uids: dict[str, str], flat: dict[str, Any]) 
                 _flatten(f"{path}.{key}", inner, uids, flat)
     elif isinstance(value, list):
         for index, inner in enumerate(value):
-            # Conditions by their type: their order is that of their first appearance.
+            # Conditions by type, because their order depends on their first appearance.
             name = inner["type"] if isinstance(inner, dict) and "lastTransitionTime" in inner else index
             _flatten(f"{path}[{name}]", inner, uids, flat)
     elif isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Ordinary trainings next to a tenant with odd objects, and what the operator needs meanwhile."""
+"""Soak test: ordinary trainings next to a tenant with malformed objects, and the operator's resource usage."""
 
 import asyncio
 import json
@@ -27,22 +27,22 @@ from tests.support.simcluster.process import Process, process
 
 _NEXT_RECORD = re.compile(r"\d{4}-\d\d-\d\d \d\d:")
 LANES = 3
-"""Ordinary trainings at a time."""
+"""Number of concurrent ordinary trainings."""
 _ACTIONS_PER_SECOND = 8.0
-_TO_SUCCEED = 120.0  # seconds; about 5 on an idle machine
+_TO_SUCCEED = 120.0  # Seconds; about 5 s on an idle machine.
 _TO_CLEAR = 180.0
 _MAX_GROWTH = 1.15
 _MAX_LINES_PER_SECOND = 20.0
 _MAX_LEFTOVERS = 10
-"""Entries that the caches and queues may hold more than before, once all objects are deleted."""
+"""Maximum growth of the caches and queues, in entries, after all objects are deleted."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The operator at one time."""
+    """Resource usage of the operator at one time."""
 
     memory: float
-    """Resident, in MB."""
+    """Resident memory in MB."""
     descriptors: int
     series: int
     queued: float
@@ -53,7 +53,7 @@ class Sample:
 
 @dataclass
 class Outcome:
-    """What a run came to."""
+    """Outcome of a run."""
 
     seconds: float = 0.0
     took: list[float] = field(default_factory=list)
@@ -61,17 +61,17 @@ class Outcome:
     faults: list[str] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     actions: Counter[str] = field(default_factory=Counter)
-    """By what was requested and the code of the answer."""
+    """Number of requests by action and status code."""
     answers: int = 0
-    """Of odd ranks to GET /progress."""
+    """Number of responses of the odd ranks to GET /progress."""
     sizes: dict[str, int] = field(default_factory=dict)
-    """Of the operator's caches and queues before anything was created."""
+    """Sizes of the operator's caches and queues before anything was created."""
     left: dict[str, int] = field(default_factory=dict)
-    """The same after everything was deleted."""
+    """Sizes after everything was deleted."""
     log: list[str] = field(default_factory=list)
 
     def problems(self) -> list[str]:
-        """Every sentence is a reason to fail."""
+        """Reasons for the test to fail."""
         found = list(self.faults)
         if not self.took:
             found.append("no ordinary training succeeded")
@@ -97,9 +97,9 @@ class Outcome:
         sixth = max(1, len(memory) // 6)
         course = ", ".join(f"{median(memory[first : first + sixth]):.0f}" for first in range(0, len(memory), sixth))
         return (
-            f"{len(self.took)} ordinary trainings Succeeded in {median(self.took or [0.0]):.0f} s each "
-            f"({max(self.took, default=0.0):.0f} s at most), next to {self.actions.total()} odd requests and "
-            f"{self.answers} odd answers in {self.seconds:.0f} s; resident memory {min(memory):.0f} to "
+            f"{len(self.took)} ordinary trainings succeeded in {median(self.took or [0.0]):.0f} s each (median; "
+            f"maximum {max(self.took, default=0.0):.0f} s), next to {self.actions.total()} odd requests and "
+            f"{self.answers} odd responses in {self.seconds:.0f} s; resident memory {min(memory):.0f} to "
             f"{max(memory):.0f} MB (median of each sixth: {course}), at the end "
             f"{self.samples[-1] if self.samples else 'unknown'}; "
             f"{len(self.log)} lines logged"
@@ -107,7 +107,7 @@ class Outcome:
 
 
 def tracebacks(log: list[str]) -> Counter[str]:
-    """Tracebacks without the line before them, where names and delays differ, and how often each was logged."""
+    """Number of occurrences of each traceback, without the preceding log line, whose names and delays differ."""
     found: Counter[str] = Counter()
     lines = iter(log)
     for line in lines:
@@ -118,7 +118,7 @@ def tracebacks(log: list[str]) -> Counter[str]:
 
 
 async def soak(environment: Environment, seed: int, seconds: float) -> Outcome:
-    """Run for so long, then delete everything. With an odd seed the operator watches named namespaces, else all."""
+    """Run, then delete everything. With an odd seed the operator watches named namespaces, otherwise all."""
     api, outcome = environment.api, Outcome()
     tenant, plain = (f"soak-{os.getpid()}-{what}" for what in ("odd", "plain"))
     spare = tenant + odd.SPARE
@@ -144,7 +144,7 @@ async def soak(environment: Environment, seed: int, seconds: float) -> Outcome:
         lanes = [asyncio.create_task(_train(api, plain, lane, end, outcome)) for lane in range(LANES)]
         watcher = asyncio.create_task(_observe(it, max(1.0, seconds / 300), outcome))
         try:
-            # An operator that has ended or hangs is not waited for.
+            # Do not wait for an operator that has exited or hangs.
             workload: asyncio.Future[Any] = asyncio.gather(odd_tenant, *lanes)
             pending: list[asyncio.Future[Any]] = [workload, watcher]
             await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
@@ -204,7 +204,7 @@ async def _train(api: Api, namespace: str, lane: int, end: float, outcome: Outco
 
 
 async def _observe(it: Process, pause: float, outcome: Outcome) -> None:
-    """Look at the operator now and then; ends when the process has ended."""
+    """Sample the operator periodically until the process exits."""
     while it.process.returncode is None:
         try:
             text = await it.exposition()
@@ -216,7 +216,7 @@ async def _observe(it: Process, pause: float, outcome: Outcome) -> None:
             queued = metrics[("workqueue_depth", "resnexttraining")]
             outcome.samples.append(Sample(it.memory(), it.descriptors(), len(metrics), queued))
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            # A tenant's text can make a valid name unreadable: each of these is a fault.
+            # Each of these lines is a fault.
             fault = f"/metrics: {type(error).__name__}: {error}"
             if fault not in outcome.faults:
                 outcome.faults.append(fault)
@@ -228,7 +228,7 @@ async def _observe(it: Process, pause: float, outcome: Outcome) -> None:
 
 
 async def _until_empty(it: Process, outcome: Outcome) -> None:
-    """Until the queue is drained and no training is counted, and the caches hold what they held before."""
+    """Wait until the queue is empty, no training is counted, and the caches have their initial size."""
     deadline = time.monotonic() + _TO_CLEAR
     while True:
         outcome.left = await it.sizes()
@@ -246,7 +246,7 @@ async def _until_empty(it: Process, outcome: Outcome) -> None:
 
 
 async def _delete_all(api: Api, namespace: str) -> None:
-    """Every training and pod; the garbage collector deletes the rest."""
+    """Delete all trainings and pods; the garbage collector deletes the rest."""
     deadline = time.monotonic() + _TO_CLEAR
     while time.monotonic() < deadline:
         kinds = (f"{TRAININGS}/namespaces/{namespace}/resnexttrainings", f"/api/v1/namespaces/{namespace}/pods")
@@ -268,7 +268,7 @@ async def _clear(api: Api, namespace: str, outcome: Outcome) -> None:
 
 
 async def _address_of_a_node(api: Api) -> str:
-    """Where this machine reaches a real node: it has a second address on that network."""
+    """This machine's address on the network of the real nodes."""
     addresses: list[str] = [
         address["address"]
         for each in await api.items("/api/v1/nodes", f"!{SIMULATED}")
@@ -280,7 +280,7 @@ async def _address_of_a_node(api: Api) -> str:
 
 @asynccontextmanager
 async def _odd_ranks(address: str, port: int, seed: int, outcome: Outcome) -> AsyncIterator[None]:
-    """Answer GET /progress there as no trainer does."""
+    """Serve malformed responses to GET /progress at this address."""
     random = Random(seed)
     open_: set[asyncio.Task[None]] = set()
 

@@ -137,7 +137,7 @@ def test_scale_requires_permission_to_create_pods():
     authors = policies("--set", f"admissionPolicy.scalers={{{hpa},alice}}")["resnext-operator-authors"]
     (exempt,) = (each["expression"] for each in authors["matchConditions"] if each["name"] == "no-scaler")
     assert f'request.userInfo.username in ["{hpa}","alice"]' in exempt
-    assert "request.subResource == 'scale'" in exempt, "the spec itself stays guarded"
+    assert "request.subResource == 'scale'" in exempt, "changes of the spec are still checked"
 
 
 def test_only_operator_may_write_status():
@@ -210,7 +210,7 @@ def test_metrics_access_reaches_operator():
     assert "RESNEXT_METRICS_ALLOWED_FROM" not in environment(rendered("--set", "networkPolicy.metricsAllowedFrom=null"))
     (deployment,) = of_kind(manifests, "Deployment")
     labels = deployment["spec"]["template"]["metadata"]["labels"]
-    assert labels["app.kubernetes.io/name"] == names.OPERATOR, "by which a training's NetworkPolicy lets it in"
+    assert labels["app.kubernetes.io/name"] == names.OPERATOR, "the NetworkPolicy of trainings selects this label"
 
 
 def test_operator_meets_restricted_pod_security():

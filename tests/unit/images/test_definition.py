@@ -1,4 +1,4 @@
-"""The definition of an earlier version of the API in a development cluster."""
+"""The CRD of an earlier API version in a development cluster."""
 
 import pytest
 from images.setup.definition import MANIFEST, removed_versions
@@ -11,7 +11,7 @@ TWO = "spec:\n  versions:\n  - name: v1alpha1\n    served: true\n  - name: v1bet
     [([], []), (["v1beta1"], []), (["v1alpha1", "v1beta1"], []), (["v1alpha0", "v1beta1"], ["v1alpha0"])],
 )
 def test_removed_versions_are_stored_and_not_defined(stored, removed):
-    """A version that the manifest still has can be upgraded to."""
+    """Versions that the manifest still has are not removed."""
     assert removed_versions(stored, TWO) == removed
 
 

@@ -28,7 +28,7 @@ def test_metrics_ports_are_targets_with_training_label():
 
 
 def test_pod_without_address_or_training_is_handled():
-    """A pod without an address is skipped; a missing training label is left out."""
+    """A pod without an address is skipped; a missing training label is omitted."""
     pods = [pod("starting", None, {"metrics": 9400}), pod("operator", "10.0.0.2", {"metrics": 9400})]
     assert DISCOVER["targets"](pods) == [
         {"targets": ["10.0.0.2:9400"], "labels": {"namespace": "demo", "pod": "operator"}}

@@ -12,7 +12,7 @@ DOCUMENT = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 
 def setters():
-    """Condition, status and function of each call of Conditions.set in the domain."""
+    """Condition, status and function of each call of Conditions.set in the package domain."""
     for path in sorted(DOMAIN.rglob("*.py")):
         module = ".".join(path.relative_to(DOMAIN).with_suffix("").parts)
         for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

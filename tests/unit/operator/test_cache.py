@@ -125,7 +125,7 @@ def test_cache_interns_equal_strings():
     """Equal namespaces and label keys of all objects share one string."""
     cache = Cache()
     for number in range(2):
-        # As parsed: equal words, and not the same.
+        # As parsed: equal but not identical strings.
         cache.upsert(json.loads(json.dumps(pod(name=f"flowers-worker-{number}-0", uid=f"p{number}"))))
     one, other = (child["metadata"] for child in cache.children(training(), ()))
     assert one["namespace"] is other["namespace"]

@@ -52,7 +52,7 @@ def test_path_in_claim_matches_kubelet_sub_path(path, sub_path):
     """The pod's environment holds the path, so a ConfigMap of an earlier version keeps its meaning."""
     training = parsed(checkpoints={"claimName": "c", "subPath": sub_path})
     _, environment = checkpoints_of(worker_pod(training, 0, 0))
-    # As the kubelet expands a value: $$ is a dollar, $(NAME) a variable.
+    # Expanded as by the kubelet: $$ is a dollar sign, $(NAME) a variable.
     assert not re.search(r"(?<!\$)(\$\$)*\$\(", environment.get(directory.SUB_PATH, ""))
     seen = {name: value.replace("$$", "$") for name, value in environment.items()}
     config = directory.located(resolve({"checkpoint": {"path": path}}), seen)

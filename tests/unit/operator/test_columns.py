@@ -20,7 +20,7 @@ RATES = ("imagesPerSecond", "estimatedCompletionTime")
 
 
 def trains(cluster, step, **known):
-    """The ranks have come to a step, with throughput, loss and accuracy."""
+    """Report a step with throughput, loss and accuracy."""
     cluster.train(step, step)
     known = {"images_per_second": 640.0, "loss": 0.5, "top1": 0.9, "best_top1": 0.9, **known}
     cluster.progress = cluster.progress.model_copy(update=known)
@@ -28,7 +28,7 @@ def trains(cluster, step, **known):
 
 
 def reject(cluster):
-    """The API server rejects each pod that the plan creates."""
+    """Reject each pod that the plan creates, as the API server does."""
     plan = cluster.decide()
     if pods := [each for each in plan.create if each["kind"] == "Pod"]:
         metadata = pods[0]["metadata"]
@@ -48,7 +48,7 @@ def running():
 
 
 def series(cluster):
-    """The lines of /metrics that are about the training."""
+    """The lines of /metrics with labels of the training."""
     cache = Cache()
     body = {**cluster.body, "metadata": {**cluster.body["metadata"], "resourceVersion": "1"}}
     cache.upsert(json.loads(json.dumps(body)))
@@ -58,7 +58,7 @@ def series(cluster):
 
 
 def agree(cluster):
-    """The number of ready workers is the same in the status, the column and the condition."""
+    """Check that status, column and condition have the same number of ready workers."""
     workers, ready = cluster.status["workers"], condition(cluster, "WorkersReady")
     assert cluster.status["summary"]["workers"] == f"{workers['ready']}/{workers['replicas']}"
     assert ready["message"] == f"{workers['ready']} of {workers['replicas']} workers are ready"
@@ -66,7 +66,7 @@ def agree(cluster):
 
 
 def at_rest(cluster):
-    """Nothing runs: no rates in status, columns and series; the results stay."""
+    """Check that status, columns and series have no rates, but keep the results."""
     progress, printed = cluster.status["progress"], cluster.status["summary"]
     assert not [rate for rate in RATES if rate in progress]
     assert not [rate for rate in ("imagesPerSecond", "eta") if rate in printed]

@@ -179,7 +179,7 @@ def test_attempt_records_failed_pod_and_checkpoint_step():
     attempt = cluster.status["attempts"][0]
     blamed = {"pod": "resnext-digits-worker-1-0", "node": "node-1", "exitCode": 139, "checkpointStep": 20}
     assert {key: attempt[key] for key in blamed} == blamed
-    assert "checkpointStepBefore" not in attempt, "the first attempt starts from nothing"
+    assert "checkpointStepBefore" not in attempt, "the first attempt has no checkpoint"
     run_next_attempt(cluster)
     assert cluster.status["attempts"][1]["checkpointStepBefore"] == 20
 
@@ -242,7 +242,7 @@ def test_node_avoided_after_repeated_failures(after, avoided):
     healthy = cluster.pods("worker")[0]["metadata"]["uid"]
     fail_worker(cluster, 1, 1)
     assert ("node-1" in str(cluster.pods("worker")[1]["spec"].get("affinity"))) is avoided
-    assert cluster.pods("worker")[0]["metadata"]["uid"] == healthy, "who is healthy keeps running"
+    assert cluster.pods("worker")[0]["metadata"]["uid"] == healthy, "healthy workers keep running"
 
 
 def end_attempt_with_rank(cluster, status, rank=1):
@@ -306,12 +306,12 @@ def test_conclusive_evidence_shortens_grace_period():
     cluster.settle()
     cluster.ready()
     for pod in (*cluster.pods("worker"), *cluster.pods("launcher")):
-        pod["spec"]["nodeName"] = "the-only-node"  # whose kubelet told of the end, and so it lives
+        pod["spec"]["nodeName"] = "the-only-node"  # its kubelet reported the end, so the node is alive
     cluster.train(20, 20)
     cluster.settle()
     cluster.end(ExitStatus.CRASHED)
     cluster.settle()
-    assert cluster.requeue_seconds == 5, "for its kubelet to tell of the other pods"
+    assert cluster.requeue_seconds == 5, "until its kubelet reports the other pods"
     cluster.wait(seconds=5)
     cluster.settle()
     assert cluster.status["failures"] == 1
@@ -343,7 +343,7 @@ def test_worker_waiting_for_volume_names_holding_node():
         assert word in ready["message"]
     assert cluster.events.count("VolumeStillAttached") == 1
     assert "failures" not in cluster.status
-    del cluster.objects["resnext-digits-worker-0-1"]["status"]  # the volume has come
+    del cluster.objects["resnext-digits-worker-0-1"]["status"]  # the volume is attached
     run_next_attempt(cluster)
     assert condition(cluster, "WorkersReady")["status"] == "True"
 
@@ -468,7 +468,7 @@ def test_stall_is_reported_with_step_of_each_rank():
     assert cluster.events.count("Stalled") == 1
     cluster.wait(seconds=100)
     cluster.settle()
-    assert condition(cluster, "Stalled") == stalled, "told once"
+    assert condition(cluster, "Stalled") == stalled, "one event"
 
 
 def test_stall_ends_with_next_step():
@@ -539,7 +539,7 @@ def test_dataset_with_sufficient_access_mode_is_accepted(given):
     cluster = Cluster(dataset={"claimName": "alone"}, workers={"replicas": 1 if given == "one worker" else 2})
     if given == "late":
         cluster.settle()
-        assert not cluster.pods("worker"), "nobody knows yet if it can be shared"
+        assert not cluster.pods("worker"), "its access modes are unknown"
     cluster.claim("alone", "ReadWriteOnce", *([] if given == "one worker" else ["ReadOnlyMany"]))
     cluster.run()
     assert cluster.status["phase"] == Phase.RUNNING
@@ -591,7 +591,7 @@ def test_lost_worker_replaced_after_attempt_is_recorded():
     cluster = running_cluster()
     cluster.vanish("resnext-digits-worker-1-0")
     plan = cluster.decide()
-    assert not plan.create, "cut off between the two, nothing would tell that the attempt has lost a worker"
+    assert not plan.create, "otherwise a restart between the two would lose the evidence that the attempt lost a worker"
     assert plan.status.attempts[0].cause == "disrupted"
     cluster.settle()
     assert len(cluster.pods("worker")) == 2
@@ -604,7 +604,7 @@ def test_recreated_ssh_keys_replace_all_workers(lost):
     before = {pod["metadata"]["uid"] for pod in cluster.pods("worker")}
     del cluster.objects["Secret/resnext-digits-ssh"]
     cluster.settle()
-    assert {pod["metadata"]["uid"] for pod in cluster.pods("worker")} == before, "who has its keys needs no others"
+    assert {pod["metadata"]["uid"] for pod in cluster.pods("worker")} == before, "running workers keep their keys"
     cluster.vanish(cluster.pods(lost)[-1]["metadata"]["name"])
     run_next_attempt(cluster)
     keys = cluster.objects["Secret/resnext-digits-ssh"]["metadata"]["uid"]

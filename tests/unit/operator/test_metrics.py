@@ -1,4 +1,4 @@
-"""Metrics: what a status write and the cached trainings add to which series, and what is served over HTTP."""
+"""Metrics of status writes and cached trainings, and the HTTP endpoints."""
 
 import asyncio
 import math
@@ -32,12 +32,12 @@ ACCURACY, SPEED = "resnext_training_accuracy_ratio", "resnext_training_images_pe
 
 
 def time(seconds: float) -> str:
-    """Seconds after the training was created."""
+    """Time, in seconds after the creation of the training."""
     return (CREATED + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def attempt(number: int, cause: str | None = None) -> Manifest:
-    """An attempt that ended with a cause, or is under way."""
+    """An attempt that ended with a cause, or is running."""
     ended = {"endTime": time(60 * number), "cause": cause} if cause else {}
     return {"number": number, "startTime": time(60 * number - 60), **ended}
 
@@ -47,7 +47,7 @@ def progress(step: int, **more: float) -> Manifest:
 
 
 class Operator:
-    """The metrics of a replica, with the cache and the queue that they read."""
+    """The metrics of a replica with cache and queue."""
 
     def __init__(self, *, leading: bool = True) -> None:
         self.cache, self.queue = Cache(), WorkQueue()
@@ -55,13 +55,13 @@ class Operator:
         self.metrics.leading = leading
 
     def writes(self, before: Manifest, after: Manifest, seconds: float = 90) -> None:
-        """A status is written over another, so many seconds after the training was created."""
+        """Write a status, a number of seconds after the creation of the training."""
         self.metrics.recorded(
             Status.parse(before), Status.parse(after), CREATED.isoformat(), CREATED + timedelta(seconds=seconds)
         )
 
     def training(self, name: str, status: Any = None, **spec: Any) -> Manifest:
-        """A training comes into the cache."""
+        """Add a training to the cache."""
         metadata = {"namespace": "lab", "name": name, "uid": f"uid-{name}", "resourceVersion": "1"}
         body: Manifest = {"kind": KIND, "metadata": metadata, "spec": spec, "status": status}
         self.cache.upsert(body)
@@ -69,7 +69,7 @@ class Operator:
 
     @property
     def text(self) -> str:
-        """What a scrape gets."""
+        """Result of a scrape."""
         return generate_latest(self.metrics.registry).decode()
 
     def samples(self, name: str) -> list[Sample]:
@@ -77,7 +77,7 @@ class Operator:
         return [sample for family in families for sample in family.samples if sample.name == name]
 
     def values(self, name: str, label: str) -> dict[str, float]:
-        """The values of a metric by one of its labels, without those that are 0."""
+        """Nonzero values of a metric by one of its labels."""
         return {each.labels[label]: each.value for each in self.samples(name) if each.value}
 
     def value(self, name: str, **labels: str) -> float:
@@ -104,7 +104,7 @@ class TestAttempts:
         assert operator.values(ATTEMPTS, "cause") == {"crashed": 1}
 
     def test_metrics_two_attempts_of_same_cause_counted_twice(self, operator: Operator) -> None:
-        """Two ends that one write records are two, also if they have the same cause."""
+        """Two attempts that one write records count twice, even with the same cause."""
         operator.writes({}, {"attempts": [attempt(1, "disrupted"), attempt(2, "disrupted")]})
         assert operator.values(ATTEMPTS, "cause") == {"disrupted": 2}
 
@@ -114,7 +114,7 @@ class TestAttempts:
         assert operator.values(ATTEMPTS, "cause") == {}
 
     def test_metrics_attempt_dropped_from_status_not_counted(self, operator: Operator) -> None:
-        """The status keeps the last attempts only."""
+        """The status keeps only the last attempts."""
         operator.writes({"attempts": [attempt(1, "hung"), attempt(2)]}, {"attempts": [attempt(2)]})
         assert operator.values(ATTEMPTS, "cause") == {}
 
@@ -142,7 +142,7 @@ class TestFirstStep:
         assert operator.value(f"{FIRST_STEP}_bucket", le="90.0") == 1
 
     def test_metrics_later_step_is_no_first_step(self, operator: Operator) -> None:
-        """Also after a restart, whose progress begins at the checkpoint."""
+        """Also after a restart, when progress starts at the checkpoint."""
         operator.writes({"progress": progress(3)}, {"progress": progress(20)})
         operator.writes({"progress": progress(20)}, {"progress": progress(10)})
         assert operator.value(f"{FIRST_STEP}_count") == 0
@@ -183,13 +183,13 @@ class TestTrainings:
         assert operator.value(SPEED, namespace="lab", training="flowers") == 640
 
     def test_metrics_unset_accuracy_and_rate_have_no_series(self, operator: Operator) -> None:
-        """0 would be drawn as a training that learns nothing; an accuracy of 0 is one."""
+        """0 would look like a training that learns nothing; a real accuracy of 0 is exported."""
         operator.training("flowers", {"progress": progress(3, top1=0.0)})
         assert operator.samples(SPEED) == []
         assert [(each.labels["k"], each.value) for each in operator.samples(ACCURACY)] == [("1", 0.0)]
 
     def test_metrics_status_change_replaces_value(self, operator: Operator) -> None:
-        """A scrape reads the status that is cached then."""
+        """A scrape reads the currently cached status."""
         body = operator.training("flowers", {"phase": "Running", "progress": progress(3, imagesPerSecond=640.0)})
         metadata = {**body["metadata"], "resourceVersion": "2"}
         operator.cache.upsert({**body, "metadata": metadata, "status": {"phase": "Succeeded", "progress": progress(9)}})
@@ -197,7 +197,7 @@ class TestTrainings:
         assert operator.samples(SPEED) == []
 
     def test_metrics_deleted_trainings_leave_no_series(self, operator: Operator) -> None:
-        """A year of trainings must not fill Prometheus."""
+        """The number of series does not grow with the number of past trainings."""
         before = operator.text
         status = {"phase": "Running", "progress": progress(3, top1=0.5, top5=0.75, imagesPerSecond=640.0)}
         bodies = [operator.training(f"flowers-{number}", status) for number in range(30)]
@@ -233,7 +233,7 @@ class TestTrainings:
         assert operator.value(f"{FIRST_STEP}_count") == 1
 
     def test_metrics_only_training_series_name_a_training(self, operator: Operator) -> None:
-        """Labels with names of users' objects are on series that end with the training."""
+        """Only series that end with the training have labels with names of users' objects."""
         operator.training("flowers", {"phase": "Running", "progress": progress(3, top1=0.5, imagesPerSecond=640.0)})
         operator.writes({}, {"attempts": [attempt(1, "hung")]})
         operator.metrics.requested("GET", "200")
@@ -250,7 +250,7 @@ class TestTrainings:
 
 
 def test_metrics_queue_depth_counts_waiting_trainings() -> None:
-    """A training that is worked on does not wait, unless something changes meanwhile."""
+    """A training that is being reconciled is not counted, unless it is queued again meanwhile."""
 
     async def scenario() -> list[float]:
         operator, found = Operator(), []
@@ -267,7 +267,7 @@ def test_metrics_queue_depth_counts_waiting_trainings() -> None:
 
 
 def test_metrics_requests_counted_by_verb_and_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a real client and server; code is `none` without an answer."""
+    """With a real client and server. The code is `none` without a response."""
 
     async def scenario() -> dict[tuple[str, str], float]:
         operator, server = Operator(), ApiServer("lab")
@@ -288,7 +288,7 @@ def test_metrics_requests_counted_by_verb_and_code(tmp_path: Path, monkeypatch: 
 
 
 def test_serve_answers_probes_and_scrapes() -> None:
-    """/healthz at once, /readyz when the caches are filled, /metrics in Prometheus' format."""
+    """/healthz immediately, /readyz when the caches are synced, /metrics in Prometheus' format."""
 
     async def scenario() -> list[tuple[str, int, str, str]]:
         operator, found = Operator(), []

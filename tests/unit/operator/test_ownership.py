@@ -119,7 +119,7 @@ def test_claim_becoming_foreign_keeps_current_attempt():
 
 
 class ConflictingServer(KubeClient):
-    """An API server on which each name is taken."""
+    """A fake API server on which every name exists."""
 
     def __init__(self, found):
         self.found = found
@@ -132,12 +132,12 @@ class ConflictingServer(KubeClient):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_create_conflict_is_judged_by_owner(kind):
-    """When a name is taken, the existing object's owner decides, also for kinds that are not cached."""
+    """If a name exists, the owner of the existing object decides, also for kinds that are not cached."""
     training = Cluster().training
     manifest: Any = {"kind": kind, "metadata": {"name": CLAIM}}
 
     def create(found):
-        # The API server does not repeat the kind in each answer.
+        # The API server does not return the kind in every response.
         server = ConflictingServer({key: value for key, value in found.items() if key != "kind"})
         return asyncio.run(create_child(server, manifest, training))
 

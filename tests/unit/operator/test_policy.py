@@ -100,7 +100,7 @@ def test_finished_run_succeeds_and_deletes_workers(running):
     assert running.status["phase"] == Phase.SUCCEEDED
     assert condition(running, "Succeeded")["status"] == "True"
     assert not running.pods("worker")
-    assert len(running.pods("launcher")) == 1, "its log stays"
+    assert len(running.pods("launcher")) == 1, "it is kept for its log"
 
 
 @pytest.mark.parametrize(("policy_of_pods", "workers", "launchers"), [("Running", 0, 1), ("All", 0, 0), ("None", 2, 1)])
@@ -400,7 +400,7 @@ def test_unrecorded_launcher_is_adopted(cluster):
     cluster.settle()
     recorded = copy.deepcopy(cluster.status)
     assert names_of(cluster.pods("launcher")) == ["resnext-digits-launcher-1"]
-    cluster.body["status"] = before  # the operator ended between the launcher and the status
+    cluster.body["status"] = before  # the operator exited after creating the launcher and before writing the status
     cluster.settle()
     assert names_of(cluster.pods("launcher")) == ["resnext-digits-launcher-1"]
     assert cluster.status == recorded
@@ -419,7 +419,7 @@ def test_launcher_missed_while_down_had_ready_workers(cluster):
     cluster.settle()
     cluster.ready()
     cluster.end(ExitStatus.COMPLETED)
-    cluster.body["status"] = before  # the operator was away all the time
+    cluster.body["status"] = before  # the operator was down the whole time
     cluster.settle()
     assert cluster.status["phase"] == "Succeeded"
     assert condition(cluster, "WorkersReady")["message"] == "0 of 2 workers are ready", "they were deleted"
@@ -440,5 +440,5 @@ def test_config_differences_are_in_status_and_one_event(running):
 
 
 def test_run_without_differences_has_no_field(running):
-    """The list is left out if it is empty."""
+    """The field is unset if the list is empty."""
     assert "differences" not in running.status["checkpoint"]

@@ -1,4 +1,4 @@
-"""The poller against real HTTP servers that answer as ranks do."""
+"""The poller against HTTP servers that respond like ranks."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ def progress(step: int, **more: Any) -> bytes:
 
 @contextmanager
 def rank(address: str, port: int, body: bytes, status: int = 200) -> Iterator[list[bytes]]:
-    """A server that answers /progress with the first item of the list, which the test may replace."""
+    """A server that returns the first item of the list for /progress; tests may replace it."""
     answers = [body]
 
     class Handler(BaseHTTPRequestHandler):
@@ -87,7 +87,7 @@ async def until(seen: Callable[[], object]) -> None:
 
 
 def polled(cache: Cache, seen: Callable[[ProgressPoller], object] | None = None) -> tuple[ProgressPoller, bool]:
-    """The poller once something is seen, else after some rounds, and whether it queued the training."""
+    """The poller after it received progress or after some rounds, and whether it queued the training."""
 
     async def scenario() -> tuple[ProgressPoller, bool]:
         queue = WorkQueue()
@@ -106,7 +106,7 @@ def polled(cache: Cache, seen: Callable[[ProgressPoller], object] | None = None)
 
 class TestProgressPoller:
     def test_new_progress_is_kept_and_queues_training(self, port: int) -> None:
-        """Worker 0's answer is the training's progress, and causes a reconciliation."""
+        """The response of worker 0 is the training's progress and causes a reconciliation."""
         with rank("127.0.0.1", port, progress(7)):
             poller, queued = polled(cache_with("127.0.0.1"), lambda poller: poller.latest(KEY))
         latest = poller.latest(KEY)
@@ -154,7 +154,7 @@ class TestProgressPoller:
         assert poller.last_steps(KEY) == steps
 
     def test_slow_training_delays_no_other(self, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Each training is polled in a task of its own; nothing listens at the odd one's address."""
+        """Each training is polled in its own task; nothing listens at the address of the slow one."""
         monkeypatch.setattr(progress_poller, "_ANSWER_SECONDS", 30.0)
         cache = cache_with("127.0.0.1")
         other = ("lab", "slow")

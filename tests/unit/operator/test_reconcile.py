@@ -15,7 +15,7 @@ from tests.support.runtime import Recorder, runtime_on
 
 
 class Place:
-    """Trainings, an API server of a few lines, and what reconciliation needs beside it."""
+    """Trainings, a fake API server and the runtime of reconciliation."""
 
     def __init__(self, *trainings):
         self.server = Server()
@@ -196,7 +196,7 @@ def test_quota_gates_workers_until_launcher_is_admitted():
         opened = [body for verb, path, body in place.server.patches if "/pods/" in path]
         assert len(opened) == 2
         for body in opened:
-            # Only its own gate: a queue may have put another one there.
+            # Only its own gate: a queueing system may have added another one.
             assert body["spec"] == {"schedulingGates": [{"$patch": "delete", "name": "resnext.dev/gang"}]}
         assert not any(pod["spec"]["schedulingGates"] for pod in place.pods())
 

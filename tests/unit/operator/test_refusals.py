@@ -49,7 +49,7 @@ def test_host_path_and_host_network_need_settings(workers, words):
     assert all(word in accepted["message"] for word in words)
     assert cluster.status["phase"] == Phase.FAILED
     assert not [name for name in cluster.made if "worker" in name]
-    assert cluster.events == ["ForbiddenByOperator"], "told once"
+    assert cluster.events == ["ForbiddenByOperator"], "one event"
     allowed = make_cluster(OPEN, **workers)
     allowed.run()
     assert allowed.status["phase"] == Phase.RUNNING
@@ -142,7 +142,7 @@ def test_workers_mount_user_volumes_and_own():
         assert source[kind].items() <= found[f"user-{name}"][kind].items()
     mounted = {each["name"]: each for each in spec["containers"][0]["volumeMounts"]}
     assert mounted["user-claim"] == {"name": "user-claim", "mountPath": "/mnt/claim"}
-    assert mounted["user-node"]["readOnly"], "a link left there could lead out of the folder"
+    assert mounted["user-node"]["readOnly"], "a symlink could leave the allowed directory"
     assert {name: len(each.keys() - {"name"}) for name, each in found.items()} == dict.fromkeys(found, 1), "one source"
 
 
@@ -191,7 +191,7 @@ def test_host_network_workers_use_cluster_dns():
 
 
 def forbid(cluster):
-    """The API server makes none of the pods of the next plan."""
+    """Reject all pods of the next plan, as the API server does."""
     plan = cluster.decide()
     assert any(each["kind"] == "Pod" for each in plan.create)
     for manifest in plan.create:
@@ -216,7 +216,7 @@ def test_quota_rejection_reported_once_within_deadline(pods):
         cluster.run()
         cluster.vanish("resnext-digits-worker-1-0")
         cluster.end(ExitStatus.CRASHED)
-        cluster.apply_plan(cluster.decide())  # the end is recorded before anything is made
+        cluster.apply_plan(cluster.decide())  # the end is recorded before pods are created
     events_before = len(cluster.events)
     for _ in range(5):
         forbid(cluster)
@@ -281,7 +281,7 @@ def test_network_policy_admits_own_pods_operator_metrics():
     assert spec["podSelector"] == {"matchLabels": {"resnext.dev/training": "resnext-digits"}}
     assert spec["policyTypes"] == ["Ingress"]
     own, metrics = spec["ingress"]
-    assert own == {"from": [{"podSelector": spec["podSelector"]}]}, "any port: Open MPI and NCCL take what is free"
+    assert own == {"from": [{"podSelector": spec["podSelector"]}]}, "any port: Open MPI and NCCL use random ports"
     assert metrics["ports"] == [{"protocol": "TCP", "port": 9430, "endPort": 9433}]
     operator, other = metrics["from"]
     assert operator["namespaceSelector"] == {"matchLabels": {"kubernetes.io/metadata.name": "ops"}}

@@ -28,7 +28,7 @@ def rejection(code=403, message=EXCEEDED, role="worker", kind="Pod"):
 
 
 def reject(cluster, *which, code=403, message=EXCEEDED, launcher=False):
-    """The API server creates what the plan says, but for some pods, by their index, or for the launcher."""
+    """Apply the plan except for some workers, by index, or the launcher, which the API server rejects."""
     plan = cluster.decide()
 
     def falls(each):
@@ -58,7 +58,7 @@ ADVICE = [
     (403, UNSPECIFIED, "launcher", Cause.QUOTA, [f"set {L}.limits.cpu"]),
     (403, POD + "failed quota: q: must specify cpu,memory", "worker", Cause.QUOTA, [f"{W}.requests.cpu"]),
     (403, RANGE, "worker", Cause.LIMIT_RANGE, [f"{W}.limits.cpu and {W}.requests.memory", "LimitRange"]),
-    # A default limit below the spec's request: the API server calls the pod invalid, and the spec is right.
+    # A default limit below the spec's request: the API server reports an invalid pod, although the spec is valid.
     (
         422,
         f"{INVALID} than or equal to cpu limit of 1m",
@@ -119,7 +119,7 @@ def test_rejection_advice_fits_cause_and_names_field(code, message, role, cause,
     assert rejections.cause_of(found) is cause
     advice = rejections.advice(found)
     assert all(word in advice for word in words), advice
-    assert ("quota" in advice.lower()) <= (cause is Cause.QUOTA), "raising a quota helps against a quota alone"
+    assert ("quota" in advice.lower()) <= (cause is Cause.QUOTA), "raising a quota is advised only for a quota"
 
 
 def test_claim_rejection_advice_names_template():

@@ -30,7 +30,7 @@ def schema():
 
 
 def closed(node):
-    """The schema in JSON Schema's words: the API server refuses unknown fields, and has int-or-string."""
+    """The structural schema as JSON Schema: unknown fields are rejected, and int-or-string is expanded."""
     node = copy.deepcopy(node)
     for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
         if node.pop(exclusive, False):
@@ -222,7 +222,7 @@ def test_status_schema_accepts_any_version():
 
 
 def test_every_status_field_has_a_description():
-    """kubectl explain says what each field of the status is."""
+    """`kubectl explain` describes every field of the status."""
 
     def undescribed(node, path):
         for name, child in node.get("properties", {}).items():
@@ -258,7 +258,7 @@ def test_every_field_has_description():
 
 def test_definition_fits_kubectl_apply():
     """`kubectl apply` keeps a copy in an annotation, which is limited to 256 KiB."""
-    # kubectl keeps a copy in an annotation, and annotations end at 256 KiB.
+    # The annotation with the copy is limited to 256 KiB.
     assert len(json.dumps(crd.manifest())) < 256 * 1024 * 0.9
 
 

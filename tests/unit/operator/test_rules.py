@@ -1,4 +1,4 @@
-"""Each rule alone: why something ends, when to check again, or nothing; no rule changes the draft."""
+"""Each rule alone. It returns a reason to stop, a time to check again, or nothing, and does not change the draft."""
 
 from datetime import timedelta
 
@@ -30,7 +30,7 @@ RULES = (
 
 
 def draft(status=None, **spec):
-    """Of a training whose attempt is under way, with fields of the stored status and of the spec replaced."""
+    """Draft of a training with a running attempt, with fields of the stored status and of the spec replaced."""
     cluster = Cluster(**spec)
     cluster.run()
     cluster.body["status"] |= status or {}
@@ -67,7 +67,7 @@ def rejected(seconds):
 
 
 def test_rules_find_nothing_in_running_training():
-    """A training that makes steps under the default policy meets no rule and needs no check."""
+    """No rule applies to a progressing training with the default policy."""
     assert [rule(draft()) for rule in RULES] == [None] * len(RULES)
 
 
@@ -79,7 +79,7 @@ def test_suspended_training_stops():
 
 
 def test_deadline_stops_at_active_deadline_seconds():
-    """Before the deadline the rule says when it comes."""
+    """Before the deadline the rule returns its time."""
     made = draft(runPolicy={"activeDeadlineSeconds": 60})
     assert recheck(deadline_exceeded(made), made, 60)
     assert stop(deadline_exceeded(after(60, made)), Reason.DEADLINE_EXCEEDED)
@@ -113,7 +113,7 @@ def test_pod_template_changed_if_revision_differs():
 
 
 def test_ssh_keys_recreated_only_stops_pending_launcher():
-    """Ranks that run have read the keys already."""
+    """Running ranks have already read the keys."""
     cluster = Cluster()
     cluster.settle()
     cluster.ready()
@@ -131,7 +131,7 @@ def test_ssh_keys_recreated_only_stops_pending_launcher():
 
 
 def test_pending_deadline_counts_from_start_of_launcher():
-    """While an attempt is under way only its launcher may be pending."""
+    """While an attempt is running, only its launcher may be pending."""
     made = draft(runPolicy={"pendingDeadlineSeconds": 60})
     assert recheck(pending_deadline_exceeded(made), made, 60)
     assert stop(pending_deadline_exceeded(after(60, made)), Reason.PENDING_DEADLINE_EXCEEDED)
@@ -149,7 +149,7 @@ def test_pending_deadline_separates_summary_and_cause():
 
 @pytest.mark.parametrize(("cause", "waits"), [("crashed", True), ("disrupted", False), ("stopped", False)])
 def test_attempt_backoff_follows_failures_alone(cause, waits):
-    """Two failures pause for 20 s; a disruption or a stop for none."""
+    """Two failures pause for 20 s; a disruption or a stop does not pause."""
     made = draft(ended(cause))
     assert recheck(attempt_backoff(made), made, 20) if waits else attempt_backoff(made) is None
     assert attempt_backoff(after(20, made)) is None
@@ -179,7 +179,7 @@ def test_ttl_expires_after_completion_time():
 
 
 def test_first_match_books_rechecks_before_it():
-    """The first rule that applies wins; the earliest check of those before it is booked, none of those after it."""
+    """The first rule that applies wins. The earliest recheck of the rules before it is planned."""
     made = draft()
 
     def at(seconds):
@@ -195,7 +195,7 @@ def test_first_match_books_rechecks_before_it():
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_rule_changes_nothing(rule):
-    """What a rule may apply to stays as it is."""
+    """The draft is the same before and after each rule."""
     policy = {"activeDeadlineSeconds": 60, "pendingDeadlineSeconds": 60, "ttlSecondsAfterFinished": 5}
     status = {**stalled_status(), **rejected(3), "completionTime": START}
     made = draft(status, runPolicy=policy)

@@ -50,7 +50,7 @@ def test_invalid_spec_keeps_running_pods(what):
     cluster.wait(seconds=10)
     cluster.train(60, 60)
     cluster.settle()
-    assert cluster.status["checkpoint"]["step"] == 60, "it is observed"
+    assert cluster.status["checkpoint"]["step"] == 60, "progress is still recorded"
     assert cluster.status["workers"] == {"replicas": 2, "ready": 2}
 
 

@@ -14,7 +14,7 @@ LOG = "exec /usr/local/bin/resnext-train: exec format error"
 
 
 def fail(pod, code=255, reason="Error", message=LOG):
-    """As a kubelet reports a container that ended, with the last lines of its log."""
+    """Report a terminated container with the last lines of its log, as a kubelet does."""
     ended = {"exitCode": code, "reason": reason, "message": message}
     phase = "Succeeded" if code == 0 else "Failed"
     pod["spec"]["nodeName"] = "node-a"
@@ -86,7 +86,7 @@ def test_start_backoff_doubles_until_limit_fails():
         began = cluster.now
         while not new_workers(cluster):
             wait = cluster.decide().requeue_after
-            assert wait, "the operator must look again by itself"
+            assert wait, "a requeue is planned"
             cluster.wait(seconds=wait.total_seconds())
             cluster.settle()
         pauses.append((cluster.now - began).total_seconds())
@@ -221,7 +221,7 @@ def test_worker_of_ended_attempt_is_no_failed_start():
     cluster.settle()
     fail(new_workers(cluster)[0])
     cluster.settle()
-    assert cluster.status["failures"] == 2, "its successor is a start of its own"
+    assert cluster.status["failures"] == 2, "its replacement is another start"
 
 
 def test_attempt_after_failed_start_ignores_failed_pod():

@@ -26,7 +26,7 @@ ODD: tuple[Any, ...] = (
 
 
 class Recorded(Cluster):
-    """Keeps what each decision was made from."""
+    """A cluster that keeps the input of each decision."""
 
     def __init__(self, **spec):
         super().__init__(**spec)
@@ -38,7 +38,7 @@ class Recorded(Cluster):
 
 
 def life():
-    """Decisions of one training: attempts, a stall, a failed start, suspended and resumed, succeeded."""
+    """Decisions of a training with attempts, a stall, a failed start, suspension, resumption and success."""
     cluster = Recorded(runPolicy={"pendingDeadlineSeconds": 3600, "activeDeadlineSeconds": 36000})
     cluster.run()
     for step in (40, 60, 80, 100):
@@ -95,7 +95,7 @@ def without_each_part(status):
 
 
 def test_decision_without_any_part_of_status():
-    """Whatever part of the stored status is missing or invalid, a decision is made and can be written."""
+    """If any part of the stored status is missing or invalid, the operator decides and can write the status."""
     tried, decisions = 0, {}
     for training, state, now in life():
         decisions[training.status.phase, training.status.reason, len(training.status.attempts)] = training, state, now

@@ -25,7 +25,7 @@ def condition(kind, reason, message):
 
 @pytest.fixture
 def statuses(monkeypatch):
-    """A training with the widest numbers, one status a second, without the seconds."""
+    """Statuses of a training with the widest numbers, without the pauses between them."""
     monkeypatch.setattr(watch, "PERIOD", 0.0)
     monkeypatch.setattr(watch, "LINES_EVERY", 0.0)
     soon = (datetime.now(UTC) + timedelta(hours=23)).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -34,7 +34,7 @@ def statuses(monkeypatch):
         status("Running", epoch=step / 1250, step=step, imagesPerSecond=18_432.1, **numbers) for step in (1, 2, 2)
     ]
     ended = status("Succeeded", **{**numbers, "step": 312_500})
-    # All within one second.
+    # Both conditions changed within one second.
     ended |= {
         "reason": "Completed",
         "conditions": [
@@ -60,7 +60,7 @@ def test_follow_in_pipe_prints_line_per_phase_and_change(statuses):
 
 
 def shown(statuses):
-    """What a terminal of 80 columns shows until the training ends or the user presses Ctrl-C."""
+    """Output on a terminal with 80 columns until the training ends or the user presses Ctrl-C."""
 
     def get():
         try:

@@ -25,7 +25,7 @@ def test_key_added_while_processing_runs_again_after():
         assert await queue.get() == KEY
         queue.add(KEY)
         queue.add(KEY)
-        assert queue._ready.empty()  # not while it is worked on
+        assert queue._ready.empty()  # not while it is being processed
         queue.done(KEY)
         assert await asyncio.wait_for(queue.get(), 1) == KEY
         queue.done(KEY)
@@ -40,7 +40,7 @@ def test_additions_within_pause_run_once():
     async def scenario():
         queue = WorkQueue(pause=0.2)
         queue.add(KEY)
-        assert queue._ready.qsize() == 1, "the first look is at once"
+        assert queue._ready.qsize() == 1, "the first run is immediate"
         await queue.get()
         queue.done(KEY)
         ended = time.monotonic()
@@ -50,9 +50,9 @@ def test_additions_within_pause_run_once():
         assert time.monotonic() - ended >= 0.2
         queue.done(KEY)
         await asyncio.sleep(0.3)
-        assert queue._ready.empty(), "five events were one piece of work"
+        assert queue._ready.empty(), "five events caused one run"
         queue.add(KEY)
-        assert queue._ready.qsize() == 1, "after a rest, at once again"
+        assert queue._ready.qsize() == 1, "immediate again after a pause"
 
     asyncio.run(scenario())
 
