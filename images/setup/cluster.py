@@ -4,7 +4,7 @@ import json
 import time
 from typing import Any
 
-from images.setup import debian, definition, node, volumes
+from images.setup import debian, leftovers, node, volumes
 from images.setup.engine import container_runs
 from images.setup.places import CLUSTER, KIND, KUBECONFIG, VOLUMES
 from images.setup.registry import MIRRORS
@@ -86,7 +86,7 @@ def _inputs() -> list[Input]:
     f"creating a Kubernetes cluster with {len(NODES)} nodes",
     needs=("tools", "node", "registry"),
     inputs=_inputs,
-    present=lambda: healthy() and not definition.outdated(),
+    present=lambda: healthy() and not leftovers.exist(),
 )
 def cluster() -> None:
     stamp = STEPS["cluster"].stamp
@@ -136,7 +136,7 @@ def finish(patience: float) -> None:
         *("kubectl", f"--kubeconfig={KUBECONFIG}", "taint", "nodes", "--all"), "node-role.kubernetes.io/control-plane-"
     )
     wait_until(healthy, deadline, "Ready nodes and DNS")
-    definition.delete_outdated()
+    leftovers.delete()
     volumes.create()
 
 
