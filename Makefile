@@ -28,7 +28,9 @@ export PATH := $(CACHE)/bin:$(CURDIR)/$(BIN):$(PATH)
 .PHONY: help demo try test test-unit test-e2e test-faults test-soak bench bench-operator check format generate docs lock image-cuda down clean
 
 help: ## List all targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 16
+	@awk -F ':.*## ' '/^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z0-9-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+##@ Trying it
 
 demo: $(VENV)/.operator ## Create a local kind cluster and train a ResNeXt on it
 	@$(SETUP) cluster images
@@ -36,6 +38,8 @@ demo: $(VENV)/.operator ## Create a local kind cluster and train a ResNeXt on it
 
 try: $(VENV)/.trainer ## Train the digits sample without a cluster, as two ranks under mpirun
 	@$(BIN)/python hack/local_demo.py
+
+##@ Tests
 
 test: $(VENV)/.trainer $(VENV)/.dev ## Run all checks and all unit, golden, parity and end-to-end tests
 	@$(SETUP) clients
@@ -66,13 +70,17 @@ test-soak: $(VENV)/.dev ## Run malformed objects of one tenant next to another t
 	@$(SETUP) kwok cluster images
 	@RESNEXT_SOAK_SECONDS=1800 $(BIN)/pytest -s tests/e2e/test_soak.py
 
-bench-operator: $(VENV)/.dev ## Benchmark the operator with 100 and 1,000 concurrent trainings, compared with the MPI Operator (about 15 minutes)
-	@$(SETUP) kwok cluster
-	@$(BIN)/python -m benchmarks.operator --json build/bench/operator.json
+##@ Benchmarks
 
 bench: $(VENV)/.trainer ## Benchmark the trainer on this machine's CPUs (BENCH=input selects one, TORCH=PYTHON another PyTorch)
 	@$(SETUP) torch turbojpeg
 	@$(BIN)/python -m benchmarks --torch $(TORCH) --folder $(CACHE)/bench $(BENCH)
+
+bench-operator: $(VENV)/.dev ## Benchmark the operator with 100 and 1,000 concurrent trainings, compared with the MPI Operator (about 15 minutes)
+	@$(SETUP) kwok cluster
+	@$(BIN)/python -m benchmarks.operator --json build/bench/operator.json
+
+##@ Development
 
 check: $(VENV)/.dev ## Check format, lint, types, import contracts and generated files
 	@$(BIN)/ruff format --check .
@@ -92,14 +100,16 @@ generate: $(VENV)/.dev ## Regenerate CRD, install.yaml, values schema, dashboard
 	@$(SETUP) clients
 	@$(BIN)/python -m hack.codegen
 
-docs: $(VENV)/.dev ## Build the documentation site into build/site
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
-
 lock: $(VENV)/.dev ## Lock the packages of every extra and dependency group (ARGS=--upgrade for newer versions)
 	@$(BIN)/python -m hack.lock $(ARGS)
 
+docs: $(VENV)/.dev ## Build the documentation site into build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 image-cuda: ## Build the trainer's CUDA image and verify that its libraries load (about 15 GB of disk)
 	@$(SETUP) cuda
+
+##@ Clean-up
 
 down: ## Delete the cluster; keep images and caches
 	@$(SETUP) down
