@@ -73,7 +73,7 @@ def test_pipeline_bad_records_skipped_batches_full(folder, caplog, pipeline):
     assert set(seen) == set(range(GOOD))  # three of them twice
     assert labels == [number % 10 for number in seen]
     assert found(source.bad) == {("train", 7), ("train", 20), ("train", 40)}
-    for words in ("image cannot be decoded", "its label is 99"):
+    for words in ("image cannot be decoded", "label 99 is out of range"):
         assert any(f"{folder}/train-00000-of-00001 at byte" in line and words in line for line in caplog.messages)
     assert shades(source.train(0)) == (seen, labels)
     assert len(caplog.messages) == 3
@@ -110,7 +110,7 @@ def test_bad_record_limit_applies_to_all_ranks_together(folder):
     alone[0].bad.add("train", 2, tfrecord.data_error("2"))
     alone[1].bad.add("train", 3, tfrecord.data_error("3"))
     with pytest.raises(
-        TrainingError, match=r"3 of 64 train records are bad.*maxBadRecordFraction allows a share of 0\.04"
+        TrainingError, match=r"3 of 64 train records are bad.*maxBadRecordFraction allows a fraction of 0\.04"
     ) as caught:
         alone[0].bad.check_together([rank.bad.marks for rank in alone])
     assert caught.value.collective
@@ -120,7 +120,7 @@ def test_batches_only_bad_records_terminate(tmp_path):
     """A split without any good record is an error in training and padding only in validation."""
     for split in ("train", "validation"):
         tfrecord.write(tmp_path / "data", split, [(b"no image", 1)] * 16, 1)
-    with pytest.raises(TrainingError, match="no train record"):
+    with pytest.raises(TrainingError, match="no training record"):
         list(Batches(config(tmp_path / "data", 1.0), Shard(0, 1)).train(0).prefetch())
     padded = list(Batches(config(tmp_path / "data", 1.0), Shard(0, 1)).validate().prefetch())
     assert {label for batch in padded for label in batch.labels} == {PADDING}
@@ -137,7 +137,7 @@ def test_record_changed_byte_fails_checksum(tmp_path, caplog, pipeline, byte):
     content = bytearray(shard.read_bytes())
     content[offset + byte if byte >= 0 else offset + length + byte] ^= 1
     shard.write_bytes(content)
-    sentence = f"{shard} at byte {offset}: its checksum differs"
+    sentence = f"{shard} at byte {offset}: its checksum does not match"
     source = pipeline(config(folder, 0.02), Shard(0, 1))
     assert len(list(source.train(0))) == 8
     assert found(source.bad) == {("train", 5)}

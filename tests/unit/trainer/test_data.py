@@ -88,7 +88,7 @@ def test_open_split_truncated_shard_rejected(damaged):
     message = refusal(damaged)
     assert f"{shard} is truncated" in message
     assert "record 358" in message
-    with pytest.raises(TrainingError, match=r"record 358 at byte \d+ is cut"):
+    with pytest.raises(TrainingError, match=r"record 358 at byte \d+ is incomplete"):
         tfrecord.index(shard, damaged / "new.idx")
 
 
@@ -104,7 +104,7 @@ def test_pipeline_undecodable_record_rejected(tmp_path):
 def test_batches_label_out_of_range_rejected(settings):
     """The message names the label and model.classes."""
     config = resolve({**settings, "model": {"classes": 9, "imageSize": 32}})
-    with pytest.raises(TrainingError, match=r"its label is 10, and model.classes 9"):
+    with pytest.raises(TrainingError, match=r"label 10 is out of range; model.classes 9"):
         list(Batches(config, Shard(0, 1)).validate().prefetch())
 
 

@@ -174,10 +174,10 @@ REJECTED = {
     "TIFF of pages": (encode(FRAMES[0], "TIFF", save_all=True, append_images=FRAMES[1:]), "3 frames"),
     "16-bit colour that is transparent": (
         png((1, 1, 16, 2), [bytes(6)], (b"tRNS", bytes(6))),
-        "16-bit colours is transparent",
+        "16-bit colour as transparent",
     ),
-    "EPS": (encode(FRAMES[0], "EPS"), "no image in a format"),
-    "PDF": (encode(FRAMES[0], "PDF"), "no image in a format"),
+    "EPS": (encode(FRAMES[0], "EPS"), "not an image in a supported format"),
+    "PDF": (encode(FRAMES[0], "PDF"), "not an image in a supported format"),
 }
 
 
@@ -323,7 +323,7 @@ class TestPredict:
         (tmp_path / "3.tif").write_bytes(REJECTED["floats"][0])
         (tmp_path / "4.jpg").write_bytes(JPEGS[0])
         found, _ = self.guessed([str(tmp_path)])
-        assert ["a named pipe" in found[0][1], "nowhere" in found[1][1], "floating-point" in found[2][1]] == [True] * 3
+        assert ["a named pipe" in found[0][1], "a broken link" in found[1][1], "floating-point" in found[2][1]] == [True] * 3
         assert not isinstance(found[3][1], str)
 
     def test_predict_io_error_is_system_error(self, tmp_path, monkeypatch):

@@ -84,7 +84,7 @@ class TestShardNumbering:
         """Images would count twice."""
         (four / "train-00000-of-00008").write_bytes((four / "train-00000-of-00004").read_bytes())
         message = refusal(four, incomplete=True)
-        assert "2 divisions" in message
+        assert "2 different sets" in message
         assert "train-00000-of-00008" in message
 
     def test_shards_two_suffixes_rejected(self, four):
@@ -222,7 +222,7 @@ KINDS = {
     "BSD sums": (b"SHA256 (train-00000-of-00004) = 00\n", "a list of checksums"),
     "text": ("naïve notes\n".encode() * 90, "text"),
     "JPEG": (b"\xff\xd8\xff\xe0" + bytes(99), "a JPEG"),
-    "zeros": (bytes(4096), "all zeros"),
+    "zeros": (bytes(4096), "zeros at its start"),
     "noise": (b"\x01\x02\x03\xfe" * 99, "not a TFRecord file"),
     "short": (b"\x01\x02", "not a TFRecord file"),
 }
@@ -251,7 +251,7 @@ def test_shard_damaged_first_record_is_bad_record(four):
     content[0] ^= 1
     shard.write_bytes(content)
     records = tfrecord.open_split(str(four), "train")
-    with pytest.raises(TrainingError, match="its checksum differs"):
+    with pytest.raises(TrainingError, match="its checksum does not match"):
         records.read(0)
     assert records.read(1)
 
@@ -329,7 +329,7 @@ class TestFeatureNames:
         assert code("validate", folder) == 3
         message = capsys.readouterr().err
         assert message.count("data prepare") == 1
-        assert "60 x records: image/encoded holds PNG" in message
+        assert "60 x records: image/encoded contains PNG" in message
 
     @pytest.mark.parametrize(("labels", "first", "advice"), [((0, 2), 1, 0), ((1, 3), 0, 1)])
     def test_validate_shifted_labels_suggest_first_label(self, folder, capsys, labels, first, advice):
@@ -386,7 +386,7 @@ class TestSummary:
         """1.3 million records need less than 2 MB, and the log names the first bad ones."""
         import tracemalloc
 
-        reason = shards.data_error("/data/train-0 at byte 0: its checksum differs")
+        reason = shards.data_error("/data/train-0 at byte 0: its checksum does not match")
         tracemalloc.start()
         bad = BadRecords(1.0, {"train": 1_300_000, "validation": 10})
         for number in range(0, 1_300_000, 13):
