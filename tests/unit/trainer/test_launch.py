@@ -163,7 +163,7 @@ def test_summarize_crash_message_is_last_stderr_line():
     message = launcher.summarize([], 1, output(*lines, *ENDED), asked_to_stop=False).message
     assert message == "rank 1 ended with exit code 3: RuntimeError: out of luck"
     assert launcher.summarize([], 1, output(*lines[1:], *ENDED), asked_to_stop=False).message.endswith(": epoch 1")
-    assert launcher.summarize([], 1, output(*ENDED), asked_to_stop=False).message.endswith(": it said nothing")
+    assert launcher.summarize([], 1, output(*ENDED), asked_to_stop=False).message.endswith(": no output")
 
 
 @pytest.mark.parametrize(

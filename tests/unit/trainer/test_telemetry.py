@@ -152,7 +152,7 @@ def test_watchdog_rank_without_step_ends_as_hung():
     assert "waits_for_a_peer_that_never_answers" in ended.stderr
     report = report_in(ended.stdout)
     assert report["verdict"] == "hung"
-    assert "rank 1 finished no step" in report["message"]
+    assert "rank 1 completed no step" in report["message"]
 
 
 def test_http_server_reuses_port_in_time_wait():

@@ -65,7 +65,7 @@ def test_train_without_gpu_fails_with_no_gpu(settings):
     """A training that requests GPUs never runs on the CPU."""
     refusal = refused(settings | {"device": "gpu"})
     assert refusal.verdict is ExitStatus.GPU_UNAVAILABLE
-    assert refusal.message.startswith("GPUs were asked for and cannot be used: ")
+    assert refusal.message.startswith("no GPU is usable: ")
 
 
 def test_train_missing_driver_message_names_files(settings, monkeypatch):
