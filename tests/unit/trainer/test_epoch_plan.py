@@ -44,9 +44,11 @@ def test_plan_steps_left(position, left):
 
 
 def test_plan_fewer_images_than_a_step_rejected():
-    """Every rank raises this alike: the message says what one step takes."""
+    """Every rank raises this alike: the message contains the images per step."""
     config = resolve({"batchSize": 16, "gradientAccumulation": 2, "epochs": 1})
     assert plan_epochs(config, 64, 2).steps == 1
-    with pytest.raises(TrainingError, match=r"one step takes 64 images .* there are 63: lower batchSize") as caught:
+    with pytest.raises(
+        TrainingError, match=r"one step takes 64 images .* there are only 63: lower batchSize"
+    ) as caught:
         plan_epochs(config, 63, 2)
     assert (caught.value.verdict, caught.value.collective) == (ExitStatus.INVALID_CONFIGURATION, True)

@@ -120,7 +120,7 @@ def test_profile_request_writes_xplane(few):
     trained(few | {"profileSteps": 2}, telemetry=telemetry)
     (profile,) = (folder(few) / "tensorboard" / "plugins" / "profile").glob("*/*.xplane.pb")
     assert profile.stat().st_size > 1000
-    assert "a profile of 2 steps is in" in telemetry.log.getvalue()
+    assert "wrote a profile of 2 steps to" in telemetry.log.getvalue()
     assert not telemetry.requests.profile.is_set()
 
 
