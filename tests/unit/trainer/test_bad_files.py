@@ -1,6 +1,6 @@
 """Invalid input files: missing, empty, truncated, of another format or out of range. Each reader rejects them by name.
 
-Damaged checkpoints, shards, images and logs have tables of their own in the tests of those modules.
+The tests of checkpoints, shards, images and logs cover damaged files of those kinds.
 """
 
 import io
@@ -25,7 +25,7 @@ from tests.support.checkpoints import FORMAT_1
 
 
 def laid(path: Path, content):
-    """A file of these bytes, a folder, or nothing at all."""
+    """Creates a file with these bytes, a folder (Path), or nothing (None)."""
     if content is Path:
         path.mkdir()
     elif content is not None:
@@ -102,7 +102,7 @@ def test_index_invalid_content_rejected(few_digits, tmp_path, case):
 
 
 def header(height, width):
-    """As much of a JPEG as tells its size."""
+    """Start of a JPEG, up to its size."""
     return b"\xff\xd8\xff\xc0\x00\x11\x08" + height.to_bytes(2) + width.to_bytes(2) + bytes(20)
 
 

@@ -26,13 +26,13 @@ def grey(shade):
 
 
 def cut_short():
-    """A JPEG of noise that ends in the middle of its pixels: only decoding shows it."""
+    """JPEG of noise that is truncated in its pixel data, which only decoding detects."""
     return noise(0, (64, 64))[:1500]
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """61 good images, whose shades of grey are 3 apart, among three that are not: of 64, a share of 0.047."""
+    """64 images: 61 valid ones with distinct grey levels, 3 apart, and three bad ones (a fraction of 0.047)."""
     images = [(grey(3 * number), 1 + number % 10) for number in range(GOOD)]
     images[7:7] = [(b"\x89PNG", 1)]
     images[20:20] = [(grey(0), 99)]
@@ -55,7 +55,7 @@ def config(folder, share, **changed):
 
 
 def shades(batches):
-    """What is on the images, as numbers of the good ones; labels."""
+    """Numbers of the valid images, recovered from their grey levels, and labels."""
     images, labels = zip(*((images.numpy(), labels.numpy()) for images, labels in batches), strict=True)
     return [round(image.mean() / 3) for image in np.concatenate(images)], np.concatenate(labels).tolist()
 
@@ -70,7 +70,7 @@ def test_pipeline_bad_records_skipped_batches_full(folder, caplog, pipeline):
     source = pipeline(config(folder, 0.05), Shard(0, 1))
     seen, labels = shades(source.train(0))
     assert len(seen) == 64
-    assert set(seen) == set(range(GOOD))  # three of them twice
+    assert set(seen) == set(range(GOOD))  # three of them are used twice
     assert labels == [number % 10 for number in seen]
     assert found(source.bad) == {("train", 7), ("train", 20), ("train", 40)}
     for words in ("image cannot be decoded", "label 99 is out of range"):

@@ -25,7 +25,7 @@ def shards(few_digits, tmp_path):
 
 
 def test_fingerprint_copied_files_equal(shards, few_digits):
-    """Neither the directory nor the times of files count."""
+    """Paths and modification times are not part of the fingerprint."""
     for file in shards.iterdir():
         os.utime(file, (1, 1))
     assert of(shards).differences(of(few_digits)) == []
@@ -108,7 +108,7 @@ class Named:
     "other", [(("a 1", 2), ("b", 1)), (("a", 1), ("2\n1 b", 1)), (("a", 2), ("b", 1)), (("\udcff", 1), ("b", 2))]
 )
 def test_fingerprint_digest_has_no_name_collisions(other):
-    """Also for names that contain the separators of the digest's input."""
+    """Covers names that contain the separators of the digest input."""
     before = fingerprint.of("folder", {"train": Named(("a", 1), ("b", 2))}, 0)
     assert before.differences(fingerprint.of("folder", {"train": Named(*other)}, 0))
 

@@ -108,7 +108,7 @@ def test_folder_invalid_layout_rejected(config, pictures, damage, words):
 
 
 def test_folder_class_without_images_rejected(config, pictures):
-    """The number of classes is right, so that the missing images alone are wrong."""
+    """The number of classes matches, so the missing images are the only error."""
     empty_class(pictures)
     config["model"] |= {"classes": 11}
     with pytest.raises(TrainingError) as caught:

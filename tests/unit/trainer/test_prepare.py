@@ -18,7 +18,7 @@ def picture(seed, form="JPEG"):
 
 @pytest.fixture
 def pictures(tmp_path):
-    """Three classes of seven images; one is a PNG, one lies deeper."""
+    """Three classes of seven images, including a PNG and an image in a subfolder."""
     folder = tmp_path / "pictures"
     for number, name in enumerate(("cat", "dog", "emu")):
         (folder / name / "deeper").mkdir(parents=True)
@@ -70,7 +70,7 @@ def test_prepare_separate_validation_folder_used(pictures, tmp_path):
 
 
 def test_prepare_resumes_with_missing_shards(pictures, tmp_path):
-    """A run after an interrupted one keeps whole shards and writes the missing ones."""
+    """A run after an interruption keeps complete shards and writes the missing ones."""
     run(pictures, tmp_path / "whole", "--shard-images", 4)
     run(pictures, tmp_path / "out", "--shard-images", 4)
     kept, lost = (tmp_path / "out" / f"train-0000{number}-of-00005" for number in (0, 1))
@@ -197,7 +197,7 @@ class TestOtherFiles:
 
     @pytest.fixture
     def littered(self, pictures):
-        """One of each kind; five of them cannot be used."""
+        """One file of each kind; five of them are unusable."""
         place = pictures / "cat"
         (place / "notes.txt").write_text("notes")
         (place / "dead.jpg").symlink_to("/nowhere")

@@ -164,5 +164,5 @@ def test_http_server_reuses_port_in_time_wait():
         f"HttpServer({{'/': lambda: Response(200, b'ok')}}).start({port})\n"
         f"print(urllib.request.urlopen('http://127.0.0.1:{port}/').read())"
     )
-    subprocess.run([sys.executable, "-c", program], check=True)  # the server closes first: its side waits
+    subprocess.run([sys.executable, "-c", program], check=True)  # the server closes first, so its side is in TIME_WAIT
     assert HttpServer(routes).start(port) == port

@@ -57,7 +57,7 @@ def test_evaluate_accuracy_equals_reported(run, capsys):
 
 @pytest.mark.parametrize("batch", [7, 359, 400])
 def test_evaluate_accuracy_independent_of_batch_size(run, capsys, batch):
-    """Each image counts once, also if the batch does not divide their number."""
+    """Each image counts once, even if their number is not a multiple of the batch size."""
     resnext_train(run, "evaluate", "--json", "--set", f"batchSize={batch}")
     (facts,) = printed(capsys)
     assert (facts["images"], facts["top1"]) == (359, run.progress.top1)
@@ -84,7 +84,7 @@ def test_evaluate_error_exits_with_cause(run, capsys, options, code, words):
 
 
 def test_evaluate_damaged_checkpoint_exits_9(run, tmp_path, capsys):
-    """The message says that the checksum differs."""
+    """The message says that the checksum does not match."""
     damaged = shutil.copytree(located(run.folder / "checkpoints") / "best", tmp_path / "best")
     (damaged / "state.npz").write_bytes((damaged / "state.npz").read_bytes()[:-5])
     assert resnext_train(run, "evaluate", "--checkpoint", damaged) == 9
@@ -172,7 +172,7 @@ def test_export_saved_model_and_onnx_logits_equal(run, digits_folder, tmp_path, 
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     ours = serve(images=tf.constant(images))["logits"].numpy()
     np.testing.assert_allclose(session.run(None, {"images": images})[0], ours, atol=1e-3)
-    # And they are right as often as such a training is.
+    # They also reach the accuracy of such a training.
     assert np.mean(ours.argmax(axis=1) == [label - 1 for _, label in pictures]) > run.progress.top1 - 0.15
 
 

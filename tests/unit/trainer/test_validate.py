@@ -18,7 +18,7 @@ def validate(folder, *more):
 
 
 def rewritten(folder, name, change):
-    """Rewrites the first images of a dataset with one changed; checksums and index are right."""
+    """Rewrites the first images of a dataset with one changed; checksums and index are valid."""
     records = tfrecord.open_split(str(folder), name)
     images = [records.read(number) for number in range(20)]
     images[7] = change(*images[7])
@@ -73,7 +73,7 @@ def test_validate_bad_record_has_file_and_offset(folder, capsys, change, words):
 
 
 def test_validate_foreign_record_reported(folder, capsys):
-    """Records that are no tf.train.Example, or lack the image, are reported."""
+    """Records that are not a tf.train.Example, or lack the image, are reported."""
     import tensorflow as tf
 
     shard = folder / "train-00000-of-00004"
@@ -117,7 +117,7 @@ def test_validate_path_without_shards_exits_3(tmp_path, capsys, case):
 
 
 def test_validate_temporary_index_ignored(folder):
-    """A temporary file of an interrupted `data index` is no shard."""
+    """A temporary file of an interrupted `data index` is not a shard."""
     (folder / "train-00000-of-00004.tmp-idx").write_text("")
     assert validate(folder) == 0
     assert main(["data", "index", "--path", str(folder)]) == 0

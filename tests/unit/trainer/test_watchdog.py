@@ -65,7 +65,7 @@ def ended(rank):
 
 @pytest.mark.parametrize("phase", ["allreduce", "evaluation"])
 def test_watchdog_stopped_rank_reported_with_last_step(started, phase):
-    """The waiting rank blames the peer that does not answer."""
+    """The waiting rank identifies the peer that does not answer."""
     waiting, _, stopped = started(("allreduce", 1), ("allreduce", 60), (phase, 60))
     os.kill(stopped.pid, signal.SIGSTOP)
     since = time.monotonic()
@@ -98,7 +98,7 @@ def test_watchdog_stuck_rank_reported_with_stack(started):
     ],
 )
 def test_find_culprit_only_rank_not_waiting(doing, rank):
-    """Only a rank that all others wait for is blamed; otherwise no rank is."""
+    """A rank is identified only if the others wait for it."""
     states = {number: State(number, 7, phase, 60.0) if phase else None for number, phase in enumerate(doing)}
     assert find_culprit(states) == rank
 
