@@ -65,6 +65,6 @@ def system_errors(where: str | PathLike[str] | None = None) -> Iterator[None]:
     try:
         yield
     except (OSError, MemoryError) as error:
-        if refused := system_error(error, where):
-            raise refused from error
+        if converted := system_error(error, where):
+            raise converted from error
         raise

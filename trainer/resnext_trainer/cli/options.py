@@ -92,11 +92,11 @@ def at_a_terminal(run: Run) -> Run:
         try:
             with system_errors():
                 return run(options)
-        except TrainingError as refused:
-            print(refused.message, file=sys.stderr)
-            if not refused.collective:
-                mpi.leave(refused.verdict.value)
-            return refused.verdict.value
+        except TrainingError as error:
+            print(error.message, file=sys.stderr)
+            if not error.collective:
+                mpi.leave(error.verdict.value)
+            return error.verdict.value
         except OSError as error:
             print(encodable(str(error)), file=sys.stderr)
             mpi.leave(ExitStatus.CRASHED.value)

@@ -44,10 +44,10 @@ def _run(options: argparse.Namespace) -> int:
     try:
         with system_errors():
             report = _trained(options, requests)
-    except TrainingError as refused:
-        in_order = refused.collective
-        blamed = mpi.rank() if mpi.under_mpirun() and not in_order else refused.rank
-        report = TerminationReport(verdict=refused.verdict.name.lower(), message=refused.message, rank=blamed)
+    except TrainingError as error:
+        in_order = error.collective
+        blamed = mpi.rank() if mpi.under_mpirun() and not in_order else error.rank
+        report = TerminationReport(verdict=error.verdict.name.lower(), message=error.message, rank=blamed)
     except shell.OutputLost:
         mpi.leave(ExitStatus.CRASHED.value)
         raise

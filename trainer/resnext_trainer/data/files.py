@@ -34,8 +34,8 @@ class BadFile(ValueError):
 
 def failure(error: OSError, file: str | os.PathLike[str]) -> BadFile:
     """Converts an error of the file to BadFile; raises TrainingError for an operating-system error."""
-    if refused := system_error(error, file):
-        raise refused from None
+    if converted := system_error(error, file):
+        raise converted from None
     return BadFile(f"cannot be read: {error.strerror or error}")
 
 

@@ -139,7 +139,7 @@ def carry_out(
     if len(wanted.unusable) and not skip_bad:
         raise _bad_files(wanted.unusable)
     _claim(output, wanted, source)
-    done, refusals = Prepared(len(wanted.classes)), Summary()
+    done, rejected = Prepared(len(wanted.classes)), Summary()
     done.skipped.merge(wanted.unusable)
     stop, lock = threading.Event(), threading.Lock()
 
@@ -178,13 +178,13 @@ def carry_out(
                 try:
                     future.result()
                 except _NoImages as found:
-                    refusals.merge(found.summary)
+                    rejected.merge(found.summary)
         except BaseException:
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    if len(refusals):
-        raise _bad_files(refusals)
+    if len(rejected):
+        raise _bad_files(rejected)
     done.records = {split: len(tfrecord.open_split(str(output), split)) for split in tfrecord.SPLITS}
     return done
 

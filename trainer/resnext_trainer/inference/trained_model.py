@@ -59,13 +59,13 @@ class TrainedModel:
         return self.provenance.class_names if self.provenance else class_names.names(self.config)
 
 
-def read(config: Training, wanted: str | None) -> TrainedModel:
+def read(config: Training, checkpoint: str | None) -> TrainedModel:
     """Reads a checkpoint: `best`, `newest`, a directory, or, if None, the best or else the newest.
 
     Settings that the user wrote override those of the checkpoint. Raises TrainingError if there is no checkpoint, if it
     is damaged, or if the user configured a different model.
     """
-    position, arrays, saved = _read(Path(config.checkpoint.path), wanted)
+    position, arrays, saved = _read(Path(config.checkpoint.path), checkpoint)
     provenance = store.provenance(Path(saved.path))
     return TrainedModel(_settings(config, provenance, saved), position, saved, provenance, arrays)
 
@@ -94,10 +94,10 @@ def _described(config: Training) -> str:
     return f"{config.model.architecture} with {json.dumps(config.model.classes)} classes"
 
 
-def _read(folder: Path, wanted: str | None) -> Checkpoint:
-    directory = None if wanted in (None, BEST, NEWEST) else Path(str(wanted))
+def _read(folder: Path, checkpoint: str | None) -> Checkpoint:
+    directory = None if checkpoint in (None, BEST, NEWEST) else Path(str(checkpoint))
     try:
-        found = select.select(folder, wanted) if directory is None else select.select(directory)
+        found = select.select(folder, checkpoint) if directory is None else select.select(directory)
         if found is None and directory is not None:
             found = select.read(directory)  # raises an error that describes what is missing
     except select.DamagedCheckpointError as error:

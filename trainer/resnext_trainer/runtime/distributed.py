@@ -97,13 +97,13 @@ def run_collectively(ranks: Communicator, act: Callable[[], T]) -> T:
     mine: tuple[ExitStatus, str] | None = None
     try:
         result = act()
-    except TrainingError as refused:
-        mine = (refused.verdict, refused.message)
+    except TrainingError as error:
+        mine = (error.verdict, error.message)
     outcomes = ranks.gather(mine)
-    refusals = [(rank, refusal) for rank, refusal in enumerate(outcomes) if refusal is not None]
-    if refusals:
-        rank, (verdict, message) = refusals[0]
-        raise TrainingError(verdict, message, collective=True, rank=rank if len(refusals) < len(outcomes) else None)
+    errors = [(rank, error) for rank, error in enumerate(outcomes) if error is not None]
+    if errors:
+        rank, (verdict, message) = errors[0]
+        raise TrainingError(verdict, message, collective=True, rank=rank if len(errors) < len(outcomes) else None)
     return result  # type: ignore[return-value]  # set, because no rank failed
 
 

@@ -26,8 +26,8 @@ _TERMINATION_MESSAGE = 4096
 """Maximum size in bytes; the kubelet truncates longer termination messages, which breaks the JSON."""
 
 _FINAL = {
-    summarize.name.lower()
-    for summarize in (
+    status.name.lower()
+    for status in (
         ExitStatus.INVALID_CONFIGURATION,
         ExitStatus.INVALID_DATA,
         ExitStatus.NON_FINITE_LOSS,
@@ -101,7 +101,7 @@ class Attempt:
     def run(self) -> TerminationReport:
         """Waits for the workers, runs the ranks, and reports how the attempt ended."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._asked_to_stop)
+            signal.signal(number, self._request_stop)
         signal.signal(PROFILE, signal.SIG_IGN)  # until the ranks are running
         options = self._options
         if missing := unreachable(options.hosts, options.ssh_port, options.deadline, self._stop):
@@ -112,11 +112,11 @@ class Attempt:
             write_files(options)
             return self._mpirun()
         except OSError as error:
-            if refused := system_error(error):
-                return _report(refused.verdict, refused.message)
+            if converted := system_error(error):
+                return _report(converted.verdict, converted.message)
             return _report(ExitStatus.CRASHED, f"the ranks could not be started: {error}")
 
-    def _asked_to_stop(self, _number: int, _frame: FrameType | None) -> None:
+    def _request_stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stop.set()
 
     def _mpirun(self) -> TerminationReport:
@@ -142,7 +142,7 @@ class Attempt:
                 else:
                     output.keep(line)
                     print(line, flush=True)
-        return summarize(reports, process.wait(), output, asked_to_stop=self._stop.is_set())
+        return summarize(reports, process.wait(), output, stop_requested=self._stop.is_set())
 
     def _forward_stop_signal(self, process: "subprocess.Popen[str]") -> None:
         self._stop.wait()
@@ -240,19 +240,19 @@ def parse_report(line: str) -> TerminationReport | None:
 
 
 def summarize(
-    reports: Sequence[TerminationReport], code: int, output: MpirunOutput, *, asked_to_stop: bool
+    reports: Sequence[TerminationReport], code: int, output: MpirunOutput, *, stop_requested: bool
 ) -> TerminationReport:
     """Selects the report of the attempt: one that no retry can fix, else the first, else one from mpirun's output."""
     report = next((each for each in reports if each.verdict in _FINAL), reports[0] if reports else None)
     if report is None:
-        report = _infer_report(code, output, asked_to_stop=asked_to_stop)
+        report = _infer_report(code, output, stop_requested=stop_requested)
     return report if report.rank is None else report.model_copy(update={"log": output.last(report.rank)})
 
 
-def _infer_report(code: int, output: MpirunOutput, *, asked_to_stop: bool) -> TerminationReport:
+def _infer_report(code: int, output: MpirunOutput, *, stop_requested: bool) -> TerminationReport:
     """Report of an attempt in which no rank reported."""
     words = "\n".join(line for line in output.last() if line.strip("-"))
-    if asked_to_stop:
+    if stop_requested:
         return _report(ExitStatus.STOPPED, f"stopped during startup, before the ranks could save a checkpoint\n{words}")
     if first := output.end:
         return _report(

@@ -39,7 +39,7 @@ class Line:
 
     rank: int | None
     text: str
-    complains: bool = False
+    is_stderr: bool = False
     """Whether the rank wrote the line to standard error."""
 
     def __str__(self) -> str:
@@ -67,7 +67,7 @@ class MpirunOutput:
         """Incomplete lines by rank and stream."""
         self._last: dict[int | None, deque[str]] = defaultdict(lambda: deque(maxlen=_LINES_KEPT))
         self._all: deque[str] = deque(maxlen=_LINES_KEPT)
-        self._complaints: dict[int | None, str] = {}
+        self._last_stderr: dict[int | None, str] = {}
 
     @property
     def end(self) -> FirstExit | None:
@@ -90,8 +90,8 @@ class MpirunOutput:
         """Adds a line to the last lines. Callers omit reports, whose content is known."""
         self._last[line.rank].append(line.text[:_WIDTH])
         self._all.append(str(line)[:_WIDTH])
-        if line.complains:
-            self._complaints[line.rank] = line.text[:_WIDTH]
+        if line.is_stderr:
+            self._last_stderr[line.rank] = line.text[:_WIDTH]
 
     def last(self, rank: int | None = None) -> tuple[str, ...]:
         """Last lines of a rank, or of all ranks if `rank` is None."""
@@ -100,7 +100,7 @@ class MpirunOutput:
     def last_error_line(self, rank: int) -> str:
         """Last line that a rank wrote to standard error, else its last line; the streams have no common order."""
         *_, last = ("no output", *self.last(rank))
-        return self._complaints.get(rank, last)
+        return self._last_stderr.get(rank, last)
 
     def _notice(self, text: str) -> None:
         """Detects the first exit and lost daemons in mpirun's own messages."""

@@ -40,7 +40,7 @@ def listen() -> Requests:
     """Installs the handlers and unblocks the signals, including pending ones."""
     requests = Requests(float(os.environ.get(GRACE, math.inf)))
 
-    def asked_to_stop(number: int, _frame: object) -> None:
+    def request_stop(number: int, _frame: object) -> None:
         requests.stop.set()
         if number != STOP:
             signal.signal(number, signal.SIG_DFL)  # a second signal kills the process
@@ -48,7 +48,7 @@ def listen() -> Requests:
     # mpirun sends SIGTERM when the attempt is over: keep the default action, which ends the rank at once.
     under_mpi = "OMPI_COMM_WORLD_RANK" in os.environ
     for number in (STOP,) if under_mpi else (STOP, signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, asked_to_stop)
+        signal.signal(number, request_stop)
     signal.signal(PROFILE, lambda *_: requests.profile.set())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {STOP, PROFILE})
     return requests

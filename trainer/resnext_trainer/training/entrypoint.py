@@ -150,8 +150,8 @@ def _from_rank_0(ranks: Communicator, decide: Callable[[], Training]) -> Trainin
     """Result of `decide` on rank 0; a TrainingError names no rank, because rank 0 decides for all."""
     try:
         decided: Training = ranks.gather(distributed.run_collectively(ranks, decide))[0]
-    except TrainingError as refused:
-        raise TrainingError(refused.verdict, refused.message, collective=True) from None
+    except TrainingError as error:
+        raise TrainingError(error.verdict, error.message, collective=True) from None
     return decided
 
 

@@ -11,15 +11,15 @@ import tensorflow as tf
 class Profiler:
     """Profiles the next steps on request. Failures are logged and do not end the training."""
 
-    def __init__(self, asked: threading.Event, steps: int, folder: Path, note: Callable[[str], None]) -> None:
-        self._asked, self._steps, self._folder, self._note = asked, steps, folder, note
+    def __init__(self, requested: threading.Event, steps: int, folder: Path, note: Callable[[str], None]) -> None:
+        self._requested, self._steps, self._folder, self._note = requested, steps, folder, note
         self._left = 0
 
     @contextmanager
     def step(self, number: int) -> Iterator[None]:
         """Context manager around one step; starts and stops profiles."""
-        if self._asked.is_set() and not self._left:
-            self._asked.clear()
+        if self._requested.is_set() and not self._left:
+            self._requested.clear()
             self._start()
         if not self._left:
             yield

@@ -173,8 +173,8 @@ def _folder(path: str) -> Path:
     try:
         is_folder = folder.stat() and folder.is_dir()
     except (OSError, ValueError) as error:
-        if refusal := system_error(error, path):
-            raise refusal from None
+        if converted := system_error(error, path):
+            raise converted from None
         is_folder = False
     if not is_folder:
         raise data_error(

@@ -34,15 +34,15 @@ class BasePipeline(ABC):
     def _decoded(self, plan: BatchSchedule) -> Iterator[Batch]:
         done = 0
         while True:
-            refusals: list[TrainingError] = []
+            errors: list[TrainingError] = []
             try:
-                for batch in self._run(plan, done, refusals):
+                for batch in self._run(plan, done, errors):
                     yield batch
                     done += 1
                 return
             except self.broken as error:
-                if refusals:
-                    raise refusals[0] from None
+                if errors:
+                    raise errors[0] from None
                 if self._out_of_memory(error):
                     raise _failed(error) from None
                 # The library does not say which image failed: try each, mark the bad ones, and load the batch again.
@@ -50,10 +50,10 @@ class BasePipeline(ABC):
                     raise _failed(error) from None
 
     @abstractmethod
-    def _run(self, plan: BatchSchedule, first: int, refusals: list[TrainingError]) -> Iterator[Batch]:
+    def _run(self, plan: BatchSchedule, first: int, errors: list[TrainingError]) -> Iterator[Batch]:
         """Batches of the schedule, starting with number `first`.
 
-        A TrainingError of the schedule is appended to `refusals`, because the library wraps it in its own exception.
+        A TrainingError of the schedule is appended to `errors`, because the library wraps it in its own exception.
         """
 
     @abstractmethod

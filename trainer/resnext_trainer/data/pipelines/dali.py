@@ -52,7 +52,7 @@ class Dali(BasePipeline):
         super().__init__(config, share)
         self._gpu = config.device == "gpu"
 
-    def _run(self, plan: BatchSchedule, first: int, refusals: list[TrainingError]) -> Iterator[Batch]:
+    def _run(self, plan: BatchSchedule, first: int, errors: list[TrainingError]) -> Iterator[Batch]:
         labels: list[np.ndarray] = []
 
         def arrays() -> Iterator[tuple[Any, ...]]:
@@ -61,8 +61,8 @@ class Dali(BasePipeline):
                 for batch in plan.prefetch(first):
                     labels.append(batch.labels)
                     yield _inputs(batch.jpegs, batch.cuts)
-            except TrainingError as refusal:
-                refusals.append(refusal)
+            except TrainingError as error:
+                errors.append(error)
                 raise
 
         pipeline = self._pipeline(arrays())

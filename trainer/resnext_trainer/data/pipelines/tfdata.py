@@ -19,15 +19,15 @@ class TfData(BasePipeline):
     name = "tfdata"
     broken = tf.errors.OpError
 
-    def _run(self, plan: BatchSchedule, first: int, refusals: list[TrainingError]) -> Iterator[Batch]:
+    def _run(self, plan: BatchSchedule, first: int, errors: list[TrainingError]) -> Iterator[Batch]:
         def arrays() -> Iterator[tuple[Any, Any, Any]]:
             # tf.data wraps the exception in its own, so keep the original.
             try:
                 for batch in plan.prefetch(first):
                     cuts = np.array([_numbers(cut) for cut in batch.cuts], np.int32)
                     yield np.array(batch.jpegs, object), cuts, batch.labels
-            except TrainingError as refusal:
-                refusals.append(refusal)
+            except TrainingError as error:
+                errors.append(error)
                 raise
 
         signature = (
