@@ -58,7 +58,7 @@ def test_train_nonfinite_fails_after_max_rollbacks(few):
     assert refusal.verdict is ExitStatus.NON_FINITE_LOSS
     assert refusal.collective
     assert "at step " in refusal.message
-    assert "after 1 rollbacks of maxRollbacks 1" in refusal.message
+    assert "after 1 rollbacks (maxRollbacks 1)" in refusal.message
 
 
 def test_train_without_gpu_fails_with_no_gpu(settings):

@@ -97,6 +97,6 @@ class CheckpointSaver:
         return last.finish(position, seconds_left, best=not stopping)
 
     def _check_finite(self, position: TrainingPosition, variables: Mapping[str, Any]) -> None:
-        """A checkpoint with a weight that is not finite would be useless to return to."""
+        """Raises NotFiniteError if a weight is not finite, because no run can resume from such a checkpoint."""
         if not is_finite(self._state, variables):
             raise NotFiniteError(f"a weight after step {position.step} is not finite")
