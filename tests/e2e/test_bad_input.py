@@ -73,7 +73,7 @@ def damaged(cluster: Cluster) -> None:
     ("folder", "words"),
     [
         ("cut", "/data/train-00001-of-00004 is truncated"),
-        ("unindexed", ".idx is missing; make it with `resnext-train data index"),
+        ("unindexed", ".idx is missing; create the index with `resnext-train data index"),
         ("empty", "no train-* file in /data"),
     ],
 )

@@ -218,7 +218,7 @@ def test_unusable_gpu_fails_without_cpu_fallback(cluster: Cluster, training, nod
     assert {seen[f"{name}-worker-{index}-0"]["spec"]["nodeName"] for index in (0, 1)} == set(nodes_with_gpus)
     (attempt,) = cluster.status(name)["attempts"]
     assert attempt["exitCode"] == 7
-    assert "GPUs were asked for and cannot be used" in attempt["message"]
+    assert "no GPU is usable" in attempt["message"]
 
 
 @pytest.fixture

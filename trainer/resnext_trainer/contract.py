@@ -1,6 +1,6 @@
-"""What the trainer tells the operator: how far it is, and how an attempt ended.
+"""Contract between the trainer and the operator: progress of a training and result of an attempt.
 
-Served by each rank as /progress, and written by the launcher as its termination message. Only pydantic is needed.
+Ranks serve progress as /progress; the launcher writes the result as its termination message. Imports only pydantic.
 """
 
 import math
@@ -14,7 +14,7 @@ from pydantic.alias_generators import to_camel
 
 
 class ExitStatus(Enum):
-    """How an attempt ended; the value is the launcher's exit code."""
+    """Result of an attempt; the value is the exit code of the launcher."""
 
     COMPLETED = 0
     CRASHED = 1
@@ -27,20 +27,21 @@ class ExitStatus(Enum):
     HUNG = 8
     NO_VALID_CHECKPOINT = 9
     CHECKPOINT_NOT_SAVED = 10
-    """The last checkpoint could not be saved: retried, and counted."""
+    """The last checkpoint could not be saved; retried, counts toward backoffLimit."""
     CHECKPOINT_LOCKED = 11
-    """Another training or an older attempt holds the checkpoint directory's lock: retried, and counted."""
+    """Another training or an older attempt holds the lock of the checkpoint directory; retried, counts toward
+    backoffLimit."""
     SYSTEM_ERROR = 12
-    """The operating system failed (open files, memory, I/O, a stale network mount): retried, and counted."""
+    """Operating-system error (open files, memory, I/O, a stale network mount); retried, counts toward backoffLimit."""
     STOPPED = 75
 
     @classmethod
     def of_exit_code(cls, code: int) -> "ExitStatus":
-        """The verdict behind an exit code; every code that is in no table is a crash."""
+        """Result for an exit code; CRASHED for unknown codes."""
         return cls(code) if code in {verdict.value for verdict in cls} else cls.CRASHED
 
 
-# Bounds that no training comes near: the API server stores numbers, and a rank may answer anything.
+# Bounds far above real values, so that an invalid response of a rank cannot reach the API server.
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Text = Annotated[str, Field(max_length=16_384)]
 
@@ -50,11 +51,11 @@ def _finite(value: float | None) -> float | None:
 
 
 Number = Annotated[float | None, AfterValidator(_finite)]
-"""A number that is left out when it is not finite, as a loss may be: JSON has no word for it."""
+"""A number; None if it is not finite, as a loss may be, because JSON cannot represent NaN."""
 
 
 class CamelCaseModel(BaseModel):
-    """Base of spec, status and reports: frozen, and in the API's camelCase."""
+    """Base of spec, status and reports: immutable, with camelCase field names as in the API."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -66,93 +67,93 @@ class CamelCaseModel(BaseModel):
 
 
 class WireModel(CamelCaseModel):
-    """Tolerant of fields that a newer trainer adds: operator and trainer may differ by a version."""
+    """Ignores unknown fields, because operator and trainer may differ by one version."""
 
     model_config = ConfigDict(extra="ignore")
 
 
 class SavedCheckpoint(WireModel):
-    """A checkpoint that is whole on disk."""
+    """A checkpoint that is complete on disk."""
 
     step: Count
-    """Steps done when it was saved."""
+    """Number of steps done when the checkpoint was saved."""
 
     time: datetime
-    """When it was saved."""
+    """Time when the checkpoint was saved."""
 
     path: Text
-    """Its folder, as the pod sees it."""
+    """Directory of the checkpoint in the pod."""
 
     differences: tuple[str, ...] = ()
-    """What changed in the recipe or the dataset where its run continued nevertheless (onMismatch: continue)."""
+    """Changes of the recipe or the dataset with which the run continued (onMismatch: continue)."""
 
 
 class Progress(WireModel):
-    """How far a training is; counts are over the whole training, not over the attempt."""
+    """Progress of a training. Counts refer to the whole training, not to the attempt."""
 
     attempt: Count = 0
-    """Which launch this is, from 1; never written to the status' progress."""
+    """Number of the attempt, from 1; not part of status.progress."""
 
     epoch: Annotated[float, Field(ge=0, le=2**53, allow_inf_nan=False)] = 0.0
-    """Epochs done, fractional."""
+    """Fractional number of epochs done."""
 
     epochs: Count
-    """Epochs to do."""
+    """Total number of epochs."""
 
     step: Count = 0
-    """Steps done."""
+    """Number of steps done."""
 
     steps: Count
-    """Steps to do."""
+    """Total number of steps."""
 
     images_per_second: Number = None
-    """Training images per second over all ranks, over the last seconds of training."""
+    """Training images per second of all ranks, averaged over the last 10 seconds of training."""
 
     loss: Number = None
-    """Training loss, the mean over the last seconds."""
+    """Mean training loss over the last 10 seconds."""
 
     top1: Number = None
-    """Top-1 accuracy of the last evaluation, as a share."""
+    """Top-1 accuracy of the last evaluation, from 0 to 1."""
 
     top5: Number = None
-    """Top-5 accuracy of the last evaluation, as a share."""
+    """Top-5 accuracy of the last evaluation, from 0 to 1."""
 
     best_top1: Number = None
-    """Best top-1 accuracy of all evaluations."""
+    """Best top-1 accuracy of all evaluations, from 0 to 1."""
 
     checkpoint: SavedCheckpoint | None = None
     """The newest checkpoint."""
 
     resumed_step: Count | None = None
-    """Step that this attempt started from, 0 without a checkpoint; never written to the status' progress."""
+    """Step from which this attempt started, 0 without a checkpoint; not part of status.progress."""
 
 
 class TerminationReport(WireModel):
-    """How an attempt ended. As one line of standard output it starts with REPORT_PREFIX."""
+    """Result of an attempt. A rank prints it as one line that starts with REPORT_PREFIX."""
 
     verdict: str
-    """Name of the verdict, in lower case."""
+    """Name of the ExitStatus in lower case."""
 
     message: str
-    """Why, in a sentence for the user."""
+    """Reason, for the user."""
 
     progress: Progress | None = None
-    """How far the training was; none if it never came to a step."""
+    """Progress at the end of the attempt; None before the first step."""
 
     rank: Count | None = None
-    """The rank to blame; None if that is not known. Of a crash, the one that ended first, and its node was alive then:
-    the daemon beside it could still tell."""
+    """The rank that caused the failure; None if unknown. After a crash, the rank that exited first; its node was alive,
+    because the daemon on it reported the exit."""
 
     log: tuple[str, ...] = ()
-    """The last lines of that rank's log, as far as they are known; the launcher puts them in."""
+    """Last log lines of that rank, added by the launcher."""
 
 
 REPORT_PREFIX = "resnext-report "
-"""Starts the one line of standard output that carries a TerminationReport as JSON."""
+"""Prefix of the line of standard output that contains a TerminationReport as JSON."""
 
 
 def print_report(report: TerminationReport) -> None:
-    """Say how it ended on standard output, as the one line that the launcher looks for."""
-    # From a new line and in one write: another rank's half line may stand before it.
+    """Prints the report as one line for the launcher."""
+    # A leading newline and a single write, because part of another rank's line may precede it.
     sys.stdout.write(f"\n{REPORT_PREFIX}{report.model_dump_json(by_alias=True)}\n")
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""An attempt that must not go on: the verdict it ends with, and the sentence for the user."""
+"""Errors that end an attempt, with an exit status and a message for the user."""
 
 import errno
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from resnext_trainer.text import encodable, printable
 
 _ADVICE = {
     "EMFILE": "raise the limit of open files (ulimit -n)",
-    "ENFILE": "the node has no free file handles: raise fs.file-max there",
+    "ENFILE": "the node has no free file handles: raise fs.file-max on the node",
     "ENOMEM": "raise the memory limit",
 }
 
@@ -26,26 +26,26 @@ _SYSTEM_ERRORS = {
     )
     if hasattr(errno, name)
 }
-"""Errors of the operating system that a retry may cure, here or on another node; none of them is a fault of a file."""
+"""Operating-system errors that a retry may resolve, on the same or another node; a bad file causes none of them."""
 
 
 class TrainingError(Exception):
-    """Ends the attempt with a verdict; the message says where, what, why and the way out."""
+    """Ends the attempt with an exit status; the message says what is wrong, where, and what to do."""
 
     def __init__(self, verdict: ExitStatus, message: str, *, collective: bool = False, rank: int | None = None) -> None:
         self.verdict = verdict
         self.message = encodable(message)
         super().__init__(self.message)
         self.collective = collective
-        """Every rank raises this alike, so that all can end in order."""
+        """Whether every rank raises this error, so that all can exit normally."""
         self.rank = rank
-        """The rank whose fault it is, where it is known and not that of all."""
+        """The rank that caused the error; None if unknown or if all did."""
 
 
 def system_error(error: BaseException, where: str | PathLike[str] | None = None) -> TrainingError | None:
-    """A retried refusal that names the file and the errno, if the operating system failed; None for other errors.
+    """TrainingError with the file and errno for an operating-system error, which is retried; None for other errors.
 
-    `where` is the file, if the error itself does not name one.
+    where: the file; if None, the file name of the error is used.
     """
     if isinstance(error, MemoryError):
         name, words = "ENOMEM", "out of memory"
@@ -61,10 +61,10 @@ def system_error(error: BaseException, where: str | PathLike[str] | None = None)
 
 @contextmanager
 def system_errors(where: str | PathLike[str] | None = None) -> Iterator[None]:
-    """Raises TrainingError instead of an error of the operating system; other errors pass."""
+    """Context manager that converts operating-system errors to TrainingError; other errors pass unchanged."""
     try:
         yield
     except (OSError, MemoryError) as error:
-        if refused := system_error(error, where):
-            raise refused from error
+        if converted := system_error(error, where):
+            raise converted from error
         raise

@@ -1,4 +1,4 @@
-"""Digits as a dataset, and short trainings on them."""
+"""Digits datasets and configurations of short trainings."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def few_digits(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def few(settings, few_digits):
-    """Configuration of a training of two epochs with six steps each, of a network that is traced in a second."""
+    """Configuration of two epochs of six steps, with a model that is traced in a second."""
     small = {"blocks": [1, 1], "groups": 8, "width": 4, "channels": 64, "stem": 32, "smallImages": True}
     return settings | {
         "model": {"architecture": "custom", "custom": small, "classes": 10, "imageSize": 16},

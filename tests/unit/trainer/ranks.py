@@ -30,15 +30,15 @@ def configuration(folder, ranks, mode, smoothing=0.1):
 
 
 def joined(ranks, folder, to):
-    """One step, whose result rank 0 leaves in a file."""
-    # Frozen: a batch's own statistics differ between the parts and the whole.
+    """Runs one step; rank 0 writes the result to a file."""
+    # Frozen, because batch statistics differ between the parts and the whole batch.
     with_statistics = layers.batch_norm
     layers.batch_norm = lambda *given, training: with_statistics(*given, training=False)  # noqa: ARG005
     config = configuration(folder, ranks, "fp32")
     state = TrainState(config, "cpu")
     images, labels = next(TfData(config, Shard(ranks.rank, ranks.size)).train(0, 0))
     gradients = forward_backward(state, images, labels, tf.ones(1))
-    # Only the last rank is asked to stop; all must know.
+    # Only the last rank gets the stop request; all must receive it.
     outcome = apply_gradients(state, ranks, gradients, 0.1, RankRequests(stop=ranks.rank == ranks.size - 1))
     if not outcome.stop:
         raise AssertionError(f"rank {ranks.rank} does not know of the request to stop")
@@ -47,10 +47,10 @@ def joined(ranks, folder, to):
 
 
 def overflow(ranks, folder, to):
-    """Steps in float16 until one is made. Each rank leaves what it saw, and its weights before and after.
+    """Runs float16 steps until one is applied. Each rank writes its observations and its weights before and after.
 
-    The loss scale begins so large that the gradients of a wrong answer overflow, and only the last rank's labels
-    are wrong: the others have the class of which the network is sure, and so gradients close to zero.
+    The initial loss scale is so large that the gradients of a wrong label overflow. Only the labels of the last rank
+    are wrong; those of the other ranks match the model's predictions, so their gradients are close to zero.
     """
     config = configuration(folder, ranks, "fp16", smoothing=0.0)
     state = TrainState(config, "cpu")

@@ -1,6 +1,6 @@
 """Invalid input files: missing, empty, truncated, of another format or out of range. Each reader rejects them by name.
 
-Damaged checkpoints, shards, images and logs have tables of their own in the tests of those modules.
+The tests of checkpoints, shards, images and logs cover damaged files of those kinds.
 """
 
 import io
@@ -25,7 +25,7 @@ from tests.support.checkpoints import FORMAT_1
 
 
 def laid(path: Path, content):
-    """A file of these bytes, a folder, or nothing at all."""
+    """Creates a file with these bytes, a folder (Path), or nothing (None)."""
     if content is Path:
         path.mkdir()
     elif content is not None:
@@ -102,19 +102,19 @@ def test_index_invalid_content_rejected(few_digits, tmp_path, case):
 
 
 def header(height, width):
-    """As much of a JPEG as tells its size."""
+    """Start of a JPEG, up to its size."""
     return b"\xff\xd8\xff\xc0\x00\x11\x08" + height.to_bytes(2) + width.to_bytes(2) + bytes(20)
 
 
 @pytest.mark.parametrize(
     ("jpeg", "words"),
     [
-        (b"", "does not start like a JPEG"),
-        (b"\x89PNG", "does not start like a JPEG"),
+        (b"", "does not start with a JPEG marker"),
+        (b"\x89PNG", "does not start with a JPEG marker"),
         (b"\xff\xd8\xff\xe0", "header ends before the size"),
-        (header(0, 100), "its header says 100 x 0 pixels"),
-        (header(100, 0), "its header says 0 x 100 pixels"),
-        (header(65_500, 65_500), "its header says 65500 x 65500 pixels"),
+        (header(0, 100), "its header declares 100 x 0 pixels"),
+        (header(100, 0), "its header declares 0 x 100 pixels"),
+        (header(65_500, 65_500), "its header declares 65500 x 65500 pixels"),
     ],
     ids=["empty", "PNG", "cut", "no height", "no width", "too many pixels"],
 )
@@ -161,7 +161,7 @@ def test_checkpoint_wrong_dtype_or_not_directory_rejected(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(b"", "names no class"), (b"\x80\xff", "is no text")], ids=["empty", "bytes"]
+    ("content", "words"), [(b"", "contains no class names"), (b"\x80\xff", "is not UTF-8 text")], ids=["empty", "bytes"]
 )
 def test_validate_invalid_labels_txt_rejected(few_digits, tmp_path, capsys, content, words):
     """`data validate` rejects a labels.txt that is empty or not text."""
@@ -176,9 +176,9 @@ def test_validate_invalid_labels_txt_rejected(few_digits, tmp_path, capsys, cont
     [
         (None, 2, "cannot be read"),
         (Path, 2, "cannot be read"),
-        (b"", 2, "names 0 classes"),
+        (b"", 2, "has 0 class names"),
         (b"\x80\xff", 2, "cannot be read"),
-        (b"cat\ndog\n", 2, "names 2 classes"),
+        (b"cat\ndog\n", 2, "has 2 class names"),
     ],
     ids=["missing", "a folder", "empty", "bytes", "too few"],
 )
@@ -197,13 +197,13 @@ def test_predict_mismatched_labels_file_rejected(tmp_path, capsys, monkeypatch, 
 @pytest.mark.parametrize(
     ("content", "code", "words"),
     [
-        (None, 3, "is not there"),
-        (Path, 3, "is not there"),
-        (b"", 3, "holds no entry"),
-        (b"\x80\xff", 3, "holds no entry"),
-        (b'{"step": 1, "epoch"', 3, "holds no entry"),
-        (b'{"step": -1, "epoch": 0.1}', 3, "holds no entry"),
-        (b'{"step": "one", "epoch": 0.1}', 3, "holds no entry"),
+        (None, 3, "does not exist"),
+        (Path, 3, "does not exist"),
+        (b"", 3, "contains no records"),
+        (b"\x80\xff", 3, "contains no records"),
+        (b'{"step": 1, "epoch"', 3, "contains no records"),
+        (b'{"step": -1, "epoch": 0.1}', 3, "contains no records"),
+        (b'{"step": "one", "epoch": 0.1}', 3, "contains no records"),
     ],
     ids=["missing", "an empty folder", "empty", "bytes", "cut", "below zero", "a text for a step"],
 )

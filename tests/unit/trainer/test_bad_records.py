@@ -26,13 +26,13 @@ def grey(shade):
 
 
 def cut_short():
-    """A JPEG of noise that ends in the middle of its pixels: only decoding shows it."""
+    """JPEG of noise that is truncated in its pixel data, which only decoding detects."""
     return noise(0, (64, 64))[:1500]
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """61 good images, whose shades of grey are 3 apart, among three that are not: of 64, a share of 0.047."""
+    """64 images: 61 valid ones with distinct grey levels, 3 apart, and three bad ones (a fraction of 0.047)."""
     images = [(grey(3 * number), 1 + number % 10) for number in range(GOOD)]
     images[7:7] = [(b"\x89PNG", 1)]
     images[20:20] = [(grey(0), 99)]
@@ -55,7 +55,7 @@ def config(folder, share, **changed):
 
 
 def shades(batches):
-    """What is on the images, as numbers of the good ones; labels."""
+    """Numbers of the valid images, recovered from their grey levels, and labels."""
     images, labels = zip(*((images.numpy(), labels.numpy()) for images, labels in batches), strict=True)
     return [round(image.mean() / 3) for image in np.concatenate(images)], np.concatenate(labels).tolist()
 
@@ -70,10 +70,10 @@ def test_pipeline_bad_records_skipped_batches_full(folder, caplog, pipeline):
     source = pipeline(config(folder, 0.05), Shard(0, 1))
     seen, labels = shades(source.train(0))
     assert len(seen) == 64
-    assert set(seen) == set(range(GOOD))  # three of them twice
+    assert set(seen) == set(range(GOOD))  # three of them are used twice
     assert labels == [number % 10 for number in seen]
     assert found(source.bad) == {("train", 7), ("train", 20), ("train", 40)}
-    for words in ("image cannot be decoded", "its label is 99"):
+    for words in ("image cannot be decoded", "label 99 is out of range"):
         assert any(f"{folder}/train-00000-of-00001 at byte" in line and words in line for line in caplog.messages)
     assert shades(source.train(0)) == (seen, labels)
     assert len(caplog.messages) == 3
@@ -110,7 +110,7 @@ def test_bad_record_limit_applies_to_all_ranks_together(folder):
     alone[0].bad.add("train", 2, tfrecord.data_error("2"))
     alone[1].bad.add("train", 3, tfrecord.data_error("3"))
     with pytest.raises(
-        TrainingError, match=r"3 of 64 train records are bad.*maxBadRecordFraction allows a share of 0\.04"
+        TrainingError, match=r"3 of 64 train records are bad.*maxBadRecordFraction allows a fraction of 0\.04"
     ) as caught:
         alone[0].bad.check_together([rank.bad.marks for rank in alone])
     assert caught.value.collective
@@ -120,7 +120,7 @@ def test_batches_only_bad_records_terminate(tmp_path):
     """A split without any good record is an error in training and padding only in validation."""
     for split in ("train", "validation"):
         tfrecord.write(tmp_path / "data", split, [(b"no image", 1)] * 16, 1)
-    with pytest.raises(TrainingError, match="no train record"):
+    with pytest.raises(TrainingError, match="no training record"):
         list(Batches(config(tmp_path / "data", 1.0), Shard(0, 1)).train(0).prefetch())
     padded = list(Batches(config(tmp_path / "data", 1.0), Shard(0, 1)).validate().prefetch())
     assert {label for batch in padded for label in batch.labels} == {PADDING}
@@ -137,7 +137,7 @@ def test_record_changed_byte_fails_checksum(tmp_path, caplog, pipeline, byte):
     content = bytearray(shard.read_bytes())
     content[offset + byte if byte >= 0 else offset + length + byte] ^= 1
     shard.write_bytes(content)
-    sentence = f"{shard} at byte {offset}: its checksum differs"
+    sentence = f"{shard} at byte {offset}: its checksum does not match"
     source = pipeline(config(folder, 0.02), Shard(0, 1))
     assert len(list(source.train(0))) == 8
     assert found(source.bad) == {("train", 5)}

@@ -14,13 +14,13 @@ from resnext_trainer.runtime.bring_up import bring_up, bring_up_alone
 
 
 def config(mode, device="cpu"):
-    """Also tf32 on a CPU, which a user cannot ask for."""
+    """Covers tf32 on a CPU as well, which users cannot configure."""
     return resolve({"device": device}).model_copy(update={"precision": Precision(mode=mode)})
 
 
 @pytest.fixture
 def tf32():
-    """Restores TensorFlow's own setting."""
+    """Restores TensorFlow's setting."""
     before = tf.config.experimental.tensor_float_32_execution_enabled()
     yield tf.config.experimental.tensor_float_32_execution_enabled
     tf.config.experimental.enable_tensor_float_32_execution(before)
@@ -28,7 +28,7 @@ def tf32():
 
 @pytest.mark.parametrize("mode", ["tf32", "fp32"])
 def test_bring_up_sets_tf32_of_final_settings(tf32, mode):
-    """The settings that were opened apply, such as those of a resumed run, and not those that were read."""
+    """The settings returned by `open_together`, such as those of a resumed run, override those that were read."""
     other = "fp32" if mode == "tf32" else "tf32"
     with bring_up(lambda: config(other, "auto"), lambda _, read: (config(mode, read.device), "source")) as runtime:
         assert (runtime.opened, runtime.config.device, runtime.ranks.size) == ("source", "cpu", 1)
@@ -55,6 +55,6 @@ def test_bring_up_error_prevents_opening():
 
 
 def test_import_leaves_environment_unchanged():
-    """The operator imports the trainer's configuration; TensorFlow's variables are for the trainer's own process."""
+    """The operator imports the trainer's configuration and must not set TensorFlow's variables."""
     code = "import os; before = dict(os.environ); import resnext_trainer.config.models; print(before == os.environ)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "True\n"

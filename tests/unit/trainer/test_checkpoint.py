@@ -111,7 +111,7 @@ def test_position_every_field_restored(tmp_path):
 
 
 class Weights(TrainState):
-    """As much of a training state as is saved."""
+    """The part of a train state that is saved."""
 
     def __init__(self, size=4):
         self._weight = tf.Variable(np.zeros(size, np.float32))
@@ -121,7 +121,7 @@ class Weights(TrainState):
 
 
 class Here(Resumption):
-    """The run that is the folder itself, without a lock."""
+    """A run at the top of the folder, without a lock."""
 
     provenance = Provenance(config={}, written=(), class_names=(), dataset=Fingerprint(format="synthetic", splits={}))
 
@@ -166,7 +166,7 @@ def test_manager_best_survives_restart(tmp_path):
     first = manager(tmp_path)
     first.restore()
     keep(first, step=1, top1=0.5)
-    save_best(first, step=2, top1=0.9)  # and then a crash: no checkpoint knows of it but itself
+    save_best(first, step=2, top1=0.9)  # a crash follows: only the best checkpoint itself contains its accuracy
 
     second = manager(tmp_path)
     assert second.restore().best_top1 == 0.9
@@ -211,7 +211,7 @@ def test_manager_damaged_best_replaced_by_next(tmp_path, caplog):
 
 @contextmanager
 def files_of_at_most(size):
-    """What a full disk does to a writer: the write that goes beyond fails."""
+    """File on a full disk: the write that exceeds the space fails."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

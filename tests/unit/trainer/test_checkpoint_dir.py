@@ -18,7 +18,7 @@ from resnext_trainer.contract import ExitStatus
 from resnext_trainer.errors import TrainingError
 
 OTHER = 65534
-"""A user who owns nothing here."""
+"""User ID that owns no files here."""
 
 PREPARE = """
 import os, sys
@@ -40,7 +40,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="changes owners, users an
 
 
 def prepared(path: Path, root: Path | None = None, uid: int | None = None) -> str:
-    """The refusal, with its verdict, of a process of this user; empty if there is none."""
+    """Exit status and message of the check in a process of this user; empty if it succeeds."""
     user = os.geteuid() if uid is None else uid
     command = [sys.executable, "-c", PREPARE, str(user), str(path), *([str(root)] if root else [])]
     return subprocess.run(command, capture_output=True, text=True, check=False).stderr.strip()
@@ -48,7 +48,7 @@ def prepared(path: Path, root: Path | None = None, uid: int | None = None) -> st
 
 @pytest.fixture
 def claim() -> Iterator[Path]:
-    """A claim's root below directories that every user may enter."""
+    """Root of a claim below directories that every user may enter."""
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         Path(folder).chmod(0o755)
         root = Path(folder, "claim")
@@ -59,7 +59,7 @@ def claim() -> Iterator[Path]:
 
 @contextmanager
 def mounted(*command: str | Path) -> Iterator[None]:
-    """A mount that lasts as long as the block; skipped where mounting is not allowed."""
+    """Mounts a file system for the duration of the block; skips the test if mounting is not permitted."""
     try:
         subprocess.run(["mount", *command], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
@@ -187,7 +187,7 @@ def test_checkpoint_dir_file_in_path_rejected(claim, below, in_cluster):
 @pytest.mark.parametrize("target", ["/tmp", ".", "nowhere", "inside"])
 @pytest.mark.parametrize("below", ["link", "link/a"])
 def test_checkpoint_dir_symlink_in_claim_rejected(claim, target, below):
-    """Also a link that stays inside the claim or is dangling: its target can be changed at any time."""
+    """Covers links inside the claim and broken links, whose target can be changed at any time."""
     (claim / "inside").mkdir()
     (claim / "link").symlink_to(target)
     message = prepared(claim / below, claim)
@@ -196,7 +196,7 @@ def test_checkpoint_dir_symlink_in_claim_rejected(claim, target, below):
 
 
 def test_checkpoint_dir_symlink_outside_cluster_accepted(claim):
-    """On a user's own machine a link to a larger disk is common."""
+    """Outside a cluster, a link to a larger disk is common."""
     (claim / "disk").mkdir()
     (claim / "link").symlink_to("disk")
     assert prepared(claim / "link" / "a") == ""

@@ -105,7 +105,7 @@ def test_config_file_accepts_resource_yaml_and_json(tmp_path, text):
 
 
 OUTSIDE = ("snake case in the workers", "number as a label", "fraction of a CPU as a number")
-"""Faults of fields that the operator alone reads."""
+"""Errors in fields that only the operator reads."""
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in OUTSIDE])

@@ -12,7 +12,7 @@ from resnext_trainer.config.models import RESUME
 from resnext_trainer.config.validation import InvalidConfig, resolve
 
 RUN = {"batchSize": 16, "optimizer": {"learningRate": 0.1}}
-"""What the run's user wrote."""
+"""Fields that the user of the run set."""
 
 
 def compared(now, before=RUN):
@@ -66,7 +66,7 @@ def test_compare_changed_recipe_field_is_difference(changed):
 
 @pytest.mark.parametrize("changed", RECIPES, ids=str)
 def test_compare_same_recipe_has_no_difference(changed):
-    """Nor does a default of the run differ from the same value in the user's configuration."""
+    """A default of the run equals the same value set by the user."""
     assert compared(changed, changed).recipe == ()
     assert compared(dumped(resolve({})) | {"batchSize": 16}, {"batchSize": 16}).recipe == ()
 
@@ -147,7 +147,7 @@ def test_compare_lists_all_differences():
 
 
 def test_compare_custom_model_field_by_field():
-    """A changed default within model.custom keeps the run's value, too."""
+    """If a default within model.custom changes, the run keeps its value."""
     custom = {"architecture": "custom", "custom": {"blocks": [1], "groups": 2}}
     before = dumped(resolve({"model": custom}))
     before["model"]["custom"]["stem"] = 32

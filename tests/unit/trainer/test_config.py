@@ -48,7 +48,7 @@ def test_resolve_is_idempotent(preset, epochs, mode, batch):
 
 @pytest.mark.parametrize("preset", presets.PRESETS)
 def test_resolve_user_values_override_preset(preset):
-    """Fields of the user override those of the preset; the other ones stay."""
+    """Fields set by the user override those of the preset; the others are kept."""
     training = resolve({"preset": preset, "epochs": 3, "optimizer": {"momentum": 0.5}})
     assert (training.epochs, training.optimizer.momentum, training.optimizer.learning_rate) == (3, 0.5, 0.256)
 

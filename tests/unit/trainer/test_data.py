@@ -45,7 +45,7 @@ def test_digits_prepare_existing_dataset_not_rewritten(digits_folder):
 
 
 def test_index_offsets_match_tensorflow_records(digits_folder, tmp_path):
-    """An index written again is identical and has as many records as TensorFlow reads."""
+    """Indexing again gives the same file, with as many records as TensorFlow reads."""
     import tensorflow as tf
 
     file = digits_folder / "train-00000-of-00004"
@@ -88,7 +88,7 @@ def test_open_split_truncated_shard_rejected(damaged):
     message = refusal(damaged)
     assert f"{shard} is truncated" in message
     assert "record 358" in message
-    with pytest.raises(TrainingError, match=r"record 358 at byte \d+ is cut"):
+    with pytest.raises(TrainingError, match=r"record 358 at byte \d+ is incomplete"):
         tfrecord.index(shard, damaged / "new.idx")
 
 
@@ -104,7 +104,7 @@ def test_pipeline_undecodable_record_rejected(tmp_path):
 def test_batches_label_out_of_range_rejected(settings):
     """The message names the label and model.classes."""
     config = resolve({**settings, "model": {"classes": 9, "imageSize": 32}})
-    with pytest.raises(TrainingError, match=r"its label is 10, and model.classes 9"):
+    with pytest.raises(TrainingError, match=r"label 10 is out of range; model.classes 9"):
         list(Batches(config, Shard(0, 1)).validate().prefetch())
 
 
@@ -159,7 +159,7 @@ def test_crop_windows_stay_inside_image():
 
 
 def test_random_crop_area_and_ratio_within_bounds():
-    """Within half a pixel of each side, to which a window is rounded."""
+    """The bounds hold within half a pixel per side, because windows are rounded."""
     random = np.random.default_rng(0)
     settings = Augmentation()
     (least, greatest), (narrow, wide) = settings.crop_area, settings.crop_ratio
@@ -181,7 +181,7 @@ def test_jpeg_size_reads_header(digits_folder):
 
 
 def picture(size, mode="RGB", **options):
-    """A JPEG of smooth colours and some noise, with colours at half the size; size is (height, width)."""
+    """JPEG of smooth colours with some noise and subsampled chroma; size is (height, width)."""
     random = np.random.default_rng(0)
     smooth = Image.fromarray(random.integers(0, 256, (9, 9, 3), np.uint8)).resize(size[::-1])
     noisy = np.asarray(smooth) + random.integers(-20, 20, (*size, 3))
@@ -190,7 +190,7 @@ def picture(size, mode="RGB", **options):
 
 
 def turned():
-    """What a camera that was held upright says of its picture."""
+    """Exif orientation of a camera held upright."""
     exif = Image.Exif()
     exif[0x112] = 6
     return exif
@@ -238,12 +238,12 @@ def test_pipelines_unusual_jpegs_decode_equally(odd_pictures, size):
         ((images, _),), ((again, _),) = batches(ours), batches(theirs)
         difference = np.abs(images.numpy().astype(int) - again.numpy()).max(axis=(0, 3))
         assert difference[1:-1, 1:-1].max() <= 1
-        # At the edges DALI repeats the window's last pixels, where tf.data (and Pillow) take no more of them.
+        # At the border DALI repeats the edge pixels of the window; the filters of tf.data and Pillow end there.
         assert difference.max() <= 16
 
 
 def test_decode_crop_window_matches_pillow():
-    """Also in the last column, which libjpeg-turbo's decoder of windows gets wrong."""
+    """Covers the last column, which libjpeg-turbo's partial decoding gets wrong."""
     for name in ("usual", "grey", "progressive", "full colours", "colours of half the width", "turned by Exif"):
         for top, left, height, width in ((3, 5, 41, 33), (0, 0, 41, 47), (24, 14, 41, 33)):
             ours = decoded(ODD[name], (top, left, height, width), 16).numpy()

@@ -9,11 +9,11 @@ from resnext_trainer.errors import TrainingError
 from resnext_trainer.training.epoch_plan import EpochPlan, plan_epochs
 
 PLAN = EpochPlan(epochs=3, images=100, global_batch=30)
-"""Three steps an epoch; ten images are left over."""
+"""Three steps per epoch, with ten unused images."""
 
 
 def test_plan_steps_until_next_would_not_fit():
-    """The images at the end of an epoch that make no whole step are not used."""
+    """Images at the end of an epoch that do not fill a step are not used."""
     position = TrainingPosition()
     for _ in range(PLAN.steps):
         assert PLAN.has_step(position)
@@ -24,7 +24,7 @@ def test_plan_steps_until_next_would_not_fit():
 
 
 def test_plan_next_epoch_forgets_images_and_rollbacks():
-    """Steps go on; the reshuffles of a rollback hold for its own epoch only."""
+    """The step number continues; reshuffles of a rollback apply to its epoch only."""
     after = PLAN.after_epoch(TrainingPosition(step=3, images=90, redealt=((30, 1),), rollbacks=1))
     assert after == TrainingPosition(step=3, epoch=1, rollbacks=1)
 
@@ -39,14 +39,16 @@ def test_plan_next_epoch_forgets_images_and_rollbacks():
     ],
 )
 def test_plan_steps_left(position, left):
-    """Also if the epoch began with another batch size."""
+    """The result is correct if the epoch started with another batch size."""
     assert PLAN.steps_left(position) == left
 
 
 def test_plan_fewer_images_than_a_step_rejected():
-    """Every rank raises this alike: the message says what one step takes."""
+    """Every rank raises the same error: the message contains the images per step."""
     config = resolve({"batchSize": 16, "gradientAccumulation": 2, "epochs": 1})
     assert plan_epochs(config, 64, 2).steps == 1
-    with pytest.raises(TrainingError, match=r"one step takes 64 images .* there are 63: lower batchSize") as caught:
+    with pytest.raises(
+        TrainingError, match=r"one step takes 64 images .* there are only 63: lower batchSize"
+    ) as caught:
         plan_epochs(config, 63, 2)
     assert (caught.value.verdict, caught.value.collective) == (ExitStatus.INVALID_CONFIGURATION, True)

@@ -16,7 +16,7 @@ from resnext_trainer.training.evaluate import evaluate
 
 
 class Threads:
-    """Ranks of one process, each in a thread; enough for what is gathered outside of graphs."""
+    """Ranks as threads of one process, for collectives outside graphs."""
 
     def __init__(self, size):
         self.size, self._barrier, self._values = size, threading.Barrier(size), [None] * size
@@ -33,7 +33,7 @@ class Threads:
 
 
 class OneOfThreads(SingleProcess):
-    """One of these ranks."""
+    """One rank in a thread."""
 
     def __init__(self, threads, number):
         self._threads, self.rank, self.size = threads, number, threads.size
@@ -44,7 +44,7 @@ class OneOfThreads(SingleProcess):
 
 @pytest.fixture(scope="module")
 def counted(digits_folder):
-    """(images, right at 1, right at 5) by number of ranks, of a network with random weights."""
+    """(images, top-1 correct, top-5 correct) by number of ranks, for a model with random weights."""
     config = resolve(
         {
             "model": {"architecture": "resnext17-8x4d", "classes": 10, "imageSize": 32},
@@ -74,6 +74,6 @@ def counted(digits_folder):
 def test_evaluate_accuracy_independent_of_rank_count(counted, size):
     """Each of 1, 3 and 7 ranks reports the counts of the whole validation split."""
     (alone,) = counted[1]
-    assert alone[0] == 359  # the last batches of 1, 3 and 7 ranks hold 9, 20 and 2 images or one more or less
+    assert alone[0] == 359  # the last batches of 1, 3 and 7 ranks have about 9, 20 and 2 images
     assert 0 < alone[1] < alone[2] < 359
     assert counted[size] == [alone] * size

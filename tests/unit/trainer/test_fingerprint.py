@@ -25,7 +25,7 @@ def shards(few_digits, tmp_path):
 
 
 def test_fingerprint_copied_files_equal(shards, few_digits):
-    """Neither the directory nor the times of files count."""
+    """Paths and modification times are not part of the fingerprint."""
     for file in shards.iterdir():
         os.utime(file, (1, 1))
     assert of(shards).differences(of(few_digits)) == []
@@ -40,7 +40,7 @@ def rename(shards, before, after):
 def renamed(shards):
     rename(shards, "train-00001-of-00002", "train-00002-of-00002")
     rename(shards, "train-00000-of-00002", "train-00001-of-00002")
-    return "dataset.train: was 96 records in 2 parts, is 96 records in 2 parts of other names or sizes"
+    return "dataset.train: was 96 records in 2 parts, is 96 records in 2 parts with other names or sizes"
 
 
 def removed(shards):
@@ -54,7 +54,7 @@ def other_images(shards):
     records = tfrecord.open_split(str(shards), "validation")
     images = [records.read(number) for number in range(40)]
     tfrecord.write(shards, "validation", [(jpeg + bytes(7), label) for jpeg, label in images], 2)
-    return "dataset.validation: was 40 records in 2 parts, is 40 records in 2 parts of other names or sizes"
+    return "dataset.validation: was 40 records in 2 parts, is 40 records in 2 parts with other names or sizes"
 
 
 @pytest.mark.parametrize("change", [renamed, removed, other_images])
@@ -91,9 +91,7 @@ def test_fingerprint_synthetic_by_image_count():
 
 def test_fingerprint_other_format_differs(shards):
     """Two formats differ even with equal counts."""
-    assert of(shards).differences(fingerprint.of("synthetic", {}, 96)) == [
-        "dataset: was of format tfrecord, is of format synthetic"
-    ]
+    assert of(shards).differences(fingerprint.of("synthetic", {}, 96)) == ["dataset: format was tfrecord, is synthetic"]
 
 
 class Named:
@@ -110,7 +108,7 @@ class Named:
     "other", [(("a 1", 2), ("b", 1)), (("a", 1), ("2\n1 b", 1)), (("a", 2), ("b", 1)), (("\udcff", 1), ("b", 2))]
 )
 def test_fingerprint_digest_has_no_name_collisions(other):
-    """Also for names that contain the separators of the digest's input."""
+    """Covers names that contain the separators of the digest input."""
     before = fingerprint.of("folder", {"train": Named(("a", 1), ("b", 2))}, 0)
     assert before.differences(fingerprint.of("folder", {"train": Named(*other)}, 0))
 

@@ -93,9 +93,9 @@ def eleventh(root):
     ("damage", "words"),
     [
         (no_training, "pictures/train is not a directory"),
-        (empty_class, "11 class folders for training, and model.classes is 10: set it to 11"),
-        (untrained_class, "validation/letter-a is a class that"),
-        (eleventh, "set it to 11"),
+        (empty_class, "11 class folders for training, but model.classes is 10: set model.classes to 11"),
+        (untrained_class, "validation/letter-a: "),
+        (eleventh, "set model.classes to 11"),
     ],
 )
 def test_folder_invalid_layout_rejected(config, pictures, damage, words):
@@ -108,13 +108,13 @@ def test_folder_invalid_layout_rejected(config, pictures, damage, words):
 
 
 def test_folder_class_without_images_rejected(config, pictures):
-    """The number of classes is right, so that the missing images alone are wrong."""
+    """The number of classes matches, so the missing images are the only error."""
     empty_class(pictures)
     config["model"] |= {"classes": 11}
     with pytest.raises(TrainingError) as caught:
         open_input_pipeline(resolve(config), Shard(0, 1))
     assert caught.value.verdict is ExitStatus.INVALID_DATA
-    assert "train/digit-99 holds no file with a picture's extension" in caught.value.message
+    assert "train/digit-99 contains no file with an image file extension" in caught.value.message
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", RED[:45]], ids=["empty", "text", "cut"])
@@ -176,7 +176,7 @@ class TestOtherFiles:
         (littered / "validation" / "digit-3" / "text.jpg").write_text("notes")
         assert main(["data", "validate", "--path", str(littered)]) == 3
         message = capsys.readouterr().err
-        assert "text.jpg: it is no image" in message
+        assert "text.jpg: it is not an image" in message
         for name in ("dead.jpg", "circle.png", "pipe.jpg", "digit-5/loop", "train/lost"):
             assert f"{name}" in message
         assert "not used: " in message

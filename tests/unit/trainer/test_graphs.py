@@ -21,7 +21,7 @@ traces: list[bool] = []
 
 @compiled
 def scaled(owner, images):
-    """Also counts how often it is traced."""
+    """Counts how often the function is traced."""
     traces.append(owner.xla)
     return owner.variable * images
 
@@ -37,7 +37,7 @@ def test_graph_traced_once_for_each_owner():
 
 
 def test_graph_compiled_if_owner_requests_it():
-    """XLA compiles the graph of an owner with `xla`, and only that."""
+    """XLA compiles only the graphs of owners with `xla`."""
     for xla in (True, False):
         owner = Owner(2.0, xla=xla)
         assert float(scaled(owner, tf.constant(5.0))) == 10
@@ -46,7 +46,7 @@ def test_graph_compiled_if_owner_requests_it():
 
 
 def test_graph_freed_with_owner():
-    """A rollback or a test that makes many states does not keep their variables."""
+    """Variables of discarded states are freed, for example after a rollback."""
     owner = Owner(2.0)
     scaled(owner, tf.constant(5.0))
     variable = weakref.ref(owner.variable)

@@ -20,12 +20,12 @@ def inspect(capsys, *options):
     ("name", "giga", "mega"), [("resnext101-32x4d", 8.01, 21.23), ("resnext50-32x4d", 4.26, 14.40)]
 )
 def test_inspect_macs_and_activations_match_timm(capsys, name, giga, mega):
-    """timm's table of results at 224 pixels; its counter takes batch norm for two products an output."""
+    """Values from timm's results table at 224 pixels; timm counts two operations per batch norm output."""
     facts = inspect(capsys, "--set", f"model.architecture={name}")
     assert facts["activations"] / 1e6 == pytest.approx(mega, abs=0.005)
     assert (facts["macs"] + 2 * facts["activations"]) / 1e9 == pytest.approx(giga, abs=0.005)
     if name == "resnext50-32x4d":
-        assert facts["macs"] / 1e9 == pytest.approx(4.23, abs=0.005)  # torchvision's, without batch norm
+        assert facts["macs"] / 1e9 == pytest.approx(4.23, abs=0.005)  # from torchvision, without batch norm
     assert facts["weights"] == sum(stage["weights"] for stage in facts["stages"])
     # Xie et al. 2017, table 1.
     outputs = {stage["name"]: stage["output"] for stage in facts["stages"]}
@@ -40,7 +40,7 @@ def test_inspect_macs_and_activations_match_timm(capsys, name, giga, mega):
 
 
 def test_stages_macs_scale_with_image_area():
-    """Twice the image size needs four times the multiply-accumulates."""
+    """Doubling the image size quadruples the multiply-accumulates."""
     model = ResNeXt(ARCHITECTURES["resnext17-8x4d"], 10, native_groups=True)
     small, large = (sum(stage.macs for stage in stages(model, size)[:-1]) for size in (32, 64))
     assert large == 4 * small

@@ -25,14 +25,14 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Pauses of tenths of a second."""
+    """Retry pauses of tenths of a second."""
     monkeypatch.setattr(final_save, "_FIRST_PAUSE", 0.1)
     monkeypatch.setattr(final_save, "_LOOK_SECONDS", 0.2)
 
 
 @pytest.fixture
 def failing(monkeypatch):
-    """Makes the writes of these numbers fail, counted from 1 over newest and best together; returns all that began."""
+    """Makes the writes with these numbers (from 1, newest and best combined) fail; returns all started writes."""
 
     def fail(which, how=FULL):
         begun, write = [], store._write
@@ -62,7 +62,7 @@ def refused(settings, **how):
 
 
 def test_save_failing_during_training_is_tolerated(few, failing):
-    """A disk that is full for a while costs one intermediate checkpoint only."""
+    """A temporarily full disk costs only one intermediate checkpoint."""
     failing(lambda number, _: number <= 2)  # best and newest of the first epoch
     report = trained(few)
     assert (report.verdict, report.checkpoint.step) == ("completed", 12)
@@ -147,7 +147,7 @@ SYNTHETIC = {"format": "synthetic", "syntheticImages": 64}
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="changes users and mounts")
 
 
-# The interpreter may be where another user cannot read it: everything is imported before the user changes.
+# Other users may be unable to read the interpreter, so import everything before changing the user.
 TRAIN = """
 import os, sys
 import resnext_trainer.training.entrypoint
@@ -165,7 +165,7 @@ sys.exit(main(sys.argv[2:]))
 
 
 def run(settings, place, uid=0):
-    """`resnext-train train` as a process of this user; returns exit status, report and all that it said."""
+    """Runs `resnext-train train` as this user; returns exit status, report and output."""
     config = place / "training.json"
     config.write_text(json.dumps(settings))
     done = subprocess.run(
@@ -181,7 +181,7 @@ def run(settings, place, uid=0):
 
 @as_root
 def test_train_process_full_volume_exits_10(settings, tmp_path):
-    """A real file system that is too small for a checkpoint."""
+    """Uses a real file system that is too small for a checkpoint."""
     volume = tmp_path / "volume"
     volume.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", volume], check=False).returncode:

@@ -10,7 +10,7 @@ from resnext_trainer.runtime import launcher
 from resnext_trainer.runtime.mpirun_output import PEERS_LOST, FirstExit, Line, MpirunOutput
 from tests.support.pods import Pods, wait_for
 
-# Stands in for the trainer. Ranks find it through the worker's PYTHONPATH alone, so the environment travels, too.
+# Replaces the trainer. Ranks find it only through the worker's PYTHONPATH, which tests the environment as well.
 STAND_IN = """
 import json, os, pathlib, signal, sys, time
 rank = int(os.environ["OMPI_COMM_WORLD_RANK"])
@@ -36,7 +36,7 @@ time.sleep(120)
 
 
 class StandIn(Pods):
-    """Pods whose ranks end as the test wants."""
+    """Worker and launcher processes whose ranks end as configured by the test."""
 
     def worker_whose_ranks(self, ending):
         package = self.folder / "stand-in" / "resnext_trainer"
@@ -118,8 +118,8 @@ def test_summarize_permanent_failure_takes_precedence():
         TerminationReport(verdict="hung", message="waited"),
         TerminationReport(verdict="invalid_data", message="a record is cut"),
     )
-    assert launcher.summarize([hung, refused], 8, MpirunOutput(), asked_to_stop=False) == refused
-    assert launcher.summarize([hung], 3, MpirunOutput(), asked_to_stop=False) == hung
+    assert launcher.summarize([hung, refused], 8, MpirunOutput(), stop_requested=False) == refused
+    assert launcher.summarize([hung], 3, MpirunOutput(), stop_requested=False) == hung
 
 
 def output(*printed):
@@ -132,8 +132,8 @@ def output(*printed):
 
 def test_summarize_no_report_after_stop_is_stopped():
     """Ranks that end without a report after a stop request are stopped, not crashed."""
-    assert launcher.summarize([], 140, output("killed"), asked_to_stop=True).verdict == "stopped"
-    assert launcher.summarize([], 140, output("killed"), asked_to_stop=False).verdict == "crashed"
+    assert launcher.summarize([], 140, output("killed"), stop_requested=True).verdict == "stopped"
+    assert launcher.summarize([], 140, output("killed"), stop_requested=False).verdict == "crashed"
 
 
 KILLED = "mpirun noticed that process rank 1 with PID 0 on node vm exited on signal 9 (Killed)."
@@ -151,19 +151,19 @@ ENDED = (
 def test_summarize_crash_blames_first_exited_rank(notice, how):
     """The report has the rank that ended first, its last line and the tail of its log."""
     lines = [f"[1,{rank}]<stderr>:line {number} of {rank}" for number in range(30) for rank in range(3)]
-    report = launcher.summarize([], 1, output(*lines, *notice), asked_to_stop=False)
+    report = launcher.summarize([], 1, output(*lines, *notice), stop_requested=False)
     assert (report.verdict, report.rank) == ("crashed", 1)
     assert report.message == f"rank 1 ended with {how}: line 29 of 1"
     assert report.log == tuple(f"line {number} of 1" for number in range(18, 30))
 
 
 def test_summarize_crash_message_is_last_stderr_line():
-    """The message is the rank's last line of stderr, else of stdout."""
+    """The message is the last line that the rank wrote to stderr, else to stdout."""
     lines = ["[1,1]<stderr>:RuntimeError: out of luck", "[1,1]<stdout>:epoch 1", "[1,0]<stderr>:it is gone"]
-    message = launcher.summarize([], 1, output(*lines, *ENDED), asked_to_stop=False).message
+    message = launcher.summarize([], 1, output(*lines, *ENDED), stop_requested=False).message
     assert message == "rank 1 ended with exit code 3: RuntimeError: out of luck"
-    assert launcher.summarize([], 1, output(*lines[1:], *ENDED), asked_to_stop=False).message.endswith(": epoch 1")
-    assert launcher.summarize([], 1, output(*ENDED), asked_to_stop=False).message.endswith(": it said nothing")
+    assert launcher.summarize([], 1, output(*lines[1:], *ENDED), stop_requested=False).message.endswith(": epoch 1")
+    assert launcher.summarize([], 1, output(*ENDED), stop_requested=False).message.endswith(": no output")
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_summarize_crash_message_is_last_stderr_line():
 )
 def test_summarize_rank_that_lost_peers_not_blamed(notice):
     """A rank that ended because its peers were lost is not blamed."""
-    report = launcher.summarize([], 1, output("[1,0]<stderr>:HorovodInternalError", *notice), asked_to_stop=False)
+    report = launcher.summarize([], 1, output("[1,0]<stderr>:HorovodInternalError", *notice), stop_requested=False)
     assert (report.verdict, report.rank, report.log) == ("crashed", None, ())
     assert "HorovodInternalError" in report.message
 
@@ -185,7 +185,7 @@ def test_summarize_report_includes_log_of_blamed_rank():
     """The log is that of the blamed rank, not that of the rank that reports."""
     hung = TerminationReport(verdict="hung", message="rank 1 does not answer", rank=1)
     report = launcher.summarize(
-        [hung], 8, output("[1,0]<stdout>:epoch 1", "[1,1]<stderr>:reading"), asked_to_stop=False
+        [hung], 8, output("[1,0]<stdout>:epoch 1", "[1,1]<stderr>:reading"), stop_requested=False
     )
     assert (report.rank, report.log) == (1, ("reading",))
 
@@ -208,7 +208,7 @@ def test_mpirun_output_reassembles_tagged_lines(tag):
     ]
     lines = [line for each in raw for line in read.read(each)]
     assert lines == [
-        Line(1, "warning", complains=True),
+        Line(1, "warning", is_stderr=True),
         Line(1, "half of it"),
         Line(0, "epoch 1"),
         Line(1, "  indented"),
@@ -229,14 +229,14 @@ def test_parse_report_within_line_of_other_rank():
 
 
 def test_termination_message_truncated_to_4096_bytes():
-    """A long message is cut at its beginning, and the result is valid JSON."""
+    """A long message loses its start, and the result is valid JSON."""
     text = launcher.fit_termination_message(TerminationReport(verdict="crashed", message="ö" * 9000 + "the end"))
     assert len(text.encode()) <= 4096
     assert TerminationReport.model_validate_json(text).message.endswith("the end")
 
 
 def test_termination_message_keeps_end_of_log():
-    """Of a long log the last lines are kept."""
+    """A long log keeps its last lines."""
     lines = tuple(f"{number}" + "x" * 400 for number in range(20))
     report = TerminationReport.model_validate_json(
         launcher.fit_termination_message(TerminationReport(verdict="crashed", message="why", rank=1, log=lines))

@@ -1,4 +1,4 @@
-"""Lock of a run: one process at a time writes its checkpoints. The other processes are real ones here."""
+"""Lock of a run: one process at a time writes its checkpoints. The tests use real processes."""
 
 import os
 import signal
@@ -114,16 +114,16 @@ def test_lock_of_killed_process_is_free_at_once(tmp_path, other):
 
 
 def test_lock_of_lost_machine_expires(tmp_path):
-    """The holder's process cannot be looked up, so only the age of the lock counts."""
+    """The process of the holder is not visible, so only the age of the lock counts."""
     first = lock.acquire(tmp_path, replace(Holder("a", 1), process="other-boot pid:[1] 7 99"), 0, timing=QUICK)
-    first._ended.set()  # nobody refreshes it any more
+    first._ended.set()  # it is no longer refreshed
     assert refused(acquire, tmp_path, wait=0).verdict is ExitStatus.CHECKPOINT_LOCKED
     acquire(tmp_path, wait=5).release()
 
 
 @pytest.mark.parametrize("process", ["", "nonsense", "a b c d e"])
 def test_lock_without_process_identity_honoured(tmp_path, process):
-    """Where /proc has no identity, or a later version writes another form."""
+    """Covers systems without an identity in /proc and formats of later versions."""
     first = lock.acquire(tmp_path, replace(Holder("a", 1), process=process), 0, timing=QUICK)
     assert refused(acquire, tmp_path, wait=0).verdict is ExitStatus.CHECKPOINT_LOCKED
     first.release()
@@ -143,7 +143,7 @@ def test_lock_higher_attempt_takes_over(tmp_path):
 
 
 def test_lock_lower_attempt_fails_at_once(tmp_path, other):
-    """A lower attempt is a straggler, for which waiting does not help."""
+    """A lower attempt is stale, so waiting does not help."""
     other("a", 2)
     started = time.monotonic()
     refusal = refused(acquire, tmp_path, "a", 1, wait=60)

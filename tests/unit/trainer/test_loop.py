@@ -80,7 +80,7 @@ def test_run_log_resume_truncates_repeated_steps(few):
     """The run log has the fields of the report; a resumed attempt removes records after its checkpoint."""
     trained(few, stop_after=8)
     log = folder(few) / "log.jsonl"
-    with log.open("a") as stream:  # a crash left these
+    with log.open("a") as stream:  # left by a crash
         stream.write('{"step": 11, "loss": 1.0}\n{"step": 12, "lo')
     trained(few, attempt=2)
     lines = log_lines(few)
@@ -120,12 +120,12 @@ def test_profile_request_writes_xplane(few):
     trained(few | {"profileSteps": 2}, telemetry=telemetry)
     (profile,) = (folder(few) / "tensorboard" / "plugins" / "profile").glob("*/*.xplane.pb")
     assert profile.stat().st_size > 1000
-    assert "a profile of 2 steps is in" in telemetry.log.getvalue()
+    assert "wrote a profile of 2 steps to" in telemetry.log.getvalue()
     assert not telemetry.requests.profile.is_set()
 
 
 def test_ema_accuracy_reported_and_plain_logged(few):
-    """The reported accuracy is that of the averaged weights; that of the plain weights is logged."""
+    """The reported accuracy is that of the averaged weights; the log also contains that of the raw weights."""
     telemetry = StopAfter()
     report = trained(few | {"emaDecay": 0.9}, telemetry=telemetry)
     (last,) = (line for line in log_lines(few) if line["step"] == 12 and line["top1"] is not None)
@@ -153,7 +153,7 @@ def test_warm_start_other_classes_skips_classifier(few, tmp_path):
         "model": {**few["model"], "classes": 12},
         "initialCheckpoint": few["checkpoint"]["path"],
         "checkpoint": {"path": str(tmp_path / "tuned")},
-        # A rate this small leaves the weights as they came.
+        # A rate this small does not change the weights.
         "optimizer": {"learningRate": 1e-30},
     }
     telemetry = StopAfter(1)
@@ -164,7 +164,7 @@ def test_warm_start_other_classes_skips_classifier(few, tmp_path):
     assert tuned["classifier/kernel"].shape[-1] == 12
     resumed = StopAfter()
     trained(again, attempt=2, telemetry=resumed)
-    assert "come from" not in resumed.log.getvalue()  # a resumed training is its own
+    assert "come from" not in resumed.log.getvalue()  # a resumed training ignores initialCheckpoint
 
 
 def kept_steps(settings):
@@ -177,7 +177,7 @@ def saving_every(settings, place, minutes, **checkpoints):
 
 @pytest.mark.parametrize("changed", [{}, {"emaDecay": 0.9, "gradientAccumulation": 2, "batchSize": 8}])
 def test_save_within_epoch_does_not_change_result(few, tmp_path, changed):
-    """When a save is due depends on the clock; the weights must not."""
+    """The time of a save depends on the clock, but the weights must not."""
     few |= changed
     often, never = saving_every(few, tmp_path / "often", 1e-9), saving_every(few, tmp_path / "never", 0)
     trained(often)
@@ -215,7 +215,7 @@ def test_crash_within_epoch_resumes_from_last_save(few, tmp_path, monkeypatch):
 
 
 def test_save_due_at_last_step_made_at_epoch_end(few, tmp_path):
-    """Also where an epoch has one step only, and intervalEpochs is much later."""
+    """Covers epochs of a single step with a large intervalEpochs."""
     few = saving_every(few | {"epochs": 3, "batchSize": 96}, tmp_path / "kept", 1e-9, intervalEpochs=1000)
     trained(few)
     assert kept_steps(few) == [1, 2, 3]

@@ -18,10 +18,10 @@ pytestmark = [
 ]
 
 SECONDS = 20
-"""stallTimeoutSeconds: a step of this network takes some milliseconds, and seconds where all cores are busy."""
+"""stallTimeoutSeconds. A step of this model takes milliseconds, or seconds if all cores are busy."""
 
 IN_TIME = 120
-"""For what takes a second or two, or SECONDS and a little more, when the machine has nothing else to do."""
+"""Timeout for operations that take a second or two, or little more than SECONDS, on an idle machine."""
 
 
 class Training(Pods):
@@ -33,7 +33,7 @@ class Training(Pods):
         (folder / "training.json").write_text(json.dumps(settings | {"stallTimeoutSeconds": SECONDS, "epochs": 10_000}))
 
     def begin(self):
-        """Both ranks have made steps."""
+        """Starts both ranks and waits until they have completed steps."""
         self.worker(TF_CPP_MIN_LOG_LEVEL="2")
         launcher = self.launcher(f"--metrics-port={self.metrics_port}")
         wait_for(lambda: self.step() > 2 or launcher.poll() is not None, seconds=2 * IN_TIME)
@@ -41,11 +41,11 @@ class Training(Pods):
         return launcher
 
     def step(self):
-        """How far rank 0 is."""
+        """Step of rank 0; 0 if it does not answer."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/progress", timeout=5) as answer:
                 return json.load(answer)["step"]
-        except OSError:  # not there yet, or too busy to answer
+        except OSError:  # not started yet, or too busy to answer
             return 0
 
     def signal(self, rank, number):
@@ -66,10 +66,10 @@ def test_stopped_rank_ends_attempt_as_hung(training):
     assert launcher.wait(IN_TIME) == ExitStatus.HUNG.value
     report, log = training.report(), training.log_of("launch")
     assert (report.verdict, report.rank) == ("hung", 1)
-    assert f"rank 0 finished no step for {SECONDS} s: rank 1 does not answer, its last step was " in report.message
+    assert f"rank 0 completed no step for {SECONDS} s: rank 1 does not answer, its last step was " in report.message
     assert report.progress.step > 2
-    assert "resnext_trainer/training/trainer.py" in log  # where rank 0 stood, which could still print it
-    wait_for(lambda: not training.ranks())  # the stopped one, too
+    assert "resnext_trainer/training/trainer.py" in log  # stack of rank 0, which is still running
+    wait_for(lambda: not training.ranks())  # including the stopped rank
 
 
 def test_killed_rank_ends_attempt_as_crashed(training):

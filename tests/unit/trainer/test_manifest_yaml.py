@@ -71,7 +71,7 @@ SCALARS = [
 
 @pytest.mark.parametrize(("text", "value"), SCALARS)
 def test_yaml_scalar_matches_kubectl(text, value):
-    """In a file and for --set alike."""
+    """Applies to files and to --set."""
     (document,) = documents(f"kind: X\nv: {text}\nw: 1\n".encode())
     assert json.dumps(document) == json.dumps({"kind": "X", "v": value, "w": 1})
     assert manifest_yaml.value(text.lstrip("\t") + "\n") == value
@@ -151,7 +151,7 @@ def test_yaml_value_rejected_like_kubectl(text):
     ],
 )
 def test_yaml_stream_split_like_kubectl(text, found):
-    """YAML documents between lines of ---, or JSON values one after the other."""
+    """YAML documents separated by ---, or consecutive JSON values."""
     assert documents(text.encode()) == found
 
 
@@ -175,7 +175,7 @@ def test_yaml_stream_rejected_like_kubectl(text):
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
 def test_yaml_byte_order_mark_selects_encoding(encoding):
-    """UTF-16 needs the mark, as for kubectl."""
+    """UTF-16 needs a byte order mark, as in kubectl."""
     text = ("\ufeff" if encoding in ("utf-16-le", "utf-16-be") else "") + "a: é\n"
     assert documents(text.encode(encoding)) == [{"a": "é"}]
 
@@ -186,7 +186,7 @@ def test_yaml_invalid_utf8_replaced():
 
 
 def test_yaml_error_has_line_number():
-    """Lines are counted from the beginning of the file, also in the second document."""
+    """Line numbers refer to the file, also in the second document."""
     with pytest.raises(InvalidManifest, match="line 5"):
         documents(b"a: 1\n---\nb: 1\nc: 1\n@d: 1\n")
 
@@ -200,7 +200,7 @@ def test_yaml_exponential_aliases_rejected():
 
 
 def test_yaml_deep_nesting_rejected():
-    """In YAML and in JSON."""
+    """Applies to YAML and JSON."""
     for text in ("a: " + "[" * 20_000, '{"a":' * 20_000, '{"a":' * 20_000 + "1" + "}" * 20_000):
         with pytest.raises(InvalidManifest):
             documents(text.encode())
@@ -241,7 +241,7 @@ LIST = "apiVersion: v1\nkind: List\nitems:\n"
     ],
 )
 def test_resources_list_flattened(text, kinds):
-    """Also a list in a list; items without a kind have the kind of the list."""
+    """Lists can be nested; items without a kind have the kind of the list."""
     assert [each["kind"] for each in manifests.resources(documents(text.encode()))] == kinds
 
 

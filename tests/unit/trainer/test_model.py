@@ -21,7 +21,7 @@ from resnext_trainer.model.resnext import ResNeXt
         ("resnext101-32x4d", 44_177_704),
         ("resnext101-32x8d", 88_791_336),
         ("resnext101-64x4d", 83_455_272),
-        ("se-resnext101-32x4d", 48_955_416),  # timm; the others are torchvision's
+        ("se-resnext101-32x4d", 48_955_416),  # from timm; the others are from torchvision
         ("resnet50", 25_557_032),
         ("resnet101", 44_549_160),
     ],
@@ -52,7 +52,7 @@ def test_init_truncated_normal_with_fan_variance(fan_out):
     net = ResNeXt(ArchitectureSpec((1,), groups=32, width=4), classes=10, fan_out=fan_out)
     kernel = net.weights["stage1/block1/grouped/kernel"].numpy()
     assert kernel.shape == (3, 3, 4, 128)
-    expected = (2 / (9 * 4)) ** 0.5  # one group has four channels in, and four out
+    expected = (2 / (9 * 4)) ** 0.5  # each group has four input and four output channels
     assert np.std(kernel) == pytest.approx(expected, rel=0.02)
     assert np.abs(kernel).max() <= 2 * expected / 0.8796
     wide = net.weights["stage1/block1/expand/kernel"].numpy()

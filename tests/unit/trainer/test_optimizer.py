@@ -67,7 +67,7 @@ def test_loss_scale_doubles_after_growth_steps():
         (256, 90, 0.0),
         (2048, 0, 0.0),
         (2048, 2.5, 1.024),
-        (2048, 5, 2.048 * 0.5 * (1 + math.cos(math.pi * 5 / 90))),  # the cosine counts from the first step
+        (2048, 5, 2.048 * 0.5 * (1 + math.cos(math.pi * 5 / 90))),  # the cosine starts at the first step
         (2048, 45, 1.024),
     ],
 )

@@ -22,7 +22,7 @@ def report(folder, lines, *more):
 
 
 class Balanced(HTMLParser):
-    """Fails where an element is closed that is not open."""
+    """Fails if an element is closed that is not open."""
 
     def __init__(self):
         super().__init__()
@@ -65,7 +65,7 @@ def test_html_report_shows_run_without_external_files(tmp_path, capsys):
 
 
 def test_html_report_lines_stay_inside_chart(tmp_path):
-    """Also for losses of 29 orders of magnitude."""
+    """Covers losses that span 29 orders of magnitude."""
     report(tmp_path, [line(step, loss=(-1) ** step * 10.0**step) for step in range(1, 30)])
     places = re.findall(
         r"(-?[\d.]+),(-?[\d.]+)", " ".join(re.findall(r'points="([^"]*)"', (tmp_path / "page.html").read_text()))
@@ -75,7 +75,7 @@ def test_html_report_lines_stay_inside_chart(tmp_path):
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -3.5, 1e-12, 1e12])
 def test_html_report_constant_value_drawn(tmp_path, value):
-    """A constant value has a line of its own in the chart."""
+    """A constant value is drawn as a line."""
     assert report(tmp_path, [line(1, loss=value), line(2, loss=value)]) == 0
     text = (tmp_path / "page.html").read_text()
     parsed(text)
@@ -116,7 +116,7 @@ def test_html_report_values_out_of_range_dropped(tmp_path, values):
 
 
 def test_html_report_repeated_step_counts_once(tmp_path):
-    """Of a step that was repeated after a resume the last record counts."""
+    """If a step was repeated after a resume, its last record counts."""
     (tmp_path / "log.jsonl").write_text("\n".join([line(1), line(2, loss=9.0), line(2, loss=1.0), line(3)]))
     log = html_report.read(tmp_path / "log.jsonl")
     assert [entry.step for entry in log.entries] == [1, 2, 3]

@@ -42,7 +42,7 @@ def png(header, rows, *chunks):
 
 
 def tiff(values, photometric, bits=16, order="<"):
-    """A TIFF of one channel, one strip."""
+    """A TIFF with one channel and one strip."""
     height, width = values.shape
     data = values.tobytes()
     tags = [(256, 3, width), (257, 3, height), (258, 3, bits), (259, 3, 1), (262, 3, photometric), (273, 4, 8)]
@@ -56,7 +56,7 @@ def tiff(values, photometric, bits=16, order="<"):
 
 
 def seen(content):
-    """The pixels that training gets of a picture."""
+    """Pixels of an image as training decodes them."""
     jpeg = image_codec.as_jpeg(content)
     return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")).astype(int)
 
@@ -109,7 +109,7 @@ def test_as_jpeg_transparent_grey_becomes_white(depth):
 
 
 def smooth(mode):
-    """A picture whose left half is transparent or half so."""
+    """Image of three vertical bands: transparent, semi-transparent and opaque."""
     alpha = np.zeros((48, 48), np.uint8)
     alpha[:, 16:32], alpha[:, 32:] = 128, 255
     picture = Image.fromarray(COLOURS).convert("L" if mode == "LA" else "RGB")
@@ -157,7 +157,7 @@ PLAIN = {
 @pytest.mark.parametrize("form", ["PNG", "TIFF", "GIF", "BMP"])
 @pytest.mark.parametrize("mode", PLAIN)
 def test_as_jpeg_plain_images_match_pillow(mode, form):
-    """Images of up to eight bits without transparency."""
+    """Covers images of up to eight bits without transparency."""
     content = encode(PLAIN[mode], form)
     expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
     assert np.abs(seen(content) - expected).mean() <= 2
@@ -174,10 +174,10 @@ REJECTED = {
     "TIFF of pages": (encode(FRAMES[0], "TIFF", save_all=True, append_images=FRAMES[1:]), "3 frames"),
     "16-bit colour that is transparent": (
         png((1, 1, 16, 2), [bytes(6)], (b"tRNS", bytes(6))),
-        "16-bit colours is transparent",
+        "16-bit colour as transparent",
     ),
-    "EPS": (encode(FRAMES[0], "EPS"), "no image in a format"),
-    "PDF": (encode(FRAMES[0], "PDF"), "no image in a format"),
+    "EPS": (encode(FRAMES[0], "EPS"), "not an image in a supported format"),
+    "PDF": (encode(FRAMES[0], "PDF"), "not an image in a supported format"),
 }
 
 
@@ -225,7 +225,7 @@ STRAY = (b"\0", b"ab", b"\xff", b"\xff\xff\xff", b"\xff\x00", b"\xff\xd3", b"\xf
 
 
 def segments(jpeg):
-    """The segments of a header, and the rest from the scan on."""
+    """Segments of a JPEG header, and the rest from the scan onwards."""
     found, at = [], 2
     while jpeg[at + 1] != 0xDA:
         length = 2 + int.from_bytes(jpeg[at + 2 : at + 4])
@@ -235,7 +235,7 @@ def segments(jpeg):
 
 
 def odd_jpeg(chance):
-    """A JPEG with stray bytes and markers in its header, segments in another order, changed bytes, or cut."""
+    """JPEG with stray bytes and markers in its header, reordered segments or changed bytes, or truncated."""
     found, rest = segments(chance.choice(JPEGS))
     if chance.random() < 0.2:
         chance.shuffle(found)
@@ -290,7 +290,7 @@ def test_regular_ordinary_jpeg_not_copied():
 
 
 class TestPredict:
-    """Input files of `predict`; the model is replaced by the mean of its images."""
+    """Input files of `predict`, with a stand-in model that reads the mean of each image."""
 
     def guessed(self, names):
         config = resolve({"model": {"classes": 2, "imageSize": 32}, "batchSize": 4})
@@ -317,17 +317,19 @@ class TestPredict:
         assert shades[1] == pytest.approx(255, abs=2)
 
     def test_predict_unusable_file_reported_and_skipped(self, tmp_path):
-        """Pipes, dangling links and unsupported pixels are errors of their own lines."""
+        """Pipes, broken links and unsupported pixel formats each give one error line."""
         os.mkfifo(tmp_path / "1.jpg")
         (tmp_path / "2.jpg").symlink_to("/nowhere")
         (tmp_path / "3.tif").write_bytes(REJECTED["floats"][0])
         (tmp_path / "4.jpg").write_bytes(JPEGS[0])
         found, _ = self.guessed([str(tmp_path)])
-        assert ["a named pipe" in found[0][1], "nowhere" in found[1][1], "floating-point" in found[2][1]] == [True] * 3
+        assert ["a named pipe" in found[0][1], "a broken link" in found[1][1], "floating-point" in found[2][1]] == [
+            True
+        ] * 3
         assert not isinstance(found[3][1], str)
 
     def test_predict_io_error_is_system_error(self, tmp_path, monkeypatch):
-        """A failing disk says nothing about an image."""
+        """An I/O error is not reported as a bad image."""
         (tmp_path / "1.jpg").write_bytes(JPEGS[0])
 
         def failed(file, *_):

@@ -18,7 +18,7 @@ def picture(seed, form="JPEG"):
 
 @pytest.fixture
 def pictures(tmp_path):
-    """Three classes of seven images; one is a PNG, one lies deeper."""
+    """Three classes of seven images, including a PNG and an image in a subfolder."""
     folder = tmp_path / "pictures"
     for number, name in enumerate(("cat", "dog", "emu")):
         (folder / name / "deeper").mkdir(parents=True)
@@ -70,7 +70,7 @@ def test_prepare_separate_validation_folder_used(pictures, tmp_path):
 
 
 def test_prepare_resumes_with_missing_shards(pictures, tmp_path):
-    """A run after an interrupted one keeps whole shards and writes the missing ones."""
+    """A run after an interruption keeps complete shards and writes the missing ones."""
     run(pictures, tmp_path / "whole", "--shard-images", 4)
     run(pictures, tmp_path / "out", "--shard-images", 4)
     kept, lost = (tmp_path / "out" / f"train-0000{number}-of-00005" for number in (0, 1))
@@ -88,10 +88,10 @@ def test_prepare_resumes_with_missing_shards(pictures, tmp_path):
     ("content", "words"),
     [
         (b"", "it is empty"),
-        (b"some notes", "no image in a format that Pillow knows"),
-        (picture(1)[:-40], "cut or damaged"),
+        (b"some notes", "not an image in a supported format"),
+        (picture(1)[:-40], "truncated or damaged"),
         (picture(1)[:10], "its header ends"),
-        (picture(1, "PNG")[:-60], "does not decode"),
+        (picture(1, "PNG")[:-60], "cannot be decoded"),
     ],
     ids=["empty", "text", "truncated", "header alone", "truncated PNG"],
 )
@@ -120,11 +120,11 @@ def test_prepare_lists_all_invalid_images(pictures, tmp_path, capsys):
     ("files", "words"),
     [
         (None, "is not a directory"),
-        ([], "holds no folder"),
-        (["a.jpg"], "holds no folder"),
+        ([], "contains no subdirectory"),
+        (["a.jpg"], "contains no subdirectory"),
         (["a/a.jpg", "a/b.jpg"], "at least two classes are required"),
-        (["a/a.jpg", "a/b.jpg", "b/.hidden"], "b holds no file"),
-        (["a/a.jpg", "a/b.jpg", "b/a.jpg"], "b holds one image"),
+        (["a/a.jpg", "a/b.jpg", "b/.hidden"], "b contains no file"),
+        (["a/a.jpg", "a/b.jpg", "b/a.jpg"], "b contains only one image"),
     ],
     ids=["missing", "empty", "flat", "one class", "empty class", "one image"],
 )
@@ -145,13 +145,13 @@ def test_prepare_unknown_validation_class_rejected(pictures, tmp_path, capsys):
     """A class of the validation folder must be one of training."""
     held = shutil.copytree(pictures / "dog", tmp_path / "held" / "fox").parent
     assert run(pictures, tmp_path / "out", "--validation", held) == 3
-    assert "fox is a class that" in capsys.readouterr().err
+    assert "has no such class" in capsys.readouterr().err
 
 
 def test_prepare_output_inside_input_rejected(pictures, capsys):
     """The input directory is only read."""
     assert run(pictures, pictures / "shards") == 3
-    assert "which is only read" in capsys.readouterr().err
+    assert "is inside the input" in capsys.readouterr().err
 
 
 def test_prepare_other_dataset_not_overwritten(pictures, digits_folder, tmp_path, capsys):
@@ -197,7 +197,7 @@ class TestOtherFiles:
 
     @pytest.fixture
     def littered(self, pictures):
-        """One of each kind; five of them cannot be used."""
+        """One file of each kind; five of them are unusable."""
         place = pictures / "cat"
         (place / "notes.txt").write_text("notes")
         (place / "dead.jpg").symlink_to("/nowhere")
@@ -254,4 +254,4 @@ class TestOtherFiles:
         assert run(pictures, tmp_path / "out", "--skip-bad") == 0
         message = capsys.readouterr().err
         assert message.count("/cat/bad") == 20
-        assert "300 x files that are no images" in message
+        assert "300 x files that are not images" in message

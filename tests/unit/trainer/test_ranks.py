@@ -36,7 +36,7 @@ RANKS = Path(__file__).with_name("ranks.py")
 
 @pytest.fixture(scope="module")
 def one_rank(digits_folder, tmp_path_factory):
-    """The state after the step that one rank makes alone."""
+    """State after the step of a single rank."""
     to = tmp_path_factory.mktemp("one") / "step"
     start(1, RANKS, "joined", digits_folder, to)
     return np.load(f"{to}.npz")
@@ -49,7 +49,7 @@ def test_ranks_update_matches_single_rank(digits_folder, tmp_path, one_rank, ran
     many = np.load(tmp_path / "step.npz")
     assert {f"stage1/block1/grouped/{kind}" for kind in ("kernel", "scale")} < set(many.files)
     for name in one_rank.files:
-        # Velocities are gradients of up to 100, sums in float32 whose parts come in another order.
+        # Velocities are gradients of up to 100; float32 sums in another order differ.
         rtol = 1e-5 if name.startswith("velocity/") else 0
         np.testing.assert_allclose(many[name], one_rank[name], rtol=rtol, atol=1e-6, err_msg=name)
 
@@ -58,7 +58,7 @@ def test_ranks_overflow_on_one_skips_step_on_all(digits_folder, tmp_path):
     """An overflow on one rank skips the step and halves the loss scale on all ranks."""
     start(2, RANKS, "overflow", digits_folder, tmp_path / "seen")
     right, wrong = (dict(np.load(tmp_path / f"seen-{rank}.npz")) for rank in (0, 1))
-    assert right["own"].all()  # of its own it would have made every step
+    assert right["own"].all()  # with its own gradients it would have applied every step
     assert not wrong["own"][:-1].any()
     skipped = len(wrong["own"]) - 1
     assert skipped > 2
@@ -69,7 +69,7 @@ def test_ranks_overflow_on_one_skips_step_on_all(digits_folder, tmp_path):
     for name in ours:
         for part in ("before", "between", "after"):
             if part == "after" and name.endswith(("/mean", "/variance")):
-                continue  # each rank's own until they are averaged
+                continue  # statistics differ between ranks until they are averaged
             np.testing.assert_array_equal(right[f"{part} {name}"], wrong[f"{part} {name}"], err_msg=name)
         if name != "loss-scale":
             np.testing.assert_array_equal(right[f"between {name}"], right[f"before {name}"], err_msg=name)
@@ -78,7 +78,7 @@ def test_ranks_overflow_on_one_skips_step_on_all(digits_folder, tmp_path):
 
 @pytest.mark.slow
 def test_two_ranks_train_digits_to_97_percent(settings, tmp_path):
-    """A whole training as users run it: a configuration file, two ranks, an accuracy."""
+    """A complete training from a configuration file on two ranks reaches its accuracy."""
     settings |= {"epochs": 8, "batchSize": 32, "targetTop1": 0.97}
     config = tmp_path / "training.yaml"
     config.write_text(yaml.safe_dump(settings))
@@ -140,7 +140,7 @@ def test_ranks_save_within_epoch_at_same_step(few, tmp_path):
 
 @pytest.mark.slow
 def test_ranks_final_save_not_limited_by_stall_timeout(few, tmp_path):
-    """Waiting ranks send heartbeats, too; in the end all report that the checkpoint is not saved."""
+    """Waiting ranks send heartbeats; finally all ranks report that the checkpoint was not saved."""
     volume = tmp_path / "volume"
     volume.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", volume], check=False).returncode:

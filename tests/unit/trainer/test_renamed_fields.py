@@ -1,4 +1,4 @@
-"""Checkpoints and logs of earlier versions are read under today's names of their fields."""
+"""Checkpoints and logs of earlier versions are read with the current field names."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ NOW: dict[str, Any] = {
 
 
 def stored_by_version_1(settings: dict[str, Any]) -> dict[str, Any]:
-    """What v0.1 stored for these settings."""
+    """Settings as stored by v0.1."""
     config = dumped(resolve(settings))
     config["checkpoint"]["everyEpochs"] = config["checkpoint"].pop("intervalEpochs")
     config["checkpoint"]["everyMinutes"] = config["checkpoint"].pop("intervalMinutes")
@@ -41,14 +41,14 @@ def stored_by_version_1(settings: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("settings", [{}, NOW], ids=["defaults", "other values"])
 def test_provenance_old_names_read_as_current(settings: dict[str, Any]) -> None:
-    """The configuration equals that of a checkpoint written today; so do the fields that the user wrote."""
+    """The configuration and the user's fields equal those of a checkpoint of the current version."""
     read = renamed_fields.with_current_names(stored_by_version_1(settings))
     assert read["config"] == dumped(resolve(settings))
     assert read["written"] == ("batchSize", "data.maxBadRecordFraction", "model.initMode", "targetTop1")
 
 
 def test_provenance_model_reads_old_names() -> None:
-    """Every reader of a checkpoint's provenance gets today's names."""
+    """Every reader of the provenance of a checkpoint gets the current names."""
     read = Provenance.model_validate({**stored_by_version_1(NOW), "dataset": Fingerprint(format="tfrecord", splits={})})
     assert read.config == dumped(resolve(NOW))
     assert "targetTop1" in read.written
@@ -63,7 +63,7 @@ def test_renamed_fields_are_no_differences(settings: dict[str, Any]) -> None:
 
 
 def test_unwritten_fields_keep_old_run_values() -> None:
-    """The run's values apply under the new names where the user writes none."""
+    """Fields that the user does not set have the values of the run, under the new names."""
     before = renamed_fields.with_current_names(stored_by_version_1(NOW))["config"]
     config = compatibility.compare(resolve({}), before).config()
     assert (config.model.init_mode, config.target_top1, config.optimizer.warmup_min_global_batch) == (

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def tiny(few_digits, tmp_path):
-    """The training of the fixture of format 1: twelve steps of a network with two thousand weights."""
+    """The training of the format 1 fixture: twelve steps of a model with 2,000 weights."""
     return yaml.safe_load((FORMAT_1 / "config.yaml").read_text()) | {
         "data": {"path": str(few_digits), "pipeline": "tfdata"},
         "checkpoint": {"path": str(tmp_path / "ck")},
@@ -94,7 +94,7 @@ def test_warm_start_loads_weights_of_previous_run(tiny):
 
 
 def test_warm_start_from_format_1_run(tiny, tmp_path):
-    """The run of format 1 is at the top of the directory, whose current run is the new one by then."""
+    """The run of format 1 is at the top of the directory, whose current run is the new one."""
     shutil.copytree(FORMAT_1 / "run", tmp_path / "ck")
     trained(tiny, attempt=2)
     old = store.read(tmp_path / "ck" / "best").arrays
@@ -105,7 +105,7 @@ def test_warm_start_from_format_1_run(tiny, tmp_path):
 
 
 def test_continue_reports_differences(tiny):
-    """In the log, in the checkpoints and in the progress that the operator shows."""
+    """The log, the checkpoints and the progress contain them."""
     trained(tiny, stop_after=2)
     again = on_mismatch(tiny | {"labelSmoothing": 0.3}, "continue")
     report = trained(again, attempt=2, telemetry=(telemetry := StopAfter()))
@@ -116,7 +116,7 @@ def test_continue_reports_differences(tiny):
 
 
 def test_resume_smaller_batch_within_epoch(tiny):
-    """As after OutOfMemory: 48 of 96 images are used, the rest needs twelve steps of four."""
+    """As after OutOfMemory: 48 of 96 images are consumed, and the rest takes twelve steps of four images."""
     trained(tiny, stop_after=2)
     report = trained(tiny | {"batchSize": 4}, attempt=2)
     assert (report.verdict, report.progress.step) == ("completed", 3 + 12 + 24)
@@ -144,7 +144,7 @@ def test_resume_changed_defaults_keep_result(tiny, monkeypatch):
 
 
 def started(settings, tmp_path, number):
-    """`resnext-train train` in a process of its own."""
+    """Runs `resnext-train train` in a separate process."""
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(settings))
     command = [sys.executable, "-m", "resnext_trainer", "train", "--config", str(file), "--metrics-port", "0"]
@@ -176,7 +176,7 @@ def test_two_processes_one_directory_only_one_trains(tiny, tmp_path):
 
 @pytest.mark.parametrize("settings_from", ["checkpoint.path", "run", "checkpoint"])
 def test_evaluate_uses_config_of_checkpoint(tiny, tmp_path, capsys, settings_from):
-    """A checkpoint includes its configuration; also in its own directory, or in a copy elsewhere."""
+    """A checkpoint includes its configuration, in the run directory and in a copy elsewhere."""
     report = trained(tiny)
     options = ["--set", f"checkpoint.path={tiny['checkpoint']['path']}"]
     if settings_from != "checkpoint.path":
@@ -218,7 +218,7 @@ def test_predict_class_names_from_checkpoint(tiny, tmp_path, capsys):
 
 
 def test_predict_unnamed_class_has_no_name(tiny, tmp_path, capsys):
-    """Neither its number nor a labels.txt of an earlier export is used as a name."""
+    """Neither the class number nor a labels.txt of an earlier export is used as a name."""
     trained(tiny)
     options = ("--set", f"checkpoint.path={tiny['checkpoint']['path']}")
     assert all(each.keys() == {"number", "probability"} for each in predicted(capsys, tmp_path, *options))
@@ -229,7 +229,7 @@ def test_predict_unnamed_class_has_no_name(tiny, tmp_path, capsys):
 
 
 def test_report_accepts_root_run_or_log(tiny, tmp_path, capsys):
-    """From checkpoint.path, from the run's directory and from its log."""
+    """Accepts checkpoint.path, the directory of a run, and its log."""
     trained(tiny)
     for place in (tiny["checkpoint"]["path"], folder(tiny), folder(tiny) / "log.jsonl"):
         assert main(["report", str(place), "--output", str(tmp_path / "page.html")]) == 0
@@ -237,7 +237,7 @@ def test_report_accepts_root_run_or_log(tiny, tmp_path, capsys):
 
 
 def test_initial_checkpoint_accepts_both_formats(tiny, tmp_path):
-    """A directory of runs, a run, a checkpoint, and a run written by an earlier version."""
+    """Covers a directory of runs, a run, a checkpoint, and a run of an earlier version."""
     trained(tiny)
     places = [tiny["checkpoint"]["path"], folder(tiny), folder(tiny) / "best", FORMAT_1 / "run"]
     for number, place in enumerate(places):

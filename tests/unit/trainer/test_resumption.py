@@ -35,7 +35,7 @@ MISMATCHES = [
 
 
 class Attempt:
-    """One attempt, as far as its checkpoints go."""
+    """The checkpoint handling of one attempt."""
 
     def __init__(self, root, changed=(), *, dataset=DATA, names=("cat", None), attempt=1, **checkpoint_settings):
         self.notes: list[str] = []
@@ -97,7 +97,7 @@ def test_resume_other_recipe_or_dataset_rejected(root, changed, dataset, sentenc
 
 
 def test_resume_rejection_lists_all_differences(root):
-    """Those of the recipe and of the dataset."""
+    """Covers differences of the recipe and of the dataset."""
     message = refused(root, {"seed": 4, "mixup": 0.3}, dataset=OTHER_DATA).message
     assert all(words in message for words in ("seed: was", "mixup: was", "dataset.train: was"))
 
@@ -172,7 +172,7 @@ def test_resume_fewer_epochs_than_trained_rejected(tmp_path, epochs, images, tra
 
 
 def test_resume_as_many_epochs_as_trained_accepted(root):
-    """Nothing is left to train, and that is no error."""
+    """No step remains, which is not an error."""
     assert Attempt(root, {"epochs": 2}).newest == 1000
 
 
@@ -180,7 +180,7 @@ def test_resume_changed_defaults_keep_run_values(root, monkeypatch):
     """A later version has another default, and another default of a dependent field."""
     monkeypatch.setattr(presets, "BATCH_SIZE", {"fp16": 512})
     stored = json.loads((checkpoints.current(root).folder / "step-00001000-attempt-0001" / "state.json").read_text())
-    stored["provenance"]["config"]["labelSmoothing"] = 0.3  # what was the default then
+    stored["provenance"]["config"]["labelSmoothing"] = 0.3  # the default at that time
     (checkpoints.current(root).folder / "step-00001000-attempt-0001" / "state.json").write_text(json.dumps(stored))
     resumed = Attempt(root, attempt=2)
     assert (resumed.config.batch_size, resumed.config.label_smoothing) == (256, 0.3)
@@ -287,7 +287,7 @@ def test_resume_removed_run_starts_from_scratch(root):
 
 @pytest.mark.parametrize("name", ["runs", "runs/linked"])
 def test_resume_symlink_rejected(tmp_path, name):
-    """A link may lead out of the claim."""
+    """A link may point outside the claim."""
     root, elsewhere = tmp_path / "ck", tmp_path / "elsewhere"
     elsewhere.mkdir()
     (root / name).parent.mkdir(parents=True)
@@ -298,7 +298,7 @@ def test_resume_symlink_rejected(tmp_path, name):
 
 
 def test_resume_run_locked_until_attempt_ends(root, monkeypatch):
-    """Also for a restart, which would start another current run."""
+    """Covers onMismatch: restart, which would start another current run."""
     monkeypatch.setenv("RESNEXT_TRAINING_UID", "training-a")
     first = Attempt(root)
     monkeypatch.setenv("RESNEXT_TRAINING_UID", "training-b")
@@ -311,7 +311,7 @@ def test_resume_run_locked_until_attempt_ends(root, monkeypatch):
 
 
 def test_resume_higher_attempt_blocks_straggler_writes(root, monkeypatch):
-    """The straggler saves neither a checkpoint nor the best one; the existing ones stay complete."""
+    """The stale attempt saves neither a checkpoint nor the best one; existing checkpoints stay complete."""
     monkeypatch.setenv("RESNEXT_TRAINING_UID", "training-a")
     straggler = Attempt(root, attempt=1)
     Attempt(root, attempt=2)

@@ -37,13 +37,13 @@ def run(tmp_path):
 
 @pytest.mark.parametrize(("prefer", "step"), [(None, 1), (select.BEST, 1), (select.NEWEST, 2)])
 def test_select_best_unless_newest_preferred(tmp_path, run, prefer, step):
-    """From the checkpoint directory, from the run's directory, and from the run."""
+    """Accepts the checkpoint directory, the run directory, and the run."""
     for source in (tmp_path, run.folder, run):
         assert step_of(select.select(source, prefer)) == step
 
 
 def test_select_single_checkpoint_read_as_named(run):
-    """The directory of a checkpoint is that checkpoint, whatever else its run has."""
+    """The directory of a checkpoint selects that checkpoint, even if its run has others."""
     assert step_of(select.select(run.folder / "step-00000002-attempt-0001", select.BEST)) == 2
 
 
@@ -55,7 +55,7 @@ def test_select_without_best_uses_newest(tmp_path):
 
 
 def test_select_newest_damaged_uses_previous(run):
-    """A training resumes from the newest checkpoint that is whole."""
+    """A training resumes from the newest complete checkpoint."""
     damage(run.folder / "step-00000002-attempt-0001")
     assert step_of(select.select(run, select.NEWEST)) == 1
 
@@ -69,7 +69,7 @@ def test_select_best_damaged_rejected_or_skipped(run):
 
 
 def test_select_run_of_format_1_ignores_current_run(tmp_path):
-    """A run of format 1 is at the top of the directory, where another run may be the current one by now."""
+    """A run of format 1 is at the top of the directory, in which another run may be the current one."""
     saved(tmp_path, 7)
     new = runs.create(tmp_path, "uid", 1)
     runs.make_current(tmp_path, new)

@@ -1,4 +1,4 @@
-"""Shards of a split: all of them are used, or the split is rejected by name."""
+"""Shards of a split: all are used, or the split is rejected with the file names."""
 
 import gzip
 import os
@@ -58,7 +58,7 @@ class TestShardNumbering:
 
     @pytest.mark.parametrize("lost", [[0], [3], [1, 2]])
     def test_shard_missing_rejected_by_all_commands(self, four, capsys, lost):
-        """By index, validate and training alike; without its index as well."""
+        """Covers index, validate and training, and a shard without its index."""
         names = [f"train-{number:05d}-of-00004" for number in lost]
         for name in names:
             (four / name).unlink()
@@ -73,7 +73,7 @@ class TestShardNumbering:
             open_dataset(resolve({"data": {"path": str(four)}}), "train")
 
     def test_shard_subset_allowed_by_incomplete_shards(self, four):
-        """By data.incompleteShards, or by the option of the commands."""
+        """Covers data.incompleteShards and the command-line option."""
         (four / "train-00001-of-00004").unlink()
         assert code("index", four, "--incomplete-shards", "allow") == 0
         assert code("validate", four, "--incomplete-shards", "allow") == 0
@@ -84,7 +84,7 @@ class TestShardNumbering:
         """Images would count twice."""
         (four / "train-00000-of-00008").write_bytes((four / "train-00000-of-00004").read_bytes())
         message = refusal(four, incomplete=True)
-        assert "2 divisions" in message
+        assert "2 different sets" in message
         assert "train-00000-of-00008" in message
 
     def test_shards_two_suffixes_rejected(self, four):
@@ -114,7 +114,7 @@ class TestShardNumbering:
         "form", ["train-{}-of-12", "train-{:05d}-of-00012.tfrecord", "train-{:03d}-of-012.tfrecords"]
     )
     def test_shards_common_names_accepted(self, tmp_path, form):
-        """With any number of digits, and the usual suffixes."""
+        """Accepts any number of digits and the usual suffixes."""
         for number in range(12):
             (tmp_path / form.format(number)).write_bytes(b"x")
         assert len(found(tmp_path)) == 12
@@ -137,7 +137,7 @@ class TestShardNumbering:
 
 
 class TestUnexpectedFiles:
-    """Files next to the shards, and shards that are no regular files."""
+    """Files next to the shards, and shards that are not regular files."""
 
     @pytest.mark.parametrize(
         "name",
@@ -148,7 +148,7 @@ class TestUnexpectedFiles:
         ],
     )  # fmt: skip
     def test_shards_unknown_file_of_split_rejected(self, four, name):
-        """It may be a part of the dataset or a leftover: only the user knows."""
+        """Such a file may be part of the dataset or a leftover, so the user must decide."""
         (four / name).write_bytes((four / "train-00001-of-00004").read_bytes())
         assert name in refusal(four, incomplete=True)
 
@@ -222,7 +222,7 @@ KINDS = {
     "BSD sums": (b"SHA256 (train-00000-of-00004) = 00\n", "a list of checksums"),
     "text": ("naïve notes\n".encode() * 90, "text"),
     "JPEG": (b"\xff\xd8\xff\xe0" + bytes(99), "a JPEG"),
-    "zeros": (bytes(4096), "all zeros"),
+    "zeros": (bytes(4096), "zeros at its start"),
     "noise": (b"\x01\x02\x03\xfe" * 99, "not a TFRecord file"),
     "short": (b"\x01\x02", "not a TFRecord file"),
 }
@@ -230,7 +230,7 @@ KINDS = {
 
 @pytest.mark.parametrize("case", KINDS)
 def test_shard_other_file_format_recognised(four, capsys, case):
-    """For indexing, without an index, and with an index of the shard that it replaced."""
+    """Covers indexing, a missing index, and an index of the shard that the file replaced."""
     content, words = KINDS[case]
     shard = four / "train-00000-of-00004"
     whole = shard.stat().st_size
@@ -251,7 +251,7 @@ def test_shard_damaged_first_record_is_bad_record(four):
     content[0] ^= 1
     shard.write_bytes(content)
     records = tfrecord.open_split(str(four), "train")
-    with pytest.raises(TrainingError, match="its checksum differs"):
+    with pytest.raises(TrainingError, match="its checksum does not match"):
         records.read(0)
     assert records.read(1)
 
@@ -329,11 +329,11 @@ class TestFeatureNames:
         assert code("validate", folder) == 3
         message = capsys.readouterr().err
         assert message.count("data prepare") == 1
-        assert "60 x records: image/encoded holds PNG" in message
+        assert "60 x records: image/encoded contains PNG" in message
 
     @pytest.mark.parametrize(("labels", "first", "advice"), [((0, 2), 1, 0), ((1, 3), 0, 1)])
     def test_validate_shifted_labels_suggest_first_label(self, folder, capsys, labels, first, advice):
-        """Also where the number of classes is not given."""
+        """Covers an unknown number of classes."""
         least, greatest = labels
         dialect(folder, image__encoded=None, image__class__label=lambda number: least + number % 3)
         assert code("validate", folder, "--classes", 3, "--first-label", first) == 3
@@ -386,7 +386,7 @@ class TestSummary:
         """1.3 million records need less than 2 MB, and the log names the first bad ones."""
         import tracemalloc
 
-        reason = shards.data_error("/data/train-0 at byte 0: its checksum differs")
+        reason = shards.data_error("/data/train-0 at byte 0: its checksum does not match")
         tracemalloc.start()
         bad = BadRecords(1.0, {"train": 1_300_000, "validation": 10})
         for number in range(0, 1_300_000, 13):

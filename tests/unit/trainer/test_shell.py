@@ -14,7 +14,7 @@ WITHOUT = "import sys; sys.modules.update({names}); from {program}.__main__ impo
 
 
 def shell(line):
-    """Exit code and standard error of a line of bash; without a traceback."""
+    """Runs a line of bash; returns exit code and standard error, and checks that there is no traceback."""
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=120, check=False)
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
@@ -33,7 +33,7 @@ def shell(line):
     ],
 )
 def test_stdout_full_prints_message(command):
-    """Also where argparse prints."""
+    """Covers output of argparse."""
     code, text = shell(f"{command} > /dev/full")
     assert (code, text.partition(": ")[2]) == (1, "cannot write to standard output: No space left on device\n")
 
@@ -63,12 +63,12 @@ def test_stdin_closed_prints_message():
 
 @pytest.mark.parametrize("command", [f"{OPERATOR} crd", f"{TRAIN} --help"])
 def test_stdin_and_stderr_closed_ignored_if_unused(command):
-    """For a command that needs neither."""
+    """Uses a command that needs neither stream."""
     assert shell(f"{command} > /dev/null <&- 2>&-") == (0, "")
 
 
 def test_stderr_closed_keeps_exit_code():
-    """The message is lost, the exit code is not."""
+    """The message is lost, but the exit code is kept."""
     assert shell(f"{OPERATOR} render -f /no/such/file 2>&-") == (2, "")
 
 

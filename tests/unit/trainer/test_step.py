@@ -42,7 +42,7 @@ def batch():
 
 def test_gradient_accumulation_matches_full_batch(batch, monkeypatch):
     """Three accumulated batches give the update of the whole batch."""
-    # Frozen: a batch's own statistics differ between the parts and the whole.
+    # Frozen, because batch statistics differ between the parts and the whole batch.
     with_statistics = layers.batch_norm
     monkeypatch.setattr(layers, "batch_norm", lambda *given, training: with_statistics(*given, training=False))  # noqa: ARG005
     images, labels = batch
@@ -60,7 +60,7 @@ def test_gradient_accumulation_matches_full_batch(batch, monkeypatch):
 
 
 def test_mixup_mixes_images_and_targets(batch):
-    """MixUp after normalization, of smoothed labels and reversed partners, as in the published recipe."""
+    """MixUp follows normalization and mixes smoothed labels of reversed partners, as in the published recipe."""
     images, labels = batch
     share = np.linspace(0, 1, 12, dtype=np.float32)
     mixing = step(12, 1, mixup=0.2, labelSmoothing=0.1)
@@ -78,7 +78,7 @@ def test_mixup_mixes_images_and_targets(batch):
 
 
 def test_reset_restores_initial_state(batch):
-    """Every variable has its first value again: weights, statistics, velocities, loss scale and averages."""
+    """Every variable is reset to its initial value: weights, statistics, velocities, loss scale and averages."""
     trained = step(12, 1, emaDecay=0.9)
     before = {name: variable.numpy() for name, variable in trained.variables().items()}
     images, labels = batch
@@ -97,7 +97,7 @@ def test_finite_detects_nan_in_statistics():
 
 
 class Variables(ResNeXt):
-    """As much of a network as is averaged."""
+    """The part of a model that is averaged."""
 
     def __init__(self):
         self.weights, self.statistics = {"kernel": tf.Variable([1.0, -2.0])}, {"mean": tf.Variable(0.5)}
@@ -109,7 +109,7 @@ def test_ema_matches_tensorflow_moving_average():
     average = ExponentialMovingAverage(model, Variables(), 0.5)
     now, updates = model.weights["kernel"], tf.Variable(0.0)
     theirs = tf.train.ExponentialMovingAverage(0.5, num_updates=updates)
-    theirs.apply([now])  # begins with the value itself
+    theirs.apply([now])  # starts with the value itself
     random = np.random.default_rng(0)
     for _ in range(20):
         now.assign(random.standard_normal(2))
@@ -118,5 +118,5 @@ def test_ema_matches_tensorflow_moving_average():
         updates.assign_add(1.0)
         np.testing.assert_allclose(average.network.weights["kernel"], theirs.average(now), rtol=1e-5)
     before = average.network.weights["kernel"].numpy()
-    average.update(tf.constant(False))  # a skipped step is none
+    average.update(tf.constant(False))  # a skipped step does not count
     assert np.array_equal(average.network.weights["kernel"], before)

@@ -30,7 +30,7 @@ OF_THE_FILE = ("ENOENT", "EACCES", "EPERM", "EISDIR", "ELOOP", "ENAMETOOLONG", "
 
 
 def failing(number, when=lambda _: True):
-    """A function in the place of os.pread or os.open that fails like the operating system."""
+    """Replacement for os.pread or os.open that raises an operating-system error."""
 
     def call(original):
         def replaced(*given, **named):
@@ -45,7 +45,7 @@ def failing(number, when=lambda _: True):
 
 @pytest.fixture(params=["tfrecord", "folder"])
 def data(request, few_digits, tmp_path):
-    """The same pictures in both formats, a tenth of which may be bad."""
+    """The same images in both formats; up to a tenth may be bad."""
     if request.param == "folder":
         for split in tfrecord.SPLITS:
             records = tfrecord.open_split(str(few_digits), split)
@@ -87,7 +87,7 @@ def test_pipeline_file_errno_is_bad_record(few, data, monkeypatch, name):
 
 @pytest.mark.skipif(not dali.loads(), reason="DALI is not installed")
 def test_dali_system_errno_is_system_error(few, data, monkeypatch):
-    """DALI turns exceptions of its source into its own."""
+    """DALI wraps exceptions of its source."""
     training = source(few, data, pipeline="dali")
     monkeypatch.setattr(os, "open", failing(errno.EIO)(os.open))
     with pytest.raises(TrainingError) as caught:
@@ -96,7 +96,7 @@ def test_dali_system_errno_is_system_error(few, data, monkeypatch):
 
 
 def test_pipeline_memory_error_is_system_error(few, data, monkeypatch):
-    """tf.data would turn it into an error of its own."""
+    """tf.data would wrap it in its own exception."""
     training = source(few, data)
 
     def exhausted(*_):
@@ -142,7 +142,7 @@ def test_data_commands_system_errno_exit_12(few_digits, capsys, monkeypatch, com
 
 
 def test_prepare_system_errno_exits_12(few_digits, tmp_path, capsys, monkeypatch):
-    """Also with --skip-bad: an image that the storage does not return is not bad."""
+    """With --skip-bad as well, an image that the storage does not return is not bad."""
     for name in ("cat", "dog"):
         for number in range(3):
             (tmp_path / "pictures" / name).mkdir(parents=True, exist_ok=True)
@@ -155,7 +155,7 @@ def test_prepare_system_errno_exits_12(few_digits, tmp_path, capsys, monkeypatch
 
 
 def test_train_system_errno_reports_and_exits_12(monkeypatch, capsys):
-    """From any function that opens files."""
+    """Covers any function that opens files."""
 
     def exhausted(*_):
         raise OSError(errno.ENFILE, os.strerror(errno.ENFILE), "/data/train-0")

@@ -152,7 +152,7 @@ def test_watchdog_rank_without_step_ends_as_hung():
     assert "waits_for_a_peer_that_never_answers" in ended.stderr
     report = report_in(ended.stdout)
     assert report["verdict"] == "hung"
-    assert "rank 1 finished no step" in report["message"]
+    assert "rank 1 completed no step" in report["message"]
 
 
 def test_http_server_reuses_port_in_time_wait():
@@ -164,5 +164,5 @@ def test_http_server_reuses_port_in_time_wait():
         f"HttpServer({{'/': lambda: Response(200, b'ok')}}).start({port})\n"
         f"print(urllib.request.urlopen('http://127.0.0.1:{port}/').read())"
     )
-    subprocess.run([sys.executable, "-c", program], check=True)  # the server closes first: its side waits
+    subprocess.run([sys.executable, "-c", program], check=True)  # the server closes first, so its side is in TIME_WAIT
     assert HttpServer(routes).start(port) == port

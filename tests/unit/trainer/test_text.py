@@ -60,7 +60,7 @@ def prepare(root, output):
 
 
 def test_class_names_unusual_kept_exactly(tmp_path):
-    """In labels.txt and in the order of their bytes."""
+    """labels.txt lists them in the order of their bytes."""
     root = classes(tmp_path / "in", KEPT)
     assert prepare(root, tmp_path / "out") == 0
     expected = sorted(KEPT, key=str.encode)
@@ -75,7 +75,7 @@ def test_class_names_unrepresentable_rejected(tmp_path, capsys, name):
     assert prepare(root, tmp_path / "out") == 3
     message = capsys.readouterr().err
     assert REJECTED[name] in message
-    assert "rename it" in message
+    assert "rename the folder" in message
     assert len(message.splitlines()) == 1
     with pytest.raises(TrainingError) as caught:
         folder.listing(root)
@@ -122,7 +122,7 @@ def test_error_message_always_encodable(text):
 
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8", "POSIX"])
 def test_prepare_writes_utf8_in_every_locale(tmp_path, locale):
-    """Also where Python would use ASCII for files; names, order and plan are the same."""
+    """Names, order and plan are the same in locales in which Python uses ASCII for files."""
     root = classes(tmp_path / "in", KEPT)
     here = tmp_path / "here"
     assert prepare(root, here) == 0

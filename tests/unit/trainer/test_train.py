@@ -25,7 +25,7 @@ def test_train_resumed_matches_uninterrupted(few, tmp_path, changed):
     few["checkpoint"] = {"path": str(tmp_path / "in-parts")}
     first = trained(few, stop_after=2)
     assert first.verdict == "stopped"
-    assert first.progress.step == first.checkpoint.step == 3  # the request travels with the next step
+    assert first.progress.step == first.checkpoint.step == 3  # the request is exchanged in the next step
     assert trained(few, attempt=2, stop_after=6).verdict == "stopped"
     assert trained(few, attempt=3).verdict == "completed"
     parts = newest(few)
@@ -52,20 +52,20 @@ def test_train_finished_run_finishes_at_once(few):
 
 
 def test_train_nonfinite_fails_after_max_rollbacks(few):
-    """A loss that stays not finite ends the training after maxRollbacks, with the step."""
+    """A persistently non-finite loss ends the training after maxRollbacks; the message has the step."""
     few |= {"optimizer": {"learningRate": 1e6}, "maxRollbacks": 1}
     refusal = refused(few)
     assert refusal.verdict is ExitStatus.NON_FINITE_LOSS
     assert refusal.collective
     assert "at step " in refusal.message
-    assert "after 1 rollbacks of maxRollbacks 1" in refusal.message
+    assert "after 1 rollbacks (maxRollbacks 1)" in refusal.message
 
 
 def test_train_without_gpu_fails_with_no_gpu(settings):
     """A training that requests GPUs never runs on the CPU."""
     refusal = refused(settings | {"device": "gpu"})
     assert refusal.verdict is ExitStatus.GPU_UNAVAILABLE
-    assert refusal.message.startswith("GPUs were asked for and cannot be used: ")
+    assert refusal.message.startswith("no GPU is usable: ")
 
 
 def test_train_missing_driver_message_names_files(settings, monkeypatch):

@@ -57,7 +57,7 @@ def test_evaluate_accuracy_equals_reported(run, capsys):
 
 @pytest.mark.parametrize("batch", [7, 359, 400])
 def test_evaluate_accuracy_independent_of_batch_size(run, capsys, batch):
-    """Each image counts once, also if the batch does not divide their number."""
+    """Each image counts once, even if their number is not a multiple of the batch size."""
     resnext_train(run, "evaluate", "--json", "--set", f"batchSize={batch}")
     (facts,) = printed(capsys)
     assert (facts["images"], facts["top1"]) == (359, run.progress.top1)
@@ -66,7 +66,7 @@ def test_evaluate_accuracy_independent_of_batch_size(run, capsys, batch):
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
-        (("--checkpoint", "/nowhere"), 9, "/nowhere is no whole checkpoint"),
+        (("--checkpoint", "/nowhere"), 9, "/nowhere is not a complete checkpoint"),
         (("--set", "checkpoint.path=/nowhere"), 9, "/nowhere holds no checkpoint"),
         (("--checkpoint", "newest", "--set", "checkpoint.path=/nowhere"), 9, "holds no checkpoint"),
         (("--set", "model.classes=11"), 2, "from a different model"),
@@ -74,7 +74,7 @@ def test_evaluate_accuracy_independent_of_batch_size(run, capsys, batch):
         (("--set", "data.path=/nowhere"), 3, "/nowhere"),
         (("--set", "data={format: synthetic}"), 2, "no validation images"),
         (("--set", "batchSize=0"), 2, "batchSize"),
-        (("--set", "device=gpu"), 7, "GPUs were asked for"),
+        (("--set", "device=gpu"), 7, "no GPU is usable"),
     ],
 )
 def test_evaluate_error_exits_with_cause(run, capsys, options, code, words):
@@ -84,7 +84,7 @@ def test_evaluate_error_exits_with_cause(run, capsys, options, code, words):
 
 
 def test_evaluate_damaged_checkpoint_exits_9(run, tmp_path, capsys):
-    """The message says that the checksum differs."""
+    """The message says that the checksum does not match."""
     damaged = shutil.copytree(located(run.folder / "checkpoints") / "best", tmp_path / "best")
     (damaged / "state.npz").write_bytes((damaged / "state.npz").read_bytes()[:-5])
     assert resnext_train(run, "evaluate", "--checkpoint", damaged) == 9
@@ -140,10 +140,10 @@ def test_predict_invalid_image_reported_and_skipped(run, digits_folder, tmp_path
     ("options", "code", "words"),
     [
         (("/nowhere.jpg",), 3, "/nowhere.jpg is neither"),
-        (("{empty}",), 3, "holds no file"),
+        (("{empty}",), 3, "contains no files"),
         (("{config}", "--labels", "/nowhere"), 2, "/nowhere cannot be read"),
-        (("{config}", "--labels", "{config}"), 2, "classes, and spec.training.model.classes is 10"),
-        (("{config}", "--checkpoint", "best", "--set", "checkpoint.path=/nowhere"), 9, "no whole checkpoint"),
+        (("{config}", "--labels", "{config}"), 2, "class names, but spec.training.model.classes is 10"),
+        (("{config}", "--checkpoint", "best", "--set", "checkpoint.path=/nowhere"), 9, "not a complete checkpoint"),
     ],
 )
 def test_predict_error_exits_with_cause(run, tmp_path, capsys, options, code, words):
@@ -172,7 +172,7 @@ def test_export_saved_model_and_onnx_logits_equal(run, digits_folder, tmp_path, 
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     ours = serve(images=tf.constant(images))["logits"].numpy()
     np.testing.assert_allclose(session.run(None, {"images": images})[0], ours, atol=1e-3)
-    # And they are right as often as such a training is.
+    # They also reach the accuracy of such a training.
     assert np.mean(ours.argmax(axis=1) == [label - 1 for _, label in pictures]) > run.progress.top1 - 0.15
 
 
@@ -184,7 +184,7 @@ def test_export_with_other_logits_rejected(tmp_path, monkeypatch, form):
     name = f"_load_{form.replace('-', '_')}"
     load = getattr(export, name)
     monkeypatch.setattr(export, name, lambda path: lambda images: load(path)(images) * 1.01)
-    with pytest.raises(TrainingError, match="its logits differ by"):
+    with pytest.raises(TrainingError, match="its logits differ from the trainer's by"):
         export.write(model, 32, tmp_path, form)
     assert not list(tmp_path.iterdir())
 

@@ -18,7 +18,7 @@ def validate(folder, *more):
 
 
 def rewritten(folder, name, change):
-    """Rewrites the first images of a dataset with one changed; checksums and index are right."""
+    """Rewrites the first images of a dataset with one changed; checksums and index are valid."""
     records = tfrecord.open_split(str(folder), name)
     images = [records.read(number) for number in range(20)]
     images[7] = change(*images[7])
@@ -48,18 +48,18 @@ def test_validate_changed_bytes_all_reported(folder, capsys, byte):
     assert validate(folder) == 3
     message = capsys.readouterr().err
     for number in (first + 5, first + 50):
-        assert f"{shard} at byte {records.offset[number]}: its checksum differs" in message
+        assert f"{shard} at byte {records.offset[number]}: its checksum does not match" in message
     assert "2 bad records" in message
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda jpeg, label: (jpeg[:-50], label), "cut or damaged"),
-        (lambda _, label: (b"", label), "does not start like a JPEG"),
-        (lambda _, label: (b"no image", label), "does not start like a JPEG"),
-        (lambda jpeg, _: (jpeg, 11), "its label is 11, and 1 to 10 are allowed"),
-        (lambda jpeg, _: (jpeg, 0), "its label is 0"),
+        (lambda jpeg, label: (jpeg[:-50], label), "truncated or damaged"),
+        (lambda _, label: (b"", label), "does not start with a JPEG marker"),
+        (lambda _, label: (b"no image", label), "does not start with a JPEG marker"),
+        (lambda jpeg, _: (jpeg, 11), "label 11 is not in 1 to 10"),
+        (lambda jpeg, _: (jpeg, 0), "label 0 is not in"),
     ],
     ids=["truncated", "empty", "text", "label too great", "label too small"],
 )
@@ -73,7 +73,7 @@ def test_validate_bad_record_has_file_and_offset(folder, capsys, change, words):
 
 
 def test_validate_foreign_record_reported(folder, capsys):
-    """Records that are no tf.train.Example, or lack the image, are reported."""
+    """Records that are not a tf.train.Example, or lack the image, are reported."""
     import tensorflow as tf
 
     shard = folder / "train-00000-of-00004"
@@ -91,7 +91,7 @@ def test_validate_labels_checked_against_labels_txt(folder, capsys):
     """labels.txt next to the shards limits the labels."""
     (folder / "labels.txt").write_text("zero\none\n")
     assert validate(folder) == 3
-    assert "1 to 2 are allowed" in capsys.readouterr().err
+    assert "is not in 1 to 2" in capsys.readouterr().err
 
 
 def test_validate_index_of_other_shard_reported(folder, capsys):
@@ -117,7 +117,7 @@ def test_validate_path_without_shards_exits_3(tmp_path, capsys, case):
 
 
 def test_validate_temporary_index_ignored(folder):
-    """A temporary file of an interrupted `data index` is no shard."""
+    """A temporary file of an interrupted `data index` is not a shard."""
     (folder / "train-00000-of-00004.tmp-idx").write_text("")
     assert validate(folder) == 0
     assert main(["data", "index", "--path", str(folder)]) == 0

@@ -65,14 +65,14 @@ def ended(rank):
 
 @pytest.mark.parametrize("phase", ["allreduce", "evaluation"])
 def test_watchdog_stopped_rank_reported_with_last_step(started, phase):
-    """The waiting rank blames the peer that does not answer."""
+    """The waiting rank identifies the peer that does not answer."""
     waiting, _, stopped = started(("allreduce", 1), ("allreduce", 60), (phase, 60))
     os.kill(stopped.pid, signal.SIGSTOP)
     since = time.monotonic()
     code, message, rank, stacks = ended(waiting)
     assert (code, rank) == (8, 2)
     assert time.monotonic() - since < 10
-    assert "rank 0 finished no step for 1 s: rank 2 does not answer, its last step was 5." in message
+    assert "rank 0 completed no step for 1 s: rank 2 does not answer, its last step was 5." in message
     assert "reads_a_disk_that_never_answers" in stacks
 
 
@@ -81,7 +81,8 @@ def test_watchdog_stuck_rank_reported_with_stack(started):
     waiting, stuck = started(("allreduce", 1), ("data_wait", 60))
     code, message, rank, stacks = ended(waiting)
     assert (code, rank) == (8, 1)
-    assert "rank 1 is in data_wait after step 5 for" in message
+    assert "rank 1 has been in data_wait for" in message
+    assert "s after step 5" in message
     assert "stack trace of rank 1:" in stacks
     assert stacks.count("reads_a_disk_that_never_answers") >= 2
     assert stuck.poll() is None
@@ -97,7 +98,7 @@ def test_watchdog_stuck_rank_reported_with_stack(started):
     ],
 )
 def test_find_culprit_only_rank_not_waiting(doing, rank):
-    """Only a rank that all others wait for is blamed; otherwise no rank is."""
+    """A rank is identified only if the others wait for it."""
     states = {number: State(number, 7, phase, 60.0) if phase else None for number, phase in enumerate(doing)}
     assert find_culprit(states) == rank
 
@@ -106,5 +107,5 @@ def test_describe_stall_deadlock_lists_ranks_truncated():
     """If all ranks wait for each other, the first ones are listed and the others counted."""
     states = {rank: State(rank, 7, "allreduce", 600.0) for rank in range(64)}
     text = describe_stall(states[3], states)
-    assert text.startswith("rank 0 is in allreduce after step 7 for 600 s; ")
+    assert text.startswith("rank 0 has been in allreduce for 600 s after step 7; ")
     assert text.endswith("; and 56 more ranks")

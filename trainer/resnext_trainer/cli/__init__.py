@@ -1,1 +1,1 @@
-"""The commands of `resnext-train`. Parsers import nothing heavy; a command imports what it needs when it runs."""
+"""The commands of `resnext-train`. Parsers are light; a command imports heavy libraries when it runs."""

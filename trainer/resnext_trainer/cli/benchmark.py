@@ -10,9 +10,10 @@ def add(commands: Commands) -> None:
     benchmark = command(
         commands,
         "benchmark",
-        "time steps of training, of inference, or of the input alone",
+        "measure the speed of training, inference, or the input pipeline",
         _run,
-        "Percentiles are of the time of a step, waiting for its batch included. Under mpirun, all ranks' images count.",
+        "Percentiles refer to the duration of a step, including the wait for its batch. Under mpirun, throughput is "
+        "the total of all ranks.",
     )
     benchmark.add_argument("what", choices=("training", "inference", "input"), help="workload to time")
     config_options(benchmark)

@@ -1,4 +1,4 @@
-"""What a configuration means, without training: the network's size, the steps, and the learning rate on the way."""
+"""Summary of a configuration without training: model size, number of steps, and learning rate."""
 
 import contextlib
 import json
@@ -17,44 +17,44 @@ from resnext_trainer.model.resnext import ResNeXt, build
 from resnext_trainer.training.schedule import learning_rate
 
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Where along the training the learning rate is shown, beside the end of the warm-up."""
+"""Fractions of the training at which the learning rate is shown, in addition to the end of the warm-up."""
 
 _IMAGENET_CLASSES = 1000
 _IMAGENET_IMAGES = (1_281_167, 50_000)
-"""ILSVRC 2012: images for training and for validation."""
+"""ILSVRC 2012: number of training and validation images."""
 
 _PRODUCTS = {"Conv2D", "MatMul"}
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the network, for one image."""
+    """Cost of one stage of the model, for one image."""
 
     name: str
     output: tuple[int, ...]
-    """Height, width and channels of what it hands on; of the classifier, the classes."""
+    """(height, width, channels) of the output; (classes,) for the classifier."""
     weights: int
     macs: int
-    """Products that are added up, in convolutions and the classifier.
+    """Multiply-accumulate operations of convolutions and the classifier.
 
-    Batch norm is not counted, as torchvision does not; timm counts two for each of its outputs.
+    Batch norm is not counted, as in torchvision; timm counts two operations per output.
     """
     activations: int
-    """Numbers that convolutions and the classifier put out: what training keeps in memory grows with them."""
+    """Number of outputs of convolutions and the classifier; the memory used for training grows with it."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """How many images a training has."""
+    """Number of images of a training."""
 
     training: int
     validation: int | None
     source: str
-    """Where the numbers come from."""
+    """Origin of the numbers, for the output."""
 
 
 def summarize_config(config: Training, world: int, images: Images, at: Sequence[int] = ()) -> dict[str, Any]:
-    """The facts, by the names under which they are printed; `at` are steps whose learning rate is wanted."""
+    """Summary by printed name. world: number of ranks; at: steps whose learning rate to include."""
     model = build(config.model, native_groups=True)
     decayed = model.decayed_weights
     global_batch = config.global_batch(world)
@@ -81,17 +81,17 @@ def summarize_config(config: Training, world: int, images: Images, at: Sequence[
         "stepsPerEpoch": steps,
         "steps": steps * config.epochs,
         "learningRate": {f"{epoch:g}": rate(epoch) for epoch in epochs},
-        # Without a whole step in an epoch there is no training, and no rate.
+        # An epoch without a full step has no learning rate.
         "learningRateAtStep": {str(step): rate(step / steps) for step in at if steps},
         "config": config.model_dump(mode="json", by_alias=True),
     }
 
 
 def stages(model: ResNeXt, image_size: int) -> list[Stage]:
-    """The network part by part, read off the graph that TensorFlow makes of it: what counts is what is computed."""
+    """Stages of the model, counted from the operations in its TensorFlow graph."""
     network = tf.function(lambda images: model(images, training=False)[0], autograph=False)
     graph = network.get_concrete_function(tf.TensorSpec([1, image_size, image_size, 3], tf.uint8)).graph
-    # Both must be kept: a captured variable is known in the graph by its placeholder alone.
+    # In the graph, a captured variable appears only as its placeholder: map placeholders to variable names.
     names = {
         id(inside): name
         for outside, inside in graph.captures
@@ -114,7 +114,7 @@ def stages(model: ResNeXt, image_size: int) -> list[Stage]:
 
 
 def _source(tensor: Any) -> Any:
-    """Where a kernel comes from, behind reading and casting."""
+    """Source of a kernel, before reads and casts."""
     while tensor.op.inputs:
         tensor = tensor.op.inputs[0]
     return tensor
@@ -125,7 +125,10 @@ def _weights(model: ResNeXt, stage: str) -> int:
 
 
 def count_images(config: Training, given: int | None) -> Images:
-    """Those of --images, of the dataset, or ImageNet's if there is no dataset. Raises TrainingError."""
+    """Number of images from --images, from the dataset, or of ImageNet if there is no dataset.
+
+    Raises TrainingError if the dataset is invalid, or if it is missing and the model does not have 1000 classes.
+    """
     if given is not None:
         return Images(given, None, "--images")
     if config.data.format == "synthetic":
@@ -148,7 +151,7 @@ def count_images(config: Training, given: int | None) -> Images:
 
 
 def show(facts: dict[str, Any], *, as_json: bool) -> None:
-    """JSON for programs, tables for people."""
+    """Prints the summary as JSON or as tables."""
     if as_json:
         print(json.dumps(facts, indent=2))
         return
@@ -181,7 +184,7 @@ def show(facts: dict[str, Any], *, as_json: bool) -> None:
 
 
 def _fields(config: Mapping[str, Any], parent: str = "") -> Iterator[tuple[str, Any]]:
-    """Every field of the resolved configuration as --set spells it."""
+    """Every field of the resolved configuration, in the spelling of --set."""
     for name, value in config.items():
         if isinstance(value, Mapping):
             yield from _fields(value, f"{parent}{name}.")

@@ -1,4 +1,4 @@
-"""`resnext-train data`: make, index and check data sets."""
+"""`resnext-train data`: create, index and validate datasets."""
 
 import argparse
 import sys
@@ -14,19 +14,20 @@ if TYPE_CHECKING:
 
 
 def add(commands: Commands) -> None:
-    """The commands under `data`."""
-    data = command(commands, "data", "make, index and check data sets").add_subparsers(
+    """Adds the commands under `data`."""
+    data = command(commands, "data", "create, index and validate datasets").add_subparsers(
         title="commands", required=True, metavar="COMMAND"
     )
     prepare = command(
         data,
         "prepare",
-        "write a folder of class folders as shards with indexes",
+        "convert a folder of class folders to shards with indexes",
         _prepare,
-        "JPEGs are stored as they are, other images as JPEGs of quality 95, on all cores. Resumable: run it again "
-        "after an interruption. Labels count from 1 in the order of the folders' names, which labels.txt keeps. The "
-        "images are only read. Only files with a picture's extension are used; the others are counted and named, "
-        "hidden ones ignored. 16 bits are scaled to 8, and transparency is composited on white.",
+        "JPEGs are stored unchanged; other images are converted to JPEG with quality 95. 16-bit channels are scaled to "
+        "8 bits, and transparency is composited on white. Labels start at 1 in the order of the folder names, which "
+        "are written to labels.txt. Only files with an image file extension are used; others are counted and listed, "
+        "and hidden files are ignored. The input is not modified. To resume after an interruption, run the command "
+        "again. Uses all cores.",
     )
     prepare.add_argument(
         "--input", type=Path, required=True, metavar="DIR", help="directory with one subdirectory per class"
@@ -34,61 +35,58 @@ def add(commands: Commands) -> None:
     prepare.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the shards")
     held = prepare.add_mutually_exclusive_group()
     held.add_argument(
-        "--validation", type=Path, metavar="DIR", help="folder with class folders of images to validate with"
+        "--validation", type=Path, metavar="DIR", help="directory of validation images, one subdirectory per class"
     )
     held.add_argument(
         "--validation-fraction",
         type=share,
         default=0.1,
         metavar="FRACTION",
-        help="fraction of each class to validate with instead",
+        help="fraction of each class to use for validation if --validation is omitted",
     )
-    prepare.add_argument("--shard-images", type=positive, default=1250, metavar="N", help="images in a shard")
+    prepare.add_argument("--shard-images", type=positive, default=1250, metavar="N", help="images per shard")
     prepare.add_argument(
         "--skip-bad",
         action="store_true",
         help="skip (and list) non-image files, broken links and unreadable files instead of failing",
     )
 
-    digits = command(data, "digits", "write scikit-learn's 1,797 handwritten digits as a data set", _digits)
-    digits.add_argument("--output", type=Path, required=True, help="folder to write; what is there is kept")
+    digits = command(data, "digits", "write scikit-learn's 1,797 handwritten digits as a dataset", _digits)
+    digits.add_argument("--output", type=Path, required=True, help="output folder; existing shards are kept")
 
-    index = command(data, "index", "write the index beside each shard, which tells where its records start", _index)
+    index = command(data, "index", "write an index of record offsets for each shard", _index)
     validate = command(
         data,
         "validate",
-        "read every record: checksums, labels, and whether its picture decodes",
+        "check the checksums, label and image of every record",
         _validate,
-        "Bad records are counted by cause, and the first 20 are listed by file and offset; exit code 3 if there is "
-        "any.",
+        "Bad records are counted by cause, and the first 20 are listed by file and offset. The exit code is 3 if there "
+        "are bad records.",
     )
     index.add_argument("--path", required=True, help="folder with the shards train-* and validation-*")
     validate.add_argument(
         "--path",
         required=True,
-        help="folder with the shards train-* and validation-*, or with folders of pictures train/CLASS and "
-        "validation/CLASS",
+        help="folder with the shards train-* and validation-*, or with image folders train/CLASS and validation/CLASS",
     )
-    validate.add_argument(
-        "--format", choices=("tfrecord", "folder"), help="what the folder holds; found out if omitted"
-    )
+    validate.add_argument("--format", choices=("tfrecord", "folder"), help="format of the dataset; detected if omitted")
     for with_shards in (index, validate):
         with_shards.add_argument("--index-path", help="directory for index files (default: next to the shards)")
         with_shards.add_argument(
             "--incomplete-shards",
             choices=("refuse", "allow"),
             default="refuse",
-            help="what happens if shards of SPLIT-I-of-N are missing or empty",
+            help="whether to fail or continue if shards of SPLIT-I-of-N are missing or empty",
         )
     validate.add_argument(
-        "--classes", type=positive, metavar="N", help="number of classes; that of labels.txt, if there is one"
+        "--classes", type=positive, metavar="N", help="number of classes (default: that of labels.txt, if it exists)"
     )
-    validate.add_argument("--first-label", type=int, choices=(0, 1), default=1, help="the label of the first class")
+    validate.add_argument("--first-label", type=int, choices=(0, 1), default=1, help="label of the first class")
     validate.add_argument(
-        "--image-feature", default="image/encoded", metavar="NAME", help="feature of a record that holds the JPEG"
+        "--image-feature", default="image/encoded", metavar="NAME", help="feature that contains the JPEG"
     )
     validate.add_argument(
-        "--label-feature", default="image/class/label", metavar="NAME", help="feature of a record that holds the label"
+        "--label-feature", default="image/class/label", metavar="NAME", help="feature that contains the label"
     )
 
 
@@ -102,7 +100,7 @@ def _prepare(options: argparse.Namespace) -> int:
     for source in filter(None, (options.input, options.validation)):
         if output.is_relative_to(source.resolve()):
             raise tfrecord.data_error(
-                f"--output {printable(options.output)} lies in {printable(source)}, which is only read: choose another"
+                f"--output {printable(options.output)} is inside the input {printable(source)}: choose another folder"
             )
     plan = prepare.plan(options.input, options.validation, options.validation_fraction, options.shard_images)
     with progress("images", sum(map(len, plan.splits.values()))) as advance:
@@ -135,16 +133,16 @@ def _index(options: argparse.Namespace) -> int:
 
 
 def _named(file: Path) -> int:
-    """How many classes a file names."""
+    """Number of class names in a file."""
     from resnext_trainer.data import labels
     from resnext_trainer.data.datasets import tfrecord
 
     try:
         count = len(labels.read(file))
     except ValueError as error:
-        raise tfrecord.data_error(f"{printable(file)} {error}: correct it, or give --classes") from None
+        raise tfrecord.data_error(f"{printable(file)} {error}: correct the file, or pass --classes") from None
     if not count:
-        raise tfrecord.data_error(f"{printable(file)} names no class: correct it, or give --classes")
+        raise tfrecord.data_error(f"{printable(file)} contains no class names: correct the file, or pass --classes")
     return count
 
 
@@ -200,7 +198,7 @@ def _examples(options: argparse.Namespace, split: str) -> "ImageDataset":
 
 
 def _add_unread(splits: "dict[str, ImageDataset]", problems: "Summary") -> "Summary":
-    """Adds a folder's files that cannot be used to the problems; returns those that are no part of the data set."""
+    """Adds the unusable files of an image folder to `problems`; returns the unused ones."""
     from resnext_trainer.data.datasets.folder import ImageFolder
     from resnext_trainer.data.problem_summary import Summary
 

@@ -22,8 +22,7 @@ def add(commands: Commands) -> None:
         "evaluate",
         "measure a checkpoint's accuracy on the validation images",
         _run,
-        "Every image counts once; under mpirun the ranks share them. Without --json a sentence, with it one object. "
-        + CHECKPOINT_SETTINGS,
+        "Every image counts once; under mpirun the images are divided among the ranks. " + CHECKPOINT_SETTINGS,
     )
     config_options(evaluate)
     checkpoint_option(evaluate)

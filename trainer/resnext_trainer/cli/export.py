@@ -22,17 +22,17 @@ def add(commands: Commands) -> None:
     export = command(
         commands,
         "export",
-        "write a trained network as SavedModel and ONNX",
+        "export a trained model as SavedModel and ONNX",
         _run,
-        "uint8 images [batch, size, size, 3] in, logits out, the normalisation inside, float32. Each export is "
-        "reloaded and checked against the trainer's logits; the largest difference is printed. model.json lies "
-        "beside them, and labels.txt if the classes have names. " + CHECKPOINT_SETTINGS,
+        "The export takes uint8 images [batch, size, size, 3], includes the normalisation, computes in float32, and "
+        "returns logits. Each export is reloaded and checked against the trainer's logits; the largest difference is "
+        "printed. Also writes model.json, and labels.txt if the classes have names. " + CHECKPOINT_SETTINGS,
     )
     config_options(export)
     checkpoint_option(export)
-    export.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write")
+    export.add_argument("--output", type=Path, required=True, metavar="DIR", help="output folder")
     export.add_argument(
-        "--format", action="append", choices=_FORMATS, help="a format; repeat for more, all if left out"
+        "--format", action="append", choices=_FORMATS, help="format to export; can be repeated (default: all)"
     )
     labels_option(export)
 
@@ -58,8 +58,8 @@ def _run(options: argparse.Namespace) -> int:
         "checkpoint": found.saved.path,
         "step": position.step,
         "top1": position.top1,
-        "input": "images: uint8 [batch, size, size, 3], RGB: the centre square of cropFraction of the shorter side, "
-        "resized to imageSize (bilinear, antialiased)",
+        "input": "images: uint8 [batch, size, size, 3], RGB; center crop whose side is cropFraction of the shorter "
+        "side, resized to imageSize (bilinear, antialiased)",
         "output": "logits: float32 [batch, classes]",
     }
     export.describe(options.output, facts, names)

@@ -1,4 +1,4 @@
-"""The command line, `resnext-train`. Heavy libraries are imported by the commands that need them: help is instant."""
+"""The command line `resnext-train`. Commands import heavy libraries when they run, so that `--help` is fast."""
 
 import argparse
 import io
@@ -21,9 +21,9 @@ from resnext_trainer.runtime import environment
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Runs one command; returns the exit code."""
     for stream in (sys.stdout, sys.stderr):
-        # Names of files may hold what the terminal's encoding does not: they are escaped.
+        # Escape characters in file names that the terminal's encoding cannot represent.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     environment.set_tensorflow_defaults()
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="resnext-train",
         formatter_class=Help,
-        description="Train ResNeXt image classifiers, on one machine or on many.",
+        description="Train ResNeXt image classifiers on one or many machines.",
         epilog="Exit codes: 0 completed, 1 crashed, 2 invalid configuration, 3 invalid data, 4 non-finite loss, "
         "5 wrong number of ranks, 6 a worker unreachable, 7 no usable GPU, 8 a rank hung, 9 no valid checkpoint, "
         "10 last checkpoint not saved, 11 checkpoint directory locked, 12 operating-system error, "

@@ -1,11 +1,11 @@
-"""What a command knows of mpirun before it has joined the other ranks, and how it leaves them."""
+"""Facts about mpirun that a command needs before it connects to the other ranks, and the exit from a failed rank."""
 
 import os
 import sys
 
 
 def leave(code: int) -> None:
-    """Under mpirun, ends at once: an orderly exit would wait for the other ranks, which wait for this one."""
+    """Under mpirun, exits immediately: a normal exit would wait for the other ranks, which wait for this one."""
     if under_mpirun():
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""Options that several commands have, and what the commands at a terminal share."""
+"""Options and error handling shared by the commands."""
 
 import argparse
 import os
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from resnext_trainer.config.models import Training
 
 Commands = Any
-"""What `add_subparsers` returns, whose type argparse keeps to itself."""
+"""Result of `add_subparsers`; its type is private to argparse."""
 
 Run = Callable[[argparse.Namespace], int]
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Names a default where it says something, and keeps each command and its text on one line."""
+    """Shows defaults other than None, False and [], and keeps each command and its help on one line."""
 
     def add_argument(self, action: argparse.Action) -> None:
         super().add_argument(action)
-        self._action_max_length += self._indent_increment  # argparse forgets that commands are indented
+        self._action_max_length += self._indent_increment  # argparse ignores the indentation of commands
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default in (None, False, []) else super()._get_help_string(action)
@@ -33,7 +33,7 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
 def command(
     commands: Commands, name: str, text: str, run: Run | None = None, more: str = ""
 ) -> argparse.ArgumentParser:
-    """A command with its line in the list of commands; `more` stands in its own help alone."""
+    """Adds a command. text: its line in the list of commands; more: additional text for its own help."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=text,
@@ -45,7 +45,7 @@ def command(
 
 
 def config_options(parser: argparse.ArgumentParser) -> None:
-    """`--config` and `--set`, which `read_config` reads."""
+    """Adds `--config` and `--set`, which `read_config` reads."""
     parser.add_argument(
         "--config",
         type=Path,
@@ -59,12 +59,12 @@ def config_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         dest="assignments",
         metavar="FIELD=VALUE",
-        help="override a field, e.g. data.path=/data; repeat for more",
+        help="override a field, e.g. data.path=/data; can be repeated",
     )
 
 
 def read_config(options: argparse.Namespace) -> "Training":
-    """The configuration; a mistake in it is a refusal like any other."""
+    """Reads the configuration; raises TrainingError if it is invalid."""
     from resnext_trainer.checkpoint import directory
     from resnext_trainer.config import loading
     from resnext_trainer.config.validation import InvalidConfig
@@ -79,10 +79,10 @@ def read_config(options: argparse.Namespace) -> "Training":
 
 
 def at_a_terminal(run: Run) -> Run:
-    """A refusal is a sentence on standard error, and its verdict the exit code; so is what the system refuses."""
+    """Decorator: prints the message of a TrainingError or OSError to standard error and returns its exit status."""
 
     def wrapped(options: argparse.Namespace) -> int:
-        # TensorFlow tells at length on standard error what it was built with.
+        # TensorFlow logs its build options to standard error.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         from resnext_trainer.contract import ExitStatus
         from resnext_trainer.errors import TrainingError, system_errors
@@ -92,11 +92,11 @@ def at_a_terminal(run: Run) -> Run:
         try:
             with system_errors():
                 return run(options)
-        except TrainingError as refused:
-            print(refused.message, file=sys.stderr)
-            if not refused.collective:
-                mpi.leave(refused.verdict.value)
-            return refused.verdict.value
+        except TrainingError as error:
+            print(error.message, file=sys.stderr)
+            if not error.collective:
+                mpi.leave(error.verdict.value)
+            return error.verdict.value
         except OSError as error:
             print(encodable(str(error)), file=sys.stderr)
             mpi.leave(ExitStatus.CRASHED.value)
@@ -105,22 +105,21 @@ def at_a_terminal(run: Run) -> Run:
     return wrapped
 
 
-CHECKPOINT_SETTINGS = "The settings are those of the checkpoint, under what --config and --set say."
-"""Of the help of each command that loads a checkpoint."""
+CHECKPOINT_SETTINGS = "Settings come from the checkpoint; --config and --set override them."
+"""Part of the help of each command that loads a checkpoint."""
 
 
 def checkpoint_option(parser: argparse.ArgumentParser) -> None:
-    """`--checkpoint`, the one to load."""
+    """Adds `--checkpoint`, the checkpoint to load."""
     parser.add_argument(
         "--checkpoint",
         metavar="best|newest|DIR",
-        help="checkpoint to load, or the directory of a checkpoint, of a run or of its runs (default: best, else "
-        "newest)",
+        help="checkpoint to load; DIR is a checkpoint, a run or checkpoint.path (default: best, else newest)",
     )
 
 
 def labels_option(parser: argparse.ArgumentParser) -> None:
-    """`--labels`, the names of the classes."""
+    """Adds `--labels`, the file of class names."""
     parser.add_argument(
         "--labels",
         type=Path,
@@ -130,14 +129,14 @@ def labels_option(parser: argparse.ArgumentParser) -> None:
 
 
 def positive(text: str) -> int:
-    """An argument that counts something; argparse turns the ValueError into its own words."""
+    """Argument type: an integer of at least 1. argparse reports a ValueError."""
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"{number} is less than 1")
     return number
 
 
 def share(text: str) -> float:
-    """An argument between 0 and 1, both excluded."""
+    """Argument type: a number between 0 and 1, exclusive."""
     if not 0 < (number := float(text)) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
     return number

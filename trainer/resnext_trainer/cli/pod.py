@@ -20,26 +20,30 @@ def add(commands: Commands) -> None:
     launch = command(commands, "launch", "internal: run one attempt and report its exit status", _launch)
     _pod_options(launch)
     launch.add_argument(
-        "--config", type=Path, required=True, help="the configuration, at the same path in every worker"
+        "--config", type=Path, required=True, help="configuration file; must have the same path in every worker"
     )
     rank_options(launch, with_workers=False, world_required=True)
     launch.add_argument(
-        "--host", action="append", required=True, metavar="NAME:SLOTS", help="a worker; repeat for each"
+        "--host",
+        action="append",
+        required=True,
+        metavar="NAME:SLOTS",
+        help="worker and its number of ranks; repeat for each worker",
     )
     launch.add_argument(
         "--connect-timeout", type=float, default=300, metavar="SECONDS", help="timeout for reaching all workers"
     )
 
     rank = command(commands, "rank", "internal: exec `train` with the pod's environment", _rank)
-    rank.add_argument("--run-dir", type=Path, default=_RUN_DIR, help="the worker's scratch folder")
-    rank.add_argument("--config", type=Path, required=True, help="the configuration")
+    rank.add_argument("--run-dir", type=Path, default=_RUN_DIR, help="scratch folder of the worker")
+    rank.add_argument("--config", type=Path, required=True, help="configuration file")
     rank_options(rank, with_workers=True, world_required=True)
 
 
 def _pod_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--keys", type=Path, default=_KEYS, help="folder of the ssh keys")
+    command.add_argument("--keys", type=Path, default=_KEYS, help="folder with the ssh keys")
     command.add_argument("--ssh-port", type=int, default=2222, help="port of the workers' sshd")
-    command.add_argument("--run-dir", type=Path, default=_RUN_DIR, help="scratch folder, the same in every pod")
+    command.add_argument("--run-dir", type=Path, default=_RUN_DIR, help="scratch folder; must be the same in every pod")
     command.add_argument(
         "--termination-log", type=Path, default=Path("/dev/termination-log"), help="path of the termination message"
     )

@@ -1,4 +1,4 @@
-"""How far a command is: a bar on a terminal, a line every ten seconds where there is none."""
+"""Progress of a command: a bar on a terminal, otherwise a line every ten seconds."""
 
 import contextlib
 import sys
@@ -12,7 +12,10 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 @contextlib.contextmanager
 def progress(what: str, total: int, out: TextIO | None = None) -> Iterator[Callable[[int], None]]:
-    """Yields what adds to the count of `what` done; threads may share it. Standard error unless told otherwise."""
+    """Yields a thread-safe function that advances the progress by a number of items.
+
+    what: plural name of the items. out: standard error if None.
+    """
     stream = out or sys.stderr
     with _bar(what, total, stream) if stream.isatty() else _lines(what, total, stream) as advance:
         yield advance

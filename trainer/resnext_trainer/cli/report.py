@@ -14,11 +14,13 @@ def add(commands: Commands) -> None:
         "report",
         "render a run's log.jsonl as a self-contained HTML report; works during a run",
         _run,
-        "The page loads nothing from elsewhere; a training keeps its log.jsonl next to its checkpoints.",
+        "A training writes log.jsonl next to its checkpoints.",
     )
-    report.add_argument("folder", type=Path, metavar="RUN", help="checkpoint.path, a run in it, or a log.jsonl")
-    report.add_argument("--output", type=Path, default=Path("report.html"), metavar="FILE", help="the page to write")
-    report.add_argument("--title", default=argparse.SUPPRESS, help="its heading; the folder's name if left out")
+    report.add_argument("folder", type=Path, metavar="RUN", help="checkpoint.path, a run in it, or a log.jsonl file")
+    report.add_argument("--output", type=Path, default=Path("report.html"), metavar="FILE", help="file to write")
+    report.add_argument(
+        "--title", default=argparse.SUPPRESS, help="heading of the report (default: name of the folder)"
+    )
 
 
 @at_a_terminal

@@ -1,4 +1,4 @@
-"""What both programs share at a shell: standard streams that are closed, full or no longer read; missing packages."""
+"""Shell behaviour of both programs: standard streams that are closed, full or no longer read, and missing packages."""
 
 import io
 import os
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 FAILED, INTERRUPTED, NO_READER = 1, 130, 141
-"""Exit codes; the last two are those that a shell reports for SIGINT and SIGPIPE."""
+"""Exit codes; the last two are the codes that a shell reports for SIGINT and SIGPIPE."""
 
 _EXTRAS = {
     **dict.fromkeys(("tensorflow", "google_crc32c", "numpy", "PIL", "sklearn"), "trainer"),
@@ -18,7 +18,7 @@ _NAMES = {"tensorflow": "TensorFlow", "PIL": "Pillow", "sklearn": "scikit-learn"
 
 
 class OutputLost(Exception):
-    """Standard output takes no more: its reader has closed it, or its disk is full."""
+    """Standard output cannot be written: its reader has closed it, or its disk is full."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__(f"cannot write to standard output: {error.strerror}")
@@ -26,9 +26,9 @@ class OutputLost(Exception):
 
 
 def guarded(program: str, run: Callable[[], int]) -> int:
-    """Run a command; its exit code. What happens to standard streams is a sentence at most."""
+    """Runs a command and returns its exit code; failures of standard streams cause a one-line message at most."""
     if sys.stdin is None:
-        # Write-only, so that a command that reads it gets an error and not an empty text.
+        # Write-only, so that reading it raises an error instead of returning an empty text.
         os.open(os.devnull, os.O_WRONLY)
         sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     if sys.stdout is None:
@@ -44,7 +44,7 @@ def guarded(program: str, run: Callable[[], int]) -> int:
         finally:
             sys.stdout.flush()
     except OutputLost as lost:
-        # Python flushes once more at its end.
+        # Python flushes standard output again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if lost.no_reader:
             return NO_READER
@@ -63,7 +63,7 @@ def guarded(program: str, run: Callable[[], int]) -> int:
 
 
 def missing_package(error: ModuleNotFoundError) -> str:
-    """Which package to install; empty for a module that no extra brings."""
+    """Message with the package to install; empty for a module that belongs to no extra."""
     package = (error.name or "").partition(".")[0]
     if not (extra := _EXTRAS.get(package)):
         return ""
@@ -72,7 +72,7 @@ def missing_package(error: ModuleNotFoundError) -> str:
 
 
 class _Output(io.TextIOWrapper):
-    """Standard output whose failures differ from those of any other file."""
+    """Standard output that raises OutputLost, to distinguish its errors from those of other files."""
 
     def __init__(self, stdout: io.TextIOWrapper) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""`resnext-train train`: one rank of a training, or all of it."""
+"""`resnext-train train`: one rank of a training, or a training in one process."""
 
 import argparse
 import os
@@ -22,7 +22,7 @@ def add(commands: Commands) -> None:
 
 
 def rank_options(parser: argparse.ArgumentParser, *, with_workers: bool, world_required: bool) -> None:
-    """What a launcher tells a rank."""
+    """Adds the options that the launcher passes to a rank."""
     parser.add_argument("--attempt", type=int, default=1, help="attempt number")
     if with_workers:
         parser.add_argument("--num-workers", type=int, help="expected number of worker pods (default: any)")
@@ -44,10 +44,10 @@ def _run(options: argparse.Namespace) -> int:
     try:
         with system_errors():
             report = _trained(options, requests)
-    except TrainingError as refused:
-        in_order = refused.collective
-        blamed = mpi.rank() if mpi.under_mpirun() and not in_order else refused.rank
-        report = TerminationReport(verdict=refused.verdict.name.lower(), message=refused.message, rank=blamed)
+    except TrainingError as error:
+        in_order = error.collective
+        blamed = mpi.rank() if mpi.under_mpirun() and not in_order else error.rank
+        report = TerminationReport(verdict=error.verdict.name.lower(), message=error.message, rank=blamed)
     except shell.OutputLost:
         mpi.leave(ExitStatus.CRASHED.value)
         raise
@@ -59,7 +59,7 @@ def _run(options: argparse.Namespace) -> int:
         print(f"resnext-train: {sentence}", file=sys.stderr)
     except BaseException as error:
         traceback.print_exc()
-        # Horovod's own error, or TensorFlow's about one of Horovod's operations: the others are gone.
+        # An error of Horovod, or of TensorFlow in a Horovod operation: another rank has failed.
         mpi.leave(PEERS_LOST if "Horovod" in repr(error) else ExitStatus.CRASHED.value)
         raise
     if mpi.rank() == 0 or not in_order:
@@ -67,7 +67,7 @@ def _run(options: argparse.Namespace) -> int:
     code: int = ExitStatus[report.verdict.upper()].value
     if not in_order:
         mpi.leave(code)
-    # mpirun takes any other code of a rank for a failure, and would kill those that still end in order.
+    # mpirun treats any other code as a failure and kills the ranks that are still exiting.
     return 0 if in_order and mpi.under_mpirun() else code
 
 
@@ -76,7 +76,7 @@ def _trained(options: argparse.Namespace, requests: "Requests") -> "TerminationR
     from resnext_trainer.runtime import telemetry
     from resnext_trainer.runtime.watchdog import Watchdog
 
-    # mpirun gives its ranks a pseudo-terminal of its own; a bar drawn on it would fill the log.
+    # mpirun gives its ranks a pseudo-terminal; a progress bar on it would fill the log.
     parts = telemetry.for_rank(mpi.rank(), terminal=sys.stdout.isatty() and not mpi.under_mpirun())
     port = options.metrics_port + int(os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", 0))
     try:

@@ -1,4 +1,4 @@
-"""The records that cannot be used: which they are, and how many a training tolerates. A bit a record."""
+"""Records that cannot be used, as one bit per record, and the limit on how many a training tolerates."""
 
 import logging
 import threading
@@ -13,11 +13,14 @@ from resnext_trainer.errors import TrainingError
 log = logging.getLogger(__name__)
 
 Marks = Mapping[str, np.ndarray]
-"""By split (train, validation): a bit a record, set where it is bad."""
+"""Bit array per split (train, validation); a set bit marks a bad record."""
 
 
 class BadRecords:
-    """What one rank has found; each rank alone, and all together, may find a share of every split."""
+    """Bad records found by one rank.
+
+    The limit is a fraction of each split. It applies to every rank and to all ranks combined.
+    """
 
     def __init__(self, share: float, records: Mapping[str, int]) -> None:
         self._share, self._records = share, records
@@ -33,14 +36,14 @@ class BadRecords:
         return sum(self._counts.values())
 
     def __bool__(self) -> bool:
-        return True  # also without a bad record
+        return True  # also when empty: `if bad` tests for None only
 
     def add(self, split: str, number: int, reason: TrainingError) -> None:
-        """Skips a record from now on; raises TrainingError where that is one too many.
+        """Skips a record from now on; raises TrainingError if its split exceeds the limit.
 
-        The first records of each split are named in the log, later ones counted whenever their number has doubled.
+        Logs the first records of each split, then one line each time the count doubles.
         """
-        with self._lock:  # several threads read
+        with self._lock:  # called from several reader threads
             if (split, number) in self:
                 return
             self.marks[split][number >> 3] |= 1 << (number & 7)
@@ -52,22 +55,20 @@ class BadRecords:
         if count <= NAMED:
             log.warning("skipped a %s record: %s", split, reason.message)
         elif count & (count - 1) == 0:
-            log.warning("skipped %d %s records so far, at last: %s", count, split, reason.message)
+            log.warning("skipped %d %s records so far, most recently: %s", count, split, reason.message)
 
     def check_together(self, marks: Sequence[Marks]) -> None:
-        """Raises TrainingError, on every rank alike, if all ranks together have found more than the share of a
-        split.
-        """
+        """Raises the same TrainingError on every rank if all ranks combined exceed the limit of a split."""
         for split in self._records:
             together = np.bitwise_or.reduce([each[split] for each in marks])
             self._check(
-                split, int(np.bitwise_count(together).sum()), "the log names the first of them", collective=True
+                split, int(np.bitwise_count(together).sum()), "the log lists the first of them", collective=True
             )
 
     def _check(self, split: str, count: int, last: str, *, collective: bool = False) -> None:
         if count > self._share * self._records[split]:
             raise data_error(
-                f"{count:,} of {self._records[split]:,} {split} records are bad, and data.maxBadRecordFraction "
-                f"allows a share of {self._share:g}: {last}",
+                f"{count:,} of {self._records[split]:,} {split} records are bad, but data.maxBadRecordFraction "
+                f"allows a fraction of {self._share:g}: {last}",
                 collective=collective,
             )

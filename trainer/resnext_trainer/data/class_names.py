@@ -1,4 +1,4 @@
-"""The names of the classes, as far as the dataset says them."""
+"""Class names, if the dataset provides them."""
 
 import logging
 from collections.abc import Sequence
@@ -13,11 +13,14 @@ from resnext_trainer.errors import TrainingError
 log = logging.getLogger(__name__)
 
 Names = Sequence[str | None]
-"""By class number; None for a class without a name."""
+"""One entry per class; None for a class without a name."""
 
 
 def names(config: Training) -> Names:
-    """From labels.txt beside the data, or from the class folders; a training needs none, so nothing is refused."""
+    """Names from labels.txt next to the shards, or from the class folders.
+
+    Training works without names, so errors are only logged.
+    """
     data, count = config.data, config.model.classes
     found: list[str] = []
     try:
@@ -26,15 +29,17 @@ def names(config: Training) -> Names:
         elif data.format == "tfrecord" and (file := Path(data.path, labels.LABELS)).is_file():
             found = labels.read(file)
             if len(found) != count:
-                log.warning("%s names %d classes, and model.classes is %d: no names are kept", file, len(found), count)
+                log.warning(
+                    "%s has %d class names, but model.classes is %d: ignoring the names", file, len(found), count
+                )
                 found = []
     except (OSError, ValueError, TrainingError) as error:
-        log.warning("the names of the classes cannot be read: %s", error)
+        log.warning("cannot read the class names: %s", error)
     return [*found[:count], *[None] * (count - len(found))]
 
 
 def from_file(file: Path, count: int) -> Names:
-    """One name a line; TrainingError where there are not as many as classes."""
+    """Reads one name per line; raises TrainingError if the file cannot be read or does not have `count` names."""
     try:
         found = labels.read(file)
     except (OSError, ValueError) as error:
@@ -42,7 +47,7 @@ def from_file(file: Path, count: int) -> Names:
     if len(found) != count:
         raise TrainingError(
             ExitStatus.INVALID_CONFIGURATION,
-            f"{file} names {len(found)} classes, and spec.training.model.classes is {count}: "
-            "give the file of this data set with --labels",
+            f"{file} has {len(found)} class names, but spec.training.model.classes is {count}: "
+            "pass this dataset's file with --labels",
         )
     return found

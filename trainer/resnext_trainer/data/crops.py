@@ -1,4 +1,4 @@
-"""Which part of a picture becomes the image: one rule for tf.data and for DALI, made of numbers alone."""
+"""Crop windows, computed from image sizes only, so that tf.data and DALI use the same ones."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ _ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class CropWindow:
-    """A window of a picture, in pixels, and whether it is mirrored."""
+    """A crop window in pixels, and whether to flip it horizontally."""
 
     top: int
     left: int
@@ -22,7 +22,10 @@ class CropWindow:
 
 
 def random_resized_crop(height: int, width: int, settings: Augmentation, random: np.random.Generator) -> CropWindow:
-    """A random resized crop as torchvision draws it: area uniform, ratio log-uniform, ten attempts, then the centre."""
+    """Random resized crop as in torchvision: uniform area, log-uniform ratio; after ten failed attempts a center crop.
+
+    height, width: size of the image in pixels.
+    """
     flip = bool(settings.flip and random.random() < 0.5)
     least, greatest = settings.crop_ratio
     for _ in range(_ATTEMPTS):
@@ -39,16 +42,16 @@ def random_resized_crop(height: int, width: int, settings: Augmentation, random:
 
 
 def center_crop(height: int, width: int, fraction: float) -> CropWindow:
-    """The centre square; resizing the shorter side to 256 and cutting 224 is the fraction 0.875."""
+    """Central square whose side is `fraction` of the shorter side; 0.875 equals resizing to 256 and cropping 224."""
     side = max(1, round(min(height, width) * fraction))
     return CropWindow((height - side) // 2, (width - side) // 2, side, side)
 
 
 _MOST_PIXELS = 178_956_970
-"""Where Pillow, too, takes a picture for a trap: decoded it fills half a gigabyte."""
+"""Pillow's limit for decompression bombs; 8-bit RGB of this size takes 512 MiB."""
 
-# Codes of a JPEG's segments (ITU T.81, table B.1), as libjpeg reads them. Of C0 to CF all but three are frames,
-# which carry the size.
+# JPEG marker codes (ITU T.81, table B.1) as libjpeg reads them. C0 to CF, except for three, are frame headers, which
+# contain the size.
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SEGMENTS = _FRAMES | {0xC4, 0xCC, 0xDB, 0xDC, 0xDD, 0xFE} | frozenset(range(0xE0, 0xF0))
 _NO_CONTENT = frozenset(range(0xD0, 0xD8)) | {0x01}
@@ -56,30 +59,29 @@ _START, _END, _SCAN = 0xD8, 0xD9, 0xDA
 
 
 def jpeg_size(jpeg: bytes) -> tuple[int, int]:
-    """(height, width) from a JPEG's header; ValueError where there is none, or none that can be meant."""
+    """(height, width) from a JPEG header; raises ValueError if it has no size, or an implausible one."""
     height, width = _size_of_regular(jpeg) or _read_header(jpeg)[0]
     if not 0 < height * width <= _MOST_PIXELS:
-        raise ValueError(f"its header says {width} x {height} pixels")
+        raise ValueError(f"its header declares {width} x {height} pixels; the limit is {_MOST_PIXELS:,} pixels")
     return height, width
 
 
 def regular(jpeg: bytes) -> bytes:
-    """The JPEG without stray bytes between the segments of its header, which libjpeg skips and other decoders reject.
+    """Removes stray bytes between the header segments, which libjpeg skips and other decoders reject.
 
-    An ordinary JPEG is returned as it is; ValueError where libjpeg finds no size either.
+    Returns a regular JPEG unchanged; raises ValueError if libjpeg would not find a size.
     """
     return jpeg if _size_of_regular(jpeg) else _read_header(jpeg)[1]
 
 
 def _size_of_regular(jpeg: bytes) -> tuple[int, int] | None:
-    """The size, if segment follows segment up to it; 3 us for a picture of a camera."""
+    """(height, width) if the header has no stray bytes, else None. Takes 3 us for a JPEG from a camera."""
     at = 2
     while at + 9 <= len(jpeg) and jpeg[at] == 0xFF and jpeg[:2] == b"\xff\xd8":
         code, length = jpeg[at + 1], int.from_bytes(jpeg[at + 2 : at + 4])
         if code not in _SEGMENTS or length < 2:
             return None
         if code in _FRAMES:
-            # What stands between the frame and the scan is not looked at here; it is short.
             return (
                 (int.from_bytes(jpeg[at + 5 : at + 7]), int.from_bytes(jpeg[at + 7 : at + 9]))
                 if _is_regular_up_to_scan(jpeg, at + 2 + length)
@@ -102,13 +104,13 @@ def _is_regular_up_to_scan(jpeg: bytes, at: int) -> bool:
 
 
 def _read_header(jpeg: bytes) -> tuple[tuple[int, int], bytes]:
-    """The size and the JPEG without stray bytes, by the rules of libjpeg's read_markers.
+    """(height, width) and the JPEG without stray bytes, by the rules of libjpeg's read_markers.
 
-    It skips all bytes up to the next marker, fill bytes, stuffed zeros and markers without content, and takes a
-    length below two for an empty segment.
+    libjpeg skips all bytes up to the next marker, fill bytes, stuffed zeros and markers without content, and treats a
+    length below two as an empty segment.
     """
     if jpeg[:2] != b"\xff\xd8":
-        raise ValueError("it does not start like a JPEG")
+        raise ValueError("it does not start with a JPEG marker")
     size, kept, at = None, [jpeg[:2]], 2
     while (at := jpeg.find(b"\xff", at)) >= 0 and at + 1 < len(jpeg):
         code = jpeg[at + 1]
@@ -133,4 +135,4 @@ def _read_header(jpeg: bytes) -> tuple[tuple[int, int], bytes]:
             at += 2 + max(2, length)
     if size is None:
         raise ValueError("its header ends before the size")
-    return size, jpeg  # it ends before its pixels, or is no JPEG: decoding says so
+    return size, jpeg  # truncated before the pixels or not a JPEG: the decoder reports it

@@ -1,7 +1,7 @@
-"""Reading of files that may be anything: links, pipes and devices never block, and errors name the file.
+"""Reads files of any kind: links, pipes and devices never block, and errors name the file.
 
-Errors of the operating system (refusal.system_error) are raised as a retried refusal; all others are the file's own
-fault, raised as BadFile.
+Operating-system errors (errors.system_error) are raised as a TrainingError that is retried. All other errors are the
+file's fault and raise BadFile.
 """
 
 import errno
@@ -25,17 +25,17 @@ _KINDS = (
 )
 
 OPEN_FILES = 256
-"""Most shards that one process keeps open; ImageNet has 1,152."""
+"""Maximum number of shards that one process keeps open; ImageNet has 1,152."""
 
 
 class BadFile(ValueError):
-    """What is wrong with a file, without its name."""
+    """Problem with a file; the message does not contain its name."""
 
 
 def failure(error: OSError, file: str | os.PathLike[str]) -> BadFile:
-    """The file's fault in words; raises TrainingError if it is the operating system's."""
-    if refused := system_error(error, file):
-        raise refused from None
+    """Converts an error of the file to BadFile; raises TrainingError for an operating-system error."""
+    if converted := system_error(error, file):
+        raise converted from None
     return BadFile(f"cannot be read: {error.strerror or error}")
 
 
@@ -45,7 +45,7 @@ def problem(file: str | os.PathLike[str]) -> str | None:
         mode = os.stat(file).st_mode  # noqa: PTH116 (called for every shard and link)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ELOOP) and os.path.islink(file):  # noqa: PTH114
-            return "a link that leads nowhere"
+            return "a broken link"
         return str(failure(error, file))
     if stat.S_ISREG(mode):
         return None
@@ -53,11 +53,11 @@ def problem(file: str | os.PathLike[str]) -> str | None:
 
 
 def open_regular(file: str | os.PathLike[str]) -> int:
-    """A descriptor of a regular file; raises BadFile for anything else, without waiting for a pipe's writer."""
+    """Opens a regular file and returns its descriptor; raises BadFile for anything else and never blocks on a pipe."""
     if why := problem(file):
         raise BadFile(why if why.startswith("cannot") else f"it is {why}")
     try:
-        # Another file may have taken the name meanwhile: opening must not block even then.
+        # The file may have been replaced since the check: opening must not block even then.
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise failure(error, file) from None
@@ -68,7 +68,7 @@ def open_regular(file: str | os.PathLike[str]) -> int:
 
 
 def read(file: str | os.PathLike[str], most: int = -1) -> bytes:
-    """A regular file's content, or its first `most` bytes."""
+    """Reads a regular file, or its first `most` bytes; raises BadFile or TrainingError."""
     descriptor = open_regular(file)
     try:
         with os.fdopen(descriptor, "rb") as stream:
@@ -80,7 +80,7 @@ def read(file: str | os.PathLike[str], most: int = -1) -> bytes:
 
 
 def _affordable() -> int:
-    """A quarter of what the process may open, at most OPEN_FILES: libraries and metrics open files as well."""
+    """A quarter of the soft limit, at most OPEN_FILES: libraries and the metrics server need descriptors too."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return OPEN_FILES if soft == resource.RLIM_INFINITY else max(1, min(OPEN_FILES, soft // 4))
 
@@ -92,12 +92,12 @@ class _Handle:
 
 
 class OpenFiles:
-    """A bounded number of open files, of which the least recently used are closed first; threads may share it."""
+    """Thread-safe LRU cache of open files."""
 
     def __init__(self, limit: int | None = None) -> None:
         self._limit = limit or _affordable()
         self._handles: dict[Path, _Handle] = {}
-        """In the order of their last use."""
+        """Least recently used first."""
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -109,7 +109,7 @@ class OpenFiles:
                 os.close(handle.descriptor)
 
     def read(self, file: Path, length: int, offset: int) -> bytes:
-        """Part of a file; raises BadFile, or TrainingError for an error of the operating system."""
+        """Reads `length` bytes at `offset`; raises BadFile, or TrainingError for an operating-system error."""
         with self._using(file) as descriptor:
             try:
                 return os.pread(descriptor, length, offset)
@@ -136,7 +136,7 @@ class OpenFiles:
             return handle
 
     def _opened(self, file: Path) -> _Handle:
-        descriptor = open_regular(file)  # without the lock: network storage may take its time
+        descriptor = open_regular(file)  # outside the lock: network storage can be slow
         with self._lock:
             handle = self._handles.pop(file, None)
             if handle is None:

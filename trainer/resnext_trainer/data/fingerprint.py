@@ -1,6 +1,6 @@
-"""What a dataset is, without reading an image: the names, sizes and record counts of its files, relative to data.path.
+"""Fingerprint of a dataset: names, sizes and record counts of its files, relative to data.path. Reads no image.
 
-Neither the place of the dataset nor the times of its files are part of it: a copy has the same fingerprint.
+The fingerprint excludes data.path and modification times, so a copy has the same fingerprint.
 """
 
 import hashlib
@@ -17,23 +17,24 @@ class Split(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     parts: int
-    """How many shards, or class folders."""
+    """Number of shards or class folders."""
     records: int
     digest: str
-    """Of each part's name, records and bytes; classes have no bytes, because they would have to be read."""
+    """SHA-256 over the name, records and bytes of each part. Class folders count 0 bytes, because that would require
+    reading every file."""
 
     def differs(self, other: "Split") -> str:
-        """What is not the same, for a message; empty if nothing differs."""
+        """Describes the difference for a message; empty if the splits are equal."""
         if (self.parts, self.records) != (other.parts, other.records):
             return f"was {self}, is {other}"
-        return f"was {self}, is {other} of other names or sizes" if self.digest != other.digest else ""
+        return f"was {self}, is {other} with other names or sizes" if self.digest != other.digest else ""
 
     def __str__(self) -> str:
         return f"{self.records:,} records in {self.parts:,} {'part' if self.parts == 1 else 'parts'}"
 
 
 class Fingerprint(BaseModel):
-    """A dataset, as far as a run must find the same one again."""
+    """Identifies a dataset, so that a resumed run can detect a different one."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -41,9 +42,9 @@ class Fingerprint(BaseModel):
     splits: Mapping[str, Split]
 
     def differences(self, now: "Fingerprint") -> list[str]:
-        """What differs from now's dataset, one sentence each."""
+        """Differences to the dataset `now`, one message per split."""
         if self.format != now.format:
-            return [f"dataset: was of format {self.format}, is of format {now.format}"]
+            return [f"dataset: format was {self.format}, is {now.format}"]
         found = []
         for name in sorted(self.splits.keys() | now.splits.keys()):
             before, after = self.splits.get(name), now.splits.get(name)
@@ -56,7 +57,7 @@ class Fingerprint(BaseModel):
 
 @dataclass(frozen=True)
 class Part:
-    """A shard, or a class folder."""
+    """A shard or a class folder."""
 
     name: str
     records: int
@@ -64,14 +65,14 @@ class Part:
 
 
 class Partitioned(Protocol):
-    """As much of a split's dataset as its fingerprint is made of."""
+    """The part of a dataset that `of` needs."""
 
     def parts(self) -> list[Part]:
         """The shards or class folders; reads no image."""
 
 
 def of(form: str, examples: Mapping[str, Partitioned], synthetic_images: int) -> Fingerprint:
-    """The fingerprint of the pictures of each split; of synthetic data, which has none, the number of images."""
+    """Fingerprint of all splits. For synthetic data it covers the number of images only."""
     parts = {split: records.parts() for split, records in examples.items()}
     if form == "synthetic":
         parts = {"train": [Part("noise", synthetic_images)]}
@@ -81,7 +82,7 @@ def of(form: str, examples: Mapping[str, Partitioned], synthetic_images: int) ->
 def _split(parts: list[Part]) -> Split:
     digest = hashlib.sha256()
     for part in sorted(parts, key=lambda each: each.name):
-        # A length before each name: no other names and numbers make the same bytes.
+        # Each name is prefixed with its length, so that different parts cannot produce the same bytes.
         name = part.name.encode("utf-8", "surrogateescape")
         digest.update(b"%d %s %d %d\n" % (len(name), name, part.records, part.bytes))
     return Split(parts=len(parts), records=sum(part.records for part in parts), digest=digest.hexdigest())

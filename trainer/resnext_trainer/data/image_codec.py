@@ -1,8 +1,8 @@
-"""Pictures in any format as JPEGs of 8-bit RGB: one rule for `data prepare`, `predict` and folders of pictures.
+"""Converts images of any format to 8-bit RGB JPEGs, for `data prepare`, `predict` and image folders alike.
 
-JPEGs stay as they are. Other formats are converted by Pillow, by mode: 16 bits are scaled to 8, transparency is
-composited on white. Pictures whose 8-bit RGB is not defined (floating-point and 32-bit pixels, CMYK without its
-profile, several frames) are rejected. Exif's orientation is ignored, as the reference trainings ignore it.
+JPEGs are kept unchanged. Pillow converts other formats: 16-bit channels are scaled to 8 bits, and transparency is
+composited on white. Images without a defined 8-bit RGB form (floating-point and 32-bit pixels, CMYK, several frames)
+are rejected. The Exif orientation is ignored, as in the reference trainings.
 """
 
 import io
@@ -21,19 +21,19 @@ EXTENSIONS = frozenset(
         *(".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif"),
     )
 )
-"""Files whose names end otherwise are no part of a folder of pictures."""
+"""Image file extensions; an image folder skips all other files."""
 
 _FORMATS = ("PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
-"""What Pillow may read: its other readers start programs, or read what is no picture."""
+"""Formats that Pillow may open; its other plugins start external programs or read files that are not images."""
 
 _QUALITY = 95
-"""Of JPEGs made from other formats, with colours at full resolution: a loss that is not seen."""
+"""Quality of converted images; chroma is not subsampled."""
 
 _WHITE = (255, 255, 255, 255)
 
 
 def as_jpeg(content: bytes) -> bytes:
-    """A file's content as a JPEG: JPEGs as they are, other formats converted; ValueError where it is no image."""
+    """Returns JPEGs unchanged and converts other formats; raises ValueError if the content is not an image."""
     if not is_jpeg(content):
         return converted(content)
     check(content)
@@ -41,12 +41,12 @@ def as_jpeg(content: bytes) -> bytes:
 
 
 def is_jpeg(content: bytes) -> bool:
-    """Whether a file's content begins like a JPEG's."""
+    """Whether the content starts with a JPEG marker."""
     return content.startswith(b"\xff\xd8")
 
 
 def check(jpeg: bytes) -> None:
-    """Decodes a JPEG and forgets the picture; ValueError where training could not decode it."""
+    """Decodes a JPEG as training does and discards the result; raises ValueError if it cannot be decoded."""
     import tensorflow as tf
 
     jpeg_size(jpeg)
@@ -55,12 +55,12 @@ def check(jpeg: bytes) -> None:
     except tf.errors.ResourceExhaustedError as error:
         raise MemoryError(error.message) from None
     except tf.errors.OpError:
-        # TensorFlow's own sentence names the operation and the device, and nothing about the image.
-        raise ValueError("its header is a JPEG's, and its content does not decode: it is cut or damaged") from None
+        # TensorFlow's message names the operation and the device, but says nothing about the image.
+        raise ValueError("it has a JPEG header, but cannot be decoded: it is truncated or damaged") from None
 
 
 def format_name(content: bytes) -> str | None:
-    """What Pillow calls the format of a picture that is no JPEG; None if it is no picture."""
+    """Pillow's name for the format of an image that is not a JPEG; None if the content is not an image."""
     from PIL import Image
 
     try:
@@ -73,7 +73,7 @@ def format_name(content: bytes) -> str | None:
 
 
 def converted(content: bytes) -> bytes:
-    """A picture in another format as a JPEG; ValueError where it is no image, or none that 8-bit RGB can show."""
+    """Converts an image to JPEG; raises ValueError if it is not an image or has no defined 8-bit RGB form."""
     from PIL import Image, UnidentifiedImageError
 
     if not content:
@@ -85,35 +85,39 @@ def converted(content: bytes) -> bytes:
     except (MemoryError, _NotConvertible):
         raise
     except UnidentifiedImageError:
-        raise ValueError("it is no image in a format that Pillow knows") from None
-    # Pillow's readers raise what their format's code meets: SyntaxError and struct.error among them.
+        raise ValueError("it is not an image in a supported format") from None
+    # Pillow's plugins raise arbitrary exceptions, SyntaxError and struct.error among them.
     except Exception as error:
-        raise ValueError(f"it does not decode: {error}") from None
+        raise ValueError(f"it cannot be decoded: {error}") from None
     return stream.getvalue()
 
 
 class _NotConvertible(ValueError):
-    """A picture that decodes, and whose pixels have no 8-bit RGB."""
+    """The image can be decoded, but its pixels have no defined 8-bit RGB form."""
 
 
 def _rgb(picture: "Image") -> "Image":
     from PIL import Image
 
     if (frames := _frames(picture)) > 1:
-        raise _NotConvertible(f"it holds {frames} frames or pages: save the one to use as a picture of its own")
+        raise _NotConvertible(f"it has {frames} frames or pages: save the one to use as a separate image")
     raw, transparent = _raw_mode(picture), picture.info.get("transparency")
     match picture.mode:
         case "F":
-            raise _NotConvertible("its pixels are floating-point numbers without a defined range: convert it to 8 bits")
+            raise _NotConvertible(
+                "its pixels are floating-point numbers without a defined range: convert it to 8 bits per channel"
+            )
         case "CMYK":
-            raise _NotConvertible("its colours are CMYK, which need a colour profile to show: convert it to RGB")
+            raise _NotConvertible("it is CMYK, which needs a colour profile: convert it to RGB")
         case mode if mode.startswith("I"):
             return _from_integers(picture, raw, transparent)
         case "1" | "L" if transparent is not None:
-            # Pillow keeps the transparent grey as the file has it, and scales the pixels.
+            # Pillow scales the pixels to 8 bits, but not the transparent grey level.
             picture.info["transparency"] = transparent if picture.mode == "1" else transparent * _GREY_STEP.get(raw, 1)
         case "RGB" if transparent is not None and ";16" in raw:
-            raise _NotConvertible("one of its 16-bit colours is transparent: save it with an alpha channel, or without")
+            raise _NotConvertible(
+                "it marks one 16-bit colour as transparent: save it with an alpha channel or without transparency"
+            )
     if not picture.has_transparency_data:
         return picture.convert("RGB")
     layer = picture.convert("RGBA")
@@ -121,20 +125,22 @@ def _rgb(picture: "Image") -> "Image":
 
 
 _GREY_STEP = {"L;2": 85, "L;4": 17}
-"""How much one level of grey of two and four bits is of 255."""
+"""Factor from 2-bit and 4-bit grey levels to 8 bits."""
 
 
 def _from_integers(picture: "Image", raw: str, transparent: Any) -> "Image":
-    """A picture of one channel with more than 8 bits."""
+    """Converts a single-channel image with more than 8 bits."""
     from PIL import Image
 
     if picture.mode == "I" and not (picture.format == "PPM" or raw in {"I;16B", "I;16"}):
-        raise _NotConvertible("its pixels are 32-bit or signed numbers without a defined range: convert it to 8 bits")
+        raise _NotConvertible(
+            "its pixels are 32-bit or signed integers without a defined range: convert it to 8 bits per channel"
+        )
     greatest = 4095 if raw == "I;12" else 65_535
     inverted = picture.format == "TIFF" and picture.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
     values = np.asarray(picture).astype(np.uint32)
     grey = ((values.clip(0, greatest) * 255 + greatest // 2) // greatest).astype(np.uint8)
-    if inverted:  # white is zero, which Pillow heeds for 8 bits alone
+    if inverted:  # zero is white; Pillow handles this for 8 bits only
         grey = 255 - grey
     if isinstance(transparent, int):
         grey[values == transparent] = 255
@@ -145,7 +151,7 @@ _PHOTOMETRIC, _SUBFILE_TYPE, _REDUCED = 262, 254, 1
 
 
 def _frames(picture: "Image") -> int:
-    """Frames of an animation, or pages; a TIFF's previews of its own page are none."""
+    """Number of frames or pages, excluding the reduced-resolution previews of a TIFF."""
     frames: int = getattr(picture, "n_frames", 1)
     if picture.format != "TIFF" or frames == 1:
         return frames
@@ -157,7 +163,7 @@ def _frames(picture: "Image") -> int:
 
 
 def _raw_mode(picture: "Image") -> str:
-    """How the pixels lie in the file, as Pillow calls it, such as L;2 or RGB;16B."""
+    """Pillow's name for the pixel layout in the file, such as L;2 or RGB;16B."""
     tiles = getattr(picture, "tile", None)
     if not tiles:
         return ""

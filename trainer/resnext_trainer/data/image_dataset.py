@@ -1,4 +1,4 @@
-"""What every format of a dataset offers."""
+"""Interface of all dataset formats."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -10,21 +10,21 @@ from resnext_trainer.data.shards import data_error
 
 
 class ImageDataset(Protocol):
-    """The pictures of one split, each at its number, in groups that are read one after the other."""
+    """The images of one split, numbered from 0."""
 
     def __len__(self) -> int: ...
 
     def parts(self) -> list[Part]:
-        """The shards or class folders, for the dataset's fingerprint; reads no image."""
+        """The shards or class folders, for the fingerprint of the dataset; reads no image."""
 
     def location(self, number: int) -> str:
-        """A picture's place, for a message."""
+        """Location of an image, for messages."""
 
     def read_record(self, number: int) -> tuple[bytes, int]:
-        """A picture as a JPEG, and its label as stored; a ValueError says what is wrong, and not with which picture."""
+        """Image as JPEG, and its label as stored; raises ValueError, whose message does not contain the location."""
 
     def read(self, number: int) -> tuple[bytes, int]:
-        """The same; the TrainingError that it raises instead names the picture."""
+        """Like `read_record`, but raises TrainingError with the location of the image."""
         try:
             return self.read_record(number)
         except ValueError as error:
@@ -32,4 +32,4 @@ class ImageDataset(Protocol):
 
     @property
     def groups(self) -> Sequence[np.ndarray]:
-        """The numbers of the pictures that lie together: in a shard, or in the folder of a class."""
+        """Image numbers by shard or class folder; images of one group are stored together."""

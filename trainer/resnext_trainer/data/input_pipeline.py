@@ -1,4 +1,4 @@
-"""Images and labels in batches. The order and the crops do not depend on the decoder; see `sampling`."""
+"""Batches of images and labels. Order and crops do not depend on the decoder; see `sampling`."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,48 +12,50 @@ if TYPE_CHECKING:
     from resnext_trainer.runtime.distributed import Communicator
 
 Batch = tuple[Any, Any]
-"""Images [batch, size, size, 3] in uint8 and labels [batch] in int32; -1 marks padding, which counts for nothing."""
+"""Images, uint8 [batch, size, size, 3], and labels, int32 [batch]; label -1 marks padding, which is not counted."""
 
 ReshuffleHistory = tuple[tuple[int, int], ...]
-"""(images seen, number of the rollback) at each rollback of an epoch: from there on it has another order."""
+"""(images consumed, rollback number) for each rollback of an epoch; each reshuffles the rest of the epoch."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Which part of every global batch is this rank's."""
+    """This rank's part of every global batch."""
 
     rank: int
     size: int
 
 
 class InputPipeline(Protocol):
-    """Where a training gets its batches from."""
+    """Source of the batches of a training."""
 
     name: str
-    """What decodes: tfdata, dali, or synthetic."""
+    """tfdata, dali or synthetic."""
     training_images: int
     validation_images: int
 
     @property
     def examples(self) -> "Mapping[str, ImageDataset]":
-        """The pictures by split; none where there are no files."""
+        """Datasets by split; empty for synthetic data."""
 
     @property
     def bad(self) -> "BadRecords | None":
-        """The records that this rank had to skip; None where there are no records."""
+        """Records that this rank skipped; None for synthetic data."""
 
     def train(self, epoch: int, seen: int = 0, redealt: ReshuffleHistory = ()) -> Iterator[Batch]:
-        """This rank's batches of an epoch after the images that all ranks have seen; always the same.
+        """This rank's batches of an epoch, deterministically; a step takes `gradientAccumulation` of them.
 
-        A step takes `gradientAccumulation` batches.
+        seen: images of this epoch that all ranks combined have consumed already.
         """
 
     def validate(self) -> Iterator[Batch]:
-        """This rank's share of the validation images; each counts once, and every rank has as many batches."""
+        """This rank's share of the validation images. Each image counts once; all ranks get the same number of
+        batches.
+        """
 
 
 def open_dataset(config: Training, split: str) -> ImageDataset:
-    """The pictures of a split, in the configured format; raises TrainingError where they are not as they should be."""
+    """Opens a split in the configured format; raises TrainingError if files are missing or invalid."""
     from resnext_trainer.data.datasets import folder, tfrecord
 
     data = config.data
@@ -69,8 +71,8 @@ def open_dataset(config: Training, split: str) -> ImageDataset:
 
 
 def open_input_pipeline(config: Training, share: Shard) -> InputPipeline:
-    """The source that a configuration asks for; raises TrainingError where it is not as it should be."""
-    # Each is imported only when used: DALI may be absent, and loading it takes a second.
+    """Opens the configured pipeline; raises TrainingError if the data or the pipeline is unusable."""
+    # Each pipeline is imported only when used: DALI may be missing, and importing it takes a second.
     if config.data.format == "synthetic":
         from resnext_trainer.data.pipelines.synthetic import Synthetic
 
@@ -85,7 +87,7 @@ def open_input_pipeline(config: Training, share: Shard) -> InputPipeline:
 
 
 def open_for_ranks(ranks: "Communicator", config: Training) -> InputPipeline:
-    """Each rank's source; if one rank refuses, all of them raise the same TrainingError. To be called on all ranks."""
+    """Opens the pipeline on every rank; if it fails on one, all raise the same TrainingError. Collective call."""
     from resnext_trainer.runtime.distributed import run_collectively  # imports TensorFlow, which this module does not
 
     return run_collectively(ranks, lambda: open_input_pipeline(config, Shard(ranks.rank, ranks.size)))

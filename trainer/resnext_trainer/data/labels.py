@@ -1,4 +1,4 @@
-"""Names of classes: which ones a folder may have, and the file labels.txt, UTF-8 in every locale."""
+"""Class names: valid class folder names, and the file labels.txt, which is UTF-8 in every locale."""
 
 import os
 import unicodedata
@@ -10,20 +10,18 @@ from resnext_trainer.errors import TrainingError
 from resnext_trainer.text import printable
 
 LABELS = "labels.txt"
-"""The names of the classes, one a line, beside the shards; line 1 is the class that the records call 1."""
+"""Class names next to the shards, one per line; line 1 names label 1."""
 
 _BYTE_ORDER_MARK = "\ufeff"
 _SEPARATORS = {"Cc", "Zl", "Zp"}
-"""Unicode's control characters, and its separators of lines and paragraphs."""
+"""Unicode categories: control characters, line separators and paragraph separators."""
 
 
 def class_name(folder: str | os.PathLike[str]) -> str:
-    """The class that a folder is named after; raises TrainingError for a name that labels.txt could not keep
-    exactly.
-    """
-    name = os.path.basename(os.fspath(folder))  # noqa: PTH119 (a name, not a place)
+    """Class name of a folder; raises TrainingError for a name that labels.txt cannot represent exactly."""
+    name = os.path.basename(os.fspath(folder))  # noqa: PTH119 (a name, not a path)
     try:
-        # The same in every locale: the file system holds bytes.
+        # File names are bytes: decoding them as UTF-8 gives the same name in every locale.
         text = os.fsencode(name).decode("utf-8")
     except UnicodeDecodeError:
         raise _refused(folder, "is not UTF-8") from None
@@ -35,23 +33,23 @@ def class_name(folder: str | os.PathLike[str]) -> str:
 
 def _refused(folder: str | os.PathLike[str], why: str) -> TrainingError:
     return TrainingError(
-        ExitStatus.INVALID_DATA, f"{printable(folder)}: the name of this class folder {why}: rename it"
+        ExitStatus.INVALID_DATA, f"{printable(folder)}: the name of this class folder {why}: rename the folder"
     )
 
 
 def text(names: Sequence[str]) -> str:
-    """The content of the file: the names, one a line."""
+    """Content of labels.txt: one name per line."""
     return "".join(f"{name}\n" for name in names)
 
 
 def read(file: str | os.PathLike[str]) -> list[str]:
-    """The names in a file, lines ending with a line feed alone; raises BadFile, a ValueError, for what is no text.
+    """Reads the names in a file; raises BadFile, a ValueError, if it is not UTF-8 text.
 
-    A byte order mark and carriage returns, as editors on Windows write them, are no part of a name.
+    Only a line feed ends a line. A byte order mark and carriage returns, as written on Windows, are removed.
     """
     try:
         text = files.read(file).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise files.BadFile(f"is no text in UTF-8 ({error})") from None
+        raise files.BadFile(f"is not UTF-8 text ({error})") from None
     lines = text.removesuffix("\n").split("\n") if text else []
     return [line.removesuffix("\r") for line in lines]

@@ -1,7 +1,8 @@
-"""From a folder of class folders to shards: what is written is planned first, so that a killed run goes on.
+"""Converts a folder of class folders to shards, resumably.
 
-The plan is a function of the names and sizes of the files. It is kept beside the shards; a shard that is there is
-whole, and another plan in the same folder is refused. Only the output folder is written to.
+The plan is a function of the names and sizes of the files, and its hash is stored next to the shards. A shard that
+exists is complete, so an interrupted run continues with the missing ones; a different plan for the same output is
+rejected. Only the output folder is modified.
 """
 
 import hashlib
@@ -29,7 +30,7 @@ _PLAN = "prepare.json"
 
 @dataclass(frozen=True)
 class Picture:
-    """A file and its label, counted from 1."""
+    """A file and its label; labels start at 1."""
 
     file: Path
     label: int
@@ -37,22 +38,22 @@ class Picture:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which pictures go where."""
+    """Assignment of the images to splits and shards."""
 
     classes: tuple[str, ...]
     splits: Mapping[str, Sequence[Picture]]
     shard_images: int
     unusable: Summary = field(default_factory=Summary)
-    """Files that are no regular files, and folders that cannot be listed."""
+    """Files that are not regular files, and folders that cannot be listed."""
     unused: Summary = field(default_factory=Summary)
-    """Files without a picture's extension."""
+    """Files without an image file extension."""
 
     def shards(self, split: str) -> int:
         """Number of shards of a split."""
         return -(-len(self.splits[split]) // self.shard_images)
 
     def digest(self, root: Path) -> str:
-        """A function of the classes and of every picture's place, name and size."""
+        """SHA-256 over the classes and every image's split, path relative to `root`, and size."""
         summary = hashlib.sha256(json.dumps([self.shard_images, *self.classes]).encode())
         for split, pictures in self.splits.items():
             for picture in pictures:
@@ -66,31 +67,32 @@ def _size(file: Path) -> int:
         try:
             return file.stat().st_size
         except FileNotFoundError:
-            return 0  # deleted after it was listed: reading it says so
+            return 0  # deleted after listing: reading the file reports it
 
 
 @dataclass
 class Prepared:
-    """What a run has done, or found done."""
+    """Result of a run, including the shards of earlier runs."""
 
     classes: int
     records: dict[str, int] = field(default_factory=dict)
-    """By split."""
+    """Number of records by split."""
     skipped: Summary = field(default_factory=Summary)
-    """Files that are no images and were left out."""
+    """Files that are not images and were skipped."""
 
 
 def plan(source: Path, validation: Path | None, validation_fraction: float, shard_images: int) -> Plan:
-    """Labels in the order of the class folders' names; pictures shuffled, always alike.
+    """Plans the shards: labels in the order of the class folder names, images shuffled with a fixed seed.
 
-    Without a folder for validation, the share `validation_fraction` of each class is kept for it, one picture at least.
+    If `validation` is None, `validation_fraction` of each class, at least one image, is used for validation. Raises
+    TrainingError if there are fewer than two classes, too few images, or unknown classes in `validation`.
     """
     found = listing(source)
     training, others = found.classes, [found]
     classes = tuple(training)
     if len(classes) < 2:
         raise tfrecord.data_error(
-            f"{printable(source)} holds the class folder {classes[0]} alone: at least two classes are required"
+            f"{printable(source)} contains only one class folder, {classes[0]}: at least two classes are required"
         )
     random = np.random.default_rng(0)
     shuffled = {name: [files[at] for at in random.permutation(len(files))] for name, files in training.items()}
@@ -98,8 +100,8 @@ def plan(source: Path, validation: Path | None, validation_fraction: float, shar
         count = {name: max(1, round(validation_fraction * len(files))) for name, files in shuffled.items()}
         if few := [name for name, files in shuffled.items() if len(files) < 2]:
             raise tfrecord.data_error(
-                f"{printable(source / few[0])} holds one image, and one must be held out: add images, or give "
-                "--validation"
+                f"{printable(source / few[0])} contains only one image, but one is needed for validation: add images "
+                "or pass --validation"
             )
         held = {name: files[: count[name]] for name, files in shuffled.items()}
         shuffled = {name: files[count[name] :] for name, files in shuffled.items()}
@@ -108,7 +110,8 @@ def plan(source: Path, validation: Path | None, validation_fraction: float, shar
         held = others[-1].classes
         if unknown := sorted(set(held) - set(classes)):
             raise tfrecord.data_error(
-                f"{printable(validation / unknown[0])} is a class that {printable(source)} does not have"
+                f"{printable(validation / unknown[0])}: {printable(source)} has no such class: rename or remove the "
+                "folder"
             )
     number_of = {name: number for number, name in enumerate(classes, 1)}
     splits = {}
@@ -129,15 +132,14 @@ def _joined(listings: Sequence[Listing]) -> tuple[Summary, Summary]:
 def carry_out(
     wanted: Plan, source: Path, output: Path, *, skip_bad: bool, advance: Callable[[int], None] = lambda _: None
 ) -> Prepared:
-    """Writes the shards that are not there yet, on all cores; `advance` is told of every picture that is done.
+    """Writes the missing shards on all cores; calls `advance` with the number of images processed.
 
-    Raises TrainingError naming the files that are no images, once all have been looked at, unless they are to be
-    skipped.
+    Unless `skip_bad` is set, raises TrainingError listing the files that are not images, after reading all files.
     """
     if len(wanted.unusable) and not skip_bad:
         raise _bad_files(wanted.unusable)
     _claim(output, wanted, source)
-    done, refusals = Prepared(len(wanted.classes)), Summary()
+    done, rejected = Prepared(len(wanted.classes)), Summary()
     done.skipped.merge(wanted.unusable)
     stop, lock = threading.Event(), threading.Lock()
 
@@ -145,12 +147,12 @@ def carry_out(
         bad = Summary()
         for picture in share:
             if stop.is_set():
-                raise InterruptedError("interrupted: run it again, and it goes on")
+                raise InterruptedError("interrupted: run the command again to continue")
             try:
                 with system_errors(picture.file):
                     jpeg = as_jpeg(files.read(picture.file))
             except ValueError as error:
-                bad.add("files that are no images", f"{printable(picture.file)}: {error}")
+                bad.add("files that are not images", f"{printable(picture.file)}: {error}")
             else:
                 yield jpeg, picture.label
             advance(1)
@@ -176,13 +178,13 @@ def carry_out(
                 try:
                     future.result()
                 except _NoImages as found:
-                    refusals.merge(found.summary)
+                    rejected.merge(found.summary)
         except BaseException:
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    if len(refusals):
-        raise _bad_files(refusals)
+    if len(rejected):
+        raise _bad_files(rejected)
     done.records = {split: len(tfrecord.open_split(str(output), split)) for split in tfrecord.SPLITS}
     return done
 
@@ -195,9 +197,9 @@ class _NoImages(Exception):
 
 def _bad_files(found: Summary) -> TrainingError:
     return tfrecord.data_error(
-        f"{len(found):,} of the files cannot be used, and their shards are not written:\n"
+        f"{len(found):,} files cannot be used, so their shards were not written:\n"
         + "\n".join(found.lines())
-        + "\nRemove them, or skip them with --skip-bad."
+        + "\nRemove these files, or pass --skip-bad to skip them."
     )
 
 
@@ -206,7 +208,7 @@ def _share(wanted: Plan, pictures: Sequence[Picture], shard: int) -> Sequence[Pi
 
 
 def _claim(output: Path, wanted: Plan, source: Path) -> None:
-    """Leaves the plan and the labels in the output folder, or refuses a folder that holds another data set."""
+    """Writes the plan and the labels to the output folder; raises TrainingError if it contains another dataset."""
     here = {"sha256": wanted.digest(source), "classes": len(wanted.classes)}
     note = output / _PLAN
     try:
@@ -215,14 +217,14 @@ def _claim(output: Path, wanted: Plan, source: Path) -> None:
         there = here
         if any(output.glob("train-*")) or any(output.glob("validation-*")):
             raise tfrecord.data_error(
-                f"{printable(output)} contains shards from another source: choose another"
+                f"{printable(output)} contains shards from another source: choose another output folder"
             ) from None
     except ValueError:
         there = None
     if there != here:
         raise tfrecord.data_error(
-            f"{printable(output)} holds shards of other images, or of the same in another division: choose another "
-            "folder, or empty it"
+            f"{printable(output)} contains shards of other images or with other options: choose another output "
+            "folder, or empty this one"
         )
     output.mkdir(parents=True, exist_ok=True)
     for file, text in (

@@ -1,9 +1,9 @@
-"""Many problems in few lines: counted by cause, with a few examples; its size does not grow with their number."""
+"""Summary of problems: a count and a few examples per cause, in bounded memory."""
 
 from collections.abc import Iterator
 
 NAMED = 20
-"""Maximum number of examples that are named, and of causes that are counted separately."""
+"""Maximum number of examples listed, and of causes counted separately."""
 
 _OTHER = "other problems"
 
@@ -19,7 +19,7 @@ class Summary:
         return sum(self._counts.values())
 
     def add(self, cause: str, example: str) -> None:
-        """Counts a problem; `example` names the file or record and says what is wrong with it."""
+        """Counts a problem; `example` contains the file or record and the problem."""
         self._add(cause, 1, [example])
 
     def merge(self, other: "Summary") -> None:
@@ -28,7 +28,7 @@ class Summary:
             self._add(cause, count, other._examples[cause])
 
     def lines(self) -> Iterator[str]:
-        """One line a cause, then its examples: at most NAMED in all, and at least one of each cause."""
+        """One line per cause, followed by its examples: at most NAMED in total, at least one per cause."""
         left = NAMED - len(self._counts)
         for cause, count in self._counts.items():
             examples = self._examples[cause][: 1 + max(0, left)]

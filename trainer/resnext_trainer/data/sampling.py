@@ -1,12 +1,12 @@
-"""Which records, cut how, make which batch: a function of (seed, epoch, images seen), for every pipeline alike.
+"""Sampling: records and crops of every batch, as a function of (seed, epoch, images consumed), for all pipelines.
 
-The order of an epoch is one permutation of all records. A step takes the next global batch of it, and each rank its
-part of that: so two ranks see what one rank with the joined batch would, and a training resumes in mid-epoch, also
-with another number of ranks, without reading what it has seen.
+The order of an epoch is one permutation of all records. A step takes the next global batch, and each rank takes its
+part of it. Two ranks therefore see the same images as one rank with twice the batch size. A training resumes in
+mid-epoch, even with another number of ranks, without reading the consumed records again.
 
-A training record that cannot be used gives its place to the next one in the epoch's order that can, which is then
-seen twice: so batches stay full, every rank makes as many steps, and the order stays a function of the data alone. A
-validation record that cannot be used is masked like padding.
+A bad training record is replaced by the next usable one in the order of the epoch, which is then used twice. This
+keeps batches full and the number of steps equal on all ranks, and the order depends on the data only. A bad validation
+record is masked like padding.
 """
 
 import functools
@@ -28,7 +28,7 @@ from resnext_trainer.data.input_pipeline import ReshuffleHistory, Shard, open_da
 from resnext_trainer.errors import TrainingError, system_errors
 
 _READERS = 4
-"""Batches read at the same time, ahead of the decoder: enough to hide a network disk's delay."""
+"""Batches read concurrently ahead of the decoder, enough to hide the latency of network storage."""
 
 PADDING = -1
 
@@ -43,22 +43,22 @@ class EncodedBatch:
     cuts: list[CropWindow]
     labels: np.ndarray
     numbers: list[int]
-    """Which records these are; padding is none."""
+    """Record numbers; PADDING for padding."""
 
 
 @dataclass(frozen=True)
 class BatchSchedule:
-    """A row of batches, each made when it is asked for, always the same."""
+    """A sequence of batches, each loaded on demand and deterministic."""
 
     count: int
     load: Callable[[int], EncodedBatch]
     mark_undecodable: Callable[[int, Callable[[bytes, CropWindow], bool]], bool]
-    """Skips the records of a batch that a decoder cannot do; whether there were any. TrainingError where they are too
-    many.
+    """Marks the records of a batch that the decoder rejects as bad; returns whether there were any. Raises
+    TrainingError if there are too many.
     """
 
     def prefetch(self, first: int = 0) -> Iterator[EncodedBatch]:
-        """The batches from one on, in order, read ahead by a few threads."""
+        """Batches in order, starting with number `first`, read ahead by a few threads."""
         return _prefetched(self.load, range(first, self.count))
 
 
@@ -74,11 +74,11 @@ class Batches:
 
     @property
     def examples(self) -> Mapping[str, ImageDataset]:
-        """The pictures by split."""
+        """Datasets by split."""
         return self._records
 
     def train(self, epoch: int, seen: int = 0, redealt: ReshuffleHistory = ()) -> BatchSchedule:
-        """An epoch's batches after those seen; the records that fill no global batch are left for another epoch."""
+        """Batches of an epoch after `seen` images; records that do not fill a global batch are dropped."""
         config = self._config
         order = epoch_order(config.seed, epoch, self.training_images, redealt)
         batch, parts = config.batch_size, config.gradient_accumulation
@@ -92,7 +92,7 @@ class Batches:
         return BatchSchedule(steps * parts, load, functools.partial(self._mark_undecodable, _TRAIN, load))
 
     def validate(self) -> BatchSchedule:
-        """Every size-th record from this rank's on; padded at the end to whole batches, as many on every rank."""
+        """Every size-th record, starting at this rank; padded so that all ranks get the same number of full batches."""
         batch, total = self._config.batch_size, self.validation_images
         mine = np.arange(self._share.rank, total, self._share.size)
 
@@ -117,17 +117,20 @@ class Batches:
             number = int(order[(place + further) % len(order)])
             if example := self._usable(_TRAIN, number, epoch):
                 return example
-        raise tfrecord.data_error(f"no train record in {self._config.data.path} can be used; the log says why of each")
+        raise tfrecord.data_error(
+            f"no training record in {self._config.data.path} can be used: the log lists "
+            "the first bad records with their reasons"
+        )
 
     def _usable(self, split: str, number: int, epoch: int | None) -> "_Example | None":
-        """A record with its cut; None where it is bad, which is noted. TrainingError where there are too many of
-        those.
+        """A record with its crop window; None if it is bad, which is recorded. Raises TrainingError if there are too
+        many bad records.
         """
         if (split, number) in self.bad:
             return None
         records = self._records[split]
         try:
-            # A fault of the process or its storage ends the attempt, to be retried; it makes no bad record.
+            # A fault of the process or the storage ends the attempt, which is retried; the record is not bad.
             with system_errors():
                 jpeg, label = records.read(number)
                 jpeg, cut = self._cut(jpeg, records, number, epoch)
@@ -159,13 +162,13 @@ class Batches:
         if not first <= label < first + classes:
             advice = f"set data.firstLabel to {1 - first}" if label in (0, first + classes) else "set model.classes"
             raise tfrecord.data_error(
-                f"{records.location(number)}: its label is {label}, and model.classes {classes} with data.firstLabel "
-                f"{first} mean {first} to {first + classes - 1}: {advice} as the data has it"
+                f"{records.location(number)}: label {label} is out of range; model.classes {classes} and "
+                f"data.firstLabel {first} allow {first} to {first + classes - 1}: {advice} to match the dataset"
             )
         return label - first
 
     def _cut(self, jpeg: bytes, records: ImageDataset, number: int, epoch: int | None) -> tuple[bytes, CropWindow]:
-        """The JPEG as every decoder reads it, and the window of it."""
+        """The JPEG in a form that every decoder accepts, and its crop window."""
         try:
             height, width = jpeg_size(jpeg)
             jpeg = regular(jpeg)
@@ -178,14 +181,14 @@ class Batches:
 
 
 _Example = tuple[bytes, CropWindow, int, int]
-"""JPEG, cut, class and number of a record."""
+"""JPEG, crop window, class and record number."""
 
 _BLANK_SIDE = 8
 
 
 @functools.cache
 def blank() -> bytes:
-    """A black image as JPEG: what padding shows."""
+    """Black JPEG, used for padding."""
     from PIL import Image
 
     stream = io.BytesIO()
@@ -194,7 +197,7 @@ def blank() -> bytes:
 
 
 def epoch_order(seed: int, epoch: int, images: int, redealt: ReshuffleHistory = ()) -> np.ndarray:
-    """The order of an epoch: each image once. What was not seen when a rollback came is dealt anew from there on."""
+    """Order of an epoch: a permutation of all images. Each rollback reshuffles the images not yet consumed."""
     order = np.random.default_rng([seed, epoch]).permutation(images)
     for seen, rollback in redealt:
         order[seen:] = np.random.default_rng([seed, epoch, rollback]).permutation(order[seen:])

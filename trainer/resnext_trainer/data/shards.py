@@ -1,7 +1,7 @@
-"""Which files of a folder are a split's shards, and what a file is that is none.
+"""Finds the shards of a split in a folder, and identifies files that are not shards.
 
-Every file whose name begins with a split's name is counted or rejected by name. Only hidden files, folders with other
-names, and indexes are skipped.
+Every file whose name begins with the split is either used or rejected with a message. Only hidden files, folders
+without a shard name, and indexes are skipped.
 """
 
 import re
@@ -49,17 +49,18 @@ _TEXTS = (
     (re.compile(rb"\\?(MD5|SHA\d+|[0-9a-fA-F]{32,128})[ \t(]"), "a list of checksums: move it elsewhere"),
 )
 _HEAD = 512
-"""Bytes that are looked at to recognise a file."""
+"""Bytes read to identify a file."""
 
 
 def data_error(message: str, *, collective: bool = False) -> TrainingError:
-    """The data's fault, in words."""
+    """TrainingError for invalid data."""
     return TrainingError(ExitStatus.INVALID_DATA, message, collective=collective)
 
 
 def find(folder: Path, split: str, *, incomplete: bool = False) -> tuple[Path, ...]:
-    """A split's shards by name; raises TrainingError where some are missing (unless `incomplete`), or some are no
-    shards.
+    """Shards of a split, ordered by name.
+
+    Raises TrainingError if shards are missing or empty (unless `incomplete`) or if files are not shards.
     """
     names = sorted(name for name in _listed(folder) if name.startswith(split))
     candidates = [name for name in names if not name.endswith(_INDEXES) and not _is_folder(folder / name, split)]
@@ -70,8 +71,8 @@ def find(folder: Path, split: str, *, incomplete: bool = False) -> tuple[Path, .
     if strange:
         among = f"; the shards are named like {printable(next(iter(numbered)))}" if numbered else ""
         raise data_error(
-            f"{_names(strange)} in {printable(folder)}: the name begins with {split} and is no shard's{among}: "
-            "delete it, move it elsewhere, or give it a shard's name"
+            f"{_names(strange)} in {printable(folder)}: the name begins with {split} but is not a shard name{among}: "
+            "delete, move or rename the file"
         )
     if numbered:
         _check_division(folder, split, numbered, incomplete=incomplete)
@@ -79,18 +80,18 @@ def find(folder: Path, split: str, *, incomplete: bool = False) -> tuple[Path, .
     if problems:
         raise data_error(
             f"in {printable(folder)}: " + named([f"{printable(name)} {why}" for name, why in problems], len(problems))
-            + ": copy it again, or re-create the data set"
+            + ": copy the shard again, or re-create the dataset"
         )  # fmt: skip
     return tuple(folder / name for name in candidates)
 
 
 def any_of(folder: Path) -> bool:
-    """Whether a folder holds a file whose name begins like a shard's."""
+    """Whether a folder contains a file whose name begins with a split."""
     return any(name.startswith(SPLITS) and not (folder / name).is_dir() for name in _listed(folder))
 
 
 def similar(folder: Path, split: str) -> str:
-    """A hint at files whose names contain a split's, such as imagenet2012-train.tfrecord-00000-of-01024."""
+    """Hint for files whose names contain the split, such as imagenet2012-train.tfrecord-00000-of-01024."""
     found = sorted(name for name in _listed(folder) if split in name[1:] and not name.startswith("."))
     if not found:
         return ""
@@ -101,18 +102,18 @@ def similar(folder: Path, split: str) -> str:
 
 
 def kind(start: bytes) -> str | None:
-    """What a file that is no TFRecord file is, by its first bytes, and what to do; None if that is not known."""
+    """Kind of a file that is not a TFRecord file, from its first bytes, with advice; None if unknown."""
     if not start:
         return "empty"
     for magic, words in _STARTS:
         if start.startswith(magic):
             return words
     if start.startswith(_ZLIB):
-        return "compressed with zlib: write it again without compression"
+        return "compressed with zlib: write the shard without compression"
     if start[257:262] == b"ustar":
         return "a tar archive: unpack it"
     if not start.strip(b"\0"):
-        return "all zeros at its start, as an interrupted copy leaves it: copy it again"
+        return "zeros at its start, as after an interrupted copy: copy the file again"
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     for form, words in _TEXTS:
         if form.match(text) and _is_text(text):
@@ -121,7 +122,7 @@ def kind(start: bytes) -> str | None:
 
 
 def start(file: Path) -> bytes:
-    """As much of a file as `kind` looks at."""
+    """The first bytes of a file, for `kind`."""
     return files.read(file, _HEAD)
 
 
@@ -145,7 +146,7 @@ def _listed(folder: Path) -> list[str]:
 
 
 def _is_folder(path: Path, split: str) -> bool:
-    """Whether this is a folder of another format's, such as train itself; one with a shard's name is rejected."""
+    """Whether this is a folder without a shard name, such as `train` of an image folder dataset."""
     return not _NUMBERED.fullmatch(path.name, len(split)) and path.is_dir()
 
 
@@ -169,25 +170,25 @@ def _check_division(folder: Path, split: str, numbered: dict[str, re.Match[str]]
         divisions.setdefault((match["count"], match["suffix"] or ""), []).append(name)
     if len(divisions) > 1:
         raise data_error(
-            f"{printable(folder)} holds {split} shards of {len(divisions)} divisions: "
+            f"{printable(folder)} contains {len(divisions)} different sets of {split} shards: "
             + named([f"{len(names):,} like {names[0]}" for names in divisions.values()], len(divisions))
-            + ": keep one of them"
+            + ": keep one set"
         )
     (count_text, suffix), names = next(iter(divisions.items()))
     count, found = int(count_text), {int(match["number"]) for match in numbered.values()}
     if len(found) < len(numbered):
         raise data_error(
-            f"{printable(folder)} holds {split} shards with the same number: {_names(names)}: keep one of each"
+            f"{printable(folder)} contains {split} shards with the same number: {_names(names)}: keep one of each"
         )
-    first = 1 if 0 not in found and count in found else 0  # some count from 1
+    first = 1 if 0 not in found and count in found else 0  # some datasets count from 1
     beyond = [name for name, match in numbered.items() if not first <= int(match["number"]) < first + count]
     if beyond:
         raise data_error(
-            f"{_names(beyond)} in {printable(folder)}: there is no such number among {count:,} shards: "
-            "delete it, or re-create the data set"
+            f"{_names(beyond)} in {printable(folder)}: the number is out of range for {count:,} shards: "
+            "delete the file, or re-create the dataset"
         )
     if count > _MOST_SHARDS:
-        raise data_error(f"{printable(folder)}/{names[0]}: {count:,} shards are more than {_MOST_SHARDS:,}")
+        raise data_error(f"{printable(folder)}/{names[0]}: {count:,} shards exceed the limit of {_MOST_SHARDS:,}")
     if incomplete or len(found) == count:
         return
     missing = [number for number in range(first, first + count) if number not in found]
@@ -195,6 +196,6 @@ def _check_division(folder: Path, split: str, numbered: dict[str, re.Match[str]]
     examples = [f"{split}-{number:0{digits}d}-of-{count_text}{suffix}" for number in missing[:NAMED]]
     raise data_error(
         f"{named(examples, len(missing))} {'is' if len(missing) == 1 else 'are'} missing (found {len(found):,} of "
-        f"{count:,} {split} shards in {printable(folder)}): copy the missing shards, re-create the data set, or set "
-        "data.incompleteShards to allow if the subset is meant"
+        f"{count:,} {split} shards in {printable(folder)}): copy the missing shards, re-create the dataset, or set "
+        "data.incompleteShards to allow to train on the subset"
     )

@@ -1,4 +1,4 @@
-"""Every record looked at: its checksums, its label, and whether its picture decodes."""
+"""Validates every record: checksums, label, and whether the image can be decoded."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from resnext_trainer.data.problem_summary import Summary
 from resnext_trainer.errors import system_errors
 
 MOST_CLASSES = 100_000
-"""As many as model.classes may be: a greater label is none."""
+"""Maximum of model.classes; greater labels are out of range."""
 
 _CLAUSE = re.compile(r"[:;,] ")
 _LABELS = "records with a label out of range"
@@ -23,24 +23,24 @@ _LABELS = "records with a label out of range"
 
 @dataclass
 class ValidationResult:
-    """What a split holds, and what is wrong with it."""
+    """Contents and problems of a split."""
 
     shards: int
     records: int
     labels: Counter[int] = field(default_factory=Counter)
-    """Records by label, as stored, those that may occur."""
+    """Valid records by label, as stored."""
     problems: Summary = field(default_factory=Summary)
     least: int | None = None
     greatest: int | None = None
-    """The least and the greatest label of all."""
+    """Smallest and greatest label, including those out of range."""
 
     def count(self, label: int) -> None:
-        """Takes a label into account, one that may occur or not."""
+        """Updates `least` and `greatest`."""
         self.least = label if self.least is None else min(self.least, label)
         self.greatest = label if self.greatest is None else max(self.greatest, label)
 
     def merge(self, other: "ValidationResult") -> None:
-        """Adds what was found in another part."""
+        """Adds the result of another part of the split."""
         self.labels += other.labels
         self.problems.merge(other.problems)
         for label in (other.least, other.greatest):
@@ -48,7 +48,7 @@ class ValidationResult:
                 self.count(label)
 
     def advice(self, first: int, classes: int | None) -> str | None:
-        """The setting that helps where labels are out of range."""
+        """The setting to change if labels are out of range; None if they are in range."""
         if self.least is None or self.greatest is None:
             return None
         most = classes or MOST_CLASSES
@@ -64,13 +64,16 @@ class ValidationResult:
             return (
                 f"{found}: set data.firstLabel to {start} and {needed}" if start != first else f"{found}: set {needed}"
             )
-        return f"{found}: data.labelFeature must name the feature of the class's number, from 0 or 1 on"
+        return f"{found}: set data.labelFeature to the feature that contains class numbers starting at 0 or 1"
 
 
 def validate(
     records: ImageDataset, first: int, classes: int | None, advance: Callable[[int], None] = lambda _: None
 ) -> ValidationResult:
-    """Reads all of a split on all cores; labels may be `first` to `first + classes - 1`."""
+    """Reads a whole split on all cores; valid labels are `first` to `first + classes - 1`.
+
+    Raises TrainingError for operating-system errors; all other problems are part of the result.
+    """
     groups = records.groups
     allowed = range(first, first + (classes or MOST_CLASSES))
     findings = ValidationResult(len(groups), len(records))
@@ -88,7 +91,7 @@ def validate(
                         image_codec.check(jpeg)
                         part.labels[label] += 1
             except ValueError as error:
-                # Its first clause is enough beside each example; the advice stands beside the cause.
+                # Examples show only the first clause of the message; the cause contains the advice.
                 clause = _CLAUSE.split(str(error), maxsplit=1)[0]
                 part.problems.add(f"records: {error}", f"{records.location(number)}: {clause}")
             advance(1)
@@ -105,4 +108,4 @@ def validate(
 
 
 def _label(label: int, allowed: range) -> str:
-    return f"its label is {label}, and {allowed[0]} to {allowed[-1]} are allowed"
+    return f"label {label} is not in {allowed[0]} to {allowed[-1]}"

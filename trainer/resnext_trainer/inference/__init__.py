@@ -1,1 +1,1 @@
-"""Trained networks in use: loading, prediction, export."""
+"""Inference with trained models: loading, prediction and export."""

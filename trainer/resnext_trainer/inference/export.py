@@ -1,6 +1,6 @@
-"""A trained network for use elsewhere: uint8 images in, logits out, the normalisation inside.
+"""Export of trained models: uint8 images in, logits out, normalisation included.
 
-Each format is written aside, loaded again, held against the trainer's own logits, and only then gets its name.
+Each export is written under a temporary name, reloaded, compared with the trainer's logits, and then renamed.
 """
 
 import importlib.util
@@ -22,37 +22,38 @@ from resnext_trainer.model.resnext import ResNeXt
 Format = Literal["saved-model", "onnx"]
 
 NAMES: Mapping[Format, str] = {"saved-model": "saved_model", "onnx": "model.onnx"}
-"""What each format is called in the output folder."""
+"""File or directory name of each format in the output folder."""
 
 _OPSET = 17
-"""ONNX's operators as of 2022: old enough for every runtime in use, and 13 would do."""
+"""ONNX operator set of 2022, which all current runtimes support; the model needs at least 13."""
 
 _TOLERANCE = 1e-3
-"""Greatest difference of a logit, as a share of the greatest logit; float32 sums in another order differ by 1e-6."""
+"""Maximum difference of a logit relative to the greatest logit; float32 sums in another order differ by 1e-6."""
 
 _BATCHES = (3, 1)
-"""Sizes of the batches compared: more than one, since the size must be free."""
+"""Batch sizes compared; several, because the batch size of the export must be variable."""
 
 _Logits = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A file or folder that has stood the comparison."""
+    """An export whose logits match the trainer's."""
 
     path: Path
     difference: float
-    """Greatest difference from the trainer's logits."""
+    """Maximum absolute difference from the trainer's logits."""
     greatest: float
-    """Greatest of those logits, without its sign."""
+    """Maximum absolute logit of the trainer."""
 
 
 def write(model: ResNeXt, image_size: int, output: Path, form: Format) -> Exported:
-    """Writes one format; what has its name already is replaced. Raises TrainingError where the logits differ."""
-    if form == "onnx" and (missing := [name for name in ("tf2onnx", "onnxruntime") if not _is_here(name)]):
+    """Writes one format, replacing an earlier export; raises TrainingError if packages are missing or logits differ."""
+    if form == "onnx" and (missing := [name for name in ("tf2onnx", "onnxruntime") if not _is_installed(name)]):
         raise TrainingError(
             ExitStatus.INVALID_CONFIGURATION,
-            f"ONNX needs {' and '.join(missing)}: install resnext-operator[onnx], or take --format saved-model alone",
+            f"ONNX export requires {' and '.join(missing)}: install resnext-operator[onnx], or pass "
+            "--format saved-model",
         )
     output.mkdir(parents=True, exist_ok=True)
     path = output / NAMES[form]
@@ -62,10 +63,12 @@ def write(model: ResNeXt, image_size: int, output: Path, form: Format) -> Export
     try:
         save(model, image_size, aside)
         difference, greatest = _compared(model, load(aside), image_size)
-        # Not "greater than": a logit that is not a number differs as well.
+        # Negated, so that NaN logits fail as well.
         if not difference <= _TOLERANCE * max(1.0, greatest):
             raise TrainingError(
-                ExitStatus.CRASHED, f"{path} is not written: its logits differ by {difference:.3g} of {greatest:.3g}"
+                ExitStatus.CRASHED,
+                f"{path} was not written: its logits differ from the trainer's by {difference:.3g} (max |logit| "
+                f"{greatest:.3g})",
             )
         _remove(path)
         aside.rename(path)
@@ -75,13 +78,13 @@ def write(model: ResNeXt, image_size: int, output: Path, form: Format) -> Export
 
 
 def describe(output: Path, facts: Mapping[str, Any], classes: Sequence[str | None]) -> None:
-    """Leaves beside the formats what their users must know, and the names of the classes: an empty line has none."""
+    """Writes model.json and, if there are class names, labels.txt, in which an empty line means no name."""
     (output / "model.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
     file = output / labels.LABELS
     if any(classes):
         file.write_text(labels.text([name or "" for name in classes]), encoding="utf-8")
     else:
-        file.unlink(missing_ok=True)  # of an earlier export
+        file.unlink(missing_ok=True)  # from an earlier export
 
 
 def _compared(model: ResNeXt, loaded: _Logits, image_size: int) -> tuple[float, float]:
@@ -89,7 +92,7 @@ def _compared(model: ResNeXt, loaded: _Logits, image_size: int) -> tuple[float, 
     for size in _BATCHES:
         images = random.integers(0, 256, (size, image_size, image_size, 3), np.uint8)
         ours = model(tf.constant(images), training=False)[0].numpy()
-        # numpy's maximum hands on what is not a number; Python's may lose it.
+        # np.maximum propagates NaN; Python's max may not.
         difference = float(np.maximum(difference, np.abs(ours - loaded(images)).max()))
         greatest = float(np.maximum(greatest, np.abs(ours).max()))
     return difference, greatest
@@ -102,7 +105,7 @@ class _Serving(tf.Module):  # type: ignore[misc]  # TensorFlow ships no types
 
 
 def _function(model: ResNeXt, image_size: int) -> tuple[Any, Any]:
-    """The network as a function of `images` that returns `logits`, and the signature of its argument."""
+    """The model as a function from `images` to `logits`, and the signature of `images`."""
     signature = tf.TensorSpec([None, image_size, image_size, 3], tf.uint8, name="images")
     return tf.function(lambda images: {"logits": model(images, training=False)[0]}, autograph=False), signature
 
@@ -115,7 +118,7 @@ def _save_saved_model(model: ResNeXt, image_size: int, to: Path) -> None:
 def _load_saved_model(path: Path) -> _Logits:
     loaded = tf.saved_model.load(str(path))
     serve = loaded.signatures["serving_default"]
-    # The functions hold no reference to what they read from: `loaded` must live as long.
+    # The function holds no reference to its variables, so the closure keeps `loaded` alive.
     return lambda images: np.asarray(serve(images=tf.constant(images))["logits"] if loaded else ())
 
 
@@ -133,7 +136,7 @@ def _load_onnx(path: Path) -> _Logits:
     return lambda images: np.asarray(session.run(["logits"], {"images": images})[0])
 
 
-def _is_here(name: str) -> bool:
+def _is_installed(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
 

@@ -1,4 +1,4 @@
-"""The classes of images that have no label: cut and resized as evaluation does it."""
+"""Classification of unlabelled images, cropped and resized as in evaluation."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -24,22 +24,22 @@ STDIN = "-"
 
 @dataclass(frozen=True)
 class Guess:
-    """A class that an image may be of."""
+    """A predicted class."""
 
     number: int
-    """From 0."""
+    """Class number, from 0."""
     probability: float
 
 
 def find(names: Sequence[str]) -> list[str]:
-    """The files among the names, and those in the folders among them, at any depth; hidden ones are left out."""
+    """Expands folders to their files at any depth, without hidden files; raises TrainingError for missing names."""
     found: list[str] = []
     for name in names:
         path = Path(name)
         if name == STDIN or path.is_file():
             found.append(name)
         elif path.is_dir():
-            # Dead links, pipes and the like are named as errors, never opened.
+            # Broken links and pipes are included: `guesses` reports them as errors.
             inside = (file for file in path.rglob("*") if not file.is_dir())
             found += sorted(
                 str(file) for file in inside if not any(part.startswith(".") for part in file.relative_to(path).parts)
@@ -47,14 +47,17 @@ def find(names: Sequence[str]) -> list[str]:
         else:
             raise data_error(f"{name} is neither a file nor a folder")
     if not found:
-        raise data_error(f"{', '.join(names)} holds no file")
+        raise data_error(f"{', '.join(names)} contains no files")
     return found
 
 
 def guesses(
     logits: Callable[[Any], Any], config: Training, names: Sequence[str], top: int, stdin: BinaryIO
 ) -> Iterator[tuple[str, list[Guess] | str]]:
-    """Each name with its `top` likeliest classes, the likeliest first, or with what is wrong with it, in order."""
+    """Yields each name, in order, with its `top` most probable classes in descending order, or with an error message.
+
+    logits: function from images, uint8 [batch, size, size, 3], to logits, float32 [batch, classes].
+    """
 
     def image(name: str) -> Any:
         try:

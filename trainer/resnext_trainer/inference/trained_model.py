@@ -1,4 +1,4 @@
-"""A network as a checkpoint has it, for the commands that use one and do not train it on."""
+"""Models loaded from checkpoints, for the commands that do not train."""
 
 import json
 from dataclasses import dataclass
@@ -19,17 +19,20 @@ from resnext_trainer.model.resnext import ResNeXt, build_for_device
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A checkpoint, and the settings and class names that it was trained with."""
+    """A checkpoint with its settings and class names."""
 
     config: Training
     position: TrainingPosition
     saved: SavedCheckpoint
     provenance: Provenance | None
-    """None for a checkpoint of format 1, which takes the settings of the command line alone."""
+    """None for a checkpoint of format 1; the settings then come from the command line only."""
     _arrays: Arrays
 
     def load_model(self, device: str) -> ResNeXt:
-        """The network with its weights, on the device that was pinned: gpu or cpu."""
+        """Builds the model and loads its weights; raises TrainingError if they do not fit.
+
+        device: the pinned device, gpu or cpu.
+        """
         network = build_for_device(self.config, device)
         variables = {**network.weights, **network.statistics}
         arrays = select.weights(self._arrays, variables)
@@ -41,27 +44,28 @@ class TrainedModel:
         return network
 
     def fp32(self) -> "TrainedModel":
-        """The same in float32 and without XLA: for a few images, compiling would take longer than computing."""
+        """The same model in float32 and without XLA: for a few images, compiling takes longer than computing."""
         config = self.config.model_copy(update={"precision": Precision(mode="fp32"), "xla": False})
         return TrainedModel(config, self.position, self.saved, self.provenance, self._arrays)
 
     def class_names(self, labels: Path | None) -> Names:
-        """The names of the classes by number: from a file, or else as the checkpoint has them; None without a name.
+        """Class names from a file, else from the checkpoint; None for a class without a name.
 
-        A checkpoint of format 1 has none: there it is labels.txt beside the data, or its folders.
+        For a checkpoint of format 1, which has no names, they come from the dataset (labels.txt or class folders).
+        Raises TrainingError if the file is invalid.
         """
         if labels is not None:
             return class_names.from_file(labels, self.config.model.classes)
         return self.provenance.class_names if self.provenance else class_names.names(self.config)
 
 
-def read(config: Training, wanted: str | None) -> TrainedModel:
-    """A checkpoint: `best`, `newest`, a directory, or (None) the best if there is one.
+def read(config: Training, checkpoint: str | None) -> TrainedModel:
+    """Reads a checkpoint: `best`, `newest`, a directory, or, if None, the best or else the newest.
 
-    Its own settings apply, under those that the user wrote. Raises TrainingError where there is none, where it is not
-    whole, or where the user wrote another network.
+    Settings that the user wrote override those of the checkpoint. Raises TrainingError if there is no checkpoint, if it
+    is damaged, or if the user configured a different model.
     """
-    position, arrays, saved = _read(Path(config.checkpoint.path), wanted)
+    position, arrays, saved = _read(Path(config.checkpoint.path), checkpoint)
     provenance = store.provenance(Path(saved.path))
     return TrainedModel(_settings(config, provenance, saved), position, saved, provenance, arrays)
 
@@ -81,8 +85,8 @@ def _settings(config: Training, provenance: Provenance | None, saved: SavedCheck
 def _other_network(saved: SavedCheckpoint, why: str) -> TrainingError:
     return TrainingError(
         ExitStatus.INVALID_CONFIGURATION,
-        f"the checkpoint {saved.path} was saved from a different model ({why}): leave out what --config and --set "
-        "say about the model, or give the checkpoint's own configuration",
+        f"the checkpoint {saved.path} was saved from a different model ({why}): remove the model fields from --config "
+        "and --set, or pass the configuration of the checkpoint",
     )
 
 
@@ -90,17 +94,19 @@ def _described(config: Training) -> str:
     return f"{config.model.architecture} with {json.dumps(config.model.classes)} classes"
 
 
-def _read(folder: Path, wanted: str | None) -> Checkpoint:
-    directory = None if wanted in (None, BEST, NEWEST) else Path(str(wanted))
+def _read(folder: Path, checkpoint: str | None) -> Checkpoint:
+    directory = None if checkpoint in (None, BEST, NEWEST) else Path(str(checkpoint))
     try:
-        found = select.select(folder, wanted) if directory is None else select.select(directory)
+        found = select.select(folder, checkpoint) if directory is None else select.select(directory)
         if found is None and directory is not None:
-            found = select.read(directory)  # which says what is missing
+            found = select.read(directory)  # raises an error that describes what is missing
     except select.DamagedCheckpointError as error:
-        raise _no_checkpoint_error(f"{error.path} is no whole checkpoint ({error})") from None
+        raise _no_checkpoint_error(
+            f"{error.path} is not a complete checkpoint ({error}): choose another one with --checkpoint"
+        ) from None
     if found is None:
         raise _no_checkpoint_error(
-            f"{runs.located(folder)} holds no checkpoint: set checkpoint.path, or give --checkpoint"
+            f"{runs.located(folder)} contains no checkpoint: set checkpoint.path, or pass --checkpoint"
         )
     return found
 

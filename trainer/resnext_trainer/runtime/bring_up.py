@@ -1,4 +1,4 @@
-"""Bring-up of a rank, in the one order that works; training, evaluation and benchmarks share it."""
+"""Bring-up of a rank, for training, evaluation and benchmarks. The order of the steps matters."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,36 +16,36 @@ Opened = TypeVar("Opened")
 
 @dataclass(frozen=True)
 class Runtime(Generic[Opened]):
-    """A rank that has joined the others and is ready to compute."""
+    """A rank that is connected to the other ranks and ready to compute."""
 
     ranks: Communicator
     config: Training
-    """The settings that apply; `device` is the pinned one, gpu or cpu."""
+    """Effective settings; `device` is the pinned device, gpu or cpu."""
     opened: Opened
-    """What `bring_up` was asked to open, such as the dataset."""
+    """Result of `open_together`, such as the dataset."""
 
 
 @contextmanager
 def bring_up(
     read: Callable[[], Training], open_together: Callable[[Communicator, Training], tuple[Training, Opened]]
 ) -> Iterator[Runtime[Opened]]:
-    """Joins the other ranks, reads the settings, pins the device, and opens what all ranks need.
+    """Connects to the other ranks, reads the settings, pins the device, and calls `open_together`.
 
-    `read` returns the settings of this rank. `open_together` runs on every rank; it may exchange data with the others,
-    and returns the settings that apply from then on. All ranks agree after each part: if one refuses, by raising
-    TrainingError, the same error is raised on all of them, so that none waits for a rank that has left.
+    `read` returns the settings of this rank. `open_together` runs on every rank, may call collectives, and returns the
+    effective settings. If either raises TrainingError on one rank, all ranks raise the same error, so that none waits
+    for a rank that has exited.
     """
     ranks = distributed.initialize()
-    # The device comes first: it cannot be chosen any more once TensorFlow has run anything, an exchange included.
+    # Pin the device first: TensorFlow cannot change it after the first operation, collectives included.
     config = distributed.run_collectively(ranks, lambda: _pinned(read(), ranks))
     config, opened = open_together(ranks, config)
     _configure_tensorflow(config)
     yield Runtime(ranks, config, opened)
-    ranks.gather(None)  # No rank leaves before all are done: mpirun ends the others when one exits.
+    ranks.gather(None)  # Barrier: when one rank exits, mpirun ends the others.
 
 
 def bring_up_alone(config: Training) -> Training:
-    """The same for a command that runs in one process, also under mpirun; returns the settings that apply."""
+    """Pins the device for a command that uses a single process even under mpirun; returns the effective settings."""
     config = _pinned(config, SingleProcess())
     _configure_tensorflow(config)
     return config
@@ -56,11 +56,11 @@ def _pinned(config: Training, ranks: Communicator) -> Training:
 
 
 def enable_determinism(seed: int) -> None:
-    """Makes all operations of TensorFlow in this process give the same results each time; slower."""
+    """Makes all TensorFlow operations in this process deterministic, at the cost of speed."""
     tf.keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
 
 
 def _configure_tensorflow(config: Training) -> None:
-    """Settings of TensorFlow that apply to the whole process."""
+    """Applies TensorFlow's process-wide settings."""
     tf.config.experimental.enable_tensor_float_32_execution(config.precision.mode == "tf32")

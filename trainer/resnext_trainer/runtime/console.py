@@ -1,4 +1,4 @@
-"""The lines that people read while a training runs: a bar on a terminal, plain lines in a pod's log."""
+"""Console output of a training: a progress bar on a terminal, plain lines in a pod's log."""
 
 import sys
 import threading
@@ -11,7 +11,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Console:
-    """What rank 0 shows while it trains; the other ranks show nothing."""
+    """Console output of rank 0; the other ranks print nothing."""
 
     def __init__(self, rank: int = 0, out: TextIO = sys.stdout, *, terminal: bool = False) -> None:
         self._lines: PlainLines | Bar | None = None
@@ -19,23 +19,23 @@ class Console:
             self._lines = Bar() if terminal else PlainLines(out)
 
     def show(self, progress: Progress) -> None:
-        """How far the training is."""
+        """Shows the progress of the training."""
         if self._lines:
             self._lines.show(progress)
 
     def note(self, sentence: str) -> None:
-        """A line for people."""
+        """Prints a line."""
         if self._lines:
             self._lines.note(sentence)
 
     def close(self) -> None:
-        """Gives the terminal back."""
+        """Stops the progress bar."""
         if self._lines:
             self._lines.close()
 
 
 def sentence(progress: Progress) -> str:
-    """One line of a log, such as `epoch 1.25/5  step 120/480  loss 2.1034  640 images/s  top-1 98.31 %`."""
+    """Log line such as `epoch 1.25/5  step 120/480  loss 2.1034  640 images/s  top-1 98.31 %`."""
     parts = [f"epoch {progress.epoch:.2f}/{progress.epochs}", f"step {progress.step}/{progress.steps}"]
     if progress.loss is not None:
         parts.append(f"loss {progress.loss:.4f}")
@@ -47,20 +47,20 @@ def sentence(progress: Progress) -> str:
 
 
 class PlainLines:
-    """For a pod's log: one line every ten seconds, and one for each evaluation."""
+    """Output for a pod's log: a line every ten seconds, and one after each evaluation."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._lock = threading.Lock()
         self._next = 0.0
         self._top1: float | None = None
-        self._said = ""
+        self._last_line = ""
 
     def show(self, progress: Progress) -> None:
         now, text = time.monotonic(), sentence(progress)
         due = now >= self._next or progress.top1 != self._top1 or progress.step == progress.steps
-        if due and text != self._said:
-            self._next, self._top1, self._said = now + _SECONDS_BETWEEN_LINES, progress.top1, text
+        if due and text != self._last_line:
+            self._next, self._top1, self._last_line = now + _SECONDS_BETWEEN_LINES, progress.top1, text
             self.note(text)
 
     def note(self, sentence: str) -> None:
@@ -68,14 +68,14 @@ class PlainLines:
             print(sentence, file=self._out, flush=True)
 
     def close(self) -> None:
-        """A log needs no farewell."""
+        """Does nothing; every line is flushed."""
 
 
 class Bar:
-    """For a terminal: one bar that moves, with notes above it."""
+    """Output for a terminal: a progress bar, with notes above it."""
 
     def __init__(self) -> None:
-        # Here, because rich costs 0.1 s that a pod need not spend.
+        # Imported here, because importing rich takes 0.1 s and pods do not need it.
         from rich import progress as rich_progress
 
         self._bar = rich_progress.Progress(

@@ -1,4 +1,4 @@
-"""The ranks of a training. The only module that imports Horovod; one process alone needs none."""
+"""Communication between ranks. The only module that imports Horovod; a single process does not need it."""
 
 import ctypes
 import os
@@ -16,27 +16,27 @@ T = TypeVar("T")
 
 
 class Communicator(Protocol):
-    """What ranks do together; each call is made by all of them, in the same order."""
+    """Collective operations. Every rank must make the same calls in the same order."""
 
     rank: int
     size: int
     local_rank: int
-    """The place on this machine, which is the number of the GPU to take."""
+    """Rank within this machine; the index of the GPU to use."""
     local_size: int
-    """Ranks on this machine."""
+    """Number of ranks on this machine."""
 
     def average(self, tensors: Sequence[Any], *, compress: bool = False) -> list[Any]:
-        """Each tensor's mean over the ranks, on the wire in float16 if `compress`; may be used in a graph."""
+        """Mean of each tensor over the ranks, sent as float16 if `compress`; can be used in a graph."""
 
     def broadcast(self, variables: Sequence[Any]) -> None:
-        """Gives every rank the values that rank 0 has."""
+        """Assigns the values of rank 0 on every rank."""
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's value, by rank."""
+        """Returns the values of all ranks, in rank order."""
 
 
 class SingleProcess:
-    """A training in one process."""
+    """Communicator of a training with one process."""
 
     rank, size, local_rank, local_size = 0, 1, 0, 1
 
@@ -50,7 +50,7 @@ class SingleProcess:
 
 
 class Horovod:
-    """The ranks that mpirun or horovodrun started."""
+    """Communicator of ranks started by mpirun or horovodrun."""
 
     def __init__(self) -> None:
         import horovod.tensorflow as hvd
@@ -65,7 +65,7 @@ class Horovod:
         return list(self._hvd.grouped_allreduce(list(tensors), op=self._hvd.Average, compression=compression))
 
     def broadcast(self, variables: Sequence[Any]) -> None:
-        # The names are ours: Horovod's own come from the variables and must differ from each other.
+        # Explicit names, because Horovod derives its names from the variables', which need not be unique.
         for number, variable in enumerate(variables):
             variable.assign(self._hvd.broadcast(variable, root_rank=0, name=f"state{number}"))
 
@@ -74,7 +74,7 @@ class Horovod:
 
 
 def initialize() -> Communicator:
-    """Meets the other ranks, if a launcher started this process as one of several."""
+    """Connects to the other ranks if mpirun or horovodrun started this process. Raises TrainingError."""
     started_by = ("OMPI_COMM_WORLD_SIZE", "HOROVOD_SIZE")
     if not any(name in os.environ for name in started_by):
         return SingleProcess()
@@ -83,46 +83,50 @@ def initialize() -> Communicator:
         return Horovod()
     except ImportError as error:
         raise TrainingError(
-            ExitStatus.INVALID_CONFIGURATION, f"several ranks need Horovod, which does not load here: {error}"
+            ExitStatus.INVALID_CONFIGURATION,
+            f"training with several ranks requires Horovod, which cannot be imported: {error}",
         ) from None
 
 
 def run_collectively(ranks: Communicator, act: Callable[[], T]) -> T:
-    """What `act` returns, if it refuses on no rank; else the first rank's refusal, raised on every rank alike.
+    """Calls `act` on every rank and returns its result; if any rank raises TrainingError, all ranks raise the first.
 
-    That rank is to blame, unless all refuse.
+    The error names that rank as the culprit, unless all ranks failed.
     """
     result: T | None = None
     mine: tuple[ExitStatus, str] | None = None
     try:
         result = act()
-    except TrainingError as refused:
-        mine = (refused.verdict, refused.message)
+    except TrainingError as error:
+        mine = (error.verdict, error.message)
     outcomes = ranks.gather(mine)
-    refusals = [(rank, refusal) for rank, refusal in enumerate(outcomes) if refusal is not None]
-    if refusals:
-        rank, (verdict, message) = refusals[0]
-        raise TrainingError(verdict, message, collective=True, rank=rank if len(refusals) < len(outcomes) else None)
-    return result  # type: ignore[return-value]  # no refusal: `act` returned
+    errors = [(rank, error) for rank, error in enumerate(outcomes) if error is not None]
+    if errors:
+        rank, (verdict, message) = errors[0]
+        raise TrainingError(verdict, message, collective=True, rank=rank if len(errors) < len(outcomes) else None)
+    return result  # type: ignore[return-value]  # set, because no rank failed
 
 
 def pin_device(ranks: Communicator, device: str) -> str:
-    """Takes this rank's own GPU, or hides them all; returns gpu or cpu, and never falls back from what was asked."""
+    """Pins this rank to its GPU, or hides all GPUs; returns gpu or cpu.
+
+    Raises TrainingError if `device` is gpu and no GPU is usable: there is no fallback to the CPU.
+    """
     gpus = tf.config.list_physical_devices("GPU")
     if device == "cpu" or (device == "auto" and not gpus):
         tf.config.set_visible_devices([], "GPU")
         malloc.retain_freed_memory()
-        # Ranks on one machine share its cores; TensorFlow would give each of them a thread for every core.
+        # Ranks on one machine share its cores; by default TensorFlow starts one thread per core in each rank.
         if "TF_NUM_INTRAOP_THREADS" not in os.environ:
             cores = len(os.sched_getaffinity(0)) // ranks.local_size
-            # Only before the process's first operation, as in every rank; a caller that had one keeps its threads.
+            # Raises RuntimeError after the first operation; such a caller keeps its threads.
             with suppress(RuntimeError):
                 tf.config.threading.set_intra_op_parallelism_threads(max(1, cores))
         return "cpu"
     if not gpus:
         raise _no_gpu(f"rank {ranks.rank}: {_why_no_gpu()}")
     if ranks.local_rank >= len(gpus):
-        raise _no_gpu(f"rank {ranks.rank} needs number {ranks.local_rank} of its machine, and {len(gpus)} are seen")
+        raise _no_gpu(f"rank {ranks.rank} needs GPU {ranks.local_rank}, but {len(gpus)} are visible on its node")
     try:
         tf.config.set_visible_devices(gpus[ranks.local_rank], "GPU")
         tf.config.experimental.set_memory_growth(gpus[ranks.local_rank], True)
@@ -134,21 +138,21 @@ def pin_device(ranks: Communicator, device: str) -> str:
 
 
 _DRIVER_FILES = ("libcuda.so.1", "libnvidia-ml.so.1")
-"""What TensorFlow loads of the NVIDIA driver. Without either it registers no GPU and reports nothing."""
+"""Driver libraries that TensorFlow loads. If one is missing, TensorFlow registers no GPU and logs nothing."""
 
 
 def _why_no_gpu() -> str:
-    """The most specific reason known for TensorFlow registering no GPU."""
+    """The most specific reason why TensorFlow registers no GPU."""
     if not tf.test.is_built_with_cuda():
-        return "this TensorFlow is built without CUDA: use the trainer's CUDA image, or set device to cpu"
+        return "TensorFlow is built without CUDA: use the trainer's CUDA image, or set device to cpu"
     missing = [name for name in _DRIVER_FILES if not _loads(name)]
     if missing:
         return (
             f"{' and '.join(missing)} of the NVIDIA driver cannot be loaded: run on a node with the NVIDIA driver and "
-            "container toolkit, and set workers.runtimeClassName if its runtime is not the default one"
+            "container toolkit, and set workers.runtimeClassName if the NVIDIA runtime is not the default"
         )
     return (
-        "TensorFlow registered no GPU although the NVIDIA driver's libraries load: set the environment variable "
+        "TensorFlow registered no GPU, although the libraries of the NVIDIA driver load: set the environment variable "
         "TF_CPP_VMODULE=dso_loader=1 to log which CUDA library is missing"
     )
 
@@ -162,4 +166,4 @@ def _loads(library: str) -> bool:
 
 
 def _no_gpu(why: str) -> TrainingError:
-    return TrainingError(ExitStatus.GPU_UNAVAILABLE, f"GPUs were asked for and cannot be used: {why}")
+    return TrainingError(ExitStatus.GPU_UNAVAILABLE, f"no GPU is usable: {why}")

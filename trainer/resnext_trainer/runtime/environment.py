@@ -1,26 +1,26 @@
-"""Defaults of environment variables that libraries read when they are loaded; a value that is set already is kept."""
+"""Defaults of environment variables that libraries read on import; existing values are kept."""
 
 import os
 from collections.abc import Mapping
 
-# TensorFlow's own default leaves oneDNN out on CPUs without AVX512-VNNI, where a step then takes half as long again.
+# By default TensorFlow disables oneDNN on CPUs without AVX512-VNNI, where a step then takes 50 % longer.
 _TENSORFLOW = {"TF_ENABLE_ONEDNN_OPTS": "1"}
 
-# A rank that waits for the others leaves its core to them; with GPUs the cores idle anyway.
+# A waiting rank yields its core to the other ranks; with GPUs the cores are idle anyway.
 _YIELD = {"OMPI_MCA_mpi_yield_when_idle": "true"}
-# On CPUs Horovod's own thread takes a core from the step at each of its cycles, a millisecond each unless told
-# otherwise. Two ranks on two cores, 17 layers, 32 images of 32x32 each: 401 and 442 images/s, 498 and 403
-# with _YIELD, 508 and 515 with both, in two rounds.
+# On CPUs the Horovod thread interrupts the step once per cycle, every millisecond by default. Two ranks on two cores,
+# 17 layers, 32 images of 32x32 per rank, two runs each: 401 and 442 images/s with neither setting, 498 and 403 with
+# _YIELD, 508 and 515 with both.
 _LONG_CYCLE = {"HOROVOD_CYCLE_TIME": "5"}
 
 
 def set_tensorflow_defaults() -> None:
-    """To be called before TensorFlow is imported."""
+    """Must be called before TensorFlow is imported."""
     _set(_TENSORFLOW)
 
 
 def set_horovod_defaults(*, gpus: bool) -> None:
-    """To be called before Horovod is initialized. `gpus`: whether this machine has any."""
+    """Must be called before Horovod is initialized. gpus: whether this machine has GPUs."""
     _set(_YIELD if gpus else _YIELD | _LONG_CYCLE)
 
 

@@ -1,4 +1,4 @@
-"""What a rank is doing, as its watchdog and those of the other ranks see it."""
+"""Heartbeat and state of a rank, read by its watchdog and by those of the other ranks."""
 
 import json
 import sys
@@ -12,61 +12,61 @@ from resnext_trainer.contract import Progress
 
 STARTING = "starting"
 ALLREDUCE: Literal["allreduce"] = "allreduce"
-"""The state of a rank that waits for the others; as a phase it is counted under this name too."""
+"""State of a rank that waits for the others; also the name of the phase."""
 
 
 @dataclass(frozen=True)
 class State:
-    """Where a rank stands; travels as JSON."""
+    """State of a rank, sent as JSON."""
 
     rank: int
     step: int
-    """Steps that it has finished in this attempt, or since the last rollback."""
+    """Steps finished in this attempt."""
     doing: str
-    """The phase that it is in, such as data_wait, or what it did last."""
+    """Current or last phase, such as data_wait."""
     seconds: float
-    """Since its last sign of life."""
+    """Seconds since the last heartbeat."""
     stacks: str = ""
-    """Where its threads are."""
+    """Stack traces of its threads."""
 
     def as_json(self) -> bytes:
         return json.dumps(asdict(self)).encode()
 
 
 class Heartbeat:
-    """One rank's signs of life."""
+    """Heartbeat of one rank."""
 
     def __init__(self, rank: int) -> None:
         self.peers: list[str | None] = []
-        """Where each rank answers with its state, by rank; empty until they have met."""
+        """URL of each rank's state, by rank; empty until the ranks have exchanged them."""
         self.progress: Progress | None = None
-        """How far the training is; None before its first step."""
+        """Progress of the training; None before the first step."""
         self.step = 0
         self._rank, self._doing, self._since = rank, STARTING, time.monotonic()
 
     @property
     def idle_seconds(self) -> float:
-        """Time since the last sign of life."""
+        """Seconds since the last heartbeat."""
         return time.monotonic() - self._since
 
     def beat(self, doing: str | None = None) -> None:
-        """A sign of life; and what comes now, where that is something else than before."""
+        """Records a heartbeat and, if given, the phase that starts now."""
         self._since = time.monotonic()
         if doing is not None:
             self._doing = doing
 
     def step_done(self) -> None:
-        """A step ended."""
+        """Records the end of a step."""
         self.step += 1
         self.beat()
 
     def state(self) -> State:
-        """Now."""
+        """The current state."""
         return State(self._rank, self.step, self._doing, round(self.idle_seconds, 1), stacks())
 
 
 def stacks() -> str:
-    """Every thread of this process, as Python sees it."""
+    """Stack traces of all Python threads of this process."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     return "".join(
         f"Thread {names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame))}"

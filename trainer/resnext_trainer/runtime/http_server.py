@@ -1,4 +1,4 @@
-"""A small HTTP server in a thread: fixed paths, each answered by a function."""
+"""A small HTTP server in a background thread, with one function per path."""
 
 import contextlib
 import socket
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Response(NamedTuple):
-    """What a path answers."""
+    """Response to a GET request."""
 
     status: int
     body: bytes
@@ -21,30 +21,30 @@ Routes = Mapping[str, Callable[[], Response]]
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    # A pod's address may be IPv6 alone; one dual-stack socket serves both.
+    # Pods may have only an IPv6 address; a dual-stack socket serves IPv4 and IPv6.
     address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
 
     def server_bind(self) -> None:
         with contextlib.suppress(OSError):
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        # A rank of the next attempt takes the port while connections to the last one still time out.
+        # The next attempt binds the port while connections of the last one may still be in TIME_WAIT.
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Not HTTPServer's own: it looks up this machine's full name, which may take seconds in a pod.
+        # HTTPServer.server_bind looks up the FQDN of this machine, which can take seconds in a pod.
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = "", self.server_address[1]
 
 
 class HttpServer:
-    """Answers on all addresses until the process ends, once it is started."""
+    """Serves on all addresses, from `start` until the process exits."""
 
     def __init__(self, routes: Routes) -> None:
         self._routes = routes
         self.port: int | None = None
-        """Where it answers; None until it is started."""
+        """Port; None before `start`."""
 
     def start(self, port: int) -> int:
-        """Returns the port, which the system chooses for 0; OSError if it cannot be had."""
+        """Returns the port, which the system chooses if `port` is 0; raises OSError if it cannot be bound."""
         server = _Server(("", port), _handler(self._routes))
         threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
         self.port = int(server.server_port)
@@ -63,6 +63,6 @@ def _handler(routes: Routes) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(answer.body)
 
         def log_message(self, *_: object) -> None:
-            """Probes and scrapes come every few seconds; they are not worth a line."""
+            """Logs nothing: probes and scrapes arrive every few seconds."""
 
     return Handler

@@ -1,4 +1,4 @@
-"""The launcher pod: it starts one attempt with mpirun, and turns what the ranks say into one verdict."""
+"""Launcher pod: runs one attempt with mpirun and combines the reports of the ranks into one exit status."""
 
 import json
 import os
@@ -23,52 +23,52 @@ from resnext_trainer.runtime.mpirun_output import TAGGED, MpirunOutput
 from resnext_trainer.runtime.signals import PROFILE, STOP
 
 _TERMINATION_MESSAGE = 4096
-"""The kubelet cuts a termination message after so many bytes, which would leave no JSON."""
+"""Maximum size in bytes; the kubelet truncates longer termination messages, which breaks the JSON."""
 
 _FINAL = {
-    summarize.name.lower()
-    for summarize in (
+    status.name.lower()
+    for status in (
         ExitStatus.INVALID_CONFIGURATION,
         ExitStatus.INVALID_DATA,
         ExitStatus.NON_FINITE_LOSS,
         ExitStatus.NO_VALID_CHECKPOINT,
     )
 }
-"""Why no retry can help; one rank knows it, and the others only see that rank go."""
+"""Exit statuses that no retry can fix. They take precedence, because the other ranks only see that one exited."""
 
 MCA: Mapping[str, str] = {
-    # Else a domain is cut off, and the name without it may not resolve.
+    # By default the domain is cut off, and the short name may not resolve.
     "orte_keep_fqdn_hostnames": "true",
     "prte_keep_fqdn_hostnames": "true",
-    # Only the launcher has an ssh_config: no worker shall start the daemons of others.
+    # Only the launcher has an ssh_config, so workers must not start the daemons of other workers.
     "plm_rsh_no_tree_spawn": "true",
     "plm_ssh_no_tree_spawn": "true",
-    # Ranks without capabilities may not read each other's memory (CMA).
+    # Without capabilities, ranks cannot read each other's memory (CMA).
     "btl_vader_single_copy_mechanism": "none",
     "smsc": "^cma",
 }
-"""Open MPI's parameters, under the names of 4 and of 5; each ignores the other's."""
+"""Open MPI parameters with their names in versions 4 and 5; each version ignores those of the other."""
 
 
 @dataclass(frozen=True)
 class Host:
-    """A worker as mpirun reaches it."""
+    """A worker pod in mpirun's host file."""
 
     name: str
     slots: int
 
     @classmethod
     def parse(cls, text: str) -> "Host":
-        """From `name:slots`."""
+        """Parses `name:slots`; raises ValueError."""
         name, _, slots = text.rpartition(":")
         if not name or not slots.isdecimal() or int(slots) < 1:
-            raise ValueError(f"{text!r} is no host: write name:slots, such as flowers-worker-0-0:8")
+            raise ValueError(f"{text!r} is not a host: use NAME:SLOTS, such as flowers-worker-0-0:8")
         return cls(name, int(slots))
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the operator says about an attempt, and where things are in the pod."""
+    """Arguments of an attempt, and paths and ports in the pod."""
 
     config: Path
     attempt: int
@@ -83,7 +83,7 @@ class Options:
 
 
 def run(options: Options) -> int:
-    """One attempt; its report goes to the termination log, its verdict becomes the exit code."""
+    """Runs one attempt, writes its report to the termination log, and returns its exit status."""
     report = Attempt(options).run()
     print(f"{report.verdict}: {report.message}", flush=True)
     with options.termination_log.open("w", encoding="utf-8") as log:
@@ -92,38 +92,38 @@ def run(options: Options) -> int:
 
 
 class Attempt:
-    """One launch of all ranks together, which SIGTERM asks to stop."""
+    """One run of all ranks; SIGTERM stops it."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
         self._stop = threading.Event()
 
     def run(self) -> TerminationReport:
-        """Reach the workers, run the ranks, and say how it ended."""
+        """Waits for the workers, runs the ranks, and reports how the attempt ended."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._asked_to_stop)
-        signal.signal(PROFILE, signal.SIG_IGN)  # until there are ranks to profile
+            signal.signal(number, self._request_stop)
+        signal.signal(PROFILE, signal.SIG_IGN)  # until the ranks are running
         options = self._options
         if missing := unreachable(options.hosts, options.ssh_port, options.deadline, self._stop):
             return _report(ExitStatus.UNREACHABLE, missing)
         if self._stop.is_set():
-            return _report(ExitStatus.STOPPED, "asked to stop before the ranks were started")
+            return _report(ExitStatus.STOPPED, "stopped before the ranks were started")
         try:
             write_files(options)
             return self._mpirun()
         except OSError as error:
-            if refused := system_error(error):
-                return _report(refused.verdict, refused.message)
+            if converted := system_error(error):
+                return _report(converted.verdict, converted.message)
             return _report(ExitStatus.CRASHED, f"the ranks could not be started: {error}")
 
-    def _asked_to_stop(self, _number: int, _frame: FrameType | None) -> None:
+    def _request_stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stop.set()
 
     def _mpirun(self) -> TerminationReport:
         process = subprocess.Popen(
             command(self._options),
             env={**os.environ, **mca_environment(self._options.run_dir)},
-            # mpirun would read the input of the script that calls us.
+            # mpirun would otherwise read the standard input of a calling script.
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -142,18 +142,21 @@ class Attempt:
                 else:
                     output.keep(line)
                     print(line, flush=True)
-        return summarize(reports, process.wait(), output, asked_to_stop=self._stop.is_set())
+        return summarize(reports, process.wait(), output, stop_requested=self._stop.is_set())
 
     def _forward_stop_signal(self, process: "subprocess.Popen[str]") -> None:
         self._stop.wait()
-        # Again and again: until mpirun knows all its ranks it forwards to none, and once more does a rank no harm.
+        # Repeat the signal: mpirun drops it until it knows all ranks, and ranks ignore duplicates.
         while process.poll() is None:
             process.send_signal(STOP)
             time.sleep(5)
 
 
 def unreachable(hosts: Sequence[Host], port: int, deadline: float, stop: threading.Event) -> str:
-    """Waits until every worker's sshd answers; an empty text, or who did not in time and why."""
+    """Waits until every worker's sshd answers; returns "" or the reason why workers are unreachable.
+
+    deadline: seconds to wait.
+    """
     until = time.monotonic() + deadline
 
     def reason(host: Host) -> str:
@@ -165,7 +168,7 @@ def unreachable(hosts: Sequence[Host], port: int, deadline: float, stop: threadi
                     return _explain_unreachable(host, error)
             else:
                 return ""
-            # What lets pods reach each other may still be on its way to the node of one that just started.
+            # Retry: the network rules for a new pod may not have reached its node yet.
             if stop.wait(min(1.0, max(0.0, until - time.monotonic()))):
                 return ""
 
@@ -184,7 +187,7 @@ def _explain_unreachable(host: Host, error: OSError) -> str:
 
 
 def write_files(options: Options) -> None:
-    """What mpirun and its ssh read."""
+    """Writes the files that mpirun and ssh read: host file, ssh_config, known_hosts and the private key."""
     run_dir, keys = options.run_dir, options.keys
     run_dir.mkdir(parents=True, exist_ok=True)
     ssh.private_copy(keys / "id_ed25519", run_dir / "id_ed25519")
@@ -196,23 +199,26 @@ def write_files(options: Options) -> None:
 
 
 def hostfile(hosts: Sequence[Host]) -> str:
-    """Open MPI's list of workers, one line each, such as `flowers-worker-0-0 slots=8`."""
+    """Open MPI host file, one line per worker, such as `flowers-worker-0-0 slots=8`."""
     return "".join(f"{host.name} slots={host.slots}\n" for host in hosts)
 
 
 def mca_environment(run_dir: Path) -> dict[str, str]:
-    """Open MPI 5 ignores what 4 is told in its own variables, and then runs every rank on one node."""
+    """Parameters as environment variables of Open MPI 4 (OMPI_MCA_) and 5 (PRTE_MCA_).
+
+    Open MPI 5 ignores the launcher parameters under their OMPI_MCA_ names and runs all ranks on one node.
+    """
     ssh_arguments = f"-F {run_dir / 'ssh_config'}"
     parameters = {**MCA, "plm_rsh_args": ssh_arguments, "plm_ssh_args": ssh_arguments}
     return {f"{world}_MCA_{name}": value for name, value in parameters.items() for world in ("OMPI", "PRTE")}
 
 
 def command(options: Options) -> list[str]:
-    """mpirun and what it starts on every slot: the same interpreter as here, since both are the same image."""
-    # -bind-to none: else every rank sits on one core. As root Open MPI wants to be told that it is meant.
+    """Command line of mpirun; ranks use the interpreter of the launcher, because both pods use the same image."""
+    # --bind-to none: by default each rank is bound to one core. --allow-run-as-root: mpirun refuses root without it.
     mpirun = ["mpirun", "--hostfile", str(options.run_dir / "hostfile"), "-np", str(options.world)]
     mpirun += [TAGGED, "--bind-to", "none", *(["--allow-run-as-root"] if os.geteuid() == 0 else [])]
-    # A signal that comes while Python starts must wait for its handler: unhandled it would end the rank.
+    # Blocked, so that a signal sent while Python starts stays pending; without a handler it would kill the rank.
     rank = ["env", f"--block-signal={STOP.name},{PROFILE.name}"]
     rank += [sys.executable, "-m", "resnext_trainer", "rank", "--run-dir", str(options.run_dir)]
     rank += ["--config", str(options.config), "--attempt", str(options.attempt)]
@@ -221,7 +227,7 @@ def command(options: Options) -> list[str]:
 
 
 def parse_report(line: str) -> TerminationReport | None:
-    """The report in a line of output, wherever it starts: a part of another rank's line may stand before it."""
+    """Report in a line of output, or None. Part of another rank's line may precede it."""
     _, tag, text = line.partition(REPORT_PREFIX)
     if not tag:
         return None
@@ -234,33 +240,31 @@ def parse_report(line: str) -> TerminationReport | None:
 
 
 def summarize(
-    reports: Sequence[TerminationReport], code: int, output: MpirunOutput, *, asked_to_stop: bool
+    reports: Sequence[TerminationReport], code: int, output: MpirunOutput, *, stop_requested: bool
 ) -> TerminationReport:
-    """How the attempt ended: what no retry can cure, else what was said first, else what mpirun left."""
-    said = next((report for report in reports if report.verdict in _FINAL), reports[0] if reports else None)
-    if said is None:
-        said = _infer_report(code, output, asked_to_stop=asked_to_stop)
-    return said if said.rank is None else said.model_copy(update={"log": output.last(said.rank)})
+    """Selects the report of the attempt: one that no retry can fix, else the first, else one from mpirun's output."""
+    report = next((each for each in reports if each.verdict in _FINAL), reports[0] if reports else None)
+    if report is None:
+        report = _infer_report(code, output, stop_requested=stop_requested)
+    return report if report.rank is None else report.model_copy(update={"log": output.last(report.rank)})
 
 
-def _infer_report(code: int, output: MpirunOutput, *, asked_to_stop: bool) -> TerminationReport:
-    """What can be told where no rank said how it ended."""
+def _infer_report(code: int, output: MpirunOutput, *, stop_requested: bool) -> TerminationReport:
+    """Report of an attempt in which no rank reported."""
     words = "\n".join(line for line in output.last() if line.strip("-"))
-    if asked_to_stop:
-        return _report(
-            ExitStatus.STOPPED, f"asked to stop before the ranks could save: they had not come that far\n{words}"
-        )
+    if stop_requested:
+        return _report(ExitStatus.STOPPED, f"stopped during startup, before the ranks could save a checkpoint\n{words}")
     if first := output.end:
         return _report(
             ExitStatus.CRASHED,
             f"rank {first.rank} ended with {first.how}: {output.last_error_line(first.rank)}",
             first.rank,
         )
-    return _report(ExitStatus.CRASHED, f"mpirun ended with exit code {code}, and no rank said why:\n{words}")
+    return _report(ExitStatus.CRASHED, f"mpirun exited with code {code}, and no rank reported a reason:\n{words}")
 
 
 def fit_termination_message(report: TerminationReport) -> str:
-    """The report as JSON that the kubelet keeps whole: the log loses its oldest lines, then the message its start."""
+    """Report as JSON of at most 4096 bytes: drops the oldest log lines first, then the start of the message."""
     while len(text := report.model_dump_json(by_alias=True).encode()) > _TERMINATION_MESSAGE:
         if report.log:
             report = report.model_copy(update={"log": report.log[1:]})

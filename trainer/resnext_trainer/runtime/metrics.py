@@ -1,6 +1,7 @@
-"""The Prometheus metrics of one rank.
+"""Prometheus metrics of one rank.
 
-Every series exists from the start, so that a rate over the first minutes is right and an absent series means trouble.
+Every series exists from the start, so that rates over the first minutes are correct and an absent series indicates a
+problem.
 """
 
 import math
@@ -12,12 +13,12 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 Phase = Literal["data_wait", "compute", "allreduce", "checkpoint", "evaluation", "compile"]
 Cause = Literal["overflow", "nan"]
 
-# From a GPU's 10 ms for a small network to a CPU's minute for a large one.
+# From 10 ms (small network on a GPU) to a minute (large network on a CPU).
 _STEP_SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 1.5, 2, 5, 10, 30, 60)
 
 
 class Metrics:
-    """Counters and gauges; the methods are called from the training loop."""
+    """Counters and gauges, updated by the training loop."""
 
     def __init__(self, rank: int = 0) -> None:
         self._rank = rank
@@ -28,13 +29,13 @@ class Metrics:
             return Counter(f"resnext_trainer_{name}", text, ["rank"], registry=registry).labels(label)
 
         def gauge(name: str, text: str) -> Gauge:
-            # Not a number until it is known: a zero would be drawn, and a timestamp of zero would raise an alarm.
+            # NaN until known: a zero would appear in charts, and a timestamp of zero would fire an alert.
             known_later = Gauge(f"resnext_trainer_{name}", text, ["rank"], registry=registry).labels(label)
             known_later.set(math.nan)
             return known_later
 
-        self._images = counter("images_total", "Training images that this rank has seen.")
-        self._steps = counter("steps_total", "Steps that this rank has done.")
+        self._images = counter("images_total", "Training images processed by this rank.")
+        self._steps = counter("steps_total", "Steps completed by this rank.")
         self._step_duration = Histogram(
             "resnext_trainer_step_duration_seconds",
             "Time from the end of one step to the end of the next.",
@@ -42,18 +43,18 @@ class Metrics:
             buckets=_STEP_SECONDS,
             registry=registry,
         ).labels(label)
-        self._last_step = gauge("last_step_timestamp_seconds", "When the last step ended.")
-        self._loss = gauge("loss", "Training loss, the mean over the last seconds.")
+        self._last_step = gauge("last_step_timestamp_seconds", "Unix time of the end of the last step.")
+        self._loss = gauge("loss", "Mean training loss over the last 10 seconds.")
         self._learning_rate = gauge("learning_rate", "Learning rate of the last step.")
         self._loss_scale = gauge("loss_scale", "fp16 loss scale; 1 in other precisions.")
-        self._epoch = gauge("epoch", "Epochs done, fractional.")
+        self._epoch = gauge("epoch", "Fractional number of epochs done.")
         self._checkpoint_success = gauge(
             "checkpoint_last_success_timestamp_seconds", "Unix time of the last successful checkpoint."
         )
         self._checkpoint_failures = counter("checkpoint_failures_total", "Checkpoints that could not be written.")
         self._rollbacks = counter("rollbacks_total", "Rollbacks to a checkpoint after a non-finite loss.")
         self._bad_records = counter("bad_records_total", "Unusable records skipped by this rank.")
-        self._log_write_failures = counter("log_write_failures_total", "Times that log.jsonl could not be written.")
+        self._log_write_failures = counter("log_write_failures_total", "Failed writes of log.jsonl.")
         phases = Counter(
             "resnext_trainer_phase_seconds_total",
             "Seconds spent per phase of the training loop.",
@@ -63,7 +64,7 @@ class Metrics:
         self._phases = {phase: phases.labels(label, phase) for phase in get_args(Phase)}
         nonfinite = Counter(
             "resnext_trainer_nonfinite_steps_total",
-            "Steps whose gradients were not finite.",
+            "Steps with non-finite gradients.",
             ["rank", "cause"],
             registry=registry,
         )
@@ -74,75 +75,80 @@ class Metrics:
         self._accuracy = {k: accuracy.labels(label, k) for k in ("1", "5")}
         for unknown in self._accuracy.values():
             unknown.set(math.nan)
-        self._info = Info("resnext_trainer", "What is trained, and how.", ["rank"], registry=registry)
+        self._info = Info(
+            "resnext_trainer",
+            "Model, precision, device and number of ranks of the training.",
+            ["rank"],
+            registry=registry,
+        )
 
     def exposition(self) -> bytes:
-        """All metrics in Prometheus' text format."""
+        """All metrics in the Prometheus text format."""
         return generate_latest(self._registry)
 
     def value(self, name: str, **labels: str) -> float | None:
-        """The value of one series of this rank, such as `loss` or `steps_total`; None if there is none."""
+        """Value of one series of this rank, such as `loss` or `steps_total`; None if it does not exist."""
         return self._registry.get_sample_value(f"resnext_trainer_{name}", {"rank": str(self._rank), **labels})
 
     def images(self, count: int) -> None:
-        """Images of this rank's share, as they are trained on."""
+        """Counts training images of this rank."""
         self._images.inc(count)
 
     def step_done(self, seconds: float) -> None:
-        """A step ended, `seconds` after the one before."""
+        """Counts a step that ended `seconds` after the previous one."""
         self._steps.inc()
         self._step_duration.observe(seconds)
         self._last_step.set_to_current_time()
 
     def phase_done(self, name: Phase, seconds: float) -> None:
-        """A phase ended that took this long."""
+        """Adds the duration of a phase."""
         self._phases[name].inc(seconds)
 
     def loss(self, value: float) -> None:
-        """Training loss."""
+        """Sets the training loss."""
         self._loss.set(value)
 
     def learning_rate(self, value: float) -> None:
-        """Learning rate of the last step."""
+        """Sets the learning rate of the last step."""
         self._learning_rate.set(value)
 
     def loss_scale(self, value: float) -> None:
-        """Factor on the fp16 loss."""
+        """Sets the fp16 loss scale."""
         self._loss_scale.set(value)
 
     def nonfinite(self, cause: Cause) -> None:
-        """A step was skipped: `overflow` is the price of a dynamic loss scale, `nan` is trouble."""
+        """Counts a skipped step: `overflow` is normal with a dynamic loss scale, `nan` is a problem."""
         self._nonfinite[cause].inc()
 
     def rolled_back(self) -> None:
-        """The training went back to its last checkpoint."""
+        """Counts a rollback to the last checkpoint."""
         self._rollbacks.inc()
 
     def bad_records(self, count: int) -> None:
-        """So many more records were skipped."""
+        """Counts skipped records."""
         self._bad_records.inc(count)
 
     def log_write_failed(self) -> None:
-        """The log could not be written; the training goes on."""
+        """Counts a failed write of log.jsonl; the training continues."""
         self._log_write_failures.inc()
 
     def accuracy(self, top1: float, top5: float) -> None:
-        """What an evaluation measured, as shares."""
+        """Sets the accuracy of the last evaluation, from 0 to 1."""
         self._accuracy["1"].set(top1)
         self._accuracy["5"].set(top5)
 
     def epoch(self, value: float) -> None:
-        """Epochs done."""
+        """Sets the fractional number of epochs done."""
         self._epoch.set(value)
 
     def checkpoint_saved(self, time: datetime) -> None:
-        """A checkpoint is whole on disk."""
+        """Sets the time of the last complete checkpoint."""
         self._checkpoint_success.set(time.timestamp())
 
     def checkpoint_failed(self) -> None:
-        """A checkpoint could not be written; the training goes on."""
+        """Counts a checkpoint that could not be written; the training continues."""
         self._checkpoint_failures.inc()
 
     def info(self, **labels: str) -> None:
-        """architecture, precision, xla, pipeline, device, world_size."""
+        """Sets the labels architecture, precision, xla, pipeline, device and world_size."""
         self._info.labels(str(self._rank)).info(labels)

@@ -1,4 +1,4 @@
-"""Where the time of a rank goes."""
+"""Timer of the phases of a rank."""
 
 import time
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ class PhaseTimer:
 
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:
-        """Counts the time that the block takes as this phase's."""
+        """Adds the duration of the block to this phase."""
         started = time.monotonic()
         self._heartbeat.beat(name)
         try:

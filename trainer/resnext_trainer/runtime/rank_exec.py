@@ -1,4 +1,4 @@
-"""The first moment of a rank: it takes the pod's environment, leaves its process id, and becomes the trainer."""
+"""Start of a rank: loads the environment of the pod, writes its process ID, and replaces itself with the trainer."""
 
 import json
 import os
@@ -12,29 +12,29 @@ from resnext_trainer.runtime import signals
 
 _STRAGGLER_SECONDS = 10.0
 
-_OF_MPI = ("OMPI_", "PMIX_", "PRTE_")
+_MPI_PREFIXES = ("OMPI_", "PMIX_", "PRTE_")
 
 
 def ranks(run_dir: Path) -> Path:
-    """Where the ranks of a worker leave their process ids."""
+    """Directory of the process ID files of a worker's ranks."""
     return run_dir / "ranks"
 
 
 def environment_file(run_dir: Path) -> Path:
-    """Where the worker's first process leaves the pod's environment."""
+    """File in which the worker's main process saves the environment of the pod."""
     return run_dir / "environment.json"
 
 
 def environment(of_pod: Mapping[str, str], of_ssh: Mapping[str, str]) -> dict[str, str]:
-    """The pod's variables over those of the ssh session, but for what mpirun told this rank."""
-    of_mpi = {name: value for name, value in of_ssh.items() if name.startswith(_OF_MPI)}
+    """Variables of the ssh session, overridden by those of the pod, except for the MPI variables of this rank."""
+    of_mpi = {name: value for name, value in of_ssh.items() if name.startswith(_MPI_PREFIXES)}
     return {**of_ssh, **of_pod, **of_mpi}
 
 
 def kill_stale_rank(pid_file: Path) -> None:
-    """Kills the rank that an earlier attempt left in this slot, and waits until it is gone.
+    """Kills a rank of an earlier attempt that still occupies this slot, and waits until it has exited.
 
-    It hangs in an exchange with ranks that are no more, holds the metrics' port, and has nothing to save.
+    Such a rank hangs in a collective, occupies the metrics port, and has nothing to save.
     """
     try:
         pid = int(pid_file.read_text(encoding="utf-8"))
@@ -42,15 +42,15 @@ def kill_stale_rank(pid_file: Path) -> None:
             return
         os.kill(pid, signal.SIGKILL)
         deadline = time.monotonic() + _STRAGGLER_SECONDS
-        # A dead process that nobody waited for yet has no command line.
+        # The command line of a zombie process is empty.
         while Path(f"/proc/{pid}/cmdline").read_bytes() and time.monotonic() < deadline:
             time.sleep(0.05)
     except (OSError, ValueError):
-        return  # None was left, or it is gone.
+        return  # no stale rank, or it has exited
 
 
 def exec_trainer(run_dir: Path, arguments: Sequence[str]) -> None:
-    """Replaces this process by `resnext-train train`, with the variables that must be set before Python starts."""
+    """Replaces this process with `resnext-train train`, because some variables must be set before Python starts."""
     signals.block()
     local_rank = os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", "0")
     pid_file = ranks(run_dir) / f"{local_rank}.pid"

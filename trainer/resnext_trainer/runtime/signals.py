@@ -1,4 +1,4 @@
-"""What a rank is asked for by a signal while it trains."""
+"""Signals that request a stop or a profile from a running rank."""
 
 import math
 import os
@@ -6,49 +6,49 @@ import signal
 import threading
 
 STOP = signal.SIGUSR2
-"""Asks a rank to save and end. mpirun forwards it; SIGTERM would have mpirun kill the ranks within a second."""
+"""Requests a checkpoint and exit. mpirun forwards this signal; on SIGTERM it kills the ranks within a second."""
 
 PROFILE = signal.SIGUSR1
-"""Asks rank 0 to profile its next steps. mpirun forwards it too."""
+"""Requests a profile of the next steps from rank 0. mpirun forwards this signal as well."""
 
 
 GRACE = "RESNEXT_TERMINATION_GRACE_SECONDS"
-"""The environment variable with the time between a pod's SIGTERM and its end; unset outside a cluster."""
+"""Environment variable with the termination grace period of the pod in seconds; unset outside a cluster."""
 
 _ENDING_SECONDS = 20.0
-"""Of that time, what the step under way and the end of all ranks may take."""
+"""Part of the grace period reserved for the current step and the exit of all ranks."""
 
 
 class Requests:
-    """Set when asked, and looked at between steps."""
+    """Pending requests; the trainer checks them between steps."""
 
     def __init__(self, grace_seconds: float = math.inf) -> None:
         self.stop, self.profile = threading.Event(), threading.Event()
         self.seconds_to_save = max(grace_seconds - _ENDING_SECONDS, grace_seconds / 2)
-        """Time for the last save after a request to stop, before the process is killed."""
+        """Seconds available for the last checkpoint after a stop request, before the pod is killed."""
 
 
 def block() -> None:
-    """Lets requests wait until `listen`; a blocked signal stays blocked, and pending, across exec.
+    """Blocks the signals until `listen`; they stay blocked and pending across exec.
 
-    Unblocked, and before there is a handler, either of them would end the process.
+    Without a handler, either signal would kill the process.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {STOP, PROFILE})
 
 
 def listen() -> Requests:
-    """From now on signals become requests; those that came before have waited for this moment."""
+    """Installs the handlers and unblocks the signals, including pending ones."""
     requests = Requests(float(os.environ.get(GRACE, math.inf)))
 
-    def asked_to_stop(number: int, _frame: object) -> None:
+    def request_stop(number: int, _frame: object) -> None:
         requests.stop.set()
         if number != STOP:
-            signal.signal(number, signal.SIG_DFL)  # whoever asks twice means now
+            signal.signal(number, signal.SIG_DFL)  # a second signal kills the process
 
-    # mpirun's SIGTERM means that the attempt is over, whatever this rank thinks.
+    # mpirun sends SIGTERM when the attempt is over: keep the default action, which ends the rank at once.
     under_mpi = "OMPI_COMM_WORLD_RANK" in os.environ
     for number in (STOP,) if under_mpi else (STOP, signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, asked_to_stop)
+        signal.signal(number, request_stop)
     signal.signal(PROFILE, lambda *_: requests.profile.set())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {STOP, PROFILE})
     return requests

@@ -1,17 +1,17 @@
-"""The files that let the launcher reach the workers by ssh: both sides run as the same user, without any privilege."""
+"""Configuration files for ssh from the launcher to the workers. Both run as the same unprivileged user."""
 
 import socket
 from pathlib import Path
 
 ALIAS = "resnext-worker"
-"""All workers of a training share one host key, known under this name; so a replaced pod is known as well."""
+"""Host name of the host key that all workers of a training share, so that replaced pods are trusted as well."""
 
 
 def sshd_config(port: int, keys: Path, run_dir: Path) -> str:
-    """For the worker's sshd, in a read-only root: no PAM, and nothing but public keys.
+    """Configuration of the worker's sshd, for a read-only root file system: public keys only, no PAM.
 
-    StrictModes would refuse keys that a Secret's volume leaves readable by the group. No variable is accepted from
-    the client: ranks get the pod's own from a file.
+    StrictModes would reject keys from a Secret volume, which are readable by the group. No environment variables are
+    accepted from the client: ranks read the pod's environment from a file.
     """
     return f"""\
 Port {port}
@@ -29,7 +29,7 @@ LogLevel ERROR
 
 
 def ssh_config(port: int, run_dir: Path) -> str:
-    """For mpirun's ssh: the pinned host key or none at all, and never a question."""
+    """Configuration of mpirun's ssh: accepts only the pinned host key and never prompts."""
     return f"""\
 Host *
     Port {port}
@@ -46,22 +46,22 @@ Host *
 
 
 def known_hosts(host_key: str) -> str:
-    """The one public key that every worker must show."""
+    """known_hosts file with the public host key of the workers."""
     return f"{ALIAS} {host_key.strip()}\n"
 
 
 def private_copy(key: Path, copy: Path) -> None:
-    """ssh and sshd refuse a private key that a group may read, as a Secret's volume makes it."""
+    """Copies a key with mode 0600: ssh and sshd reject private keys that the group can read, as in a Secret volume."""
     copy.unlink(missing_ok=True)
     copy.touch(mode=0o600)
     copy.write_bytes(key.read_bytes())
 
 
 def answers(host: str, port: int, timeout: float = 3.0) -> None:
-    """Returns once an sshd has shown its banner; raises OSError with the reason otherwise."""
+    """Returns after sshd has sent its banner; raises OSError otherwise. timeout: in seconds."""
     with socket.create_connection((host, port), timeout) as connection:
-        # A probe that ends without a greeting is an error in sshd's log, every few seconds.
+        # Send a banner: sshd logs an error for every connection closed without one.
         connection.sendall(b"SSH-2.0-probe\r\n")
         banner = connection.recv(4)
     if banner != b"SSH-":
-        raise OSError(f"port {port} is open, but no sshd answers on it")
+        raise OSError(f"port {port} is open, but does not answer as an ssh server")

@@ -1,4 +1,4 @@
-"""The telemetry of one rank, put together: metrics, console, heartbeat, and the HTTP server that publishes them."""
+"""Telemetry of one rank: metrics, console, heartbeat, and the HTTP server that publishes them."""
 
 import sys
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ from resnext_trainer.runtime.phases import PhaseTimer
 
 @dataclass(frozen=True)
 class Telemetry:
-    """The parts of the telemetry. A caller takes only the part that it uses."""
+    """The parts of the telemetry; callers pass on only the parts that are needed."""
 
     metrics: Metrics
     console: Console
     heartbeat: Heartbeat
     phases: PhaseTimer
     server: HttpServer
-    """Publishes /metrics, /progress, /state and /healthz once it is started."""
+    """Publishes /metrics, /progress, /state and /healthz after `start`."""
 
 
 def compose(metrics: Metrics, console: Console, heartbeat: Heartbeat) -> Telemetry:
-    """Connects the parts of a rank; starts nothing."""
+    """Connects the parts; does not start the server."""
 
     def progress() -> Response:
         if heartbeat.progress is None:
@@ -45,5 +45,5 @@ def compose(metrics: Metrics, console: Console, heartbeat: Heartbeat) -> Telemet
 
 
 def for_rank(rank: int = 0, out: TextIO = sys.stdout, *, terminal: bool = False) -> Telemetry:
-    """The telemetry of a rank that writes for people to `out`, or to the terminal."""
+    """Creates the telemetry of a rank, with console output to `out` or, if `terminal`, as a progress bar."""
     return compose(Metrics(rank), Console(rank, out, terminal=terminal), Heartbeat(rank))

@@ -1,9 +1,9 @@
-"""Ends a rank that makes no progress, and says which rank is to blame.
+"""Ends a rank that makes no progress, and reports which rank caused the stall.
 
-A rank whose peer is stopped waits in the allreduce for ever, and Horovod's own stall check waits with it: its
-coordinator blocks in the same exchange. So each rank is watched by a thread of its own. When its time is up it asks
-every rank where it stands, over HTTP: one that is stopped or lost does not answer, one that is stuck elsewhere than in
-the exchange is what the others wait for.
+A rank whose peer is stopped waits in the allreduce forever. Horovod's stall check does not help, because its
+coordinator blocks in the same collective. Therefore a watchdog thread in each rank queries the state of all ranks over
+HTTP when no step completes in time. A rank that does not answer is stopped or lost; a rank that is not in the allreduce
+is the one that the others wait for.
 """
 
 import faulthandler
@@ -21,18 +21,18 @@ from typing import TYPE_CHECKING
 from resnext_trainer.contract import ExitStatus, TerminationReport, print_report
 from resnext_trainer.runtime.heartbeat import ALLREDUCE, Heartbeat, State
 
-if TYPE_CHECKING:  # TensorFlow, whose loading is watched as well
+if TYPE_CHECKING:  # imports TensorFlow, and the watchdog covers that import
     from resnext_trainer.runtime.distributed import Communicator
 
 _ANSWER_SECONDS = 3.0
 _FIRST_STEP_SECONDS = 600.0
-"""Before its first step a rank loads libraries, waits for the others and compiles: that is no measure of a step."""
+"""Minimum timeout for the first step, which includes loading libraries, waiting for other ranks and compiling."""
 _MAX_RANKS_LISTED = 8
-"""So many ranks are named in a report; more would not fit the launcher's termination message."""
+"""Maximum number of ranks in a report; more would not fit into the launcher's termination message."""
 
 
 class Watchdog:
-    """Watches a rank's heartbeat until it is stopped."""
+    """Watches the heartbeat of a rank; a context manager. timeout: in seconds."""
 
     def __init__(self, heartbeat: Heartbeat, timeout: float) -> None:
         self._heartbeat = heartbeat
@@ -47,7 +47,7 @@ class Watchdog:
 
     def __exit__(self, *_: object) -> None:
         if len(self._heartbeat.peers) > 1:
-            # Horovod takes leave of the other ranks when the process ends, and that can hang as well.
+            # Keep watching: Horovod's shutdown at exit waits for the other ranks and can hang as well.
             self._heartbeat.beat("ending")
             return
         self._rest.set()
@@ -60,7 +60,7 @@ class Watchdog:
     def _watch(self) -> None:
         heartbeat = self._heartbeat
         while (left := self._allowed - heartbeat.idle_seconds) > 0:
-            # Not longer at once: the first step ends what is allowed before it.
+            # Wait no longer than the timeout, because the limit drops to it after the first step.
             if self._rest.wait(min(left, self._timeout)):
                 return
         own = heartbeat.state()
@@ -74,26 +74,25 @@ class Watchdog:
             TerminationReport(
                 verdict=ExitStatus.HUNG.name.lower(),
                 message=(
-                    f"rank {own.rank} finished no step for {self._allowed:.0f} s: "
-                    f"{describe_stall(own, states)}. The log "
-                    "shows where the threads stood. If a step or an evaluation batch truly takes this long, raise "
-                    "stallTimeoutSeconds"
+                    f"rank {own.rank} completed no step for {self._allowed:.0f} s: {describe_stall(own, states)}. "
+                    "The log contains the stack traces. If a step or an evaluation batch really takes this long, "
+                    "increase stallTimeoutSeconds"
                 ),
                 progress=self._heartbeat.progress,
                 rank=find_culprit(states),
             )
         )
-        # Not sys.exit: the main thread may sit in a call that never returns.
+        # Not sys.exit: the main thread may be in a call that never returns.
         os._exit(ExitStatus.HUNG.value)
 
 
 def exchange_peer_urls(heartbeat: Heartbeat, port: int | None, ranks: "Communicator") -> None:
-    """Tells every rank where the others answer; to be called on all of them. `port`: None if this one does not."""
+    """Exchanges the URLs of the ranks' states; collective call. port: None if this rank serves no HTTP."""
     heartbeat.peers = ranks.gather(f"http://{_address()}:{port}/state" if port else None)
 
 
 def query_peers(urls: Mapping[int, str | None]) -> dict[int, State | None]:
-    """Where each rank stands; None for one that does not say."""
+    """State of each rank; None for a rank that does not answer within 3 s."""
 
     def ask(url: str | None) -> State | None:
         if url is None:
@@ -111,23 +110,29 @@ def query_peers(urls: Mapping[int, str | None]) -> dict[int, State | None]:
 
 
 def find_culprit(states: Mapping[int, State | None]) -> int | None:
-    """The rank that the others wait for: the first that is silent, else the first that is elsewhere than they are."""
+    """The rank that the others wait for: the first that does not answer, else the first that is not in the allreduce.
+
+    None if no rank is in the allreduce.
+    """
     silent = [rank for rank, state in sorted(states.items()) if state is None]
     elsewhere = [rank for rank, state in sorted(states.items()) if state and state.doing != ALLREDUCE]
-    # Where all do something of their own, each may just be slow.
+    # If no rank waits in the allreduce, all may just be slow.
     return next(iter(silent or (elsewhere if len(elsewhere) < len(states) else [])), None)
 
 
 def describe_stall(own: State, states: Mapping[int, State | None]) -> str:
-    """Who holds the others up: first the silent, then those that wait for something else than the exchange."""
+    """Describes the ranks that do not answer; if all answer, the ranks that are not in the allreduce."""
     silent = [rank for rank, state in sorted(states.items()) if state is None]
     if silent:
-        # An exchange ends on all ranks or on none: whoever is silent has made the steps that this one has.
+        # An allreduce completes on all ranks or on none, so silent ranks have completed as many steps as this one.
         return _listed([f"rank {rank} does not answer, its last step was {own.step}" for rank in silent])
     there = [state for _, state in sorted(states.items()) if state]
     busy = [state for state in there if state.doing != ALLREDUCE] or there
     return _listed(
-        [f"rank {state.rank} is in {state.doing} after step {state.step} for {state.seconds:.0f} s" for state in busy]
+        [
+            f"rank {state.rank} has been in {state.doing} for {state.seconds:.0f} s after step {state.step}"
+            for state in busy
+        ]
     )
 
 
@@ -137,7 +142,7 @@ def _listed(sentences: Sequence[str]) -> str:
 
 
 def _address() -> str:
-    """This machine's address as the others reach it; a pod's name need not resolve elsewhere."""
+    """IP address of this machine, because the name of a pod need not resolve on other pods."""
     try:
         family, _, _, _, address = socket.getaddrinfo(socket.gethostname(), None, type=socket.SOCK_STREAM)[0]
     except OSError:

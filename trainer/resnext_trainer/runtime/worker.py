@@ -1,6 +1,6 @@
-"""The first process of a worker pod: it runs sshd, through which mpirun starts the ranks, and looks after both.
+"""Main process of a worker pod: runs sshd, through which mpirun starts the ranks, and supervises both.
 
-It is process 1: Open MPI's daemon detaches itself and becomes its child, and so it reaps whatever ends.
+It runs as PID 1. Open MPI's daemon detaches and becomes its child, so it reaps all processes that exit.
 """
 
 import json
@@ -16,15 +16,15 @@ from resnext_trainer.runtime.http_server import HttpServer, Response
 
 _WATCHED = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 _KILLED_FOR_MEMORY = 137
-"""What the kubelet shows as the exit code of a container that was killed for memory."""
+"""Exit code that the kubelet reports for an OOM-killed container."""
 
 _MEMORY_COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
-"""Where cgroup v2 and v1 count the processes that were killed for memory."""
+"""Files of cgroup v2 and v1 that count OOM-killed processes."""
 
 
 def run(*, keys: Path, ssh_port: int, health_port: int, run_dir: Path, termination_log: Path) -> int:
-    """Serve until SIGTERM; the ranks are then asked to save, and waited for. Returns the exit code."""
-    # Blocked before any thread starts, so that sigtimedwait below is the only one to take them.
+    """Serves until SIGTERM, then signals the ranks to save a checkpoint and waits for them. Returns the exit code."""
+    # Blocked before any thread starts, so that only sigtimedwait below receives these signals.
     signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
     prepare(keys, ssh_port, run_dir)
     sshd = _start_sshd(run_dir)
@@ -33,16 +33,17 @@ def run(*, keys: Path, ssh_port: int, health_port: int, run_dir: Path, terminati
     print(f"worker ready for ranks: sshd on port {ssh_port}, /readyz on port {health_port}", flush=True)
     stopping = False
     while not stopping or _pids(run_dir):
-        # The counter and the ranks are no children of ours: they are looked at once a second.
+        # OOM kills and exiting ranks cause no signal here, so check both once a second.
         caught = signal.sigtimedwait(_WATCHED, 1.0)
         if sshd in _reap():
-            _write_termination_message(termination_log, "sshd ended by itself; its last words are in the log")
+            _write_termination_message(termination_log, "sshd exited unexpectedly: see the end of the pod's log")
             return 1
         if killed_for_memory() > killed_before:
-            # On cgroup v1 only the rank dies, and the pod would wait for ever with the others.
+            # On cgroup v1 only the rank is killed, and the other ranks of the pod would wait forever.
             _write_termination_message(
                 termination_log,
-                "a rank was killed for memory: raise workers.resources.limits.memory, or lower batchSize",
+                # The operator recognizes an out-of-memory failure by "killed for memory".
+                "a rank was killed for memory: increase workers.resources.limits.memory, or lower batchSize",
             )
             return _KILLED_FOR_MEMORY
         if caught and caught.si_signo != signal.SIGCHLD and not stopping:
@@ -56,18 +57,18 @@ def run(*, keys: Path, ssh_port: int, health_port: int, run_dir: Path, terminati
 
 
 def prepare(keys: Path, ssh_port: int, run_dir: Path) -> None:
-    """The files of sshd and of the ranks."""
+    """Writes the files that sshd and the ranks read."""
     shutil.rmtree(rank_exec.ranks(run_dir), ignore_errors=True)
     rank_exec.ranks(run_dir).mkdir(parents=True)
     ssh.private_copy(keys / "host_ed25519", run_dir / "host_ed25519")
     (run_dir / "sshd_config").write_text(ssh.sshd_config(ssh_port, keys, run_dir), encoding="utf-8")
     file = rank_exec.environment_file(run_dir)
-    file.touch(mode=0o600)  # it may hold a user's secrets
+    file.touch(mode=0o600)  # the environment may contain secrets
     file.write_text(json.dumps(dict(os.environ)), encoding="utf-8")
 
 
 def killed_for_memory(counters: tuple[Path, ...] = _MEMORY_COUNTERS) -> int:
-    """How many processes of this pod the kernel has killed for memory; 0 where it does not say."""
+    """Number of OOM-killed processes of this pod; 0 if the cgroup does not report it."""
     for counter in counters:
         with suppress(OSError):
             for line in counter.read_text(encoding="utf-8").splitlines():
@@ -79,8 +80,8 @@ def killed_for_memory(counters: tuple[Path, ...] = _MEMORY_COUNTERS) -> int:
 
 def _start_sshd(run_dir: Path) -> int:
     if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # root's sshd separates its privileges there
-    # sshd insists on an absolute path, and a plain user's PATH may lack /usr/sbin.
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd run as root needs it for privilege separation
+    # sshd requires an absolute path, and the PATH of an unprivileged user may lack /usr/sbin.
     sshd = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin") or "/usr/sbin/sshd"
     command = [sshd, "-D", "-e", "-f", str(run_dir / "sshd_config")]
     return os.posix_spawn(sshd, command, os.environ, setsigmask=())
@@ -95,7 +96,7 @@ def _ready(ssh_port: int) -> Response:
 
 
 def _reap() -> set[int]:
-    """Process ids of the children that have ended."""
+    """Reaps exited children; returns their process IDs."""
     ended = set()
     with suppress(ChildProcessError):
         while (pid := os.waitpid(-1, os.WNOHANG)[0]) != 0:
@@ -104,13 +105,13 @@ def _reap() -> set[int]:
 
 
 def _pids(run_dir: Path) -> list[int]:
-    """The local ranks that live; a number of an earlier attempt may belong to another program by now."""
+    """Process IDs of the running local ranks; IDs from an earlier attempt may have been reused by other programs."""
     pids = [int(file.read_text(encoding="utf-8") or 0) for file in rank_exec.ranks(run_dir).glob("*.pid")]
     return [pid for pid in pids if _is_rank(pid)]
 
 
 def _is_rank(pid: int) -> bool:
-    # The command line of a process that has ended, and only waits to be reaped, is empty.
+    # The command line of a zombie process is empty.
     with suppress(OSError):
         return b"resnext_trainer" in Path(f"/proc/{pid}/cmdline").read_bytes()
     return False

@@ -1,4 +1,4 @@
-"""How fast it is here: steps of training, of inference, or of the input alone, timed one by one after a warm-up."""
+"""Benchmarks of training, inference or the input pipeline; times each step after a warm-up."""
 
 import importlib.metadata
 import json
@@ -33,29 +33,30 @@ _PACKAGES = ("tensorflow", "tensorflow-cpu", "horovod", "nvidia-dali-cuda120", "
 
 @dataclass(frozen=True)
 class Timing:
-    """What was timed on one rank."""
+    """Measurements of one rank."""
 
     steps: np.ndarray
-    """Seconds of each step, waiting for its batch included."""
+    """Duration of each step in seconds, including the wait for its batch."""
     waits: np.ndarray
-    """Seconds of each step in which its batch was waited for."""
+    """Wait for the batch in each step, in seconds."""
     warm_up: float
-    """Seconds of the steps before, which compile and fill buffers."""
+    """Duration of all warm-up steps in seconds, which compile the graph and fill buffers."""
 
 
 def run(
     config: Training, what: What, *, steps: int, warm_up: int, advance: Callable[[int], None]
 ) -> dict[str, Any] | None:
-    """The result on rank 0, None on the others; raises TrainingError where the data or the device is not as it should
-    be.
+    """Runs a benchmark and returns the result on rank 0, None on the others.
+
+    Raises TrainingError if the data or the device is unusable, or if there are fewer images than one step takes.
     """
     with bring_up(lambda: config, lambda ranks, config: (config, open_for_ranks(ranks, config))) as runtime:
         config, ranks, source = runtime.config, runtime.ranks, runtime.opened
         if source.training_images < config.batch_size * ranks.size:
             raise TrainingError(
                 ExitStatus.INVALID_CONFIGURATION,
-                f"one step takes {config.batch_size * ranks.size} images and there are {source.training_images}: "
-                "lower batchSize",
+                f"one step takes {config.batch_size * ranks.size} images, but there are only "
+                f"{source.training_images}: lower batchSize",
                 collective=True,
             )
         work = _work(config, ranks, what)
@@ -65,9 +66,9 @@ def run(
 
 
 def result(config: Training, what: What, source: InputPipeline, timings: list[Timing]) -> dict[str, Any]:
-    """The facts of a benchmark, with versions and hardware, ready for JSON."""
+    """The result with versions and hardware, for JSON."""
     latency = np.concatenate([timing.steps for timing in timings])
-    # All ranks' images over the slowest rank's time: in training, they end each step together.
+    # Images of all ranks divided by the time of the slowest: in training, all ranks end each step together.
     images = sum(len(timing.steps) for timing in timings) * config.batch_size
     return {
         "benchmark": what,
@@ -93,7 +94,7 @@ def result(config: Training, what: What, source: InputPipeline, timings: list[Ti
 
 
 def show(facts: dict[str, Any], *, as_json: bool) -> None:
-    """JSON for programs, a table for people."""
+    """Prints the result as JSON or as a table."""
     if as_json:
         print(json.dumps(facts, indent=2))
         return
@@ -116,7 +117,7 @@ def show(facts: dict[str, Any], *, as_json: bool) -> None:
 
 
 def _work(config: Training, ranks: Communicator, what: What) -> Callable[[Batch], None]:
-    """What is done with each batch; it returns when the device has done it."""
+    """Returns the function to time, which processes a batch and waits for the device."""
     if what == "input":
         return lambda _batch: None
     if what == "inference":
@@ -125,14 +126,14 @@ def _work(config: Training, ranks: Communicator, what: What) -> Callable[[Batch]
     state, mix = TrainState(config, config.device), tf.ones(config.batch_size if config.mixup else 1)
 
     def train(batch: Batch) -> None:
-        # A rate of zero: the work is the same, and noise cannot make the weights diverge.
+        # Learning rate 0: the cost is the same, and weights cannot diverge on random images.
         apply_gradients(state, ranks, forward_backward(state, *batch, mix), rate=0.0)
 
     return train
 
 
 def _peak_memory(device: str) -> float:
-    """The most that rank 0 held at a time: on its GPU, or resident on a CPU."""
+    """Peak memory of rank 0 in GiB: GPU memory, or resident memory on a CPU."""
     if device == "gpu":
         return float(tf.config.experimental.get_memory_info("GPU:0")["peak"]) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -159,7 +160,7 @@ def _repeat(source: InputPipeline) -> Iterator[Batch]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of what makes it fast."""
+    """Versions of Python and of the installed libraries that affect speed."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -170,7 +171,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """What this process may use."""
+    """CPU, cores available to this process, memory, and GPUs."""
     gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
     return {
         "cpu": _cpu(),

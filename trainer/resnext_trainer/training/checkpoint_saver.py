@@ -1,4 +1,4 @@
-"""When a training saves which checkpoint; the last one is on the disk before the training ends."""
+"""Schedules checkpoints, and waits until the last one is on disk before the training ends."""
 
 import math
 import time
@@ -19,7 +19,7 @@ from resnext_trainer.training.step_runner import NotFiniteError
 
 
 class CheckpointSaver:
-    """Decides which checkpoints are due: by rank 0's clock within an epoch, otherwise by the number of epochs."""
+    """Saves checkpoints: within an epoch by the clock of rank 0, otherwise by the number of epochs."""
 
     def __init__(
         self,
@@ -37,31 +37,31 @@ class CheckpointSaver:
         self._postponed = False
 
     def schedule(self) -> None:
-        """The next save within an epoch is due `intervalMinutes` from now."""
+        """Schedules the next save within an epoch `intervalMinutes` from now."""
         minutes = self._config.interval_minutes
         self._next = time.monotonic() + 60 * minutes if minutes else math.inf
         self._postponed = False
 
     def is_due(self) -> bool:
-        """Whether rank 0 finds that it is time; the other ranks learn it with the gradients."""
+        """Whether a save is due on rank 0; the other ranks receive the request with the gradients."""
         return self._ranks.rank == 0 and time.monotonic() >= self._next
 
     def postpone(self) -> None:
-        """A save within the epoch is due, and the epoch has no step left: it follows the evaluation."""
+        """Moves a save that is due at the end of an epoch to after the evaluation."""
         self._postponed = True
 
     def save_within_epoch(self, position: TrainingPosition) -> None:
-        """Saves the newest checkpoint in an epoch that goes on. Raises NotFiniteError, on every rank alike."""
+        """Saves the newest checkpoint in mid-epoch; raises NotFiniteError on every rank."""
         variables = averaged_variables(self._state, self._ranks)
         self._check_finite(position, variables)
         self._manager.save(position, variables)
         self.schedule()
 
     def save_after_epoch(self, position: TrainingPosition, *, ends: bool, evaluated: bool) -> None:
-        """Saves what the end of an epoch asks for, if anything. Raises NotFiniteError, on every rank alike.
+        """Saves the checkpoints that are due at the end of an epoch; raises NotFiniteError on every rank.
 
-        The newest checkpoint: at the end of the training, each `intervalEpochs`, or if a save was postponed. The best:
-        after an evaluation. The caller has averaged the statistics over the ranks.
+        The newest checkpoint is due at the end of the training, every `intervalEpochs`, and if a save was postponed;
+        the best one is due after an evaluation. The caller must have averaged the statistics over the ranks.
         """
         newest = ends or position.epoch % self._config.interval_epochs == 0 or self._postponed
         if not (newest or evaluated):
@@ -72,17 +72,17 @@ class CheckpointSaver:
             self.schedule()
 
     def save_stopped(self, position: TrainingPosition) -> None:
-        """Saves the newest checkpoint of a training that was asked to stop. Raises NotFiniteError, on every rank alike.
+        """Saves the newest checkpoint after a stop request; raises NotFiniteError on every rank.
 
-        The caller has averaged the statistics over the ranks.
+        The caller must have averaged the statistics over the ranks.
         """
         self._check_finite(position, self._state.variables())
         self._manager.save(position)
         self.schedule()
 
     def finish(self, position: TrainingPosition, *, stopping: bool = False) -> str:
-        """Returns when the last checkpoint is on the disk; TrainingError on every rank where it cannot be saved in
-        time.
+        """Waits until the last checkpoint is on disk and describes it; raises TrainingError on every rank if it cannot
+        be saved in time.
         """
         started, until = time.monotonic(), float(self._config.save_timeout_seconds)
 
@@ -97,6 +97,6 @@ class CheckpointSaver:
         return last.finish(position, seconds_left, best=not stopping)
 
     def _check_finite(self, position: TrainingPosition, variables: Mapping[str, Any]) -> None:
-        """A checkpoint with a weight that is not finite would be useless to return to."""
+        """Raises NotFiniteError if a weight is not finite, because no run can resume from such a checkpoint."""
         if not is_finite(self._state, variables):
             raise NotFiniteError(f"a weight after step {position.step} is not finite")

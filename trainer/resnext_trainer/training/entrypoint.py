@@ -1,4 +1,4 @@
-"""A training from start, or from its newest checkpoint, to its end: finished, stopped, or refused with a reason."""
+"""Runs a training from the start or its newest checkpoint until it completes, is stopped, or fails."""
 
 import os
 import socket
@@ -35,11 +35,11 @@ from resnext_trainer.training.validator import Validator
 
 @dataclass(frozen=True)
 class _Opened:
-    """What is opened before the training begins."""
+    """Resources opened before the training starts."""
 
     source: InputPipeline
     run: Resumption | None
-    """The run that is resumed or begun; rank 0 alone has it."""
+    """The run to resume or start; None on all ranks but 0."""
 
 
 def run(
@@ -51,9 +51,9 @@ def run(
     telemetry: Telemetry,
     requests: Requests,
 ) -> TerminationReport:
-    """Trains until the end or until any rank is asked to stop; every rank returns the same verdict at the same time.
+    """Trains until the end or until any rank gets a stop request; all ranks return the same result at the same time.
 
-    `workers` and `world` are the pods and ranks that there must be, where a launcher knows them.
+    workers, world: expected number of worker pods and ranks; None accepts any. Raises TrainingError.
     """
     with ExitStack() as locks:
 
@@ -77,7 +77,7 @@ def run(
 
 
 def _trainer(runtime: Runtime[_Opened], attempt: int, telemetry: Telemetry, requests: Requests) -> Trainer:
-    """The parts of a training, put together."""
+    """Creates the trainer and its parts."""
     config, ranks, source, run = runtime.config, runtime.ranks, runtime.opened.source, runtime.opened.run
     metrics, console, heartbeat, phases = (
         telemetry.metrics,
@@ -90,7 +90,7 @@ def _trainer(runtime: Runtime[_Opened], attempt: int, telemetry: Telemetry, requ
 
     def log_failed(error: Exception) -> None:
         metrics.log_write_failed()
-        console.note(f"the log of the run could not be written: {error}")
+        console.note(f"cannot write the log of the run: {error}")
 
     log = RunLog(run.folder, log_failed) if run else None
     recorder = RunRecorder(log, plan, PhaseFractions(phases.seconds))
@@ -107,7 +107,7 @@ def _trainer(runtime: Runtime[_Opened], attempt: int, telemetry: Telemetry, requ
     console.note(
         f"{config.model.architecture} ({state.model.count():,} weights) on {ranks.size} x {config.device}, "
         f"{config.precision.mode}, {source.name}: {source.training_images:,} images, "
-        f"{plan.steps} steps of {plan.global_batch} an epoch, {config.epochs} epochs"
+        f"{plan.steps} steps of {plan.global_batch} images per epoch, {config.epochs} epochs"
     )
     steps = StepRunner(config, plan, ranks, state, metrics, heartbeat, phases, profiler)
     return Trainer(
@@ -130,7 +130,7 @@ def _trainer(runtime: Runtime[_Opened], attempt: int, telemetry: Telemetry, requ
 
 
 def _resumed(config: Training, ranks: Communicator, resumption: Resumption | None) -> tuple[Training, InputPipeline]:
-    """The settings that the run resumes or begins with, and its dataset. Rank 0 decides for all."""
+    """Effective settings of the run, decided by rank 0, and its dataset."""
     opened = _from_rank_0(ranks, lambda: resumption.select() if resumption else config)
     source = open_for_ranks(ranks, opened)
 
@@ -147,26 +147,26 @@ def _resumed(config: Training, ranks: Communicator, resumption: Resumption | Non
 
 
 def _from_rank_0(ranks: Communicator, decide: Callable[[], Training]) -> Training:
-    """What rank 0 decides; its refusal blames no rank, because no other could know better."""
+    """Result of `decide` on rank 0; a TrainingError names no rank, because rank 0 decides for all."""
     try:
         decided: Training = ranks.gather(distributed.run_collectively(ranks, decide))[0]
-    except TrainingError as refused:
-        raise TrainingError(refused.verdict, refused.message, collective=True) from None
+    except TrainingError as error:
+        raise TrainingError(error.verdict, error.message, collective=True) from None
     return decided
 
 
 def _prepare_checkpoints(config: Training, ranks: Communicator) -> None:
-    """Tests the checkpoint directory before the first step, on the rank that writes there."""
+    """Checks the checkpoint directory before the first step, on the rank that writes to it."""
     if ranks.rank == 0:
         directory.prepare(config.checkpoint.path, os.environ)
 
 
 def _check_world(ranks: Communicator, workers: int | None, world: int | None) -> None:
     if world is not None and ranks.size != world:
-        raise TrainingError(ExitStatus.WORLD_SIZE_MISMATCH, f"{ranks.size} ranks came up together, and {world} were to")
+        raise TrainingError(ExitStatus.WORLD_SIZE_MISMATCH, f"{ranks.size} ranks started, but {world} are expected")
     hosts = sorted(set(ranks.gather(socket.gethostname())))
     if workers is not None and len(hosts) != workers:
         raise TrainingError(
             ExitStatus.WORLD_SIZE_MISMATCH,
-            f"the {ranks.size} ranks came up in {len(hosts)} pods ({', '.join(hosts)}), and there were to be {workers}",
+            f"the {ranks.size} ranks started in {len(hosts)} pods ({', '.join(hosts)}), but {workers} are expected",
         )

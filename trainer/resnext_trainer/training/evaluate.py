@@ -1,4 +1,4 @@
-"""Accuracy on the validation set, every image once, whatever the number of ranks."""
+"""Accuracy on the validation set; every image counts once, for any number of ranks."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from resnext_trainer.runtime.heartbeat import ALLREDUCE
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Right answers, counted; the shares follow. Where no image could be read they are 0."""
+    """Number of correct predictions; the accuracy is 0 if no image could be read."""
 
     images: int
     right1: int
@@ -35,9 +35,10 @@ def evaluate(
     ranks: Communicator,
     alive: Callable[[str], None] = lambda _doing: None,
 ) -> list[Accuracy]:
-    """Each network's accuracy, from one pass over the images; the ranks' counts are added up as integers.
+    """Accuracy of each network, from one pass over the images; the counts of the ranks are summed as integers.
 
-    networks: functions from images to logits. `alive` is called after each batch with what comes next.
+    networks: functions from images, uint8 [batch, size, size, 3], to logits, float32 [batch, classes]. alive: called
+    after each batch with the next phase.
     """
     counts = np.zeros((len(networks), 3), np.int64)
     for images, labels in source.validate():
@@ -50,7 +51,10 @@ def evaluate(
 
 
 def right(logits: Any, labels: Any) -> np.ndarray:
-    """(images, right at 1, right at 5) of a batch. Padding, whose label no class has, is never right, nor is NaN."""
+    """(images, top-1 correct, top-5 correct) of a batch. Padding (label -1) and NaN logits are never correct.
+
+    logits: float32 [batch, classes]; labels: int32 [batch].
+    """
     top5 = min(5, logits.shape[-1])
     return np.array(
         [

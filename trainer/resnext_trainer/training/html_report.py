@@ -1,6 +1,6 @@
-"""One page about a run, from the log.jsonl beside its checkpoints: loss, accuracy, speed, and where the time went.
+"""HTML report of a run, from the log.jsonl next to its checkpoints: loss, accuracy, throughput and time by phase.
 
-The page needs nothing else: its pictures are drawn in it, and it loads nothing.
+The page is self-contained: charts are inline SVG.
 """
 
 import itertools
@@ -21,19 +21,19 @@ from resnext_trainer.errors import TrainingError
 LOG = "log.jsonl"
 
 _RENAMED = {"plainTop1": "rawTop1", "plainTop5": "rawTop5"}
-"""Names that earlier versions wrote."""
+"""Keys written by earlier versions."""
 
 _WIDTH, _HEIGHT = 720, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 12, 12, 28
-"""Margins of a chart, in pixels; the scales stand in them."""
+"""Margins of a chart in pixels, which contain the scales."""
 
 _GREATEST, _LATEST = 1e300, 1e11
-"""Of values that are drawn, and of times: the year 5138."""
+"""Maximum of plotted values, and of Unix times (year 5138)."""
 
 _POINTS = 1000
-"""A line has no more points than this: a chart has fewer pixels, and a long run has a hundred thousand entries."""
+"""Maximum number of points per line: a chart has fewer pixels, and a long run has 100,000 records."""
 
-# Okabe and Ito's colours, which the colour-blind can tell apart.
+# The palette of Okabe and Ito, which colour-blind readers can distinguish.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000")
 
 _STYLE = """
@@ -54,46 +54,46 @@ class LogRecord:
     epoch: float
     time: float | None
     values: Mapping[str, float]
-    """loss, imagesPerSecond, learningRate, top1 and so on, where they are known and finite."""
+    """Finite values by key: loss, imagesPerSecond, learningRate, top1 and so on."""
     phase_fractions: Mapping[str, float] = field(default_factory=dict)
-    """Each phase's share of the time since the entry before."""
+    """Fraction of the time since the previous record spent in each phase."""
 
 
 @dataclass(frozen=True)
 class RunHistory:
-    """A run's entries by step, and how many lines were none."""
+    """Records of a run, ordered by step, and the number of unreadable lines."""
 
     entries: Sequence[LogRecord]
     unreadable: int
 
     def points(self, name: str) -> Points:
-        """(epoch, value) wherever a value is known."""
+        """(epoch, value) of all records that contain the value."""
         return [(entry.epoch, entry.values[name]) for entry in self.entries if name in entry.values]
 
 
 def read(path: Path) -> RunHistory:
-    """The log in a folder, or a file; raises TrainingError where there is no line in it. A torn line is left out."""
+    """Reads a log file, or the log in a directory; skips unreadable lines. Raises TrainingError without any record."""
     file = runs.located(path) / LOG if path.is_dir() else path
     try:
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
-        raise _refused(f"{file} is not there: give the folder of a run's checkpoints, or its {LOG}") from None
+        raise _refused(f"{file} does not exist: pass the checkpoint directory of a run, or its {LOG}") from None
     entries = {}
     for line in lines:
         if (entry := _record(line)) is not None:
-            entries[entry.step] = entry  # a resumed run writes a step again
+            entries[entry.step] = entry  # a resumed run repeats steps
     if not entries:
-        raise _refused(f"{file} holds no entry of a training")
+        raise _refused(f"{file} contains no records of a training")
     unreadable = sum(1 for line in lines if line.strip() and _record(line) is None)
     return RunHistory([entries[step] for step in sorted(entries)], unreadable)
 
 
 def render(log: RunHistory, title: str) -> str:
-    """The page as HTML."""
+    """Renders the page as HTML."""
     charts = (
         ("Loss", {"training loss": log.points("loss")}, "{:g}"),
         (
-            "Accuracy on the validation images",
+            "Validation accuracy",
             {
                 "top-1": log.points("top1"),
                 "top-5": log.points("top5"),
@@ -113,12 +113,12 @@ def render(log: RunHistory, title: str) -> str:
 
 
 def phase_fractions(entries: Sequence[LogRecord]) -> dict[str, float]:
-    """Each phase's share of the whole run, the greatest first: the entries' shares, weighted with their seconds."""
+    """Fraction of the run spent in each phase, in descending order: mean over the records, weighted by duration."""
     weights = [
         later.time - earlier.time if later.time is not None and earlier.time is not None else 1.0
         for earlier, later in itertools.pairwise(entries)
     ]
-    # The hours between a stop and the next attempt are nobody's: no entry counts for more than ten usual ones.
+    # Limit each record to ten times the median duration, because the time between two attempts belongs to no phase.
     usual = statistics.median(weights) if weights else 1.0
     weights = [min(max(weight, 0.0), 10 * usual) for weight in (usual, *weights)]
     sums: dict[str, float] = {}
@@ -145,7 +145,7 @@ def _record(line: str) -> LogRecord | None:
 
 
 def _is_number(value: Any) -> bool:
-    # Compared and not converted: an integer may be too large for a float.
+    # Compare without conversion: an integer may be too large for a float.
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _GREATEST
 
 
@@ -177,7 +177,7 @@ def _table(facts: Mapping[str, str]) -> str:
 
 
 def _chart(name: str, series: Mapping[str, Points], form: str) -> str:
-    """Lines over the epochs; a heading and a sentence where there is nothing to draw."""
+    """Line chart over the epochs; "not recorded" if there are no points."""
     heading = f"<h2>{escape(name)}</h2>"
     drawn = {label: _downsample(points) for label, points in series.items() if points}
     if not drawn:
@@ -202,8 +202,8 @@ def _chart(name: str, series: Mapping[str, Points], form: str) -> str:
 
 
 def _phase_breakdown(phases: Mapping[str, float]) -> str:
-    """A bar with a part for each phase."""
-    heading = "<h2>Where the time went</h2>"
+    """Stacked bar of the phases."""
+    heading = "<h2>Time by phase</h2>"
     if not phases:
         return f"{heading}<p>not recorded</p>"
     parts, at, whole = [], 0.0, max(1.0, sum(phases.values()))
@@ -223,14 +223,14 @@ def _legend_entry(colour: str, label: str) -> str:
 
 
 def _downsample(points: Points) -> Points:
-    """Means of neighbours, so that no more than `_POINTS` are left."""
+    """Averages neighbouring points, so that at most `_POINTS` remain."""
     together = -(-len(points) // _POINTS)
     groups = (points[start : start + together] for start in range(0, len(points), together))
     return [(statistics.fmean(x for x, _ in group), statistics.fmean(y for _, y in group)) for group in groups]
 
 
 def _scale(values: Iterable[float], start: float, end: float) -> tuple[list[float], Callable[[float], float]]:
-    """Round numbers within the values' range, and where a value lies between two pixels."""
+    """Round tick values within the range of the values, and the function from a value to its pixel."""
     known = list(values)
     least, greatest = min(known), max(known)
     if least == greatest:

@@ -1,4 +1,4 @@
-"""A profile of some steps on request, which TensorBoard's Profile page and Perfetto read."""
+"""Profiles steps on request, for TensorBoard's profile plugin and Perfetto."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -9,17 +9,17 @@ import tensorflow as tf
 
 
 class Profiler:
-    """Profiles the next steps whenever it is asked to. What fails is noted, and never ends a training."""
+    """Profiles the next steps on request. Failures are logged and do not end the training."""
 
-    def __init__(self, asked: threading.Event, steps: int, folder: Path, note: Callable[[str], None]) -> None:
-        self._asked, self._steps, self._folder, self._note = asked, steps, folder, note
+    def __init__(self, requested: threading.Event, steps: int, folder: Path, note: Callable[[str], None]) -> None:
+        self._requested, self._steps, self._folder, self._note = requested, steps, folder, note
         self._left = 0
 
     @contextmanager
     def step(self, number: int) -> Iterator[None]:
-        """The block is one step."""
-        if self._asked.is_set() and not self._left:
-            self._asked.clear()
+        """Context manager around one step; starts and stops profiles."""
+        if self._requested.is_set() and not self._left:
+            self._requested.clear()
             self._start()
         if not self._left:
             yield
@@ -31,7 +31,7 @@ class Profiler:
             self._stop()
 
     def close(self) -> None:
-        """Writes what there is of a profile that was not finished."""
+        """Writes an unfinished profile."""
         if self._left:
             self._left = 0
             self._stop()
@@ -51,4 +51,4 @@ class Profiler:
         except (OSError, tf.errors.OpError) as error:
             self._note(f"profiling failed: {error}")
             return
-        self._note(f"a profile of {self._steps} steps is in {self._folder / 'plugins' / 'profile'}")
+        self._note(f"wrote a profile of {self._steps} steps to {self._folder / 'plugins' / 'profile'}")

@@ -1,4 +1,4 @@
-"""The progress of a training, as the operator, the watchdog and people see it."""
+"""Progress of a training, for the operator, the watchdog and the console."""
 
 from resnext_trainer.checkpoint.manager import CheckpointManager
 from resnext_trainer.checkpoint.store import TrainingPosition
@@ -10,7 +10,7 @@ from resnext_trainer.training.step_runner import StepRunner
 
 
 class ProgressReporter:
-    """Reports how far one attempt is."""
+    """Reports the progress of one attempt."""
 
     def __init__(
         self,
@@ -24,10 +24,10 @@ class ProgressReporter:
         self._attempt, self._plan, self._steps, self._checkpoints = attempt, plan, steps, checkpoints
         self._heartbeat, self._console = heartbeat, console
         self.resumed_step = 0
-        """The step that the attempt resumed from; 0 if it began the training."""
+        """Step from which this attempt resumed; 0 without a checkpoint."""
 
     def progress(self, position: TrainingPosition) -> Progress:
-        """The progress at this position; throughput in images per second over all ranks, accuracies from 0 to 1."""
+        """Progress at this position."""
         return Progress(
             attempt=self._attempt,
             epoch=round(self._plan.epochs_done(position), 4),
@@ -44,6 +44,6 @@ class ProgressReporter:
         )
 
     def report(self, position: TrainingPosition) -> None:
-        """Publishes the progress at this position: on the heartbeat, and on the console."""
+        """Publishes the progress at this position to the heartbeat and the console."""
         self._heartbeat.progress = progress = self.progress(position)
         self._console.show(progress)

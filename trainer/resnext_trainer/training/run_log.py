@@ -1,7 +1,7 @@
-"""The record of a training beside its checkpoints: log.jsonl for programs, and TensorBoard's scalars.
+"""Log of a run next to its checkpoints: log.jsonl, and scalars for TensorBoard.
 
-A line of log.jsonl is an object with every key of `Entry`, null where it was not measured at that moment. A training
-that resumes, or rolls back, drops the lines of the steps that it makes again: so the steps only ever grow.
+A line of log.jsonl is an object with all keys of `LogRecord`; a value is null if it was not measured at that step. When
+a training resumes or rolls back, the lines of the repeated steps are removed, so that steps always increase.
 """
 
 import json
@@ -23,26 +23,26 @@ LOG, SCALARS = "log.jsonl", "tensorboard"
 
 @dataclass(frozen=True)
 class LogRecord:
-    """What is known at a step."""
+    """Measurements at a step."""
 
     step: int
     epoch: float
-    """Epochs done, fractional."""
+    """Fractional number of epochs done."""
     loss: float | None = None
-    """Mean over the last seconds."""
+    """Mean over the last 10 seconds."""
     images_per_second: float | None = None
     learning_rate: float | None = None
     top1: float | None = None
-    """Measured after this step, as a share; of the averaged weights where there are some."""
+    """Validation accuracy after this step, from 0 to 1; that of the averaged weights if averaging is enabled."""
     top5: float | None = None
     raw_top1: float | None = None
-    """Of the weights themselves, where there are averaged ones."""
+    """Validation accuracy of the weights without averaging; None if averaging is disabled."""
     raw_top5: float | None = None
     phase_fractions: Mapping[str, float] = field(default_factory=dict)
-    """Each phase's share of the time since the entry before."""
+    """Fraction of the time since the previous record spent in each phase."""
 
     def scalars(self) -> dict[str, float]:
-        """What TensorBoard draws, by tag."""
+        """Scalars for TensorBoard, by tag."""
         measured = {
             name: getattr(self, name) for name in self.__dataclass_fields__ if name not in {"step", "phase_fractions"}
         }
@@ -50,7 +50,7 @@ class LogRecord:
         return {**{name: value for name, value in measured.items() if value is not None}, **phase_fractions}
 
     def to_json(self) -> str:
-        """As JSON."""
+        """The record as one line of JSON, with the current time."""
         return json.dumps(
             {
                 "time": round(time.time(), 3),
@@ -69,16 +69,16 @@ class LogRecord:
 
 
 class RunLog:
-    """Writes entries into a folder. What cannot be written is told to `failed`, and never ends a training."""
+    """Writes records to a folder. Write errors are passed to `failed` and do not end the training."""
 
     def __init__(self, folder: Path, failed: Callable[[Exception], None]) -> None:
         self._folder, self._failed = folder, failed
         self._scalars: _Scalars | None = None
         self._torn = False
-        """The last line may be a part of one."""
+        """Whether the last line may be incomplete."""
 
     def truncate_after(self, step: int) -> None:
-        """The training goes on from here: what was written about later steps does not count any more."""
+        """Removes the records of later steps, because the training continues from this one."""
         with self._tolerate_io_errors():
             self._folder.mkdir(parents=True, exist_ok=True)
             if (log := self._folder / LOG).exists():
@@ -88,7 +88,7 @@ class RunLog:
             self._scalars = _Scalars(self._folder / SCALARS, step)
 
     def add(self, entry: LogRecord) -> None:
-        """One more entry."""
+        """Appends a record."""
         with self._tolerate_io_errors():
             with (self._folder / LOG).open("a") as log:
                 if self._torn:
@@ -109,19 +109,19 @@ class RunLog:
 
 
 class _Scalars:
-    """An event file of TensorBoard: records of tf.Event."""
+    """Event file of TensorBoard: a TFRecord file of tf.Event messages."""
 
     def __init__(self, folder: Path, step: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        # TensorBoard looks for the word tfevents, and reads a folder's files in the order of their names.
+        # TensorBoard searches for names that contain "tfevents" and reads the files in the order of their names.
         name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}.{os.getpid()}"
         self._writer = tf.io.TFRecordWriter(str(folder / name))
         self._write(file_version="brain.Event:2")
-        # Makes TensorBoard forget what earlier files say about later steps.
+        # TensorBoard discards later steps of earlier files.
         self._write(step=step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Each value under its tag."""
+        """Writes each value under its tag."""
         self._write(
             step=step,
             summary=Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]),
@@ -133,7 +133,7 @@ class _Scalars:
 
 
 def _records_until(step: int, log: Path) -> Iterator[str]:
-    """The whole lines about steps up to one."""
+    """Complete lines of steps up to `step`."""
     for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
         with suppress(ValueError, KeyError, TypeError):
             if json.loads(line)["step"] <= step:

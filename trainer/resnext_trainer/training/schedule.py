@@ -1,4 +1,4 @@
-"""The learning rate as a function of the epochs done, so that it survives a change of the number of ranks."""
+"""Learning rate as a function of epochs, which makes it independent of changes in the number of ranks."""
 
 import math
 
@@ -6,10 +6,10 @@ from resnext_trainer.config.models import Optimizer
 
 
 def learning_rate(optimizer: Optimizer, global_batch: int, epochs: float, done: float) -> float:
-    """The rate for the step after `done` epochs (fractional) of `epochs`.
+    """Learning rate of the step after `done` (fractional) of `epochs` epochs.
 
-    The peak is the configured rate at 256 images a step and grows with the global batch. Warm-up is linear from zero;
-    the cosine counts from the first step of the training, not from the end of the warm-up.
+    The peak is the configured rate for a global batch of 256 and scales linearly with the global batch. Warm-up is
+    linear from zero. The cosine starts at the first step of the training, not at the end of the warm-up.
     """
     peak = optimizer.learning_rate * global_batch / 256
     if global_batch >= optimizer.warmup_min_global_batch and done < optimizer.warmup_epochs:

@@ -1,4 +1,4 @@
-"""Single training steps: run, timed, checked and counted."""
+"""Runs, times, checks and counts single training steps."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -21,12 +21,12 @@ from resnext_trainer.training.epoch_plan import EpochPlan
 from resnext_trainer.training.profiler import Profiler
 from resnext_trainer.training.throughput import MovingThroughput
 
-# From 2^15 down to below 1 takes a dynamic loss scale 16 halvings: more overflows in a row are no matter of scale.
+# A dynamic loss scale falls from 2^15 to below 1 in 16 halvings, so more consecutive overflows have another cause.
 _MAX_OVERFLOWS_IN_A_ROW = 25
 
 
 class NotFiniteError(Exception):
-    """A loss or a weight is not finite. Raised on every rank alike, because it is judged by the ranks' average."""
+    """A loss or a weight is not finite. Raised on every rank, because the values are averaged over the ranks."""
 
 
 class StepRunner:
@@ -51,7 +51,7 @@ class StepRunner:
     def run(
         self, batches: Iterator[Batch], position: TrainingPosition, rate: float, requests: Callable[[], RankRequests]
     ) -> StepResult:
-        """The step after `position`."""
+        """Runs the step after `position`. rate: learning rate."""
         with self._profiler.step(position.step + 1) if self._profiler else nullcontext():
             outcome = train_step(
                 self._state,
@@ -66,7 +66,8 @@ class StepRunner:
         return outcome
 
     def check_finite(self, outcome: StepResult, step: int) -> None:
-        """Raises NotFiniteError unless the loss is finite, or the overflow of a dynamic loss scale explains it."""
+        """Raises NotFiniteError if the loss is not finite and an overflow of the dynamic loss scale does not explain
+        it."""
         if outcome.finite and math.isfinite(outcome.loss):
             self._overflows = 0
             return
@@ -77,7 +78,7 @@ class StepRunner:
             raise NotFiniteError(f"the loss at step {step} is not finite ({outcome.loss})")
 
     def record(self, outcome: StepResult, position: TrainingPosition, rate: float, seconds: float) -> None:
-        """Counts a step that led to `position`."""
+        """Updates metrics and heartbeat after the step that ended at `position` and took `seconds`."""
         metrics, config = self._metrics, self._config
         self.throughput.add(self._plan.global_batch, seconds, outcome.loss)
         metrics.images(config.batch_size * config.gradient_accumulation)
@@ -89,11 +90,11 @@ class StepRunner:
         metrics.step_done(seconds)
 
     def restart(self) -> None:
-        """Forgets the steps that a rollback undid."""
+        """Discards the measurements of steps before a rollback."""
         self.throughput, self._overflows = MovingThroughput(), 0
 
     def close(self) -> None:
-        """Writes what there is of a profile that is not finished."""
+        """Writes an unfinished profile."""
         if self._profiler:
             self._profiler.close()
 
@@ -101,7 +102,7 @@ class StepRunner:
         return self._phases.phase("compile" if name == "compute" and not self._compiled else name)
 
     def _mixup_weight(self, position: TrainingPosition, part: int) -> Any:
-        """MixUp's share for each image of this rank's batch, a function of the seed and the place in the training."""
+        """MixUp weights, float32 [batch] (or [1] without MixUp), as a function of the seed and the position."""
         config = self._config
         place = [config.seed, position.epoch, position.images // self._plan.global_batch, self._ranks.rank, part]
         random = np.random.default_rng(place)

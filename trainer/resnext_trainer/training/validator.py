@@ -1,4 +1,4 @@
-"""The evaluation of a training that goes on: measured, logged, and kept in its position."""
+"""Evaluation during a training."""
 
 import dataclasses
 from functools import partial
@@ -17,7 +17,7 @@ from resnext_trainer.training.run_recorder import RunRecorder
 
 
 class Validator:
-    """Measures the accuracy of the averaged weights where there are some, and of the weights themselves."""
+    """Measures the accuracy of the weights and, if averaging is enabled, of the averaged weights."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Validator:
         self._heartbeat, self._phases = heartbeat, phases
 
     def run(self, position: TrainingPosition) -> TrainingPosition:
-        """The position with the accuracy that was measured there."""
+        """Evaluates, logs the result, and returns `position` with the accuracy."""
         state = self._state
         networks = [partial(eval_step, state.model)]
         if state.average:
@@ -55,7 +55,7 @@ class Validator:
         self._recorder.record(position, top1=accuracy.top1, top5=accuracy.top5, **apart)
         self._console.note(
             f"epoch {position.epoch}: {_sentence(accuracy)}"
-            + (f" with averaged weights; {_sentence(plain)} with the last" if averaged else "")
+            + (f" with averaged weights; {_sentence(plain)} without averaging" if averaged else "")
         )
         return position
 

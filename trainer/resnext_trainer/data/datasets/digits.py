@@ -1,4 +1,4 @@
-"""A real data set without a download: scikit-learn's 1,797 handwritten digits, as JPEGs in shards."""
+"""A real dataset without a download: scikit-learn's 1,797 handwritten digits as JPEG shards."""
 
 import io
 from pathlib import Path
@@ -13,7 +13,7 @@ _SHARDS = {"train": 4, "validation": 2}
 
 
 def prepare(output: Path) -> bool:
-    """Writes the shards; False if they are all there already."""
+    """Writes the shards; returns False if all of them exist already."""
     if all(
         (output / f"{split}-{shard:05d}-of-{shards:05d}").is_file()
         for split, shards in _SHARDS.items()
@@ -28,7 +28,7 @@ def prepare(output: Path) -> bool:
 
 
 def digits() -> dict[str, list[tuple[bytes, int]]]:
-    """(JPEG, label from 1) pairs by split; a fixed fifth is held out."""
+    """(JPEG, label) pairs by split, labels 1 to 10; a fixed fifth is used for validation."""
     from PIL import Image
     from sklearn.datasets import load_digits
 
@@ -36,7 +36,7 @@ def digits() -> dict[str, list[tuple[bytes, int]]]:
     order = np.random.default_rng(0).permutation(len(loaded.target))
     pairs = []
     for number in order:
-        # Scikit-learn's digits are 8x8 with values 0 to 16.
+        # The digits are 8x8 pixels with values 0 to 16.
         picture = Image.fromarray((loaded.images[number] * 255 / 16).round().astype(np.uint8))
         stream = io.BytesIO()
         picture.resize((_SIZE, _SIZE), Image.Resampling.BILINEAR).convert("RGB").save(stream, "JPEG", quality=95)

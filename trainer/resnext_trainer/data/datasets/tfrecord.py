@@ -1,8 +1,8 @@
-"""Shards of records with an index beside each: exact counts without reading, and any record at once.
+"""TFRecord shards with an index next to each, for exact record counts and random access.
 
-An index holds one line a record, "offset length", as DALI's tfrecord2idx writes it. A record on disk is its length
-(8 bytes), that length's checksum (4), a tf.train.Example, and its checksum (4). Both checksums are looked at whenever
-a record is read: a changed byte in a JPEG may well decode, and teach something else. It takes 16 us for 110 KB.
+An index has one line per record, "offset length", in the format of DALI's tfrecord2idx. A record is its length
+(8 bytes), the checksum of the length (4), a tf.train.Example, and its checksum (4). Both checksums are verified on
+every read (16 us for 110 KB), because a JPEG with a corrupt byte often still decodes, to a wrong image.
 """
 
 import os
@@ -27,17 +27,15 @@ __all__ = ["SPLITS", "data_error"]
 
 _HEADER, _FOOTER = 12, 4
 _PROBED = 3
-"""Records whose headers are looked at to tell a TFRecord file: one of them may be damaged."""
-_MAKE_INDEX = "make it with `resnext-train data index --path DIR`"
-_PREPARE = (
-    "make shards of the pictures with `resnext-train data prepare`, which converts them, or set data.format to folder"
-)
-_CHANGED = "its checksum differs: the bytes have changed since they were written, or the index is that of others"
+"""Records whose headers are checked to identify a TFRecord file: one of them may be damaged."""
+_MAKE_INDEX = "create the index with `resnext-train data index --path DIR`"
+_PREPARE = "convert the images with `resnext-train data prepare`, or set data.format to folder"
+_CHANGED = "its checksum does not match: the shard is corrupt, or the index belongs to another shard"
 
 
 @dataclass(frozen=True)
 class Features:
-    """The names under which a record holds its picture and its label."""
+    """Names of the features that contain the image and the label."""
 
     image: str = "image/encoded"
     label: str = "image/class/label"
@@ -45,11 +43,11 @@ class Features:
 
 @dataclass
 class Records(ImageDataset):
-    """The records of one split, numbered from 0 over all its shards in the order of their names."""
+    """The records of one split, numbered from 0 across its shards in the order of their names."""
 
     files: tuple[Path, ...]
     file: np.ndarray
-    """Number of each record's file."""
+    """Index into `files` for each record."""
     offset: np.ndarray
     length: np.ndarray
     features: Features = Features()
@@ -59,7 +57,7 @@ class Records(ImageDataset):
         return len(self.offset)
 
     def parts(self) -> list[Part]:
-        """The shards; their sizes are those that the indexes say, which `find` held against the files."""
+        """The shards. Their sizes come from the indexes, which `open_split` has checked against the files."""
         records = np.bincount(self.file, minlength=len(self.files))
         sizes = np.zeros(len(self.files), np.int64)
         np.add.at(sizes, self.file, self.length)
@@ -67,15 +65,15 @@ class Records(ImageDataset):
 
     @property
     def groups(self) -> list[np.ndarray]:
-        """The numbers of each shard's records."""
+        """Record numbers by shard."""
         return np.split(np.arange(len(self)), np.searchsorted(self.file, np.arange(1, len(self.files))))
 
     def location(self, number: int) -> str:
-        """A record's place, for a message."""
+        """Shard and offset of a record, for messages."""
         return f"{printable(self.files[self.file[number]])} at byte {self.offset[number]}"
 
     def read_record(self, number: int) -> tuple[bytes, int]:
-        """A record's JPEG and its label as stored; ValueError says what is wrong with the record, not which it is."""
+        """JPEG and label of a record, as stored; raises ValueError, whose message does not contain the location."""
         file, offset, length = (int(part[number]) for part in (self.file, self.offset, self.length))
         record = self._open.read(self.files[file], length, offset)
         if len(record) < _HEADER + _FOOTER:
@@ -90,19 +88,19 @@ class Records(ImageDataset):
             raise ValueError(_CHANGED)
         jpeg, label = example(content, self.features)
         if not image_codec.is_jpeg(jpeg) and (form := image_codec.format_name(jpeg)):
-            raise ValueError(f"{self.features.image} holds {form}, and records must hold JPEG; {_PREPARE}")
+            raise ValueError(f"{self.features.image} contains {form}, but must contain JPEG; {_PREPARE}")
         return jpeg, label
 
 
 def _checksum(content: bytes) -> int:
-    """CRC-32C, turned and shifted as TFRecords have it: so that a checksum among the bytes does no harm."""
+    """CRC-32C, masked as in the TFRecord format."""
     crc: int = google_crc32c.value(content)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def example(stored: bytes, wanted: Features = Features()) -> tuple[bytes, int]:
-    """The JPEG and the label of a tf.train.Example; ValueError where it holds something else."""
-    # TensorFlow's own message class: importing it here keeps indexing free of TensorFlow.
+    """JPEG and label of a serialized tf.train.Example; raises ValueError if a feature is missing or of another type."""
+    # Imported here, so that indexing does not import TensorFlow.
     from google.protobuf.message import DecodeError
     from tensorflow.core.example.example_pb2 import Example
 
@@ -110,7 +108,7 @@ def example(stored: bytes, wanted: Features = Features()) -> tuple[bytes, int]:
         features = Example.FromString(stored).features.feature
     except DecodeError as error:
         raise ValueError(f"the record is not a tf.train.Example ({error})") from None
-    # Asking for a feature that is not there would add it.
+    # Indexing a missing feature would add it.
     image: Sequence[bytes] = features[wanted.image].bytes_list.value if wanted.image in features else ()
     label: Sequence[int] = features[wanted.label].int64_list.value if wanted.label in features else ()
     if len(image) != 1 or len(label) != 1:
@@ -125,7 +123,7 @@ _MOST_FEATURES = 12
 
 @lru_cache(64)
 def _other_features(wanted: Features, found: tuple[tuple[str, str | None], ...]) -> str:
-    """What a record holds instead of a picture and its label, and the settings that help."""
+    """Message that lists the features of a record and the settings to change."""
     kinds = dict(found)
     listed = ", ".join(f"{printable(name[:80])} ({_KINDS[kind]})" for name, kind in found[:_MOST_FEATURES])
     listed += ", ..." if len(found) > _MOST_FEATURES else ""
@@ -136,9 +134,9 @@ def _other_features(wanted: Features, found: tuple[tuple[str, str | None], ...])
     ):
         if kinds.get(name) != kind:
             likely = [other for other in kinds if kinds[other] == kind and any(word in other.lower() for word in words)]
-            advice.append(f"data.{setting} to {printable(min(likely, key=len)) if likely else 'the name it has'}")
+            advice.append(f"data.{setting} to {printable(min(likely, key=len)) if likely else 'its name'}")
     return (
-        f"the record needs one {wanted.image} (bytes) and one {wanted.label} (integer), and holds "
+        f"the record needs one {wanted.image} (bytes) and one {wanted.label} (integer), but has "
         f"{listed or 'no feature'}" + (f": set {' and '.join(advice)}" if advice and found else "")
     )
 
@@ -151,19 +149,22 @@ def open_split(
     incomplete: bool = False,
     features: Features = Features(),
 ) -> Records:
-    """The records of a split; every file is held against its index, so that a truncated one is named here."""
+    """Opens a split and checks the size of every shard against its index.
+
+    Raises TrainingError if shards or indexes are missing, truncated, or inconsistent.
+    """
     folder = _folder(path)
     found = shards.find(folder, split, incomplete=incomplete)
     if not found:
         raise data_error(
-            f"no {split}-* file in {printable(path)}: data.path needs the shards themselves in it"
+            f"no {split}-* file in {printable(path)}: set data.path to the directory with the shards"
             + shards.similar(folder, split)
         )
     tables = [_table(file, Path(index_path) if index_path else folder) for file in found]
     numbers = np.repeat(np.arange(len(found)), [len(table) for table in tables])
     offset, length = np.concatenate(tables).T
     if not len(offset):
-        raise data_error(f"the {split}-* files in {printable(path)} hold no record")
+        raise data_error(f"the {split}-* files in {printable(path)} contain no records")
     return Records(found, numbers, offset, length, features)
 
 
@@ -172,12 +173,12 @@ def _folder(path: str) -> Path:
     try:
         is_folder = folder.stat() and folder.is_dir()
     except (OSError, ValueError) as error:
-        if refusal := system_error(error, path):
-            raise refusal from None
+        if converted := system_error(error, path):
+            raise converted from None
         is_folder = False
     if not is_folder:
         raise data_error(
-            f"data.path is {printable(path)}, which is not a directory: mount the data set there, or set data.path"
+            f"data.path: {printable(path)} is not a directory: mount the dataset there, or correct data.path"
         )
     return folder
 
@@ -190,7 +191,7 @@ def _table(file: Path, index_folder: Path) -> np.ndarray:
         table = np.array(numbers, np.int64).reshape(-1, 2)
         starts = np.concatenate([[0], table[:, 1].cumsum()])
         if (table[:, 1] < _HEADER + _FOOTER).any() or (table[:, 0] != starts[:-1]).any():
-            raise ValueError("its records do not lie one behind the other")
+            raise ValueError("its records are not contiguous")
     except (ValueError, OverflowError) as error:
         raise data_error(f"{printable(index)} is not a valid index ({_short(error)}); {_MAKE_INDEX}") from None
     expected, size = int(table[-1].sum()) if len(table) else 0, file.stat().st_size
@@ -199,11 +200,11 @@ def _table(file: Path, index_folder: Path) -> np.ndarray:
     if size < expected:
         whole = int((table.sum(axis=1) <= size).sum())
         raise data_error(
-            f"{shown} is truncated: it has {size} bytes and its index says {expected}; "
-            f"record {whole} at byte {table[whole][0]} is the first that is cut"
+            f"{shown} is truncated: it has {size} bytes, but its index expects {expected}; record {whole} at byte "
+            f"{table[whole][0]} is the first incomplete one: copy the shard again"
         )
     if size > expected:
-        raise data_error(f"{shown} has {size} bytes and its index ends at {expected}; {_MAKE_INDEX}")
+        raise data_error(f"{shown} has {size} bytes, but its index ends at {expected}; {_MAKE_INDEX}")
     return table
 
 
@@ -212,7 +213,7 @@ def _short(error: Exception) -> str:
 
 
 def _index_of(file: Path, index_folder: Path) -> Path:
-    """NAME.idx, or NAME alone in a folder of indexes, as NVIDIA's scripts call them."""
+    """NAME.idx, or NAME in a separate index folder, as in NVIDIA's scripts."""
     index = index_folder / f"{file.name}.idx"
     bare = index_folder / file.name
     for candidate in (index, bare):
@@ -233,7 +234,7 @@ def _index_of(file: Path, index_folder: Path) -> Path:
 
 
 def _other_kind(file: Path, table: np.ndarray) -> str | None:
-    """What a file is, if it is no TFRecord file; a damaged record among good ones makes it none of another kind."""
+    """Kind of a file that is not a TFRecord file, else None; a single damaged record does not count as another kind."""
     start = _start(file)
     if _is_header(start[:_HEADER]) or not len(table):
         return None
@@ -242,7 +243,7 @@ def _other_kind(file: Path, table: np.ndarray) -> str | None:
     return shards.kind(start) if len(table) <= 1 else shards.kind(start) or _UNKNOWN
 
 
-_UNKNOWN = "of an unknown kind, or its index is that of another file: copy it again, or index it again"
+_UNKNOWN = "of an unknown kind, or its index belongs to another file: copy the file or create the index again"
 
 
 def _start(file: Path) -> bytes:
@@ -263,21 +264,24 @@ def _part(file: Path, offset: int) -> bytes:
 
 
 def _is_header(header: bytes) -> bool:
-    """Whether a record may start like this: its length and that length's checksum."""
+    """Whether these bytes are a record header: a length and its checksum."""
     return len(header) == _HEADER and _checksum(header[:8]) == struct.unpack_from("<I", header, 8)[0]
 
 
 def index(file: Path, to: Path) -> int:
-    """Writes the index of one shard; returns the number of records. Only the lengths are read."""
+    """Writes the index of one shard and returns the number of records. Reads the record headers only.
+
+    Raises TrainingError if the file is not a TFRecord file, is damaged, or is truncated.
+    """
     rows: list[str] = []
     shown, start, offset = printable(file), _start(file), 0
     if start and not _is_header(start[:_HEADER]):
         what = shards.kind(start)
-        # A record's header that is damaged leaves no way to find the next one.
+        # Without a valid length, the next record cannot be found.
         raise data_error(
             f"{shown} is not a TFRecord file: it is {what}"
             if what
-            else f"{shown} is not a TFRecord file, or damaged: the checksum of its first length differs"
+            else f"{shown} is damaged or not a TFRecord file: the checksum of its first length does not match"
         )
     with os.fdopen(_opened(file), "rb") as stream:
         size = os.fstat(stream.fileno()).st_size
@@ -286,9 +290,14 @@ def index(file: Path, to: Path) -> int:
             header = stream.read(_HEADER)
             length = struct.unpack_from("<Q", header)[0] + _HEADER + _FOOTER if len(header) == _HEADER else 0
             if length and not _is_header(header):
-                raise data_error(f"{shown} is damaged: the length of record {len(rows)} at byte {offset} is no length")
+                raise data_error(
+                    f"{shown} is damaged: the checksum of the length of record {len(rows)} at byte {offset} does not "
+                    "match: copy the shard again"
+                )
             if not length or offset + length > size:
-                raise data_error(f"{shown} is truncated: record {len(rows)} at byte {offset} is cut")
+                raise data_error(
+                    f"{shown} is truncated: record {len(rows)} at byte {offset} is incomplete: copy the shard again"
+                )
             rows.append(f"{offset} {length}\n")
             offset += length
     _replace(to, "".join(rows))
@@ -303,12 +312,12 @@ def _opened(file: Path) -> int:
 
 
 def index_folder(path: str, index_path: str | None = None, *, incomplete: bool = False) -> dict[str, int]:
-    """Indexes every shard of a folder; records by file name."""
+    """Indexes every shard of a folder; returns the number of records by file name. Raises TrainingError."""
     folder, to = _folder(path), Path(index_path or path)
     found = [file for split in SPLITS for file in shards.find(folder, split, incomplete=incomplete)]
     if not found:
         raise data_error(
-            f"no train-* or validation-* file in {printable(path)}: --path needs the folder of the shards themselves"
+            f"no train-* or validation-* file in {printable(path)}: set --path to the directory with the shards"
             + shards.similar(folder, SPLITS[0])
         )
     to.mkdir(parents=True, exist_ok=True)
@@ -316,7 +325,7 @@ def index_folder(path: str, index_path: str | None = None, *, incomplete: bool =
 
 
 def shard_name(split: str, shard: int, shards: int) -> str:
-    """As ImageNet's are named: train-00000-of-01024."""
+    """Name of a shard as in ImageNet, such as train-00000-of-01024."""
     return f"{split}-{shard:05d}-of-{shards:05d}"
 
 
@@ -329,7 +338,8 @@ def write(folder: Path, split: str, images: Sequence[tuple[bytes, int]], shards:
 def write_shard(file: Path, images: Iterable[tuple[bytes, int]]) -> int:
     """Writes one shard and its index; returns the number of records.
 
-    The name appears only when the file is whole and indexed; an exception leaves nothing behind, also one of `images`.
+    The file gets its name only after it is complete and indexed. If an exception is raised, also by `images`, no file
+    remains.
     """
     aside = file.with_name(f"{file.name}.tmp")
     try:

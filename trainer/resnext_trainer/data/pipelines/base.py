@@ -1,4 +1,4 @@
-"""What the two ways to decode share: which batches, in which order, and what becomes of an image that is broken."""
+"""Base of the decoding pipelines: batches, their order, and the handling of undecodable images."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -13,11 +13,11 @@ from resnext_trainer.errors import TrainingError
 
 
 class BasePipeline(ABC):
-    """A source whose images a library decodes."""
+    """A pipeline whose images are decoded by a library."""
 
     name: str
     broken: ClassVar[type[Exception]]
-    """What the library raises for an image that it cannot decode."""
+    """Raised by the library for an image that it cannot decode."""
 
     def __init__(self, config: Training, share: Shard) -> None:
         self._batches = Batches(config, share)
@@ -34,37 +34,40 @@ class BasePipeline(ABC):
     def _decoded(self, plan: BatchSchedule) -> Iterator[Batch]:
         done = 0
         while True:
-            refusals: list[TrainingError] = []
+            errors: list[TrainingError] = []
             try:
-                for batch in self._run(plan, done, refusals):
+                for batch in self._run(plan, done, errors):
                     yield batch
                     done += 1
                 return
             except self.broken as error:
-                if refusals:
-                    raise refusals[0] from None
+                if errors:
+                    raise errors[0] from None
                 if self._out_of_memory(error):
                     raise _failed(error) from None
-                # The batch is known, not the image in it: each is tried, the bad are skipped, and it is made again.
+                # The library does not say which image failed: try each, mark the bad ones, and load the batch again.
                 if not plan.mark_undecodable(done, self._can_decode):
                     raise _failed(error) from None
 
     @abstractmethod
-    def _run(self, plan: BatchSchedule, first: int, refusals: list[TrainingError]) -> Iterator[Batch]:
-        """The plan's batches from one on. A refusal of the plan goes to `refusals`: the library makes it its own."""
+    def _run(self, plan: BatchSchedule, first: int, errors: list[TrainingError]) -> Iterator[Batch]:
+        """Batches of the schedule, starting with number `first`.
+
+        A TrainingError of the schedule is appended to `errors`, because the library wraps it in its own exception.
+        """
 
     @abstractmethod
     def _can_decode(self, jpeg: bytes, cut: CropWindow) -> bool:
-        """Whether this image can be decoded; raises TrainingError where memory is the reason."""
+        """Whether this image can be decoded; raises MemoryError if memory is exhausted."""
 
     @staticmethod
     @abstractmethod
     def _out_of_memory(error: Exception) -> bool:
-        """Whether the library failed for want of memory, and not because of an image."""
+        """Whether the library ran out of memory."""
 
 
 def _failed(error: Exception) -> TrainingError:
-    """A failure of which no image is the reason: each of them decodes alone, or memory was short."""
+    """A failure that no single image causes: each image decodes alone, or memory was exhausted."""
     return TrainingError(
-        ExitStatus.SYSTEM_ERROR, f"a batch could not be decoded, and no image of it is the reason: {error}"
+        ExitStatus.SYSTEM_ERROR, f"decoding a batch failed, although no single image is at fault: {error}"
     )

@@ -1,11 +1,11 @@
-"""Batches decoded by NVIDIA DALI. The only module that imports it.
+"""Batches decoded by NVIDIA DALI. The only module that imports DALI.
 
-DALI is given the JPEGs and the windows that tf.data gets, so both see the same images in the same order, and resume
-alike; its own readers and random numbers are not used. Its TensorFlow plugin is not needed either.
+DALI gets the same JPEGs and crop windows as tf.data, so both produce the same images in the same order and resume
+alike. DALI's readers, random numbers and TensorFlow plugin are not used.
 
-The pixels are those of tf.data within 1 of 255, but for the outermost ones of an image that is made smaller: there
-DALI's filter sees the window's edge repeated, and tf.data's (and Pillow's) ends with the window. They differ by 15 at
-most on noise, and all others by none that training would notice.
+Pixels match tf.data within 1 of 255, except at the border of an image that is downscaled: DALI's filter repeats the
+edge of the window, whereas the filters of tf.data and Pillow end at the edge. These pixels differ by at most 15 on
+noise.
 """
 
 import importlib.util
@@ -27,7 +27,7 @@ _THREADS = 4
 
 
 def loads() -> bool:
-    """Whether DALI is here and can be loaded; a broken installation is as good as none."""
+    """Whether DALI is installed and can be imported."""
     if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None:
         return False
     try:
@@ -38,7 +38,7 @@ def loads() -> bool:
 
 
 class Dali(BasePipeline):
-    """Decodes on the GPU where the training computes there, else on the CPU."""
+    """Decodes on the device of the training, GPU or CPU."""
 
     name = "dali"
     broken = RuntimeError
@@ -47,22 +47,22 @@ class Dali(BasePipeline):
         if not loads():
             raise TrainingError(
                 ExitStatus.INVALID_CONFIGURATION,
-                "spec.training.data.pipeline is dali, but DALI does not load here: set it to auto or tfdata",
+                "spec.training.data.pipeline: dali, but DALI cannot be imported: set pipeline to auto or tfdata",
             )
         super().__init__(config, share)
         self._gpu = config.device == "gpu"
 
-    def _run(self, plan: BatchSchedule, first: int, refusals: list[TrainingError]) -> Iterator[Batch]:
+    def _run(self, plan: BatchSchedule, first: int, errors: list[TrainingError]) -> Iterator[Batch]:
         labels: list[np.ndarray] = []
 
         def arrays() -> Iterator[tuple[Any, ...]]:
-            # DALI may turn an exception into its own; the reason is kept for whoever asked.
+            # DALI may wrap the exception in its own, so keep the original.
             try:
                 for batch in plan.prefetch(first):
                     labels.append(batch.labels)
                     yield _inputs(batch.jpegs, batch.cuts)
-            except TrainingError as refusal:
-                refusals.append(refusal)
+            except TrainingError as error:
+                errors.append(error)
                 raise
 
         pipeline = self._pipeline(arrays())
@@ -84,7 +84,7 @@ class Dali(BasePipeline):
 
     @staticmethod
     def _out_of_memory(error: Exception) -> bool:
-        # DALI has one class of errors; these are the words of its allocators and of CUDA's.
+        # DALI raises RuntimeError for everything; these are the messages of its allocators and of CUDA.
         return any(words in str(error) for words in ("bad_alloc", "out of memory", "MemoryAllocation", "OutOfMemory"))
 
     def _pipeline(self, source: Iterator[tuple[Any, ...]]) -> Any:
@@ -100,9 +100,9 @@ class Dali(BasePipeline):
                 device="mixed" if self._gpu else "cpu",
                 axis_names="HW",
                 output_type=types.RGB,
-                # As everyone else: the window is one of the pixels as they are stored, whatever Exif says of them.
+                # The window refers to the pixels as stored; the other pipelines ignore the Exif orientation as well.
                 adjust_orientation=False,
-                jpeg_fancy_upsampling=True,  # as on the CPU
+                jpeg_fancy_upsampling=True,  # as libjpeg does on the CPU
             )
             side = float(self._image_size)
             images = fn.resize(images, size=[side, side], interp_type=types.INTERP_LINEAR, antialias=True)
@@ -113,7 +113,7 @@ class Dali(BasePipeline):
     def _tensor(self, images: Any) -> Any:
         if not self._gpu:
             return tf.constant(images.as_array())
-        # DALI uses its buffer again for the batch after next: the copy stays on the GPU.
+        # A copy on the GPU, because DALI reuses its buffer for the batch after the next.
         return tf.identity(tf.experimental.dlpack.from_dlpack(images.as_tensor().__dlpack__()))
 
 

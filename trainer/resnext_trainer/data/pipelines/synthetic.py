@@ -1,4 +1,4 @@
-"""Noise in place of images, to measure speed without a disk. It has no validation set: there is nothing to learn."""
+"""Random images, to measure throughput without storage. There is no validation set."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ from resnext_trainer.data.input_pipeline import Batch, ReshuffleHistory, Shard
 
 
 class Synthetic:
-    """One batch of noise, over and over."""
+    """Repeats one batch of noise."""
 
     name = "synthetic"
     validation_images = 0

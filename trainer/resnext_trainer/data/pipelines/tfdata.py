@@ -14,20 +14,20 @@ from resnext_trainer.errors import TrainingError
 
 
 class TfData(BasePipeline):
-    """Decodes on all cores, and only the window that is kept."""
+    """Decodes only the crop window, on all cores."""
 
     name = "tfdata"
     broken = tf.errors.OpError
 
-    def _run(self, plan: BatchSchedule, first: int, refusals: list[TrainingError]) -> Iterator[Batch]:
+    def _run(self, plan: BatchSchedule, first: int, errors: list[TrainingError]) -> Iterator[Batch]:
         def arrays() -> Iterator[tuple[Any, Any, Any]]:
-            # tf.data turns every exception into its own; the reason is kept for whoever asked.
+            # tf.data wraps the exception in its own, so keep the original.
             try:
                 for batch in plan.prefetch(first):
                     cuts = np.array([_numbers(cut) for cut in batch.cuts], np.int32)
                     yield np.array(batch.jpegs, object), cuts, batch.labels
-            except TrainingError as refusal:
-                refusals.append(refusal)
+            except TrainingError as error:
+                errors.append(error)
                 raise
 
         signature = (
@@ -69,12 +69,12 @@ def _numbers(cut: CropWindow) -> tuple[int, ...]:
 
 
 def decoded(jpeg: Any, window: Any, size: int) -> Any:
-    """A window (top, left, height, width) of a JPEG as an image [size, size, 3] in uint8."""
+    """Decodes and resizes a window (top, left, height, width) of a JPEG; returns uint8 [size, size, 3]."""
     top, left, height, width = (window[at] for at in range(4))
-    # libjpeg-turbo's decoder of windows gets the colours of the last column wrong, by up to 20 of 255, where they are
-    # stored at half the size and the picture goes on: so one column more is decoded.
+    # With subsampled chroma, libjpeg-turbo's partial decoding gets the last column of the window wrong by up to 20 of
+    # 255, so decode one more column if the image has one.
     wider = tf.minimum(width + 1, tf.image.extract_jpeg_shape(jpeg)[1] - left)
-    # The accurate transform, as DALI's; the fast one differs by up to 4 of 255.
+    # The accurate DCT, as in DALI; the fast one differs by up to 4 of 255.
     picture = tf.image.decode_and_crop_jpeg(
         jpeg, tf.stack([top, left, height, wider]), channels=3, dct_method="INTEGER_ACCURATE"
     )
