@@ -1,4 +1,4 @@
-// The pause container's process, which holds a pod's namespaces open until it receives a signal.
+// The process that holds a pod's namespaces open: it sleeps until it is told to end.
 package main
 
 import (
@@ -8,7 +8,7 @@ import (
 )
 
 func main() {
-	// If SIGCHLD is ignored, the kernel reaps orphaned processes.
+	// The kernel itself reaps the orphans of a process that ignores this signal.
 	signal.Ignore(syscall.SIGCHLD)
 	end := make(chan os.Signal, 1)
 	signal.Notify(end, syscall.SIGINT, syscall.SIGTERM)
