@@ -81,8 +81,8 @@ def reset() -> int:
     ours = {name(index): index for index in range(COUNT)}
     existing = {each["metadata"]["name"]: each["status"].get("phase") for each in found["items"]}
     free = [each for each in ours if existing.get(each, "Released") in ("Released", "Failed")]
-    if gone := [each for each in free if each in existing]:
-        kubectl("delete", "persistentvolume", *gone)
+    if stale := [each for each in free if each in existing]:
+        kubectl("delete", "persistentvolume", *stale)
     for each in free:
         in_node(f"find {IN_NODE}/{each} -mindepth 1 -delete")
     if free:

@@ -1,6 +1,6 @@
 """What the samples become, as reviewed: one plain YAML file each.
 
-UPDATE_GOLDEN=1 writes them anew; the difference is then reviewed like code.
+UPDATE_GOLDEN=1 rewrites them; review the difference like code.
 """
 
 from pathlib import Path

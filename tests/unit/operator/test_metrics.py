@@ -148,6 +148,7 @@ class TestFirstStep:
         assert operator.value(f"{FIRST_STEP}_count") == 0
 
     def test_metrics_progress_without_step_is_no_first_step(self, operator: Operator) -> None:
+        """Only a completed step ends the time to the first step."""
         operator.writes({}, {"phase": "Starting"})
         operator.writes({}, {"progress": progress(0)})
         assert operator.value(f"{FIRST_STEP}_count") == 0

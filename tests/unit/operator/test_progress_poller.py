@@ -126,6 +126,7 @@ class TestProgressPoller:
         ids=["not ready", "no JSON", "no UTF-8", "wrong type", "too long"],
     )
     def test_unusable_answer_is_no_progress(self, port: int, body: bytes, status: int) -> None:
+        """An answer that cannot be parsed leaves the progress unknown."""
         with rank("127.0.0.1", port, body, status):
             poller, queued = polled(cache_with("127.0.0.1"))
         assert poller.latest(KEY) is None
@@ -168,6 +169,7 @@ class TestProgressPoller:
         assert poller.latest(other) is None
 
     def test_stopped_training_is_forgotten(self, port: int) -> None:
+        """The poller drops the progress of a training whose launcher has ended."""
         cache = cache_with("127.0.0.1")
 
         async def scenario() -> tuple[object, object]:

@@ -159,7 +159,7 @@ def test_summarize_crash_blames_first_exited_rank(notice, how):
 
 def test_summarize_crash_message_is_last_stderr_line():
     """The message is the last line that the rank wrote to stderr, else to stdout."""
-    lines = ["[1,1]<stderr>:RuntimeError: out of luck", "[1,1]<stdout>:epoch 1", "[1,0]<stderr>:it is gone"]
+    lines = ["[1,1]<stderr>:RuntimeError: out of luck", "[1,1]<stdout>:epoch 1", "[1,0]<stderr>:lost"]
     message = launcher.summarize([], 1, output(*lines, *ENDED), stop_requested=False).message
     assert message == "rank 1 ended with exit code 3: RuntimeError: out of luck"
     assert launcher.summarize([], 1, output(*lines[1:], *ENDED), stop_requested=False).message.endswith(": epoch 1")
@@ -172,7 +172,7 @@ def test_summarize_crash_message_is_last_stderr_line():
         ["  Process name: [[1,1],0]", f"  Exit code:    {PEERS_LOST}"],
         ["ORTE has lost communication with a remote daemon.", KILLED],
     ],
-    ids=["its peers were gone", "a pod was gone"],
+    ids=["peers lost", "pod lost"],
 )
 def test_summarize_rank_that_lost_peers_not_blamed(notice):
     """A rank that ended because its peers were lost is not blamed."""
