@@ -89,7 +89,7 @@ check: $(VENV)/.dev ## Check format, lint, types, import contracts and generated
 	@$(BIN)/lint-imports
 	@$(SETUP) clients
 	@$(BIN)/python -m hack.codegen --check
-	@$(BIN)/codespell
+	@$(BIN)/codespell --dictionary=- --dictionary=hack/discouraged-words.txt
 	@$(MAKE) --no-print-directory docs
 
 format: $(VENV)/.dev ## Format the code

@@ -17,12 +17,12 @@ def run() -> Result:
     found = interleave(
         ROUNDS, {"one rank": alone(cores), "one of two apart": apart(cores), "two ranks": together(cores)}
     )
-    one, beside, two = (speed(found[name]) for name in ("one rank", "one of two apart", "two ranks"))
+    one, neighbor, two = (speed(found[name]) for name in ("one rank", "one of two apart", "two ranks"))
     name = f"{NETWORK} batch {BATCH}: images/s of"
     ratios = (
         Ratio(f"{name} 2 ranks on 2 cores relative to twice 1 rank on 1 core", two / one / 2, at_least=0.9),
-        Ratio(f"{name} 1 rank next to an independent one relative to 1 rank alone", beside / one),
-        Ratio(f"{name} 2 ranks relative to 2 independent ones", two / beside / 2),
+        Ratio(f"{name} 1 rank next to an independent one relative to 1 rank alone", neighbor / one),
+        Ratio(f"{name} 2 ranks relative to 2 independent ones", two / neighbor / 2),
     )
     return Result("ranks", ratios, found)
 

@@ -246,7 +246,7 @@ class Operator:
     async def reconcile(self) -> None:
         self.queue.due = False
         await controller.reconcile((NAMESPACE, NAME), self._runtime)
-        for _ in range(20):  # the events are written beside the work
+        for _ in range(20):  # events are written in the background
             await asyncio.sleep(0)
 
     def metrics(self) -> list[str]:
