@@ -350,5 +350,9 @@ class Spec(Config):
     def shared_claims(self) -> dict[str, str]:
         """The claims that every worker mounts, by the field that names them."""
         of_dataset = {"spec.dataset.claimName": self.dataset.claim_name} if self.dataset else {}
-        volumes = ((volume.name, volume.persistent_volume_claim) for volume in self.workers.volumes)
-        return {**of_dataset, **{f"spec.workers.volumes, {name}": claim.claim_name for name, claim in volumes if claim}}
+        of_volumes = {
+            f"spec.workers.volumes[{index}].persistentVolumeClaim.claimName": volume.persistent_volume_claim.claim_name
+            for index, volume in enumerate(self.workers.volumes)
+            if volume.persistent_volume_claim
+        }
+        return {**of_dataset, **of_volumes}

@@ -287,7 +287,7 @@ class Training(Config):
     """Published recipe that sets the defaults of the other fields."""
 
     model: Annotated[Model, RECIPE] = Model()
-    """Model."""
+    """Model architecture and input size."""
 
     epochs: Annotated[Epochs, RUN] = 90
     """Number of passes over the training images."""
@@ -327,10 +327,10 @@ class Training(Config):
     """Dataset and input pipeline."""
 
     evaluation: Annotated[Evaluation, RUN] = Evaluation()
-    """Evaluation."""
+    """Evaluation of the accuracy."""
 
     checkpoint: Annotated[Checkpoint, RUN] = Checkpoint()
-    """Checkpoints."""
+    """Directory, interval and retention of checkpoints."""
 
     initial_checkpoint: Annotated[Path | None, RECIPE] = None
     """Path of a checkpoint, run or checkpoint directory to initialize the weights from. The number of classes may
