@@ -80,7 +80,7 @@ def test_pods_failing_to_start_report_reason(cluster: Cluster, training, no_quot
     (attempt,) = cluster.status(small)["attempts"]
     assert attempt["cause"] == "out_of_memory"
     assert attempt["pod"] == f"{small}-worker-0-0"
-    assert "at its limit of 200Mi" in attempt["message"]
+    assert "at its memory limit of 200Mi" in attempt["message"]
     assert cluster.condition(small, "Failed")["reason"] == "BackoffLimitExceeded"
     assert len(cluster.pods(small, "worker")) == 1, "cleanPodPolicy None"
 

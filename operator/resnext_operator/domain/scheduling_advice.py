@@ -59,10 +59,7 @@ def _resources(causes: str, part: str) -> list[str]:
 def _placement(causes: str, part: str) -> list[str]:
     found = []
     if "node affinity/selector" in causes or "match node selector" in causes:
-        avoided = (
-            "" if part == "spec.launcher" else ", and the nodes avoided after failures (runPolicy.avoidNodesAfter)"
-        )
-        found.append(f"check {part}.nodeSelector and {part}.affinity{avoided}")
+        found.append(f"check {part}.nodeSelector and {part}.affinity")
     if re.search(r"pod (anti-)?affinity rules", causes):
         found.append(f"check {part}.affinity")
     if "topology spread constraints" in causes:

@@ -156,10 +156,10 @@ def test_checkpoint_invalid_state_json_is_corrupt(tmp_path, case):
 
 def test_checkpoint_wrong_dtype_or_not_directory_rejected(tmp_path):
     """Arrays that are not float32, and a file instead of a checkpoint directory, are rejected."""
-    with pytest.raises(ValueError, match="a is no float32"):
+    with pytest.raises(ValueError, match="a is not float32"):
         store.read(Path(store.save(tmp_path, TrainingPosition(step=1), {"a": np.array(1, np.int64)}, 1, 3).path))
     laid(tmp_path / "step-00000002-attempt-0001", b"")
-    with pytest.raises(TrainingError, match="holds 2 checkpoints and none is valid"):
+    with pytest.raises(TrainingError, match="contains 2 checkpoints and none is valid"):
         store.newest(tmp_path)
 
 
