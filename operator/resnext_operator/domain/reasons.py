@@ -141,7 +141,7 @@ class Reason(StrEnum):
     and counted.
     """
 
-    # Why a training fails, whatever the cause of the last attempt.
+    # Why a training fails, independent of the cause of the last attempt.
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
     """The training failed more often than `runPolicy.backoffLimit`."""
     DEADLINE_EXCEEDED = "DeadlineExceeded"
