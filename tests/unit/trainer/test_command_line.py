@@ -160,7 +160,7 @@ def test_set_arbitrary_assignment_applied_or_rejected(assignments):
         ("", [], "no settings found"),
         ("kind: Pod", [], "no settings found"),
         ("text", [], "no settings found"),
-        (f"{RESOURCE}---{RESOURCE}", [], "holds 2 trainings (flowers, flowers)"),
+        (f"{RESOURCE}---{RESOURCE}", [], "found 2 trainings (flowers, flowers)"),
         (RESOURCE.replace("v1alpha2", "v1"), [], "must be resnext.dev/v1alpha2"),
         ("batch_size: 7", [], 'unknown field "spec.training.batch_size"'),
         ("epoch: null", [], 'unknown field "spec.training.epoch"'),
