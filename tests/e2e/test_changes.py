@@ -13,7 +13,7 @@ def test_resize_resumes_from_checkpoint(cluster: Cluster, training):
     """Changing the pod template requires suspend; scaling does not."""
     name = training(training={"model": SMALL_NETWORK, "epochs": 16})
     cluster.until(name, lambda status: saved(status) >= 22)
-    with pytest.raises(Refused, match="suspend first"):
+    with pytest.raises(Refused, match=r"set spec\.suspend to true first"):
         cluster.kubectl("patch", "rnx", name, "--type=merge", "-p", '{"spec":{"workers":{"nodeSelector":{"a":"b"}}}}')
     cluster.kubectl("scale", "rnx", name, "--replicas=1")
     cluster.until(name, lambda status: len(status["attempts"]) == 2 and status.get("phase") == "Running")

@@ -50,12 +50,12 @@ def test_pods_failing_to_start_report_reason(cluster: Cluster, training, no_quot
         training(suffix="-image", image="localhost:5001/no-such-image:1", **deadline, **SYNTHETIC): (
             "no-such-image",
             "is not starting: ",
-            "Correct the image or its pull secret.",
+            "Correct the image or its pull Secret.",
         ),
         training(suffix="-node", workers={"nodeSelector": {"disk": "no-such"}}, **deadline, **SYNTHETIC): (
             "didn't match Pod's node affinity/selector",
             "is unschedulable: 0/2 nodes are available",
-            "Add nodes or GPUs, or ask for less.",
+            "check spec.workers.nodeSelector and spec.workers.affinity",
         ),
     }
     limits = {"limits": {"memory": "200Mi"}, "requests": {"cpu": "250m", "memory": "100Mi"}}
@@ -80,7 +80,7 @@ def test_pods_failing_to_start_report_reason(cluster: Cluster, training, no_quot
     (attempt,) = cluster.status(small)["attempts"]
     assert attempt["cause"] == "out_of_memory"
     assert attempt["pod"] == f"{small}-worker-0-0"
-    assert "at its limit of 200Mi" in attempt["message"]
+    assert "at its memory limit of 200Mi" in attempt["message"]
     assert cluster.condition(small, "Failed")["reason"] == "BackoffLimitExceeded"
     assert len(cluster.pods(small, "worker")) == 1, "cleanPodPolicy None"
 

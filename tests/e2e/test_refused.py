@@ -198,8 +198,8 @@ def test_host_access_is_rejected_by_default(cluster: Cluster, training):
     """hostPath volumes and hostNetwork are not allowed."""
     folder = {"volumes": [{"name": "host", "hostPath": {"path": "/etc"}}]}
     for suffix, workers, words in (
-        ("-folder", folder, "/etc is a folder of the node"),
-        ("-network", {"hostNetwork": True}, "this operator allows no hostNetwork"),
+        ("-folder", folder, "spec.workers.volumes[0].hostPath.path: /etc, but this operator allows no hostPath"),
+        ("-network", {"hostNetwork": True}, "spec.workers.hostNetwork: this operator does not allow it"),
     ):
         name = training(suffix=suffix, workers=workers, **SYNTHETIC)
         cluster.until(name, lambda status: status.get("phase") == "Failed")

@@ -1,4 +1,4 @@
-"""Attempts in the status: launches of a training, and starts of its workers that failed before one."""
+"""Attempts in the status: launches of a training, and failed starts of its workers."""
 
 from collections.abc import Iterable
 
@@ -18,58 +18,58 @@ from resnext_operator.api.status_fields import (
 MAX_RECORDED_ATTEMPTS = MAX_RECORDED_STARTS = 10
 
 _END_FIELDS = ("end_time", "cause", "message", "exit_code", "pod", "node", "rank", "log", "checkpoint_step")
-"""Fields of an attempt that only its end sets."""
+"""Fields of an attempt that are set when it ends."""
 
 
 class AttemptStatus(StatusModel):
-    """One launch of the training: from the creation of its launcher pod to its end."""
+    """Attempt to run the training, from the creation of its launcher pod to its end."""
 
     model_config = ConfigDict(frozen=False)
 
     number: PositiveInt
-    """Number of the attempt, from 1."""
+    """Number of the attempt, starting at 1."""
 
     start_time: Time
-    """When the launcher was created."""
+    """Time at which the launcher was created."""
 
     end_time: Time | None = None
-    """When the end of the attempt was observed; unset while it is under way."""
+    """Time at which the end of the attempt was observed. Unset while the attempt is in progress."""
 
     workers: WorkerCount | None = None
-    """Number of workers that the attempt was started on."""
+    """Number of workers of the attempt."""
 
     checkpoint_step_before: Count | None = None
-    """Step of the newest checkpoint when the attempt was started."""
+    """Step of the newest checkpoint when the attempt started."""
 
     resumed_step: Count | None = None
-    """Step that the attempt started from; 0 without a checkpoint."""
+    """Step from which the attempt resumed; 0 without a checkpoint."""
 
     start_message: Text | None = None
-    """Why the attempt started from an earlier step than the newest checkpoint, if it did."""
+    """Set if the attempt resumed from an earlier step than that of the newest checkpoint: the reason."""
 
     checkpoint_step: Count | None = None
     """Step of the newest checkpoint when the attempt ended."""
 
     cause: Text | None = None
-    """Why the attempt ended, such as completed, disrupted or crashed."""
+    """Cause of the end, such as completed, disrupted or crashed."""
 
     message: Text | None = None
-    """Details of the end."""
+    """Details about the end of the attempt."""
 
     exit_code: ExitCode | None = None
     """Exit code of the launcher, or of the worker that failed."""
 
     pod: Text | None = None
-    """Pod that the end is attributed to."""
+    """Pod that caused the end of the attempt."""
 
     node: Text | None = None
     """Node of that pod."""
 
     rank: Count | None = None
-    """Rank that the end is attributed to."""
+    """Rank that caused the end of the attempt."""
 
     log: Lines = []
-    """Last lines of that pod's log."""
+    """Last lines of the log of that pod."""
 
     @property
     def ended(self) -> bool:
@@ -77,10 +77,10 @@ class AttemptStatus(StatusModel):
 
 
 class FailedStart(StatusModel):
-    """A worker that ended before an attempt began."""
+    """Worker that exited before an attempt started."""
 
     time: Time
-    """When the failure was observed."""
+    """Time at which the failure was observed."""
 
     pod: Text
     """Name of the worker pod."""
@@ -89,23 +89,23 @@ class FailedStart(StatusModel):
     """Node of the pod."""
 
     reason: Text | None = None
-    """Reason of the container's end, such as StartError."""
+    """Reason from the termination of the container, such as StartError."""
 
     exit_code: ExitCode | None = None
-    """Exit code of the container."""
+    """Exit status from the termination of the container."""
 
     message: Text
-    """The failure in one sentence."""
+    """Details about the failure."""
 
     log: Lines = []
-    """Last lines of the pod's log."""
+    """Last lines of the log of the pod."""
 
 
 def consistent_attempts(stored: Iterable[AttemptStatus]) -> list[AttemptStatus]:
-    """The attempts of a stored status without what the operator never writes."""
+    """The attempts of a stored status, without values that the operator never writes."""
     attempts = _in_order(stored)
     for attempt in attempts:
-        # An attempt ended with a cause, and only then was there something to blame.
+        # An attempt that has ended has a cause; only then are the other fields of its end valid.
         if attempt.end_time is None or attempt.cause is None:
             for name in _END_FIELDS:
                 setattr(attempt, name, AttemptStatus.model_fields[name].get_default())
@@ -113,7 +113,7 @@ def consistent_attempts(stored: Iterable[AttemptStatus]) -> list[AttemptStatus]:
 
 
 def _in_order(attempts: Iterable[AttemptStatus]) -> list[AttemptStatus]:
-    """In the order of their numbers, as they were written."""
+    """The attempts with ascending numbers; others are omitted."""
     kept: list[AttemptStatus] = []
     for each in attempts:
         if not kept or each.number > kept[-1].number:

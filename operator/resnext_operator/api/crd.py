@@ -1,4 +1,4 @@
-"""The CustomResourceDefinition, made from the models of spec and status: schema, rules, printed columns."""
+"""The CustomResourceDefinition, generated from the models of spec and status: schema, rules, printer columns."""
 
 from typing import Any, get_args
 
@@ -22,7 +22,7 @@ _COLUMNS = (
     ("Progress", "string", ".status.summary.percent", 0),
     ("Age", "date", ".metadata.creationTimestamp", 0),
     ("Loss", "string", ".status.summary.loss", 1),
-    # Remaining time as text: kubectl prints a date as an age, and one to come as <invalid>.
+    # Remaining time as text: kubectl prints a date as an age, and a date in the future as <invalid>.
     ("ETA", "string", ".status.summary.eta", 1),
     ("Checkpoint", "integer", ".status.checkpoint.step", 1),
     ("Attempt", "integer", ".status.attempts[-1:].number", 1),
@@ -72,12 +72,12 @@ def manifest() -> Manifest:
 def _resource() -> Schema:
     return {
         "type": "object",
-        "description": "A training of a ResNeXt image classifier.",
+        "description": "Training of a ResNeXt image classifier.",
         "required": ["spec"],
         "properties": {
             "apiVersion": {"type": "string"},
             "kind": {"type": "string"},
-            "metadata": {"type": "object", "properties": {"name": {"type": "string"}}},  # which a rule below names
+            "metadata": {"type": "object", "properties": {"name": {"type": "string"}}},  # used by a rule below
             "spec": _spec(),
             "status": _status(),
         },
@@ -86,7 +86,7 @@ def _resource() -> Schema:
 
 
 def _spec() -> Schema:
-    """With the rules about what may change, and when: CEL alone sees what was before."""
+    """The spec with its transition rules, which exist only in CEL: they need the old object."""
     schema = structural(Spec)
     schema["x-kubernetes-validations"] += [
         {
@@ -98,7 +98,7 @@ def _spec() -> Schema:
     schema["x-kubernetes-validations"] += [
         {
             "rule": f"(has(oldSelf.suspend) && oldSelf.suspend) || ({_unchanged(path)})",
-            "message": f"spec.{'.'.join(path)} cannot change while the training runs: suspend first",
+            "message": f"spec.{'.'.join(path)} cannot change while the training runs: set spec.suspend to true first",
         }
         for path in (*((field,) for field in POD_FIELDS), *(("workers", field) for field in _worker_fields()))
     ]
@@ -106,7 +106,7 @@ def _spec() -> Schema:
 
 
 def _status() -> Schema:
-    """Types and descriptions alone, so that any version of the operator can write a status; but for the conditions."""
+    """Types and descriptions without constraints, so that any version can write a status; conditions are validated."""
     schema = Status.model_json_schema(by_alias=True)
     definitions = schema.get("$defs", {})
     status = _without_constraints(schema, definitions)
@@ -135,13 +135,13 @@ def _without_constraints(node: Schema, definitions: Schema) -> Schema:
 
 
 def _worker_fields() -> list[str]:
-    """All but the number of workers, which changes while they run."""
+    """All fields except the number of workers, which is mutable while the training runs."""
     aliases = [str(field.alias) for field in Workers.model_fields.values()]
     return [alias for alias in aliases if alias != "replicas"]
 
 
 def _unchanged(path: tuple[str, ...]) -> str:
-    """In CEL: a field is as it was, or is as absent as it was."""
+    """CEL expression: a field is unchanged, or was and is absent."""
     now, before = (".".join((it, *path)) for it in ("self", "oldSelf"))
     there, was_there = (
         " && ".join(f"has({'.'.join((it, *path[:depth]))})" for depth in range(1, len(path) + 1))
@@ -151,7 +151,7 @@ def _unchanged(path: tuple[str, ...]) -> str:
 
 
 def structural(model: type[BaseModel]) -> Schema:
-    """A model as a structural schema: references inlined, no defaults, no nulls, rules as CEL."""
+    """The structural schema of a model: references inlined, no defaults, no nulls, rules in CEL."""
     schema = model.model_json_schema(by_alias=True)
     return _inlined(schema, schema.get("$defs", {}), _rules(model))
 
@@ -181,7 +181,7 @@ _KEPT = (
 def _inlined(node: Schema, definitions: Schema, rules: dict[str, tuple[Rule, ...]]) -> Schema:
     if "$ref" in node:
         target = definitions[node["$ref"].rsplit("/", 1)[-1]]
-        # The field's own sentence wins over the model's.
+        # The description of the field takes precedence over that of the model.
         return _inlined({**target, **{key: node[key] for key in ("description",) if key in node}}, definitions, rules)
     if "anyOf" in node:
         branches = [branch for branch in node["anyOf"] if branch.get("type") != "null"]
@@ -194,7 +194,7 @@ def _inlined(node: Schema, definitions: Schema, rules: dict[str, tuple[Rule, ...
         schema["description"] = " ".join(node["description"].split())
     if "const" in node:
         schema["enum"] = [node["const"]]
-    # Structural schemas know exclusive bounds in draft 4's way: a flag beside the bound.
+    # Structural schemas use the exclusive bounds of JSON Schema draft 4: a flag next to the bound.
     for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
         if exclusive in schema:
             schema[bound], schema[exclusive] = schema[exclusive], True
@@ -208,7 +208,7 @@ def _inlined(node: Schema, definitions: Schema, rules: dict[str, tuple[Rule, ...
             schema["x-kubernetes-validations"] = validations
     elif isinstance(node.get("additionalProperties"), dict):
         schema["additionalProperties"] = _inlined(node["additionalProperties"], definitions, rules)
-        # A structural schema says nothing of the keys of a map.
+        # A structural schema cannot constrain the keys of a map.
         if most := node.get("propertyNames", {}).get("maxLength"):
             words = f"String should have at most {most} characters"
             schema["x-kubernetes-validations"] = [{"rule": f"self.all(key, size(key) <= {most})", "message": words}]
@@ -216,12 +216,12 @@ def _inlined(node: Schema, definitions: Schema, rules: dict[str, tuple[Rule, ...
 
 
 def _of_either(branches: list[Schema]) -> Schema:
-    """For an integer or a text: what is said of the one says nothing of the other."""
+    """Constraints of int-or-string: each applies only to its own type."""
     return {key: branch[key] for branch in branches for key in _KEPT if key in branch and key != "type"}
 
 
 def _of_words(branches: list[Schema]) -> Schema:
-    """For an integer or one of a few words: which words, and the bounds of the integer."""
+    """Rule for an integer or one of a few strings: the strings, and the bounds of the integer."""
     words = [branch["const"] for branch in branches if "const" in branch]
     bounds = [(branch["minimum"], branch["maximum"]) for branch in branches if "minimum" in branch]
     if not words:
@@ -231,7 +231,7 @@ def _of_words(branches: list[Schema]) -> Schema:
         "x-kubernetes-validations": [
             {
                 "rule": f"type(self) == string ? self in [{listed}] : self >= {least} && self <= {most}",
-                "message": f"write a number from {least} to {most}, or {' or '.join(words)}",
+                "message": f"must be an integer from {least} to {most}, or {' or '.join(words)}",
             }
         ]
     }

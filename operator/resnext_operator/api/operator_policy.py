@@ -1,4 +1,4 @@
-"""What the operator's settings allow and default for every training."""
+"""Settings of the operator that apply to every training: defaults and permissions."""
 
 from dataclasses import dataclass
 
@@ -7,14 +7,14 @@ from resnext_operator.api.objects import Manifest
 
 @dataclass(frozen=True)
 class OperatorPolicy:
-    """What holds for every training here, by the operator's settings."""
+    """Settings of the operator that apply to every training."""
 
     image: str
-    """The trainer's, for trainings that name none."""
+    """Default image of the trainer."""
     operator_namespace: str = "default"
     metrics_allowed_from: tuple[Manifest, ...] = ()
-    """Who else may read metrics, as a NetworkPolicy says it."""
+    """NetworkPolicy peers that may scrape metrics of the pods."""
     host_paths: tuple[str, ...] = ()
-    """Folders of nodes that may be mounted, with all that is in them."""
+    """Directories of the nodes that may be mounted, including their subdirectories."""
     host_network: bool = False
-    """Whether the nodes' own network may be used."""
+    """Whether workers may use hostNetwork."""

@@ -1,6 +1,6 @@
-"""What the pods of workers and of the launcher have in common: resources, scheduling, environment.
+"""Fields that the worker pods and the launcher pod have in common: resources, scheduling, environment.
 
-The sentence under a field is what `kubectl explain` prints.
+`kubectl explain` prints the docstring under a field.
 """
 
 import re
@@ -30,13 +30,13 @@ GPU = "nvidia.com/gpu"
 Quantities = Annotated[dict[MapKey, Quantity], Field(max_length=16)]
 
 RESERVED_NAMES = ("HOME", "HOSTNAME", "NVIDIA_VISIBLE_DEVICES", "PATH", "PYTHONHOME", "PYTHONPATH")
-"""Variables that are set for the pods: where their programs are, and which GPUs they see."""
+"""Environment variables that the pods set: paths of programs, and visible GPUs."""
 
 RESERVED_PREFIXES = (
     *("OMPI_COMM_WORLD_", "OMPI_UNIVERSE_", "PMIX_", "OMPI_MCA_plm_", "PRTE_MCA_plm_"),
     *("OMPI_MCA_orte_keep_fqdn", "PRTE_MCA_prte_keep_fqdn", "KUBERNETES_", "RESNEXT_"),
 )
-"""Those by which mpirun and its ranks know each other, and find their hosts."""
+"""Prefixes of variables that mpirun, its ranks, the kubelet or the operator set."""
 
 RESERVED_ANNOTATIONS = (
     *("kubernetes.io/config.mirror", "scheduler.alpha.kubernetes.io/tolerations"),
@@ -44,9 +44,9 @@ RESERVED_ANNOTATIONS = (
 )
 _APPARMOR = "container.apparmor.security.beta.kubernetes.io/"
 _SECCOMP = "container.seccomp.security.alpha.kubernetes.io/"
-"""Annotations by which the API server judges a pod, and those that begin so, for one container each."""
+"""Prefixes of annotations for a single container; like those above, they change how a pod is admitted or run."""
 
-MAX_INT32 = 2**31 - 1  # as in Kubernetes' own fields of this kind
+MAX_INT32 = 2**31 - 1  # as for such fields in Kubernetes
 
 
 _DEVICE_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
@@ -56,7 +56,7 @@ _RESOURCE_CEL = (
     f"|| (key.matches(r'^{_DEVICE_NAME.pattern}$') && !key.startsWith('requests.') && !key.contains('..') "
     "&& key.indexOf('/') <= 244)"
 )
-_RESOURCE_MESSAGE = f"a resource is {', '.join(_BASIC)}, or a device with its domain, such as {GPU}"
+_RESOURCE_MESSAGE = f"must be {', '.join(_BASIC)} or an extended resource with its domain, such as {GPU}"
 
 
 def _is_resource(name: str) -> bool:
@@ -65,13 +65,13 @@ def _is_resource(name: str) -> bool:
 
 
 class Resources(Config):
-    """What a container may use, as in a pod."""
+    """Compute resource requirements of a container."""
 
     limits: Quantities = {}
-    """At most this; GPUs are asked for here, as nvidia.com/gpu."""
+    """Maximum amount of compute resources allowed. GPUs are requested here, as nvidia.com/gpu."""
 
     requests: Quantities = {}
-    """At least this; what is left out follows the limits."""
+    """Minimum amount of compute resources required. If unset, the limits. Requests cannot exceed limits."""
 
     rules = (
         *(keys_rule(field, _RESOURCE_CEL, _is_resource, _RESOURCE_MESSAGE) for field in ("limits", "requests")),
@@ -83,7 +83,7 @@ class Resources(Config):
                     amount(value) % 1 == 0 for key, value in getattr(it, field).items() if "/" in key and key != GPU
                 ),
                 field,
-                "devices are whole: write a whole number",
+                "an extended resource must be a whole number",
             )
             for field in ("limits", "requests")
         ),
@@ -92,47 +92,48 @@ class Resources(Config):
             "|| quantity(string(self.requests[key])).compareTo(quantity(string(self.limits[key]))) <= 0)",
             lambda it: all(amount(value) <= amount(it.limits.get(name, value)) for name, value in it.requests.items()),
             "requests",
-            "a request is more than its limit: lower the request, or raise the limit",
+            "a request exceeds its limit: lower the request or raise the limit",
         ),
     )
 
 
 class Toleration(Config):
-    """A taint that the pods put up with, as in a pod."""
+    """The pods tolerate any taint that matches key, value and effect using the operator."""
 
     key: LabelKey | None = None
-    """The taint's key; left out, every taint."""
+    """Taint key that the toleration applies to. If unset, all taint keys; the operator must then be Exists."""
 
     operator: Literal["Exists", "Equal"] = "Equal"
-    """Whether the value counts."""
+    """Relationship of the key to the value: Exists matches every value of the taint."""
 
     value: LabelValue | None = None
-    """The taint's value."""
+    """Taint value that the toleration matches. Must be unset if the operator is Exists."""
 
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    """The taint's effect; left out, every effect."""
+    """Taint effect to match. If unset, all taint effects."""
 
     toleration_seconds: Annotated[int, Field(ge=0, le=MAX_INT32)] | None = None
-    """Seconds a NoExecute taint is tolerated."""
+    """Period of time in seconds that the taint is tolerated; the effect must be NoExecute. If unset, forever (no
+    eviction)."""
 
     rules = (
         Rule(
             "has(self.key) || (has(self.operator) && self.operator == 'Exists')",
             lambda it: it.key is not None or it.operator == "Exists",
             "operator",
-            "without a key every taint is meant: set operator to Exists, or write the key",
+            "must be Exists if key is unset: set operator to Exists or set key",
         ),
         Rule(
             "!has(self.value) || self.value == '' || !has(self.operator) || self.operator == 'Equal'",
             lambda it: not it.value or it.operator == "Equal",
             "value",
-            "Exists takes no value: leave it out, or set operator to Equal",
+            "must be unset if operator is Exists: remove it or set operator to Equal",
         ),
         Rule(
             "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
             lambda it: it.toleration_seconds is None or it.effect == "NoExecute",
             "tolerationSeconds",
-            "only the effect NoExecute takes a time: set it, or leave out tolerationSeconds",
+            "requires effect NoExecute: set effect to NoExecute or remove tolerationSeconds",
         ),
     )
 
@@ -152,50 +153,50 @@ class EnvVar(Config):
             + " && ".join(f"!self.name.startsWith({prefix!r})" for prefix in RESERVED_PREFIXES),
             lambda it: it.name not in RESERVED_NAMES and not it.name.startswith(RESERVED_PREFIXES),
             "name",
-            "the pods set this variable themselves: leave it out",
+            "this variable is set by the operator: remove it",
         ),
     )
 
 
 class PodTemplate(Config):
-    """Where pods may run and what they may use."""
+    """Settings of a pod."""
 
     resources: Resources = Resources()
-    """Limits and requests of the container."""
+    """Compute resources required by the container."""
 
     node_selector: Labels = {}
-    """Labels that a node must have."""
+    """Selector which must match a node's labels for the pod to be scheduled on that node."""
 
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=16)] = ()
-    """Tolerations of the pods."""
+    """The pod's tolerations."""
 
     affinity: Affinity | None = None
-    """Affinity of the pods."""
+    """The pod's scheduling constraints."""
 
     priority_class_name: ObjectName | None = None
-    """Priority of the pods."""
+    """Name of the PriorityClass of the pod. If unset, the cluster's default priority."""
 
     scheduler_name: NonEmptyStr | None = None
-    """Another scheduler than the cluster's own."""
+    """Name of the scheduler that dispatches the pod. If unset, the default scheduler."""
 
     runtime_class_name: ObjectName | None = None
-    """Container runtime, such as nvidia."""
+    """Name of the RuntimeClass used to run the pod, such as nvidia. If unset, the cluster's default runtime."""
 
     env: Annotated[tuple[EnvVar, ...], Field(max_length=64)] = ()
-    """Environment variables; the ranks see them too."""
+    """Environment variables to set in the container. The ranks inherit them."""
 
     labels: Labels = {}
-    """Labels on the pods, beside the operator's own; none of resnext.dev."""
+    """Labels to add to the pod. Keys with the prefix resnext.dev/ are reserved."""
 
     annotations: Texts = {}
-    """Annotations on the pods."""
+    """Annotations to add to the pod."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             f"!has(self.labels) || self.labels.all(key, !key.startsWith('{GROUP}/'))",
             lambda it: not any(key.startswith(f"{GROUP}/") for key in it.labels),
             "labels",
-            f"the operator knows its pods by the labels of {GROUP}: use a prefix of your own",
+            f"the prefix {GROUP}/ is reserved for the operator: use another prefix",
         ),
         *map(qualified_keys, ("labels", "node_selector")),
         qualified_keys("annotations", "(?i)"),
@@ -209,13 +210,13 @@ class PodTemplate(Config):
                 if "/" in name
             ),
             "resources.requests",
-            "a request of devices must be their limit: write devices, such as GPUs, in limits alone",
+            "the request of an extended resource must equal its limit: set resources such as GPUs only in limits",
         ),
         keys_rule(
             "annotations",
             f"!(key in [{', '.join(map(repr, RESERVED_ANNOTATIONS))}]) "
             f"&& !['{_APPARMOR}', '{_SECCOMP}'].exists(prefix, key.startsWith(prefix))",
             lambda key: key not in RESERVED_ANNOTATIONS and not key.startswith((_APPARMOR, _SECCOMP)),
-            "Kubernetes gives this annotation a meaning that pods of a training cannot have: leave it out",
+            "Kubernetes reserves this annotation: remove it",
         ),
     )

@@ -1,6 +1,6 @@
-"""Which nodes pods may go to, beside what nodeSelector and tolerations can say: typed, in a pod's own spelling.
+"""Affinity and topology spread constraints of pods, with the field names of the Kubernetes API.
 
-Selectors of pods reach no other namespace. Left out they mean the training's own workers, which is what most want.
+Pod selectors apply to the namespace of the training. If unset, they match the workers of the training.
 """
 
 import re
@@ -18,21 +18,21 @@ _FITTING = Rule(
     "(self.operator in ['Exists', 'DoesNotExist']) == (!has(self.values) || size(self.values) == 0)",
     lambda it: (it.operator in ("Exists", "DoesNotExist")) == (not it.values),
     "values",
-    "Exists and DoesNotExist take no values, the other operators do",
+    "must be empty if operator is Exists or DoesNotExist, and non-empty otherwise",
 )
 
 
 class NodeRequirement(Config):
-    """What a node's label, or field, must be."""
+    """Requirement on a label or field of a node."""
 
     key: LabelKey
-    """The label's key, or the field: metadata.name."""
+    """Label key that the selector applies to; in matchFields, the field metadata.name."""
 
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"]
-    """How its value and the values below compare."""
+    """Relationship of the key to the set of values."""
 
     values: Values = ()
-    """Values; one whole number for Gt and Lt."""
+    """Values of the label. Must be empty for Exists and DoesNotExist, and a single integer for Gt and Lt."""
 
     rules = (
         _FITTING,
@@ -40,25 +40,25 @@ class NodeRequirement(Config):
             "!(self.operator in ['Gt', 'Lt']) || (has(self.values) && size(self.values) == 1)",
             lambda it: it.operator not in ("Gt", "Lt") or len(it.values) == 1,
             "values",
-            "Gt and Lt compare with one value: write one",
+            "must have exactly one element if operator is Gt or Lt",
         ),
         Rule(
             "!(self.operator in ['Gt', 'Lt']) || !has(self.values) || self.values.all(it, it.matches('^[0-9]{1,18}$'))",
             lambda it: it.operator not in ("Gt", "Lt") or all(map(re.compile("[0-9]{1,18}").fullmatch, it.values)),
             "values",
-            "Gt and Lt compare whole numbers: write one",
+            "must be a non-negative integer if operator is Gt or Lt",
         ),
     )
 
 
 class NodeTerm(Config):
-    """Requirements that a node meets all of."""
+    """Node selector term. Its requirements are ANDed."""
 
     match_expressions: Annotated[tuple[NodeRequirement, ...], Field(max_length=8)] = ()
-    """Match by node label."""
+    """Node selector requirements by node's labels."""
 
     match_fields: Annotated[tuple[NodeRequirement, ...], Field(max_length=8)] = ()
-    """Match by node field."""
+    """Node selector requirements by node's fields."""
 
     rules = (
         Rule(
@@ -67,38 +67,38 @@ class NodeTerm(Config):
             f"&& it.values.all(name, name.matches(r'{DOMAIN}')))",
             lambda it: all(map(_names_a_node, it.match_fields)),
             "matchFields",
-            "the only field of nodes is metadata.name, with In or NotIn and the name of one node",
+            "supports only key metadata.name with operator In or NotIn and the name of one node",
         ),
     )
 
 
 class NodeTerms(Config):
-    """Terms of which a node meets one."""
+    """Node selector: the node must match at least one term."""
 
     node_selector_terms: Annotated[tuple[NodeTerm, ...], Field(min_length=1, max_length=8)]
-    """A list of node selector terms. The terms are ORed."""
+    """Node selector terms. The terms are ORed."""
 
 
 class PreferredNodes(Config):
-    """Nodes that are better than others."""
+    """Preferred scheduling term."""
 
     weight: Weight
-    """How much better."""
+    """Weight associated with matching the corresponding nodeSelectorTerm, in the range 1-100."""
 
     preference: NodeTerm
-    """Which nodes."""
+    """Node selector term, associated with the corresponding weight."""
 
 
 class NodeAffinity(Config):
-    """Nodes by their labels."""
+    """Node affinity scheduling rules."""
 
     required_during_scheduling_ignored_during_execution: NodeTerms | None = None
-    """Required terms."""
+    """If a node does not meet these requirements at scheduling time, the pod is not scheduled onto it."""
 
     preferred_during_scheduling_ignored_during_execution: Annotated[
         tuple[PreferredNodes, ...], Field(max_length=8)
     ] = ()
-    """Preferred terms (weighted)."""
+    """The scheduler prefers nodes that match these terms, but may choose other nodes."""
 
 
 def _names_a_node(requirement: NodeRequirement) -> bool:
@@ -107,98 +107,101 @@ def _names_a_node(requirement: NodeRequirement) -> bool:
 
 
 class LabelRequirement(Config):
-    """What a pod's label must be."""
+    """Requirement on a label of a pod."""
 
     key: LabelKey
-    """The label's key."""
+    """Label key that the selector applies to."""
 
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
-    """How its value and the values below compare."""
+    """Relationship of the key to the set of values."""
 
     values: Values = ()
-    """Values."""
+    """Values of the label. Must be empty for Exists and DoesNotExist."""
 
     rules = (_FITTING,)
 
 
 class LabelSelector(Config):
-    """Pods of the same namespace by their labels; an empty one means all of them."""
+    """Label query over the pods of the namespace. An empty label selector matches all pods."""
 
     match_labels: Labels = {}
-    """Labels that a pod has."""
+    """Map of {key,value} pairs. The requirements are ANDed."""
 
     match_expressions: Annotated[tuple[LabelRequirement, ...], Field(max_length=8)] = ()
-    """Requirements that a pod meets."""
+    """Label selector requirements. The requirements are ANDed."""
 
     rules = (qualified_keys("match_labels"),)
 
 
 class PodTerm(Config):
-    """Being where certain pods are."""
+    """Pod affinity term: a set of pods and the topology domain to share with, or not to share with, them."""
 
     label_selector: LabelSelector | None = None
-    """Which pods; left out, the training's workers."""
+    """Label query over a set of pods. If unset, the workers of this training."""
 
     topology_key: LabelKey
-    """Label of nodes that says what one place is, such as topology.kubernetes.io/zone."""
+    """Key of node labels, such as topology.kubernetes.io/zone. Nodes with the same value are in the same topology
+    domain."""
 
 
 class PreferredPods(Config):
-    """Pods whose company is better, or worse, than others'."""
+    """Preferred pod affinity term."""
 
     weight: Weight
-    """How much."""
+    """Weight associated with matching the corresponding podAffinityTerm, in the range 1-100."""
 
     pod_affinity_term: PodTerm
-    """Which pods."""
+    """Pod affinity term, associated with the corresponding weight."""
 
 
 class PodAffinity(Config):
-    """Nodes by the pods that they have."""
+    """Pod affinity or anti-affinity scheduling rules."""
 
     required_during_scheduling_ignored_during_execution: Annotated[tuple[PodTerm, ...], Field(max_length=8)] = ()
-    """Required terms."""
+    """If a node does not meet these requirements at scheduling time, the pod is not scheduled onto it."""
 
     preferred_during_scheduling_ignored_during_execution: Annotated[tuple[PreferredPods, ...], Field(max_length=8)] = ()
-    """Preferred terms (weighted)."""
+    """The scheduler prefers nodes that meet these requirements, but may choose other nodes."""
 
 
 class Affinity(Config):
-    """Affinity of the pods."""
+    """Affinity scheduling rules."""
 
     node_affinity: NodeAffinity | None = None
-    """By the nodes' labels."""
+    """Node affinity scheduling rules for the pod."""
 
     pod_affinity: PodAffinity | None = None
-    """To where certain pods are."""
+    """Pod affinity scheduling rules (such as: co-locate this pod in the same node or zone as some other pods)."""
 
     pod_anti_affinity: PodAffinity | None = None
-    """Away from where certain pods are."""
+    """Pod anti-affinity scheduling rules (such as: avoid putting this pod in the same node or zone as some other
+    pods)."""
 
 
 class Spread(Config):
-    """How evenly pods lie over places."""
+    """How to spread matching pods among the topology domains."""
 
     max_skew: Annotated[int, Field(ge=1, le=256)]
-    """Most pods that one place has more than another."""
+    """Maximum permitted difference in the number of matching pods between two topology domains."""
 
     topology_key: LabelKey
-    """Label of nodes that says what one place is."""
+    """Key of node labels. Nodes with the same value of this label are in the same topology domain."""
 
     when_unsatisfiable: Literal["DoNotSchedule", "ScheduleAnyway"]
-    """Whether a pod waits where it would be uneven."""
+    """How to deal with a pod that does not satisfy the spread constraint. DoNotSchedule: do not schedule it.
+    ScheduleAnyway: schedule it in any location, with precedence for domains that reduce the skew."""
 
     label_selector: LabelSelector | None = None
-    """Which pods count; left out, the training's workers."""
+    """Label query that selects the pods to count. If unset, the workers of this training."""
 
     min_domains: Annotated[int, Field(ge=1, le=256)] | None = None
-    """Places that there must be, with DoNotSchedule."""
+    """Minimum number of eligible topology domains. Requires whenUnsatisfiable DoNotSchedule."""
 
     rules = (
         Rule(
             "!has(self.minDomains) || self.whenUnsatisfiable == 'DoNotSchedule'",
             lambda it: it.min_domains is None or it.when_unsatisfiable == "DoNotSchedule",
             "minDomains",
-            "a least number of places needs whenUnsatisfiable DoNotSchedule: set it, or leave out minDomains",
+            "requires whenUnsatisfiable DoNotSchedule: set it or remove minDomains",
         ),
     )

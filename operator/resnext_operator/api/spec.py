@@ -1,6 +1,6 @@
-"""The spec of a ResNeXtTraining: what a user asks for.
+"""The spec of a ResNeXtTraining: the desired state.
 
-The models below are the CRD's schema; the sentence under a field is what `kubectl explain` prints.
+The CRD's schema is generated from the models below; `kubectl explain` prints the docstring under a field.
 """
 
 import re
@@ -27,31 +27,34 @@ Seconds = Annotated[int, Field(ge=1, le=MAX_INT32)]
 
 
 class Workers(PodTemplate):
-    """The pods that compute: each runs `slots` ranks, one GPU each."""
+    """Worker pods. Each runs `slots` ranks; each rank uses one GPU."""
 
     replicas: Annotated[int, Field(ge=1, le=256)] = 1
-    """Number of worker pods. Changing it while running checkpoints and resumes with the new number."""
+    """Number of worker pods. If it changes during training, the training saves a checkpoint and resumes with the new
+    number."""
 
     topology_spread_constraints: Annotated[tuple[Spread, ...], Field(max_length=8)] | None = None
-    """Topology spread constraints; default: spread over nodes (best effort). `[]` disables it."""
+    """How the workers spread across topology domains. If unset, the scheduler spreads them across nodes (best effort).
+    `[]` disables spreading."""
 
     slots: Annotated[int, Field(ge=1, le=16)] | None = None
-    """Ranks in each worker; left out, the number of its GPUs, or 1 without GPUs."""
+    """Number of ranks per worker. If unset, the number of GPUs of the worker, or 1 without GPUs."""
 
     shared_memory: Quantity = "1Gi"
-    """Size of /dev/shm; it counts against the memory limit."""
+    """Size of /dev/shm. Its contents count toward the memory limit of the container."""
 
     termination_grace_period_seconds: Annotated[int, Field(ge=5, le=3600)] = 120
-    """Time to finish a step and save a checkpoint when asked to stop."""
+    """Duration in seconds the pod needs to terminate gracefully: to finish a step and save a checkpoint."""
 
     volumes: Annotated[tuple[Volume, ...], Field(max_length=16)] = ()
-    """Extra volumes for the workers."""
+    """Additional volumes that can be mounted by the workers."""
 
     volume_mounts: Annotated[tuple[VolumeMount, ...], Field(max_length=16)] = ()
-    """Mounts of these volumes."""
+    """Volumes to mount into the filesystem of the worker container."""
 
     host_network: bool = False
-    """Use the nodes' own network, where the operator's settings allow it; one worker a node, and no NetworkPolicy."""
+    """Use the network namespace of the node. The operator must allow it (`allow.hostNetwork` in the Helm chart). At
+    most one worker runs per node, and no NetworkPolicy is created."""
 
     rules = (
         *PodTemplate.rules,
@@ -60,34 +63,34 @@ class Workers(PodTemplate):
             f"|| string(self.resources.limits['{GPU}']).matches('^[1-9][0-9]*$')",
             lambda it: re.fullmatch("[1-9][0-9]*", str(it.resources.limits.get(GPU, 1))) is not None,
             "resources.limits",
-            f"GPUs are whole: write {GPU} as a number from 1 on, or leave it out",
+            f"{GPU} must be a whole number of at least 1: correct it or remove it",
         ),
         Rule(
             "!(has(self.slots) && has(self.resources) && has(self.resources.limits) "
             f"&& '{GPU}' in self.resources.limits) || string(self.slots) == string(self.resources.limits['{GPU}'])",
             lambda it: it.slots is None or not it.gpus or it.slots == it.gpus,
             "slots",
-            f"a rank needs a GPU of its own: set slots to the limit of {GPU}, or leave it out",
+            f"each rank needs its own GPU: set slots to the limit of {GPU} or remove it",
         ),
         Rule(
             "!has(self.volumes) || self.volumes.all(it, self.volumes.exists_one(other, other.name == it.name))",
             lambda it: len({volume.name for volume in it.volumes}) == len(it.volumes),
             "volumes",
-            "two volumes have one name: rename one",
+            "two volumes have the same name: rename one",
         ),
         Rule(
             "!has(self.volumeMounts) "
             "|| self.volumeMounts.all(it, has(self.volumes) && self.volumes.exists(volume, volume.name == it.name))",
             lambda it: {mount.name for mount in it.volume_mounts} <= {volume.name for volume in it.volumes},
             "volumeMounts",
-            "each needs a volume of its name: add it to volumes",
+            "each mount must name a volume: add the volume to volumes",
         ),
         Rule(
             "!has(self.volumeMounts) || self.volumeMounts.all(it, "
             "self.volumeMounts.exists_one(other, other.mountPath == it.mountPath))",
             lambda it: len({mount.mount_path for mount in it.volume_mounts}) == len(it.volume_mounts),
             "volumeMounts",
-            "two volumes are mounted on one path: change one mountPath",
+            "two mounts have the same mountPath: change one",
         ),
         Rule(
             "!has(self.topologySpreadConstraints) || self.topologySpreadConstraints.all(it, "
@@ -95,34 +98,34 @@ class Workers(PodTemplate):
             "&& other.whenUnsatisfiable == it.whenUnsatisfiable))",
             lambda it: len({(each.topology_key, each.when_unsatisfiable) for each in it.spreads}) == len(it.spreads),
             "topologySpreadConstraints",
-            "two constraints have one topologyKey and one whenUnsatisfiable: remove one",
+            "two constraints have the same topologyKey and whenUnsatisfiable: remove one",
         ),
         Rule(
             "!has(self.sharedMemory) || quantity(string(self.sharedMemory)).compareTo(quantity('0')) > 0",
             lambda it: amount(it.shared_memory) > 0,
             "sharedMemory",
-            "a size is more than 0: raise it, or leave it out",
+            "must be greater than 0: increase it or remove it",
         ),
     )
 
     @property
     def spreads(self) -> tuple[Spread, ...]:
-        """The constraints that the user wrote."""
+        """The constraints that the user specified."""
         return self.topology_spread_constraints or ()
 
     @property
     def memory_limit(self) -> str:
-        """Most memory of each worker, as it was written; empty without a limit."""
+        """Memory limit of each worker, as the user wrote it; empty without a limit."""
         return str(self.resources.limits.get("memory", ""))
 
     @property
     def gpus(self) -> int:
-        """GPUs in each worker."""
+        """Number of GPUs per worker."""
         return int(self.resources.limits.get(GPU, 0))
 
     @property
     def ranks(self) -> int:
-        """Ranks in each worker."""
+        """Number of ranks per worker."""
         return self.slots or self.gpus or 1
 
 
@@ -133,49 +136,50 @@ _GPU_OF_LAUNCHER = " || ".join(
 
 
 class Launcher(PodTemplate):
-    """The pod that runs mpirun; it computes nothing and holds no GPU."""
+    """Launcher pod. It runs mpirun and uses no GPU."""
 
     rules = (
         Rule(
             f"!({_GPU_OF_LAUNCHER})",
             lambda it: GPU not in it.resources.limits and GPU not in it.resources.requests,
             "resources",
-            f"the launcher computes nothing: ask for {GPU} in workers.resources.limits",
+            f"the launcher uses no GPU: request {GPU} in workers.resources.limits",
         ),
         *PodTemplate.rules,
     )
 
 
 class Dataset(Config):
-    """The images."""
+    """Volume with the images."""
 
     claim_name: ObjectName
-    """Claim with the images, mounted read-only at /data in every worker: ReadOnlyMany or ReadWriteMany."""
+    """Name of a PersistentVolumeClaim in the same namespace, mounted read-only at /data in every worker. With more than
+    one worker its access mode must be ReadOnlyMany or ReadWriteMany."""
 
     sub_path: Within = ""
-    """Folder in the claim."""
+    """Path within the volume to mount. If unset, the root of the volume."""
 
 
 class ClaimTemplate(Config):
-    """A claim to make; it outlives the training."""
+    """PersistentVolumeClaim that the operator creates. It is kept when the training is deleted."""
 
     storage_class_name: ObjectName | None = None
-    """Storage class; left out, the cluster's default."""
+    """Name of the StorageClass required by the claim. If unset, the cluster's default StorageClass."""
 
     size: Quantity = "10Gi"
-    """How much to ask for."""
+    """Storage request of the claim."""
 
     rules = (
         Rule(
             "!has(self.size) || quantity(string(self.size)).compareTo(quantity('0')) > 0",
             lambda it: amount(it.size) > 0,
             "size",
-            "a size is more than 0: raise it, or leave it out",
+            "must be greater than 0: increase it or remove it",
         ),
     )
 
 
-_CONTROL = r"[\x00-\x1f\x7f]"  # of RE2 and of Python alike
+_CONTROL = r"[\x00-\x1f\x7f]"  # valid in RE2 and in Python
 
 
 def _escapes_directory(path: str) -> bool:
@@ -183,16 +187,18 @@ def _escapes_directory(path: str) -> bool:
 
 
 class Checkpoints(Config):
-    """Where checkpoints go: /checkpoints in worker 0 alone, so ReadWriteOnce is enough."""
+    """Volume for checkpoints. Only worker 0 mounts it, at /checkpoints, so ReadWriteOnce is sufficient."""
 
     claim_name: ObjectName | None = None
-    """A claim that is there already."""
+    """Name of an existing PersistentVolumeClaim in the same namespace."""
 
     template: ClaimTemplate | None = None
-    """A claim to make, called NAME-checkpoints. Deleting the training never deletes it."""
+    """PersistentVolumeClaim that the operator creates, named NAME-checkpoints. It is kept when the training is
+    deleted."""
 
     sub_path: Annotated[str, Field(max_length=512)] = ""
-    """Directory in the claim that the training sees as /checkpoints; worker 0 creates it if it is missing."""
+    """Path within the volume that is used as /checkpoints. If unset, the root of the volume. Worker 0 creates the
+    directory if it does not exist."""
 
     rules = (
         Rule(
@@ -202,49 +208,57 @@ class Checkpoints(Config):
                 not (it.sub_path.startswith("/") or _escapes_directory(it.sub_path) or re.search(_CONTROL, it.sub_path))
             ),
             "subPath",
-            "it is a directory in the claim: write a relative path without .. and control characters",
+            "must be a relative path without .. or control characters",
         ),
         Rule(
             "!(has(self.claimName) && has(self.template))",
             lambda it: it.claim_name is None or it.template is None,
             "template",
-            "a claim is either there or made: leave out claimName or template",
+            "claimName and template are mutually exclusive: remove one of them",
         ),
     )
 
 
 class RunPolicy(Config):
-    """When to give up, and what stays afterwards."""
+    """Retries, deadlines and cleanup of the training."""
 
     backoff_limit: Annotated[int, Field(ge=0, le=1000)] = 6
-    """Failures of the training itself before it fails for good; evictions and lost nodes are not counted."""
+    """Number of retries before the training is marked as failed. Disruptions (eviction, preemption, node loss) do not
+    count."""
 
     active_deadline_seconds: Seconds | None = None
-    """Maximum run time; on expiry the training checkpoints and fails. Stops while suspended, restarts on resume."""
+    """Duration in seconds relative to status.startTime that the training may be active before the operator terminates
+    it: the training saves a checkpoint and fails. Suspending stops the timer, and resuming resets it. If unset,
+    unlimited."""
 
     pending_deadline_seconds: Seconds | None = None
-    """Maximum time in Pending (image, quota, GPUs); then the training fails. Unset: unlimited."""
+    """Duration in seconds that the pods may take to start (quota, nodes, GPUs, image) before the training fails. If
+    unset, unlimited."""
 
     admission_timeout_seconds: Seconds = 60
-    """Time after which a set of pods that stays incomplete, because the API server rejects some, is deleted. The
-    operator then tries again after a random pause. Pods that are only unschedulable are left alone."""
+    """Duration in seconds that the pods of the training wait while the API server rejects some of them (for example
+    because of a quota). The operator then deletes the pods and retries with backoff. Unschedulable pods are not
+    deleted."""
 
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=MAX_INT32)] | None = None
-    """Time from its end until the training is deleted, with its pods and without its checkpoints; left out, never."""
+    """Limits the lifetime of a training that has finished. After this time in seconds the operator deletes the training
+    and its pods, but not its checkpoints. If unset, the training is not deleted automatically."""
 
     clean_pod_policy: Literal["Running", "All", "None"] = "Running"
-    """What goes when the training has ended: the pods that still run, all of them, or none."""
+    """Which pods the operator deletes when the training has finished: Running deletes pods that are still running, All
+    deletes all pods, None deletes no pods."""
 
     avoid_nodes_after: Annotated[int, Field(ge=0, le=10)] = 2
-    """Failures on a node, in the last ten attempts, after which it is avoided (one GPU failure suffices); 0
-    disables."""
+    """Number of failures on a node, within the last ten attempts, after which new pods avoid the node. One GPU failure
+    is sufficient. 0 disables it."""
 
     stall_timeout_multiple: Annotated[int, Field(ge=2, le=1_000_000)] = 100
-    """Stalled after this multiple of the median step time without a completed step (≥ 60 s); evaluation counts as
-    well."""
+    """The training is Stalled if it completes no step for this multiple of the median step time, and for at least 60 s.
+    An evaluation counts as time without a step."""
 
     stall_deadline_seconds: Seconds = 900
-    """Time that a training may be Stalled before its attempt ends as hung, and another begins."""
+    """Duration in seconds that the training may be Stalled before the operator ends the attempt as hung and starts
+    another one."""
 
 
 def _requests_gpus(it: "Spec") -> bool:
@@ -252,7 +266,7 @@ def _requests_gpus(it: "Spec") -> bool:
 
 
 CHECKPOINTS = "/checkpoints"
-"""Where worker 0 mounts the checkpoints' claim."""
+"""Mount path of the checkpoint volume in worker 0."""
 
 _GPUS = f"has(self.workers) && has(self.workers.resources) && has(self.workers.resources.limits) && '{GPU}' in "
 _GPUS += "self.workers.resources.limits"
@@ -260,60 +274,63 @@ _DEVICE = "has(self.training.device) && self.training.device"
 
 
 class Spec(Config):
-    """What is asked for."""
+    """Specification of the training."""
 
     training: TrainingConfig
-    """The training itself; immutable."""
+    """Configuration of the trainer. Immutable."""
 
     image: Annotated[str, Field(pattern=r"^[A-Za-z0-9\[][-A-Za-z0-9._:/@+\[\]]*$", max_length=512)] | None = None
-    """The trainer's image; left out, the one that the operator was installed with."""
+    """Container image of the trainer. If unset, the image that the operator was installed with."""
 
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
-    """When to pull the image."""
+    """Image pull policy. One of Always, Never, IfNotPresent. If unset, Always for the tag :latest, otherwise
+    IfNotPresent."""
 
     image_pull_secrets: Annotated[tuple[SameNamespace, ...], Field(max_length=8)] = ()
-    """Secrets for pulling the image."""
+    """References to Secrets in the same namespace to use for pulling the image."""
 
     workers: Workers = Workers()
-    """The pods that compute."""
+    """Worker pods."""
 
     launcher: Launcher = Launcher()
-    """The pod that runs mpirun."""
+    """Launcher pod, which runs mpirun."""
 
     dataset: Dataset | None = None
-    """The images; left out for synthetic data."""
+    """Volume with the images. Not required for synthetic data."""
 
     checkpoints: Checkpoints = Checkpoints()
-    """Where checkpoints go; left out, a claim of 10Gi is made."""
+    """Volume for checkpoints. If unset, the operator creates a claim of 10Gi."""
 
     suspend: bool = False
-    """Save a checkpoint and give the pods back; false again goes on from it."""
+    """Whether the training is suspended. If set to true while the training runs, it saves a checkpoint and the operator
+    deletes its pods. Setting it to false resumes the training from the last checkpoint."""
 
     managed_by: NonEmptyStr | None = None
-    """Another manager of this training; the operator then leaves it alone. Immutable."""
+    """Controller or entity that manages the training. The operator reconciles a training only if this field is unset or
+    resnext.dev/operator. Immutable."""
 
     run_policy: RunPolicy = RunPolicy()
-    """When to give up, and what stays afterwards."""
+    """Retries, deadlines and cleanup of the training."""
 
     rules = (
         Rule(
             f"!({_DEVICE} == 'gpu') || ({_GPUS})",
             lambda it: it.training.device != "gpu" or _requests_gpus(it),
             "training.device",
-            f"device gpu needs GPUs: set workers.resources.limits to hold {GPU}, or leave device out",
+            f"device gpu needs GPUs: add {GPU} to workers.resources.limits or remove device",
         ),
         Rule(
             f"!({_DEVICE} == 'cpu') || !({_GPUS})",
             lambda it: it.training.device != "cpu" or not _requests_gpus(it),
             "training.device",
-            f"device cpu would leave the GPUs idle: take {GPU} out of workers.resources.limits, or leave device out",
+            f"device cpu does not use the requested GPUs: remove {GPU} from workers.resources.limits or remove device",
         ),
         Rule(
             "has(self.dataset) || (has(self.training.data) && has(self.training.data.format) "
             "&& self.training.data.format == 'synthetic')",
             lambda it: it.dataset is not None or it.training.data.format == "synthetic",
             "dataset",
-            "the images' claim is missing: set dataset.claimName, or training.data.format to synthetic",
+            "a dataset is required: set dataset.claimName, or set training.data.format to synthetic",
         ),
         Rule(
             "!(has(self.training.checkpoint) && has(self.training.checkpoint.path)) "
@@ -324,14 +341,18 @@ class Spec(Config):
                 and not _escapes_directory(it.training.checkpoint.path)
             ),
             "training.checkpoint.path",
-            f"what is written elsewhere is lost with the pod: set it to {CHECKPOINTS} or a directory below (without "
-            "..), or leave it out",
+            f"must be {CHECKPOINTS} or a directory below it (without ..), because other paths are lost with the pod: "
+            "correct it or remove it",
         ),
     )
 
     @property
     def shared_claims(self) -> dict[str, str]:
-        """The claims that every worker mounts, each under the field that names it."""
+        """The claims that every worker mounts, by the field that names them."""
         of_dataset = {"spec.dataset.claimName": self.dataset.claim_name} if self.dataset else {}
-        volumes = ((volume.name, volume.persistent_volume_claim) for volume in self.workers.volumes)
-        return {**of_dataset, **{f"spec.workers.volumes, {name}": claim.claim_name for name, claim in volumes if claim}}
+        of_volumes = {
+            f"spec.workers.volumes[{index}].persistentVolumeClaim.claimName": volume.persistent_volume_claim.claim_name
+            for index, volume in enumerate(self.workers.volumes)
+            if volume.persistent_volume_claim
+        }
+        return {**of_dataset, **of_volumes}

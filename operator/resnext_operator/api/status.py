@@ -1,8 +1,8 @@
-"""The status of a training: what the operator stores, what users read, and what the CRD's schema is generated from.
+"""The status of a training. The CRD's schema is generated from the models below.
 
-Users who may write `/status` may have written anything. `Status.parse` omits each value that it cannot parse, so the
-next status that the operator writes replaces it. Fields that this version does not know, such as those of a newer one,
-are kept while they are small.
+The stored status can contain anything that a user with access to `/status` wrote. `Status.parse` omits each value that
+it cannot parse, so the next status that the operator writes replaces it. Unknown fields, such as those of a newer
+version, are kept while they are small.
 """
 
 from enum import StrEnum
@@ -33,7 +33,7 @@ from resnext_operator.api.status_fields import (
 
 
 class Phase(StrEnum):
-    """Where a training stands."""
+    """Phase in the lifecycle of a training."""
 
     PENDING = "Pending"
     STARTING = "Starting"
@@ -50,7 +50,7 @@ class Phase(StrEnum):
 
 
 class ConditionType(StrEnum):
-    """What is true or false of a training."""
+    """Types of the conditions of a training."""
 
     ACCEPTED = "Accepted"
     SPEC_INVALID = "SpecInvalid"
@@ -66,94 +66,95 @@ class ConditionType(StrEnum):
 
 
 _GENERATION = WithJsonSchema({"type": "integer", "format": "int64", "minimum": 0})
-"""As metav1.Condition has it. helm would write a bound of 2**53 as a float, which conflicts with the stored one."""
+"""As in metav1.Condition. Helm would write a maximum of 2**53 as a float, which conflicts with the stored one."""
 
 
 class Condition(StatusModel):
-    """One aspect of the training's state, as metav1.Condition."""
+    """One aspect of the current state of the training, as in metav1.Condition."""
 
     type: Annotated[str, Field(max_length=316, pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?$")]
-    """Type of the condition, in CamelCase."""
+    """Type of condition in CamelCase."""
 
     status: Literal["True", "False", "Unknown"]
-    """True, False or Unknown."""
+    """Status of the condition, one of True, False, Unknown."""
 
     reason: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")]
-    """Reason of the last transition, in CamelCase."""
+    """Programmatic identifier indicating the reason for the condition's last transition."""
 
     message: Text
-    """Details of the last transition."""
+    """Human readable message indicating details about the transition."""
 
     observed_generation: Annotated[Count, _GENERATION] | None = None
-    """metadata.generation that the condition was set for."""
+    """metadata.generation that the condition was set based upon."""
 
     last_transition_time: Time
-    """Last time that the status of the condition changed."""
+    """Last time the condition transitioned from one status to another."""
 
 
 class RejectionStatus(StatusModel):
-    """An object that the API server does not create; kept until all pods exist."""
+    """Object that the API server rejected."""
 
     cause: Text
-    """Why the API server rejects it, such as Quota, PodSecurity or Invalid."""
+    """Cause of the rejection, such as Quota, PodSecurity or Invalid."""
 
     role: Text = ""
-    """Role of the pod; empty for other objects."""
+    """Role of the pod: worker or launcher. Empty for other objects."""
 
     message: Text
-    """Message of the API server, and what to do."""
+    """Message of the API server, and a suggested action."""
 
     since: Time
-    """When it was first rejected."""
+    """Time of the first rejection."""
 
     retry_time: PreciseTime
-    """When the operator tries again."""
+    """Time of the next retry."""
 
     held_since: PreciseTime | None = None
-    """Since when the other pods of the training wait for the rejected one."""
+    """Time from which the other pods of the training have been waiting for the rejected one."""
 
     tries: Tally = 0
-    """Number of rejections in a row."""
+    """Number of consecutive rejections."""
 
     released: Tally = 0
-    """How often the other pods were deleted because not all were admitted in time."""
+    """Number of times that the other pods were deleted because not all pods were admitted within
+    runPolicy.admissionTimeoutSeconds."""
 
     generation: Count | None = None
-    """metadata.generation that was rejected."""
+    """metadata.generation of the rejected spec."""
 
 
 class WorkersStatus(StatusModel):
-    """The worker pods."""
+    """Number of worker pods."""
 
     model_config = ConfigDict(extra="ignore")
 
     replicas: Count
-    """Number of workers that the training has."""
+    """Number of workers."""
 
     ready: Count
-    """Number of workers that are ready."""
+    """Number of workers with a Ready condition."""
 
 
 class ProgressStatus(StatusModel):
-    """Progress over the whole training, not over the attempt."""
+    """Progress of the training over all attempts."""
 
     epoch: Number | None = None
-    """Epochs completed, fractional."""
+    """Number of completed epochs, with fraction."""
 
     epochs: Count
-    """Epochs of the training."""
+    """Total number of epochs."""
 
     step: Count
-    """Steps completed."""
+    """Number of completed steps."""
 
     steps: Count
-    """Steps of the training."""
+    """Total number of steps."""
 
     images_per_second: Number | None = None
-    """Training throughput over all ranks; unset while no step is made."""
+    """Training throughput over all ranks. Unset while no steps are completed."""
 
     loss: Number | None = None
-    """Training loss, averaged over the last seconds."""
+    """Training loss, averaged over the last few seconds."""
 
     top1: Number | None = None
     """Top-1 accuracy of the last evaluation, between 0 and 1."""
@@ -165,39 +166,39 @@ class ProgressStatus(StatusModel):
     """Best top-1 accuracy of all evaluations, between 0 and 1."""
 
     estimated_completion_time: Time | None = None
-    """When the training completes at the throughput of this attempt."""
+    """Estimated time of completion at the throughput of the current attempt."""
 
     updated_time: Time
-    """When the progress last changed."""
+    """Last time the progress changed."""
 
 
 class CheckpointStatus(StatusModel):
     """The newest checkpoint."""
 
     step: Count
-    """Step that it was saved at."""
+    """Step of the checkpoint."""
 
     time: Annotated[str, PlainValidator(displayed_time), TEXT_SCHEMA]
-    """When it was saved."""
+    """Time at which it was saved."""
 
     path: Text
-    """Its directory in the trainer's pods."""
+    """Its directory in worker 0."""
 
     differences: Lines = []
-    """Differences in recipe or dataset to the run that it continues (onMismatch: continue)."""
+    """Differences of recipe and dataset from those of the resumed run (onMismatch: continue)."""
 
 
 class Summary(StatusModel):
-    """The columns of `kubectl get`, formatted."""
+    """Formatted values of the columns of `kubectl get`."""
 
     workers: Text | None = None
-    """Ready workers of all workers."""
+    """Ready and total number of workers."""
 
     epoch: Text | None = None
-    """Epochs completed of all epochs."""
+    """Completed and total number of epochs."""
 
     percent: Text | None = None
-    """Steps completed, in percent."""
+    """Percentage of completed steps."""
 
     images_per_second: Text | None = None
     """Training throughput over all ranks."""
@@ -209,77 +210,78 @@ class Summary(StatusModel):
     """Top-1 accuracy of the last evaluation."""
 
     eta: Text | None = None
-    """Remaining time."""
+    """Estimated remaining time."""
 
 
 class OperatorState(StatusModel):
-    """What the operator keeps for itself between reconciliations; its fields may change with each version."""
+    """Internal state of the operator between reconciliations. Its fields can change in any version."""
 
     step_seconds: Annotated[list[Annotated[float, Field(gt=0, le=2**53)]], last(100)] = []
-    """Latest samples of the time of a step in the attempt under way."""
+    """Latest samples of the step time of the current attempt."""
 
     first_step: Count | None = None
-    """First step that was observed in the attempt under way."""
+    """First step that was observed in the current attempt."""
 
     first_time: Time | None = None
-    """When that step was observed."""
+    """Time at which that step was observed."""
 
     pods_accounted_until: Time | None = None
-    """Creation time of the newest worker whose end is counted already."""
+    """Creation time of the newest worker whose termination has been counted."""
 
 
 class Status(StatusModel):
-    """Observed state of the training; written by the operator."""
+    """Most recently observed status of the training. Populated by the operator. Read-only."""
 
     model_config = ConfigDict(frozen=False)
 
     phase: Annotated[Phase, Field(strict=False), TEXT_SCHEMA] | None = None
-    """Pending, Starting, Running, Stopping, Suspended, Restarting, Succeeded or Failed."""
+    """Phase of the training, one of Pending, Starting, Running, Stopping, Suspended, Restarting, Succeeded, Failed."""
 
     reason: Text | None = None
-    """Reason of the last transition, in CamelCase."""
+    """Reason for the last transition, in CamelCase."""
 
     observed_generation: Count | None = None
-    """metadata.generation that the status was written for."""
+    """metadata.generation that the status was set based upon."""
 
     start_time: Time | None = None
-    """When the training was first reconciled, or last resumed: runPolicy.activeDeadlineSeconds counts from it."""
+    """Time at which the operator started the training. Reset when the training is resumed from suspension.
+    runPolicy.activeDeadlineSeconds is relative to this time."""
 
     completion_time: Time | None = None
-    """When the training succeeded or failed."""
+    """Time at which the training succeeded or failed."""
 
     conditions: Annotated[list[Condition], last(64)] = []
-    """Conditions of the training."""
+    """Latest available observations of the training's current state."""
 
     attempts: Annotated[list[AttemptStatus], last(MAX_RECORDED_ATTEMPTS)] = []
-    """The last ten attempts, the newest last."""
+    """The last ten attempts, newest last."""
 
     failures: Tally = 0
-    """Failures that count toward runPolicy.backoffLimit."""
+    """Number of failures. More than runPolicy.backoffLimit mark the training as failed."""
 
     disruptions: Tally = 0
-    """Attempts that ended because a pod was evicted, preempted or deleted, or lost with its node."""
+    """Number of attempts that ended because a pod was evicted, preempted or deleted, or its node was lost."""
 
     failed_starts: Annotated[list[FailedStart], last(MAX_RECORDED_STARTS)] = []
-    """Failed starts since the last attempt."""
+    """Failed starts of workers since the last attempt."""
 
     rejection: RejectionStatus | None = None
-    """What the API server rejected at the last try; unset when all pods exist."""
+    """Latest rejection by the API server. Unset when all pods exist."""
 
     workers: WorkersStatus | None = None
-    """Number of workers, and how many are ready."""
+    """Number of worker pods."""
 
     progress: ProgressStatus | None = None
-    """Progress of the training."""
+    """Progress of the training over all attempts."""
 
     checkpoint: CheckpointStatus | None = None
     """The newest checkpoint."""
 
     summary: Summary | None = None
-    """What `kubectl get` prints."""
+    """Formatted values of the columns of `kubectl get`."""
 
     operator_state: OperatorState = OperatorState()
-    """Internal state of the operator."""
+    """Internal state of the operator. Its fields can change in any version."""
 
     @classmethod
     def parse(cls, stored: Any) -> Self:
@@ -289,7 +291,7 @@ class Status(StatusModel):
         return status
 
     def copy_to_change(self) -> Self:
-        """A copy whose fields, and those of its attempts, may be assigned."""
+        """A copy that may be changed, including its attempts."""
         return self.model_copy(update={"attempts": [each.model_copy() for each in self.attempts]})
 
     def condition(self, kind: str) -> Condition | None:
@@ -300,12 +302,12 @@ class Status(StatusModel):
         return self.attempts[-1] if self.attempts else None
 
     def _resolve_contradictions(self) -> None:
-        """What the operator never writes, and could not go on from."""
+        """Correct combinations of values that the operator never writes and cannot handle."""
         self.conditions = list({each.type: each for each in self.conditions}.values())
         self.attempts = consistent_attempts(self.attempts)
         if (self.operator_state.first_step is None) != (self.operator_state.first_time is None):
             self.operator_state = self.operator_state.model_copy(update={"first_step": None, "first_time": None})
-        # Without its phase an ended training would run again.
+        # Without its phase a finished training would run again.
         if self.phase is None:
             ended = (Phase.SUCCEEDED, Phase.FAILED, Phase.SUSPENDED)
             self.phase = next((phase for phase in ended if _holds(self.condition(phase.value))), None)

@@ -24,19 +24,19 @@ from resnext_operator.api.timestamps import to_rfc3339, to_rfc3339_millis
 from resnext_trainer.contract import CamelCaseModel
 
 MAX_ATTEMPTS = 1_000_000
-"""Attempts of a training; their number is part of a pod's name."""
+"""Maximum number of attempts; the number of the attempt is part of the names of pods."""
 
 _UNKNOWN_BYTES, _UNKNOWN_FIELDS, _UNKNOWN_LEVELS = 4096, 16, 6
 _MAX_SAFE_INTEGER = 2**53
 
 _ROUNDS = 8
-"""Passes over a stored status: each omits what the one before could not parse, from the inner fields outwards."""
+"""Passes over a stored status: each omits the values that the previous one could not parse, inner fields first."""
 
 _YEARS = range(2000, 2200)
-"""Times outside of these years are no times of a training, and sums with them would overflow."""
+"""Times outside these years are invalid: calculations with them would overflow."""
 
 
-# A status holds dozens of times, most of them in each version of it: 8 microseconds for each otherwise.
+# A status contains dozens of times, and most do not change between updates: parsing takes 8 microseconds each.
 @lru_cache(maxsize=65_536)
 def _parse_time(value: str, layout: str) -> datetime:
     found = datetime.strptime(value, layout).replace(tzinfo=UTC)
@@ -46,7 +46,7 @@ def _parse_time(value: str, layout: str) -> datetime:
 
 
 def _second(value: Any) -> datetime:
-    """A time in UTC as the API writes it: whole seconds."""
+    """Parse RFC 3339 in UTC with whole seconds."""
     if isinstance(value, datetime):
         return value.replace(microsecond=0)
     if not isinstance(value, str) or len(value) != 20:
@@ -63,7 +63,7 @@ def _millisecond(value: Any) -> datetime:
 
 
 def displayed_time(value: Any) -> str:
-    """A time as the trainer writes it, which is only displayed."""
+    """A time in the format of the trainer, which is only displayed."""
     if not isinstance(value, str):
         raise ValueError("not a time")
     datetime.fromisoformat(value)
@@ -71,7 +71,7 @@ def displayed_time(value: Any) -> str:
 
 
 def last(most: int) -> BeforeValidator:
-    """The last items of a list that is too long."""
+    """Truncate a list to its last items."""
     return BeforeValidator(lambda value: value[-most:] if isinstance(value, list) else value)
 
 
@@ -85,7 +85,7 @@ Time = Annotated[datetime, PlainValidator(_second), PlainSerializer(to_rfc3339, 
 PreciseTime = Annotated[
     datetime, PlainValidator(_millisecond), PlainSerializer(to_rfc3339_millis, return_type=str), _TIME_SCHEMA
 ]
-"""With milliseconds, for pauses of less than a few seconds."""
+"""UTC with milliseconds, for delays of less than a few seconds."""
 
 Text = Annotated[str, Field(max_length=32_768)]
 Count = Annotated[int, Field(ge=0, le=_MAX_SAFE_INTEGER, json_schema_extra=INT64)]
@@ -98,11 +98,11 @@ Lines = Annotated[list[Text], last(1000)]
 
 
 class StatusModel(CamelCaseModel):
-    """An object of the status, in the API's camelCase."""
+    """Base of the objects in the status, with field names in camelCase."""
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
     known: ClassVar[frozenset[str]] = frozenset()
-    """The API's names of the fields."""
+    """Names of the fields in the API."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
@@ -118,7 +118,7 @@ class StatusModel(CamelCaseModel):
         return {key: field for key, field in value.items() if key in cls.known or key in kept}
 
     def to_json(self) -> Manifest:
-        """As the API server stores it; fields with their default value are omitted."""
+        """The object as JSON, without fields that have their default value."""
         return self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
 
     @classmethod
@@ -135,13 +135,13 @@ class StatusModel(CamelCaseModel):
 
 
 def _path(error: Mapping[str, Any]) -> tuple[str | int, ...]:
-    """What to omit because of an error; an object without a required field is omitted as a whole."""
+    """Path of the value to omit because of an error: the whole object if a required field is missing."""
     found: tuple[str | int, ...] = error["loc"]
     return found[:-1] if error["type"] == "missing" else found
 
 
 def _without(value: Any, paths: list[tuple[str | int, ...]]) -> Any:
-    """A copy of a value of JSON without the values at some paths."""
+    """A copy of a JSON value without the values at the given paths."""
     omitted = {path[0] for path in paths if len(path) == 1}
     inner: dict[str | int, list[tuple[str | int, ...]]] = {}
     for path in paths:
@@ -159,7 +159,7 @@ def _without(value: Any, paths: list[tuple[str | int, ...]]) -> Any:
 
 
 def _small(key: str, value: Any) -> bool:
-    """Whether an unknown field is a plain one; what nests deeper than any field of ours is not."""
+    """Whether an unknown field is small and not nested deeper than the known fields."""
 
     def shallow(part: Any, depth: int) -> bool:
         if isinstance(part, dict | list):

@@ -1,13 +1,13 @@
-"""Times as the status holds them."""
+"""Timestamps in the format of the Kubernetes API."""
 
 from datetime import datetime
 
 
 def to_rfc3339(now: datetime) -> str:
-    """A time as the API writes it, whole seconds in UTC."""
+    """RFC 3339 in UTC, whole seconds (metav1.Time)."""
     return now.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def to_rfc3339_millis(now: datetime) -> str:
-    """A time with milliseconds, for pauses of less than a few seconds."""
+    """RFC 3339 in UTC with milliseconds, for delays of less than a few seconds."""
     return now.isoformat(timespec="milliseconds").replace("+00:00", "Z")

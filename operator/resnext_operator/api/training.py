@@ -12,7 +12,7 @@ from resnext_operator.api.status import Status
 
 @dataclass(frozen=True)
 class Training:
-    """One resource, parsed."""
+    """A parsed resource."""
 
     namespace: str
     name: str
@@ -22,13 +22,14 @@ class Training:
     spec: Spec
     site: OperatorPolicy
     status: Status
-    """What of the stored status can be parsed; not to be changed."""
+    """The fields of the stored status that can be parsed. Must not be changed."""
     stored: Mapping[str, Any] = field(default_factory=dict)
-    """The status as it is stored, which may hold anything."""
+    """The status as stored; it may contain anything."""
     written: Mapping[str, Any] = field(default_factory=dict)
-    """spec.training as the user wrote it; `spec` holds it resolved."""
+    """spec.training as the user wrote it; `spec` contains it resolved."""
     invalid: str = ""
-    """Why the spec cannot be used, although an earlier version accepted it: what could be read of it is in `spec`."""
+    """Why this version rejects a spec that an earlier version accepted. `spec` contains the fields that can be
+    parsed."""
 
     @property
     def key(self) -> TrainingKey:
@@ -36,5 +37,5 @@ class Training:
 
     @property
     def image(self) -> str:
-        """The trainer's."""
+        """Image of the trainer."""
         return self.spec.image or self.site.image

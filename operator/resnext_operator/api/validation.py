@@ -1,4 +1,4 @@
-"""From an object of the API server to a `Training`, with errors in the API server's words."""
+"""Parses a resource of the API server into a `Training`, with errors in the format of the API server."""
 
 import json
 from collections.abc import Mapping
@@ -14,17 +14,17 @@ from resnext_trainer.config.models import Training as TrainingConfig
 from resnext_trainer.config.rules import Config, Rule
 from resnext_trainer.config.validation import InvalidConfig, explain, resolve, without_nulls
 
-MAX_NAME_LENGTH = 40  # a pod's host name, such as NAME-worker-63-1234, has room for 63 characters
+MAX_NAME_LENGTH = 40  # a pod's host name, such as NAME-worker-63-1234, has at most 63 characters
 
 
 class InvalidTraining(ValueError):
-    """A resource that is refused; the text names each field, what is wrong and the way out."""
+    """The resource is invalid; the message names each field, the problem and the correction."""
 
 
 def parse(body: Mapping[str, Any], site: OperatorPolicy) -> Training:
-    """The resource as the operator works with it.
+    """The parsed resource.
 
-    Raises InvalidTraining in the API server's words.
+    Raises InvalidTraining with messages in the format of the API server.
     """
     metadata, found = body["metadata"], body.get("spec") or {}
     name = metadata["name"]
@@ -62,7 +62,7 @@ def _check_object(path: str, value: Any) -> None:
 
 
 def read_leniently(body: Mapping[str, Any], site: OperatorPolicy, invalid: str) -> Training:
-    """The resource with the fields of its spec that can be read, each by itself; the others have their defaults."""
+    """The resource with each field of its spec that can be parsed; the others have their defaults."""
     metadata, spec = body["metadata"], body.get("spec")
     return Training(
         namespace=metadata.get("namespace", "default"),
@@ -99,14 +99,15 @@ _NAME_RULE = Rule(
     f"size(self.metadata.name) <= {MAX_NAME_LENGTH}",
     lambda it: len(it.name) <= MAX_NAME_LENGTH,
     "metadata.name",
-    f"pods are named after it: use at most {MAX_NAME_LENGTH} characters",
+    f"must have at most {MAX_NAME_LENGTH} characters, because it is part of the names of pods",
 )
 
 OBJECT_RULES = (_NAME_RULE,)
-"""Rules of the resource as a whole."""
+"""Validation rules of the whole resource."""
 
 IMMUTABLE = ("training", "dataset", "checkpoints", "managedBy")
-"""Fields of spec that stay as they were created."""
+"""Immutable fields of spec."""
 
 POD_FIELDS = ("image", "imagePullPolicy", "imagePullSecrets", "launcher")
-"""Fields of spec that pods are made from, beside `workers`: they change only while the training is suspended."""
+"""Fields of spec, in addition to `workers`, that pods are created from. They are mutable only while the training is
+suspended."""

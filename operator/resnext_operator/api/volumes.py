@@ -1,6 +1,6 @@
-"""Volumes that a user gives the workers: the kinds that need no right of their own, and those of the node.
+"""Additional volumes of the workers, with the field names of the Kubernetes API.
 
-Typed fields in a pod's own spelling; what is not here (NFS, iSCSI, projected tokens …) cannot be asked for.
+Only the volume types below are supported; others (NFS, iSCSI, projected tokens and so on) are not.
 """
 
 import re
@@ -15,7 +15,7 @@ from resnext_operator.api.objects.volume import VolumeSource
 from resnext_trainer.config.rules import Config, Rule
 
 NonEmptyStr = Annotated[str, Field(min_length=1, max_length=253)]
-# Kubernetes' own pattern without the signs: less than nothing of anything makes no sense in a pod.
+# The pattern of Kubernetes without signs: a quantity in a pod cannot be negative.
 _QUANTITY = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][-+]?[0-9]{1,2})?$"
 Quantity = Annotated[int, Field(ge=0, le=10**18)] | Annotated[str, Field(pattern=_QUANTITY, max_length=32)]
 MAX_KEY_LENGTH = 317  # a prefix of 253 characters, a slash, and a name of 63
@@ -24,28 +24,28 @@ MapKey = Annotated[str, Field(max_length=MAX_KEY_LENGTH)]
 _SUBDOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 _NAME = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 QUALIFIED = f"^({_SUBDOMAIN}/)?{_NAME}$"
-"""Keys of labels, taints and nodes' labels: a name of at most 63 characters, with a DNS name and a slash before it."""
+"""Keys of labels and taints: a name of at most 63 characters, optionally prefixed with a DNS subdomain and a slash."""
 
 DOMAIN = f"^{_SUBDOMAIN}$"
 ObjectName = Annotated[str, Field(pattern=DOMAIN, max_length=253)]
-"""Name of an object in the cluster: without one of this form there can be no such object."""
+"""Name of a Kubernetes object: a DNS subdomain."""
 
 LabelKey = Annotated[str, Field(pattern=QUALIFIED, max_length=253)]
 LabelValue = Annotated[str, Field(pattern=f"^({_NAME})?$", max_length=63)]
 Labels = Annotated[dict[MapKey, LabelValue], Field(max_length=32)]
 Texts = Annotated[dict[MapKey, Annotated[str, Field(max_length=1024)]], Field(max_length=32)]
 
-# Parts of a path that do not lead out of it, with and without the colon that no mount path may have.
+# Components of a path other than `..`, with and without colons, which a mount path must not contain.
 _PART, _PART_OF_MOUNT = (
     rf"([^/.{colon}][^/{colon}]*|\.[^/.{colon}][^/{colon}]*|\.\.[^/{colon}]+{dot})"
     for colon, dot in (("", r"|\."), (":", ""))
 )
 Within = Annotated[str, Field(pattern=rf"^({_PART}(/{_PART}?)*)?$", max_length=512)]
-"""A path below a folder: relative, and without `..`."""
+"""A relative path without `..`."""
 
 
 def keys_rule(field: str, holds_cel: str, holds: Callable[[str], bool], message: str) -> Rule:
-    """What the keys of a map have in common; `holds_cel` says it of `key`."""
+    """A rule that all keys of a map must meet; `holds_cel` is the condition on `key`."""
     path = f"self.{to_camel(field)}"
     return Rule(
         f"!has({path}) || {path}.all(key, {holds_cel})",
@@ -56,13 +56,13 @@ def keys_rule(field: str, holds_cel: str, holds: Callable[[str], bool], message:
 
 
 def qualified_keys(field: str, flags: str = "") -> Rule:
-    """The keys of a map are qualified names, as those of labels; flags: of the regular expression."""
+    """The keys of a map must be qualified names, as label keys. flags: flags of the regular expression."""
     pattern = flags + QUALIFIED
     return keys_rule(
         field,
         f"key.matches(r'{pattern}') && key.indexOf('/') <= 253",
         lambda key: re.fullmatch(pattern, key) is not None and key.find("/") <= 253,
-        "a key is a name of at most 63 letters, digits, '-', '_' and '.', or a DNS name, '/' and such a name",
+        "a key must have at most 63 letters, digits, '-', '_' and '.', optionally after a DNS subdomain and '/'",
     )
 
 
@@ -74,7 +74,7 @@ _SUFFIXES = {
 
 
 def amount(quantity: int | str) -> Decimal:
-    """A quantity as a number, such as 0.5 for 500m; it must have the form of one."""
+    """The value of a valid quantity, such as 0.5 for 500m."""
     text = str(quantity)
     suffix = text.lstrip("0123456789.")
     if suffix in _SUFFIXES:
@@ -86,142 +86,144 @@ OWN_FOLDERS = (
     *("/checkpoints", "/data", "/dev/shm", "/etc/resnext", "/etc/resnext/config", "/etc/resnext/ssh"),
     *("/home/resnext", "/run/resnext", "/tmp"),
 )
-"""Where the pods mount what they need themselves."""
+"""Mount paths that the pods use themselves."""
 
 _SOURCES = ("persistentVolumeClaim", "emptyDir", "configMap", "secret", "csi", "hostPath")
-_SOURCE = "write one of " + ", ".join(_SOURCES)
+_SOURCE = "set exactly one of " + ", ".join(_SOURCES)
 _listed = ", ".join(f"has(self.{source})" for source in _SOURCES)
 _own = ", ".join(f"'{folder}'" for folder in OWN_FOLDERS)
 
 
 def overlaps(path: str, other: str) -> bool:
-    """Whether one of two folders is the other, or in it."""
+    """Whether two directories are equal, or one contains the other."""
     return path == other or path.startswith(f"{other}/") or other.startswith(f"{path}/")
 
 
 class SameNamespace(Config):
-    """An object of the same namespace."""
+    """Reference to an object in the same namespace."""
 
     name: ObjectName
     """Name of the object."""
 
 
 class ClaimVolume(Config):
-    """A claim; with several workers it must be ReadOnlyMany or ReadWriteMany."""
+    """PersistentVolumeClaim in the same namespace. With more than one worker it must be ReadOnlyMany or
+    ReadWriteMany."""
 
     claim_name: ObjectName
-    """Name of the claim."""
+    """Name of the PersistentVolumeClaim."""
 
     read_only: bool = False
-    """Mount read-only."""
+    """Mount the volume read-only."""
 
 
 class EmptyDir(Config):
-    """Ephemeral volume (emptyDir)."""
+    """Temporary directory that shares a pod's lifetime."""
 
     medium: Literal["", "Memory"] = ""
-    """Memory keeps it in memory, where it counts against the limit; left out, the node's disk."""
+    """Type of storage medium. Memory is a tmpfs and counts toward the memory limit. If unset, the node's default
+    medium."""
 
     size_limit: Quantity | None = None
-    """Most that it may hold."""
+    """Total amount of local storage required for this volume. If unset, unlimited."""
 
 
 class ConfigMapVolume(Config):
-    """The entries of a ConfigMap, each as a file."""
+    """ConfigMap to mount: each key is a file."""
 
     name: ObjectName
     """Name of the ConfigMap."""
 
     optional: bool = False
-    """Whether pods start without it."""
+    """Whether pods can start if the ConfigMap does not exist."""
 
 
 class SecretVolume(Config):
-    """The entries of a Secret, each as a file."""
+    """Secret to mount: each key is a file."""
 
     secret_name: ObjectName
     """Name of the Secret."""
 
     optional: bool = False
-    """Whether pods start without it."""
+    """Whether pods can start if the Secret does not exist."""
 
 
 class CsiVolume(Config):
-    """A volume that a driver makes for the pod and takes away with it."""
+    """Ephemeral storage that is handled by a CSI driver."""
 
     driver: Annotated[str, Field(pattern=f"(?i){DOMAIN}", max_length=63)]
-    """Name of the driver."""
+    """Name of the CSI driver that handles this volume."""
 
     fs_type: NonEmptyStr | None = None
-    """File system; left out, the driver's choice."""
+    """File system type to mount, such as ext4 or xfs. If unset, the CSI driver determines it."""
 
     read_only: bool = False
-    """Mount read-only."""
+    """Mount the volume read-only."""
 
     volume_attributes: Texts = {}
-    """Driver attributes."""
+    """Driver-specific properties that are passed to the CSI driver."""
 
     node_publish_secret_ref: SameNamespace | None = None
-    """Secret that the driver is given."""
+    """Secret with sensitive information to pass to the CSI driver."""
 
 
 class HostPath(Config):
-    """A folder of the node, always mounted to be read alone, where the operator's settings allow it."""
+    """File or directory on the node, always mounted read-only. The operator must allow it."""
 
     path: Annotated[str, Field(pattern=rf"^(/{_PART}?)+$", max_length=512)]
-    """The folder; it, or one above it, must be in the operator's setting hostPaths."""
+    """Path on the node. The path or a parent directory must be listed in `allow.hostPaths` in the Helm chart."""
 
     type: Literal["", "Directory", "DirectoryOrCreate", "File"] = ""
-    """What must be there; left out, nothing is looked at."""
+    """Type of the path, which is checked before mounting. If unset, no check is performed."""
 
 
 class Volume(Config):
-    """A volume of every worker: a name and exactly one source, in a pod's own words."""
+    """Volume of every worker: a name and exactly one source."""
 
     name: Annotated[str, Field(pattern="^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=57)]
-    """Name of the volume, for volumeMounts."""
+    """Name of the volume. Must be unique."""
 
     persistent_volume_claim: ClaimVolume | None = None
-    """A claim."""
+    """PersistentVolumeClaim in the same namespace."""
 
     empty_dir: EmptyDir | None = None
-    """Ephemeral volume (emptyDir)."""
+    """Temporary directory that shares a pod's lifetime."""
 
     config_map: ConfigMapVolume | None = None
-    """A ConfigMap's entries as files."""
+    """ConfigMap to mount: each key is a file."""
 
     secret: SecretVolume | None = None
-    """A Secret's entries as files."""
+    """Secret to mount: each key is a file."""
 
     csi: CsiVolume | None = None
-    """A volume that a CSI driver makes for the pod."""
+    """Ephemeral storage that is handled by a CSI driver."""
 
     host_path: HostPath | None = None
-    """A folder of the node, where the operator's settings allow it."""
+    """File or directory on the node. The operator must allow it."""
 
     rules = (Rule(f"[{_listed}].filter(it, it).size() == 1", lambda it: len(it.source) == 1, "name", _SOURCE),)
 
     @property
     def source(self) -> VolumeSource:
-        """Where it comes from, as a pod says it."""
+        """The source of the volume, as in a pod."""
         written = self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"name"})
         return cast("VolumeSource", written)
 
 
 class VolumeMount(Config):
-    """Where a volume is found in the workers."""
+    """Mounting of a volume within a worker."""
 
     name: Annotated[str, Field(min_length=1, max_length=57)]
-    """The volume's name."""
+    """Must match the name of a volume."""
 
     mount_path: Annotated[str, Field(pattern=f"^(/{_PART_OF_MOUNT})+$", max_length=512)]
-    """The folder."""
+    """Path within the container at which the volume is mounted."""
 
     sub_path: Within = ""
-    """Folder in the volume."""
+    """Path within the volume to mount. If unset, the root of the volume."""
 
     read_only: bool = False
-    """Mount read-only."""
+    """Mount the volume read-only."""
 
     rules = (
         Rule(
@@ -229,6 +231,6 @@ class VolumeMount(Config):
             "|| own.startsWith(self.mountPath + '/'))",
             lambda it: not any(overlaps(it.mount_path, own) for own in OWN_FOLDERS),
             "mountPath",
-            f"the pods mount folders of their own there, at {', '.join(OWN_FOLDERS)}: choose another folder",
+            f"overlaps a path that the operator mounts ({', '.join(OWN_FOLDERS)}): use another path",
         ),
     )

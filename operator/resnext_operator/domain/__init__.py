@@ -1,9 +1,9 @@
-"""Every decision about a training, as functions of its spec, its status and the observed state. Pure.
+"""Decisions about a training: pure functions of its spec, its status and the observed state.
 
-`decide` never asks which event came last, and it keeps no memory but the status. A plan deletes only evidence that
-the status already records; a plan for a training at rest is empty.
+`decide` is level-triggered: it does not depend on events, and its only memory is the status. A plan deletes only pods
+whose outcome the status already records. The plan for a training in its desired state is empty.
 
-`reconciler` decides, in order; `admission` checks a training before its pods are created; `startup` finds starts
-that failed; `rejections` handles what the API server rejected; `attempt_outcome` classifies how an attempt ended;
-`conditions` and `progress` keep the status; `reasons` has the reasons and suggested actions.
+`reconciler` calls the actions in order; `admission` checks a training before its pods are created; `startup` detects
+failed starts; `rejections` handles rejections by the API server; `attempt_outcome` classifies how an attempt ended;
+`conditions` and `progress` update the status; `reasons` and `scheduling_advice` contain reasons and suggested actions.
 """

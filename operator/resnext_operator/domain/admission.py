@@ -1,4 +1,4 @@
-"""What is refused, and what is recorded of it: by the training's own fault, by the operator's settings, or for now."""
+"""Checks of a training before its pods are created, and the status of a training with an invalid spec."""
 
 import posixpath
 from datetime import datetime
@@ -16,57 +16,61 @@ Refusal = tuple[Reason, str]
 
 
 def check_operator_policy(training: Training) -> Refusal | None:
-    """What the settings of this operator keep from trainings: their nodes' folders and network."""
+    """Reject hostPath volumes and hostNetwork that the settings of this operator do not allow."""
     workers, site = training.spec.workers, training.site
     if workers.host_network and not site.host_network:
         return Reason.FORBIDDEN_BY_OPERATOR, (
-            "spec.workers.hostNetwork: this operator allows no hostNetwork: remove it, or set `allow.hostNetwork` in "
+            "spec.workers.hostNetwork: this operator does not allow it: remove it or set `allow.hostNetwork` in "
             "the Helm chart"
         )
-    for volume in workers.volumes:
+    for index, volume in enumerate(workers.volumes):
         if volume.host_path and not _within(volume.host_path.path, site.host_paths):
-            allowed = f"only what is in {' and '.join(site.host_paths)}" if site.host_paths else "no hostPath"
+            allowed = (
+                f"only allows paths in {' and '.join(site.host_paths)}" if site.host_paths else "allows no hostPath"
+            )
             return Reason.FORBIDDEN_BY_OPERATOR, (
-                f"spec.workers.volumes, {volume.name}: {volume.host_path.path} is a folder of the node, and this "
-                f"operator allows {allowed}: use a claim, or set `allow.hostPaths` in the Helm chart"
+                f"spec.workers.volumes[{index}].hostPath.path: {volume.host_path.path}, but this operator {allowed}: "
+                "use a claim or set `allow.hostPaths` in the Helm chart"
             )
     return None
 
 
 def _within(path: str, folders: tuple[str, ...]) -> bool:
-    """Whether a path is one of the folders or in one; `..` never is, wherever it may lead."""
+    """Whether a path is one of the directories or below one. A path with `..` never is."""
     parts = posixpath.normpath(path).split("/")
     roots = [posixpath.normpath(folder).rstrip("/").split("/") for folder in folders]
     return ".." not in path.split("/") and any(parts[: len(root)] == root for root in roots)
 
 
 def check_claim_access(training: Training, state: ClusterState, replicas: int) -> Refusal | None:
-    """A claim that the nodes of several workers cannot mount together; nothing while it is not there to be judged."""
+    """Reject claims that several nodes cannot mount, if there is more than one worker; missing claims are ignored."""
     for field, claim in training.spec.shared_claims.items():
         modes = state.access_modes.get(claim, ())
         if modes and replicas > 1 and not any(mode.endswith("Many") for mode in modes):
             return Reason.VOLUME_NOT_SHAREABLE, (
-                f"{field}: claim {claim} is {' and '.join(modes)}, which cannot be mounted on several nodes: for "
-                f"{replicas} workers use a claim that is ReadOnlyMany or ReadWriteMany"
+                f"{field}: claim {claim} is {' and '.join(modes)}, which cannot be mounted on several nodes: use a "
+                f"ReadOnlyMany or ReadWriteMany claim for {replicas} workers"
             )
     return None
 
 
 def check_claim_owner(training: Training, state: ClusterState) -> Refusal | None:
-    """A claim that has the name of the training's own, and that the operator did not create for it."""
+    """Reject an existing claim NAME-checkpoints that the operator did not create for this training."""
     name = names.claim_name(training.name)
     if training.spec.checkpoints.claim_name is not None or name not in state.foreign_claims:
         return None
     return Reason.CLAIM_NOT_OWNED, (
-        f"spec.checkpoints: claim {name} exists already and was not created for a training {training.name}, so it is "
-        f"not used: set checkpoints.claimName to {name} to keep checkpoints there, or rename the training"
+        f"spec.checkpoints: claim {name} already exists and was not created for training {training.name}: "
+        f"set checkpoints.claimName to {name} to use it, or rename the training"
     )
 
 
 def plan_for_invalid_spec(before: Status, state: ClusterState, generation: int, message: str, now: datetime) -> Plan:
-    """For a resource that an API server without our rules let pass; `before` is its status.
+    """The plan for a resource with an invalid spec, which an API server without the CEL rules accepted.
 
-    What ran with it is deleted, and saves first. What had ended before has ended as it did.
+    Running pods are deleted, and save a checkpoint first. The status of a finished training does not change.
+
+    before: the current status.
     """
     pods: list[ObservedPod] = [*state.workers, *(each for each in state.launchers if not each.deleted)]
     running = tuple(ObjectRef("Pod", pod.name, pod.uid) for pod in pods if not (pod.deleting or pod.finished))

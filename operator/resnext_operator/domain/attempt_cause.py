@@ -1,4 +1,4 @@
-"""Why an attempt ended: from the launcher's exit status to the cause in the status, and on to the reason users read."""
+"""Causes of the end of an attempt, and their mapping from exit statuses of the launcher and to reasons."""
 
 from enum import StrEnum
 
@@ -12,7 +12,7 @@ class AttemptCause(StrEnum):
     COMPLETED = "completed"
     STOPPED = "stopped"
     DISRUPTED = "disrupted"
-    """A pod was evicted, preempted or deleted, or its node is lost."""
+    """A pod was evicted, preempted or deleted, or its node was lost."""
     CRASHED = "crashed"
     OUT_OF_MEMORY = "out_of_memory"
     WORLD_SIZE_MISMATCH = "world_size_mismatch"
@@ -44,7 +44,7 @@ CAUSES: dict[ExitStatus, AttemptCause] = {
     ExitStatus.CHECKPOINT_LOCKED: AttemptCause.CHECKPOINT_LOCKED,
     ExitStatus.SYSTEM_ERROR: AttemptCause.SYSTEM_ERROR,
 }
-"""The cause that an exit status of the launcher stands for, where no pod's loss explains it."""
+"""The cause for an exit status of the launcher, if the failure of another pod does not explain it."""
 
 REASONS: dict[AttemptCause, Reason] = {
     AttemptCause.COMPLETED: Reason.COMPLETED,
@@ -64,4 +64,4 @@ REASONS: dict[AttemptCause, Reason] = {
     AttemptCause.CHECKPOINT_LOCKED: Reason.CHECKPOINT_LOCKED,
     AttemptCause.SYSTEM_ERROR: Reason.SYSTEM_ERROR,
 }
-"""The reason in conditions and events."""
+"""The reason in conditions and events, by cause."""

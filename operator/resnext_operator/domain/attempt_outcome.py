@@ -1,4 +1,4 @@
-"""How an attempt ended, what it counts for, and who is to blame."""
+"""Classifies how an attempt ended, whether it counts as a failure, and which pod caused it."""
 
 import re
 from collections.abc import Sequence
@@ -18,24 +18,24 @@ PERMANENT_EXIT_STATUSES = (
     ExitStatus.NON_FINITE_LOSS,
     ExitStatus.NO_VALID_CHECKPOINT,
 )
-"""Exit statuses that another attempt would only repeat."""
+"""Exit statuses that another attempt would repeat; the training fails."""
 
-# A launcher often dies before its node is known to be gone: a node's heartbeat is missed after 40 s, its pods after 70.
+# A launcher often exits before the loss of a node is known: a missed heartbeat is detected after 40 s, pods after 70 s.
 EVIDENCE_GRACE = timedelta(seconds=90)
 
-# Where the worker's node is known to live, its kubelet tells of its pods one after the other, within a second or two.
+# If the worker's node is known to be alive, its kubelet reports the end of its pods within a second or two.
 EVIDENCE_GRACE_LIVE_NODE = timedelta(seconds=5)
 
 NODE_FAULT_CAUSES = (AttemptCause.CRASHED, AttemptCause.UNREACHABLE, AttemptCause.GPU_UNAVAILABLE, AttemptCause.HUNG)
-"""Causes that may be a node's fault; a limit of memory is the same on every node."""
+"""Causes that may be faults of a node. Running out of memory is not: the limit is the same on every node."""
 
 REPLACE_POD_CAUSES = (AttemptCause.UNREACHABLE, AttemptCause.GPU_UNAVAILABLE, AttemptCause.HUNG)
-"""Causes after which the pod to blame still runs, and would only do the same again."""
+"""Causes after which the culprit pod may still be running and must be replaced."""
 
 
 @dataclass(frozen=True)
 class AttemptOutcome:
-    """How an attempt ended, and what it counts for."""
+    """How an attempt ended, and whether it counts as a failure."""
 
     cause: AttemptCause
     message: str
@@ -49,7 +49,7 @@ class AttemptOutcome:
     log: tuple[str, ...] = ()
 
     def record_in(self, attempt: AttemptStatus, now: datetime) -> None:
-        """Put the end into the status of the attempt."""
+        """Record the end in the status of the attempt."""
         attempt.end_time = now
         attempt.cause, attempt.message, attempt.exit_code = self.cause.value, self.message, self.exit_code
         attempt.pod, attempt.node, attempt.rank = self.pod or None, self.node or None, self.rank
@@ -58,16 +58,16 @@ class AttemptOutcome:
 
 @dataclass(frozen=True)
 class AttemptObservation:
-    """The attempt under way: its launcher, and the newest pod of each worker that it was started on."""
+    """The current attempt: its launcher, and the newest pod of each of its workers."""
 
     training: Training
     launcher: ObservedLauncher | None
     workers: Sequence[ObservedWorker | None]
     stopping: bool
-    """The operator has asked it to stop, or is about to."""
+    """The operator has requested a stop, or is about to."""
 
     def classify(self, now: datetime) -> AttemptOutcome | timedelta | None:
-        """None while it goes on; a time to wait while that cannot be told yet."""
+        """The outcome; None while the attempt is running; the time to wait if the outcome is not known yet."""
         launcher = self.launcher
         if launcher is None or (launcher.deleted and not launcher.finished):
             if self.stopping:
@@ -86,11 +86,11 @@ class AttemptObservation:
 
     @staticmethod
     def _is_saving(pod: ObservedWorker | None) -> bool:
-        """A worker that is being deleted saves first, and its launcher then ends with an exit status of its own."""
+        """A worker that is being deleted saves a checkpoint first; its launcher then exits with its own status."""
         return pod is not None and pod.deleting and not pod.unreachable
 
     def _lost_workers(self) -> list[int]:
-        """The workers without a living pod; failures of their own first."""
+        """Indexes of the workers without a live pod, failures before disruptions."""
 
         def disrupted(index: int) -> bool:
             pod = self.workers[index]
@@ -102,7 +102,7 @@ class AttemptObservation:
         code = launcher.exit_code if launcher.exit_code is not None else 1
         status = ExitStatus.of_exit_code(code)
         report = launcher.report or TerminationReport(
-            verdict=status.name.lower(), message=f"the launcher ended with exit code {code}"
+            verdict=status.name.lower(), message=f"the launcher exited with code {code}"
         )
         ending = AttemptOutcome(CAUSES[status], report.message, code)
         if status in (ExitStatus.COMPLETED, ExitStatus.STOPPED) or status in PERMANENT_EXIT_STATUSES:
@@ -124,8 +124,8 @@ class AttemptObservation:
         return left if status is ExitStatus.CRASHED and left > timedelta(0) else counted
 
     def _evidence_grace(self, launcher: ObservedLauncher, report: TerminationReport) -> timedelta:
-        """How long a crash waits for what may explain it: less where no node can have been lost unseen."""
-        # The launcher's end was told by its node's kubelet, so that node lives.
+        """Time to wait for evidence that explains a crash: less if no node can be lost without detection."""
+        # The kubelet reported the end of the launcher, so its node is alive.
         together = bool(launcher.node) and all(pod and pod.node == launcher.node for pod in self.workers)
         return EVIDENCE_GRACE_LIVE_NODE if together or report.rank is not None else EVIDENCE_GRACE
 
@@ -149,14 +149,11 @@ class AttemptObservation:
 
     def _out_of_memory(self) -> str:
         if limit := self.training.spec.workers.memory_limit:
-            return (
-                f"killed for memory (OOMKilled) at its limit of {limit}: raise workers.resources.limits.memory, "
-                "or lower batchSize"
-            )
-        return "OOMKilled by the node; no memory limit set: set workers.resources.limits"
+            return f"OOMKilled at its memory limit of {limit}: raise workers.resources.limits.memory or lower batchSize"
+        return "OOMKilled by the node, and no memory limit is set: set workers.resources.limits.memory"
 
     def _attribute_failure(self, report: TerminationReport, ending: AttemptOutcome) -> AttemptOutcome:
-        """With the pod that the report blames, by a rank's number or, alone, by name."""
+        """The outcome with the culprit pod: that of the rank in the report, or the only pod that the message names."""
         pods = [pod for pod in self.workers if pod]
         if report.rank is not None:
             index = report.rank // self.training.spec.workers.ranks

@@ -1,4 +1,4 @@
-"""Conditions of the status, as metav1.Condition."""
+"""Conditions of the status, as in metav1.Condition."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -8,7 +8,7 @@ from resnext_operator.domain.reasons import Reason
 
 
 class Conditions:
-    """The conditions of a training; the transition time of each moves only with its status."""
+    """The conditions of a training. The transition time of a condition changes only with its status."""
 
     def __init__(self, before: Iterable[Condition], generation: int, now: datetime) -> None:
         self._all = {each.type: each for each in before}
@@ -35,15 +35,15 @@ class Conditions:
         return (found := self.get(kind)) is not None and found.status == "False"
 
     def reason(self, kind: ConditionType) -> str:
-        """Empty for a condition that was never set."""
+        """The reason of a condition; empty if it was never set."""
         return found.reason if (found := self.get(kind)) else ""
 
     def message(self, kind: ConditionType) -> str:
-        """Empty for a condition that was never set."""
+        """The message of a condition; empty if it was never set."""
         return found.message if (found := self.get(kind)) else ""
 
     def last_transition_time(self, kind: ConditionType) -> datetime:
-        """When the condition last changed; raises KeyError for one that was never set."""
+        """Last transition of a condition. Raises KeyError if it was never set."""
         return self._all[kind].last_transition_time
 
     def all(self) -> list[Condition]:
@@ -51,7 +51,7 @@ class Conditions:
 
 
 def keep_transitions(before: Iterable[Condition], after: Iterable[Condition]) -> list[Condition]:
-    """Conditions after several steps: the transition time of one that ends where it was before does not move."""
+    """Conditions after a change: the transition time is kept if the status is the same before and after."""
     stood = {each.type: each for each in before}
     return [
         each.model_copy(update={"last_transition_time": old.last_transition_time})

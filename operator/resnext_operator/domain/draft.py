@@ -1,4 +1,4 @@
-"""A decision in the making: what is known of a training, and what is to be done about it."""
+"""The state of one decision: the observed state of a training, and the plan that is being built."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -17,7 +17,7 @@ from resnext_operator.rendering.hashing import pod_revision
 
 
 class Draft:
-    """What `decide` knows and has decided so far. Rules read it; actions change it."""
+    """Input and intermediate result of `decide`. Rules read it; actions change it."""
 
     def __init__(self, training: Training, state: ClusterState, now: datetime) -> None:
         self.training, self.state, self.now = training, state, now
@@ -35,16 +35,16 @@ class Draft:
         self.needs_ssh_secret = self.needs_admission = self.needs_launcher_admission = False
         self.requeue_after: timedelta | None = None
         self.evidence_is_recorded = True
-        """What the last status did not know must be written before its evidence is deleted."""
+        """False if the status has new outcomes, which must be written before the pods that show them are deleted."""
         self.replicas = self._known_replicas() if training.invalid else training.spec.workers.replicas
-        """Number of workers that the training has in this decision."""
+        """Number of workers in this decision."""
 
     def _known_replicas(self) -> int:
-        """Number of workers where the spec is invalid: as many as the last attempt had, or as many as there are."""
+        """Number of workers if the spec is invalid: that of the last attempt, or the number of live workers."""
         last, living = self.status.last_attempt, [pod for pod in self.state.workers if not pod.terminated]
         return (last and last.workers) or len({pod.index for pod in living}) or self.training.spec.workers.replicas
 
-    # -- what is known -------------------------------------------------------------------------------------------
+    # -- state ---------------------------------------------------------------------------------------------------
 
     @property
     def phase(self) -> Phase:
@@ -56,7 +56,7 @@ class Draft:
 
     @property
     def attempt(self) -> AttemptStatus | None:
-        """The attempt that is under way."""
+        """The current attempt, if it has not ended."""
         last = self.status.last_attempt
         return last if last and not last.ended else None
 
@@ -68,10 +68,10 @@ class Draft:
 
     @property
     def rejection(self) -> RejectionStatus | None:
-        """What was rejected at the last try, until all pods exist."""
+        """The latest rejection, until all pods exist."""
         return self.status.rejection
 
-    # -- what is decided -----------------------------------------------------------------------------------------
+    # -- decision ------------------------------------------------------------------------------------------------
 
     def transition_to(self, phase: Phase, reason: Reason, message: str, *, bad: bool = False) -> None:
         """Change phase and reason, and emit an event if either is new."""
@@ -86,7 +86,7 @@ class Draft:
                 self.delete[pod.uid] = ObjectRef("Pod", pod.name, pod.uid, grace)
 
     def requeue_at(self, time: datetime) -> None:
-        """Decide again at this time at the latest."""
+        """Request another decision at this time at the latest."""
         wait = time - self.now
         self.requeue_after = min(wait, self.requeue_after) if self.requeue_after else wait
 
@@ -104,7 +104,7 @@ class Draft:
             delete=tuple(self.delete.values()),
             ungate=tuple(self.ungate),
             status=status,
-            # What is refused and ends by it says so once.
+            # A rejection that fails the training is reported once.
             events=tuple(dict.fromkeys(self.events)),
             needs_ssh_secret=self.needs_ssh_secret,
             needs_admission=self.needs_admission,

@@ -1,4 +1,4 @@
-"""The observed state of a training's children, and what the API server rejected."""
+"""The observed state of the children of a training, and rejections of the API server."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from resnext_trainer.contract import Progress, TerminationReport
 
 @dataclass(frozen=True, kw_only=True)
 class ObservedPod:
-    """What decisions need of a pod, as the cluster shows it."""
+    """Observed state of a pod, as far as decisions depend on it."""
 
     name: str
     uid: str
@@ -18,9 +18,9 @@ class ObservedPod:
     disrupted: bool = False
     """Evicted, preempted or on a lost node."""
     unreachable: bool = False
-    """Its node does not answer: it stays in Terminating until that node is back or removed."""
+    """Its node does not respond: the pod stays in Terminating until the node recovers or is deleted."""
     waiting_reason: str = ""
-    """Why it does not start, in the scheduler's or the kubelet's words."""
+    """Why it does not start: message of the scheduler or the kubelet."""
     unschedulable: bool = False
     scheduled: datetime | None = None
     exit_code: int | None = None
@@ -33,7 +33,7 @@ class ObservedPod:
 
 @dataclass(frozen=True, kw_only=True)
 class ObservedWorker(ObservedPod):
-    """A worker pod as the cluster shows it."""
+    """Observed state of a worker pod."""
 
     index: int
     generation: int
@@ -41,17 +41,17 @@ class ObservedWorker(ObservedPod):
     address: str = ""
     unschedulable_since: datetime | None = None
     termination_message: str = ""
-    """Why its container ended."""
+    """Termination message of its container."""
     ended_by: str = ""
-    """The same in one word, such as StartError or OOMKilled."""
+    """Reason of the termination, such as StartError or OOMKilled."""
     out_of_memory: bool = False
     created: datetime | None = None
     gated: bool = False
-    """Not given to the scheduler yet, until all pods of the training are admitted."""
+    """Has the scheduling gate of the operator, until all pods of the training are admitted."""
     revision: str = ""
-    """Which settings it was made from; empty if that is not known."""
+    """Hash of the settings that it was created from; empty if unknown."""
     keys: str = ""
-    """Which Secret it mounts; empty if that is not known."""
+    """UID of the Secret that it mounts; empty if unknown."""
 
     @property
     def terminated(self) -> bool:
@@ -60,48 +60,48 @@ class ObservedWorker(ObservedPod):
 
 @dataclass(frozen=True, kw_only=True)
 class ObservedLauncher(ObservedPod):
-    """A launcher pod as the cluster shows it."""
+    """Observed state of a launcher pod."""
 
     attempt: int
     report: TerminationReport | None = None
     ended: datetime | None = None
     workers: int | None = None
-    """How many workers it was started on."""
+    """Number of workers of its attempt."""
     deleted: bool = False
-    """No longer in the cluster; this is how it was last seen."""
+    """No longer in the cluster; the other fields are its last observed state."""
 
 
 @dataclass(frozen=True)
 class ClusterState:
-    """What the cluster shows of one training's children."""
+    """Observed state of the children of one training."""
 
     workers: tuple[ObservedWorker, ...] = ()
     launchers: tuple[ObservedLauncher, ...] = ()
     present: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    """The children that are no pods, and the claims that the training names: the hash of what was desired, if known."""
+    """Children other than pods, and claims that the spec names, with the hash of the desired manifest, if known."""
     access_modes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """How each of these claims can be mounted."""
+    """Access modes of these claims."""
     foreign_claims: frozenset[str] = frozenset()
-    """Which of these claims the operator did not create for this training."""
+    """The claims that the operator did not create for this training."""
     progress: Progress | None = None
-    """What worker 0 said last."""
+    """Latest progress report of worker 0."""
     last_steps: Mapping[int, int | None] = field(default_factory=dict)
-    """The last step of each rank, asked for when no step was made for a while; None for a rank that did not answer."""
+    """Last step of each rank, polled while no steps are completed; None for a rank that did not respond."""
     keys: str | None = None
-    """The uid of the Secret with the keys; None when nobody has looked."""
+    """UID of the Secret with the SSH keys; None if it was not read."""
     quota: bool | None = None
-    """Whether the namespace has a ResourceQuota; known only once the API server would admit the pods: before, None."""
+    """Whether the namespace has a ResourceQuota; None until a dry run has admitted the pods."""
     launcher_admitted: bool = False
-    """Whether the API server would admit the launcher now that all workers exist."""
+    """Whether a dry run has admitted the launcher after all workers were created."""
 
 
 @dataclass(frozen=True)
 class Rejection:
-    """An object that the API server did not create, and why."""
+    """Object that the API server rejected, and the cause."""
 
     kind: str
     name: str
     role: str
-    """The pod's role; empty for what is no pod."""
+    """Role of the pod; empty for other objects."""
     code: int
     message: str

@@ -1,4 +1,4 @@
-"""What one reconciliation does: objects to create, update and delete, status and events."""
+"""The result of one decision: objects to create, update and delete, status and events."""
 
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -11,18 +11,18 @@ from resnext_operator.api.status import Status
 
 @dataclass(frozen=True)
 class ObjectRef:
-    """An object to delete: this one, and not another of the same name."""
+    """Reference to an object by name and UID."""
 
     kind: str
     name: str
     uid: str
     grace_seconds: int | None = None
-    """Time that it has to end; None is what its pod asks for."""
+    """Grace period for the deletion; None is that of the pod."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """A transition that is recorded as a Kubernetes event."""
+    """Kubernetes event to record."""
 
     type: Literal["Normal", "Warning"]
     reason: str
@@ -31,20 +31,20 @@ class Event:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done about one training."""
+    """Changes to make for one training."""
 
     create: tuple[Pod | SharedObject, ...] = ()
     update: tuple[SharedObject, ...] = ()
     delete: tuple[ObjectRef, ...] = ()
     ungate: tuple[ObjectRef, ...] = ()
-    """Workers to give to the scheduler."""
+    """Workers whose scheduling gate is removed."""
     status: Status = field(default_factory=Status)
-    """The whole new status."""
+    """The complete new status."""
     events: tuple[Event, ...] = ()
     needs_ssh_secret: bool = False
-    """This plan is none yet: look for the Secret, make it if it is not there, and decide again knowing its uid."""
+    """The plan is incomplete: ensure that the Secret exists, and decide again with its UID."""
     needs_admission: bool = False
-    """This plan is none yet: ask the API server whether it would admit the pods, and decide again."""
+    """The plan is incomplete: dry-run the creation of the pods, and decide again."""
     needs_launcher_admission: bool = False
-    """This plan is none yet: ask the API server again about the launcher, now that all workers exist."""
+    """The plan is incomplete: dry-run the creation of the launcher after that of all workers, and decide again."""
     requeue_after: timedelta | None = None

@@ -1,4 +1,4 @@
-"""Progress in the status: how far the training is and how fast, and what `kubectl get` prints of it."""
+"""Progress in the status: completed steps, throughput, and the columns of `kubectl get`."""
 
 from datetime import datetime, timedelta
 from statistics import median
@@ -7,23 +7,23 @@ from resnext_operator.api.attempts import AttemptStatus
 from resnext_operator.api.status import OperatorState, ProgressStatus, Status, Summary
 from resnext_trainer.contract import Progress
 
-# An odd number, so that one evaluation or one slow poll is never the median's neighbour for long.
+# An odd number, so that the median is one of the samples.
 _STEP_TIME_SAMPLES = 9
 
 _RATES = {"images_per_second": None, "estimated_completion_time": None}
-"""Fields of the progress that hold only while steps are made."""
+"""Fields of the progress that are valid only while steps are completed."""
 
 _RESULTS = ("loss", "top1", "top5", "best_top1")
-"""Fields of the progress that a new attempt does not know at first; the last values still hold."""
+"""Fields of the progress that a new attempt does not report at first; the last values are kept."""
 
 _REPORTED = ("epoch", "epochs", "step", "steps", "images_per_second", *_RESULTS)
 
-# A training that would take longer has no date of completion that anybody could use.
+# A longer estimate is omitted.
 _MAX_REMAINING = timedelta(days=3650)
 
 
 def update_progress(status: Status, attempt: AttemptStatus | None, progress: Progress, now: datetime) -> None:
-    """Put into the status how far the training is; nothing moves while no step is made."""
+    """Update the progress in the status; it does not change while no steps are completed."""
     before = status.progress
     known = {name: value for name in _REPORTED if (value := getattr(progress, name)) is not None}
     results = {name: value for name in _RESULTS if (value := getattr(before, name, None)) is not None}
@@ -43,19 +43,19 @@ def _lasting(progress: ProgressStatus) -> ProgressStatus:
 
 
 def drop_rates(status: Status) -> None:
-    """Take out of the status what holds only while steps are made; results stay."""
+    """Remove the fields that are valid only while steps are completed; results are kept."""
     if status.progress:
         status.progress = status.progress.model_copy(update=_RATES)
 
 
 def step_seconds(status: Status) -> float | None:
-    """The median time of a step in the attempt under way; None before there are three samples."""
+    """Median step time of the current attempt; None for fewer than three samples."""
     samples = status.operator_state.step_seconds
     return median(samples) if len(samples) >= 3 else None
 
 
 def _with_step_time(state: OperatorState, before: ProgressStatus | None, step: int, now: datetime) -> OperatorState:
-    """One more sample of a step's time, from two answers of the same attempt with steps between them."""
+    """Add a sample of the step time, from two reports of the same attempt with steps between them."""
     if state.first_step is None:
         return state.model_copy(update={"first_step": step, "first_time": now.replace(microsecond=0)})
     if before is None or (steps := step - before.step) <= 0:
@@ -68,7 +68,7 @@ def _with_step_time(state: OperatorState, before: ProgressStatus | None, step: i
 def _completion_time(
     before: ProgressStatus | None, state: OperatorState, progress: Progress, now: datetime
 ) -> datetime | None:
-    """By the steps done since this attempt began; kept while no step was done since."""
+    """Estimate from the steps of the current attempt; kept while no steps are completed."""
     if before and progress.step == before.step and before.estimated_completion_time:
         return before.estimated_completion_time
     if state.first_step is None or state.first_time is None:
@@ -81,7 +81,7 @@ def _completion_time(
 
 
 def summarize(status: Status) -> Summary:
-    """What `kubectl get` prints: its columns format nothing themselves."""
+    """The columns of `kubectl get`, which cannot format values itself."""
     shown: dict[str, str] = {}
     if workers := status.workers:
         shown["workers"] = f"{workers.ready}/{workers.replicas}"
@@ -92,13 +92,13 @@ def summarize(status: Status) -> Summary:
             if (value := getattr(progress, name)) is not None:
                 shown[name] = format(value, places)
         if progress.estimated_completion_time:
-            # Against the time of the progress, not of now: nothing is written while nothing moves.
+            # Relative to the time of the progress, not to now, so that the status does not change without progress.
             shown["eta"] = duration(progress.estimated_completion_time - progress.updated_time)
     return Summary(**shown)
 
 
 def duration(time: timedelta) -> str:
-    """A time as kubectl prints it in its AGE column: two units at most, such as 5m30s, 3h5m or 2d7h."""
+    """A duration in the format of the AGE column of kubectl: at most two units, such as 5m30s, 3h5m or 2d7h."""
     seconds = max(0, int(time.total_seconds()))
     minutes, hours = seconds // 60, seconds // 3600
     if seconds < 120:

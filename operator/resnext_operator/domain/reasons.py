@@ -4,12 +4,12 @@ from enum import StrEnum
 
 from resnext_operator.domain.plan import Event
 
-# The API server takes no longer message.
+# Maximum length of the message of an event.
 _MAX_MESSAGE_LENGTH = 1024
 
 
 class Reason(StrEnum):
-    """Why a condition has its status, or what an event reports; the string below each member is its documentation."""
+    """Reasons of conditions and events; the string below each member is its documentation."""
 
     # Admission.
     ACCEPTED = "Accepted"
@@ -73,7 +73,7 @@ class Reason(StrEnum):
     CHECKPOINT_SAVED = "CheckpointSaved"
     """A checkpoint was saved."""
     RECIPE_CHANGED = "RecipeChanged"
-    """The run continues with another recipe or dataset (`checkpoint.onMismatch: continue`); the message and
+    """The run resumes with a different recipe or dataset (`checkpoint.onMismatch: continue`); the message and
     `status.checkpoint.differences` list the differences.
     """
     RESUMED_EARLIER = "ResumedEarlier"
@@ -129,7 +129,7 @@ class Reason(StrEnum):
     INVALID_DATA = "InvalidData"
     """Images are missing or corrupt; the message names the file."""
     NON_FINITE_LOSS = "NonFiniteLoss"
-    """The loss is NaN or infinite, also after `maxRollbacks` rollbacks."""
+    """The loss is NaN or infinite, even after `maxRollbacks` rollbacks."""
     NO_VALID_CHECKPOINT = "NoValidCheckpoint"
     """The checkpoint directory has checkpoints, and all of them are damaged."""
     CHECKPOINT_NOT_SAVED = "CheckpointNotSaved"
@@ -141,7 +141,7 @@ class Reason(StrEnum):
     and counted.
     """
 
-    # Why a training fails, whatever the cause of the last attempt.
+    # Why a training fails, independent of the cause of the last attempt.
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
     """The training failed more often than `runPolicy.backoffLimit`."""
     DEADLINE_EXCEEDED = "DeadlineExceeded"
@@ -151,40 +151,40 @@ class Reason(StrEnum):
 
 
 SUGGESTED_ACTIONS = {
-    Reason.SPEC_INVALID: "Suspend it, correct the fields that can change, and resume; or create it again, corrected.",
-    Reason.POD_CREATION_REJECTED: "Follow the advice in the message. The operator tries again.",
+    Reason.SPEC_INVALID: "Suspend the training, correct its mutable fields and resume it; or recreate it.",
+    Reason.POD_CREATION_REJECTED: "Follow the advice in the message. The operator retries.",
     Reason.PODS_INVALID: "Correct the field that the message names.",
-    Reason.WORKER_START_FAILED: "Read the log lines in the message; check image, architecture and volumes.",
-    Reason.UNSCHEDULABLE: "Add nodes or GPUs, or ask for less.",
-    Reason.CONTAINER_NOT_STARTING: "Correct the image or its pull secret.",
-    Reason.LAUNCHER_PENDING: "As for workers: nodes, image, pull secret.",
+    Reason.WORKER_START_FAILED: "See the log lines in the message; check image, CPU architecture and volumes.",
+    Reason.UNSCHEDULABLE: "Follow the advice in the message, which depends on the cause that the scheduler reports.",
+    Reason.CONTAINER_NOT_STARTING: "Correct the image or its pull Secret.",
+    Reason.LAUNCHER_PENDING: "Follow the advice in the message, or check the image and its pull Secret.",
     Reason.RESUMED_EARLIER: "Check the checkpoint volume.",
-    Reason.STALLED: "Look at that rank's node, or raise runPolicy.stallTimeoutMultiple.",
+    Reason.STALLED: "Check the node of that rank, or raise runPolicy.stallTimeoutMultiple.",
     Reason.DISRUPTED: "No action; training resumes.",
-    Reason.CRASHED: "Read the attempt's message and the pod's log.",
-    Reason.WORLD_SIZE_MISMATCH: "Read the message; look at the image's Open MPI.",
-    Reason.UNREACHABLE: "Look at network policies, and at that pod's log.",
-    Reason.GPU_UNAVAILABLE: "Check the driver on the node named.",
-    Reason.HUNG: "Look at the rank's node and log.",
-    Reason.INVALID_CONFIGURATION: "Fix the spec and recreate it.",
+    Reason.CRASHED: "See the message of the attempt and the log of the pod.",
+    Reason.WORLD_SIZE_MISMATCH: "See the message; check Open MPI in the image.",
+    Reason.UNREACHABLE: "Check network policies and the log of that pod.",
+    Reason.GPU_UNAVAILABLE: "Check the GPU driver on the node in the message.",
+    Reason.HUNG: "Check the node and the log of the rank.",
+    Reason.INVALID_CONFIGURATION: "Correct the spec and recreate the training.",
     Reason.INVALID_DATA: "Repair the dataset and recreate the training.",
-    Reason.NON_FINITE_LOSS: "Lower optimizer.learningRate, or look at the images.",
-    Reason.NO_VALID_CHECKPOINT: "Restore one, or empty the folder.",
-    Reason.CHECKPOINT_NOT_SAVED: "Check free space and permissions of the checkpoint volume.",
-    Reason.CHECKPOINT_LOCKED: "Stop the other training that uses this directory, or set checkpoints.subPath.",
-    Reason.SYSTEM_ERROR: "Check limits, memory and storage on the node named in the message.",
-    Reason.BACKOFF_LIMIT_EXCEEDED: "Fix the last failure's cause and recreate the training.",
-    Reason.DEADLINE_EXCEEDED: "Create it again with more time: it goes on.",
-    Reason.PENDING_DEADLINE_EXCEEDED: "Read the message; create it again.",
+    Reason.NON_FINITE_LOSS: "Lower optimizer.learningRate, or check the images.",
+    Reason.NO_VALID_CHECKPOINT: "Restore a checkpoint, or empty the directory to start over.",
+    Reason.CHECKPOINT_NOT_SAVED: "Check the free space and permissions of the checkpoint volume.",
+    Reason.CHECKPOINT_LOCKED: "Stop the other training that uses the directory, or set checkpoints.subPath.",
+    Reason.SYSTEM_ERROR: "Check limits, memory and storage of the node in the message.",
+    Reason.BACKOFF_LIMIT_EXCEEDED: "Resolve the cause of the last failure and recreate the training.",
+    Reason.DEADLINE_EXCEEDED: "Recreate the training with a longer deadline; it resumes from its last checkpoint.",
+    Reason.PENDING_DEADLINE_EXCEEDED: "Resolve the cause in the message and recreate the training.",
 }
-"""What to do, where the message itself does not say it."""
+"""Suggested action of a warning event whose message does not include one."""
 
 ADVICE = " → "
-"""Stands in a message before what to do."""
+"""Separates the message from the suggested action."""
 
 
 def warning(reason: Reason, message: str) -> Event:
-    """What went wrong, and what to do about it: a long message is shortened, the advice is not."""
+    """Warning event with a suggested action. A long message is truncated; the suggested action is not."""
     text, _, advice = (
         message.rpartition(ADVICE) if ADVICE in message else (message, "", SUGGESTED_ACTIONS.get(reason, ""))
     )

@@ -1,4 +1,4 @@
-"""What is done about a training, in order: children, workers, a launcher, and again until it has ended."""
+"""The decision about a training: which actions apply, in order."""
 
 from datetime import datetime
 
@@ -34,13 +34,13 @@ STOP_RULES: tuple[Rule, ...] = (
     pod_template_changed,
     ssh_keys_recreated,
 )
-"""Why the attempt under way must end; the first that applies."""
+"""Reasons to stop the current attempt, in order of precedence; the first match wins."""
 
 
 def decide(training: Training, state: ClusterState, now: datetime) -> Plan:
-    """What to create, delete, record and emit.
+    """What to create, update and delete, the new status, and events to record.
 
-    The plan is empty when another manager looks after the training, or the garbage collector is deleting it.
+    The plan is empty if another controller manages the training, or if the training is being deleted.
     """
     if training.deleting or training.spec.managed_by not in (None, CONTROLLER_NAME):
         return Plan(status=training.status)

@@ -1,6 +1,6 @@
-"""Objects that the API server does not create: why, what to do about it, when to try again, and what the status keeps.
+"""Objects that the API server rejects: cause, suggested action, time of the retry, and the record in the status.
 
-The status keeps a rejection until the whole set of pods exists.
+The status keeps a rejection until all pods exist.
 """
 
 import hashlib
@@ -27,9 +27,9 @@ _SCHEDULING_REASONS = (
     Reason.CLAIM_NOT_FOUND,
     Reason.VOLUME_STILL_ATTACHED,
 )
-"""Reported again by each try, since a rejection takes their place in the status."""
+"""Reasons whose events would be repeated by each retry, because a rejection replaces them in the status."""
 
-# What an admission webhook or policy may add without bound.
+# The messages of admission webhooks and policies have no limit.
 _MAX_MESSAGE_LENGTH = 700
 
 
@@ -51,7 +51,7 @@ _SIGNS = (
     (Cause.POD_SECURITY, r"violates PodSecurity"),
     (Cause.WEBHOOK, r"admission webhook "),
     (Cause.POLICY, r"ValidatingAdmissionPolicy "),
-    # The spec's own requests are at most its limits: where they are not, the limit is a LimitRange's default.
+    # Requests in the spec do not exceed its limits, so such a limit is the default of a LimitRange.
     (
         Cause.LIMIT_RANGE,
         r"usage per (Container|Pod|PersistentVolumeClaim)|limit to request ratio per "
@@ -59,11 +59,11 @@ _SIGNS = (
     ),
     (Cause.RIGHTS, r'User "[^"]*" cannot '),
 )
-"""How a message shows its cause; the first that fits."""
+"""Patterns of messages by cause; the first match wins."""
 
 
 def cause_of(rejection: Rejection) -> Cause:
-    """Why an object was rejected. Webhooks and policies may answer 400 or 422 as well, and may change their minds."""
+    """Why an object was rejected. Webhooks and policies may also respond with 400 or 422, and a retry may succeed."""
     found = next((cause for cause, sign in _SIGNS if re.search(sign, rejection.message)), None)
     if found is not None:
         return found
@@ -71,7 +71,7 @@ def cause_of(rejection: Rejection) -> Cause:
 
 
 def advice(rejection: Rejection) -> str:
-    """What to do about it, with the field's name where the message contains it."""
+    """Suggested action, with the name of the field if the message contains it."""
     message, part = rejection.message, "launcher" if rejection.role == "launcher" else "workers"
     fields = _fields(rejection)
     listed = " and ".join(fields)
@@ -83,7 +83,7 @@ def advice(rejection: Rejection) -> str:
                 f"raise the namespace's ResourceQuota, or lower {' or '.join(fields) or 'what the training requests'}"
             )
         case Cause.LIMIT_RANGE:
-            return f"change {listed or f'spec.{part}.resources'} to what the namespace's LimitRange allows"
+            return f"set {listed or f'spec.{part}.resources'} to a value that the namespace's LimitRange allows"
         case Cause.POD_SECURITY:
             return (
                 "remove the volumes of type hostPath and hostNetwork from spec.workers, "
@@ -94,7 +94,7 @@ def advice(rejection: Rejection) -> str:
         case Cause.POLICY:
             return "change the field that the policy names, or ask the owner of the policy"
         case Cause.RIGHTS:
-            return "grant this right to the operator's service account: install the chart's current role"
+            return "grant this permission to the operator's service account: install the current role of the Helm chart"
         case Cause.INVALID:
             return "correct the field that the message names"
     if "PriorityClass" in message:
@@ -102,12 +102,12 @@ def advice(rejection: Rejection) -> str:
     if "RuntimeClass" in message:
         return f"create the RuntimeClass, or change spec.{part}.runtimeClassName"
     if "being terminated" in message:
-        return "the namespace is being deleted: create the training in another one"
-    return "read the message; the operator tries again"
+        return "the namespace is being deleted: create the training in another namespace"
+    return "see the message; the operator retries"
 
 
 def _fields(rejection: Rejection) -> list[str]:
-    """The fields of the spec that a message of a quota or a LimitRange is about."""
+    """The fields of the spec to which the message of a quota or LimitRange refers."""
     message = rejection.message
     if rejection.kind == "PersistentVolumeClaim":
         return ["spec.checkpoints.template.size"]
@@ -130,10 +130,10 @@ def _fields(rejection: Rejection) -> list[str]:
 
 
 def _field(part: str, name: str, role: str) -> str:
-    """A quota's name of a resource as the field of the spec that sets it."""
+    """The field of the spec that sets a resource, from its name in a quota."""
     kind, _, resource = name.partition(".")
     if kind in ("limits", "requests") and resource:
-        # An extended resource is written as a limit alone.
+        # Extended resources are only set in limits.
         return f"{part}.resources.{'limits' if '/' in resource else kind}.{resource}"
     if name in ("cpu", "memory", "ephemeral-storage"):
         return f"{part}.resources.requests.{name}"
@@ -143,10 +143,10 @@ def _field(part: str, name: str, role: str) -> str:
 
 
 def plan_after_api_rejection(training: Training, plan: Plan, rejection: Rejection, now: datetime) -> Plan:
-    """What is recorded when the API server has rejected an object of a plan.
+    """The plan after the API server has rejected an object of `plan`: only status, events and requeue.
 
-    The rest of the plan is recorded as well, so that deadlines count from what happened and not from the last try. But
-    for a launcher: an attempt that was not created must not be recorded, or the next decision would find it lost.
+    The rest of the status is recorded as well, so that deadlines are not extended by retries. The exception is a
+    launcher: an attempt that was not created must not be recorded, or the next decision would consider it lost.
     """
     launches = any(each["metadata"]["labels"].get(names.ROLE) == "launcher" for each in plan.create)
     before = training.status
@@ -172,7 +172,7 @@ def plan_after_api_rejection(training: Training, plan: Plan, rejection: Rejectio
     if before.reason != reason or before.rejection is None or before.rejection.cause != cause:
         events += (warning(reason, message),)
     status.reason = reason.value
-    # The plan was decided from the stored status, and passes through states that are not stored.
+    # The plan starts from the stored status; its intermediate states are not stored.
     status.conditions = keep_transitions(before.conditions, conditions.all())
     status.workers = plan.status.workers or status.workers
     status.summary = summarize(status)
@@ -184,7 +184,7 @@ def plan_after_api_rejection(training: Training, plan: Plan, rejection: Rejectio
 def _with_rejection(
     training: Training, rejection: Rejection, cause: Cause, message: str, now: datetime
 ) -> RejectionStatus:
-    """What the status keeps of a rejection, and of those before it."""
+    """The record of a rejection in the status, with the counters of the previous ones."""
     before = training.status.rejection
     tries = (before.tries if before else 0) + 1
     return RejectionStatus(
@@ -201,7 +201,7 @@ def _with_rejection(
 
 
 def released(training: Training, rejection: RejectionStatus, now: datetime) -> tuple[RejectionStatus, timedelta]:
-    """The rejection after its pods are deleted, and the pause before the next try."""
+    """The rejection after its pods are deleted, and the delay before the next try."""
     times = rejection.released + 1
     wait = _with_jitter(training, times, RELEASED_FIRST, RELEASED_LAST)
     changes = {"held_since": None, "released": times, "tries": 0, "retry_time": now + wait}
@@ -209,8 +209,8 @@ def released(training: Training, rejection: RejectionStatus, now: datetime) -> t
 
 
 def _with_jitter(training: Training, times: int, first: timedelta, last: timedelta) -> timedelta:
-    """A doubling pause, half to one and a half of it: different for each training, so that two that hold parts of one
-    quota do not try again at the same time; and the same whenever it is computed."""
+    """Exponential backoff with a factor of 0.5 to 1.5. It differs between trainings, so that trainings that compete for
+    a quota do not retry at the same time. It is deterministic: a function of the UID and the number of tries."""
     digest = hashlib.sha256(f"{training.uid}/{times}/{first}".encode()).digest()
     share = 0.5 + int.from_bytes(digest[:4], "big") / 2**32
     return exponential_delay(first, last, times - 1) * share

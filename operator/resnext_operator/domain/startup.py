@@ -1,4 +1,4 @@
-"""Failed starts: workers that end before an attempt has begun. A set counts once; the status keeps the reason."""
+"""Failed starts: workers that exit before an attempt starts. All workers of one start count as one failure."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -15,32 +15,32 @@ _WORD, _MESSAGE = 64, 512
 
 
 def failed_workers(workers: Iterable[ObservedWorker], accounted_until: datetime | None) -> list[ObservedWorker]:
-    """The workers whose end is the failure of a start that is not accounted for yet.
+    """The workers that failed to start and are not counted yet.
 
-    Evictions, lost nodes and deletions are not. Nor is a worker that was created before the last failed start was
-    recorded, or before the last attempt ended: all workers of one start count once, also when they fail one by one.
+    Evictions, lost nodes and deletions do not count. Workers that were created before the last failed start was
+    recorded, or before the last attempt ended, do not count either: all workers of one start count as one failure.
 
-    accounted_until: when the newest worker was created whose end is accounted for, by the API server's clock.
+    accounted_until: creation time of the newest worker that is already counted, by the clock of the API server.
     """
     failed = [pod for pod in workers if pod.finished and not (pod.deleting or pod.disrupted)]
     return [pod for pod in failed if pod.created and (accounted_until is None or pod.created > accounted_until)]
 
 
 def account(status: Status, workers: Iterable[ObservedWorker]) -> None:
-    """Whatever becomes of these workers is accounted for from now on."""
+    """Mark these workers as counted."""
     if created := [pod.created for pod in workers if pod.created]:
         status.operator_state = status.operator_state.model_copy(update={"pods_accounted_until": max(created)})
 
 
 def record(status: Status, pod: ObservedWorker, now: datetime) -> str:
-    """Put a failed start into the status, with the last lines of the worker's log; returns it in one sentence."""
+    """Record a failed start in the status, with the last lines of the log of the worker. Returns its message."""
     lines = last_lines(pod.termination_message)
     reason = (pod.ended_by or "Failed")[:_WORD]
     where = f" on node {pod.node}" if pod.node else ""
     code = f", exit code {pod.exit_code}" if pod.exit_code is not None else ""
-    # The end of a log says most.
+    # The end of a log is the most informative.
     excerpt = " / ".join(lines)[-_MESSAGE:]
-    message = f"pod {pod.name}{where} ended before the training started ({reason}{code})" + (
+    message = f"pod {pod.name}{where} exited before the training started ({reason}{code})" + (
         f": {excerpt}" if excerpt else ""
     )
     failed = FailedStart(
@@ -57,5 +57,5 @@ def record(status: Status, pod: ObservedWorker, now: datetime) -> str:
 
 
 def pause(failures: int) -> timedelta:
-    """How long to wait after so many failures: doubled each time."""
+    """Backoff after this number of failures."""
     return exponential_delay(BACKOFF_FIRST, BACKOFF_LAST, max(failures, 1) - 1)

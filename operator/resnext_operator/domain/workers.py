@@ -1,4 +1,4 @@
-"""Which worker pods live, which of them fit the spec, and on which nodes new ones must not run."""
+"""Which worker pods are live, which match the spec, and which nodes new workers must avoid."""
 
 from collections import Counter
 
@@ -9,12 +9,12 @@ from resnext_operator.domain.observed import ObservedWorker
 
 
 def live_workers(draft: Draft) -> dict[int, ObservedWorker]:
-    """The newest pod of each worker that is neither finished nor being deleted, by the worker's index."""
+    """The newest pod of each worker that is neither finished nor being deleted, by index."""
     return {each.index: each for each in draft.state.workers if not each.terminated}
 
 
 def up_to_date_workers(draft: Draft) -> list[ObservedWorker | None]:
-    """The pod of each worker, by index, that lives and is as it should be."""
+    """The live and up-to-date pod of each worker, by index; None without one."""
     replaced = workers_to_replace(draft)
     fitting = {
         index: pod
@@ -25,22 +25,22 @@ def up_to_date_workers(draft: Draft) -> list[ObservedWorker | None]:
 
 
 def ready_workers(draft: Draft) -> int:
-    """Number of workers that are ready, whatever settings they were created from."""
+    """Number of ready workers, including those with outdated settings."""
     return sum(1 for index, pod in live_workers(draft).items() if pod.ready and index < draft.replicas)
 
 
 def is_current(draft: Draft, pod: ObservedWorker) -> bool:
-    """Whether it was created from the settings of the spec, as far as both are known."""
+    """Whether the pod was created from the settings of the spec, as far as both are known."""
     return pod.revision in ("", draft.revision) or bool(draft.training.invalid)
 
 
 def mounts_current_secret(draft: Draft, pod: ObservedWorker) -> bool:
-    """Whether it mounts the Secret that exists, as far as that is known."""
+    """Whether the pod mounts the existing Secret, as far as that is known."""
     return not pod.keys or draft.state.keys in (None, pod.keys)
 
 
 def workers_to_replace(draft: Draft) -> set[str]:
-    """Names of the pods that ended an attempt and must be replaced, on another node if the node may be the cause."""
+    """Names of the pods that caused the end of an attempt and must be replaced, or run on a node to avoid."""
     avoided = nodes_to_avoid(draft)
     return {
         each.pod for each in draft.attempts if each.pod and (each.cause in REPLACE_POD_CAUSES or each.node in avoided)
@@ -48,11 +48,11 @@ def workers_to_replace(draft: Draft) -> set[str]:
 
 
 def nodes_to_avoid(draft: Draft) -> list[str]:
-    """Nodes on which attempts failed so often that no new worker may run there."""
+    """Nodes with too many failures for new workers (runPolicy.avoidNodesAfter)."""
     limit = draft.training.spec.run_policy.avoid_nodes_after
     faults: Counter[str] = Counter()
     for each in draft.attempts:
         if each.cause in NODE_FAULT_CAUSES and each.node:
-            # A driver that does not work needs no second proof.
+            # One failure of a GPU is sufficient.
             faults[each.node] += limit if each.cause == AttemptCause.GPU_UNAVAILABLE else 1
     return sorted(node for node, count in faults.items() if limit and count >= limit)

@@ -1,4 +1,4 @@
-"""Writes the children of a training: the objects that a plan creates, updates, ungates or deletes."""
+"""Applies a plan to the children of a training: creates, updates, ungates and deletes objects."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
@@ -60,9 +60,9 @@ async def apply_plan(client: KubeClient, plan: Plan, training: Training) -> Appl
 async def ensure_ssh_secret(
     client: KubeClient, training: Training, new_secret: Callable[[], Secret], *, likely: bool
 ) -> str:
-    """The uid of the training's Secret with SSH keys, which is created if it does not exist.
+    """The UID of the Secret with SSH keys, which is created if it does not exist.
 
-    likely: whether it probably exists; it is then read before a creation is tried.
+    likely: whether the Secret probably exists; it is then read first.
     """
     if likely:
         try:
@@ -103,16 +103,16 @@ async def create_child(client: KubeClient, manifest: ManagedObject, training: Tr
             raise NameStillHeld(f"{kind} {name} of an earlier training {training.name} is still being deleted")
         case Owner.ANOTHER if kind == "PersistentVolumeClaim":
             raise NameConflict(
-                f"claim {name} exists already and was not created for a training {training.name}: "
-                f"set spec.checkpoints.claimName to {name} to keep checkpoints there, or rename the training"
+                f"claim {name} already exists and was not created for training {training.name}: "
+                f"set spec.checkpoints.claimName to {name} to use it, or rename the training"
             )
     raise NameConflict(
-        f"{kind} {name} already exists and is owned by another object: rename the training, or delete it"
+        f"{kind} {name} already exists and is owned by another object: rename the training, or delete the object"
     )
 
 
 async def _ungate(client: KubeClient, pod: ObjectRef, namespace: str) -> Manifest | None:
-    """Remove the operator's own scheduling gate from a pod; None if the pod was deleted."""
+    """Remove the scheduling gate of the operator from a pod. Returns None if the pod was deleted."""
     gates = [{"$patch": "delete", "name": names.GATE}]
     body = {"metadata": {"uid": pod.uid}, "spec": {"schedulingGates": gates}}
     path = path_of("Pod", namespace, pod.name)
@@ -120,21 +120,21 @@ async def _ungate(client: KubeClient, pod: ObjectRef, namespace: str) -> Manifes
 
 
 async def _update(client: KubeClient, manifest: SharedObject, training: Training) -> Manifest:
-    """Replace a child with its desired manifest; raises NameStillHeld if it belongs to another training."""
+    """Replace a child with its desired manifest. Raises NameStillHeld if it belongs to another training."""
     path = path_of(manifest["kind"], training.namespace, manifest["metadata"]["name"])
     found = await client.request("GET", path)
     if owner_of(found, training.name, training.uid) is not Owner.TRAINING:
         raise NameStillHeld(
-            f"{manifest['kind']} {manifest['metadata']['name']} is not of this training {training.name}"
+            f"{manifest['kind']} {manifest['metadata']['name']} is not owned by this training {training.name}"
         )
     desired = with_spec_hash(manifest)
-    # Of two concurrent writes, the API server rejects one.
+    # With the resourceVersion the API server rejects a concurrent write.
     desired["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"]
     return await client.request("PUT", path, desired)
 
 
 async def _delete(client: KubeClient, target: ObjectRef, namespace: str) -> Manifest | None:
-    """Delete this object and no successor; returns it if it is only marked as deleted, None if it no longer exists."""
+    """Delete the object with this UID. Returns the object if it is terminating, None if it no longer exists."""
     options: DeleteOptions = {"preconditions": {"uid": target.uid}}
     if target.grace_seconds is not None:
         options["gracePeriodSeconds"] = target.grace_seconds
@@ -148,7 +148,7 @@ async def _none_if_deleted(write: Awaitable[Manifest]) -> Manifest | None:
     try:
         return await write
     except ApiError as error:
-        # 404: deleted; 409: a successor has the name.
+        # 404: deleted; 409: another object has the name.
         if error.code in (404, 409):
             return None
         raise

@@ -1,4 +1,4 @@
-"""Lists all objects of a kind."""
+"""Lists the objects of a kind."""
 
 from resnext_operator.runtime.cache import prune
 from resnext_operator.runtime.cached_objects import CachedObject
@@ -12,9 +12,9 @@ _PAGE = 500
 async def list_objects(
     client: KubeClient, kind: str, namespace: str | None, selector: str = "", guard: Guard | None = None
 ) -> tuple[list[CachedObject], int]:
-    """All objects of a kind, trimmed page by page, and the version of the list as a whole.
+    """All objects of a kind, pruned, and the resourceVersion of the list.
 
-    guard: counts the objects that cannot be parsed; they are omitted.
+    guard: counts objects that cannot be parsed; they are omitted.
     """
     guard = guard or Guard()
     items: list[CachedObject] = []

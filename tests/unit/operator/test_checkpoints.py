@@ -67,9 +67,9 @@ def test_upgrade_keeps_pods():
 
 
 SENTENCES = {
-    "spec.training.checkpoint.path": "what is written elsewhere is lost with the pod: set it to /checkpoints",
-    "spec.checkpoints.subPath": "it is a directory in the claim: write a relative path",
-    "spec.workers.volumeMounts[0].mountPath": "the pods mount folders of their own there",
+    "spec.training.checkpoint.path": "must be /checkpoints or a directory below it",
+    "spec.checkpoints.subPath": "must be a relative path without",
+    "spec.workers.volumeMounts[0].mountPath": "overlaps a path that the operator mounts",
 }
 
 

@@ -198,7 +198,7 @@ def test_out_of_memory_message_names_worker_and_limit(limit, by_kubelet):
     attempt = cluster.status["attempts"][0]
     assert attempt["cause"] == "out_of_memory"
     assert "resnext-digits-worker-1-0" in attempt["message"]
-    assert (f"at its limit of {limit}" if limit else "no memory limit set") in attempt["message"]
+    assert (f"at its memory limit of {limit}" if limit else "no memory limit is set") in attempt["message"]
     assert cluster.status["failures"] == 1
 
 

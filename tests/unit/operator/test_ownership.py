@@ -81,7 +81,7 @@ def test_foreign_claim_is_neither_mounted_nor_written():
     assert cluster.status["phase"] == Phase.FAILED
     accepted = condition(cluster, "Accepted")
     assert (accepted["status"], accepted["reason"]) == ("False", "ClaimNotOwned")
-    for words in (f"claim {CLAIM} exists already", f"set checkpoints.claimName to {CLAIM}"):
+    for words in (f"claim {CLAIM} already exists", f"set checkpoints.claimName to {CLAIM}"):
         assert words in accepted["message"]
     assert not cluster.pods("worker")
     assert cluster.events == ["ClaimNotOwned"]

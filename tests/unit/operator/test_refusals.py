@@ -35,7 +35,7 @@ def make_cluster(site=SITE, **workers):
 @pytest.mark.parametrize(
     ("workers", "words"),
     [
-        (FOLDER, ["spec.workers.volumes, fast", "/mnt/nvme/imagenet", "allow.hostPaths"]),
+        (FOLDER, ["spec.workers.volumes[0].hostPath.path", "/mnt/nvme/imagenet", "allow.hostPaths"]),
         ({"hostNetwork": True}, ["spec.workers.hostNetwork", "allow.hostNetwork"]),
     ],
     ids=["hostPath", "hostNetwork"],
@@ -163,7 +163,10 @@ def test_volume_claim_is_awaited_and_must_be_shareable():
     assert not cluster.pods("worker")
     cluster.claim("extra", "ReadWriteOnce")
     cluster.settle()
-    assert "spec.workers.volumes, extra: claim extra is ReadWriteOnce" in condition(cluster, "Accepted")["message"]
+    assert (
+        "spec.workers.volumes[0].persistentVolumeClaim.claimName: claim extra is ReadWriteOnce"
+        in condition(cluster, "Accepted")["message"]
+    )
     assert cluster.status["phase"] == Phase.FAILED
 
 

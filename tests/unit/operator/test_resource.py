@@ -115,18 +115,22 @@ def test_spec_rejected_by_schema_is_rejected_by_operator(change):
     ("change", "field", "way_out"),
     [
         ({"workers": {"slots": 4, "resources": {"limits": {GPU: 8}}}}, "spec.workers.slots", "set slots to the limit"),
-        ({"workers": {"resources": {"limits": {GPU: "500m"}}}}, "spec.workers.resources.limits", "GPUs are whole"),
-        ({"workers": {"resources": {"limits": {GPU: 0}}}}, "spec.workers.resources.limits", "a number from 1 on"),
-        ({"workers": {"resources": {"limits": {GPU: "1.0"}}}}, "spec.workers.resources.limits", "a number from 1 on"),
-        ({"launcher": {"resources": {"limits": {GPU: 1}}}}, "spec.launcher.resources", "ask for nvidia.com/gpu in"),
-        ({"launcher": {"resources": {"requests": {GPU: 1}}}}, "spec.launcher.resources", "ask for nvidia.com/gpu in"),
-        ({"workers": {"env": [{"name": "OMPI_COMM_WORLD_RANK"}]}}, "spec.workers.env[0].name", "leave it out"),
-        ({"launcher": {"env": [{"name": "PATH", "value": "/x"}]}}, "spec.launcher.env[0].name", "leave it out"),
-        ({"workers": {"volumes": [{"name": "x"}]}}, "spec.workers.volumes[0].name", "write one of"),
+        (
+            {"workers": {"resources": {"limits": {GPU: "500m"}}}},
+            "spec.workers.resources.limits",
+            "must be a whole number",
+        ),
+        ({"workers": {"resources": {"limits": {GPU: 0}}}}, "spec.workers.resources.limits", "of at least 1"),
+        ({"workers": {"resources": {"limits": {GPU: "1.0"}}}}, "spec.workers.resources.limits", "of at least 1"),
+        ({"launcher": {"resources": {"limits": {GPU: 1}}}}, "spec.launcher.resources", "request nvidia.com/gpu in"),
+        ({"launcher": {"resources": {"requests": {GPU: 1}}}}, "spec.launcher.resources", "request nvidia.com/gpu in"),
+        ({"workers": {"env": [{"name": "OMPI_COMM_WORLD_RANK"}]}}, "spec.workers.env[0].name", "remove it"),
+        ({"launcher": {"env": [{"name": "PATH", "value": "/x"}]}}, "spec.launcher.env[0].name", "remove it"),
+        ({"workers": {"volumes": [{"name": "x"}]}}, "spec.workers.volumes[0].name", "set exactly one of"),
         (
             {"workers": {"volumes": [{"name": "x", "emptyDir": {}, "secret": {"secretName": "y"}}]}},
             "spec.workers.volumes[0].name",
-            "write one of",
+            "set exactly one of",
         ),
         (
             {"workers": {"volumes": [{"name": "x", "emptyDir": {}}, {"name": "x", "emptyDir": {}}]}},
@@ -136,7 +140,7 @@ def test_spec_rejected_by_schema_is_rejected_by_operator(change):
         (
             {"workers": {"volumeMounts": [{"name": "x", "mountPath": "/x"}]}},
             "spec.workers.volumeMounts",
-            "add it to volumes",
+            "add the volume to volumes",
         ),
         (
             {
@@ -146,15 +150,15 @@ def test_spec_rejected_by_schema_is_rejected_by_operator(change):
                 }
             },
             "spec.workers.volumeMounts[0].mountPath",
-            "choose another folder",
+            "use another path",
         ),
         ({"training": {"device": "gpu"}}, "spec.training.device", GPU),
         (
             {"training": {"device": "cpu"}, "workers": {"resources": {"limits": {GPU: 8}}}},
             "spec.training.device",
-            "leave device out",
+            "remove device",
         ),
-        ({"checkpoints": {"claimName": "x", "template": {}}}, "spec.checkpoints.template", "leave out claimName"),
+        ({"checkpoints": {"claimName": "x", "template": {}}}, "spec.checkpoints.template", "remove one of them"),
         ({"dataset": None}, "spec.dataset", "set dataset.claimName"),
         ({"training": {"precision": {"mode": "bf16", "lossScale": 8}}}, "spec.training.precision.lossScale", "fp16"),
     ],
@@ -355,7 +359,7 @@ def test_every_pod_has_training_uid():
     for pod in (worker_pod(training, 0, 0), launcher_pod(training, 1, HOSTS)):
         assert {"name": "RESNEXT_TRAINING_UID", "value": training.uid} in pod["spec"]["containers"][0]["env"]
     body["spec"].setdefault("workers", {})["env"] = [{"name": "RESNEXT_TRAINING_UID", "value": "another"}]
-    with pytest.raises(InvalidTraining, match="the pods set this variable themselves"):
+    with pytest.raises(InvalidTraining, match="this variable is set by the operator"):
         parse(body, SITE)
 
 

@@ -139,7 +139,7 @@ def test_pending_deadline_counts_from_start_of_launcher():
 
 def test_pending_deadline_separates_summary_and_cause():
     """The attempt records the summary alone; the training's message contains the cause as well."""
-    cause = "pod p ended before the training started: exit code 1"
+    cause = "pod p exited before the training started: exit code 1"
     failed = {"failedStarts": [{"time": START, "pod": "p", "message": cause}]}
     found = pending_deadline_exceeded(after(60, draft(failed, runPolicy={"pendingDeadlineSeconds": 60})))
     assert isinstance(found, StopReason)

@@ -83,9 +83,9 @@ def required(**requirement):
 @pytest.mark.parametrize(
     ("workers", "sentence"),
     [
-        (required(operator="In"), "Exists and DoesNotExist take no values"),
-        (required(operator="Exists", values=["b"]), "Exists and DoesNotExist take no values"),
-        (required(operator="Gt", values=["1", "2"]), "compare with one value: write one"),
+        (required(operator="In"), "must be empty if operator is Exists or DoesNotExist"),
+        (required(operator="Exists", values=["b"]), "must be empty if operator is Exists or DoesNotExist"),
+        (required(operator="Gt", values=["1", "2"]), "exactly one element"),
         ({"affinity": {"podAffinity": {REQUIRED: [{}]}}}, "topologyKey: Required value"),
         ({"topologySpreadConstraints": [{"topologyKey": ZONE}]}, "maxSkew: Required value"),
     ],

@@ -50,7 +50,7 @@ def test_mount_overlapping_own_directory_is_rejected(path):
     """At it, below it or above it."""
     volumes = [{"name": "x", "emptyDir": {}}]
     spec = {"workers": {"volumes": volumes, "volumeMounts": [{"name": "x", "mountPath": path}]}}
-    with pytest.raises(InvalidTraining, match="choose another folder"):
+    with pytest.raises(InvalidTraining, match="use another path"):
         parse(body(spec), SITE)
 
 

@@ -36,20 +36,23 @@ def laid(path: Path, content):
 CONFIGURATIONS = {
     "missing": (None, "--config {}: No such file"),
     "a folder": (Path, "--config {}: Is a directory"),
-    "empty": (b"", "--config {} holds no settings"),
-    "null": (b"null", "--config {} holds no settings"),
-    "bytes": (b"\x80\xff", "--config {} holds no settings"),
+    "empty": (b"", "--config {}: no settings found"),
+    "null": (b"null", "--config {}: no settings found"),
+    "bytes": (b"\x80\xff", "--config {}: no settings found"),
     "cut": (b'{"epochs": 3, "model"', "--config {}: neither YAML nor JSON"),
-    "another resource": (b"kind: Pod\nspec: [1]", "--config {} holds no settings"),
+    "another resource": (b"kind: Pod\nspec: [1]", "--config {}: no settings found"),
     "a circle": (b"model: &it [*it]", "--config {}: neither YAML nor JSON"),
     "a set": (b"epochs: !!set {a, b}", "spec.training.epochs: Invalid value: {{}}: should be a valid integer"),
     "a thousand levels": (b"[" * 5000, "--config {}: neither YAML nor JSON"),
     "a date": (b"epochs: 2026-01-01", 'spec.training.epochs: Invalid value: "2026-01-01"'),
     "a date that is none": (b"epochs: 2026-99-99", 'spec.training.epochs: Invalid value: "2026-99-99"'),
-    "not a number": (b"epochs: .nan", "--config {}: neither YAML nor JSON: line 1: .nan: JSON has no such number"),
+    "not a number": (
+        b"epochs: .nan",
+        "--config {}: neither YAML nor JSON: line 1: .nan: JSON does not support this number",
+    ),
     "infinite": (
         b"optimizer: {learningRate: .inf}",
-        "--config {}: neither YAML nor JSON: line 1: .inf: JSON has no such",
+        "--config {}: neither YAML nor JSON: line 1: .inf: JSON does not support",
     ),
     "a list for an object": (b"model: [1]", "spec.training.model: Invalid value: [1]: should be an object"),
     "out of range": (b"epochs: -3", "spec.training.epochs: Invalid value: -3: should be greater than or equal to 1"),
@@ -153,10 +156,10 @@ def test_checkpoint_invalid_state_json_is_corrupt(tmp_path, case):
 
 def test_checkpoint_wrong_dtype_or_not_directory_rejected(tmp_path):
     """Arrays that are not float32, and a file instead of a checkpoint directory, are rejected."""
-    with pytest.raises(ValueError, match="a is no float32"):
+    with pytest.raises(ValueError, match="a is not float32"):
         store.read(Path(store.save(tmp_path, TrainingPosition(step=1), {"a": np.array(1, np.int64)}, 1, 3).path))
     laid(tmp_path / "step-00000002-attempt-0001", b"")
-    with pytest.raises(TrainingError, match="holds 2 checkpoints and none is valid"):
+    with pytest.raises(TrainingError, match="contains 2 checkpoints and none is valid"):
         store.newest(tmp_path)
 
 

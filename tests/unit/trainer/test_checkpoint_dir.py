@@ -180,7 +180,7 @@ def test_checkpoint_dir_file_in_path_rejected(claim, below, in_cluster):
     """The message names the file and its owner, whether it is the directory itself or a parent."""
     (claim / "file").write_text("")
     message = prepared(claim / below, claim if in_cluster else None)
-    assert message.startswith(f"INVALID_CONFIGURATION {claim}/file is not a directory but a file (owner ")
+    assert message.startswith(f"INVALID_CONFIGURATION {claim}/file is a file, not a directory (owner ")
     assert "remove it, or set checkpoints.subPath" in message
 
 
@@ -208,7 +208,7 @@ def test_checkpoint_dir_dotdot_in_claim_rejected(claim, path):
     """`..` is rejected even where it leads back into the claim."""
     message = prepared(claim / path, claim)
     assert message.startswith("INVALID_CONFIGURATION ")
-    assert "leaves the checkpoints' claim" in message
+    assert "leaves the checkpoint volume" in message
     assert not (claim.parent / "elsewhere").exists()
 
 
@@ -216,7 +216,7 @@ def test_checkpoint_dir_dotdot_in_claim_rejected(claim, path):
 def test_checkpoint_dir_outside_claim_rejected(path):
     """In a cluster a directory outside the claim would be lost with the pod."""
     with pytest.raises(
-        TrainingError, match=r"is outside the checkpoints' claim, which is mounted at /checkpoints"
+        TrainingError, match=r"is outside the checkpoint volume, which is mounted at /checkpoints"
     ) as caught:
         directory.prepare(path, {ROOT: "/checkpoints"})
     assert caught.value.verdict is ExitStatus.INVALID_CONFIGURATION

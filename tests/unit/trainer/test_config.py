@@ -65,22 +65,21 @@ def test_resolve_user_values_override_preset(preset):
         ),
         (
             {"precision": {"mode": "bf16", "lossScale": 8}},
-            "spec.training.precision.lossScale: Invalid value: only fp16 scales the loss: "
-            "leave lossScale out, or set mode to fp16",
+            "spec.training.precision.lossScale: Invalid value: requires mode fp16: "
+            "remove lossScale or set mode to fp16",
         ),
         (
             {"optimizer": {"warmupEpochs": 10}, "epochs": 3},
-            "spec.training.optimizer.warmupEpochs: Invalid value: warm-up must end within the training: "
-            "set it to at most epochs",
+            "spec.training.optimizer.warmupEpochs: Invalid value: must be at most epochs: lower it or raise epochs",
         ),
         (
             {"augmentation": {"cropArea": [0.9, 0.1]}},
-            "spec.training.augmentation.cropArea: Invalid value: the least area comes first: write [least, greatest]",
+            "spec.training.augmentation.cropArea: Invalid value: must be [minimum, maximum]",
         ),
         (
             {"data": {"format": "synthetic", "pipeline": "dali"}},
-            "spec.training.data.pipeline: Invalid value: synthetic data needs no pipeline: "
-            "leave pipeline out, or set format to tfrecord or folder",
+            "spec.training.data.pipeline: Invalid value: synthetic data does not support dali: "
+            "remove pipeline or set format to tfrecord or folder",
         ),
     ],
 )

@@ -23,7 +23,7 @@ def shapes(classes):
 
 
 def refused(act, *arguments):
-    with pytest.raises(TrainingError, match=r"spec\.training\.initialCheckpoint is ") as caught:
+    with pytest.raises(TrainingError, match=r"spec\.training\.initialCheckpoint: ") as caught:
         act(*arguments)
     assert caught.value.verdict is ExitStatus.INVALID_CONFIGURATION
     return caught.value.message

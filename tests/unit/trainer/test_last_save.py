@@ -78,7 +78,7 @@ def test_final_save_retried_until_success(few, failing, number):
     assert newest(few)[0].step == 12
     assert best(folder(few)).best_top1 == report.progress.best_top1
     assert len(begun) > 7
-    assert "saving step 12 again, try 2" in telemetry.log.getvalue()
+    assert "retrying to save step 12 (try 2" in telemetry.log.getvalue()
 
 
 def test_final_save_failing_ends_as_not_saved(few, failing):
@@ -86,8 +86,8 @@ def test_final_save_failing_ends_as_not_saved(few, failing):
     failing(lambda number, _: number > 2)
     started = time.monotonic()
     message = refused(with_time(few, 2))
-    assert message.startswith(f"the checkpoint of step 12 could not be saved in {few['checkpoint']['path']} (")
-    assert "No space left on device; the newest checkpoint is of step 6" in message
+    assert message.startswith(f"the checkpoint at step 12 could not be saved in {few['checkpoint']['path']} (")
+    assert "No space left on device; the newest checkpoint is at step 6" in message
     assert "checkpoint.saveTimeoutSeconds" in message
     assert time.monotonic() - started > 2
     assert newest(few)[0].step == 6
@@ -99,14 +99,14 @@ def test_final_save_hanging_write_ends_as_not_saved(few, failing):
     failing(lambda number, _: number > 2, how=lambda: released.wait(60))
     message = refused(with_time(few, 2))
     released.set()
-    assert "the write did not end" in message
+    assert "the write did not finish" in message
 
 
 def test_stop_without_checkpoint_ends_as_not_saved(few, failing):
     """A stop without a saved checkpoint is a failure; it is never reported as `stopped`."""
     failing(lambda *_: True)
     message = refused(with_time(few, 2), stop_after=2)
-    assert "the checkpoint of step 3 could not be saved" in message
+    assert "the checkpoint at step 3 could not be saved" in message
     assert "there is no checkpoint" in message
 
 
@@ -131,7 +131,7 @@ def test_final_save_failing_best_still_finishes(few, failing):
     failing(lambda _, name: name == "best")
     report = trained(with_time(few, 1))
     assert (report.verdict, report.checkpoint.step) == ("completed", 12)
-    assert "; best could not be saved: [Errno 28]" in report.message
+    assert "; the best checkpoint could not be saved: [Errno 28]" in report.message
 
 
 def test_finished_training_started_again_writes_nothing(few, failing):

@@ -97,7 +97,7 @@ def test_lock_of_stopped_process_expires(tmp_path):
     mine = acquire(tmp_path, wait=5)
     writer.send_signal(signal.SIGCONT)
     _, errors = writer.communicate(timeout=20)
-    assert "took over its lock" in errors
+    assert "took over the lock" in errors
     assert writer.returncode == 1
     mine.check()
     mine.release()

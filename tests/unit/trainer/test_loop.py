@@ -45,7 +45,7 @@ def test_trainer_nonfinite_rolls_back_to_checkpoint(few, monkeypatch, fault, at)
     assert (report.verdict, report.progress.step) == ("completed", 12)
     assert len(calls) == at + 6  # from the end of the first epoch, step 6, again
     assert f"step {at} is not finite" in telemetry.log.getvalue()
-    assert "back to step 6, the rest of its epoch in another order (rollback 1 of 3)" in telemetry.log.getvalue()
+    assert "rolled back to step 6, reshuffling the rest of its epoch (rollback 1 of 3)" in telemetry.log.getvalue()
     position, arrays, _ = newest(few)
     assert position.rollbacks == 1
     assert all(np.isfinite(array).all() for array in arrays.values())

@@ -53,7 +53,7 @@ def test_finished_run_rejects_other_recipe(tiny, changed):
     trained(tiny)
     refusal = refused(tiny | changed)
     assert (refusal.verdict, refusal.collective, refusal.rank) == (ExitStatus.INVALID_CONFIGURATION, True, None)
-    assert "is of another recipe" in refusal.message
+    assert "has a different recipe" in refusal.message
 
 
 def test_finished_run_rejects_other_dataset(tiny, few_digits, tmp_path):
@@ -243,7 +243,7 @@ def test_initial_checkpoint_accepts_both_formats(tiny, tmp_path):
     for number, place in enumerate(places):
         new = tiny | {"initialCheckpoint": str(place), "checkpoint": {"path": str(tmp_path / f"new-{number}")}}
         trained(new, telemetry=(telemetry := StopAfter(1)))
-        assert f"variables come from {place}; none is new" in telemetry.log.getvalue()
+        assert f"variables initialized from {place}; none is new" in telemetry.log.getvalue()
 
 
 def test_config_written_fields_read_from_written_json(tiny, tmp_path):

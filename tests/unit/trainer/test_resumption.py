@@ -196,7 +196,7 @@ def test_resume_removed_field_keeps_run_value(tmp_path):
     Attempt(tmp_path, {"seed": 3}).trained(10)
     resumed = Attempt(tmp_path, attempt=2)
     assert resumed.config.seed == 3
-    assert "no longer written, but the run keeps" in "\n".join(resumed.notes)
+    assert "no longer set, but the run keeps" in "\n".join(resumed.notes)
     assert "seed: 3, not 0" in "\n".join(resumed.notes)
 
 
@@ -211,7 +211,7 @@ def test_resume_format_1_in_place_writes_format_2(tmp_path, caplog):
     root = shutil.copytree(FORMAT_1 / "run", tmp_path / "ck")
     first = Attempt(root, attempt=2)
     assert (first.newest, first.folder) == (9, root)
-    assert caplog.text.count("is of checkpoint format 1") == 1
+    assert caplog.text.count("has checkpoint format 1") == 1
     first.trained(10, epoch=1)
     assert json.loads((root / "step-00000010-attempt-0002" / "state.json").read_text())["format"] == 2
     caplog.clear()
@@ -248,7 +248,7 @@ def test_resume_newer_format_rejected(root, file):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 3, "version": "9.1"}))
     refusal = refused(root, attempt=3)
     assert refusal.verdict is ExitStatus.INVALID_CONFIGURATION
-    assert "is of checkpoint format 3, written by version 9.1" in refusal.message
+    assert "has checkpoint format 3, written by version 9.1" in refusal.message
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 2}', '{"format": 2, "run": "../x"}', '{"format": "2"}'])

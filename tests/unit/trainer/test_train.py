@@ -107,7 +107,7 @@ def test_train_unwritable_directory_rejected_before_step_1(settings, tmp_path):
     (tmp_path / "file").write_text("")
     settings |= {"checkpoint": {"path": str(tmp_path / "file" / "below")}, "data": {"format": "synthetic"}}
     telemetry = StopAfter()
-    with pytest.raises(TrainingError, match="is not a directory but a file") as caught:
+    with pytest.raises(TrainingError, match="is a file, not a directory") as caught:
         trained(settings, telemetry=telemetry)
     assert (caught.value.verdict, caught.value.collective) == (ExitStatus.INVALID_CONFIGURATION, True)
     assert telemetry.heartbeat.step == 0

@@ -1,7 +1,7 @@
-"""Whether a run and a configuration belong together, and the settings that the run resumes with. Pure.
+"""Compares a configuration with that of a run, and determines the settings that the run resumes with. Pure.
 
-Only fields that the user wrote are compared. The others keep the run's value, so that a version with other defaults
-changes no run; and so do those of a preset, unless the user names another one.
+Only fields that the user set are compared. The others keep the value of the run, so that a version with other defaults
+does not change a run. Fields from a preset keep their value as well, unless the user selects another preset.
 """
 
 import json
@@ -23,7 +23,7 @@ _DEFAULTS = dumped(Training())
 
 @dataclass(frozen=True)
 class Difference:
-    """A field whose value is not the run's."""
+    """A field whose value differs from that of the run."""
 
     field: str
     before: Any
@@ -35,36 +35,36 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A configuration next to that of a run."""
+    """Differences between a configuration and that of a run."""
 
     recipe: tuple[Difference, ...]
-    """Written fields of the recipe that differ."""
+    """Fields of the recipe that the user set and that differ."""
     run: tuple[Difference, ...]
-    """Other written fields that differ."""
+    """Other fields that the user set and that differ."""
     kept: tuple[Difference, ...]
-    """Fields that nobody wrote now: `before` is the run's value, which applies, `now` the preset's or the default."""
+    """Fields that the user did not set: `before` is the value of the run, which applies; `now` is the default."""
     unknown: tuple[str, ...]
-    """Fields that the run has and this version does not know."""
+    """Fields of the run that this version does not support."""
     now: Training
     merged: Mapping[str, Any]
-    """The written fields, over the run's values of all others."""
+    """The fields that the user set, and the values of the run for all others."""
 
     def config(self) -> Training:
-        """What the run resumes with. Raises InvalidConfig where written and kept values together break a rule."""
+        """The settings that the run resumes with. Raises InvalidConfig if set and kept values together are invalid."""
         if not self.kept:
             return self.now
         try:
             resumed = Training.model_validate_json(json.dumps(self.merged))
         except ValidationError as error:
             names = ", ".join(f"{each.field} {shown(each.before)}" for each in self.kept)
-            raise InvalidConfig(f"{explain(error)} (with the run's values of what is not written: {names})") from None
+            raise InvalidConfig(f"{explain(error)} (with values of the run for unset fields: {names})") from None
         return resumed.as_written_by(_nested(self.now.written))
 
 
 def compare(now: Training, before: Mapping[str, Any], *, everywhere: bool = False) -> Comparison:
-    """The configuration next to a run's stored one.
+    """Compares a configuration with the stored one of a run.
 
-    `everywhere`: the dataset's place, too, is the run's if nobody wrote another; for commands that do not train.
+    everywhere: also keep the dataset paths of the run unless the user set them; for commands that do not train.
     """
     ours = dumped(now)
     written = set(now.written)
@@ -76,7 +76,7 @@ def compare(now: Training, before: Mapping[str, Any], *, everywhere: bool = Fals
     for field, resume in RESUME.items():
         was, value = _value(before, field), _value(ours, field)
         if field in written and not _has(before, field):
-            was = _value(_DEFAULTS, field)  # of a version without this field, or of a network without custom
+            was = _value(_DEFAULTS, field)  # from a version without this field, or a model without custom
         if resume is None or was == value:
             continue
         difference = Difference(field, was, value)
@@ -86,7 +86,7 @@ def compare(now: Training, before: Mapping[str, Any], *, everywhere: bool = Fals
             kept.append(difference)
             _set(merged, field, was)
     if "optimizer.warmupEpochs" not in written:
-        # As the default does: to train fewer epochs must not need a change of the recipe.
+        # As in the default: training fewer epochs must not require a change of the recipe.
         merged["optimizer"]["warmupEpochs"] = min(merged["optimizer"]["warmupEpochs"], merged["epochs"])
     return Comparison(
         recipe=tuple(compared["recipe"]),
@@ -99,7 +99,7 @@ def compare(now: Training, before: Mapping[str, Any], *, everywhere: bool = Fals
 
 
 def _nested(written: frozenset[str]) -> dict[str, Any]:
-    """Settings that hold these fields; their values do not matter."""
+    """Settings with these fields; their values are irrelevant."""
     settings: dict[str, Any] = {}
     for field in written:
         _set(settings, field, True)
@@ -107,12 +107,12 @@ def _nested(written: frozenset[str]) -> dict[str, Any]:
 
 
 def _containers() -> set[str]:
-    """model.custom and the like, which are stored as null where they hold no field."""
+    """Fields with nested models, such as model.custom, which are stored as null if unset."""
     return {field.rsplit(".", depth)[0] for field in RESUME for depth in range(1, field.count(".") + 1)}
 
 
 def _has(settings: Mapping[str, Any], field: str) -> bool:
-    """Whether the settings know the field, be it as null."""
+    """Whether the settings contain the field, even as null."""
     *parents, name = field.split(".")
     for parent in parents:
         below = settings.get(parent)
@@ -140,5 +140,5 @@ def _set(settings: dict[str, Any], field: str, value: Any) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value as a user would write it."""
+    """A value in the spelling of the user."""
     return "unset" if value is None else json.dumps(value)

@@ -1,7 +1,7 @@
-"""The checkpoint directory: where it is, and whether rank 0 can write there, tested before the first step.
+"""The checkpoint directory: its path, and a write test on rank 0 before the first step.
 
-In a cluster worker 0 mounts the whole claim. The directory in it is opened component by component and never through a
-symbolic link, so that no name in the claim leads elsewhere. Elsewhere `checkpoint.path` is taken as it is.
+In a cluster, worker 0 mounts the whole claim. The directory is opened component by component without following symbolic
+links, so that no name in the claim leads outside it. Outside a cluster `checkpoint.path` is used unchanged.
 """
 
 import errno
@@ -18,22 +18,22 @@ from resnext_trainer.contract import ExitStatus
 from resnext_trainer.errors import TrainingError
 
 ROOT = "RESNEXT_CHECKPOINT_ROOT"
-"""The environment variable that says where the claim is mounted; unset outside a cluster."""
+"""Environment variable with the mount path of the claim; unset outside a cluster."""
 
 SUB_PATH = "RESNEXT_CHECKPOINT_SUB_PATH"
-"""The environment variable with the directory in the claim that `checkpoint.path` means by the claim's root.
+"""Environment variable with the directory in the claim to which `checkpoint.path` is relative.
 
-It comes with the pod and not with the configuration: a training's configuration is written once, and its pods may be
-created again by a later version of the operator, which mounts the claim in another way.
+It is part of the pod, not of the configuration: the ConfigMap is created once, and a later version of the operator,
+which mounts the claim differently, may recreate the pods.
 """
 
 _MODE = 0o770
 
-# O_PATH, which Linux has: to pass through a directory takes no permission to read it.
+# O_PATH (Linux): traversing a directory requires no read permission.
 _PASSED: int = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
-# What no retry can cure: someone has to change the directory, its owner, its mount or the path.
+# Errors that a retry cannot resolve: the directory, its owner, its mount or the path must be changed.
 _PERMANENT = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ELOOP, errno.EEXIST, errno.EISDIR),
     *(errno.ENOENT, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EXDEV, errno.EOPNOTSUPP),
@@ -51,7 +51,7 @@ _OTHER_PATH = f"remove it, or {_ELSEWHERE}"
 
 
 def located(config: Training, environment: Mapping[str, str]) -> Training:
-    """The configuration with its checkpoint paths as this pod sees them: those in the claim, below its sub-path."""
+    """The configuration with checkpoint paths for this pod: paths in the claim are moved below the sub-path."""
     root, sub_path = environment.get(ROOT), environment.get(SUB_PATH, "")
     if not root or not sub_path:
         return config
@@ -66,10 +66,10 @@ def located(config: Training, environment: Mapping[str, str]) -> Training:
 
 
 def prepare(path: str, environment: Mapping[str, str]) -> None:
-    """Creates the directory if it is missing and tests that checkpoints can be written there.
+    """Creates the directory if it does not exist and tests that checkpoints can be written there.
 
-    Raises TrainingError: INVALID_CONFIGURATION with owner, mode and remedy where only a person can help; where the
-    fault may pass CHECKPOINT_NOT_SAVED for a full disk, SYSTEM_ERROR for the rest (an I/O error, a stale mount).
+    Raises TrainingError: INVALID_CONFIGURATION with owner, mode and remedy for permanent errors; for errors that may be
+    transient CHECKPOINT_NOT_SAVED (full disk) or SYSTEM_ERROR (such as an I/O error or a stale mount).
     """
     root = environment.get(ROOT)
     directory = _created(path) if root is None else _opened(path, root)
@@ -80,7 +80,7 @@ def prepare(path: str, environment: Mapping[str, str]) -> None:
 
 
 def owner_and_mode(path: str) -> str:
-    """Of a path or, where it is missing, of the directory above it that would hold it."""
+    """Owner and mode of a path or, if it does not exist, of its nearest existing parent directory."""
     nearest = _nearest(path)
     try:
         facts = _owner_and_mode(Path(nearest).stat())
@@ -90,7 +90,7 @@ def owner_and_mode(path: str) -> str:
 
 
 def _created(path: str) -> int:
-    """A directory outside a cluster, open for reading."""
+    """Creates and opens a directory outside a cluster."""
     nearest = _nearest(path)
     with _refusing(nearest, nearest):
         Path(path).mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def _created(path: str) -> int:
 
 
 def _opened(path: str, root: str) -> int:
-    """A directory in the claim, open for reading; each component is opened through the one before."""
+    """Creates and opens a directory in the claim; each component is opened relative to its parent."""
     components = _components(path, root)
     where = root
     with _refusing(root, root):
@@ -120,14 +120,14 @@ def _opened(path: str, root: str) -> int:
 
 
 def _readable(passed: int, path: str) -> int:
-    """The same directory, open for reading: checkpoints are found by listing it."""
+    """Opens the same directory for reading, which listing checkpoints requires."""
     able = "readable" if os.access(".", os.W_OK, dir_fd=passed) else "writable"
     with _refusing(path, passed, able):
         return os.open(".", _READ, dir_fd=passed)
 
 
 def _entered(parent: int, name: str, where: str) -> int:
-    """The directory of this name, created if it is missing; never what a symbolic link points to."""
+    """Opens a subdirectory, which is created if it does not exist. Symbolic links are not followed."""
     with suppress(FileNotFoundError):
         return _directory(parent, name, where)
     # Another process may create it at the same time.
@@ -146,17 +146,17 @@ def _directory(parent: int, name: str, where: str) -> int:
         found = os.stat(name, dir_fd=parent, follow_symlinks=False)
         path, facts = _join(where, name), _owner_and_mode(found)
         if not stat.S_ISLNK(found.st_mode):
-            raise _refused(f"{path} is not a directory but a file ({facts}): {_OTHER_PATH}") from None
+            raise _refused(f"{path} is a file, not a directory ({facts}): {_OTHER_PATH}") from None
         target = os.readlink(name, dir_fd=parent)
         raise _refused(
-            f"{path} is a symbolic link to {target} ({facts}), which may lead out of the checkpoints' claim: "
+            f"{path} is a symbolic link to {target} ({facts}), which may lead outside the checkpoint volume: "
             f"{_OTHER_PATH}"
         ) from None
 
 
 def _share(parent: int, name: str) -> None:
-    """Gives a new directory its mode in spite of the umask, and leaves it the set-group-ID bit that it inherits."""
-    # Some network file systems know no modes.
+    """Sets the mode of a new directory regardless of the umask, and keeps an inherited set-group-ID bit."""
+    # Some network file systems do not support modes.
     with suppress(OSError):
         created = os.open(name, _READ | os.O_NOFOLLOW, dir_fd=parent)
         try:
@@ -166,7 +166,7 @@ def _share(parent: int, name: str) -> None:
 
 
 def _test(directory: int, path: str) -> None:
-    """Does what writing a checkpoint does: a directory, a file in it, synced, renamed, and removed."""
+    """Performs the operations of writing a checkpoint: creates, syncs, renames and removes a directory with a file."""
     aside = f".write-test-{secrets.token_hex(8)}"
     renamed = f"{aside}.renamed"
     with _refusing(path, directory):
@@ -196,16 +196,16 @@ def _remove(name: str, directory: int) -> None:
 
 
 def _components(path: str, root: str) -> tuple[str, ...]:
-    """The components below the claim's root; TrainingError where the path leaves the claim."""
+    """The components below the root of the claim. Raises TrainingError if the path is outside the claim."""
     below = _below(path, root)
     if below is None:
         raise _refused(
-            f"spec.training.checkpoint.path: {path} is outside the checkpoints' claim, which is mounted at {root}: set "
-            f"it to {root} or a directory below, or leave it out"
+            f"spec.training.checkpoint.path: {path} is outside the checkpoint volume, which is mounted at {root}: set "
+            f"it to {root} or a directory below it, or remove it"
         )
     if ".." in below:
         raise _refused(
-            f"{path} leaves the checkpoints' claim: write checkpoints.subPath and training.checkpoint.path without '..'"
+            f"{path} leaves the checkpoint volume: set checkpoints.subPath and training.checkpoint.path without '..'"
         )
     return below
 
@@ -215,7 +215,7 @@ def _join(where: str, name: str) -> str:
 
 
 def _below(path: str, root: str) -> tuple[str, ...] | None:
-    """The components of a path below another; None where it is elsewhere."""
+    """The components of a path below another path; None if it is not below."""
     parts, above = _parts(path), _parts(root)
     return parts[len(above) :] if path.startswith("/") and parts[: len(above)] == above else None
 
@@ -226,7 +226,7 @@ def _parts(path: str) -> tuple[str, ...]:
 
 @contextmanager
 def _refusing(path: str, at: str | int, able: str = "writable") -> Iterator[None]:
-    """Turns an OSError into a refusal about the directory `path`, whose owner and mode are read through `at`."""
+    """Converts an OSError to a TrainingError about the directory `path`, whose owner and mode are read through `at`."""
     try:
         yield
     except OSError as error:
@@ -241,7 +241,7 @@ def _refusal(error: OSError, path: str, at: str | int, able: str) -> TrainingErr
     else:
         facts = f" ({_owner_and_mode(found)})"
         if not stat.S_ISDIR(found.st_mode):
-            return _refused(f"{path} is not a directory but a file{facts}: {_OTHER_PATH}")
+            return _refused(f"{path} is a file, not a directory{facts}: {_OTHER_PATH}")
     if error.errno in (errno.EACCES, errno.EPERM):
         return _refused(f"{path} is not {able} by uid {os.geteuid()}{facts}: {_OWNER_REMEDY}")
     permanent, full = error.errno in _PERMANENT, error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -261,7 +261,7 @@ def _owner_and_mode(found: os.stat_result) -> str:
 
 
 def _nearest(path: str) -> str:
-    """The path, or the nearest directory above it that exists: its owner decides whether the rest can be created."""
+    """The path, or its nearest existing parent directory, whose owner determines whether the rest can be created."""
     nearest = Path(path).absolute()
     while not os.path.lexists(nearest) and nearest != nearest.parent:
         nearest = nearest.parent

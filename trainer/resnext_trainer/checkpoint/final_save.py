@@ -1,4 +1,4 @@
-"""The last save of an attempt: without it on the disk an attempt has neither finished nor stopped."""
+"""The last checkpoint of an attempt, which must be written before the attempt completes or stops."""
 
 import time
 from collections.abc import Callable
@@ -12,14 +12,14 @@ from resnext_trainer.runtime.distributed import Communicator
 from resnext_trainer.runtime.heartbeat import Heartbeat
 
 _LOOK_SECONDS = 2.0
-"""Time between two signs of life of all ranks; less than any stallTimeoutSeconds."""
+"""Interval of heartbeats of all ranks; less than any stallTimeoutSeconds."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
-"""Seconds between two tries; they double."""
+"""Seconds between retries (exponential backoff)."""
 
 
 class FinalSave:
-    """Tries to save one position until it is on the disk or the time is over."""
+    """Retries saving a checkpoint until it is written or the time is over."""
 
     def __init__(
         self,
@@ -34,15 +34,15 @@ class FinalSave:
         self._tries, self._pause, self._again = 1, _FIRST_PAUSE, 0.0
 
     def finish(self, position: TrainingPosition, seconds_left: Callable[[], float], *, best: bool) -> str:
-        """Returns when the checkpoint is on the disk; the first try has begun. To be called on every rank.
+        """Waits until the checkpoint is written; the first try has been started. Must be called on every rank.
 
-        Raises TrainingError on every rank alike when the time is over, which a request to stop may shorten. The best
-        checkpoint is tried again as long; where only that one fails, the text returned on rank 0 says so.
+        Raises TrainingError on every rank when the time is over, which a stop request may shorten. The best
+        checkpoint is retried as well; if only that one fails, rank 0 returns a message.
         """
         self._again = time.monotonic() + self._pause
         while True:
             ours = self._look(position, seconds_left(), best) if self._ranks.rank == 0 else None
-            # The others wait here, but never for long: each look is a sign of life on every rank.
+            # The other ranks wait here only briefly, and every rank sends a heartbeat after each check.
             saved = self._ranks.gather(ours)[0]
             self._heartbeat.beat("checkpoint")
             if saved is False:
@@ -50,10 +50,14 @@ class FinalSave:
                     ExitStatus.CHECKPOINT_NOT_SAVED, self._ranks.gather(self._sentence(position))[0], collective=True
                 )
             if saved:
-                return f"; best could not be saved: {self._manager.failure}" if self._manager.failure else ""
+                return (
+                    f"; the best checkpoint could not be saved: {self._manager.failure}"
+                    if self._manager.failure
+                    else ""
+                )
 
     def _look(self, position: TrainingPosition, left: float, best: bool) -> bool | None:
-        """Whether it is saved; None while that is not decided."""
+        """Whether the checkpoint is saved; None while that is not known."""
         manager, look = self._manager, max(0.0, min(_LOOK_SECONDS, left))
         if not manager.wait(look):
             if left > 0:
@@ -68,16 +72,16 @@ class FinalSave:
         self._tries += 1
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         self._again = time.monotonic() + self._pause
-        self._console.note(f"saving step {position.step} again, try {self._tries}; {left:.0f} s are left")
+        self._console.note(f"retrying to save step {position.step} (try {self._tries}, {left:.0f} s left)")
         manager.save(position, newest=not manager.is_saved(position), best=best)
         return None
 
     def _sentence(self, position: TrainingPosition) -> str:
         saved = self._manager.saved
-        kept = f"the newest checkpoint is of step {saved.step}" if saved else "there is no checkpoint"
+        kept = f"the newest checkpoint is at step {saved.step}" if saved else "there is no checkpoint"
         tries = f"{self._tries} tries" if self._tries > 1 else "one try"
         return (
-            f"the checkpoint of step {position.step} could not be saved in {self._directory} ({tries}): "
-            f"{self._manager.failure or 'the write did not end'}; {kept}. Check space, quota and permissions of the "
-            "volume, or raise checkpoint.saveTimeoutSeconds"
+            f"the checkpoint at step {position.step} could not be saved in {self._directory} ({tries}): "
+            f"{self._manager.failure or 'the write did not finish'}; {kept}: check space, quota and permissions of "
+            "the volume, or raise checkpoint.saveTimeoutSeconds"
         )

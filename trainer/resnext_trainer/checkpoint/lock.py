@@ -1,11 +1,11 @@
-"""The lock of a run's directory: one process at a time writes checkpoints there.
+"""The lock of a run directory: one process at a time writes checkpoints there.
 
-It needs no flock, which network file systems often lack, but only that a file can be created exclusively. The files
-lock-00000001, lock-00000002 and so on are generations: to take the lock is to create the next one. The process that
-created the last one holds the lock, and removes the earlier ones, which is how their holders notice.
+It requires only exclusive file creation, not flock, which network file systems often do not support. The files
+lock-00000001, lock-00000002 and so on are generations: a process takes the lock by creating the next one. The process
+that created the last one holds the lock, and removes the earlier ones, so that their holders notice.
 
-A lock counts as held while its file is touched every few seconds. Its age is the difference to a file just written to
-the same directory: both times come from the same clock, that of the file server.
+A lock is held while its file is touched every few seconds. Its age is the difference to a file that was just written to
+the same directory, so that both times come from the clock of the file server.
 """
 
 import json
@@ -29,35 +29,35 @@ from resnext_trainer.errors import TrainingError
 log = logging.getLogger(__name__)
 
 TRAINING_UID = "RESNEXT_TRAINING_UID"
-"""The environment variable with the UID of the training's resource; unset outside Kubernetes."""
+"""Environment variable with the UID of the ResNeXtTraining; unset outside Kubernetes."""
 
 _NAME = re.compile(r"lock-(\d{8})")
 
 
 @dataclass(frozen=True)
 class Timing:
-    """In seconds."""
+    """Intervals of a lock in seconds."""
 
     refresh: float = 10.0
-    """Between two touches of the lock's file."""
+    """Interval at which the holder touches its file."""
     expiry: float = 60.0
-    """A lock that was not touched for so long is no longer held."""
+    """Age after which a lock that was not touched is no longer held."""
     poll: float = 1.0
-    """Between two looks at a lock that another process holds."""
+    """Interval of polling a lock that another process holds."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lock."""
+    """Holder of a lock."""
 
     training: str
-    """UID of the training; of a process outside Kubernetes, a random one."""
+    """UID of the training; random outside Kubernetes."""
     attempt: int
     token: str = field(default_factory=lambda: secrets.token_hex(16))
-    """Of this lock alone."""
+    """Unique token of this lock."""
     host: str = field(default_factory=socket.gethostname)
     process: str = field(default_factory=lambda: _process(os.getpid()))
-    """See `_process`; empty if unknown."""
+    """Identity of the process, see `_process`; empty if unknown."""
 
     def __str__(self) -> str:
         return f"training {self.training}, attempt {self.attempt}, on host {self.host}"
@@ -67,12 +67,12 @@ _HOLDER = TypeAdapter(Holder)
 
 
 def this_training(attempt: int) -> Holder:
-    """This process, for the lock."""
+    """This process as the holder of a lock."""
     return Holder(os.environ.get(TRAINING_UID) or f"local-{secrets.token_hex(8)}", attempt)
 
 
 class Lock:
-    """A lock that this process holds until it is released, or lost to another."""
+    """A lock that this process holds until it is released or another process takes it over."""
 
     def __init__(self, folder: Path, generation: int, holder: Holder, timing: Timing) -> None:
         self._folder, self._generation, self._holder, self._timing = folder, generation, holder, timing
@@ -82,18 +82,18 @@ class Lock:
         self._refresher.start()
 
     def check(self) -> None:
-        """Raises TrainingError if the lock was lost, and OSError if that cannot be known now."""
+        """Raises TrainingError if the lock was lost, and OSError if that cannot be determined."""
         if self._lost.is_set() or not self._is_ours():
             self._lost.set()
             raise self._refused()
 
     def check_known(self) -> None:
-        """Raises TrainingError if the loss of the lock is already known; touches no file."""
+        """Raises TrainingError if the loss of the lock is already known. Does not access files."""
         if self._lost.is_set():
             raise self._refused()
 
     def release(self) -> None:
-        """Lets others take the lock."""
+        """Releases the lock."""
         self._ended.set()
         self._refresher.join(self._timing.refresh)
         with suppress(OSError):
@@ -106,7 +106,7 @@ class Lock:
                 if not self._is_ours():
                     self._lost.set()
                     return
-                os.utime(self._file)  # the server's time
+                os.utime(self._file)  # sets the time of the file server
             except FileNotFoundError:
                 self._lost.set()
                 return
@@ -114,7 +114,7 @@ class Lock:
                 log.warning("%s could not be refreshed (%s)", self._file, error)
 
     def _is_ours(self) -> bool:
-        # Opened again: network file systems then ask the server.
+        # Opening the file makes network file systems query the server.
         try:
             found = _read(self._file)
         except FileNotFoundError:
@@ -127,7 +127,7 @@ class Lock:
             for generation in reversed(_generations(self._folder)):
                 if (other := _read(_path(self._folder, generation))) and other.token != self._holder.token:
                     return _locked(
-                        f"{self._folder}: {other} took over its lock; this attempt writes no more checkpoints"
+                        f"{self._folder}: {other} took over the lock; this attempt writes no more checkpoints"
                     )
         return _locked(f"{self._folder}: the lock of this attempt was removed; it writes no more checkpoints")
 
@@ -139,10 +139,10 @@ def acquire(
     note: Callable[[str], None] = log.warning,
     timing: Timing | None = None,
 ) -> Lock:
-    """The lock of an existing directory; TrainingError with CHECKPOINT_LOCKED where another holds it for `timeout`
-    seconds.
+    """Acquires the lock of an existing directory.
 
-    A higher attempt of the same training takes the lock over at once; a lower one gives up at once.
+    Raises TrainingError with CHECKPOINT_LOCKED if another process holds it for `timeout` seconds. A higher attempt of
+    the same training takes over the lock immediately; a lower one fails immediately.
     """
     timing = timing or Timing()
     deadline, noted, watch = time.monotonic() + timeout, False, _Watch(folder, holder, timing)
@@ -150,7 +150,7 @@ def acquire(
         generations = _generations(folder)
         if generations and (obstacle := watch.obstacle(generations[-1])):
             if obstacle.final or time.monotonic() >= deadline:
-                waited = "" if obstacle.final else f", also after waiting {timeout:g} s"
+                waited = "" if obstacle.final else f" after waiting {timeout:g} s"
                 raise _locked(
                     f"{folder} is locked by {obstacle}{waited}: stop that training, or set checkpoints.subPath or "
                     "checkpoint.path to another directory"
@@ -167,12 +167,12 @@ def acquire(
 
 @dataclass(frozen=True)
 class _Obstacle:
-    """Why a lock cannot be taken now."""
+    """Why a lock cannot be acquired now."""
 
     holder: Holder | None
     age: float
     final: bool
-    """Waiting does not help."""
+    """Whether waiting is useless."""
 
     def __str__(self) -> str:
         held = str(self.holder) if self.holder else "another process"
@@ -180,16 +180,16 @@ class _Obstacle:
 
 
 class _Watch:
-    """Judges the locks of others, and remembers since when one has not changed."""
+    """Checks the locks of other processes, and tracks since when a lock has not changed."""
 
     def __init__(self, folder: Path, holder: Holder, timing: Timing) -> None:
         self._folder, self._holder, self._timing = folder, holder, timing
         self.judged: dict[int, str | None] = {}
-        """The token of each generation as it was when it was judged."""
+        """Token of each generation when it was checked."""
         self._unchanged: tuple[object, float] = (None, 0.0)
 
     def obstacle(self, generation: int) -> _Obstacle | None:
-        """None if this generation may be followed by the next."""
+        """Why the next generation must not be created; None if it may."""
         file = _path(self._folder, generation)
         try:
             found, touched = _read(file), file.stat().st_mtime
@@ -203,7 +203,7 @@ class _Watch:
         if found and _ended(found.process):
             return None
         age = self._age(touched)
-        # The second for a time that lies in the future: the clock of the server was set back.
+        # The second condition handles times in the future, after the clock of the server was set back.
         if age > self._timing.expiry or self._seen_unchanged((generation, touched)) > self._timing.expiry:
             return None
         return _Obstacle(found, age, final=higher)
@@ -226,7 +226,7 @@ class _Watch:
 
 
 def _create(folder: Path, before: list[int], watch: _Watch, holder: Holder, timing: Timing) -> Lock | None:
-    """The next generation; None where another process was faster."""
+    """Creates the next generation. Returns None if another process was faster."""
     generation = before[-1] + 1 if before else 1
     file = _path(folder, generation)
     try:
@@ -237,7 +237,7 @@ def _create(folder: Path, before: list[int], watch: _Watch, holder: Holder, timi
         stream.write(json.dumps(asdict(holder)).encode())
         stream.flush()
         os.fsync(stream.fileno())
-    # Numbers start again once all files are removed: another process may have begun at 1, or we may have.
+    # Numbers restart at 1 when all files are removed: this or another process may have started at 1.
     judged = watch.judged if before else {}
     for other in _generations(folder):
         with suppress(FileNotFoundError):
@@ -251,7 +251,7 @@ def _create(folder: Path, before: list[int], watch: _Watch, holder: Holder, timi
 
 
 def _changed(folder: Path, generation: int, judged: dict[int, str | None]) -> bool:
-    """Whether a generation's file is another than the one that was judged."""
+    """Whether the file of a generation has changed since it was checked."""
     if generation not in judged:
         return False
     found = _read(_path(folder, generation))
@@ -267,7 +267,7 @@ def _path(folder: Path, generation: int) -> Path:
 
 
 def _read(file: Path) -> Holder | None:
-    """Who created a lock's file; None while it is written, or if it cannot be parsed."""
+    """Creator of a lock file; None while the file is being written, or if it cannot be parsed."""
     try:
         return _HOLDER.validate_json(file.read_bytes())
     except ValidationError:
@@ -275,7 +275,7 @@ def _read(file: Path) -> Holder | None:
 
 
 def _process(pid: int) -> str:
-    """Names a process of this machine for as long as the machine runs; empty where /proc does not say."""
+    """Identity of a process on this machine until the next boot; empty if /proc is not available."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()} {pid} {_start(pid)}"
@@ -284,13 +284,13 @@ def _process(pid: int) -> str:
 
 
 def _start(pid: int) -> str:
-    """When a process started; empty for one that has ended and was not waited for."""
+    """Start time of a process; empty for a zombie."""
     state, *others = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return "" if state in "ZX" else others[18]
 
 
 def _ended(process: str) -> bool:
-    """Whether a process is known to have ended: one of this machine and of this PID namespace."""
+    """Whether a process is known to have exited, which only works within this machine and PID namespace."""
     with suppress(ValueError, IndexError, OSError):
         boot, namespace, pid, start = process.split(" ")
         ours = _process(os.getpid()).split(" ")

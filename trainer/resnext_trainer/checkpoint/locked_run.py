@@ -1,4 +1,4 @@
-"""Runs that only one attempt may write to: each is opened under its lock. Only rank 0 comes here."""
+"""Opens runs under their lock, so that only one attempt writes to a run. Used on rank 0 only."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,15 +26,15 @@ class RunOpener:
     """
 
     root: Path
-    """The checkpoint directory; it is created if it is missing."""
+    """The checkpoint directory, which is created if it does not exist."""
     holder: Holder
     timeout_seconds: float
     """Time to wait for a lock."""
     note: Callable[[str], None]
-    """Logs a line while a lock is waited for."""
+    """Logs a message while waiting for a lock."""
 
     def open_current(self) -> LockedRun:
-        """The current run; in an empty directory a new one."""
+        """Opens the current run, or a new one in an empty directory."""
         self.root.mkdir(parents=True, exist_ok=True)
         while True:
             run = runs.current(self.root)
@@ -50,12 +50,12 @@ class RunOpener:
             run_lock = self._acquire(run.folder)
             if runs.current(self.root) == run:
                 return LockedRun(run, run_lock)
-            run_lock.release()  # the last holder began another run
+            run_lock.release()  # the previous holder started another run
 
     def begin(self, weights: str | None = None) -> LockedRun:
-        """A new run, which is then the current one. The caller holds the lock of the run before, or of the root.
+        """Creates a run and makes it the current one. The caller holds the lock of the previous run, or of the root.
 
-        weights: id of the run whose weights the new one begins with; None if it begins from scratch.
+        weights: ID of the run whose weights the new one starts with; None to start from scratch.
         """
         run = runs.create(self.root, self.holder.training, self.holder.attempt, weights)
         run_lock = self._acquire(run.folder)

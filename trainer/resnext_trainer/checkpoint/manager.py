@@ -1,6 +1,6 @@
-"""The checkpoints of a training: rank 0 reads and writes them, and all ranks continue from the same one.
+"""Checkpoint manager: rank 0 reads and writes checkpoints, and all ranks resume from the same one.
 
-They are written in a thread of their own, from a copy of the state, so that steps wait for memory and not for a disk.
+A separate thread writes a copy of the state, so that training waits for the copy and not for the disk.
 """
 
 from collections.abc import Callable, Mapping
@@ -38,22 +38,22 @@ class CheckpointManager:
         phases: PhaseTimer,
         run: Resumption | None,
     ) -> None:
-        """`run` is the one that the attempt resumes or begins; rank 0 alone has it."""
+        """run: the run that the attempt resumes or starts; None on other ranks than 0."""
         self._config, self._attempt, self._ranks = config, attempt, ranks
         self._state, self._resumption = state, run
         self._metrics, self._console, self._phases = metrics, console, phases
         self.saved: SavedCheckpoint | None = None
-        """The newest checkpoint; known to every rank when it was read, to rank 0 when it was written."""
+        """The newest checkpoint: the restored one on every rank, a saved one only on rank 0."""
         self._best_top1: float | None = None
-        """Top-1 accuracy of the best checkpoint on the disk, from 0 to 1. Rank 0 knows it."""
+        """Top-1 accuracy of the best checkpoint on the disk, from 0 to 1; only on rank 0."""
         self.failure = ""
-        """Why the last write failed; empty if it did not, or has not ended. Rank 0 knows it."""
+        """Why the last write failed; empty if it succeeded or has not finished. Only on rank 0."""
         self._writing: Future[None] | None = None
 
     def restore(self) -> TrainingPosition:
-        """Gives every rank the state of the newest checkpoint; without one, that of the training's beginning.
+        """Restores the newest checkpoint on every rank; without one, the initial state.
 
-        Raises TrainingError, on every rank alike, as `checkpoint.restore.restore` does.
+        Raises TrainingError on every rank, as `checkpoint.restore.restore` does.
         """
         self.wait()
         on_rank_0: Restored = self._ranks.gather(distributed.run_collectively(self._ranks, self._restore))[0]
@@ -62,7 +62,7 @@ class CheckpointManager:
         return on_rank_0.position
 
     def check(self) -> None:
-        """Raises TrainingError on rank 0 if another process is known to write the run's checkpoints now."""
+        """Raises TrainingError on rank 0 if another process is known to have taken over the lock of the run."""
         if self._resumption:
             self._resumption.check_known()
 
@@ -79,12 +79,12 @@ class CheckpointManager:
         newest: bool = True,
         best: bool = False,
     ) -> None:
-        """Starts a write on rank 0, after the one before has ended; `wait` returns when it is on the disk.
+        """Starts a write on rank 0 after the previous one has finished; `wait` returns when it is on the disk.
 
-        A disk that is full must not end a training: the failure is counted, and the write is tried again later.
+        A full disk must not end the training: the failure is counted, and the write is retried later.
 
-        variables: what to save; those of the train state if it is None. newest: write the newest checkpoint. best:
-        write the best checkpoint, too, if the position's top-1 accuracy is higher than that of the one on the disk.
+        variables: the variables to save; None for those of the train state. newest: write the newest checkpoint. best:
+        also write the best checkpoint, if the top-1 accuracy is higher than that of the one on the disk.
         """
         if self._ranks.rank != 0:
             return
@@ -92,13 +92,13 @@ class CheckpointManager:
         best = best and position.top1 is not None and (self._best_top1 is None or position.top1 > self._best_top1)
         if newest or best:
             with self._phases.phase("checkpoint"):
-                # A copy: on a CPU the next step writes into the same memory.
+                # A copy, because on a CPU the next step modifies the same memory.
                 values = self._state.variables() if variables is None else variables
                 arrays = {name: np.array(value.numpy()) for name, value in values.items()}
             self._writing = _in_background(lambda: self._write(position, arrays, newest=newest, best=best))
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Waits until the write has ended, with success or not; False if that takes longer than `seconds`."""
+        """Waits until the write has succeeded or failed. Returns False if that takes longer than `seconds`."""
         if self._writing:
             with self._phases.phase("checkpoint"):
                 try:
@@ -109,7 +109,7 @@ class CheckpointManager:
         return True
 
     def abandon(self) -> None:
-        """Stops waiting for a write that has not ended."""
+        """Stops waiting for an unfinished write."""
         self._writing = None
 
     def is_saved(self, position: TrainingPosition) -> bool:
@@ -124,7 +124,7 @@ class CheckpointManager:
 
     def _write(self, position: TrainingPosition, arrays: Arrays, *, newest: bool, best: bool) -> None:
         self.failure = ""
-        # The best first: else an end between the two would leave a checkpoint that knows of a best one never written.
+        # The best first: otherwise the newest checkpoint could refer to a best one that was never written.
         for write, wanted in ((self._write_best, best), (self._write_newest, newest)):
             try:
                 if wanted:
@@ -146,7 +146,7 @@ class CheckpointManager:
 
 
 def _in_background(act: Callable[[], None]) -> "Future[None]":
-    """Runs `act` in a thread that the process does not wait for at its end: a write may hang with its volume."""
+    """Runs `act` in a daemon thread, because a write may hang with its volume."""
     done: Future[None] = Future()
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""What an error of the operating system in a checkpoint directory means for an attempt."""
+"""Converts operating system errors in a checkpoint directory to training errors."""
 
 import errno
 import os
@@ -17,8 +17,8 @@ _PERMANENT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDI
 def explain_os_errors(root: Path) -> Iterator[None]:
     """Raises TrainingError for an OSError of the block, with the file or `root`, its owner and mode, and a remedy.
 
-    The exit status depends on whether a retry can help: INVALID_CONFIGURATION if it cannot, CHECKPOINT_NOT_SAVED on a
-    full volume, otherwise SYSTEM_ERROR.
+    The exit status is INVALID_CONFIGURATION if a retry is useless, CHECKPOINT_NOT_SAVED for a full volume, otherwise
+    SYSTEM_ERROR.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""What a checkpoint says about the training that wrote it, so that a run resumes with the same recipe and dataset."""
+"""Metadata in a checkpoint about the training that wrote it, so that a run resumes with the same recipe and dataset."""
 
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -14,7 +14,7 @@ from resnext_trainer.data.fingerprint import Fingerprint
 
 
 def version() -> str:
-    """This trainer's version, for messages."""
+    """Version of the trainer, for messages."""
     try:
         return metadata.version("resnext-operator")
     except metadata.PackageNotFoundError:
@@ -22,28 +22,28 @@ def version() -> str:
 
 
 class Provenance(BaseModel):
-    """Where weights come from. Tolerant of fields that a later version adds within the same format."""
+    """Origin of the weights. Ignores unknown fields, which a later version may add within the same format."""
 
     model_config = ConfigDict(
         frozen=True, extra="ignore", alias_generator=to_camel, validate_by_name=True, validate_by_alias=True
     )
 
     config: Mapping[str, Any]
-    """The resolved configuration, in the user's spelling."""
+    """The resolved configuration, with field names in camelCase."""
     written: tuple[str, ...]
-    """The fields that the user wrote, in this attempt or an earlier one."""
+    """The fields that the user set, in this attempt or an earlier one."""
     class_names: tuple[str | None, ...]
-    """By class number; None for a class without a name."""
+    """Class names by index; None for a class without a name."""
     dataset: Fingerprint
     differences: tuple[str, ...] = ()
-    """What changed in the recipe or the dataset where the run continued nevertheless (onMismatch: continue)."""
+    """Changes of recipe or dataset with which the run was resumed (onMismatch: continue)."""
     run: str = ""
-    """The run's id; empty in the directory of an earlier format, whose run has none."""
+    """ID of the run; empty for the run of checkpoint format 1."""
     training: str = ""
-    """The UID of the training."""
+    """UID of the training."""
     attempt: int = 0
     version: str = ""
-    """Of the trainer."""
+    """Version of the trainer."""
 
     @model_validator(mode="before")
     @classmethod
@@ -52,7 +52,7 @@ class Provenance(BaseModel):
 
 
 def dumped(config: Training) -> dict[str, Any]:
-    """A resolved configuration as it is stored."""
+    """A resolved configuration in its stored form."""
     return config.model_dump(mode="json", by_alias=True)
 
 
@@ -65,10 +65,10 @@ def of_attempt(
     run: str,
     holder: Holder,
 ) -> Provenance:
-    """What the checkpoints of an attempt say about it.
+    """The provenance of the checkpoints of an attempt.
 
-    before: that of the checkpoint which the attempt resumes, if it says so; its class names apply where the dataset
-    has none. differences: those that the attempt accepts (onMismatch: continue). run: the run's id.
+    before: the provenance of the checkpoint that the attempt resumes from, if any; its class names apply if the dataset
+    has none. differences: those that the attempt accepts (onMismatch: continue). run: ID of the run.
     """
     if before and not any(class_names):
         class_names = before.class_names

@@ -1,7 +1,7 @@
 """Fields of the configuration that earlier versions stored under other names.
 
-Checkpoints keep the configuration of their run. Reading them under today's names, a run keeps its recipe and settings
-after an upgrade, and a renamed field is no difference.
+Checkpoints store the configuration of their run. With the current names, a run keeps its recipe and settings after an
+upgrade, and a renamed field is not a difference.
 """
 
 from collections.abc import Mapping
@@ -16,13 +16,13 @@ RENAMED: Mapping[str, str] = {
     "optimizer.warmupFromBatch": "optimizer.warmupMinGlobalBatch",
     "stopAt.top1": "targetTop1",
 }
-"""Old and new name, renamed with v1alpha2."""
+"""New names by old names; renamed with v1alpha2."""
 
 _VALUES: Mapping[str, Mapping[Any, Any]] = {"model.initFan": {"in": "fan_in", "out": "fan_out"}}
 
 
 def with_current_names(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored provenance whose `config` and `written` have today's names; the argument stays as it is."""
+    """A copy of a stored provenance with the current names in `config` and `written`."""
     found = dict(stored)
     if isinstance(config := stored.get("config"), Mapping):
         found["config"] = _config(config)

@@ -1,4 +1,4 @@
-"""What an attempt begins with: the newest checkpoint of its run, or else initial weights. Only rank 0 comes here."""
+"""Restores the newest checkpoint of a run, or else initial weights. Used on rank 0 only."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,7 +23,7 @@ class Restored(NamedTuple):
 
     position: TrainingPosition = TrainingPosition()
     saved: SavedCheckpoint | None = None
-    """The checkpoint at this position; None at the training's beginning."""
+    """The checkpoint at this position; None at the start of the training."""
     best_top1: float | None = None
     """Top-1 accuracy of the best checkpoint on the disk, from 0 to 1; None if there is none."""
 
@@ -31,8 +31,8 @@ class Restored(NamedTuple):
 def restore(run: Resumption, config: Training, state: TrainState, console: Console) -> Restored:
     """Assigns the newest checkpoint of the run to the train state; without one, its initial weights.
 
-    run: selected and settled. Raises TrainingError if all checkpoints of the run are damaged, if the newest was saved
-    from a different model, or as `assign_initial_weights` does.
+    run: after `select` and `settle`. Raises TrainingError if all checkpoints of the run are damaged, if the newest was
+    saved from a different model, or as `assign_initial_weights` does.
     """
     best = store.best(run.folder)
     best_top1 = best.position.top1 if best else None
@@ -52,15 +52,15 @@ def restore(run: Resumption, config: Training, state: TrainState, console: Conso
 
 
 def assign_initial_weights(run: Resumption, config: Training, state: TrainState, console: Console) -> None:
-    """Assigns the weights of the run before (onMismatch: warmStart) or of `initialCheckpoint`, if any.
+    """Assigns the weights of the previous run (onMismatch: warmStart) or of `initialCheckpoint`, if any.
 
-    Variables that the source does not have keep their values; the console names them. Raises TrainingError if the
+    Variables that the source does not have keep their values; they are logged. Raises TrainingError if the
     source has no valid checkpoint, or was saved from a different model.
     """
     source: Path | Run
     if (old := run.warm_start_folder()) is not None:
         source, path = Run(old), str(old)
-        field = "spec.training.checkpoint.onMismatch is warmStart, the weights are those of"
+        field = "spec.training.checkpoint.onMismatch: warmStart from"
     elif config.initial_checkpoint is not None:
         path, field = config.initial_checkpoint, warm_start.FIELD
         source = Path(path)
@@ -75,7 +75,9 @@ def assign_initial_weights(run: Resumption, config: Training, state: TrainState,
             if variable is not None:
                 variable.assign(array)
     new = [name for name in variables if name not in arrays]
-    console.note(f"{len(arrays)} variables come from {path}; " + (f"new: {', '.join(new)}" if new else "none is new"))
+    console.note(
+        f"{len(arrays)} variables initialized from {path}; " + (f"new: {', '.join(new)}" if new else "none is new")
+    )
 
 
 def _shapes(variables: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -86,6 +88,6 @@ def _different_model(saved: SavedCheckpoint, config: Training) -> str:
     return (
         f"the checkpoint {saved.path} was saved from a different model than "
         f"{config.model.architecture} with {config.model.classes} classes (emaDecay "
-        f"{config.ema_decay:g}): set checkpoint.path, or the volume behind it, to another one"
+        f"{config.ema_decay:g}): set checkpoint.path to another directory"
         + (", or checkpoint.onMismatch to warmStart or restart" if config.checkpoint.on_mismatch == "continue" else "")
     )

@@ -1,4 +1,4 @@
-"""Whether an attempt resumes the current run of its checkpoint directory or begins another. Only rank 0 comes here."""
+"""Whether an attempt resumes the current run of its checkpoint directory or starts a new one. Used on rank 0 only."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Resumption:
-    """The run of one attempt, from its selection to the attempt's end."""
+    """The run of one attempt, from its selection to the end of the attempt."""
 
     def __init__(self, config: Training, attempt: int, note: Callable[[str], None]) -> None:
         self._config, self._note = config, note
@@ -31,7 +31,7 @@ class Resumption:
         self._newest: tuple[TrainingPosition, SavedCheckpoint, Provenance | None] | None = None
         self._comparison: Comparison | None = None
         self.provenance: Provenance
-        """What the checkpoints of this attempt say about it."""
+        """The provenance of the checkpoints of this attempt."""
 
     @property
     def folder(self) -> Path:
@@ -39,9 +39,9 @@ class Resumption:
         return self._current.run.folder
 
     def select(self) -> Training:
-        """Takes the lock of the current run; the settings that the dataset is opened with.
+        """Acquires the lock of the current run. Returns the settings for opening the dataset.
 
-        Raises TrainingError where another training holds the lock, or where the run cannot be read.
+        Raises TrainingError if another training holds the lock, or if the run cannot be read.
         """
         with explain_os_errors(self._root):
             self._opened = self._opener.open_current()
@@ -55,9 +55,9 @@ class Resumption:
         return self._config
 
     def settle(self, dataset: Fingerprint, class_names: Sequence[str | None]) -> Training:
-        """Resumes the run, or begins another one, as `checkpoint.onMismatch` says; the settings that apply.
+        """Resumes the run or starts a new one, as `checkpoint.onMismatch` says. Returns the settings that apply.
 
-        Raises TrainingError where the recipe or the dataset is another, or where more epochs are trained than wanted.
+        Raises TrainingError if recipe or dataset differ, or if the run has already trained more epochs.
         """
         config, before = self._config, self._newest[2] if self._newest else None
         on_mismatch = config.checkpoint.on_mismatch
@@ -82,19 +82,19 @@ class Resumption:
         return config
 
     def warm_start_folder(self) -> Path | None:
-        """The directory of the run whose weights this one begins with, if it began as a warm start."""
+        """The directory of the run whose weights this one starts with, if it is a warm start."""
         return runs.warm_start_folder(self._root, self._current.run)
 
     def check(self) -> None:
-        """Raises TrainingError if another process took over the lock; asks the disk."""
+        """Raises TrainingError if another process took over the lock. Reads the lock files."""
         self._current.lock.check()
 
     def check_known(self) -> None:
-        """The same, as far as it is known already."""
+        """Raises TrainingError if another process is already known to have taken over the lock."""
         self._current.lock.check_known()
 
     def close(self) -> None:
-        """Lets others take the run's lock."""
+        """Releases the lock of the run."""
         if self._opened:
             self._opened.lock.release()
 
@@ -104,10 +104,10 @@ class Resumption:
         return self._opened
 
     def _begin(self, differences: Sequence[str]) -> None:
-        """A new run, which replaces the current one as such and leaves its files alone."""
+        """Starts a new run, which becomes the current one. The files of the old run are kept."""
         old, on_mismatch = self._current, self._config.checkpoint.on_mismatch
         with explain_os_errors(self._root):
-            # The old run's lock is held until the new run is the current one: nobody else can begin one now.
+            # The lock of the old run is held until the new one is current, so that no other process starts a run.
             self._opened = self._opener.begin(weights=old.run.id if on_mismatch == "warmStart" else None)
             old.lock.release()
         self._newest = self._comparison = None
@@ -116,8 +116,8 @@ class Resumption:
     def _log_differences(self, before: Provenance | None, differences: Sequence[str]) -> None:
         if before is None:
             log.warning(
-                "%s is of checkpoint format 1, which stores neither recipe nor dataset: they cannot be compared. "
-                "New checkpoints are of format %d",
+                "%s has checkpoint format 1, which stores neither recipe nor dataset: they cannot be compared. "
+                "New checkpoints have format %d",
                 self._current.run,
                 runs.FORMAT,
             )

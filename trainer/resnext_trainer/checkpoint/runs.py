@@ -1,11 +1,11 @@
-"""The runs in a checkpoint directory: each in a directory of its own, one of them the current one.
+"""Runs in a checkpoint directory: each has its own directory, and one of them is the current one.
 
-    current-run                 which run is the current one
-    runs/RUN/run.json           how the run began
+    current-run                 ID of the current run
+    runs/RUN/run.json           origin of the run
     runs/RUN/lock-GENERATION    see `lock`
     runs/RUN/step-STEP-attempt-ATTEMPT, best, log.jsonl, tensorboard
 
-A directory of checkpoint format 1 holds its only run itself, at the top; that run stays where it is.
+A directory of checkpoint format 1 contains a single run at its top level; that run is not moved.
 """
 
 import json
@@ -25,7 +25,7 @@ from resnext_trainer.contract import ExitStatus
 from resnext_trainer.errors import TrainingError
 
 FORMAT = 2
-"""Of everything in a checkpoint directory. 1 had a single run at the top of it, and stored no configuration."""
+"""Checkpoint format. Format 1 had a single run at the top level, and stored no configuration."""
 
 _POINTER, _RUNS, _BEGINNING = "current-run", "runs", "run.json"
 _TOP = ("step-*-attempt-*", "best", ".best.old")
@@ -34,18 +34,18 @@ _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,99}")
 
 @dataclass(frozen=True)
 class Run:
-    """A run's directory."""
+    """A run and its directory."""
 
     folder: Path
     id: str = ""
-    """Empty for the run of format 1, at the top of the directory."""
+    """Empty for the run of format 1, at the top level of the directory."""
 
     def __str__(self) -> str:
         return f"run {self.id} in {self.folder}" if self.id else f"the run in {self.folder}"
 
 
 class Beginning(BaseModel):
-    """How a run began: run.json."""
+    """Origin of a run: content of run.json."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -54,10 +54,10 @@ class Beginning(BaseModel):
     run: str
     time: datetime
     training: str
-    """UID of the training that began it."""
+    """UID of the training that started it."""
     attempt: int
     weights: str | None = None
-    """The run whose weights it began with (onMismatch: warmStart); empty for the one of format 1."""
+    """ID of the run whose weights it started with (onMismatch: warmStart); empty for a run of format 1."""
 
 
 class _Pointer(BaseModel):
@@ -71,7 +71,7 @@ class _Pointer(BaseModel):
 
 
 def current(root: Path) -> Run | None:
-    """The current run; None in an empty directory. Raises TrainingError where that cannot be known."""
+    """The current run; None in an empty directory. Raises TrainingError if it cannot be determined."""
     file = root / _POINTER
     try:
         content = file.read_bytes()
@@ -82,7 +82,7 @@ def current(root: Path) -> Run | None:
         check_format(stored, file)
         pointer = _Pointer.model_validate(stored)
         if not _ID.fullmatch(pointer.run):
-            raise ValueError(f"{pointer.run!r} is not the name of a run")
+            raise ValueError(f"{pointer.run!r} is not a valid run ID")
     except (ValueError, ValidationError) as error:
         raise TrainingError(
             ExitStatus.NO_VALID_CHECKPOINT, f"{file} does not name a run ({error}): {_how_to_choose(root)}"
@@ -91,7 +91,7 @@ def current(root: Path) -> Run | None:
 
 
 def located(path: Path) -> Path:
-    """The directory with a run's checkpoints and log: the current run's in a checkpoint directory, else `path`."""
+    """The directory with checkpoints and log of a run: that of the current run, or `path` if there is none."""
     if not path.is_dir():
         return path
     run = current(path)
@@ -99,12 +99,12 @@ def located(path: Path) -> Path:
 
 
 def of_id(root: Path, name: str) -> Run:
-    """The run of this id."""
+    """The run with this ID."""
     return _run(root, name) if name else Run(root)
 
 
 def create(root: Path, training: str, attempt: int, weights: str | None = None) -> Run:
-    """A new run, which is not yet the current one."""
+    """Creates a run, which is not yet the current one."""
     now = datetime.now(UTC).replace(microsecond=0)
     run = _run(root, f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(4)}")
     run.folder.mkdir(parents=True)
@@ -114,7 +114,7 @@ def create(root: Path, training: str, attempt: int, weights: str | None = None) 
 
 
 def beginning(run: Run) -> Beginning | None:
-    """How a run began, if it says so."""
+    """Origin of a run; None if unknown."""
     file = run.folder / _BEGINNING
     with suppress(FileNotFoundError, ValidationError):
         stored = file.read_bytes()
@@ -125,27 +125,27 @@ def beginning(run: Run) -> Beginning | None:
 
 
 def warm_start_folder(root: Path, run: Run) -> Path | None:
-    """The directory of the run whose weights `run` began with (onMismatch: warmStart); None without one."""
+    """Directory of the run whose weights `run` started with (onMismatch: warmStart); None without one."""
     began = beginning(run) if run.id else None
     return None if began is None or began.weights is None else of_id(root, began.weights).folder
 
 
 def make_current(root: Path, run: Run) -> None:
-    """Makes a run the current one. Only the holder of the current run's lock may; without one, that of the root's."""
+    """Makes a run the current one. The caller holds the lock of the current run or, without one, of the root."""
     _replace(root / _POINTER, _pointer(run))
 
 
 def check_format(stored: Any, file: Path) -> None:
-    """Raises TrainingError for what a later version wrote, and ValueError for what no version writes."""
+    """Raises TrainingError for the format of a later version, and ValueError for invalid data."""
     if not isinstance(stored, dict):
-        raise ValueError("it holds no object")
+        raise ValueError("it is not a JSON object")
     form = stored.get("format", 1)
     if not isinstance(form, int) or isinstance(form, bool) or form < 1:
         raise ValueError(f"its format is {form!r}")
     if form > FORMAT:
         raise TrainingError(
             ExitStatus.INVALID_CONFIGURATION,
-            f"{file} is of checkpoint format {form}, written by version {stored.get('version', 'unknown')}; this is "
+            f"{file} has checkpoint format {form}, written by version {stored.get('version', 'unknown')}; this is "
             f"version {version()}, which reads formats up to {FORMAT}: use the later version, or set "
             "checkpoints.subPath or checkpoint.path to another directory",
         )
@@ -154,7 +154,7 @@ def check_format(stored: Any, file: Path) -> None:
 def _without_pointer(root: Path) -> Run | None:
     if any(next(root.glob(pattern), None) for pattern in _TOP):
         return Run(root)
-    # A process that ended before it made its run the current one leaves a directory without checkpoints.
+    # A process that exited before its run became the current one leaves a run without checkpoints.
     if next(root.glob(f"{_RUNS}/*/{_TOP[0]}"), None):
         raise TrainingError(ExitStatus.NO_VALID_CHECKPOINT, f"{root / _POINTER} is missing: {_how_to_choose(root)}")
     return None
@@ -163,9 +163,9 @@ def _without_pointer(root: Path) -> Run | None:
 def _how_to_choose(root: Path) -> str:
     found = sorted(path.name for path in (root / _RUNS).glob("*") if path.is_dir())
     if not found:
-        return f"remove it, or restore {root} from a copy"
+        return f"remove it, or restore {root} from a backup"
     last = json.dumps({"format": FORMAT, "run": found[-1]})
-    return f"write the run to resume into it, such as {last}; {root / _RUNS} holds {', '.join(found[-20:])}"
+    return f"write the run to resume to the file, such as {last}; {root / _RUNS} contains {', '.join(found[-20:])}"
 
 
 def _run(root: Path, name: str) -> Run:
@@ -174,7 +174,7 @@ def _run(root: Path, name: str) -> Run:
         if each.is_symlink():
             raise TrainingError(
                 ExitStatus.INVALID_CONFIGURATION,
-                f"{each} is a symbolic link, and checkpoints are only written to real directories: replace it",
+                f"{each} is a symbolic link, to which checkpoints are not written: replace it with a directory",
             )
     return Run(folder, name)
 

@@ -1,4 +1,4 @@
-"""Which checkpoint to take, and which of its weights: raw or averaged."""
+"""Selects a checkpoint, and its weights: raw or averaged."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +14,7 @@ BEST, NEWEST = "best", "newest"
 
 
 class DamagedCheckpointError(Exception):
-    """The selected checkpoint is not whole."""
+    """The selected checkpoint is missing or damaged."""
 
     def __init__(self, path: Path, cause: Exception) -> None:
         super().__init__(str(cause))
@@ -22,22 +22,22 @@ class DamagedCheckpointError(Exception):
 
 
 def select(source: Path | Run, prefer: str | None = None, *, skip_damaged_best: bool = False) -> Checkpoint | None:
-    """The checkpoint to take from `source`; None if there is none.
+    """Selects a checkpoint from `source`; None if there is none.
 
-    `source` is a run, or the path of a single checkpoint, of a run, or of a checkpoint directory, whose current run
-    counts. `prefer` is BEST, NEWEST, or None: the best one, or the newest while there is no best one.
+    source: a run, or the path of a checkpoint, of a run, or of a checkpoint directory, which means its current run.
+    prefer: BEST, NEWEST, or None for the best, or else the newest.
 
-    A training that resumes takes, in this order of preference:
+    A training resumes from, in this order of preference:
 
     1. The newest checkpoint of its run: the highest step, then the highest attempt. Damaged ones are skipped with a
        warning.
-    2. Without any, the weights of the run before, if `checkpoint.onMismatch` is warmStart: of its best checkpoint, or
-       else of its newest.
+    2. The weights of the previous run, if `checkpoint.onMismatch` is warmStart: of its best checkpoint, or else of its
+       newest.
     3. The weights of `initialCheckpoint`, selected in the same way.
-    4. The initial weights, which depend on the seed alone.
+    4. Random initial weights, which depend only on the seed.
 
-    Raises DamagedCheckpointError where a single or the best checkpoint is not whole; `skip_damaged_best` takes the
-    newest instead of such a best one. Raises TrainingError where a run has checkpoints and none is valid.
+    Raises DamagedCheckpointError if a single or the best checkpoint is damaged; with `skip_damaged_best` the newest is
+    selected instead of a damaged best one. Raises TrainingError if a run has checkpoints and none is valid.
     """
     if isinstance(source, Run):
         folder = source.folder
@@ -55,7 +55,7 @@ def select(source: Path | Run, prefer: str | None = None, *, skip_damaged_best: 
 
 
 def read(checkpoint: Path) -> Checkpoint:
-    """A single checkpoint; raises DamagedCheckpointError where it is missing or not whole."""
+    """Reads a single checkpoint. Raises DamagedCheckpointError if it is missing or damaged."""
     try:
         return store.read(checkpoint)
     except store.CORRUPT_CHECKPOINT_ERRORS as error:
@@ -63,9 +63,9 @@ def read(checkpoint: Path) -> Checkpoint:
 
 
 def weights(arrays: Arrays, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """The weights and statistics of these names; those that the checkpoint does not have are missing.
+    """The weights and statistics with these names, as far as the checkpoint has them.
 
-    The moving averages, if the checkpoint has them: the best checkpoint is chosen by their accuracy. Never a mixture.
+    All are moving averages if the checkpoint has averages, because their accuracy determines the best checkpoint.
     """
     averaged = any(name.startswith(PREFIX) for name in arrays)
     stored = {name: PREFIX + name if averaged else name for name in names}

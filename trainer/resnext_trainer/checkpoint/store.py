@@ -1,7 +1,7 @@
-"""Checkpoints that are whole or not there: written aside, checksummed, synced to the disk, then renamed.
+"""Atomic checkpoints: written to a temporary directory with a checksum, synced, then renamed.
 
-Each is a folder `step-STEP-attempt-ATTEMPT` with the arrays (state.npz) and what they are (state.json, with the arrays'
-SHA-256) and where they come from. The best by top-1 is kept apart, in `best`. Only rank 0 comes here.
+Each is a directory `step-STEP-attempt-ATTEMPT` with the arrays (state.npz) and metadata (state.json: position, SHA-256
+of the arrays, provenance). The checkpoint with the best top-1 accuracy is kept in `best`. Used on rank 0 only.
 """
 
 import hashlib
@@ -36,33 +36,33 @@ Count = Annotated[int, Field(ge=0)]
 Arrays = Mapping[str, np.ndarray]
 
 Guard = Callable[[], None]
-"""Raises where this process may not write any more; called before each rename."""
+"""Raises if this process must no longer write; called before each rename."""
 
 CORRUPT_CHECKPOINT_ERRORS = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
-"""What `read` raises for a checkpoint that is missing or damaged."""
+"""Exceptions of `read` for a checkpoint that is missing or damaged."""
 
 
 @dataclass(frozen=True)
 class TrainingPosition:
-    """How far a training is, in what does not depend on the number of ranks."""
+    """Position of a training, independent of the number of ranks."""
 
     step: Count = 0
-    """Updates made since the training began."""
+    """Number of completed steps."""
     epoch: Count = 0
-    """Whole epochs done."""
+    """Number of completed epochs."""
     images: Count = 0
-    """Images seen in the current epoch, over all ranks."""
+    """Images consumed in the current epoch, over all ranks."""
     top1: float | None = None
     top5: float | None = None
     best_top1: float | None = None
     rollbacks: Count = 0
-    """How often a loss that was not finite took the training back."""
+    """Number of rollbacks after a non-finite loss."""
     redealt: tuple[tuple[Count, Count], ...] = ()
-    """The rollbacks within the current epoch; see `data.input_pipeline.ReshuffleHistory`."""
+    """Rollbacks within the current epoch; see `data.input_pipeline.ReshuffleHistory`."""
 
 
 class Checkpoint(NamedTuple):
-    """What a checkpoint holds."""
+    """Content of a checkpoint."""
 
     position: TrainingPosition
     arrays: Arrays
@@ -71,24 +71,24 @@ class Checkpoint(NamedTuple):
 
 @dataclass(frozen=True)
 class _State:
-    """What state.json holds."""
+    """Content of state.json."""
 
     position: TrainingPosition
     time: datetime
     sha256: str
-    """Of the arrays' file."""
+    """SHA-256 of state.npz."""
     format: int = 1
     provenance: Provenance | None = None
-    """Where the weights come from; format 1 does not say."""
+    """Origin of the weights; None in format 1."""
     version: str = "unknown"
-    """Of the trainer; outside of the provenance, where every later format keeps it."""
+    """Version of the trainer; not part of the provenance, so that any version can read it."""
 
 
 _STATE_FILE = TypeAdapter(_State)
 
 
 def _anybody() -> None:
-    """The guard of a directory that nobody else writes to."""
+    """Guard of a directory without concurrent writers."""
 
 
 def save(
@@ -100,7 +100,7 @@ def save(
     provenance: Provenance | None = None,
     guard: Guard = _anybody,
 ) -> SavedCheckpoint:
-    """Writes a checkpoint and removes those that are too old; OSError leaves the others as they are."""
+    """Writes a checkpoint and removes old ones. After an OSError the other checkpoints are unchanged."""
     to = folder / f"step-{position.step:08d}-attempt-{attempt:04d}"
     saved = _write(to, position, arrays, provenance, guard)
     for _, old in _list_checkpoints(folder)[keep:]:
@@ -120,21 +120,21 @@ def save_best(
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether this is the directory of a single checkpoint, whole or not."""
+    """Whether this is the directory of a single checkpoint, possibly damaged."""
     return (path / _STATE).exists()
 
 
 def best_path(folder: Path) -> Path:
-    """Where the best checkpoint of a run is, if there is one."""
+    """Path of the best checkpoint of a run."""
     return folder / _BEST
 
 
 def best(folder: Path) -> Checkpoint | None:
-    """The best checkpoint; None where there is none that is whole."""
+    """The best checkpoint; None if it is missing or damaged."""
     kept = best_path(folder)
     old = _backup_path(kept)
     if old.exists() and not kept.exists():
-        old.rename(kept)  # the process ended between two renames of _write
+        old.rename(kept)  # the process exited between the two renames in _write
     try:
         return read(kept)
     except FileNotFoundError:
@@ -145,7 +145,7 @@ def best(folder: Path) -> Checkpoint | None:
 
 
 def newest(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole; None where there is none at all."""
+    """The newest valid checkpoint; None if there are no checkpoints."""
     found = _list_checkpoints(folder)
     for _, candidate in found:
         try:
@@ -155,32 +155,32 @@ def newest(folder: Path) -> Checkpoint | None:
     if found:
         raise TrainingError(
             ExitStatus.NO_VALID_CHECKPOINT,
-            f"{folder} holds {len(found)} checkpoints and none is valid; the newest is {found[0][1].name}: restore "
+            f"{folder} contains {len(found)} checkpoints and none is valid; the newest is {found[0][1].name}: restore "
             "one, or empty the directory to start over",
         )
     return None
 
 
 def read(checkpoint: Path) -> Checkpoint:
-    """A checkpoint's content; raises one of CORRUPT_CHECKPOINT_ERRORS where it is not what was written."""
+    """Reads a checkpoint. Raises one of CORRUPT_CHECKPOINT_ERRORS if it is missing or damaged."""
     state = _state(checkpoint)
     with (checkpoint / _ARRAYS).open("rb") as stream:
         if hashlib.file_digest(stream, "sha256").hexdigest() != state.sha256:
-            raise ValueError("its checksum differs")
+            raise ValueError("checksum mismatch")
     with np.load(checkpoint / _ARRAYS) as stored:
         arrays = {name: stored[name] for name in stored.files}
     if others := [name for name, array in arrays.items() if array.dtype != np.float32]:
-        raise ValueError(f"{others[0]} is no float32")
+        raise ValueError(f"{others[0]} is not float32")
     return Checkpoint(state.position, arrays, _saved(checkpoint, state))
 
 
 def provenance(checkpoint: Path) -> Provenance | None:
-    """Where a checkpoint comes from, if it says so; raises one of CORRUPT_CHECKPOINT_ERRORS."""
+    """Provenance of a checkpoint, if it has one. Raises one of CORRUPT_CHECKPOINT_ERRORS."""
     return _state(checkpoint).provenance
 
 
 def newest_provenance(folder: Path) -> tuple[TrainingPosition, SavedCheckpoint, Provenance | None] | None:
-    """The newest checkpoint, without its arrays, which may turn out to be damaged; None where there is none."""
+    """Metadata of the newest checkpoint, whose arrays may be damaged; None if there is none."""
     for _, candidate in _list_checkpoints(folder):
         try:
             state = _state(candidate)
@@ -212,7 +212,7 @@ def _write(
     try:
         aside.mkdir(parents=True)
         with (aside / _ARRAYS).open("wb") as stream:
-            np.savez(stream, **arrays)  # type: ignore[arg-type]  # mypy takes the names for savez's own options
+            np.savez(stream, **arrays)  # type: ignore[arg-type]  # mypy mistakes the names for options of savez
         with (aside / _ARRAYS).open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         state = _State(position, now, digest, FORMAT, provenance, version())
@@ -239,12 +239,12 @@ def _list_checkpoints(folder: Path) -> list[tuple[tuple[int, int], Path]]:
 
 
 def _backup_path(checkpoint: Path) -> Path:
-    """Where a checkpoint waits while another of its name takes its place."""
+    """Temporary path of a checkpoint that is being replaced."""
     return checkpoint.with_name(f".{checkpoint.name}.old")
 
 
 def _sync(path: Path) -> None:
-    """Puts a file or a folder's list of names on the disk itself."""
+    """Flushes a file or directory to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

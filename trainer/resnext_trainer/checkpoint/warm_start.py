@@ -1,4 +1,4 @@
-"""The weights that a new training takes over from a finished one."""
+"""Warm start: initial weights from the checkpoint of another training."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,28 +13,28 @@ HEAD = "classifier/"
 """The variables that depend on the number of classes."""
 
 
-FIELD = "spec.training.initialCheckpoint is"
-"""How the sentence of a refusal begins, before the path."""
+FIELD = "spec.training.initialCheckpoint:"
+"""Prefix of the path in error messages."""
 
 
 def read_weights(source: Path | Run, path: str, field: str = FIELD) -> Arrays:
-    """The arrays of the checkpoint that `select` takes from `source`; `path` stands for it in messages."""
+    """The arrays of the checkpoint that `select` selects from `source`. path: name of the source in messages."""
     origin = f"{field} {path}"
     try:
         found = select.select(source, skip_damaged_best=True)
     except (select.DamagedCheckpointError, *store.CORRUPT_CHECKPOINT_ERRORS) as error:
-        raise _refused(origin, f"it is no whole checkpoint ({error})") from None
+        raise _refused(origin, f"the checkpoint is missing or damaged ({error})") from None
     except TrainingError as refused:
         raise _refused(origin, refused.message) from None
     if found is None:
-        raise _refused(origin, "there is no checkpoint")
+        raise _refused(origin, "no checkpoint found")
     return found.arrays
 
 
 def match_weights(shapes: Mapping[str, tuple[int, ...]], arrays: Arrays, path: str, field: str = FIELD) -> Arrays:
-    """The arrays for the variables of these shapes; a head of another number of classes is left out, and so begins new.
+    """The arrays for variables with these shapes, without the head if its number of classes differs.
 
-    Raises TrainingError where the network is another.
+    Raises TrainingError if the checkpoint was saved from a different model.
     """
     found = select.weights(arrays, shapes)
     fitting = {name: array for name, array in found.items() if array.shape == shapes[name]}
@@ -42,10 +42,10 @@ def match_weights(shapes: Mapping[str, tuple[int, ...]], arrays: Arrays, path: s
     if others := [name for name in unfit if not name.startswith(HEAD)]:
         raise _refused(
             f"{field} {path}",
-            f"it was saved from a different model: {others[0]} has another shape there, or is missing",
+            f"saved from a different model: {others[0]} is missing or has a different shape",
         )
     return {name: array for name, array in fitting.items() if not (unfit and name.startswith(HEAD))}
 
 
 def _refused(origin: str, why: str) -> TrainingError:
-    return TrainingError(ExitStatus.INVALID_CONFIGURATION, f"{origin}, and {why}: set another")
+    return TrainingError(ExitStatus.INVALID_CONFIGURATION, f"{origin}: {why}: set another path")

@@ -1,4 +1,4 @@
-"""From a file and `--set a.b=value` to a resolved configuration."""
+"""Reads the configuration from a file and from `--set a.b=value`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +10,11 @@ from resnext_trainer.config.models import Training
 from resnext_trainer.config.validation import InvalidConfig, resolve, without_nulls
 
 RESOLVED, WRITTEN = "training.json", "written.json"
-"""Files of a training's ConfigMap: the resolved configuration, and next to it what of that the user wrote."""
+"""Files of the ConfigMap: the resolved configuration, and the fields of it that the user wrote."""
 
 
 def read(path: Path | None, assignments: Sequence[str] = ()) -> Training:
-    """The configuration in a file (none: the defaults), with the assignments over it. Raises InvalidConfig."""
+    """The configuration in a file (default: empty), overridden by the assignments. Raises InvalidConfig."""
     training = resolve(written(path, assignments))
     if path and path.name == RESOLVED and (beside := path.with_name(WRITTEN)).is_file():
         return training.as_written_by(written(beside, assignments))
@@ -22,7 +22,7 @@ def read(path: Path | None, assignments: Sequence[str] = ()) -> Training:
 
 
 def written(path: Path | None, assignments: Sequence[str] = ()) -> dict[str, Any]:
-    """What the user wrote, as it would stand under `spec.training`, without nulls. Raises InvalidConfig."""
+    """The content of `spec.training` as the user wrote it, without nulls. Raises InvalidConfig."""
     found = _in_file(path) if path else {}
     for assignment in assignments:
         _assign(found, assignment)
@@ -30,7 +30,7 @@ def written(path: Path | None, assignments: Sequence[str] = ()) -> dict[str, Any
 
 
 def _in_file(path: Path) -> dict[str, Any]:
-    """`spec.training` of the only ResNeXtTraining in a file, or the file as it is."""
+    """`spec.training` of the only ResNeXtTraining in a file, or the content of the file if it is no resource."""
     try:
         documents = manifest_yaml.documents(path.read_bytes())
         match documents:
@@ -51,17 +51,19 @@ def _in_file(path: Path) -> dict[str, Any]:
             raise InvalidConfig(f"--config {path}: spec.training: Required value: must be a mapping")
         case []:
             raise InvalidConfig(
-                f"--config {path} holds no settings: write a {manifests.KIND}, or what stands under spec.training"
+                f"--config {path}: no settings found: write a {manifests.KIND} or the content of spec.training"
             )
     names = ", ".join(each["metadata"]["name"] for each in trainings)
-    raise InvalidConfig(f"--config {path} holds {len(trainings)} trainings ({names}): keep one of them in the file")
+    raise InvalidConfig(
+        f"--config {path}: found {len(trainings)} trainings ({names}): the file must contain exactly one"
+    )
 
 
 def _assign(written: dict[str, Any], assignment: str) -> None:
-    """`data.path=/data` as if it stood in the file; the value is read as YAML, so that 2 is a number."""
+    """Apply an assignment such as `data.path=/data`; the value is parsed as YAML, so that 2 is a number."""
     name, equals, value = assignment.partition("=")
     if not equals or not name:
-        raise InvalidConfig(f"--set {assignment}: write it as field=value, such as --set data.path=/data")
+        raise InvalidConfig(f"--set {assignment}: must have the form field=value, such as --set data.path=/data")
     *parents, field = name.split(".")
     for parent in parents:
         if written.get(parent) is None:

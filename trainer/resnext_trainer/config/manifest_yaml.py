@@ -1,4 +1,4 @@
-"""YAML and JSON as kubectl reads a manifest: from the bytes of a file to values that JSON can express.
+"""Parses YAML and JSON manifests as kubectl does, into values that JSON can express.
 
 The reference is sigs.k8s.io/yaml (YAML 1.1 as go-yaml v2 resolves it, then JSON), behind the stream decoder of
 k8s.io/apimachinery. PyYAML parses; `yaml_scalars` decides which type a scalar has, because PyYAML reads 1e-4 as a
@@ -19,7 +19,7 @@ from resnext_trainer.config import yaml_scalars
 
 
 class InvalidManifest(ValueError):
-    """A text that kubectl cannot read; the message says where and why."""
+    """kubectl cannot parse the text; the message names the line and the problem."""
 
 
 def documents(data: bytes) -> list[Any]:
@@ -33,7 +33,7 @@ def documents(data: bytes) -> list[Any]:
 
 
 def value(text: str) -> Any:
-    """One value, as if it stood behind a key in a file. Raises InvalidManifest."""
+    """A single value, parsed as the value of a key. Raises InvalidManifest."""
     try:
         return _yaml_document(text)
     except RecursionError:
@@ -41,7 +41,7 @@ def value(text: str) -> Any:
 
 
 def dump(documents: Iterable[Any], width: int = 80) -> str:
-    """Documents as YAML that kubectl reads as the same values: a string such as 1e3 or yes is quoted."""
+    """Documents as YAML that kubectl parses to the same values: strings such as 1e3 or yes are quoted."""
     return yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, width=width)
 
 
@@ -66,7 +66,8 @@ def _decoded(data: bytes) -> str:
 
 
 def _stream(text: str) -> Iterator[Any]:
-    """JSON values one after the other; up to the second it may turn out to be YAML, as {a: 1} does."""
+    """Consecutive JSON values. Text in which the first or second value is not JSON, such as {a: 1}, is parsed as
+    YAML."""
     decoder = json.JSONDecoder(parse_int=_json_number, parse_float=_json_number, parse_constant=_no_constant)
     at, count = 0, 0
     while rest := text[at:].lstrip(" \t\r\n"):
@@ -86,7 +87,7 @@ def _stream(text: str) -> Iterator[Any]:
 
 
 def _yaml_stream(text: str) -> Iterator[Any]:
-    """Documents between lines that begin with ---, which may hold nothing else but a comment."""
+    """Documents separated by lines that start with ---; such a line may contain only a comment."""
     chunk, first = "", 1
     for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
         if line.startswith("---"):
@@ -105,7 +106,7 @@ def _yaml_document(text: str, first_line: int = 1) -> Any:
     try:
         return _constructed(_composed(text))
     except yaml.MarkedYAMLError as error:
-        # Parser errors have a mark; of the few that have none, there is no line to name.
+        # Errors of the parser have a mark; others have no line to report.
         line: int | None = getattr(error.problem_mark or error.context_mark, "line", None)
         where = "" if line is None else f"line {first_line + line}: "
         raise InvalidManifest(f"neither YAML nor JSON: {where}{error.problem or error.context}") from None
@@ -132,11 +133,11 @@ _PREFIX = "tag:yaml.org,2002:"
 
 
 def _composed(text: str) -> _Node:
-    """The first document of a text; what follows its end is ignored, as kubectl ignores it."""
+    """The first document of a text. Text after its end is ignored, as in kubectl."""
     anchors: dict[str, _Node] = {}
     root = _Node("sequence", 0)
     open_nodes = [root]
-    # libyaml, which go-yaml is a port of; PyYAML's own parser knows no tab between tokens.
+    # libyaml, of which go-yaml is a port; the Python parser of PyYAML does not support tabs between tokens.
     for event in yaml.parse(text, yaml.CSafeLoader):
         if isinstance(event, yaml.DocumentEndEvent):
             break
@@ -173,7 +174,7 @@ def _line(event: yaml.Event) -> int:
 
 @dataclass
 class _Expansion:
-    """What has been constructed so far, and how much of it through aliases: a bound on a billion laughs."""
+    """Number of constructed nodes, in total and from aliases, to detect a billion laughs attack."""
 
     nodes: int = 0
     aliased: int = 0
@@ -182,7 +183,7 @@ class _Expansion:
     def count(self, node: _Node) -> None:
         self.nodes += 1
         self.aliased += bool(self.inside)
-        # go-yaml's bound: 99 % of a small document may come from aliases, 10 % of one of 4,000,000 nodes.
+        # The limit of go-yaml: 99 % of a small document may come from aliases, 10 % of one of 4,000,000 nodes.
         share = 0.99 - 0.89 * min(max((self.nodes - 400_000) / 3_600_000, 0), 1)
         if self.aliased > 100 and self.nodes > 1000 and self.aliased > share * self.nodes:
             raise _problem(node, "aliases expand to too many values")
@@ -216,7 +217,7 @@ def _value(node: _Node, expansion: _Expansion) -> Any:
 
 
 def _fill(mapping: dict[str, Any], node: _Node, expansion: _Expansion) -> None:
-    """In the order of the text: a later key wins over an earlier one, and so does a merge (<<)."""
+    """Keys and merges (<<) are applied in the order of the text: later values override earlier ones."""
     for key, child in zip(node.children[::2], node.children[1::2], strict=True):
         if key.kind == "scalar" and key.text == "<<" and (key.plain or key.tag == "!!merge"):
             _merge(mapping, child, expansion)
@@ -263,7 +264,7 @@ def _scalar(node: _Node) -> Any:
         case _:
             found = node.text
     if isinstance(found, float) and not yaml_scalars.is_finite(found):
-        raise _problem(node, f"{node.text}: JSON has no such number")
+        raise _problem(node, f"{node.text}: JSON does not support this number")
     wrong = {
         "!!bool": not isinstance(found, bool),
         "!!int": not isinstance(found, int) or isinstance(found, bool),
@@ -288,7 +289,7 @@ def _binary(node: _Node) -> str:
 
 def _json_number(text: str) -> int | float:
     if not yaml_scalars.is_finite(number := float(text)):
-        raise InvalidManifest(f"{text[:20]} is too large a number")
+        raise InvalidManifest(f"number {text[:20]} is out of range")
     exact: int | float = yaml_scalars.as_json(int(text) if text.lstrip("-").isdecimal() and len(text) <= 20 else number)
     return exact
 
@@ -298,7 +299,7 @@ def _no_constant(text: str) -> Any:
 
 
 def _without_surrogates(document: Any) -> Any:
-    """Half of a surrogate pair, which JSON can write and UTF-8 cannot, becomes U+FFFD."""
+    """Replace unpaired surrogates, which JSON can express and UTF-8 cannot, with U+FFFD."""
     match document:
         case str():
             return document.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,4 +1,4 @@
-"""ResNeXtTraining resources in a file: found as kubectl finds them, checked as the API server checks their frame."""
+"""Finds ResNeXtTraining resources in a file as kubectl does, and validates their fields outside `spec` contents."""
 
 import json
 import re
@@ -13,7 +13,7 @@ SPEC_FIELDS = (
     *("training", "image", "imagePullPolicy", "imagePullSecrets", "workers", "launcher", "dataset", "checkpoints"),
     *("suspend", "managedBy", "runPolicy"),
 )
-"""Fields of `spec`, which the operator's models define."""
+"""Fields of `spec`, which the models of the operator define."""
 
 _FIELDS = ("apiVersion", "kind", "metadata", "spec", "status")
 _METADATA = (
@@ -35,7 +35,7 @@ def trainings(documents: list[Any]) -> list[dict[str, Any]]:
 
 
 def resources(documents: list[Any]) -> list[dict[str, Any]]:
-    """Every resource, also those in lists (`kind: List`), as kubectl sends them. Raises InvalidManifest."""
+    """All resources, including those in lists (`kind: List`), as kubectl sends them. Raises InvalidManifest."""
     return [each for document in documents for each in _flattened(document)]
 
 
@@ -49,7 +49,7 @@ def _flattened(document: Any) -> Iterator[dict[str, Any]]:
         return
     items = document["items"] or []
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise InvalidManifest(f"items: Invalid value: a {kind} has a list of resources")
+        raise InvalidManifest("items: Invalid value: must be a list of resources")
     inherited = {"apiVersion": document.get("apiVersion"), "kind": kind.removesuffix("List")}
     for item in items:
         item = item if item.get("kind") or item.get("apiVersion") else item | inherited
@@ -63,17 +63,17 @@ def _check(training: dict[str, Any]) -> None:
     if version != f"{GROUP}/{VERSION}":
         raise InvalidManifest(f"apiVersion: Invalid value: {json.dumps(version)}: must be {GROUP}/{VERSION}")
     if not isinstance(metadata, dict) or not isinstance(name := metadata.get("name"), str) or not name:
-        raise InvalidManifest("metadata.name: Required value: pods are named after it")
+        raise InvalidManifest("metadata.name: Required value")
     if not _NAME.fullmatch(name) or len(name) > 253:
         raise InvalidManifest(
-            f"metadata.name: Invalid value: {json.dumps(name)}: write lower-case letters, digits, - and ., "
-            "with a letter or a digit first and last"
+            f"metadata.name: Invalid value: {json.dumps(name)}: must consist of lower case letters, digits, - "
+            "and ., and must start and end with a letter or digit"
         )
     namespace = metadata.get("namespace")
     if namespace is not None and not (isinstance(namespace, str) and _NAMESPACE.fullmatch(namespace)):
         raise InvalidManifest(
-            f"metadata.namespace: Invalid value: {json.dumps(namespace)}: write lower-case letters, digits and -, "
-            "with a letter or a digit first and last"
+            f"metadata.namespace: Invalid value: {json.dumps(namespace)}: must consist of lower case letters, digits "
+            "and -, and must start and end with a letter or digit"
         )
     for field in ("labels", "annotations"):
         _check_texts(f"metadata.{field}", metadata.get(field))
@@ -96,11 +96,9 @@ def _check_texts(field: str, texts: Any) -> None:
     for name, text in texts.items():
         if not isinstance(text, str):
             shown = json.dumps(text)
-            raise InvalidManifest(
-                f'{field}.{name}: Invalid value: {shown}: must be a string: write "{shown}" in quotes'
-            )
+            raise InvalidManifest(f'{field}.{name}: Invalid value: {shown}: must be a string: quote it ("{shown}")')
         if field == "metadata.labels" and (len(text) > 63 or not _LABEL.fullmatch(text)):
             raise InvalidManifest(
-                f"{field}.{name}: Invalid value: {json.dumps(text)}: write at most 63 letters, digits, -, _ and ., "
-                "with a letter or a digit first and last"
+                f"{field}.{name}: Invalid value: {json.dumps(text)}: must consist of at most 63 letters, digits, -, _ "
+                "and ., and must start and end with a letter or digit"
             )

@@ -1,4 +1,4 @@
-"""The published recipes by name (NVIDIA's ResNeXt101-32x4d for TensorFlow), as a user would write them."""
+"""The published recipes by name (NVIDIA's ResNeXt101-32x4d for TensorFlow), as user input."""
 
 from collections.abc import Mapping
 from typing import Any, Literal

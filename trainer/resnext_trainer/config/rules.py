@@ -12,39 +12,39 @@ from resnext_trainer.contract import CamelCaseModel
 
 @dataclass(frozen=True)
 class Rule:
-    """What two fields owe each other: in CEL for the API server, in Python for the trainer, with one sentence for both.
+    """A validation rule across fields: in CEL for the API server, in Python for the trainer, with one message for both.
 
-    `cel` sees what the user wrote (fields may be absent), `holds` the resolved model.
+    `cel` is evaluated on the user's input (fields may be absent), `holds` on the resolved model.
     """
 
     cel: str
     holds: Callable[[Any], bool]
     field: str
-    """The field to name, in the user's spelling, relative to the model that carries the rule."""
+    """The field to report, in camelCase, relative to the model with the rule."""
     message: str
 
 
 @dataclass(frozen=True)
 class Resume:
-    """What a change of a field means for a run that is resumed from its checkpoints; part of each field's type.
+    """What a change of a field means for a run that resumes from its checkpoints; part of the type of each field.
 
-    The fields of a nested model have the class of the field that holds it, unless they declare their own.
+    The fields of a nested model have the class of the field that contains it, unless they declare their own.
     """
 
     name: Literal["recipe", "run"]
-    """recipe: part of what the weights are; a change is rejected unless checkpoint.onMismatch says otherwise.
-    run: how and where they are computed; a change is logged."""
+    """recipe: determines the trained weights; a change is handled as checkpoint.onMismatch says.
+    run: determines how and where they are computed; a change is logged."""
     kept: bool = True
-    """The run's value applies where the user writes none, so that a changed default changes no run."""
+    """If the user does not set the field, the value of the run applies, so a changed default does not change a run."""
 
 
 RECIPE, RUN = Resume("recipe"), Resume("run")
 HERE = Resume("run", kept=False)
-"""Depends on the machine, or holds for one attempt: a run's earlier value means nothing elsewhere."""
+"""Specific to a machine or an attempt: the earlier value of a run does not apply."""
 
 
 class Config(CamelCaseModel):
-    """Frozen, strict, and in the user's camelCase; unknown fields are refused as the API server would."""
+    """Base of the configuration models: frozen, strict, field names in camelCase, unknown fields rejected."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
     rules: ClassVar[tuple[Rule, ...]] = ()
@@ -60,9 +60,9 @@ class Config(CamelCaseModel):
 def resume_classes(
     model: type[Config], prefix: str = "", inherited: Resume | None = None
 ) -> Iterator[tuple[str, Resume | None]]:
-    """Every field that holds a value, such as optimizer.learningRate, with its resume class; None if it has none.
+    """Each leaf field, such as optimizer.learningRate, with its resume class, or None if it has none.
 
-    inherited: the class of the field that holds the model.
+    inherited: the class of the field that contains the model.
     """
     for field in model.model_fields.values():
         resume = next((each for each in field.metadata if isinstance(each, Resume)), inherited)

@@ -1,4 +1,4 @@
-"""From what a user wrote to a resolved configuration, with errors in the API server's words."""
+"""Resolves and validates a configuration, with errors in the format of the API server."""
 
 import json
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ from resnext_trainer.config.rules import Config
 
 
 class InvalidConfig(ValueError):
-    """A configuration that is refused; the text names each field, what is wrong with it and the way out."""
+    """The configuration is invalid; the message names each field, the problem and the correction."""
 
 
 def resolve(written: Mapping[str, Any]) -> Training:
-    """What a `spec.training` means: the user's fields over the preset's over the published recipe's.
+    """The resolved configuration: the user's fields, then those of the preset, then those of the published recipe.
 
-    Raises InvalidConfig in the words of the API server, each field spelled from `spec.training` on.
+    Raises InvalidConfig with messages in the format of the API server; field paths start with `spec.training`.
     """
     written = without_nulls(written, Training, "spec.training")
     settings = dict(written)
@@ -26,14 +26,14 @@ def resolve(written: Mapping[str, Any]) -> Training:
         settings = _merged(recipe, written)
     settings = _merged(_dependent_defaults(settings), settings)
     try:
-        # Through JSON, because that is where strict validation takes a list for a tuple.
+        # Through JSON, because strict validation accepts a list for a tuple only there.
         return Training.model_validate_json(json.dumps(settings), by_name=False).as_written_by(written)
     except ValidationError as error:
         raise InvalidConfig(explain(error)) from None
 
 
 def without_nulls(written: Mapping[str, Any], model: type[Config], root: str) -> dict[str, Any]:
-    """What the API server stores of a mapping: null is as good as not written, but not for an unknown field.
+    """The mapping as the API server stores it: a null value is dropped, unless its field is unknown.
 
     Raises InvalidConfig.
     """
@@ -58,7 +58,7 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _dependent_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults that follow other fields; wrong types are left for the validation to name."""
+    """The defaults that depend on other fields; the validation reports wrong types later."""
     precision, epochs = settings.get("precision"), settings.get("epochs")
     mode = precision.get("mode") if isinstance(precision, Mapping) else None
     defaults: dict[str, Any] = {"batchSize": presets.BATCH_SIZE.get(str(mode), presets.BATCH_SIZE["fp16"])}
@@ -68,7 +68,7 @@ def _dependent_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def explain(error: ValidationError, root: str = "spec.training") -> str:
-    """pydantic's complaints as the API server words them, one line each."""
+    """The errors of pydantic in the format of the API server, one per line."""
     by_field: dict[str, list[dict[str, Any]]] = {}
     for complaint in error.errors(include_url=False):
         by_field.setdefault(_field(root, complaint["loc"]), []).append(dict(complaint))
@@ -76,7 +76,7 @@ def explain(error: ValidationError, root: str = "spec.training") -> str:
 
 
 def _sentences(root: str, complaints: list[dict[str, Any]]) -> list[str]:
-    """One for a value that fits no branch of a union (an integer or a string), else one for each complaint."""
+    """One message for a value that matches no member of a union, otherwise one per error."""
     if len(complaints) == 1 or {complaint["type"] for complaint in complaints} <= {"rule"}:
         return [_sentence(root, complaint) for complaint in complaints]
     meant = [complaint for complaint in complaints if not complaint["type"].endswith("_type")]
@@ -84,14 +84,14 @@ def _sentences(root: str, complaints: list[dict[str, Any]]) -> list[str]:
         return [_sentence(root, complaint) for complaint in meant]
     kinds = " or ".join(complaint["msg"].removeprefix("Input should be ") for complaint in complaints)
     written = json.dumps(complaints[0]["input"])
-    quotes = f': write "{written}" in quotes' if isinstance(complaints[0]["input"], float) else ""
+    quotes = f': quote it ("{written}")' if isinstance(complaints[0]["input"], float) else ""
     return [f"{_field(root, complaints[0]['loc'])}: Invalid value: {written}: should be {kinds}{quotes}"]
 
 
 def _field(root: str, path: tuple[int | str, ...]) -> str:
     field = root
     for part in path:
-        # A union's branches ("int", "literal['dynamic']") appear in the path, though no user wrote them.
+        # pydantic adds the members of a union ("int", "literal['dynamic']") to the path.
         if isinstance(part, int):
             field += f"[{part}]"
         elif part.isidentifier() and part != "int":
@@ -114,7 +114,7 @@ def _sentence(root: str, complaint: dict[str, Any]) -> str:
             supported = context["expected"].replace("'", '"').replace(" or ", ", ")
             return f"{field}: Unsupported value: {json.dumps(complaint['input'])}: supported values: {supported}"
         case "string_too_long":
-            # Without the value, which may fill a screen.
+            # Without the value, which may be very long.
             return f"{field}: Too long: may not be more than {context['max_length']} bytes"
         case "too_long":
             most = context["max_length"]

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 INT64_MAX = 2**63 - 1
-"""The largest integer that stays one in JSON as kubectl sends it."""
+"""The largest integer that kubectl sends as an integer in JSON."""
 
 _BOOLEANS = {
     spelling: truth
@@ -30,7 +30,7 @@ TIMESTAMP = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([Tt ].*)?")
 
 
 def resolve(text: str) -> Any:
-    """A plain scalar as None, bool, int, float (infinity and NaN, too) or str; no sexagesimals, and dates are str."""
+    """A plain scalar as None, bool, int, float (including infinity and NaN) or str. Sexagesimals and dates are str."""
     if text in _NULLS:
         return None
     if text in _BOOLEANS:
@@ -75,7 +75,7 @@ def as_json(scalar: Any) -> Any:
 
 
 def float_key(number: float) -> str:
-    """The text of a key that is a float: as few digits as distinguish it in single precision."""
+    """The text of a key that is a float: the shortest decimal that is unique in single precision."""
     try:
         single = struct.unpack("f", struct.pack("f", number))[0]
     except OverflowError:

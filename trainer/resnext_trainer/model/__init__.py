@@ -1,1 +1,1 @@
-"""The network with its layers, optimizer, weight average and train state."""
+"""The model, its layers, optimizer, exponential moving average and train state."""

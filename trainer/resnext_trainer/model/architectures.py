@@ -1,7 +1,7 @@
-"""The architectures of ResNeXt (Xie et al. 2017, arXiv:1611.05431) and its relatives.
+"""Architectures of the ResNeXt family (Xie et al. 2017, arXiv:1611.05431).
 
-A ResNet (He et al. 2016, arXiv:1512.03385; the stride on the 3x3) is the one of a single group, SE-ResNeXt (Hu et al.
-2018, arXiv:1709.01507) the one that weighs each block's channels.
+ResNet (He et al. 2016, arXiv:1512.03385, with the stride on the 3x3 convolution) has a single group. SE-ResNeXt (Hu et
+al. 2018, arXiv:1709.01507) adds squeeze-and-excitation.
 """
 
 from collections.abc import Mapping
@@ -15,33 +15,34 @@ class BlockSpec:
     """A residual block: 1x1, grouped 3x3 and 1x1 convolutions next to a shortcut."""
 
     name: str
-    """Such as stage1/block1; the names of its variables begin with it."""
+    """Prefix of the names of its variables, such as stage1/block1."""
     stride: int
-    """Of the 3x3 convolution."""
+    """Stride of the 3x3 convolution."""
     channels_in: int
     width: int
-    """Channels of all groups of the 3x3 convolution."""
+    """Channels of the 3x3 convolution over all groups."""
     channels_out: int
     shortcut: bool
-    """Whether the shortcut is a 1x1 convolution; otherwise it is the identity."""
+    """Whether the shortcut is a 1x1 convolution instead of the identity."""
 
 
 @dataclass(frozen=True)
 class ArchitectureSpec:
-    """Depth, widths and options of a network of the family."""
+    """Depth, width and options of an architecture."""
 
     blocks: tuple[int, ...]
-    """Blocks in each stage; a stage doubles the width and halves the image, but for a first one after a max-pool."""
+    """Blocks per stage. Each stage doubles the width and halves the resolution, except the first one after a
+    max-pool."""
     groups: int
     width: int
-    """Channels of one group in the first stage."""
+    """Channels per group in the first stage."""
     channels: int = 256
-    """Channels out of a block of the first stage."""
+    """Output channels of a block in the first stage."""
     squeeze: int | None = None
-    """Squeeze and excitation: how many times fewer channels weigh a block's output; None is off."""
+    """Reduction ratio of squeeze-and-excitation; None disables it."""
     stem: int = 64
     small_images: bool = False
-    """A 3x3 stem in place of 7x7/2 and a max-pool: the image shrinks to an eighth in all, not to a thirty-second."""
+    """A 3x3 stem instead of 7x7 with stride 2 and a max-pool: a total stride of 8 instead of 32."""
 
     def block_specs(self) -> list[BlockSpec]:
         """The residual blocks, in the order of the forward pass."""
@@ -74,7 +75,7 @@ ARCHITECTURES: Mapping[Architecture, ArchitectureSpec] = {
 
 
 def architecture_spec(model: Model) -> ArchitectureSpec:
-    """The architecture that a configuration asks for."""
+    """The architecture of a configuration."""
     if model.custom is None:
         return ARCHITECTURES[model.architecture]
     custom = model.custom

@@ -1,4 +1,4 @@
-"""An exponential moving average of the network's variables (Polyak and Juditsky 1992), batch norm's statistics too."""
+"""Exponential moving average of weights and batch norm statistics (Polyak and Juditsky 1992)."""
 
 from typing import Any
 
@@ -7,14 +7,14 @@ import tensorflow as tf
 from resnext_trainer.model.resnext import ResNeXt
 
 PREFIX = "average/"
-"""Stands before a variable's name where a checkpoint keeps its average."""
+"""Prefix of the names of averaged variables in a checkpoint."""
 
 
 class ExponentialMovingAverage:
-    """The average of `model`, as a network of its own that can be evaluated."""
+    """The average of `model`, as a separate network that can be evaluated."""
 
     def __init__(self, model: ResNeXt, network: ResNeXt, decay: float) -> None:
-        """`network` is one like `model`, whose variables become the average."""
+        """network: same architecture as `model`; its variables are overwritten with the average."""
         self.network = network
         self._decay = decay
         self._updates = tf.Variable(0.0)
@@ -25,9 +25,9 @@ class ExponentialMovingAverage:
         ]
 
     def update(self, made: Any) -> None:
-        """Moves the average towards the variables, if the update was made; average <- d * average + (1 - d) * now."""
-        # Less decay at the start, as tf.train.ExponentialMovingAverage has it: else the random beginning would
-        # still weigh half after 7,000 steps of a decay of 0.9999.
+        """Updates the average if the weights were updated: average <- d * average + (1 - d) * now."""
+        # Smaller decay at the start, as in tf.train.ExponentialMovingAverage: otherwise the initial weights would
+        # still have a weight of one half after 7,000 steps with a decay of 0.9999.
         decay = tf.minimum(self._decay, (1 + self._updates) / (10 + self._updates))
         share = tf.where(made, 1 - decay, 0.0)
         for average, now in self._pairs:
@@ -35,11 +35,11 @@ class ExponentialMovingAverage:
         self._updates.assign_add(tf.cast(made, tf.float32))
 
     def reset(self) -> None:
-        """Gives every variable its initial value again."""
+        """Resets every variable to its initial value."""
         self.network.reset()
         self._updates.assign(0.0)
 
     def state(self) -> dict[str, Any]:
-        """Its variables, as a checkpoint keeps them."""
+        """Variables for the checkpoint, by name."""
         variables = {**self.network.weights, **self.network.statistics}
         return {**{PREFIX + name: value for name, value in variables.items()}, "average-updates": self._updates}

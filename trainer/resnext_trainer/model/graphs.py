@@ -1,4 +1,4 @@
-"""Functions that run as graphs of TensorFlow, each traced once for the object whose variables it reads or changes."""
+"""Runs functions as TensorFlow graphs, traced once per object whose variables they use."""
 
 import functools
 from collections.abc import Callable
@@ -11,10 +11,10 @@ R = TypeVar("R")
 
 
 class GraphOwner(Protocol):
-    """Has variables, and keeps the graphs that were traced for them, so that both are freed together."""
+    """Owns variables and the graphs that were traced for them, so that both are freed together."""
 
     xla: bool
-    """Whether XLA compiles the graphs."""
+    """Whether to compile the graphs with XLA."""
     graphs: dict[Any, Any]
     """The graphs by function."""
 
@@ -23,9 +23,9 @@ Owner = TypeVar("Owner", bound=GraphOwner)
 
 
 def graph(function: Callable[Concatenate[Owner, P], R], *, xla: bool) -> Callable[Concatenate[Owner, P], R]:
-    """The function, run as a graph; its first argument owns the variables. `xla`: compiled by XLA if the owner says so.
+    """Wraps a function to run as a graph; its first argument owns the variables.
 
-    The setting is read when the graph is traced, not within it: XLA then compiles exactly what is used.
+    xla: compile with XLA if the owner's `xla` is set, which is read when the graph is traced.
     """
 
     @functools.wraps(function)
@@ -41,10 +41,10 @@ def graph(function: Callable[Concatenate[Owner, P], R], *, xla: bool) -> Callabl
 
 
 def compiled(function: Callable[Concatenate[Owner, P], R]) -> Callable[Concatenate[Owner, P], R]:
-    """Decorator: runs the function as a graph that XLA compiles if its first argument, the owner, says so."""
+    """Decorator: runs the function as a graph, compiled with XLA if `xla` of its first argument is set."""
     return graph(function, xla=True)
 
 
 def traced(function: Callable[Concatenate[Owner, P], R]) -> Callable[Concatenate[Owner, P], R]:
-    """Decorator: runs the function as a graph without XLA, which cannot compile an exchange between ranks."""
+    """Decorator: runs the function as a graph without XLA, which cannot compile communication between ranks."""
     return graph(function, xla=False)

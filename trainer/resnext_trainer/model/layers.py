@@ -1,17 +1,18 @@
-"""Convolution in groups, and batch norm: the two layers that TensorFlow does not serve well as they come."""
+"""Grouped convolution and batch norm, with workarounds for slow or missing kernels of TensorFlow."""
 
 import functools
 from typing import Any
 
 import tensorflow as tf
 
-# Where the device has no grouped convolution: dense blocks of at least 16 channels, eight at most, in place of groups.
-# 21.5 ms against 30 ms for 32 single groups, forward and backward, on two CPU cores (batch 8, 128 channels, 56x56).
+# On devices without grouped convolution: at most eight dense blocks of at least 16 channels instead of groups.
+# 21.5 ms instead of 30 ms for 32 single groups, forward and backward, on two CPU cores (batch 8, 128 channels, 56x56).
 _BLOCKS = 8
 _BLOCK_CHANNELS = 16
 
-# oneDNN's vectors: narrower groups are joined. 24 ms against 29 ms for groups of four, 37 ms joined to 16, 28 ms as
-# dense blocks, on one core (batch 4, 128 channels, 56x56). Groups of eight to 32 take a half to a quarter of blocks'.
+# oneDNN uses vectors of 8 channels, so groups with fewer channels are merged to 8. 24 ms instead of 29 ms for groups of
+# four (37 ms merged to 16, 28 ms as dense blocks) on one core (batch 4, 128 channels, 56x56). Groups of 8 to 32
+# channels take a quarter to a half of the time of dense blocks.
 _GROUP_CHANNELS = 8
 
 BATCH_NORM_DECAY = 0.9
@@ -28,17 +29,17 @@ def convolution(
     onednn: bool = False,
     symmetric: bool = False,
 ) -> Any:
-    """Convolution, padded SAME or as much before as after; the kernel is [height, width, in / groups, out]."""
+    """Convolution with SAME or symmetric padding. kernel: [height, width, in / groups, out]."""
     if onednn and kernel.shape[:2] == (1, 1):
-        # A slice of all there is costs nothing forward, but a copy backward: 10 % of resnext17-8x4d's profile.
+        # A slice of the whole tensor is free in the forward pass, but a copy in backward: 10 % of resnext17-8x4d.
         return _conv1x1(images[:, ::stride, ::stride] if stride > 1 else images, kernel)
     padding: Any = "SAME"
-    if symmetric and stride > 1:  # at stride 1, SAME pads as much before as after
+    if symmetric and stride > 1:  # at stride 1, SAME is symmetric
         edge = [kernel.shape[0] // 2] * 2
         padding = [[0, 0], edge, edge, [0, 0]]
     if onednn and groups > 1 and _grouped_has_gradient(images.dtype):
         kernel, native_groups = _merge_groups(kernel, groups), True
-        if padding != "SAME":  # whose gradient in groups oneDNN leaves to others, who have none
+        if padding != "SAME":  # oneDNN has no gradient of a grouped convolution with explicit padding
             images, padding = pad_spatial(images, kernel.shape[0] // 2), "VALID"
     if groups == 1 or native_groups:
         return tf.nn.conv2d(images, kernel, strides=stride, padding=padding)
@@ -54,7 +55,7 @@ def convolution(
 
 
 def _conv1x1(images: Any, kernel: Any) -> Any:
-    """A convolution of 1x1 as one product of matrices, whose gradients oneDNN has faster: 4 % of a step."""
+    """1x1 convolution as a matrix multiplication, whose gradients are faster in oneDNN: 4 % of a step."""
     channels_in, channels_out = kernel.shape[2:]
     product = tf.matmul(tf.reshape(images, [-1, channels_in]), kernel[0, 0])
     return tf.reshape(product, [tf.shape(images)[0], *images.shape[1:3], channels_out])
@@ -62,10 +63,10 @@ def _conv1x1(images: Any, kernel: Any) -> Any:
 
 @functools.cache
 def _grouped_has_gradient(dtype: tf.DType) -> bool:
-    """Whether this CPU has the gradient of a grouped convolution: TensorFlow with oneDNN does, without it does not."""
+    """Whether the CPU device has a gradient of grouped convolutions. It does with oneDNN, and does not without."""
     with tf.init_scope(), tf.device("/CPU:0"):
         images, kernel = tf.ones([1, 4, 4, 16], dtype), tf.ones([1, 1, 8, 16], dtype)
-        # In a graph of its own: oneDNN's kernels come in when a graph is rewritten.
+        # In a graph: TensorFlow selects oneDNN kernels when it rewrites a graph.
         gradient = tf.function(lambda: tf.gradients(tf.nn.conv2d(images, kernel, 1, "SAME"), [images, kernel]))
         try:
             gradient()
@@ -75,7 +76,7 @@ def _grouped_has_gradient(dtype: tf.DType) -> bool:
 
 
 def _merge_groups(kernel: Any, groups: int) -> Any:
-    """A grouped kernel whose groups have as many channels as a vector, with zeros between those that were joined."""
+    """Merges groups of a grouped kernel to the width of a vector, with zeros between the merged groups."""
     channels, group_out = kernel.shape[2], kernel.shape[3] // groups
     together = max(1, _GROUP_CHANNELS // channels)
     if together == 1 or groups % together or group_out * together < _GROUP_CHANNELS:
@@ -86,12 +87,12 @@ def _merge_groups(kernel: Any, groups: int) -> Any:
 
 
 def pad_spatial(images: Any, edge: int) -> Any:
-    """Zeros around each image."""
+    """Zero-pads height and width."""
     return tf.pad(images, [[0, 0], [edge, edge], [edge, edge], [0, 0]])
 
 
 def block_diagonal(kernel: Any, groups: int, blocks: int) -> Any:
-    """The grouped kernel as `blocks` dense kernels, [blocks, height, width, in, out], zero between groups."""
+    """Converts a grouped kernel to block-diagonal dense kernels, [blocks, height, width, in, out]."""
     height, width, group_in, channels_out = kernel.shape
     inner, group_out = groups // blocks, channels_out // groups
     grouped = tf.reshape(kernel, [height, width, group_in, blocks, inner, group_out])
@@ -102,7 +103,7 @@ def block_diagonal(kernel: Any, groups: int, blocks: int) -> Any:
 def batch_norm(
     images: Any, scale: Any, offset: Any, mean: Any, variance: Any, onednn: bool = False, *, training: bool
 ) -> tuple[Any, Any]:
-    """Normalised images, and the moving (mean, variance) after this batch. One fused operation; Keras 3's is not."""
+    """Normalized images, and the moving (mean, variance) after this batch. Fused, unlike the layer of Keras 3."""
     if not training:
         outputs, _, _ = tf.compat.v1.nn.fused_batch_norm(
             images, scale, offset, mean, variance, epsilon=BATCH_NORM_EPSILON, is_training=False
@@ -123,10 +124,10 @@ def batch_norm(
 
 @tf.custom_gradient  # type: ignore[untyped-decorator]  # TensorFlow ships no types
 def _normalised(images: Any, scale: Any, offset: Any) -> Any:
-    """Batch norm with its sums made as products with ones; the gradient is the fused operation's.
+    """Batch norm with sums computed as matrix products; the gradient is that of the fused operation.
 
-    oneDNN's own way forward goes through memory a few channels at a time: 12.3 ms against 5.0 ms for [8, 14, 14, 1024]
-    on one core, 23.5 ms against 17.5 ms for [8, 56, 56, 256]; 11 % of a step of resnext50-32x4d in all.
+    The forward pass of oneDNN reads memory a few channels at a time: 12.3 ms instead of 5.0 ms for [8, 14, 14, 1024] on
+    one core, 23.5 ms instead of 17.5 ms for [8, 56, 56, 256]; 11 % of a step of resnext50-32x4d in total.
     """
     flat = tf.reshape(images, [-1, images.shape[-1]])
     count = tf.cast(tf.shape(flat)[0], tf.float32)
@@ -149,6 +150,6 @@ def _normalised(images: Any, scale: Any, offset: Any) -> Any:
         )
         return of_images, of_scale, of_offset
 
-    # The moving variance is without bias, as the fused operation's is.
+    # The moving variance is unbiased, as in the fused operation.
     unbiased = variance * count / tf.maximum(count - 1, 1)
     return (tf.reshape(normal, tf.shape(images)), mean, unbiased), gradient

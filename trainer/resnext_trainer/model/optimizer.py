@@ -1,6 +1,6 @@
-"""SGD with momentum as the reference has it, and the loss scale of float16.
+"""SGD with momentum as in the reference implementation, and loss scaling for float16.
 
-v <- momentum * v + g, w <- w - rate * v. Keras folds the rate into v, which differs as soon as the rate changes.
+v <- momentum * v + g, w <- w - lr * v. Keras includes the learning rate in v, which differs when the rate changes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,11 +10,11 @@ import tensorflow as tf
 
 INITIAL_SCALE = 2.0**15
 GROWTH_STEPS = 2000
-"""Good steps in a row after which the dynamic scale doubles (Micikevicius et al. 2018, arXiv:1710.03740)."""
+"""Consecutive finite steps after which the dynamic loss scale doubles (Micikevicius et al. 2018, arXiv:1710.03740)."""
 
 
 class SGDMomentum:
-    """Velocity beside each weight, and the scale of the loss; a step whose gradients overflow changes no weight."""
+    """Velocity of each weight, and the loss scale. A step with non-finite gradients does not change the weights."""
 
     def __init__(
         self, weights: Mapping[str, Any], momentum: float, loss_scale: Literal["dynamic"] | float = 1.0
@@ -26,12 +26,12 @@ class SGDMomentum:
         self._initial_scale = INITIAL_SCALE if loss_scale == "dynamic" else float(loss_scale)
         self.scale = tf.Variable(self._initial_scale)
         self.good_steps = tf.Variable(0.0)
-        """Steps since the scale last changed."""
+        """Consecutive finite steps since the last change of the scale."""
 
     def apply(self, gradients: Sequence[Any], rate: Any) -> Any:
-        """One update by gradients of the scaled loss; returns whether it was made.
+        """Applies gradients of the scaled loss. Returns whether the weights were updated.
 
-        The gradients are the ranks' average, so an overflow on one rank is seen, and skipped, by all.
+        The gradients are averaged over the ranks, so after an overflow on one rank all ranks skip the step.
         """
         finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
         tf.cond(finite, lambda: self._update(gradients, rate), tf.no_op)
@@ -40,7 +40,7 @@ class SGDMomentum:
         return finite
 
     def reset(self) -> None:
-        """Gives every variable its initial value again."""
+        """Resets every variable to its initial value."""
         for velocity in self.velocity.values():
             velocity.assign(tf.zeros_like(velocity))
         self.scale.assign(self._initial_scale)
@@ -48,7 +48,7 @@ class SGDMomentum:
 
     def _update(self, gradients: Sequence[Any], rate: Any) -> Any:
         for weight, velocity, gradient in zip(self._weights, self.velocity.values(), gradients, strict=True):
-            # Reads and writes each number once: the same in parts goes through memory six times.
+            # One fused operation: separate operations would access memory six times.
             tf.raw_ops.ResourceApplyMomentum(
                 var=weight.handle,
                 accum=velocity.handle,

@@ -1,4 +1,4 @@
-"""The variables of a network: names, shapes and initial values."""
+"""Variables of a model: names, shapes and initial values."""
 
 import math
 import zlib
@@ -9,7 +9,7 @@ import numpy as np
 
 from resnext_trainer.model.architectures import ArchitectureSpec, BlockSpec
 
-# The standard deviation of a standard normal truncated at two; dividing by it keeps the variance that was asked for.
+# Standard deviation of a standard normal distribution truncated at two; dividing by it yields the requested variance.
 _TRUNCATED_DEVIATION = 0.87962566103423978
 
 
@@ -19,13 +19,13 @@ class ParameterSpec:
 
     name: str
     shape: tuple[int, ...]
-    """Kernels of convolutions: [height, width, channels in of one group, channels out]; of dense layers: [in, out]."""
+    """Convolution kernels: [height, width, input channels per group, output channels]; dense kernels: [in, out]."""
     fan: int | None = None
-    """Connections into or out of a unit, if the initial values are random."""
+    """Fan-in or fan-out of random initial values; None for constants."""
     constant: float = 0.0
-    """The initial value, if it is not random."""
+    """Initial value without a fan."""
     trained: bool = True
-    """Whether the gradient changes it; batch norm's moving statistics are not trained."""
+    """Whether the variable has gradients; the moving statistics of batch norm do not."""
 
     def initial_value(self, seed: int) -> np.ndarray:
         """Array of `shape`, float32: a function of the seed and the name."""
@@ -37,10 +37,10 @@ class ParameterSpec:
 def parameter_specs(
     architecture: ArchitectureSpec, classes: int, *, fan_out: bool = False, zero_gamma: bool = False
 ) -> Iterator[ParameterSpec]:
-    """All variables of a network, in the order of the forward pass.
+    """All variables of a model, in the order of the forward pass.
 
-    fan_out: variance of the convolutions' kernels by the connections out of a unit, not into it. zero_gamma: a scale
-    of zero in the last batch norm of each block.
+    fan_out: initialize convolutions by fan-out instead of fan-in. zero_gamma: initialize gamma of the last batch norm
+    of each residual block to zero.
     """
     stem_size = 3 if architecture.small_images else 7
     yield from _convolution("stem", stem_size, 3, architecture.stem, fan_out=fan_out)
@@ -76,7 +76,7 @@ def _convolution(
     scale: float = 1.0,
     fan_out: bool,
 ) -> Iterator[ParameterSpec]:
-    """Kernel and batch norm; what counts for the fan of a grouped kernel is one group."""
+    """Kernel and batch norm. The fan of a grouped kernel is that of one group."""
     fan = size * size * (channels_out if fan_out else channels_in) // groups
     yield ParameterSpec(f"{name}/kernel", (size, size, channels_in // groups, channels_out), fan)
     yield ParameterSpec(f"{name}/scale", (channels_out,), constant=scale)
@@ -92,7 +92,7 @@ def _dense(name: str, size_in: int, size_out: int) -> Iterator[ParameterSpec]:
 
 
 def _truncated_normal(seed: int, name: str, shape: tuple[int, ...], fan: int) -> np.ndarray:
-    """Truncated normal of variance 2 / fan (He et al. 2015)."""
+    """Truncated normal distribution with variance 2 / fan (He et al. 2015)."""
     random = np.random.default_rng([seed, zlib.crc32(name.encode())])
     values = random.standard_normal(shape, dtype=np.float32)
     while (outside := np.abs(values) > 2).any():

@@ -1,6 +1,6 @@
-"""The forward pass of ResNeXt and its relatives: the network as a function of its variables.
+"""Forward pass of the ResNeXt family.
 
-The forward pass changes nothing: it returns the moving statistics of batch norm, and the caller keeps or drops them.
+The forward pass has no side effects: it returns the updated moving statistics, and the caller assigns them.
 """
 
 import copy
@@ -19,34 +19,34 @@ _DTYPES = {"fp16": tf.float16, "bf16": tf.bfloat16, "tf32": tf.float32, "fp32": 
 
 MEAN = (123.68, 116.28, 103.53)
 STD = (58.395, 57.12, 57.385)
-"""ImageNet's mean and deviation per colour, on the scale of 0 to 255."""
+"""Mean and standard deviation of ImageNet per channel, in the range 0 to 255."""
 
 
 @dataclass
 class ResNeXt:
-    """A network with its variables by name, all float32; `dtype` is the type of the products."""
+    """A model with its float32 variables by name; `dtype` is the type of the computation."""
 
     architecture: ArchitectureSpec
     classes: int
     seed: int = 0
     dtype: tf.DType = tf.float32
     symmetric: bool = False
-    """Pad as much before as after, as PyTorch does, and not SAME, which pads the end first."""
+    """Symmetric padding as in PyTorch, instead of SAME, which pads more at the end."""
     fan_out: bool = False
-    """Variance of the kernels by the connections out of a unit, not into it."""
+    """Initialize convolutions by fan-out instead of fan-in."""
     zero_gamma: bool = False
-    """Begin with blocks that pass on their input: a scale of zero in each one's last batch norm (Goyal et al. 2017)."""
+    """Initialize gamma of the last batch norm of each residual block to zero (Goyal et al. 2017)."""
     native_groups: bool = False
-    """Leave grouped convolutions to the device (cuDNN does them well) or make dense blocks of them (CPU, XLA)."""
+    """Use grouped convolutions of the device (fast in cuDNN) instead of dense blocks (CPU, XLA)."""
     onednn: bool = False
-    """Use what oneDNN does well, which is a CPU's way outside of XLA; where it is missing, dense blocks remain."""
+    """Use operations that are fast in oneDNN (CPU without XLA). Without oneDNN, dense blocks are used."""
     xla: bool = False
-    """Whether XLA compiles `eval_step` of this network."""
+    """Whether to compile `eval_step` of this model with XLA."""
     graphs: dict[Any, Any] = field(default_factory=dict, repr=False)
     weights: dict[str, Any] = field(default_factory=dict)
-    """Trained by gradient."""
+    """Trainable variables."""
     statistics: dict[str, Any] = field(default_factory=dict)
-    """Batch norm's moving means and variances."""
+    """Moving means and variances of batch norm."""
 
     def __post_init__(self) -> None:
         self._blocks = self.architecture.block_specs()
@@ -65,7 +65,7 @@ class ResNeXt:
         net = self._convolve("stem", tf.cast(normal, self.dtype), stride, updates, training)
         net = tf.nn.relu(net)
         if not self.architecture.small_images:
-            # Zeros change no maximum here: nothing is below zero after a ReLU.
+            # Zero padding does not change the maximum: values are non-negative after ReLU.
             net = (
                 tf.nn.max_pool2d(layers.pad_spatial(net, 1), 3, 2, "VALID")
                 if self.symmetric
@@ -74,26 +74,26 @@ class ResNeXt:
         for block in self._blocks:
             net = self._block(block, net, updates, training)
         pooled = tf.reduce_mean(tf.cast(net, tf.float32), axis=[1, 2])
-        # The classifier's products are cheap and its sums are long: float32 in every mode.
+        # The classifier is cheap and its sums are long: float32 in every precision mode.
         return tf.matmul(pooled, self.weights["classifier/kernel"]) + self.weights["classifier/bias"], updates
 
     @property
     def decayed_weights(self) -> list[str]:
-        """The weights under weight decay: all but batch norm's scale and offset."""
+        """Names of the weights with weight decay: all except scale and offset of batch norm."""
         return [name for name in self.weights if not name.endswith(("/scale", "/offset"))]
 
     def count(self) -> int:
-        """Number of trained weights."""
+        """Number of trainable parameters."""
         return sum(math.prod(weight.shape) for weight in self.weights.values())
 
     def reset(self) -> None:
-        """Gives every variable its initial value again."""
+        """Resets every variable to its initial value."""
         variables = {**self.weights, **self.statistics}
         for each in self._parameters:
             variables[each.name].assign(each.initial_value(self.seed))
 
     def with_native_groups(self) -> "ResNeXt":
-        """A network with the same variables that leaves grouped convolutions to whatever executes its graph."""
+        """A model with the same variables that uses native grouped convolutions, for export."""
         other = copy.copy(self)
         other.native_groups, other.graphs = True, {}
         return other
@@ -112,8 +112,8 @@ class ResNeXt:
         return tf.nn.relu(net + images)
 
     def _squeeze_excite(self, name: str, images: Any) -> Any:
-        """Each channel times a share of it that the means of all channels decide."""
-        # In float32: the sum over 56x56 pixels ends at 65504 in float16, which a mean of 30 exceeds.
+        """Squeeze-and-excitation: scales each channel by a gate computed from the means of all channels."""
+        # In float32: the sum over 56x56 pixels overflows float16 (65504) at a mean of 21.
         net = tf.cast(tf.reduce_mean(tf.cast(images, tf.float32), axis=[1, 2]), self.dtype)
         for part, activation in (("squeeze", tf.nn.relu), ("excite", tf.nn.sigmoid)):
             kernel, bias = (tf.cast(self.weights[f"{name}/{part}/{each}"], self.dtype) for each in ("kernel", "bias"))
@@ -156,7 +156,7 @@ def build(
     onednn: bool = False,
     xla: bool = False,
 ) -> ResNeXt:
-    """The network that a configuration asks for, with its first weights."""
+    """The model of a configuration, with initial weights."""
     return ResNeXt(
         architecture_spec(model),
         model.classes,
@@ -172,7 +172,7 @@ def build(
 
 
 def build_for_device(config: Training, device: str) -> ResNeXt:
-    """The network in the precision and for the device that a configuration asks for; `device` is gpu or cpu."""
+    """The model in the precision of the configuration, for `device` (gpu or cpu)."""
     gpu = device == "gpu"
     return build(
         config.model,

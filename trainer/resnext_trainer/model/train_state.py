@@ -1,4 +1,4 @@
-"""What a training changes: the weights, the optimizer and the moving average of the weights."""
+"""State of a training: weights, optimizer and moving average of the weights."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ class TrainState:
     """The variables of one rank. `train_step` changes them."""
 
     def __init__(self, config: Training, device: str) -> None:
-        """`device` is the one that was pinned: gpu or cpu."""
+        """device: the pinned device, gpu or cpu."""
         self.config, self.xla = config, config.xla
         self.graphs: dict[Any, Any] = {}
         self.model = build_for_device(config, device)
@@ -25,19 +25,19 @@ class TrainState:
         self.optimizer = SGDMomentum(self.model.weights, config.optimizer.momentum, scale)
 
     def variables(self) -> dict[str, Any]:
-        """Every variable by name, as a checkpoint keeps it."""
+        """All variables by their name in a checkpoint."""
         velocity = {f"velocity/{name}": value for name, value in self.optimizer.velocity.items()}
         scale = {"loss-scale": self.optimizer.scale, "good-steps": self.optimizer.good_steps}
         average = self.average.state() if self.average else {}
         return {**self.model.weights, **self.model.statistics, **velocity, **scale, **average}
 
     def statistics(self) -> dict[str, Any]:
-        """The moving statistics of the network and of its average, by the names that they have in `variables`."""
+        """Moving statistics of the model and of its average, by their name in `variables`."""
         averaged = self.average.network.statistics if self.average else {}
         return {**self.model.statistics, **{PREFIX + name: value for name, value in averaged.items()}}
 
     def reset(self) -> None:
-        """Gives every variable its initial value again."""
+        """Resets every variable to its initial value."""
         self.model.reset()
         self.optimizer.reset()
         if self.average:

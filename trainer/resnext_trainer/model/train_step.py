@@ -1,7 +1,7 @@
-"""One training step: gradients in one compiled function, then their average over the ranks and the update.
+"""Training step: gradients in one compiled function, then all-reduce over the ranks and the update.
 
-Accumulated batches count as further ranks would: gradients and batch norm's updated statistics are averaged over both.
-So the update is that of the batch so many times as large, where batch norm normalizes each part by itself.
+Gradients and updated batch norm statistics are averaged over accumulated batches as well as ranks. The update equals
+that of a larger batch whose parts batch norm normalizes separately.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -18,18 +18,18 @@ from resnext_trainer.runtime.heartbeat import ALLREDUCE
 
 
 class Gradients(NamedTuple):
-    """What a batch contributes to an update; or the sum over several batches."""
+    """Gradients of a batch, or the sum over several batches."""
 
     weights: list[Any]
     """Gradients of the scaled loss, in the order of the weights."""
     statistics: dict[str, Any]
-    """Batch norm's moving statistics after this batch."""
+    """Moving statistics of batch norm after this batch."""
     loss: Any
     """Mean cross entropy."""
 
 
 class RankRequests(NamedTuple):
-    """What this rank asks of all ranks; the requests travel with the gradients."""
+    """Requests of this rank to all ranks; they are part of the all-reduce of the gradients."""
 
     stop: bool = False
     save: bool = False
@@ -39,16 +39,16 @@ _NOTHING = RankRequests()
 
 
 class StepResult(NamedTuple):
-    """The same on every rank."""
+    """Result of a step; the same on every rank."""
 
     loss: float
     """Mean cross entropy over the global batch."""
     finite: bool
     """Whether the weights were updated."""
     stop: bool
-    """Whether any rank was asked to stop."""
+    """Whether any rank has a stop request."""
     save: bool
-    """Whether any rank finds that it is time for a checkpoint."""
+    """Whether a checkpoint is due on any rank."""
 
 
 def train_step(
@@ -61,16 +61,16 @@ def train_step(
     requests: Callable[[], RankRequests],
     phase: Callable[[Literal["data_wait", "compute", "allreduce"]], AbstractContextManager[None]],
 ) -> StepResult:
-    """One update by the mean gradients of `gradientAccumulation` batches on every rank.
+    """One update with the mean gradients of `gradientAccumulation` batches on every rank.
 
-    mixup_weight: MixUp's weights of the batch of this number. requests: asked right before the exchange.
-    phase: times each part of the step.
+    mixup_weight: returns the mixup weights of the batch with this number. requests: called right before the all-reduce.
+    phase: measures the time of each part of the step.
     """
     total: Gradients | None = None
     for part in range(state.config.gradient_accumulation):
         with phase("data_wait"):
             images, labels = next(batches)
-        # Waiting for the loss costs a GPU under a percent of the step, and separates computing from exchanging.
+        # Waiting for the loss takes less than 1 % of a step on a GPU, and separates computation from communication.
         with phase("compute"):
             gradients = forward_backward(state, images, labels, mixup_weight(part))
             gradients.loss.numpy()
@@ -82,15 +82,15 @@ def train_step(
 
 @compiled
 def forward_backward(state: TrainState, images: Any, labels: Any, mix: Any) -> Gradients:
-    """Gradients of one batch; changes no variable.
+    """Gradients of one batch, without side effects.
 
-    images: [batch, size, size, 3] uint8; labels: [batch] int32; mix: [batch], MixUp's weight of the image itself.
+    images: [batch, size, size, 3] uint8; labels: [batch] int32; mix: [batch], mixup weight of the image itself.
     """
     config, model, weights = state.config, state.model, state.model.weights
     even = config.label_smoothing / config.model.classes
     targets = tf.one_hot(labels, config.model.classes, on_value=1 - config.label_smoothing + even, off_value=even)
     if config.mixup:
-        # Mixed before the normalization, which is affine: the same as after it.
+        # Mixing before the normalization is equivalent, because the normalization is affine.
         images = _mixed(tf.cast(images, tf.float32), mix[:, None, None, None])
         targets = _mixed(targets, mix[:, None])
     with tf.GradientTape() as tape:
@@ -111,7 +111,7 @@ def add(one: Gradients, other: Gradients) -> Gradients:
 def apply_gradients(
     state: TrainState, ranks: Communicator, gradients: Gradients, rate: float, requests: RankRequests = _NOTHING
 ) -> StepResult:
-    """Averages the gradients over the ranks and updates the weights."""
+    """Averages gradients over the ranks and updates the weights."""
     asked = tf.constant([float(requests.stop), float(requests.save)])
     loss, finite, asked = _average_and_update(state, ranks, gradients, tf.constant(rate, tf.float32), asked)
     stop, save = asked.numpy() > 0
@@ -124,7 +124,7 @@ def _average_and_update(state: TrainState, ranks: Communicator, summed: Gradient
     parts = state.config.gradient_accumulation
     if parts > 1:
         gradients, statistics, loss = tf.nest.map_structure(lambda sums: sums / parts, (gradients, statistics, loss))
-    # Averaged while still scaled: an overflow on one rank reaches all, so all skip the same step.
+    # Averaged while still scaled: an overflow on one rank reaches every rank, so all ranks skip the same step.
     compress = state.config.optimizer.gradient_compression == "fp16"
     *gradients, loss, asked = ranks.average([*gradients, loss, asked], compress=compress)
     finite = state.optimizer.apply(gradients, rate)
@@ -143,23 +143,22 @@ def eval_step(network: ResNeXt, images: Any) -> Any:
 
 
 def average_statistics(state: TrainState, ranks: Communicator) -> None:
-    """Gives every rank the mean of the ranks' moving statistics, before they are used or saved."""
+    """Averages the moving statistics over the ranks, before they are used or saved."""
     statistics = state.statistics()
     for name, mean in _mean_statistics(state, ranks).items():
         statistics[name].assign(mean)
 
 
 def averaged_variables(state: TrainState, ranks: Communicator) -> dict[str, Any]:
-    """The variables with the mean of the ranks' moving statistics, while each rank keeps its own.
+    """The variables with moving statistics averaged over the ranks; the state is not changed.
 
-    Assigned within an epoch the means would change the result in its last bits, and when that happens is up to
-    the clock.
+    Assigning the averages within an epoch would change the result slightly, at a time that depends on the clock.
     """
     return {**state.variables(), **_mean_statistics(state, ranks)}
 
 
 def is_finite(state: TrainState, variables: Mapping[str, Any]) -> bool:
-    """Whether every weight and statistic is a finite number; the same on every rank once statistics are averaged."""
+    """Whether all weights and statistics are finite; the same on every rank after averaging the statistics."""
     return bool(_all_finite([variables[name] for name in (*state.model.weights, *state.model.statistics)]))
 
 
@@ -174,5 +173,5 @@ def _all_finite(values: list[Any]) -> Any:
 
 
 def _mixed(values: Any, share: Any) -> Any:
-    """Each value with the one at the same place from the end."""
+    """Mixes each value with the value at the mirrored position in the batch."""
     return values * share + tf.reverse(values, [0]) * (1 - share)

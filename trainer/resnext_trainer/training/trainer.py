@@ -1,4 +1,4 @@
-"""The training loop: epochs of steps, each followed by an evaluation and a save."""
+"""Training loop: epochs of steps, each epoch followed by evaluation and checkpoint."""
 
 import time
 from collections.abc import Iterator
@@ -26,15 +26,15 @@ from resnext_trainer.training.step_runner import NotFiniteError, StepRunner
 from resnext_trainer.training.validator import Validator
 
 _RECORDS_PER_EPOCH = 20
-"""Lines of log.jsonl: a 250-epoch training makes one megabyte of them."""
+"""Records in log.jsonl per epoch: about 1 MB for 250 epochs."""
 
 
 @dataclass(eq=False, kw_only=True)
 class Trainer:
-    """One attempt, which resumes where the last one stopped. The constructor only assigns; `fit` does everything."""
+    """One attempt of a training. It resumes from the newest checkpoint. The constructor only assigns fields."""
 
     config: Training
-    """`device` is the one that was pinned: gpu or cpu."""
+    """Its `device` is the pinned one: gpu or cpu."""
     ranks: Communicator
     source: InputPipeline
     plan: EpochPlan
@@ -52,10 +52,10 @@ class Trainer:
     _position: TrainingPosition = field(init=False, default=TrainingPosition())
 
     def fit(self) -> tuple[ExitStatus, str]:
-        """Restores the newest checkpoint, trains, and returns how the training ended, with a sentence about it.
+        """Restores the newest checkpoint and trains. Returns the exit status and a message.
 
-        The status is COMPLETED, or STOPPED if any rank was asked to stop. A loss that is not finite takes the training
-        back to its last checkpoint. Raises TrainingError if the training can neither end nor stop.
+        The status is COMPLETED, or STOPPED after a stop request on any rank. A non-finite loss causes a rollback to the
+        last checkpoint. Raises TrainingError on failure.
         """
         self._restore()
         try:
@@ -70,7 +70,7 @@ class Trainer:
             self.steps.close()
 
     def progress(self) -> Progress:
-        """How far the training is."""
+        """Progress of the training."""
         return self.reporter.progress(self._position)
 
     def _restore(self) -> None:
@@ -84,7 +84,7 @@ class Trainer:
         self.saver.schedule()
 
     def _train_epochs(self) -> tuple[ExitStatus, str]:
-        """Trains to the end, or until any rank is asked to stop."""
+        """Trains until the last epoch, the target accuracy, or a stop request on any rank."""
         while self._position.epoch < self.config.epochs and not self._target_reached():
             if not self._train_epoch():
                 return self._stop()
@@ -92,7 +92,7 @@ class Trainer:
         return self._complete()
 
     def _train_epoch(self) -> bool:
-        """The rest of the current epoch; False if it was left because a rank was asked to stop."""
+        """Trains the rest of the current epoch. Returns False after a stop request on any rank."""
         if any(self.ranks.gather(self.requests.stop.is_set())):
             return False
         position = self._position
@@ -129,7 +129,7 @@ class Trainer:
         return outcome
 
     def _end_epoch(self) -> None:
-        """Evaluates and saves, if due."""
+        """Evaluates and saves a checkpoint, if due."""
         epoch = self._position.epoch
         last = epoch == self.config.epochs
         average_statistics(self.state, self.ranks)
@@ -142,23 +142,23 @@ class Trainer:
         self.reporter.report(self._position)
 
     def _stop(self) -> tuple[ExitStatus, str]:
-        """Saves, and ends before the training is complete."""
+        """Saves a checkpoint after a stop request."""
         average_statistics(self.state, self.ranks)
         self.saver.save_stopped(self._position)
         unsaved = self.saver.finish(self._position, stopping=True)
         epochs = self.plan.epochs_done(self._position)
         done = f"epoch {epochs:.2f} of {self.config.epochs}, step {self._position.step}"
-        return ExitStatus.STOPPED, f"stopped as asked at {done}{unsaved}"
+        return ExitStatus.STOPPED, f"stopped as requested at {done}{unsaved}"
 
     def _complete(self) -> tuple[ExitStatus, str]:
-        """Waits until the last checkpoint, which the last epoch wrote, is on the disk."""
+        """Waits until the last checkpoint is written."""
         position = self._position
         unsaved = self.saver.finish(position)
         accuracy = "" if position.top1 is None else f", top-1 {position.top1:.4f}"
         return ExitStatus.COMPLETED, f"{position.epoch} epochs, {position.step} steps{accuracy}{unsaved}"
 
     def _roll_back(self, cause: str) -> None:
-        """Takes every rank back to the last checkpoint, or to the start; TrainingError after `maxRollbacks`."""
+        """Rolls back to the last checkpoint, or to the start. Raises TrainingError after `maxRollbacks` rollbacks."""
         rollbacks, allowed = self._position.rollbacks, self.config.max_rollbacks
         rollback.check_allowed(rollbacks, allowed, cause)
         self.state.reset()
@@ -169,7 +169,7 @@ class Trainer:
         self.recorder.restart(restored.step)
         self.metrics.rolled_back()
         self.console.note(
-            f"{cause}: back to step {restored.step}, the rest of its epoch in another order "
+            f"{cause}: rolled back to step {restored.step}, reshuffling the rest of its epoch "
             f"(rollback {rollbacks + 1} of {allowed})"
         )
 

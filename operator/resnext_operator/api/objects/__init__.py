@@ -1,4 +1,4 @@
-"""Types of Kubernetes objects as JSON: of those that the operator creates, with the fields that it sets."""
+"""JSON types of the Kubernetes objects that the operator creates, with the fields that it sets."""
 
 from typing import Any
 
@@ -6,4 +6,4 @@ TrainingKey = tuple[str, str]
 """Namespace and name of a training."""
 
 Manifest = dict[str, Any]
-"""An object whose fields are not known: as a user wrote it, or as the API server sent it."""
+"""A JSON object of unknown type, from a user or the API server."""

@@ -1,4 +1,4 @@
-"""What all objects have in common, and the types of meta/v1."""
+"""Common types of all objects (meta/v1)."""
 
 from typing import NotRequired, TypedDict
 

@@ -7,7 +7,7 @@ from resnext_operator.api.objects.meta import LocalObjectReference, ObjectMeta
 from resnext_operator.api.objects.volume import Volume, VolumeMount
 
 Quantities = dict[str, int | str]
-"""Amounts by resource, such as cpu or nvidia.com/gpu."""
+"""Quantities by resource name, such as cpu or nvidia.com/gpu."""
 
 
 class ResourceRequirements(TypedDict, total=False):
@@ -47,7 +47,7 @@ class SecurityContext(TypedDict):
 
 
 class ContainerProgram(TypedDict):
-    """The fields of a container that depend on its role, and those that are optional."""
+    """Fields of a container that are optional or depend on its role."""
 
     args: list[str]
     ports: NotRequired[list[ContainerPort]]
@@ -107,7 +107,7 @@ class NodeAffinity(TypedDict, total=False):
 
 
 class Affinity(TypedDict, total=False):
-    """The operator adds to nodeAffinity alone; `api.scheduling` has the fields that users write."""
+    """Affinity; the operator only changes nodeAffinity. `api.scheduling` defines the fields in the spec."""
 
     nodeAffinity: NodeAffinity
     podAffinity: Manifest

@@ -48,7 +48,7 @@ class NetworkPolicyPort(TypedDict):
 
 NetworkPolicyIngressRule = TypedDict(
     "NetworkPolicyIngressRule",
-    # Peers of the operator's settings are passed on as they are.
+    # Peers from the settings of the operator are used unchanged.
     {"from": list[NetworkPolicyPeer | Manifest], "ports": NotRequired[list[NetworkPolicyPort]]},
 )
 

@@ -1,4 +1,4 @@
-"""Volumes of pods, and where containers mount them."""
+"""Volumes and volume mounts of pods."""
 
 from typing import NotRequired, TypedDict
 
@@ -27,13 +27,13 @@ class SecretVolumeSource(TypedDict):
 
 
 class VolumeSource(TypedDict, total=False):
-    """One of these."""
+    """Source of a volume; exactly one field is set."""
 
     persistentVolumeClaim: PersistentVolumeClaimVolumeSource
     emptyDir: EmptyDirVolumeSource
     configMap: ConfigMapVolumeSource
     secret: SecretVolumeSource
-    # Only users ask for these two; `api.volumes` has their fields.
+    # Only used for volumes from the spec; `api.volumes` defines their fields.
     csi: Manifest
     hostPath: Manifest
 

@@ -1,1 +1,1 @@
-"""What `decide` does: each function changes the draft of a decision."""
+"""The actions of `decide`: each changes the draft of a decision."""

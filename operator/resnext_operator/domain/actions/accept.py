@@ -1,4 +1,4 @@
-"""Whether the operator accepts a training, and since when it runs."""
+"""Admission of a training, and its start time."""
 
 from resnext_operator.api.status import ConditionType
 from resnext_operator.domain import admission
@@ -8,7 +8,7 @@ from resnext_operator.domain.reasons import Reason, warning
 
 
 def check_admission(draft: Draft) -> admission.Refusal | None:
-    """Why no attempt may begin; one that is under way keeps its pods, and as many as it has."""
+    """Set the condition Accepted. Returns why no attempt may start; a current attempt keeps its number of workers."""
     training, conditions = draft.training, draft.conditions
     if training.invalid:
         _note_invalid_spec(draft)
@@ -29,26 +29,26 @@ def check_admission(draft: Draft) -> admission.Refusal | None:
         draft.events.append(warning(*refusal))
     conditions.set(ConditionType.ACCEPTED, False, *refusal)
     if (last := draft.status.last_attempt) and refusal == unshared:
-        # With as many workers as it had before it may go on, also after a failure.
+        # It may run with the previous number of workers, also after a failure.
         draft.replicas = last.workers or draft.replicas
         return None
     return refusal
 
 
 def _note_invalid_spec(draft: Draft) -> None:
-    """An earlier version accepted the spec: what runs goes on, and nothing new can be created."""
+    """An earlier version accepted the spec: running pods are kept, and no pods can be created."""
     if draft.conditions.message(ConditionType.SPEC_INVALID) != draft.training.invalid:
         draft.events.append(warning(Reason.SPEC_INVALID, draft.training.invalid))
     draft.conditions.set(ConditionType.SPEC_INVALID, True, Reason.SPEC_INVALID, draft.training.invalid)
 
 
 def set_start_time(draft: Draft) -> None:
-    """The start time, from which the deadline counts: none before the first resume, and reset at each."""
+    """Set the start time; resuming a suspended training resets it."""
     if draft.training.spec.suspend:
         return
     if draft.conditions.is_true(ConditionType.SUSPENDED):
         draft.conditions.set(ConditionType.SUSPENDED, False, Reason.RESUMED)
         draft.status.start_time = draft.second
-        # What failed to start may have been corrected meanwhile: no pause from before counts.
+        # The cause may have been corrected in the meantime: failed starts before the suspension cause no backoff.
         draft.status.failed_starts = []
     draft.status.start_time = draft.status.start_time or draft.second

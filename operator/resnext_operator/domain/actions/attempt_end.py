@@ -1,4 +1,4 @@
-"""How an attempt ends, and what follows for the training."""
+"""The end of an attempt, and its consequences for the training."""
 
 from datetime import timedelta
 
@@ -17,9 +17,9 @@ from resnext_operator.domain.workers import live_workers
 
 
 def finish_attempt_if_over(draft: Draft, stop: StopReason | None) -> None:
-    """Record the end of the attempt under way when the cluster shows it.
+    """Record the end of the current attempt if its pods show it.
 
-    stop: why the attempt must end now, if it must.
+    stop: the reason to stop the attempt, if any.
     """
     stopping = draft.phase is Phase.STOPPING or stop is not None
     living, newest = live_workers(draft), {pod.index: pod for pod in draft.state.workers}
@@ -57,7 +57,7 @@ def _record_attempt_end(draft: Draft, outcome: AttemptOutcome) -> None:
 
 
 def _restart(draft: Draft, reason: Reason, outcome: AttemptOutcome) -> None:
-    """Another attempt follows, unless the user or the deadline ends the training."""
+    """Start another attempt, unless the training is suspended or its deadline is exceeded."""
     draft.conditions.set(ConditionType.RUNNING, False, reason, outcome.message)
     if not draft.training.spec.suspend and not first_match(draft, [deadline_exceeded]):
         bad = outcome.cause is not AttemptCause.STOPPED

@@ -1,4 +1,4 @@
-"""How an attempt begins."""
+"""The start of an attempt."""
 
 from resnext_operator.api.attempts import AttemptStatus
 from resnext_operator.api.status import Phase
@@ -9,7 +9,7 @@ from resnext_operator.domain.reasons import Reason
 
 
 def record_attempt_start(draft: Draft, number: int, workers: int) -> None:
-    """Record an attempt, and what it starts from."""
+    """Record an attempt, with the step of the newest checkpoint."""
     status = draft.status
     saved = status.checkpoint.step if status.checkpoint else None
     attempt = AttemptStatus(number=number, start_time=draft.second, workers=workers, checkpoint_step_before=saved)
@@ -23,11 +23,11 @@ def record_attempt_start(draft: Draft, number: int, workers: int) -> None:
 
 
 def adopt_orphaned_launcher(draft: Draft) -> None:
-    """A launcher that was created and not recorded, since the operator ended between the two, is an attempt too."""
+    """Record the attempt of a launcher that a previous operator process created but did not record."""
     last = draft.status.last_attempt.number if draft.status.last_attempt else 0
     newest = max(draft.state.launchers, key=lambda each: each.attempt, default=None)
     if draft.attempt is None and newest and newest.attempt > last:
-        # It was created because all workers had a node and were ready.
+        # A launcher is created only when all workers are scheduled and ready.
         set_scheduled_true(draft)
         set_workers_ready(draft, draft.replicas)
         record_attempt_start(draft, newest.attempt, newest.workers or draft.replicas)

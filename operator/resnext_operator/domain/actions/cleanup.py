@@ -1,4 +1,4 @@
-"""What is done about a finished training."""
+"""Cleanup of a finished training."""
 
 from resnext_operator.api.groupversion import KIND
 from resnext_operator.api.status import ConditionType, Phase
@@ -12,7 +12,7 @@ from resnext_operator.domain.rules.ttl_expired import ttl_expired
 
 
 def clean_up(draft: Draft) -> None:
-    """Nothing is created any more, whatever is missing; in the end the training is deleted as well."""
+    """Delete pods as runPolicy.cleanPodPolicy says, and the training after its TTL. Nothing is created."""
     training, policy = draft.training, draft.training.spec.run_policy.clean_pod_policy
     ended = ConditionType.SUCCEEDED if draft.phase is Phase.SUCCEEDED else ConditionType.FAILED
     reason = draft.conditions.reason(ended)

@@ -1,4 +1,4 @@
-"""How a training ends."""
+"""The end of a training."""
 
 from resnext_operator.api.status import ConditionType, Phase
 from resnext_operator.domain.actions.worker_counts import set_workers_ready
@@ -17,13 +17,13 @@ def succeed(draft: Draft, reason: Reason, message: str) -> None:
 
 
 def fail(draft: Draft, reason: Reason, message: str) -> None:
-    """The training is given up."""
+    """The training has failed."""
     _finish(draft, Phase.FAILED, reason, message)
     draft.conditions.set(ConditionType.FAILED, True, reason, message)
 
 
 def count_failure(draft: Draft, message: str) -> bool:
-    """Whether the training has failed by it: more than runPolicy.backoffLimit failures are too many."""
+    """Count a failure. Returns whether the training fails because of runPolicy.backoffLimit."""
     draft.status.failures += 1
     if draft.status.failures <= draft.training.spec.run_policy.backoff_limit:
         return False
@@ -33,7 +33,7 @@ def count_failure(draft: Draft, message: str) -> bool:
 
 
 def fail_if_pending_too_long(draft: Draft) -> bool:
-    """Whether the training has failed because its pods did not start in time."""
+    """Fail the training if its pods did not start in time. Returns whether it failed."""
     stop = first_match(draft, [pending_deadline_exceeded])
     if stop is None:
         return False
@@ -44,7 +44,7 @@ def fail_if_pending_too_long(draft: Draft) -> bool:
 
 
 def count_remaining_workers(draft: Draft, reason: Reason) -> None:
-    """The workers that stay after the end; those that are deleted are not counted any more."""
+    """Set the number of workers that are kept after the end of the training."""
     stay = draft.training.spec.run_policy.clean_pod_policy == "None"
     remaining = ready_workers(draft) if stay else 0
     set_workers_ready(draft, remaining, reason)

@@ -1,4 +1,4 @@
-"""What is done between two attempts of a training whose spec cannot be used."""
+"""A training with an invalid spec, between two attempts."""
 
 from resnext_operator.domain.actions.finish import fail, fail_if_pending_too_long
 from resnext_operator.domain.actions.worker_counts import set_workers_ready
@@ -8,7 +8,7 @@ from resnext_operator.domain.workers import live_workers
 
 
 def keep_pods(draft: Draft) -> None:
-    """The pods are kept, and nothing is created; without pods the training has failed."""
+    """Keep the pods and create nothing. A training without pods fails."""
     living = live_workers(draft)
     if not living and all(each.deleted or each.finished for each in draft.state.launchers):
         fail(draft, Reason.SPEC_INVALID, draft.training.invalid)

@@ -1,4 +1,4 @@
-"""What the ranks report: progress, checkpoints, and the step that an attempt started from."""
+"""Reports of the ranks: progress, checkpoints, and the step from which an attempt resumed."""
 
 from resnext_operator.api.status import CheckpointStatus, ConditionType
 from resnext_operator.domain.draft import Draft
@@ -9,14 +9,14 @@ from resnext_trainer.contract import Progress, SavedCheckpoint
 
 
 def record_reported_progress(draft: Draft) -> None:
-    """The last answer of worker 0, if it is one of the attempt under way."""
+    """Record the latest report of worker 0, if it belongs to the current attempt."""
     progress, attempt = draft.state.progress, draft.attempt
     if progress and attempt and progress.attempt == attempt.number:
         record_progress(draft, progress)
 
 
 def record_progress(draft: Draft, progress: Progress) -> None:
-    """Put progress, checkpoint and start of the last attempt into the status."""
+    """Record progress, checkpoint and first step of the current attempt in the status."""
     update_progress(draft.status, draft.attempt, progress, draft.now)
     if progress.checkpoint:
         _record_checkpoint(draft, progress.checkpoint)
@@ -27,7 +27,7 @@ def _record_checkpoint(draft: Draft, reported: SavedCheckpoint) -> None:
     saved = CheckpointStatus.model_validate(reported.model_dump(mode="json", by_alias=True))
     before = draft.status.checkpoint
     if saved.differences and (before is None or saved.differences != before.differences):
-        message = f"the run continues with another recipe or dataset: {'; '.join(saved.differences)}"
+        message = f"the run resumes with a different recipe or dataset: {'; '.join(saved.differences)}"
         draft.events.append(Event("Normal", Reason.RECIPE_CHANGED, message))
     if saved != before:
         draft.status.checkpoint = saved
@@ -36,7 +36,7 @@ def _record_checkpoint(draft: Draft, reported: SavedCheckpoint) -> None:
 
 
 def _compare_start(draft: Draft, progress: Progress) -> None:
-    """An attempt that started before the step that was saved does work again: that is reported once per attempt."""
+    """Report, once per attempt, that it resumed from an earlier step than that of the newest checkpoint."""
     attempt, start = draft.attempts[-1], progress.resumed_step
     if start is None or attempt.resumed_step is not None:
         return
@@ -46,7 +46,7 @@ def _compare_start(draft: Draft, progress: Progress) -> None:
         how = f"resumed from step {start}" if start else "started from the beginning"
         message = (
             f"attempt {attempt.number} {how} although step {saved} was saved: that checkpoint is missing or "
-            "damaged, the launcher's log says which; the steps between are trained again"
+            "damaged (see the log of the launcher); the steps in between are repeated"
         )
         attempt.start_message = message
         draft.conditions.set(ConditionType.CHECKPOINTED, start > 0, Reason.RESUMED_EARLIER, message)

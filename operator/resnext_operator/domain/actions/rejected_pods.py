@@ -1,4 +1,4 @@
-"""Pods that the API server rejects: the others wait for them, and are deleted when that takes too long."""
+"""Sets of pods that are incomplete because the API server rejects some: the others wait, and are deleted on timeout."""
 
 from datetime import timedelta
 
@@ -16,7 +16,7 @@ from resnext_operator.domain.rules.rule import due, waits_for
 
 
 def admit_complete_set(draft: Draft, workers: list[ObservedWorker | None]) -> None:
-    """Give the workers to the scheduler when all exist and the API server would admit the launcher, too."""
+    """Remove the scheduling gates when all workers exist and a dry run has admitted the launcher."""
     pods = [pod for pod in workers if pod]
     if len(pods) < len(workers):
         return
@@ -29,13 +29,13 @@ def admit_complete_set(draft: Draft, workers: list[ObservedWorker | None]) -> No
         return
     if draft.rejection:
         draft.status.rejection = None
-        message = "the pods are admitted, and wait for their nodes"
+        message = "all pods are admitted and wait to be scheduled"
         draft.conditions.set(ConditionType.SCHEDULED, False, Reason.WORKERS_NOT_READY, message)
         leave_reason(draft, Reason.WORKERS_NOT_READY)
 
 
 def release_incomplete_set(draft: Draft, workers: list[ObservedWorker | None]) -> bool:
-    """Delete the pods of a set that stays incomplete because others are rejected; they may hold a quota's rest."""
+    """Delete the pods of an incomplete set after the admission timeout, because they may occupy quota."""
     rejection, seconds = draft.rejection, draft.training.spec.run_policy.admission_timeout_seconds
     if rejection is None:
         return False
@@ -52,7 +52,7 @@ def release_incomplete_set(draft: Draft, workers: list[ObservedWorker | None]) -
     _delete_set(draft)
     message = (
         f"not all pods were admitted within {seconds} s "
-        f"(runPolicy.admissionTimeoutSeconds): the others are deleted; next try in {wait.total_seconds():.0f} s"
+        f"(runPolicy.admissionTimeoutSeconds): deleting the others, retrying in {wait.total_seconds():.0f} s"
     )
     draft.events.append(warning(Reason.POD_CREATION_REJECTED, f"{message}: {rejection.message}"))
     set_scheduled_false(draft, Reason.POD_CREATION_REJECTED, rejection.message)
@@ -61,13 +61,13 @@ def release_incomplete_set(draft: Draft, workers: list[ObservedWorker | None]) -
 
 
 def waits_for_another_spec(draft: Draft) -> bool:
-    """The API server calls the pods invalid: another try with the same spec would only repeat it."""
+    """Whether the API server reported the pods of this spec as invalid, so that a retry is useless."""
     rejection = draft.rejection
     if rejection is None or rejection.cause != rejections.Cause.INVALID:
         return False
     if rejection.generation != draft.training.generation:
         draft.status.rejection = None
-        message = "the spec has changed: the pods are created again"
+        message = "the spec changed: recreating the pods"
         draft.conditions.set(ConditionType.PODS_INVALID, False, Reason.RESUMED, message)
         return False
     if draft.evidence_is_recorded:

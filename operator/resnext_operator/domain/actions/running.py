@@ -1,4 +1,4 @@
-"""What is done while an attempt is under way."""
+"""A running attempt."""
 
 from resnext_operator.api.status import ConditionType, Phase
 from resnext_operator.domain.actions.finish import fail_if_pending_too_long
@@ -8,11 +8,12 @@ from resnext_operator.domain.actions.stall import detect_stall
 from resnext_operator.domain.actions.worker_counts import set_workers_ready
 from resnext_operator.domain.draft import Draft
 from resnext_operator.domain.reasons import Reason
+from resnext_operator.domain.scheduling_advice import scheduling_advice
 from resnext_operator.domain.workers import up_to_date_workers
 
 
 def reconcile_running(draft: Draft) -> None:
-    """Watch the launcher start and the ranks make steps."""
+    """Monitor the start of the launcher and the progress of the ranks."""
     ensure_shared_objects(draft)
     if not draft.create:
         draft.status.rejection = None
@@ -27,6 +28,7 @@ def reconcile_running(draft: Draft) -> None:
     if launcher and launcher.phase == "Pending":
         if launcher.waiting_reason:
             message = f"pod {launcher.name} is not starting: {launcher.waiting_reason}"
-            set_scheduled_false(draft, Reason.LAUNCHER_PENDING, message)
+            advice = scheduling_advice(launcher.waiting_reason, "launcher") if launcher.unschedulable else ""
+            set_scheduled_false(draft, Reason.LAUNCHER_PENDING, message, advice)
         if not fail_if_pending_too_long(draft):
             check_secret(draft, [launcher])

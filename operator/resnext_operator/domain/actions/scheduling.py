@@ -1,15 +1,16 @@
-"""Whether the pods have nodes, and what keeps them from starting."""
+"""The condition Scheduled, and why pods do not start."""
 
 from datetime import timedelta
 
 from resnext_operator.api.status import ConditionType
 from resnext_operator.domain.draft import Draft
 from resnext_operator.domain.observed import ObservedWorker
-from resnext_operator.domain.reasons import Reason, warning
+from resnext_operator.domain.reasons import ADVICE, Reason, warning
 from resnext_operator.domain.rules.rule import due
+from resnext_operator.domain.scheduling_advice import scheduling_advice
 from resnext_operator.rendering.claims import checkpoint_claim_name
 
-# A claim that was made along with the pods is bound within a second or two; until then they are unschedulable as well.
+# A claim that is created with the pods is bound within a second or two; until then the pods are unschedulable.
 SCHEDULING_GRACE = timedelta(seconds=5)
 
 NOT_STARTED_REASONS = (
@@ -20,11 +21,11 @@ NOT_STARTED_REASONS = (
     Reason.VOLUME_STILL_ATTACHED,
     Reason.LAUNCHER_PENDING,
 )
-"""Why pods do not start; no longer the reason of a status when they have."""
+"""Reasons why pods do not start; they are replaced in the status when the pods have started."""
 
 
 def set_scheduled_condition(draft: Draft, workers: list[ObservedWorker | None]) -> None:
-    """Whether every worker has a node; why not, as long as one does not start."""
+    """Set the condition Scheduled: every worker is assigned to a node, or why one does not start."""
     pods = [pod for pod in workers if pod]
     waiting = next((pod for pod in pods if pod.waiting_reason and not _within_scheduling_grace(draft, pod)), None)
     if missing := missing_claims(draft):
@@ -32,7 +33,8 @@ def set_scheduled_condition(draft: Draft, workers: list[ObservedWorker | None]) 
     elif waiting:
         reason = Reason.UNSCHEDULABLE if waiting.unschedulable else Reason.CONTAINER_NOT_STARTING
         kind = "is unschedulable" if waiting.unschedulable else "is not starting"
-        set_scheduled_false(draft, reason, f"pod {waiting.name} {kind}: {waiting.waiting_reason}")
+        advice = scheduling_advice(waiting.waiting_reason, "worker") if waiting.unschedulable else ""
+        set_scheduled_false(draft, reason, f"pod {waiting.name} {kind}: {waiting.waiting_reason}", advice)
     elif len(pods) == len(workers) and all(pod.node for pod in pods):
         set_scheduled_true(draft)
         if detaching := _volume_detach_message(draft, pods[0]):
@@ -42,28 +44,29 @@ def set_scheduled_condition(draft: Draft, workers: list[ObservedWorker | None]) 
             leave_reason(draft, Reason.SCHEDULED)
     elif draft.conditions.reason(ConditionType.SCHEDULED) in NOT_STARTED_REASONS:
         with_node = sum(1 for pod in pods if pod.node)
-        message = f"{with_node} of {len(workers)} workers have a node"
+        message = f"{with_node} of {len(workers)} workers are assigned to a node"
         draft.conditions.set(ConditionType.SCHEDULED, False, Reason.WORKERS_NOT_READY, message)
         leave_reason(draft, Reason.WORKERS_NOT_READY)
 
 
 def set_scheduled_true(draft: Draft) -> None:
-    draft.conditions.set(ConditionType.SCHEDULED, True, Reason.SCHEDULED, "every worker has a node")
+    draft.conditions.set(ConditionType.SCHEDULED, True, Reason.SCHEDULED, "every worker is assigned to a node")
 
 
-def set_scheduled_false(draft: Draft, reason: Reason, message: str) -> None:
+def set_scheduled_false(draft: Draft, reason: Reason, message: str, advice: str = "") -> None:
+    """advice: suggested action in the event, if the general one of the reason does not fit the cause."""
     draft.conditions.set(ConditionType.SCHEDULED, False, reason, message)
-    _enter_reason(draft, reason, message)
+    _enter_reason(draft, reason, f"{message}{ADVICE}{advice}" if advice else message)
 
 
 def leave_reason(draft: Draft, reason: Reason) -> None:
-    """What kept the pods from starting is over."""
+    """Replace the reason in the status if it says why pods do not start."""
     if draft.status.reason in NOT_STARTED_REASONS:
         draft.status.reason = reason.value
 
 
 def missing_claims(draft: Draft) -> str:
-    """Which of the training's claims do not exist, in one sentence; empty if all do."""
+    """Message about the claims in the spec that do not exist; empty if all exist."""
     spec = draft.training.spec
     wanted = dict.fromkeys([*spec.shared_claims.values(), spec.checkpoints.claim_name])
     missing = [name for name in wanted if name and ("PersistentVolumeClaim", name) not in draft.state.present]
@@ -89,7 +92,7 @@ def _within_scheduling_grace(draft: Draft, pod: ObservedWorker) -> bool:
 
 
 def _volume_detach_message(draft: Draft, first: ObservedWorker) -> str:
-    """Why worker 0, on another node than before, may have to wait for the checkpoints' claim."""
+    """Message that worker 0, on another node than before, waits for the checkpoint volume; empty otherwise."""
     if first.phase != "Pending":
         return ""
     held = [pod for pod in draft.state.workers if pod.index == 0 and pod.unreachable and pod.node != first.node]
@@ -98,7 +101,7 @@ def _volume_detach_message(draft: Draft, first: ObservedWorker) -> str:
         return ""
     pod = held[-1]
     return (
-        f"pod {first.name} waits for the checkpoints' claim, which node {pod.node} still holds for pod {pod.name}: "
-        "it is released when the node recovers or is deleted; if the node is permanently down, taint it "
+        f"pod {first.name} waits for the checkpoint volume, which is still attached to node {pod.node} for pod "
+        f"{pod.name}: it is released when the node recovers or is deleted; if the node is permanently down, taint it "
         "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
     )

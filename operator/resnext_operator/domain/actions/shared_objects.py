@@ -1,4 +1,4 @@
-"""The objects that all attempts of a training share, and the Secret that its pods mount."""
+"""Objects that all attempts of a training share, and the Secret that its pods mount."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -10,11 +10,11 @@ from resnext_operator.domain.rules.rule import due, waits_for
 from resnext_operator.rendering.hashing import spec_hash
 from resnext_operator.rendering.shared_objects import shared_objects
 
-# A container whose image is there starts within seconds; after that, the Secret that it mounts may be missing.
+# A container whose image is present starts within seconds; otherwise the Secret that it mounts may be missing.
 SECRET_MOUNT_GRACE = timedelta(seconds=30)
 
 MUTABLE_KINDS = ("NetworkPolicy",)
-"""Children that are brought up to date; a ConfigMap and a claim stay as they were created."""
+"""Children that are updated. ConfigMaps and claims are not changed after their creation."""
 
 
 def ensure_shared_objects(draft: Draft) -> None:
@@ -26,13 +26,13 @@ def ensure_shared_objects(draft: Draft) -> None:
         known = draft.state.present.get((kind, name))
         if known is None:
             draft.create.append(child)
-        # Without a hash it was not made by us or was stripped of it, and would be updated for ever.
+        # An object without the hash annotation would be updated in every reconciliation.
         elif kind in MUTABLE_KINDS and known and known != spec_hash(child):
             draft.update.append(child)
 
 
 def check_secret(draft: Draft, pods: Sequence[ObservedPod]) -> None:
-    """A pod that has its node and does not start may wait for a Secret that was deleted."""
+    """Check the Secret if a scheduled pod does not start: the Secret may have been deleted."""
     waiting = [pod.scheduled for pod in pods if pod.phase == "Pending" and pod.scheduled and not pod.waiting_reason]
     if not waiting or draft.state.keys is not None or draft.training.invalid:
         return

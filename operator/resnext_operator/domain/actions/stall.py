@@ -1,4 +1,4 @@
-"""Whether steps are made."""
+"""Stall detection."""
 
 from datetime import timedelta
 
@@ -9,14 +9,14 @@ from resnext_operator.domain.progress import step_seconds
 from resnext_operator.domain.reasons import Reason, warning
 from resnext_operator.domain.rules.rule import due
 
-# Polls are seconds apart, and a minute without a step is nobody's trouble.
+# Polls are seconds apart, and a minute without a step is not a stall.
 MIN_STALL = timedelta(minutes=1)
 
 _MAX_RANKS_LISTED = 16
 
 
 def detect_stall(draft: Draft) -> None:
-    """Stalled is judged only by an answer of this operator's own time: one that was away has missed the steps."""
+    """Set the condition Stalled. Only called with a report in this process: after downtime, steps were missed."""
     usual, progress = step_seconds(draft.status), draft.status.progress
     if usual is None or progress is None:
         return

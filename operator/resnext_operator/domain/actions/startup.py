@@ -1,4 +1,4 @@
-"""What is done before an attempt: shared objects, then workers, then, when all are ready, a launcher."""
+"""The start of an attempt: shared objects, then workers, then, when all workers are ready, a launcher."""
 
 from collections.abc import Collection
 
@@ -24,12 +24,12 @@ from resnext_operator.domain.rules.start_backoff import start_backoff
 from resnext_operator.domain.workers import is_current, nodes_to_avoid, up_to_date_workers
 from resnext_operator.rendering.pods import launcher_pod, worker_pod
 
-# The ranks of an attempt that has lost one wait for it in vain, and without it they cannot save.
+# After the loss of a rank the other ranks cannot save a checkpoint, so a short grace period is sufficient.
 STALE_LAUNCHER_GRACE_SECONDS = 5
 
 
 def reconcile_startup(draft: Draft) -> None:
-    """One step towards an attempt."""
+    """Take the next step toward an attempt."""
     if draft.phase not in (Phase.STARTING, Phase.RESTARTING, Phase.PENDING):
         draft.transition_to(Phase.PENDING, Reason.RESUMED, "recreating pods")
     if waits_for_another_spec(draft):
@@ -64,7 +64,7 @@ def reconcile_startup(draft: Draft) -> None:
 
 
 def _count_failed_start(draft: Draft) -> None:
-    """A worker that ends before an attempt has begun: the start of all of them counts as one failure."""
+    """Count a failure if workers exited before an attempt started: one for all workers of a start."""
     current = [pod for pod in draft.state.workers if pod.index < draft.replicas and is_current(draft, pod)]
     failed = startup.failed_workers(current, draft.status.operator_state.pods_accounted_until)
     if not failed:
@@ -79,7 +79,7 @@ def _count_failed_start(draft: Draft) -> None:
 
 
 def _delete_stale_pods(draft: Draft, current: Collection[ObservedWorker]) -> None:
-    """All but the workers of this start; failed pods stay, for their logs, until an attempt begins."""
+    """Delete all pods except the current workers; failed pods are kept for their logs until an attempt starts."""
     launchers = (each for each in draft.state.launchers if not each.deleted and not each.finished)
     draft.delete_pods(launchers, grace=STALE_LAUNCHER_GRACE_SECONDS)
     keep = draft.training.spec.run_policy.clean_pod_policy != "All"
@@ -98,7 +98,7 @@ def _create_missing_workers(draft: Draft, indexes: list[int]) -> None:
     draft.needs_admission, draft.needs_ssh_secret = state.quota is None, state.keys is None
     if state.quota is None or state.keys is None:
         return
-    # A quota is charged for pods with a gate as well, but they hold no GPU while others of the set are rejected.
+    # Pods with a scheduling gate count toward a quota, but occupy no GPU while other pods of the set are rejected.
     gated = state.quota or draft.rejection is not None
     avoided = nodes_to_avoid(draft)
     for index in indexes:
@@ -107,7 +107,7 @@ def _create_missing_workers(draft: Draft, indexes: list[int]) -> None:
 
 
 def _may_launch(draft: Draft) -> bool:
-    # What a lost node still runs, if anything, cannot reach these pods' checkpoints: they name their attempt.
+    # A launcher on a lost node may still run, but its ranks cannot write checkpoints of the new attempt.
     running = any(not (each.deleted or each.finished or each.unreachable) for each in draft.state.launchers)
     if running or not draft.evidence_is_recorded:
         return False
@@ -115,7 +115,7 @@ def _may_launch(draft: Draft) -> bool:
 
 
 def _create_launcher(draft: Draft, workers: list[ObservedWorker]) -> None:
-    # The first launcher comes right after its workers; before a later one the Secret may have been deleted.
+    # The first launcher is created right after its workers; before a later one the Secret may have been deleted.
     if draft.state.keys is None and (draft.attempts or len({pod.keys for pod in workers if pod.keys}) > 1):
         draft.needs_ssh_secret = True
         return
@@ -123,5 +123,5 @@ def _create_launcher(draft: Draft, workers: list[ObservedWorker]) -> None:
     number = max(known, default=0) + 1
     record_attempt_start(draft, number, len(workers))
     draft.create.append(launcher_pod(draft.training, number, [(pod.name, pod.address) for pod in workers]))
-    # The pods of failed starts as well: another worker of an attempt must not be taken for one of them.
+    # Including pods of failed starts, which must not be mistaken for workers of the attempt.
     _delete_other_workers(draft, workers)

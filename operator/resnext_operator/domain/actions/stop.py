@@ -1,4 +1,4 @@
-"""How an attempt is stopped, and a training suspended."""
+"""Stopping an attempt, and suspending a training."""
 
 from resnext_operator.api.status import ConditionType, Phase
 from resnext_operator.domain.actions.worker_counts import set_workers_ready
@@ -9,7 +9,7 @@ from resnext_operator.domain.workers import ready_workers
 
 
 def stop_launcher(draft: Draft, stop: StopReason) -> None:
-    """The launcher is deleted first: its SIGTERM makes the ranks save."""
+    """Delete the launcher: its SIGTERM makes the ranks save a checkpoint."""
     draft.transition_to(Phase.STOPPING, stop.reason, stop.message)
     set_workers_ready(draft, ready_workers(draft))
     if (launcher := draft.launcher) and not launcher.finished:
@@ -17,7 +17,7 @@ def stop_launcher(draft: Draft, stop: StopReason) -> None:
 
 
 def suspend(draft: Draft) -> None:
-    """Delete all pods of a training without an attempt under way; it is Suspended when there are none."""
+    """Delete all pods of a training without a current attempt. Without pods the phase is Suspended."""
     launchers = [each for each in draft.state.launchers if not each.deleted]
     if draft.state.workers or launchers:
         if draft.phase is not Phase.SUSPENDED:

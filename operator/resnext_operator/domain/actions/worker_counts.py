@@ -1,4 +1,4 @@
-"""How many workers are ready."""
+"""The number of ready workers."""
 
 from resnext_operator.api.status import ConditionType, WorkersStatus
 from resnext_operator.domain.draft import Draft
@@ -6,9 +6,9 @@ from resnext_operator.domain.reasons import Reason
 
 
 def set_workers_ready(draft: Draft, ready: int, reason: Reason = Reason.WORKERS_NOT_READY) -> None:
-    """Put the number of ready workers into the status.
+    """Set the number of ready workers in the status.
 
-    reason: why they are not all ready.
+    reason: why not all workers are ready.
     """
     everyone = ready == draft.replicas
     draft.status.workers = WorkersStatus(replicas=draft.replicas, ready=ready)

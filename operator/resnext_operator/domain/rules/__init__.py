@@ -1,1 +1,1 @@
-"""Rules: each says why something must end, when to check again, or nothing. None has side effects."""
+"""Rules without side effects: each returns a reason to stop, a time to check again, or None."""

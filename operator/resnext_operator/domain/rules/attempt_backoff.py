@@ -1,4 +1,4 @@
-"""The pause after a failed attempt."""
+"""Backoff after a failed attempt."""
 
 from resnext_operator.domain.attempt_cause import AttemptCause
 from resnext_operator.domain.draft import Draft
@@ -7,7 +7,7 @@ from resnext_operator.domain.startup import pause
 
 
 def attempt_backoff(draft: Draft) -> Recheck | None:
-    """No attempt begins before the pause that the number of failures asks for; a disruption needs none."""
+    """No attempt starts before the backoff for the number of failures has elapsed. Disruptions have no backoff."""
     last = draft.status.last_attempt
     if last is None or last.end_time is None or last.cause in (None, AttemptCause.DISRUPTED, AttemptCause.STOPPED):
         return None

@@ -1,4 +1,4 @@
-"""The training runs for too long."""
+"""The active deadline of a training."""
 
 from datetime import timedelta
 
@@ -8,7 +8,7 @@ from resnext_operator.domain.rules.rule import Recheck, StopReason, due
 
 
 def deadline_exceeded(draft: Draft) -> StopReason | Recheck | None:
-    """runPolicy.activeDeadlineSeconds since the start time; a suspended training has no deadline."""
+    """Stop runPolicy.activeDeadlineSeconds after the start time. A suspended training has no deadline."""
     seconds, started = draft.training.spec.run_policy.active_deadline_seconds, draft.status.start_time
     if seconds is None or started is None or draft.training.spec.suspend:
         return None

@@ -1,4 +1,4 @@
-"""The pods take too long to start."""
+"""The deadline for the start of the pods."""
 
 from datetime import datetime, timedelta
 
@@ -9,7 +9,7 @@ from resnext_operator.domain.rules.rule import Recheck, StopReason, due
 
 
 def pending_deadline_exceeded(draft: Draft) -> StopReason | Recheck | None:
-    """runPolicy.pendingDeadlineSeconds since the pods, or of an attempt under way its launcher, began to start."""
+    """Stop if workers or launcher have not started within runPolicy.pendingDeadlineSeconds."""
     seconds = draft.training.spec.run_policy.pending_deadline_seconds
     if seconds is None:
         return None
@@ -26,10 +26,10 @@ def pending_deadline_exceeded(draft: Draft) -> StopReason | Recheck | None:
 
 
 def pending_since(draft: Draft) -> datetime:
-    """Since when the workers are not all ready, within this run and since the last attempt."""
+    """Time since which not all workers are ready; not before the start time or the end of the last attempt."""
     last, started = draft.status.last_attempt, draft.status.start_time or draft.second
     changed = draft.conditions.last_transition_time(ConditionType.WORKERS_READY)
-    # Pods that are deleted because others are rejected start no time of their own.
+    # Deleting pods because others are rejected does not restart the deadline.
     rejected = draft.rejection.since if draft.rejection else changed
     ended = last.end_time if last and last.end_time else started
     return max(ended, started, min(changed, rejected))

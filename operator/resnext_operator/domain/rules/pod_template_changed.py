@@ -1,4 +1,4 @@
-"""The user changes the settings that pods are created from."""
+"""The pod settings in the spec changed."""
 
 from resnext_operator.domain.draft import Draft
 from resnext_operator.domain.reasons import Reason
@@ -7,7 +7,7 @@ from resnext_operator.domain.workers import is_current
 
 
 def pod_template_changed(draft: Draft) -> StopReason | None:
-    """A living worker was created from other settings than those of the spec."""
+    """Stop if a live worker was created from other settings than those of the spec."""
     if all(is_current(draft, pod) for pod in draft.state.workers if not pod.terminated):
         return None
     message = "pod settings changed: saving a checkpoint, then recreating pods"

@@ -1,4 +1,4 @@
-"""The user changes the number of workers."""
+"""The number of workers in the spec changed."""
 
 from resnext_operator.domain.draft import Draft
 from resnext_operator.domain.reasons import Reason
@@ -6,7 +6,7 @@ from resnext_operator.domain.rules.rule import StopReason
 
 
 def resized(draft: Draft) -> StopReason | None:
-    """The attempt was started on another number of workers than spec.workers.replicas."""
+    """Stop if the attempt has another number of workers than spec.workers.replicas."""
     launched = draft.attempts[-1].workers or draft.replicas
     if draft.training.invalid or launched == draft.replicas:
         return None

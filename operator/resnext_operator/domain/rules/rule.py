@@ -1,4 +1,4 @@
-"""What a rule answers, and the chain that rules are evaluated in."""
+"""Results of rules, and the evaluation of a chain of rules."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from resnext_operator.domain.reasons import Reason
 
 @dataclass(frozen=True)
 class StopReason:
-    """Why something must end."""
+    """Why an attempt or a training must stop."""
 
     reason: Reason
     summary: str
     detail: str = ""
-    """What is known of the cause; empty if nothing is."""
+    """Details about the cause; empty if unknown."""
 
     @property
     def message(self) -> str:
@@ -25,22 +25,22 @@ class StopReason:
 
 @dataclass(frozen=True)
 class Recheck:
-    """The rule does not apply yet; it may from this time on."""
+    """The rule does not match yet; check again at this time."""
 
     time: datetime
 
 
 Rule = Callable[[Draft], StopReason | Recheck | None]
-"""A function of what is known, without side effects."""
+"""A function of the draft without side effects."""
 
 
 def due(draft: Draft, time: datetime) -> bool:
-    """Whether a time has come."""
+    """Whether a time has been reached."""
     return time <= draft.now
 
 
 def first_match(draft: Draft, rules: Iterable[Rule]) -> StopReason | None:
-    """The answer of the first rule that applies; the draft is decided again when one of those before it may apply."""
+    """The result of the first rule that matches. Requeues at the times that the rules before it return."""
     for rule in rules:
         match rule(draft):
             case StopReason() as found:
@@ -51,7 +51,7 @@ def first_match(draft: Draft, rules: Iterable[Rule]) -> StopReason | None:
 
 
 def waits_for(draft: Draft, rule: Rule) -> bool:
-    """Whether a rule postpones something; the draft is decided again at that time."""
+    """Whether a rule requires waiting. Requeues at the time that it returns."""
     answer = rule(draft)
     if isinstance(answer, Recheck):
         draft.requeue_at(answer.time)

@@ -7,7 +7,7 @@ from resnext_operator.domain.workers import mounts_current_secret
 
 
 def ssh_keys_recreated(draft: Draft) -> StopReason | None:
-    """The launcher waits for a Secret that was recreated after the workers mounted the one before."""
+    """Stop if the launcher is pending and the workers mount a Secret that was replaced."""
     launcher, living = draft.launcher, [pod for pod in draft.state.workers if not pod.terminated]
     if draft.training.invalid or not launcher or launcher.phase != "Pending":
         return None

@@ -1,4 +1,4 @@
-"""No step was completed for too long."""
+"""The deadline of a stall."""
 
 from datetime import timedelta
 
@@ -9,7 +9,7 @@ from resnext_operator.domain.rules.rule import Recheck, StopReason, due
 
 
 def stalled_too_long(draft: Draft) -> StopReason | Recheck | None:
-    """The training has been Stalled for runPolicy.stallDeadlineSeconds."""
+    """Stop if the training has been Stalled for runPolicy.stallDeadlineSeconds."""
     if not draft.conditions.is_true(ConditionType.STALLED):
         return None
     seconds = draft.training.spec.run_policy.stall_deadline_seconds

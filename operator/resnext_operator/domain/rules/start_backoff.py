@@ -1,4 +1,4 @@
-"""The pause after a failed start of the workers."""
+"""Backoff after a failed start of the workers."""
 
 from resnext_operator.domain.draft import Draft
 from resnext_operator.domain.rules.rule import Recheck, due
@@ -6,7 +6,7 @@ from resnext_operator.domain.startup import pause
 
 
 def start_backoff(draft: Draft) -> Recheck | None:
-    """No worker is created before the pause that the number of failures asks for."""
+    """No worker is created before the backoff for the number of failures has elapsed."""
     if not draft.status.failed_starts:
         return None
     over = draft.status.failed_starts[-1].time + pause(draft.status.failures)

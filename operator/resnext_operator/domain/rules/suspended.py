@@ -1,4 +1,4 @@
-"""The user suspends the training."""
+"""Suspension of the training."""
 
 from resnext_operator.domain.draft import Draft
 from resnext_operator.domain.reasons import Reason
@@ -6,7 +6,7 @@ from resnext_operator.domain.rules.rule import StopReason
 
 
 def suspended(draft: Draft) -> StopReason | None:
-    """spec.suspend: the attempt saves a checkpoint, and all pods are deleted."""
+    """Stop if spec.suspend is set."""
     if draft.training.spec.suspend:
         return StopReason(Reason.SUSPENDING, "saving a checkpoint before deleting pods")
     return None

@@ -1,4 +1,4 @@
-"""A finished training is deleted after a while."""
+"""Time to live of a finished training."""
 
 from datetime import timedelta
 
@@ -8,9 +8,9 @@ from resnext_operator.domain.rules.rule import Recheck, StopReason, due
 
 
 def ttl_expired(draft: Draft) -> StopReason | Recheck | None:
-    """runPolicy.ttlSecondsAfterFinished since the completion time."""
+    """The training is deleted runPolicy.ttlSecondsAfterFinished after its completion."""
     seconds, completed = draft.training.spec.run_policy.ttl_seconds_after_finished, draft.status.completion_time
     if seconds is None or completed is None:
         return None
     expiry = completed + timedelta(seconds=seconds)
-    return StopReason(Reason.COMPLETED, "deleted after its TTL") if due(draft, expiry) else Recheck(expiry)
+    return StopReason(Reason.COMPLETED, "TTL expired") if due(draft, expiry) else Recheck(expiry)

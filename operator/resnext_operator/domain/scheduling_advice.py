@@ -1,0 +1,79 @@
+"""Suggested actions for an unschedulable pod, from the causes that the scheduler's message names. Pure."""
+
+import re
+
+_PREEMPTION = re.compile(r"\s*preemption: .*", re.DOTALL)
+
+_UNBOUND = r"unbound immediate PersistentVolumeClaims|find available persistent volumes to bind"
+_BIND = (
+    "check the unbound PersistentVolumeClaim: it needs a matching PersistentVolume or a StorageClass with a provisioner"
+)
+
+_RESOURCE = re.compile(r"Insufficient ([\w./-]*\w)")
+_TAINT = re.compile(r"untolerated taint(?:\(s\))? ?\{([^}:]*)[^}]*\}")
+
+# Present in most clusters; a training that fits no other node rarely belongs on these.
+_CONTROL_PLANE_TAINTS = ("node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master")
+_NODE_CONDITION_PREFIX = "node.kubernetes.io/"
+
+
+def scheduling_advice(message: str, role: str) -> str:
+    """What to do about a pod that the scheduler reports as unschedulable, one action for each cause.
+
+    role: worker or launcher; selects the field of the spec that the advice names.
+    """
+    causes = _PREEMPTION.sub("", message)
+    part = "spec.launcher" if role == "launcher" else "spec.workers"
+    actions = [*_volumes(causes), *_resources(causes, part), *_placement(causes, part), *_taints(causes, part)]
+    return "; ".join(actions) or "resolve the cause that the scheduler reports"
+
+
+def _volumes(causes: str) -> list[str]:
+    found = []
+    if re.search(_UNBOUND, causes):
+        found.append(_BIND)
+    if missing := re.search(r'persistentvolumeclaim "([^"]+)" not found', causes):
+        found.append(f"create PersistentVolumeClaim {missing[1]}")
+    if deleted := re.search(r'persistentvolumeclaim "([^"]+)" is being deleted', causes):
+        found.append(f"recreate PersistentVolumeClaim {deleted[1]}, which is being deleted")
+    if "volume node affinity conflict" in causes:
+        found.append(
+            "add nodes in the topology domain (such as the zone) of the volume, or use a volume of another one"
+        )
+    if "ReadWriteOncePod" in causes:
+        found.append("delete the other pod that uses the ReadWriteOncePod claim, or use another claim")
+    return found
+
+
+def _resources(causes: str, part: str) -> list[str]:
+    found = []
+    if names := list(dict.fromkeys(_RESOURCE.findall(causes))):
+        found.append(f"add nodes with free {' and '.join(names)}, or lower {part}.resources")
+    if "Too many pods" in causes:
+        found.append("add nodes, or delete pods: the nodes have reached their maximum number of pods")
+    if "free ports" in causes:
+        found.append(f"add nodes, or remove {part}.hostNetwork: it allows one worker per node")
+    return found
+
+
+def _placement(causes: str, part: str) -> list[str]:
+    found = []
+    if "node affinity/selector" in causes or "match node selector" in causes:
+        found.append(f"check {part}.nodeSelector and {part}.affinity")
+    if re.search(r"pod (anti-)?affinity rules", causes):
+        found.append(f"check {part}.affinity")
+    if "topology spread constraints" in causes:
+        found.append("check spec.workers.topologySpreadConstraints")
+    return found
+
+
+def _taints(causes: str, part: str) -> list[str]:
+    found = []
+    taints = [each for each in dict.fromkeys(_TAINT.findall(causes)) if each not in _CONTROL_PLANE_TAINTS]
+    if wanted := [each for each in taints if not each.startswith(_NODE_CONDITION_PREFIX)]:
+        found.append(f"add a toleration of {' and '.join(wanted)} to {part}.tolerations, or remove the taint")
+    if conditions := [each for each in taints if each.startswith(_NODE_CONDITION_PREFIX)]:
+        found.append(f"repair the nodes with taint {' and '.join(conditions)}, or add nodes")
+    if "were unschedulable" in causes:
+        found.append("uncordon the cordoned nodes, or add nodes")
+    return found
