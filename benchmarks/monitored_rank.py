@@ -127,14 +127,14 @@ def trained(folder: Path, steps: int, *, of_digits: bool) -> dict[str, object]:
 def saved(folder: Path) -> dict[str, object]:
     """Seconds to save the model of the published recipe, and seconds for which training waits."""
     config = resolve({"device": "cpu", "xla": False, "checkpoint": {"path": str(folder)}})
-    ranks = SingleProcess()
-    distributed.pin_device(ranks, "cpu")
+    communicator = SingleProcess()
+    distributed.pin_device(communicator, "cpu")
     run = Resumption(config, 1, print)
     run.select()
     run.settle(fingerprint.of("synthetic", {}, config.data.synthetic_images), [None] * config.model.classes)
     parts = compose(Metrics(), Console(out=io.StringIO()), Heartbeat(0))
     state = TrainState(config, "cpu")
-    manager = CheckpointManager(config, 1, ranks, state, parts.metrics, parts.console, parts.phases, run)
+    manager = CheckpointManager(config, 1, communicator, state, parts.metrics, parts.console, parts.phases, run)
     seconds, waits = [], []
     for step in range(1, 5):
         started = time.perf_counter()

@@ -16,11 +16,11 @@ from resnext_trainer.runtime import distributed
 GLOBAL_BATCH = 32
 
 
-def configuration(folder, ranks, mode, smoothing=0.1):
+def configuration(folder, communicator, mode, smoothing=0.1):
     return resolve(
         {
             "model": {"architecture": "resnext17-8x4d", "classes": 10, "imageSize": 32},
-            "batchSize": GLOBAL_BATCH // ranks.size,
+            "batchSize": GLOBAL_BATCH // communicator.size,
             "precision": {"mode": mode},
             "labelSmoothing": smoothing,
             "xla": False,
@@ -29,35 +29,37 @@ def configuration(folder, ranks, mode, smoothing=0.1):
     )
 
 
-def joined(ranks, folder, to):
+def joined(communicator, folder, to):
     """Runs one step; rank 0 writes the result to a file."""
     # Frozen, because batch statistics differ between the parts and the whole batch.
     with_statistics = layers.batch_norm
     layers.batch_norm = lambda *given, training: with_statistics(*given, training=False)  # noqa: ARG005
-    config = configuration(folder, ranks, "fp32")
+    config = configuration(folder, communicator, "fp32")
     state = TrainState(config, "cpu")
-    images, labels = next(TfData(config, Shard(ranks.rank, ranks.size)).train(0, 0))
+    images, labels = next(TfData(config, Shard(communicator.rank, communicator.size)).train(0, 0))
     gradients = forward_backward(state, images, labels, tf.ones(1))
     # Only the last rank gets the stop request; all must receive it.
-    outcome = apply_gradients(state, ranks, gradients, 0.1, RankRequests(stop=ranks.rank == ranks.size - 1))
+    outcome = apply_gradients(
+        state, communicator, gradients, 0.1, RankRequests(stop=communicator.rank == communicator.size - 1)
+    )
     if not outcome.stop:
-        raise AssertionError(f"rank {ranks.rank} does not know of the request to stop")
-    if ranks.rank == 0:
+        raise AssertionError(f"rank {communicator.rank} does not know of the request to stop")
+    if communicator.rank == 0:
         np.savez(f"{to}.npz", loss=outcome.loss, **values(state))
 
 
-def overflow(ranks, folder, to):
+def overflow(communicator, folder, to):
     """Runs float16 steps until one is applied. Each rank writes its observations and its weights before and after.
 
     The initial loss scale is so large that the gradients of a wrong label overflow. Only the labels of the last rank
     are wrong; those of the other ranks match the model's predictions, so their gradients are close to zero.
     """
-    config = configuration(folder, ranks, "fp16", smoothing=0.0)
+    config = configuration(folder, communicator, "fp16", smoothing=0.0)
     state = TrainState(config, "cpu")
     state.optimizer.scale.assign(2.0**20)
     state.model.weights["classifier/bias"].assign([20.0] + 9 * [0.0])
-    images, _ = next(TfData(config, Shard(ranks.rank, ranks.size)).train(0, 0))
-    labels = tf.fill([len(images)], int(ranks.rank == ranks.size - 1))
+    images, _ = next(TfData(config, Shard(communicator.rank, communicator.size)).train(0, 0))
+    labels = tf.fill([len(images)], int(communicator.rank == communicator.size - 1))
     before = values(state)
     own: list[bool] = []
     made: list[bool] = []
@@ -65,14 +67,14 @@ def overflow(ranks, folder, to):
     while not any(made) and len(made) < 15:
         gradients = forward_backward(state, images, labels, tf.ones(1))
         own.append(all(np.isfinite(gradient).all() for gradient in gradients.weights))
-        made.append(apply_gradients(state, ranks, gradients, 0.1).finite)
+        made.append(apply_gradients(state, communicator, gradients, 0.1).finite)
         scales.append(float(state.optimizer.scale))
         if not made[-1]:
             between = values(state)
     seen = {"own": np.array(own), "made": np.array(made), "scales": np.array(scales)}
     parts = {"before": before, "between": between, "after": values(state)}
     weights = {f"{part} {name}": value for part, named in parts.items() for name, value in named.items()}
-    np.savez(f"{to}-{ranks.rank}.npz", allow_pickle=False, **seen, **weights)
+    np.savez(f"{to}-{communicator.rank}.npz", allow_pickle=False, **seen, **weights)
 
 
 def values(state):

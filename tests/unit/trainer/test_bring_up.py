@@ -31,7 +31,7 @@ def test_bring_up_sets_tf32_of_final_settings(tf32, mode):
     """The settings returned by `open_together`, such as those of a resumed run, override those that were read."""
     other = "fp32" if mode == "tf32" else "tf32"
     with bring_up(lambda: config(other, "auto"), lambda _, read: (config(mode, read.device), "source")) as runtime:
-        assert (runtime.opened, runtime.config.device, runtime.ranks.size) == ("source", "cpu", 1)
+        assert (runtime.opened, runtime.config.device, runtime.communicator.size) == ("source", "cpu", 1)
         assert tf32() is (mode == "tf32")
     assert bring_up_alone(config(other)).device == "cpu"
     assert tf32() is (other == "tf32")
@@ -44,7 +44,7 @@ def test_bring_up_error_prevents_opening():
     def refuse():
         raise TrainingError(ExitStatus.NO_VALID_CHECKPOINT, "there is none")
 
-    def open_together(_ranks, read):
+    def open_together(_communicator, read):
         opened.append(read)
         return read, None
 

@@ -24,12 +24,12 @@ class FinalSave:
     def __init__(
         self,
         manager: CheckpointManager,
-        ranks: Communicator,
+        communicator: Communicator,
         heartbeat: Heartbeat,
         console: Console,
         directory: str,
     ) -> None:
-        self._manager, self._ranks, self._directory = manager, ranks, directory
+        self._manager, self._communicator, self._directory = manager, communicator, directory
         self._heartbeat, self._console = heartbeat, console
         self._tries, self._pause, self._again = 1, _FIRST_PAUSE, 0.0
 
@@ -41,13 +41,15 @@ class FinalSave:
         """
         self._again = time.monotonic() + self._pause
         while True:
-            ours = self._look(position, seconds_left(), best) if self._ranks.rank == 0 else None
+            ours = self._look(position, seconds_left(), best) if self._communicator.rank == 0 else None
             # The other ranks wait here only briefly, and every rank sends a heartbeat after each check.
-            saved = self._ranks.gather(ours)[0]
+            saved = self._communicator.gather(ours)[0]
             self._heartbeat.beat("checkpoint")
             if saved is False:
                 raise TrainingError(
-                    ExitStatus.CHECKPOINT_NOT_SAVED, self._ranks.gather(self._sentence(position))[0], collective=True
+                    ExitStatus.CHECKPOINT_NOT_SAVED,
+                    self._communicator.gather(self._sentence(position))[0],
+                    collective=True,
                 )
             if saved:
                 return (

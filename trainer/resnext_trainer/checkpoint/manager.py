@@ -31,7 +31,7 @@ class CheckpointManager:
         self,
         config: Training,
         attempt: int,
-        ranks: Communicator,
+        communicator: Communicator,
         state: TrainState,
         metrics: Metrics,
         console: Console,
@@ -39,7 +39,7 @@ class CheckpointManager:
         run: Resumption | None,
     ) -> None:
         """run: the run that the attempt resumes or starts; None on other ranks than 0."""
-        self._config, self._attempt, self._ranks = config, attempt, ranks
+        self._config, self._attempt, self._communicator = config, attempt, communicator
         self._state, self._resumption = state, run
         self._metrics, self._console, self._phases = metrics, console, phases
         self.saved: SavedCheckpoint | None = None
@@ -56,9 +56,11 @@ class CheckpointManager:
         Raises TrainingError on every rank, as `checkpoint.restore.restore` does.
         """
         self.wait()
-        on_rank_0: Restored = self._ranks.gather(distributed.run_collectively(self._ranks, self._restore))[0]
+        on_rank_0: Restored = self._communicator.gather(
+            distributed.run_collectively(self._communicator, self._restore)
+        )[0]
         self.saved, self._best_top1 = on_rank_0.saved, on_rank_0.best_top1
-        self._ranks.broadcast(list(self._state.variables().values()))
+        self._communicator.broadcast(list(self._state.variables().values()))
         return on_rank_0.position
 
     def check(self) -> None:
@@ -86,7 +88,7 @@ class CheckpointManager:
         variables: the variables to save; None for those of the train state. newest: write the newest checkpoint. best:
         also write the best checkpoint, if the top-1 accuracy is higher than that of the one on the disk.
         """
-        if self._ranks.rank != 0:
+        if self._communicator.rank != 0:
             return
         self.wait()
         best = best and position.top1 is not None and (self._best_top1 is None or position.top1 > self._best_top1)
@@ -118,7 +120,7 @@ class CheckpointManager:
         return self.saved is not None and self.saved.step == position.step
 
     def _restore(self) -> Restored:
-        if self._ranks.rank != 0:
+        if self._communicator.rank != 0:
             return Restored()
         return restore(self._run, self._config, self._state, self._console)
 

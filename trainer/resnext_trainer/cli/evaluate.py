@@ -50,9 +50,9 @@ def _run(options: argparse.Namespace) -> int:
         found = trained_model.read(written, options.checkpoint)
         return found.config
 
-    def open_together(ranks: Communicator, config: Training) -> tuple[Training, tuple[ResNeXt, InputPipeline]]:
-        network = run_collectively(ranks, lambda: found.load_model(config.device))
-        return config, (network, open_for_ranks(ranks, config))
+    def open_together(communicator: Communicator, config: Training) -> tuple[Training, tuple[ResNeXt, InputPipeline]]:
+        network = run_collectively(communicator, lambda: found.load_model(config.device))
+        return config, (network, open_for_ranks(communicator, config))
 
     with bring_up(read, open_together) as runtime:
         network, source = runtime.opened
@@ -62,8 +62,8 @@ def _run(options: argparse.Namespace) -> int:
                 "synthetic data has no validation images: set data.format",
                 collective=True,
             )
-        (accuracy,) = evaluate([partial(eval_step, network)], source, runtime.ranks)
-    if runtime.ranks.rank == 0:
+        (accuracy,) = evaluate([partial(eval_step, network)], source, runtime.communicator)
+    if runtime.communicator.rank == 0:
         counts = {"images": accuracy.images, "right1": accuracy.right1, "right5": accuracy.right5}
         facts = {"top1": accuracy.top1, "top5": accuracy.top5, **counts}
         if options.json:

@@ -16,8 +16,8 @@ RESOLVED, WRITTEN = "training.json", "written.json"
 def read(path: Path | None, assignments: Sequence[str] = ()) -> Training:
     """The configuration in a file (default: empty), overridden by the assignments. Raises InvalidConfig."""
     training = resolve(written(path, assignments))
-    if path and path.name == RESOLVED and (beside := path.with_name(WRITTEN)).is_file():
-        return training.as_written_by(written(beside, assignments))
+    if path and path.name == RESOLVED and (as_written := path.with_name(WRITTEN)).is_file():
+        return training.as_written_by(written(as_written, assignments))
     return training
 
 

@@ -86,8 +86,10 @@ def open_input_pipeline(config: Training, share: Shard) -> InputPipeline:
     return TfData(config, share)
 
 
-def open_for_ranks(ranks: "Communicator", config: Training) -> InputPipeline:
+def open_for_ranks(communicator: "Communicator", config: Training) -> InputPipeline:
     """Opens the pipeline on every rank; if it fails on one, all raise the same TrainingError. Collective call."""
     from resnext_trainer.runtime.distributed import run_collectively  # imports TensorFlow, which this module does not
 
-    return run_collectively(ranks, lambda: open_input_pipeline(config, Shard(ranks.rank, ranks.size)))
+    return run_collectively(
+        communicator, lambda: open_input_pipeline(config, Shard(communicator.rank, communicator.size))
+    )

@@ -53,7 +53,7 @@ class StepResult(NamedTuple):
 
 def train_step(
     state: TrainState,
-    ranks: Communicator,
+    communicator: Communicator,
     batches: Iterator[tuple[Any, Any]],
     rate: float,
     *,
@@ -77,7 +77,7 @@ def train_step(
             total = gradients if total is None else add(total, gradients)
     assert total, "a step has at least one batch"
     with phase(ALLREDUCE):
-        return apply_gradients(state, ranks, total, rate, requests())
+        return apply_gradients(state, communicator, total, rate, requests())
 
 
 @compiled
@@ -109,24 +109,24 @@ def add(one: Gradients, other: Gradients) -> Gradients:
 
 
 def apply_gradients(
-    state: TrainState, ranks: Communicator, gradients: Gradients, rate: float, requests: RankRequests = _NOTHING
+    state: TrainState, communicator: Communicator, gradients: Gradients, rate: float, requests: RankRequests = _NOTHING
 ) -> StepResult:
     """Averages gradients over the ranks and updates the weights."""
     asked = tf.constant([float(requests.stop), float(requests.save)])
-    loss, finite, asked = _average_and_update(state, ranks, gradients, tf.constant(rate, tf.float32), asked)
+    loss, finite, asked = _average_and_update(state, communicator, gradients, tf.constant(rate, tf.float32), asked)
     stop, save = asked.numpy() > 0
     return StepResult(float(loss), bool(finite), bool(stop), bool(save))
 
 
 @traced
-def _average_and_update(state: TrainState, ranks: Communicator, summed: Gradients, rate: Any, asked: Any) -> Any:
+def _average_and_update(state: TrainState, communicator: Communicator, summed: Gradients, rate: Any, asked: Any) -> Any:
     gradients, statistics, loss = summed
     parts = state.config.gradient_accumulation
     if parts > 1:
         gradients, statistics, loss = tf.nest.map_structure(lambda sums: sums / parts, (gradients, statistics, loss))
     # Averaged while still scaled: an overflow on one rank reaches every rank, so all ranks skip the same step.
     compress = state.config.optimizer.gradient_compression == "fp16"
-    *gradients, loss, asked = ranks.average([*gradients, loss, asked], compress=compress)
+    *gradients, loss, asked = communicator.average([*gradients, loss, asked], compress=compress)
     finite = state.optimizer.apply(gradients, rate)
     for name, moved in statistics.items():
         variable = state.model.statistics[name]
@@ -142,19 +142,19 @@ def eval_step(network: ResNeXt, images: Any) -> Any:
     return network(images, training=False)[0]
 
 
-def average_statistics(state: TrainState, ranks: Communicator) -> None:
+def average_statistics(state: TrainState, communicator: Communicator) -> None:
     """Averages the moving statistics over the ranks, before they are used or saved."""
     statistics = state.statistics()
-    for name, mean in _mean_statistics(state, ranks).items():
+    for name, mean in _mean_statistics(state, communicator).items():
         statistics[name].assign(mean)
 
 
-def averaged_variables(state: TrainState, ranks: Communicator) -> dict[str, Any]:
+def averaged_variables(state: TrainState, communicator: Communicator) -> dict[str, Any]:
     """The variables with moving statistics averaged over the ranks; the state is not changed.
 
     Assigning the averages within an epoch would change the result slightly, at a time that depends on the clock.
     """
-    return {**state.variables(), **_mean_statistics(state, ranks)}
+    return {**state.variables(), **_mean_statistics(state, communicator)}
 
 
 def is_finite(state: TrainState, variables: Mapping[str, Any]) -> bool:
@@ -162,9 +162,9 @@ def is_finite(state: TrainState, variables: Mapping[str, Any]) -> bool:
     return bool(_all_finite([variables[name] for name in (*state.model.weights, *state.model.statistics)]))
 
 
-def _mean_statistics(state: TrainState, ranks: Communicator) -> dict[str, Any]:
+def _mean_statistics(state: TrainState, communicator: Communicator) -> dict[str, Any]:
     statistics = state.statistics()
-    return dict(zip(statistics, ranks.average(list(statistics.values())), strict=True))
+    return dict(zip(statistics, communicator.average(list(statistics.values())), strict=True))
 
 
 @tf.function(autograph=False)  # type: ignore[untyped-decorator]  # TensorFlow ships no types

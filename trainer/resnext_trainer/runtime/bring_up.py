@@ -18,7 +18,7 @@ Opened = TypeVar("Opened")
 class Runtime(Generic[Opened]):
     """A rank that is connected to the other ranks and ready to compute."""
 
-    ranks: Communicator
+    communicator: Communicator
     config: Training
     """Effective settings; `device` is the pinned device, gpu or cpu."""
     opened: Opened
@@ -35,13 +35,13 @@ def bring_up(
     effective settings. If either raises TrainingError on one rank, all ranks raise the same error, so that none waits
     for a rank that has exited.
     """
-    ranks = distributed.initialize()
+    communicator = distributed.initialize()
     # Pin the device first: TensorFlow cannot change it after the first operation, collectives included.
-    config = distributed.run_collectively(ranks, lambda: _pinned(read(), ranks))
-    config, opened = open_together(ranks, config)
+    config = distributed.run_collectively(communicator, lambda: _pinned(read(), communicator))
+    config, opened = open_together(communicator, config)
     _configure_tensorflow(config)
-    yield Runtime(ranks, config, opened)
-    ranks.gather(None)  # Barrier: when one rank exits, mpirun ends the others.
+    yield Runtime(communicator, config, opened)
+    communicator.gather(None)  # Barrier: when one rank exits, mpirun ends the others.
 
 
 def bring_up_alone(config: Training) -> Training:
@@ -51,8 +51,8 @@ def bring_up_alone(config: Training) -> Training:
     return config
 
 
-def _pinned(config: Training, ranks: Communicator) -> Training:
-    return config.model_copy(update={"device": distributed.pin_device(ranks, config.device)})
+def _pinned(config: Training, communicator: Communicator) -> Training:
+    return config.model_copy(update={"device": distributed.pin_device(communicator, config.device)})
 
 
 def enable_determinism(seed: int) -> None:

@@ -88,7 +88,7 @@ def initialize() -> Communicator:
         ) from None
 
 
-def run_collectively(ranks: Communicator, act: Callable[[], T]) -> T:
+def run_collectively(communicator: Communicator, act: Callable[[], T]) -> T:
     """Calls `act` on every rank and returns its result; if any rank raises TrainingError, all ranks raise the first.
 
     The error names that rank as the culprit, unless all ranks failed.
@@ -99,7 +99,7 @@ def run_collectively(ranks: Communicator, act: Callable[[], T]) -> T:
         result = act()
     except TrainingError as error:
         mine = (error.verdict, error.message)
-    outcomes = ranks.gather(mine)
+    outcomes = communicator.gather(mine)
     errors = [(rank, error) for rank, error in enumerate(outcomes) if error is not None]
     if errors:
         rank, (verdict, message) = errors[0]
@@ -107,7 +107,7 @@ def run_collectively(ranks: Communicator, act: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]  # set, because no rank failed
 
 
-def pin_device(ranks: Communicator, device: str) -> str:
+def pin_device(communicator: Communicator, device: str) -> str:
     """Pins this rank to its GPU, or hides all GPUs; returns gpu or cpu.
 
     Raises TrainingError if `device` is gpu and no GPU is usable: there is no fallback to the CPU.
@@ -118,22 +118,24 @@ def pin_device(ranks: Communicator, device: str) -> str:
         malloc.retain_freed_memory()
         # Ranks on one machine share its cores; by default TensorFlow starts one thread per core in each rank.
         if "TF_NUM_INTRAOP_THREADS" not in os.environ:
-            cores = len(os.sched_getaffinity(0)) // ranks.local_size
+            cores = len(os.sched_getaffinity(0)) // communicator.local_size
             # Raises RuntimeError after the first operation; such a caller keeps its threads.
             with suppress(RuntimeError):
                 tf.config.threading.set_intra_op_parallelism_threads(max(1, cores))
         return "cpu"
     if not gpus:
-        raise _no_gpu(f"rank {ranks.rank}: {_why_no_gpu()}")
-    if ranks.local_rank >= len(gpus):
-        raise _no_gpu(f"rank {ranks.rank} needs GPU {ranks.local_rank}, but {len(gpus)} are visible on its node")
+        raise _no_gpu(f"rank {communicator.rank}: {_why_no_gpu()}")
+    if communicator.local_rank >= len(gpus):
+        raise _no_gpu(
+            f"rank {communicator.rank} needs GPU {communicator.local_rank}, but {len(gpus)} are visible on its node"
+        )
     try:
-        tf.config.set_visible_devices(gpus[ranks.local_rank], "GPU")
-        tf.config.experimental.set_memory_growth(gpus[ranks.local_rank], True)
+        tf.config.set_visible_devices(gpus[communicator.local_rank], "GPU")
+        tf.config.experimental.set_memory_growth(gpus[communicator.local_rank], True)
         with tf.device("/GPU:0"):
             tf.reduce_sum(tf.ones([8])).numpy()
     except (tf.errors.OpError, RuntimeError, ValueError) as error:
-        raise _no_gpu(f"rank {ranks.rank}: {error}") from None
+        raise _no_gpu(f"rank {communicator.rank}: {error}") from None
     return "gpu"
 
 

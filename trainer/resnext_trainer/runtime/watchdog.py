@@ -86,9 +86,9 @@ class Watchdog:
         os._exit(ExitStatus.HUNG.value)
 
 
-def exchange_peer_urls(heartbeat: Heartbeat, port: int | None, ranks: "Communicator") -> None:
+def exchange_peer_urls(heartbeat: Heartbeat, port: int | None, communicator: "Communicator") -> None:
     """Exchanges the URLs of the ranks' states; collective call. port: None if this rank serves no HTTP."""
-    heartbeat.peers = ranks.gather(f"http://{_address()}:{port}/state" if port else None)
+    heartbeat.peers = communicator.gather(f"http://{_address()}:{port}/state" if port else None)
 
 
 def query_peers(urls: Mapping[int, str | None]) -> dict[int, State | None]:

@@ -8,9 +8,9 @@ from resnext_trainer.runtime.metrics import Metrics
 class BadRecordMonitor:
     """Monitors the bad records of one rank."""
 
-    def __init__(self, source: InputPipeline, ranks: Communicator, metrics: Metrics, *, limited: bool) -> None:
+    def __init__(self, source: InputPipeline, communicator: Communicator, metrics: Metrics, *, limited: bool) -> None:
         """limited: whether `maxBadRecordFraction` is above 0. Each rank enforces the limit for its own records."""
-        self._source, self._ranks, self._metrics, self._limited = source, ranks, metrics, limited
+        self._source, self._communicator, self._metrics, self._limited = source, communicator, metrics, limited
         self._counted = 0
 
     def count(self) -> None:
@@ -22,4 +22,4 @@ class BadRecordMonitor:
     def check_together(self) -> None:
         """Raises TrainingError on every rank if all ranks combined exceed the limit; collective call."""
         if self._source.bad and self._limited:
-            self._source.bad.check_together(self._ranks.gather(self._source.bad.marks))
+            self._source.bad.check_together(self._communicator.gather(self._source.bad.marks))

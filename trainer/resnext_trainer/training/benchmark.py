@@ -50,19 +50,21 @@ def run(
 
     Raises TrainingError if the data or the device is unusable, or if there are fewer images than one step takes.
     """
-    with bring_up(lambda: config, lambda ranks, config: (config, open_for_ranks(ranks, config))) as runtime:
-        config, ranks, source = runtime.config, runtime.ranks, runtime.opened
-        if source.training_images < config.batch_size * ranks.size:
+    with bring_up(
+        lambda: config, lambda communicator, config: (config, open_for_ranks(communicator, config))
+    ) as runtime:
+        config, communicator, source = runtime.config, runtime.communicator, runtime.opened
+        if source.training_images < config.batch_size * communicator.size:
             raise TrainingError(
                 ExitStatus.INVALID_CONFIGURATION,
-                f"one step takes {config.batch_size * ranks.size} images, but there are only "
+                f"one step takes {config.batch_size * communicator.size} images, but there are only "
                 f"{source.training_images}: lower batchSize",
                 collective=True,
             )
-        work = _work(config, ranks, what)
+        work = _work(config, communicator, what)
         timing = _time_steps(_repeat(source), work, steps, warm_up, advance)
-        timings = ranks.gather(timing)
-        return result(config, what, source, timings) if ranks.rank == 0 else None
+        timings = communicator.gather(timing)
+        return result(config, what, source, timings) if communicator.rank == 0 else None
 
 
 def result(config: Training, what: What, source: InputPipeline, timings: list[Timing]) -> dict[str, Any]:
@@ -116,7 +118,7 @@ def show(facts: dict[str, Any], *, as_json: bool) -> None:
     Console().print(table)
 
 
-def _work(config: Training, ranks: Communicator, what: What) -> Callable[[Batch], None]:
+def _work(config: Training, communicator: Communicator, what: What) -> Callable[[Batch], None]:
     """Returns the function to time, which processes a batch and waits for the device."""
     if what == "input":
         return lambda _batch: None
@@ -127,7 +129,7 @@ def _work(config: Training, ranks: Communicator, what: What) -> Callable[[Batch]
 
     def train(batch: Batch) -> None:
         # Learning rate 0: the cost is the same, and weights cannot diverge on random images.
-        apply_gradients(state, ranks, forward_backward(state, *batch, mix), rate=0.0)
+        apply_gradients(state, communicator, forward_backward(state, *batch, mix), rate=0.0)
 
     return train
 

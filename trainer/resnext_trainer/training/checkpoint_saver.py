@@ -24,14 +24,14 @@ class CheckpointSaver:
     def __init__(
         self,
         config: Checkpoint,
-        ranks: Communicator,
+        communicator: Communicator,
         state: TrainState,
         manager: CheckpointManager,
         heartbeat: Heartbeat,
         console: Console,
         requests: Requests,
     ) -> None:
-        self._config, self._ranks, self._state, self._manager = config, ranks, state, manager
+        self._config, self._communicator, self._state, self._manager = config, communicator, state, manager
         self._heartbeat, self._console, self._requests = heartbeat, console, requests
         self._next = math.inf
         self._postponed = False
@@ -44,7 +44,7 @@ class CheckpointSaver:
 
     def is_due(self) -> bool:
         """Whether a save is due on rank 0; the other ranks receive the request with the gradients."""
-        return self._ranks.rank == 0 and time.monotonic() >= self._next
+        return self._communicator.rank == 0 and time.monotonic() >= self._next
 
     def postpone(self) -> None:
         """Moves a save that is due at the end of an epoch to after the evaluation."""
@@ -52,7 +52,7 @@ class CheckpointSaver:
 
     def save_within_epoch(self, position: TrainingPosition) -> None:
         """Saves the newest checkpoint in mid-epoch; raises NotFiniteError on every rank."""
-        variables = averaged_variables(self._state, self._ranks)
+        variables = averaged_variables(self._state, self._communicator)
         self._check_finite(position, variables)
         self._manager.save(position, variables)
         self.schedule()
@@ -93,7 +93,7 @@ class CheckpointSaver:
                 until = min(until, spent + self._requests.seconds_to_save)
             return until - spent
 
-        last = FinalSave(self._manager, self._ranks, self._heartbeat, self._console, self._config.path)
+        last = FinalSave(self._manager, self._communicator, self._heartbeat, self._console, self._config.path)
         return last.finish(position, seconds_left, best=not stopping)
 
     def _check_finite(self, position: TrainingPosition, variables: Mapping[str, Any]) -> None:

@@ -57,14 +57,14 @@ def run(
     """
     with ExitStack() as locks:
 
-        def open_together(ranks: Communicator, config: Training) -> tuple[Training, _Opened]:
-            watchdog.exchange_peer_urls(telemetry.heartbeat, telemetry.server.port, ranks)
-            distributed.run_collectively(ranks, lambda: _check_world(ranks, workers, world))
-            distributed.run_collectively(ranks, lambda: _prepare_checkpoints(config, ranks))
+        def open_together(communicator: Communicator, config: Training) -> tuple[Training, _Opened]:
+            watchdog.exchange_peer_urls(telemetry.heartbeat, telemetry.server.port, communicator)
+            distributed.run_collectively(communicator, lambda: _check_world(communicator, workers, world))
+            distributed.run_collectively(communicator, lambda: _prepare_checkpoints(config, communicator))
             run = None
-            if ranks.rank == 0:
+            if communicator.rank == 0:
                 run = locks.enter_context(closing(Resumption(config, attempt, telemetry.console.note)))
-            settled, source = _resumed(config, ranks, run)
+            settled, source = _resumed(config, communicator, run)
             return settled, _Opened(source, run)
 
         with bring_up(lambda: config, open_together) as runtime:
@@ -78,14 +78,14 @@ def run(
 
 def _trainer(runtime: Runtime[_Opened], attempt: int, telemetry: Telemetry, requests: Requests) -> Trainer:
     """Creates the trainer and its parts."""
-    config, ranks, source, run = runtime.config, runtime.ranks, runtime.opened.source, runtime.opened.run
+    config, communicator, source, run = runtime.config, runtime.communicator, runtime.opened.source, runtime.opened.run
     metrics, console, heartbeat, phases = (
         telemetry.metrics,
         telemetry.console,
         telemetry.heartbeat,
         telemetry.phases,
     )
-    plan = plan_epochs(config, source.training_images, ranks.size)
+    plan = plan_epochs(config, source.training_images, communicator.size)
     state = TrainState(config, config.device)
 
     def log_failed(error: Exception) -> None:
@@ -95,32 +95,32 @@ def _trainer(runtime: Runtime[_Opened], attempt: int, telemetry: Telemetry, requ
     log = RunLog(run.folder, log_failed) if run else None
     recorder = RunRecorder(log, plan, PhaseFractions(phases.seconds))
     profiler = Profiler(requests.profile, config.profile_steps, run.folder / SCALARS, console.note) if run else None
-    checkpoints = CheckpointManager(config, attempt, ranks, state, metrics, console, phases, run)
+    checkpoints = CheckpointManager(config, attempt, communicator, state, metrics, console, phases, run)
     metrics.info(
         architecture=config.model.architecture,
         precision=config.precision.mode,
         xla=str(config.xla).lower(),
         pipeline=source.name,
         device=config.device,
-        world_size=str(ranks.size),
+        world_size=str(communicator.size),
     )
     console.note(
-        f"{config.model.architecture} ({state.model.count():,} weights) on {ranks.size} x {config.device}, "
+        f"{config.model.architecture} ({state.model.count():,} weights) on {communicator.size} x {config.device}, "
         f"{config.precision.mode}, {source.name}: {source.training_images:,} images, "
         f"{plan.steps} steps of {plan.global_batch} images per epoch, {config.epochs} epochs"
     )
-    steps = StepRunner(config, plan, ranks, state, metrics, heartbeat, phases, profiler)
+    steps = StepRunner(config, plan, communicator, state, metrics, heartbeat, phases, profiler)
     return Trainer(
         config=config,
-        ranks=ranks,
+        communicator=communicator,
         source=source,
         plan=plan,
         state=state,
         steps=steps,
-        validator=Validator(source, ranks, state, recorder, metrics, console, heartbeat, phases),
+        validator=Validator(source, communicator, state, recorder, metrics, console, heartbeat, phases),
         checkpoints=checkpoints,
-        saver=CheckpointSaver(config.checkpoint, ranks, state, checkpoints, heartbeat, console, requests),
-        bad_records=BadRecordMonitor(source, ranks, metrics, limited=config.data.max_bad_record_fraction > 0),
+        saver=CheckpointSaver(config.checkpoint, communicator, state, checkpoints, heartbeat, console, requests),
+        bad_records=BadRecordMonitor(source, communicator, metrics, limited=config.data.max_bad_record_fraction > 0),
         recorder=recorder,
         reporter=ProgressReporter(attempt, plan, steps, checkpoints, heartbeat, console),
         metrics=metrics,
@@ -129,10 +129,12 @@ def _trainer(runtime: Runtime[_Opened], attempt: int, telemetry: Telemetry, requ
     )
 
 
-def _resumed(config: Training, ranks: Communicator, resumption: Resumption | None) -> tuple[Training, InputPipeline]:
+def _resumed(
+    config: Training, communicator: Communicator, resumption: Resumption | None
+) -> tuple[Training, InputPipeline]:
     """Effective settings of the run, decided by rank 0, and its dataset."""
-    opened = _from_rank_0(ranks, lambda: resumption.select() if resumption else config)
-    source = open_for_ranks(ranks, opened)
+    opened = _from_rank_0(communicator, lambda: resumption.select() if resumption else config)
+    source = open_for_ranks(communicator, opened)
 
     def settle() -> Training:
         if not resumption:
@@ -140,33 +142,36 @@ def _resumed(config: Training, ranks: Communicator, resumption: Resumption | Non
         dataset = fingerprint.of(opened.data.format, source.examples, source.training_images)
         return resumption.settle(dataset, class_names.names(opened))
 
-    settled = _from_rank_0(ranks, settle)
+    settled = _from_rank_0(communicator, settle)
     if settled != opened:
-        source = open_for_ranks(ranks, settled)
+        source = open_for_ranks(communicator, settled)
     return settled, source
 
 
-def _from_rank_0(ranks: Communicator, decide: Callable[[], Training]) -> Training:
+def _from_rank_0(communicator: Communicator, decide: Callable[[], Training]) -> Training:
     """Result of `decide` on rank 0; a TrainingError names no rank, because rank 0 decides for all."""
     try:
-        decided: Training = ranks.gather(distributed.run_collectively(ranks, decide))[0]
+        decided: Training = communicator.gather(distributed.run_collectively(communicator, decide))[0]
     except TrainingError as error:
         raise TrainingError(error.verdict, error.message, collective=True) from None
     return decided
 
 
-def _prepare_checkpoints(config: Training, ranks: Communicator) -> None:
+def _prepare_checkpoints(config: Training, communicator: Communicator) -> None:
     """Checks the checkpoint directory before the first step, on the rank that writes to it."""
-    if ranks.rank == 0:
+    if communicator.rank == 0:
         directory.prepare(config.checkpoint.path, os.environ)
 
 
-def _check_world(ranks: Communicator, workers: int | None, world: int | None) -> None:
-    if world is not None and ranks.size != world:
-        raise TrainingError(ExitStatus.WORLD_SIZE_MISMATCH, f"{ranks.size} ranks started, but {world} are expected")
-    hosts = sorted(set(ranks.gather(socket.gethostname())))
+def _check_world(communicator: Communicator, workers: int | None, world: int | None) -> None:
+    if world is not None and communicator.size != world:
+        raise TrainingError(
+            ExitStatus.WORLD_SIZE_MISMATCH, f"{communicator.size} ranks started, but {world} are expected"
+        )
+    hosts = sorted(set(communicator.gather(socket.gethostname())))
     if workers is not None and len(hosts) != workers:
         raise TrainingError(
             ExitStatus.WORLD_SIZE_MISMATCH,
-            f"the {ranks.size} ranks started in {len(hosts)} pods ({', '.join(hosts)}), but {workers} are expected",
+            f"the {communicator.size} ranks started in {len(hosts)} pods ({', '.join(hosts)}), "
+            f"but {workers} are expected",
         )

@@ -32,7 +32,7 @@ class Accuracy:
 def evaluate(
     networks: Sequence[Callable[[Any], Any]],
     source: InputPipeline,
-    ranks: Communicator,
+    communicator: Communicator,
     alive: Callable[[str], None] = lambda _doing: None,
 ) -> list[Accuracy]:
     """Accuracy of each network, from one pass over the images; the counts of the ranks are summed as integers.
@@ -46,7 +46,7 @@ def evaluate(
             counts[network] += right(logits(images), labels)
         alive("evaluation")
     alive(ALLREDUCE)
-    total = sum(ranks.gather(counts))
+    total = sum(communicator.gather(counts))
     return [Accuracy(*(int(count) for count in row)) for row in total]
 
 

@@ -36,14 +36,14 @@ class StepRunner:
         self,
         config: Training,
         plan: EpochPlan,
-        ranks: Communicator,
+        communicator: Communicator,
         state: TrainState,
         metrics: Metrics,
         heartbeat: Heartbeat,
         phases: PhaseTimer,
         profiler: Profiler | None,
     ) -> None:
-        self._config, self._plan, self._ranks, self._state = config, plan, ranks, state
+        self._config, self._plan, self._communicator, self._state = config, plan, communicator, state
         self._metrics, self._heartbeat, self._phases, self._profiler = metrics, heartbeat, phases, profiler
         self.throughput = MovingThroughput()
         self._compiled, self._overflows = False, 0
@@ -55,7 +55,7 @@ class StepRunner:
         with self._profiler.step(position.step + 1) if self._profiler else nullcontext():
             outcome = train_step(
                 self._state,
-                self._ranks,
+                self._communicator,
                 batches,
                 rate,
                 mixup_weight=lambda part: self._mixup_weight(position, part),
@@ -104,7 +104,7 @@ class StepRunner:
     def _mixup_weight(self, position: TrainingPosition, part: int) -> Any:
         """MixUp weights, float32 [batch] (or [1] without MixUp), as a function of the seed and the position."""
         config = self._config
-        place = [config.seed, position.epoch, position.images // self._plan.global_batch, self._ranks.rank, part]
+        place = [config.seed, position.epoch, position.images // self._plan.global_batch, self._communicator.rank, part]
         random = np.random.default_rng(place)
         shares = random.beta(config.mixup, config.mixup, config.batch_size) if config.mixup else np.ones(1)
         return tf.constant(shares, tf.float32)

@@ -35,7 +35,7 @@ class Trainer:
 
     config: Training
     """Its `device` is the pinned one: gpu or cpu."""
-    ranks: Communicator
+    communicator: Communicator
     source: InputPipeline
     plan: EpochPlan
     state: TrainState
@@ -93,7 +93,7 @@ class Trainer:
 
     def _train_epoch(self) -> bool:
         """Trains the rest of the current epoch. Returns False after a stop request on any rank."""
-        if any(self.ranks.gather(self.requests.stop.is_set())):
+        if any(self.communicator.gather(self.requests.stop.is_set())):
             return False
         position = self._position
         batches = self.source.train(position.epoch, position.images, position.redealt)
@@ -132,7 +132,7 @@ class Trainer:
         """Evaluates and saves a checkpoint, if due."""
         epoch = self._position.epoch
         last = epoch == self.config.epochs
-        average_statistics(self.state, self.ranks)
+        average_statistics(self.state, self.communicator)
         interval = self.config.evaluation.interval_epochs
         evaluates = bool(self.source.validation_images) and (last or epoch % interval == 0)
         if evaluates:
@@ -143,7 +143,7 @@ class Trainer:
 
     def _stop(self) -> tuple[ExitStatus, str]:
         """Saves a checkpoint after a stop request."""
-        average_statistics(self.state, self.ranks)
+        average_statistics(self.state, self.communicator)
         self.saver.save_stopped(self._position)
         unsaved = self.saver.finish(self._position, stopping=True)
         epochs = self.plan.epochs_done(self._position)

@@ -22,7 +22,7 @@ class Validator:
     def __init__(
         self,
         source: InputPipeline,
-        ranks: Communicator,
+        communicator: Communicator,
         state: TrainState,
         recorder: RunRecorder,
         metrics: Metrics,
@@ -30,7 +30,7 @@ class Validator:
         heartbeat: Heartbeat,
         phases: PhaseTimer,
     ) -> None:
-        self._source, self._ranks, self._state = source, ranks, state
+        self._source, self._communicator, self._state = source, communicator, state
         self._recorder, self._metrics, self._console = recorder, metrics, console
         self._heartbeat, self._phases = heartbeat, phases
 
@@ -41,7 +41,7 @@ class Validator:
         if state.average:
             networks.append(partial(eval_step, state.average.network))
         with self._phases.phase("evaluation"):
-            plain, *averaged = evaluate(networks, self._source, self._ranks, self._heartbeat.beat)
+            plain, *averaged = evaluate(networks, self._source, self._communicator, self._heartbeat.beat)
         accuracy = averaged[0] if averaged else plain
         before = position.best_top1
         position = dataclasses.replace(
