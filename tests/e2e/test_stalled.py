@@ -28,7 +28,7 @@ def test_stall_is_reported_cleared_and_ended_as_hung(cluster: Cluster, training)
     cluster.until(name, stalled("True"), seconds=120)
     stands = cluster.condition(name, "Stalled")
     assert stands["reason"] == "Stalled"
-    assert "rank 1 does not answer" in stands["message"]
+    assert "rank 1 does not respond" in stands["message"]
     assert "rank 0 at " in stands["message"]
     signal(cluster, pod, CONTINUE)
     cluster.until(name, stalled("False"), seconds=30)
@@ -41,7 +41,7 @@ def test_stall_is_reported_cleared_and_ended_as_hung(cluster: Cluster, training)
     cluster.until(name, lambda status: status.get("failures") == 1, seconds=120)
     attempt = cluster.status(name)["attempts"][0]
     assert attempt["cause"] == "hung"
-    assert "rank 1 does not answer" in attempt["message"]
+    assert "rank 1 does not respond" in attempt["message"]
     step = cluster.status(name)["progress"]["step"]
     assert kept <= saved(cluster.status(name)) <= step
     cluster.until(name, lambda status: len(status["attempts"]) == 2 and status["phase"] == "Running")

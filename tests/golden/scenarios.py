@@ -202,7 +202,7 @@ def spec_invalid_while_running() -> Manifest:
             it.wait(20)
             it.train(40, saved=40)
         with it.step("the launcher exits with 8"):
-            it.launcher_ends(8, "rank 1 makes no step")
+            it.launcher_ends(8, "rank 1 completed no step for 600 s")
         with it.step("the workers are lost"):
             for name in it.pods("worker"):
                 it.lose(name)
@@ -371,12 +371,12 @@ def backoff_limit() -> Manifest:
     with Simulation(runPolicy={"backoffLimit": 1}) as it:
         started(it)
         with it.step("the launcher exits with 8"):
-            it.launcher_ends(8, "rank 1 makes no step")
+            it.launcher_ends(8, "rank 1 completed no step for 600 s")
         with it.step("attempt 2 runs"):
             it.wait(10)
             it.run(25, saved=20)
         with it.step("the launcher exits with 8 again"):
-            it.launcher_ends(8, "rank 1 makes no step")
+            it.launcher_ends(8, "rank 1 completed no step for 600 s")
         return it.transcript()
 
 

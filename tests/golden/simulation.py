@@ -500,7 +500,9 @@ class Simulation:
             name = each["metadata"]["name"]
             if name in self.pods("launcher") and (each.get("status") or {}).get("phase") == "Running":
                 self.end(
-                    name, 75, json.dumps({"verdict": "stopped", "message": "asked to stop; a checkpoint is saved"})
+                    name,
+                    75,
+                    json.dumps({"verdict": "stopped", "message": "stopped as requested; the checkpoint is saved"}),
                 )
             self.lose(name)
         return bool(going)

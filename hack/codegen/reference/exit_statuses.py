@@ -14,21 +14,21 @@ def page() -> str:
     ]
     return (
         "# Exit statuses\n\n"
-        "`resnext-train train` and the launcher exit with one of these. The cause is the value of\n"
+        "`resnext-train train` and the launcher exit with one of these statuses. The cause is the value of\n"
         "`status.attempts[].cause` and of the label `cause` of `resnext_operator_attempts_finished_total`.\n"
         "[Reasons](reasons.md) describes the reasons.\n\n"
         + "\n".join(table(("Exit status", "Cause", "Reason", "Next"), rows))
         + "\nIf a lost or OOMKilled pod explains the exit status, the operator records the cause `disrupted` or\n"
-        "`out_of_memory` instead. At a shell, both programs also exit with 1 if standard output is closed or full,\n"
+        "`out_of_memory` instead. In a shell, both programs also exit with 1 if standard output is closed or full,\n"
         "with 130 after Ctrl-C, and with 141 if the reader of their output exits early.\n"
     )
 
 
 def _next(status: ExitStatus) -> str:
     if status is ExitStatus.COMPLETED:
-        return "The training Succeeded."
+        return "The training succeeds."
     if status is ExitStatus.STOPPED:
         return "The training is suspended or resized, or another attempt starts."
     if status in PERMANENT_EXIT_STATUSES:
-        return "The training Failed."
+        return "The training fails."
     return "Another attempt starts, up to `runPolicy.backoffLimit`."

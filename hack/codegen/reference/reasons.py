@@ -13,12 +13,18 @@ from resnext_operator.domain.reasons import SUGGESTED_ACTIONS, Reason
 def page() -> str:
     """Every reason, in the order of a training's life."""
     texts = docstrings(inspect.getsource(reasons), Reason.__name__)
-    rows = [(f"`{reason.value}`", texts[reason.name], SUGGESTED_ACTIONS.get(reason, "")) for reason in Reason]
+    rows = [
+        (f"`{reason.value}`", texts[reason.name], _sentence(SUGGESTED_ACTIONS.get(reason, ""))) for reason in Reason
+    ]
     return (
         "# Reasons of conditions and events\n\n"
-        "`kubectl describe rnx NAME` shows them. A warning event repeats the action after an arrow (→).\n\n"
+        "`kubectl describe rnx NAME` shows the reasons. A warning event repeats the action after an arrow (→).\n\n"
         + "\n".join(table(("Reason", "Meaning", "Action"), rows))
     )
+
+
+def _sentence(action: str) -> str:
+    return f"{action[0].upper()}{action[1:]}." if action else ""
 
 
 def docstrings(source: str, name: str) -> dict[str, str]:

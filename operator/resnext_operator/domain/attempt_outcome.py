@@ -79,7 +79,7 @@ class AttemptObservation:
             return _lost_launcher(launcher)
         if launcher.unreachable:
             return AttemptOutcome(
-                AttemptCause.STOPPED, f"pod {launcher.name}: stop requested, but node {launcher.node} is lost"
+                AttemptCause.STOPPED, f"pod {launcher.name}: stop requested, but node {launcher.node} was lost"
             )
         lost = [index for index in self._lost_workers() if not self._is_saving(self.workers[index])]
         return self._worker_failure(lost[0]) if lost else None
@@ -137,7 +137,7 @@ class AttemptObservation:
             AttemptCause.DISRUPTED, f"pod {pod.name} on node {pod.node}", pod=pod.name, node=pod.node
         )
         if pod.disrupted or pod.deleting:
-            return replace(where, message=f"{where.message} was evicted, deleted, or lost with its node")
+            return replace(where, message=f"{where.message} was evicted or deleted, or its node was lost")
         failed = replace(where, cause=AttemptCause.CRASHED, exit_code=pod.exit_code, counts_toward_backoff=True)
         if pod.out_of_memory:
             return replace(
@@ -149,8 +149,11 @@ class AttemptObservation:
 
     def _out_of_memory(self) -> str:
         if limit := self.training.spec.workers.memory_limit:
-            return f"OOMKilled at its memory limit of {limit}: raise workers.resources.limits.memory or lower batchSize"
-        return "OOMKilled by the node, and no memory limit is set: set workers.resources.limits.memory"
+            return (
+                f"OOMKilled at its memory limit of {limit}: raise spec.workers.resources.limits.memory "
+                "or lower spec.training.batchSize"
+            )
+        return "OOMKilled by the node, and no memory limit is set: set spec.workers.resources.limits.memory"
 
     def _attribute_failure(self, report: TerminationReport, ending: AttemptOutcome) -> AttemptOutcome:
         """The outcome with the culprit pod: that of the rank in the report, or the only pod that the message names."""
@@ -166,5 +169,5 @@ class AttemptObservation:
 
 
 def _lost_launcher(launcher: ObservedLauncher) -> AttemptOutcome:
-    message = f"pod {launcher.name} was evicted or lost its node"
+    message = f"pod {launcher.name} was evicted, or its node was lost"
     return AttemptOutcome(AttemptCause.DISRUPTED, message, pod=launcher.name, node=launcher.node)

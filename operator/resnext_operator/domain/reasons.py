@@ -15,8 +15,8 @@ class Reason(StrEnum):
     ACCEPTED = "Accepted"
     """The operator accepts the spec and starts the training."""
     INVALID = "Invalid"
-    """A field is invalid, or another object has the name of a child; the message names it. Correct the field and
-    recreate the training.
+    """A field is invalid, or an object of another owner already has the name that the operator needs; the message names
+    it. Correct the field or rename the training, and recreate it.
     """
     FORBIDDEN_BY_OPERATOR = "ForbiddenByOperator"
     """The operator's settings do not allow a hostPath or hostNetwork; the message names the field. Use a claim, or set
@@ -37,19 +37,20 @@ class Reason(StrEnum):
 
     # Pods.
     VOLUME_STILL_ATTACHED = "VolumeStillAttached"
-    """Worker 0 is on another node, and the checkpoint volume is still attached to the old one. It is released when that
-    node recovers or is deleted; if the node is permanently down, taint it `node.kubernetes.io/out-of-service`.
+    """Worker 0 was moved to another node, but the checkpoint volume is still attached to the old one. The volume is
+    detached when the old node recovers or is deleted; if that node is permanently down, taint it
+    `node.kubernetes.io/out-of-service`.
     """
     CLAIM_NOT_FOUND = "ClaimNotFound"
     """A claim named in the spec does not exist; no pods are created. Create the claim."""
     POD_CREATION_REJECTED = "PodCreationRejected"
     """The API server rejects an object because of a quota, a LimitRange, Pod Security, a webhook or a policy."""
     PODS_INVALID = "PodsInvalid"
-    """The API server reports a pod as invalid. Before the first attempt the training fails; later its pods are deleted,
-    and the operator waits for a changed spec.
+    """The API server rejects a pod as invalid. Before the first attempt, the training fails. Later, its pods are
+    deleted, and the operator waits for a change of the spec.
     """
     WORKER_START_FAILED = "WorkerStartFailed"
-    """A worker exited before the training started; counted once for all workers."""
+    """A worker exited before the training started. Failed workers of one start count as one failure."""
     UNSCHEDULABLE = "Unschedulable"
     """No node fits a worker; the message quotes the scheduler."""
     CONTAINER_NOT_STARTING = "ContainerNotStarting"
@@ -59,13 +60,13 @@ class Reason(StrEnum):
     SCHEDULED = "Scheduled"
     """Every worker is assigned to a node."""
     WORKERS_NOT_READY = "WorkersNotReady"
-    """Not all workers are ready. The condition Scheduled says why."""
+    """Not all workers are ready. The condition Scheduled gives the reason."""
     WORKERS_READY = "WorkersReady"
     """Every worker is ready."""
     WORKERS_RUNNING = "WorkersRunning"
     """All workers are running."""
     LAUNCHER_CREATED = "LauncherCreated"
-    """An attempt started: the launcher runs mpirun."""
+    """An attempt started: the operator created its launcher, which runs mpirun."""
 
     # Progress.
     STEPS_PROGRESSING = "StepsProgressing"
@@ -77,15 +78,15 @@ class Reason(StrEnum):
     `status.checkpoint.differences` list the differences.
     """
     RESUMED_EARLIER = "ResumedEarlier"
-    """An attempt started before the step of the last saved checkpoint, because that checkpoint is missing or damaged;
-    the message names both steps.
+    """An attempt resumed from an earlier step than that of the last saved checkpoint, because that checkpoint is
+    missing or damaged; the message names both steps.
     """
     STALLED = "Stalled"
     """No rank has completed a step for `runPolicy.stallTimeoutMultiple` times the median step time; the message lists
     the last step of each rank.
     """
     PROGRESS_RESUMED = "ProgressResumed"
-    """Steps are completed again after a stall."""
+    """Training makes progress again after a stall."""
 
     # Stops and resumes.
     SUSPENDING = "Suspending"
@@ -99,8 +100,8 @@ class Reason(StrEnum):
     POD_TEMPLATE_CHANGED = "PodTemplateChanged"
     """Pod settings changed: the training saves a checkpoint and resumes in pods with the new settings."""
     SSH_KEYS_RECREATED = "SSHKeysRecreated"
-    """The Secret with the SSH keys was deleted; the operator recreated it and replaces all pods. Find out what deletes
-    Secrets.
+    """The Secret with the SSH keys was deleted. The operator recreated it and replaces all pods. Find out what deleted
+    the Secret.
     """
 
     # How an attempt ended; one for each AttemptCause.
@@ -121,9 +122,9 @@ class Reason(StrEnum):
     UNREACHABLE = "Unreachable"
     """The launcher cannot reach a worker's sshd."""
     GPU_UNAVAILABLE = "GPUUnavailable"
-    """The spec requests GPUs, and a rank cannot use them."""
+    """The spec requests GPUs, but a rank cannot use them."""
     HUNG = "Hung"
-    """No step was completed for too long; the attempt was stopped and counted."""
+    """No step completed in time. The attempt was stopped and counts as a failure."""
     INVALID_CONFIGURATION = "InvalidConfiguration"
     """The trainer rejects the configuration; the message names the field."""
     INVALID_DATA = "InvalidData"
@@ -131,19 +132,19 @@ class Reason(StrEnum):
     NON_FINITE_LOSS = "NonFiniteLoss"
     """The loss is NaN or infinite, even after `maxRollbacks` rollbacks."""
     NO_VALID_CHECKPOINT = "NoValidCheckpoint"
-    """The checkpoint directory has checkpoints, and all of them are damaged."""
+    """The checkpoint directory contains checkpoints, but all of them are damaged."""
     CHECKPOINT_NOT_SAVED = "CheckpointNotSaved"
-    """The last checkpoint could not be written. The attempt is retried and counted."""
+    """The last checkpoint could not be written. The attempt counts as a failure and is retried."""
     CHECKPOINT_LOCKED = "CheckpointLocked"
-    """Another training holds the lock of the checkpoint directory. The attempt is retried and counted."""
+    """Another training holds the lock of the checkpoint directory. The attempt counts as a failure and is retried."""
     SYSTEM_ERROR = "SystemError"
-    """The operating system reports an error: open files, memory, I/O or a stale network mount. The attempt is retried
-    and counted.
+    """An operating-system error occurred: too many open files, no memory, an I/O error or a stale network mount. The
+    attempt counts as a failure and is retried.
     """
 
     # Why a training fails, independent of the cause of the last attempt.
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
-    """The training failed more often than `runPolicy.backoffLimit`."""
+    """The number of failures exceeds `runPolicy.backoffLimit`."""
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     """The training ran for `runPolicy.activeDeadlineSeconds`; its checkpoint is kept."""
     PENDING_DEADLINE_EXCEEDED = "PendingDeadlineExceeded"
@@ -151,31 +152,31 @@ class Reason(StrEnum):
 
 
 SUGGESTED_ACTIONS = {
-    Reason.SPEC_INVALID: "Suspend the training, correct its mutable fields and resume it; or recreate it.",
-    Reason.POD_CREATION_REJECTED: "Follow the advice in the message. The operator retries.",
-    Reason.PODS_INVALID: "Correct the field that the message names.",
-    Reason.WORKER_START_FAILED: "See the log lines in the message; check image, CPU architecture and volumes.",
-    Reason.UNSCHEDULABLE: "Follow the advice in the message, which depends on the cause that the scheduler reports.",
-    Reason.CONTAINER_NOT_STARTING: "Correct the image or its pull Secret.",
-    Reason.LAUNCHER_PENDING: "Follow the advice in the message, or check the image and its pull Secret.",
-    Reason.RESUMED_EARLIER: "Check the checkpoint volume.",
-    Reason.STALLED: "Check the node of that rank, or raise runPolicy.stallTimeoutMultiple.",
-    Reason.DISRUPTED: "No action; training resumes.",
-    Reason.CRASHED: "See the message of the attempt and the log of the pod.",
-    Reason.WORLD_SIZE_MISMATCH: "See the message; check Open MPI in the image.",
-    Reason.UNREACHABLE: "Check network policies and the log of that pod.",
-    Reason.GPU_UNAVAILABLE: "Check the GPU driver on the node in the message.",
-    Reason.HUNG: "Check the node and the log of the rank.",
-    Reason.INVALID_CONFIGURATION: "Correct the spec and recreate the training.",
-    Reason.INVALID_DATA: "Repair the dataset and recreate the training.",
-    Reason.NON_FINITE_LOSS: "Lower optimizer.learningRate, or check the images.",
-    Reason.NO_VALID_CHECKPOINT: "Restore a checkpoint, or empty the directory to start over.",
-    Reason.CHECKPOINT_NOT_SAVED: "Check the free space and permissions of the checkpoint volume.",
-    Reason.CHECKPOINT_LOCKED: "Stop the other training that uses the directory, or set checkpoints.subPath.",
-    Reason.SYSTEM_ERROR: "Check limits, memory and storage of the node in the message.",
-    Reason.BACKOFF_LIMIT_EXCEEDED: "Resolve the cause of the last failure and recreate the training.",
-    Reason.DEADLINE_EXCEEDED: "Recreate the training with a longer deadline; it resumes from its last checkpoint.",
-    Reason.PENDING_DEADLINE_EXCEEDED: "Resolve the cause in the message and recreate the training.",
+    Reason.SPEC_INVALID: "suspend the training, correct its mutable fields and resume it, or recreate it",
+    Reason.POD_CREATION_REJECTED: "follow the advice in the message; the operator retries",
+    Reason.PODS_INVALID: "correct the field that the message names",
+    Reason.WORKER_START_FAILED: "check the log lines in the message, the image, its CPU architecture and the volumes",
+    Reason.UNSCHEDULABLE: "follow the advice in the message, which depends on the cause that the scheduler reports",
+    Reason.CONTAINER_NOT_STARTING: "check the image reference and the pull Secret",
+    Reason.LAUNCHER_PENDING: "follow the advice in the message, or check the image reference and the pull Secret",
+    Reason.RESUMED_EARLIER: "check the checkpoint volume",
+    Reason.STALLED: "check the nodes of the ranks without progress, or raise spec.runPolicy.stallTimeoutMultiple",
+    Reason.DISRUPTED: "no action needed; training resumes automatically",
+    Reason.CRASHED: "check the message of the attempt and the log of the pod",
+    Reason.WORLD_SIZE_MISMATCH: "check the message and the Open MPI version in the image",
+    Reason.UNREACHABLE: "check the network policies and the log of the worker",
+    Reason.GPU_UNAVAILABLE: "check the GPU driver on the node in status.attempts",
+    Reason.HUNG: "check the node and the log of the rank",
+    Reason.INVALID_CONFIGURATION: "correct the spec and recreate the training",
+    Reason.INVALID_DATA: "repair the dataset and recreate the training",
+    Reason.NON_FINITE_LOSS: "lower spec.training.optimizer.learningRate, or check the images",
+    Reason.NO_VALID_CHECKPOINT: "restore a checkpoint, or empty the directory to start over",
+    Reason.CHECKPOINT_NOT_SAVED: "check the free space and the permissions of the checkpoint volume",
+    Reason.CHECKPOINT_LOCKED: "stop the other training that uses the directory, or set spec.checkpoints.subPath",
+    Reason.SYSTEM_ERROR: "check the limits, memory and storage of the node in status.attempts",
+    Reason.BACKOFF_LIMIT_EXCEEDED: "resolve the cause of the last failure and recreate the training",
+    Reason.DEADLINE_EXCEEDED: "recreate the training with a longer deadline; it resumes from its last checkpoint",
+    Reason.PENDING_DEADLINE_EXCEEDED: "resolve the cause in the message and recreate the training",
 }
 """Suggested action of a warning event whose message does not include one."""
 

@@ -80,7 +80,7 @@ def advice(rejection: Rejection) -> str:
             return f"set {listed}" if fields else f"set the missing limits in spec.{part}.resources"
         case Cause.QUOTA:
             return (
-                f"raise the namespace's ResourceQuota, or lower {' or '.join(fields) or 'what the training requests'}"
+                f"raise the namespace's ResourceQuota, or lower {' or '.join(fields) or 'the requests of the training'}"
             )
         case Cause.LIMIT_RANGE:
             return f"set {listed or f'spec.{part}.resources'} to a value that the namespace's LimitRange allows"
@@ -154,7 +154,7 @@ def plan_after_api_rejection(training: Training, plan: Plan, rejection: Rejectio
     status.phase, status.start_time = status.phase or Phase.PENDING, status.start_time or now.replace(microsecond=0)
     conditions = Conditions(plan.status.conditions, training.generation, now)
     cause, reported = cause_of(rejection), rejection.message[:_MAX_MESSAGE_LENGTH]
-    message = f"{rejection.kind} {rejection.name} is rejected ({rejection.code}): {reported} → {advice(rejection)}"
+    message = f"{rejection.kind} {rejection.name} was rejected ({rejection.code}): {reported} → {advice(rejection)}"
     events = () if launches else tuple(event for event in plan.events if event.reason not in _SCHEDULING_REASONS)
     if cause is Cause.INVALID and not before.attempts:
         conditions.set(ConditionType.PODS_INVALID, True, Reason.PODS_INVALID, message)

@@ -37,7 +37,7 @@ _TERMINATION_REPORTS = {
     ExitStatus.CRASHED: TerminationReport(
         verdict="crashed", message="rank 1 ended with exit code 1", rank=1, log=("Traceback",)
     ),
-    ExitStatus.STOPPED: TerminationReport(verdict="stopped", message="asked to stop: a checkpoint was saved"),
+    ExitStatus.STOPPED: TerminationReport(verdict="stopped", message="stopped as requested; the checkpoint is saved"),
 }
 
 

@@ -464,7 +464,7 @@ def test_stall_is_reported_with_step_of_each_rank():
     cluster.settle()
     stalled = condition(cluster, "Stalled")
     assert stalled["status"] == "True"
-    assert "rank 2 does not answer, rank 0 at 39, rank 1 at 38" in stalled["message"]
+    assert "rank 2 does not respond, rank 0 at 39, rank 1 at 38" in stalled["message"]
     assert cluster.events.count("Stalled") == 1
     cluster.wait(seconds=100)
     cluster.settle()

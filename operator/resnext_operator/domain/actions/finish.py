@@ -27,7 +27,7 @@ def count_failure(draft: Draft, message: str) -> bool:
     draft.status.failures += 1
     if draft.status.failures <= draft.training.spec.run_policy.backoff_limit:
         return False
-    limit = f"failed {draft.status.failures} times (runPolicy.backoffLimit): {message}"
+    limit = f"number of failures ({draft.status.failures}) exceeds runPolicy.backoffLimit; last failure: {message}"
     fail(draft, Reason.BACKOFF_LIMIT_EXCEEDED, limit)
     return True
 

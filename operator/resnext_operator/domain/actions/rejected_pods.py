@@ -29,7 +29,7 @@ def admit_complete_set(draft: Draft, workers: list[ObservedWorker | None]) -> No
         return
     if draft.rejection:
         draft.status.rejection = None
-        message = "all pods are admitted and wait to be scheduled"
+        message = "all pods are admitted and are waiting to be scheduled"
         draft.conditions.set(ConditionType.SCHEDULED, False, Reason.WORKERS_NOT_READY, message)
         leave_reason(draft, Reason.WORKERS_NOT_READY)
 

@@ -22,7 +22,7 @@ def reconcile_running(draft: Draft) -> None:
     answered = progress is not None and progress.attempt == number and progress.step > 0
     if answered and draft.phase not in (Phase.RUNNING, Phase.STOPPING):
         draft.transition_to(Phase.RUNNING, Reason.STEPS_PROGRESSING, f"attempt {number} is training")
-        draft.conditions.set(ConditionType.RUNNING, True, Reason.STEPS_PROGRESSING, f"attempt {number}")
+        draft.conditions.set(ConditionType.RUNNING, True, Reason.STEPS_PROGRESSING, f"attempt {number} is training")
     if answered:
         detect_stall(draft)
     if launcher and launcher.phase == "Pending":

@@ -72,7 +72,7 @@ def missing_claims(draft: Draft) -> str:
     missing = [name for name in wanted if name and ("PersistentVolumeClaim", name) not in draft.state.present]
     if not missing:
         return ""
-    return f"PersistentVolumeClaim {' and '.join(missing)} not found in namespace {draft.training.namespace}; create it"
+    return f"PersistentVolumeClaim {' and '.join(missing)} not found in namespace {draft.training.namespace}: create it"
 
 
 def _enter_reason(draft: Draft, reason: Reason, message: str) -> None:

@@ -26,8 +26,8 @@ def detect_stall(draft: Draft) -> None:
     if not due(draft, stalls_at):
         draft.requeue_at(stalls_at)
         if stalled:
-            draft.conditions.set(ConditionType.STALLED, False, Reason.PROGRESS_RESUMED, f"step {progress.step}")
             message = f"progress resumed at step {progress.step}"
+            draft.conditions.set(ConditionType.STALLED, False, Reason.PROGRESS_RESUMED, message)
             draft.events.append(Event("Normal", Reason.PROGRESS_RESUMED, message))
     elif not stalled:
         quiet = (draft.now - progress.updated_time).total_seconds()
@@ -42,7 +42,7 @@ def detect_stall(draft: Draft) -> None:
 def _format_last_steps(draft: Draft, progress: ProgressStatus) -> str:
     steps = {0: progress.step, **draft.state.last_steps}
     listed = [
-        f"rank {rank} does not answer" if step is None else f"rank {rank} at {step}"
+        f"rank {rank} does not respond" if step is None else f"rank {rank} at {step}"
         for rank, step in sorted(steps.items(), key=lambda each: (each[1] is not None, each[0]))
     ]
     more = len(listed) - _MAX_RANKS_LISTED

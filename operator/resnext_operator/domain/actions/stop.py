@@ -27,7 +27,7 @@ def suspend(draft: Draft) -> None:
             draft.delete_pods(draft.state.workers)
             draft.delete_pods(launchers)
     elif draft.phase is not Phase.SUSPENDED:
-        message = "suspended; set spec.suspend=false to resume from the last checkpoint"
+        message = "the training is suspended: set spec.suspend to false to resume from the last checkpoint"
         draft.transition_to(Phase.SUSPENDED, Reason.SUSPENDED, message)
         reason = Reason.SUSPENDED
         draft.conditions.set(ConditionType.SUSPENDED, True, reason, "no pods; the checkpoint is kept")

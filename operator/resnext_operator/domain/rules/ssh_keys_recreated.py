@@ -13,5 +13,5 @@ def ssh_keys_recreated(draft: Draft) -> StopReason | None:
         return None
     if all(mounts_current_secret(draft, pod) for pod in living):
         return None
-    message = "the SSH key Secret was deleted and recreated; replacing all pods"
+    message = "the Secret with the SSH keys was deleted and recreated: replacing all pods"
     return StopReason(Reason.SSH_KEYS_RECREATED, message)
