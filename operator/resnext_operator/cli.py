@@ -40,7 +40,9 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run the controller")
     run.set_defaults(act=_run)
 
-    show = commands.add_parser("render", help="print the manifests for a ResNeXtTraining (offline)")
+    show = commands.add_parser(
+        "render", help="print the manifests of each ResNeXtTraining in a file, without a cluster"
+    )
     show.add_argument("-f", "--filename", required=True, help="YAML file with ResNeXtTrainings; - reads standard input")
     show.set_defaults(act=_render)
 
@@ -48,8 +50,8 @@ def parser() -> argparse.ArgumentParser:
     schema.set_defaults(act=_crd)
 
     live = commands.add_parser("watch", help="watch a training's progress until it finishes")
-    live.add_argument("name", help="training name")
-    live.add_argument("-n", "--namespace", default="default", help="namespace")
+    live.add_argument("name", help="name of the training")
+    live.add_argument("-n", "--namespace", default="default", help="namespace of the training (default: default)")
     live.set_defaults(act=_watch)
     return parser
 

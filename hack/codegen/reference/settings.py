@@ -9,6 +9,15 @@ from hack.codegen.reference.fields import kind
 from hack.codegen.reference.tables import table
 from resnext_operator.runtime.settings import PREFIX, Settings
 
+_OWN_VALUES = {
+    "trainer_image": "`trainerImage`",
+    "namespaces": "`namespaces`",
+    "metrics_allowed_from": "`networkPolicy.metricsAllowedFrom`",
+    "host_paths": "`allow.hostPaths`",
+    "host_network": "`allow.hostNetwork`",
+}
+"""Chart values outside `settings`."""
+
 
 def page() -> str:
     """Every setting: variable, chart value, type, default and description."""
@@ -17,7 +26,7 @@ def page() -> str:
     rows = [
         (
             f"`{PREFIX}{name.upper()}`",
-            f"`settings.{to_camel(name)}`" if to_camel(name) in in_chart else "",
+            f"`settings.{to_camel(name)}`" if to_camel(name) in in_chart else _OWN_VALUES.get(name, ""),
             kind(field),
             _default(name),
             field["description"],

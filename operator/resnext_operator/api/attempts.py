@@ -45,7 +45,7 @@ class AttemptStatus(StatusModel):
     """Step from which the attempt resumed; 0 without a checkpoint."""
 
     start_message: Text | None = None
-    """Set if the attempt resumed from an earlier step than that of the newest checkpoint: the reason."""
+    """Why the attempt resumed from an earlier step than that of the newest checkpoint. Unset if it did not."""
 
     checkpoint_step: Count | None = None
     """Step of the newest checkpoint when the attempt ended."""

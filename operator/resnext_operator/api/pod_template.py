@@ -98,7 +98,7 @@ class Resources(Config):
 
 
 class Toleration(Config):
-    """The pods tolerate any taint that matches key, value and effect using the operator."""
+    """The pods tolerate any taint that matches key, value and effect using the matching operator."""
 
     key: LabelKey | None = None
     """Taint key that the toleration applies to. If unset, all taint keys; the operator must then be Exists."""

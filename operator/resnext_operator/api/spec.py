@@ -250,7 +250,7 @@ class RunPolicy(Config):
 
     avoid_nodes_after: Annotated[int, Field(ge=0, le=10)] = 2
     """Number of failures on a node, within the last ten attempts, after which new pods avoid the node. One GPU failure
-    is sufficient. 0 disables it."""
+    is sufficient. 0 disables this."""
 
     stall_timeout_multiple: Annotated[int, Field(ge=2, le=1_000_000)] = 100
     """The training is Stalled if it completes no step for this multiple of the median step time, and for at least 60 s.
@@ -280,7 +280,7 @@ class Spec(Config):
     """Configuration of the trainer. Immutable."""
 
     image: Annotated[str, Field(pattern=r"^[A-Za-z0-9\[][-A-Za-z0-9._:/@+\[\]]*$", max_length=512)] | None = None
-    """Container image of the trainer. If unset, the image that the operator was installed with."""
+    """Container image of the trainer. If unset, the default trainer image of the operator."""
 
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
     """Image pull policy. One of Always, Never, IfNotPresent. If unset, Always for the tag :latest, otherwise

@@ -151,7 +151,7 @@ class ProgressStatus(StatusModel):
     """Total number of steps."""
 
     images_per_second: Number | None = None
-    """Training throughput over all ranks. Unset while no steps are completed."""
+    """Training throughput over all ranks. Unset while no steps complete."""
 
     loss: Number | None = None
     """Training loss, averaged over the last few seconds."""
@@ -257,7 +257,7 @@ class Status(StatusModel):
     """The last ten attempts, newest last."""
 
     failures: Tally = 0
-    """Number of failures. More than runPolicy.backoffLimit mark the training as failed."""
+    """Number of failures. If it exceeds runPolicy.backoffLimit, the training is marked as failed."""
 
     disruptions: Tally = 0
     """Number of attempts that ended because a pod was evicted, preempted or deleted, or its node was lost."""

@@ -54,7 +54,7 @@ class Metrics:
             buckets=(10, 20, 30, 45, 60, 90, 120, 300, 600, 1800, 3600),
             registry=registry,
         )
-        Gauge("workqueue_depth", "Keys waiting in the work queue.", ["name"], registry=registry).labels(
+        Gauge("workqueue_depth", "Trainings waiting in the work queue.", ["name"], registry=registry).labels(
             "resnexttraining"
         ).set_function(depth)
         Gauge("leader_election_master_status", "1 if this replica is the leader.", ["name"], registry=registry).labels(

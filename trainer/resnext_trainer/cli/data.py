@@ -21,10 +21,10 @@ def add(commands: Commands) -> None:
     prepare = command(
         data,
         "prepare",
-        "convert a folder of class folders to shards with indexes",
+        "convert a directory of class directories to shards with indexes",
         _prepare,
         "JPEGs are stored unchanged; other images are converted to JPEG with quality 95. 16-bit channels are scaled to "
-        "8 bits, and transparency is composited on white. Labels start at 1 in the order of the folder names, which "
+        "8 bits, and transparency is composited on white. Labels start at 1 in the order of the class names, which "
         "are written to labels.txt. Only files with an image file extension are used; others are counted and listed, "
         "and hidden files are ignored. The input is not modified. To resume after an interruption, run the command "
         "again. Uses all cores.",
@@ -32,7 +32,7 @@ def add(commands: Commands) -> None:
     prepare.add_argument(
         "--input", type=Path, required=True, metavar="DIR", help="directory with one subdirectory per class"
     )
-    prepare.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the shards")
+    prepare.add_argument("--output", type=Path, required=True, metavar="DIR", help="directory for the shards")
     held = prepare.add_mutually_exclusive_group()
     held.add_argument(
         "--validation", type=Path, metavar="DIR", help="directory of validation images, one subdirectory per class"
@@ -48,11 +48,11 @@ def add(commands: Commands) -> None:
     prepare.add_argument(
         "--skip-bad",
         action="store_true",
-        help="skip (and list) non-image files, broken links and unreadable files instead of failing",
+        help="skip and list non-image files, broken links and unreadable files instead of failing",
     )
 
     digits = command(data, "digits", "write scikit-learn's 1,797 handwritten digits as a dataset", _digits)
-    digits.add_argument("--output", type=Path, required=True, help="output folder; existing shards are kept")
+    digits.add_argument("--output", type=Path, required=True, help="output directory; existing shards are kept")
 
     index = command(data, "index", "write an index of record offsets for each shard", _index)
     validate = command(
@@ -63,11 +63,11 @@ def add(commands: Commands) -> None:
         "Bad records are counted by cause, and the first 20 are listed by file and offset. The exit code is 3 if there "
         "are bad records.",
     )
-    index.add_argument("--path", required=True, help="folder with the shards train-* and validation-*")
+    index.add_argument("--path", required=True, help="directory with the shards train-* and validation-*")
     validate.add_argument(
         "--path",
         required=True,
-        help="folder with the shards train-* and validation-*, or with image folders train/CLASS and validation/CLASS",
+        help="directory with the shards train-* and validation-*, or with images in train/CLASS and validation/CLASS",
     )
     validate.add_argument("--format", choices=("tfrecord", "folder"), help="format of the dataset; detected if omitted")
     for with_shards in (index, validate):

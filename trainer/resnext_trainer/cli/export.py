@@ -24,13 +24,13 @@ def add(commands: Commands) -> None:
         "export",
         "export a trained model as SavedModel and ONNX",
         _run,
-        "The export takes uint8 images [batch, size, size, 3], includes the normalisation, computes in float32, and "
+        "The export takes uint8 images [batch, size, size, 3], includes the normalization, computes in float32, and "
         "returns logits. Each export is reloaded and checked against the trainer's logits; the largest difference is "
         "printed. Also writes model.json, and labels.txt if the classes have names. " + CHECKPOINT_SETTINGS,
     )
     config_options(export)
     checkpoint_option(export)
-    export.add_argument("--output", type=Path, required=True, metavar="DIR", help="output folder")
+    export.add_argument("--output", type=Path, required=True, metavar="DIR", help="output directory")
     export.add_argument(
         "--format", action="append", choices=_FORMATS, help="format to export; can be repeated (default: all)"
     )

@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=Help,
         description="Train ResNeXt image classifiers on one or many machines.",
         epilog="Exit codes: 0 completed, 1 crashed, 2 invalid configuration, 3 invalid data, 4 non-finite loss, "
-        "5 wrong number of ranks, 6 a worker unreachable, 7 no usable GPU, 8 a rank hung, 9 no valid checkpoint, "
+        "5 wrong number of ranks, 6 worker unreachable, 7 no usable GPU, 8 rank hung, 9 no valid checkpoint, "
         "10 last checkpoint not saved, 11 checkpoint directory locked, 12 operating-system error, "
         "75 stopped after a checkpoint.",
     )

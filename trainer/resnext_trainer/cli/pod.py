@@ -13,7 +13,7 @@ _KEYS = Path("/etc/resnext/ssh")
 
 def add(commands: Commands) -> None:
     """Adds the commands."""
-    worker = command(commands, "worker", "entry point of worker pods (sshd + rank supervision)", _worker)
+    worker = command(commands, "worker", "internal: run sshd and supervise the ranks of a worker pod", _worker)
     _pod_options(worker)
     worker.add_argument("--health-port", type=int, default=9429, help="port of /readyz and /healthz")
 
@@ -35,15 +35,17 @@ def add(commands: Commands) -> None:
     )
 
     rank = command(commands, "rank", "internal: exec `train` with the pod's environment", _rank)
-    rank.add_argument("--run-dir", type=Path, default=_RUN_DIR, help="scratch folder of the worker")
+    rank.add_argument("--run-dir", type=Path, default=_RUN_DIR, help="scratch directory of the worker")
     rank.add_argument("--config", type=Path, required=True, help="configuration file")
     rank_options(rank, with_workers=True, world_required=True)
 
 
 def _pod_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--keys", type=Path, default=_KEYS, help="folder with the ssh keys")
+    command.add_argument("--keys", type=Path, default=_KEYS, help="directory with the SSH keys")
     command.add_argument("--ssh-port", type=int, default=2222, help="port of the workers' sshd")
-    command.add_argument("--run-dir", type=Path, default=_RUN_DIR, help="scratch folder; must be the same in every pod")
+    command.add_argument(
+        "--run-dir", type=Path, default=_RUN_DIR, help="scratch directory; must be the same in every pod"
+    )
     command.add_argument(
         "--termination-log", type=Path, default=Path("/dev/termination-log"), help="path of the termination message"
     )

@@ -23,13 +23,13 @@ def add(commands: Commands) -> None:
     predict = command(
         commands,
         "predict",
-        "print top-k classes as JSON lines",
+        "print the top-k classes of images as JSON lines",
         _run,
         'Prints one object per image, in order: {"file", "classes": [{"name", "number", "probability"}, …]}, or '
         '{"file", "error"} if it is not an image; the exit code is then 3. A class without a name has no "name". '
         "Images are cropped as in evaluation, and the model computes in float32. " + CHECKPOINT_SETTINGS,
     )
-    predict.add_argument("images", nargs="+", metavar="IMAGE", help="file, folder, or - for standard input")
+    predict.add_argument("images", nargs="+", metavar="IMAGE", help="file, directory, or - for standard input")
     config_options(predict)
     checkpoint_option(predict)
     predict.add_argument("--top", type=positive, default=5, metavar="K", help="number of classes per image")

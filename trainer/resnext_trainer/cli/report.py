@@ -12,14 +12,14 @@ def add(commands: Commands) -> None:
     report = command(
         commands,
         "report",
-        "render a run's log.jsonl as a self-contained HTML report; works during a run",
+        "render a run's log.jsonl as a self-contained HTML report, also during a run",
         _run,
         "A training writes log.jsonl next to its checkpoints.",
     )
     report.add_argument("folder", type=Path, metavar="RUN", help="checkpoint.path, a run in it, or a log.jsonl file")
     report.add_argument("--output", type=Path, default=Path("report.html"), metavar="FILE", help="file to write")
     report.add_argument(
-        "--title", default=argparse.SUPPRESS, help="heading of the report (default: name of the folder)"
+        "--title", default=argparse.SUPPRESS, help="heading of the report (default: name of the directory)"
     )
 
 

@@ -195,7 +195,7 @@ class Data(Config):
     random images, to measure throughput without storage."""
 
     path: Annotated[Path, HERE] = "/data"
-    """Directory with the shards, or with the subdirectories train and validation (or val). It is only read."""
+    """Directory with the shards, or with the subdirectories train and validation (or val). Never written to."""
 
     index_path: Annotated[Annotated[str, Field(max_length=1024)] | None, HERE] = None
     """Directory with the index of each shard (NAME.idx, created by `resnext-train data index`). If unset, data.path."""
