@@ -62,7 +62,7 @@ test-e2e: $(VENV)/.dev ## Run the end-to-end tests on the kind cluster (or on KU
 	@status=0; $(BIN)/pytest -m exclusive tests/e2e || status=$$?; \
 	$(PYTEST) -m "not exclusive" tests/e2e || status=$$?; exit $$status
 
-test-faults: $(VENV)/.dev ## Inject a fault at every API write of the operator (`make test` takes a sample), lose nodes and stall ranks (25 minutes)
+test-faults: $(VENV)/.dev ## Inject a fault at every API write of the operator (`make test` takes a sample), lose nodes and stall ranks (about 20 minutes)
 	@$(SETUP) kwok cluster images
 	@RESNEXT_FAULTS=all $(BIN)/pytest -s tests/e2e/test_faults.py tests/e2e/test_nodes.py tests/e2e/test_stalled.py
 
@@ -89,7 +89,7 @@ check: $(VENV)/.dev ## Check format, lint, types, import contracts and generated
 	@$(BIN)/lint-imports
 	@$(SETUP) clients
 	@$(BIN)/python -m hack.codegen --check
-	@$(BIN)/codespell --dictionary=- --dictionary=hack/discouraged-words.txt
+	@$(BIN)/codespell --builtin=clear,rare,en-GB_to_en-US --dictionary=- --dictionary=hack/discouraged-words.txt
 	@$(MAKE) --no-print-directory docs
 
 format: $(VENV)/.dev ## Format the code

@@ -85,7 +85,7 @@ def subcommands(text: str) -> list[str]:
     return re.findall(r"^    (\S+)", listed, re.MULTILINE)
 
 
-def normalised(text: str) -> str:
+def normalized(text: str) -> str:
     """One line for each paragraph and each option: line breaks and columns depend on Python's version."""
     # Until 3.12 argparse repeats the metavar: -f FILE, --filename FILE.
     text = re.sub(r"(-\w) (\S+|\{[^}]*\}), (--[\w-]+) \2", r"\1, \3 \2", text)
@@ -104,7 +104,7 @@ def helps(main: Main, command: Iterable[str] = ()) -> dict[str, str]:
     """The help of a command and of all commands below it."""
     given = list(command)
     text = help_of(main, given)
-    found = {" ".join(given): normalised(text)}
+    found = {" ".join(given): normalized(text)}
     for each in subcommands(text):
         found |= helps(main, [*given, each])
     return found

@@ -144,7 +144,7 @@ def test_train_step_gradients_match_torch(torch):
     assert float(loss) == pytest.approx(float(theirs["loss"]), rel=1e-5)
     for name, value in translated(gradients).items():
         expected = theirs[f"gradient {name}"]
-        # Float32 through 50 layers of normalisation: single elements differ by 1.5 % of the largest.
+        # Float32 through 50 layers of normalization: single elements differ by 1.5 % of the largest.
         assert np.linalg.norm(value - expected) < 0.02 * np.linalg.norm(expected), name
     for name, value in translated(moved).items():
         np.testing.assert_allclose(value, theirs[name], rtol=1e-3, atol=1e-4, err_msg=name)
@@ -192,7 +192,7 @@ def test_random_crops_distributed_like_torchvision(torch, height, width):
 def test_center_crop_matches_torchvision(torch):
     """Resize and CenterCrop select the same part of the image."""
     sizes = [(256, 256), (375, 500), (500, 375), (333, 499), (257, 1025), (101, 97)]
-    for (height, width), corners in zip(sizes, torch("centre", sizes=sizes)["corners"], strict=True):
+    for (height, width), corners in zip(sizes, torch("center", sizes=sizes)["corners"], strict=True):
         cut = center_crop(height, width, 224 / 256)
         # Theirs are the middles of the outermost resized pixels; all rounding together stays below two of them.
         half = min(height, width) / 256 / 2

@@ -68,8 +68,8 @@ def crops(given):
     return {"cuts": np.array([RandomResizedCrop.get_params(image, scale, ratio) for _ in range(int(given["draws"]))])}
 
 
-def centre(given):
-    """Where the centre 224 of a picture resized to 256 comes from: its corners' coordinates in the picture."""
+def center(given):
+    """Where the center 224 of a picture resized to 256 comes from: its corners' coordinates in the picture."""
     found = []
     for height, width in given["sizes"].tolist():
         rows, columns = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")

@@ -14,9 +14,9 @@ def encode(image: Image.Image, form: str = "JPEG", **options: Any) -> bytes:
     return stream.getvalue()
 
 
-def uniform(colour: str | tuple[int, int, int], size: tuple[int, int], form: str = "JPEG") -> bytes:
+def uniform(color: str | tuple[int, int, int], size: tuple[int, int], form: str = "JPEG") -> bytes:
     """An image of one color; size is (width, height)."""
-    return encode(Image.new("RGB", size, colour), form)
+    return encode(Image.new("RGB", size, color), form)
 
 
 def noise(seed: int, size: tuple[int, int], form: str = "JPEG") -> bytes:

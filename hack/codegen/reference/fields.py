@@ -1,7 +1,8 @@
 """The fields of a training's spec, with defaults, and of its status."""
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any, get_args
 
 from pydantic import BaseModel, TypeAdapter
@@ -20,7 +21,7 @@ def spec() -> str:
         "# Spec of a ResNeXtTraining\n\n"
         "`kubectl explain rnx.spec` prints the same descriptions. The defaults under `spec.training` apply if\n"
         "`preset` is unset; `resnext-train inspect --config FILE` prints every value that a manifest resolves to.\n\n"
-        + "\n".join(_section("spec", _schema("spec"), Spec))
+        + "\n".join(_Sections(with_defaults=True).of("spec", _schema("spec"), Spec))
     )
 
 
@@ -29,7 +30,7 @@ def status() -> str:
     return (
         "# Status of a ResNeXtTraining\n\n"
         "Only the operator writes the status. Programs should read the conditions; `phase` and `reason` summarize\n"
-        "them.\n\n" + "\n".join(_section("status", _schema("status"), None))
+        "them.\n\n" + "\n".join(_Sections(with_defaults=False).of("status", _schema("status"), None))
     )
 
 
@@ -39,38 +40,62 @@ def _schema(part: str) -> dict[str, Any]:
     return found
 
 
-def _section(path: str, schema: dict[str, Any], model: Model | None) -> Iterator[str]:
-    """A table of an object's fields, then the tables of the objects in them."""
-    yield f"## {path}\n"
-    yield f"{schema.get('description', '')}\n"
-    required = schema.get("required", ())
-    fields = _model_fields(model)
-    if model is None:
-        rows = [(f"`{name}`", kind(field), field.get("description", "")) for name, field in _properties(schema)]
-        yield from table(("Field", "Type", "Description"), rows)
-    else:
-        yield from table(
-            ("Field", "Type", "Default", "Description"),
-            [
-                (
-                    f"`{name}`",
-                    kind(field),
-                    "required" if name in required else _default(fields.get(name)),
-                    field.get("description", ""),
-                )
-                for name, field in _properties(schema)
-            ],
-        )
-    for rule in schema.get("x-kubernetes-validations", ()):
-        field = rule.get("fieldPath", "").removeprefix(".")
-        yield f"- `{field}`: {rule['message']}" if field else f"- {rule['message']}"
-    if schema.get("x-kubernetes-validations"):
+class _Sections:
+    """The tables of an object and of the objects in it. An object that occurs again refers to its first table."""
+
+    def __init__(self, *, with_defaults: bool) -> None:
+        self._with_defaults = with_defaults
+        self._paths: dict[str, str] = {}
+        """The section of each object's schema."""
+
+    def of(self, path: str, schema: dict[str, Any], model: Model | None) -> Iterator[str]:
+        """path: of the object, such as `spec.workers`; model: which declares its fields, if there is one."""
+        yield f"## {path}\n"
+        yield f"{schema.get('description', '')}\n"
+        fields, required = _model_fields(model), schema.get("required", ())
+        rows, nested = [], []
+        for name, field in _properties(schema):
+            default = "required" if name in required else _default(fields.get(name))
+            inner = field.get("items", field)
+            place = f"{path}.{name}" + ("[]" if "items" in field else "")
+            reference = ""
+            if "properties" in inner:
+                first = self._paths.setdefault(json.dumps(inner["properties"], sort_keys=True), place)
+                if first == place:
+                    nested.append((place, inner, _model_in(fields[name].annotation) if name in fields else None))
+                else:
+                    reference = f" See [{first}](#{_anchor(first)})."
+            cells = [f"`{name}`", kind(field), default, field.get("description", "") + reference]
+            rows.append(cells if self._with_defaults else [*cells[:2], cells[3]])
+        columns = ("Field", "Type", "Default", "Description")
+        yield from table(columns if self._with_defaults else (*columns[:2], columns[3]), rows)
+        yield from _rules(schema.get("x-kubernetes-validations", ()))
+        for place, inner, its_model in nested:
+            yield from self.of(place, inner, its_model)
+
+
+def _anchor(heading: str) -> str:
+    """As MkDocs derives it from a heading."""
+    return re.sub(r"[^\w-]", "", heading).lower()
+
+
+def _rules(validations: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """A list of the rules; those that say the same of several fields are one item."""
+    fields: dict[str, list[str]] = {}
+    for rule in validations:
+        subject, _, text = rule["message"].partition(" ")
+        if field := rule.get("fieldPath", "").removeprefix("."):
+            subject, text = field, f": {rule['message']}"
+        elif subject.startswith("spec."):
+            text = f" {text}"
+        else:
+            subject, text = "", rule["message"]
+        fields.setdefault(text, []).append(subject)
+    for text, subjects in fields.items():
+        names = ", ".join(f"`{subject}`" for subject in subjects if subject)
+        yield f"- {'Each of ' if len(subjects) > 1 else ''}{names}{text}"
+    if fields:
         yield ""
-    for name, field in _properties(schema):
-        inner = field.get("items", field)
-        if "properties" in inner:
-            nested = _model_in(fields[name].annotation) if name in fields else None
-            yield from _section(f"{path}.{name}" + ("[]" if "items" in field else ""), inner, nested)
 
 
 def _properties(schema: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

@@ -314,7 +314,7 @@ class Tenant:
             owner = {"apiVersion": "resnext.dev/v1alpha2", "kind": "ResNeXtTraining", "name": self._name()}
             # The garbage collector deletes it, because no object has this uid.
             manifest["metadata"]["ownerReferences"] = [owner | {"uid": "no-such-uid", "controller": True}]
-        return Action("create labelled pod", "POST", self._of("pods"), manifest)
+        return Action("create labeled pod", "POST", self._of("pods"), manifest)
 
     def relabel_pod(self) -> Action:
         body = {"metadata": {"labels": self._labels(removals=True)}}

@@ -25,7 +25,7 @@ def test_actions_of_same_seed_are_equal():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_actions_are_json_serialisable(seed):
-    """What cannot be serialised never reaches the API server."""
+    """What cannot be serialized never reaches the API server."""
     for action in some(seed):
         json.dumps(action.body, allow_nan=False).encode()
 

@@ -146,7 +146,7 @@ def test_batches_validation_images_read_once(settings, size):
 
 
 def test_crop_windows_stay_inside_image():
-    """Random crops of any image size lie inside the image; the centre crop has the documented size."""
+    """Random crops of any image size lie inside the image; the center crop has the documented size."""
     random = np.random.default_rng(0)
     settings = Augmentation()
     for height, width in [(375, 500), (1, 1), (20, 900), (32, 32)]:
@@ -181,7 +181,7 @@ def test_jpeg_size_reads_header(digits_folder):
 
 
 def picture(size, mode="RGB", **options):
-    """JPEG of smooth colours with some noise and subsampled chroma; size is (height, width)."""
+    """JPEG of smooth colors with some noise and subsampled chroma; size is (height, width)."""
     random = np.random.default_rng(0)
     smooth = Image.fromarray(random.integers(0, 256, (9, 9, 3), np.uint8)).resize(size[::-1])
     noisy = np.asarray(smooth) + random.integers(-20, 20, (*size, 3))
@@ -207,8 +207,8 @@ ODD = {
     "grey": picture((65, 47), "L"),
     "CMYK": picture((65, 47), "CMYK"),
     "progressive": picture((65, 47), progressive=True),
-    "full colours": picture((65, 47), subsampling=0),
-    "colours of half the width": picture((65, 47), subsampling=1),
+    "full colors": picture((65, 47), subsampling=0),
+    "colors of half the width": picture((65, 47), subsampling=1),
     "turned by Exif": picture((65, 47), exif=turned()),
 }
 
@@ -244,7 +244,7 @@ def test_pipelines_unusual_jpegs_decode_equally(odd_pictures, size):
 
 def test_decode_crop_window_matches_pillow():
     """Covers the last column, which libjpeg-turbo's partial decoding gets wrong."""
-    for name in ("usual", "grey", "progressive", "full colours", "colours of half the width", "turned by Exif"):
+    for name in ("usual", "grey", "progressive", "full colors", "colors of half the width", "turned by Exif"):
         for top, left, height, width in ((3, 5, 41, 33), (0, 0, 41, 47), (24, 14, 41, 33)):
             ours = decoded(ODD[name], (top, left, height, width), 16).numpy()
             with Image.open(io.BytesIO(ODD[name])) as whole:

@@ -25,17 +25,17 @@ from resnext_trainer.inference import predict
 from tests.support.images import encode
 
 RAMP = np.tile(np.linspace(0, 65_535, 256).astype(np.uint16), (48, 1))
-COLOURS = np.kron(np.arange(48).reshape(4, 4, 3) * 5, np.ones((12, 12, 1))).astype(np.uint8)
+COLORS = np.kron(np.arange(48).reshape(4, 4, 3) * 5, np.ones((12, 12, 1))).astype(np.uint8)
 
 
 def png(header, rows, *chunks):
-    """A PNG from its IHDR fields (width, height, depth, colour type) and raw rows."""
+    """A PNG from its IHDR fields (width, height, depth, color type) and raw rows."""
 
     def chunk(name, content):
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
-    width, height, depth, colour = header
-    parts = [chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))]
+    width, height, depth, color = header
+    parts = [chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))]
     parts += [chunk(*each) for each in chunks]
     parts += [chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows))), chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
@@ -70,7 +70,7 @@ SIXTEEN_BITS = {
     "TIFF, white is zero": tiff(65_535 - RAMP, 0),
     "JPEG 2000": encode(Image.fromarray(RAMP), "JPEG2000"),
     "PGM": b"P5 256 48 65535\n" + BIG.tobytes(),
-    "PNG in colour": png((256, 48, 16, 2), [np.repeat(row, 3).tobytes() for row in BIG]),
+    "PNG in color": png((256, 48, 16, 2), [np.repeat(row, 3).tobytes() for row in BIG]),
     "PNG, grey and alpha": png((256, 48, 16, 4), [np.stack([row, row * 0 + 65_535], 1).astype(">u2").tobytes()
                                                   for row in BIG]),
 }  # fmt: skip
@@ -112,13 +112,13 @@ def smooth(mode):
     """Image of three vertical bands: transparent, semi-transparent and opaque."""
     alpha = np.zeros((48, 48), np.uint8)
     alpha[:, 16:32], alpha[:, 32:] = 128, 255
-    picture = Image.fromarray(COLOURS).convert("L" if mode == "LA" else "RGB")
+    picture = Image.fromarray(COLORS).convert("L" if mode == "LA" else "RGB")
     picture.putalpha(Image.fromarray(alpha))
     return picture
 
 
 def paletted(**options):
-    picture = Image.fromarray(COLOURS).quantize(16)
+    picture = Image.fromarray(COLORS).quantize(16)
     return encode(picture, "PNG", transparency=options.get("transparency", 0))
 
 
@@ -127,18 +127,16 @@ TRANSPARENT = {
     "grey and alpha PNG": encode(smooth("LA"), "PNG"),
     "RGBA WebP": encode(smooth("RGBA"), "WEBP", lossless=True),
     "RGBA TIFF": encode(smooth("RGBA"), "TIFF"),
-    "palette, one colour": paletted(),
+    "palette, one color": paletted(),
     "palette, many": paletted(transparency=bytes(range(0, 256, 16))),
-    "GIF": encode(Image.fromarray(COLOURS).quantize(16), "GIF", transparency=0),
-    "RGB with a transparent colour": encode(
-        Image.fromarray(COLOURS), "PNG", transparency=tuple(COLOURS[0, 0].tolist())
-    ),
+    "GIF": encode(Image.fromarray(COLORS).quantize(16), "GIF", transparency=0),
+    "RGB with a transparent color": encode(Image.fromarray(COLORS), "PNG", transparency=tuple(COLORS[0, 0].tolist())),
 }
 
 
 @pytest.mark.parametrize("case", TRANSPARENT)
 def test_as_jpeg_transparency_composited_on_white(case):
-    """Hidden colours of transparent pixels are not part of the image."""
+    """Hidden colors of transparent pixels are not part of the image."""
     layer = np.asarray(Image.open(io.BytesIO(TRANSPARENT[case])).convert("RGBA")).astype(float)
     share = layer[..., 3:] / 255
     assert (share < 1).any()
@@ -147,10 +145,10 @@ def test_as_jpeg_transparency_composited_on_white(case):
 
 
 PLAIN = {
-    "1": Image.fromarray(COLOURS).convert("1"),
-    "L": Image.fromarray(COLOURS).convert("L"),
-    "P": Image.fromarray(COLOURS).quantize(16),
-    "RGB": Image.fromarray(COLOURS),
+    "1": Image.fromarray(COLORS).convert("1"),
+    "L": Image.fromarray(COLORS).convert("L"),
+    "P": Image.fromarray(COLORS).quantize(16),
+    "RGB": Image.fromarray(COLORS),
 }
 
 
@@ -167,14 +165,14 @@ FRAMES = [Image.fromarray(np.full((16, 16, 3), shade, np.uint8)) for shade in (0
 REJECTED = {
     "floats": (encode(Image.fromarray(RAMP.astype(np.float32)), "TIFF"), "floating-point"),
     "32 bits": (encode(Image.fromarray(RAMP.astype(np.int32)), "TIFF"), "32-bit or signed"),
-    "CMYK TIFF": (encode(Image.fromarray(COLOURS).convert("CMYK"), "TIFF"), "CMYK"),
+    "CMYK TIFF": (encode(Image.fromarray(COLORS).convert("CMYK"), "TIFF"), "CMYK"),
     "animated GIF": (encode(FRAMES[0], "GIF", save_all=True, append_images=FRAMES[1:]), "3 frames"),
     "animated PNG": (encode(FRAMES[0], "PNG", save_all=True, append_images=FRAMES[1:]), "3 frames"),
     "animated WebP": (encode(FRAMES[0], "WEBP", save_all=True, append_images=FRAMES[1:]), "3 frames"),
     "TIFF of pages": (encode(FRAMES[0], "TIFF", save_all=True, append_images=FRAMES[1:]), "3 frames"),
-    "16-bit colour that is transparent": (
+    "16-bit color that is transparent": (
         png((1, 1, 16, 2), [bytes(6)], (b"tRNS", bytes(6))),
-        "16-bit colour as transparent",
+        "16-bit color as transparent",
     ),
     "EPS": (encode(FRAMES[0], "EPS"), "not an image in a supported format"),
     "PDF": (encode(FRAMES[0], "PDF"), "not an image in a supported format"),
@@ -200,7 +198,7 @@ def test_as_jpeg_tiff_preview_ignored():
 
 def test_as_jpeg_cmyk_jpeg_unchanged():
     """Adobe's CMYK JPEGs are stored inverted; libjpeg and Pillow decode them alike."""
-    content = encode(Image.fromarray(COLOURS).convert("CMYK"), "JPEG", quality=95)
+    content = encode(Image.fromarray(COLORS).convert("CMYK"), "JPEG", quality=95)
     assert image_codec.as_jpeg(content) == content
     ours = tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE").numpy().astype(int)
     assert np.abs(ours - np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))).max() <= 2
@@ -217,7 +215,7 @@ def test_converted_memory_error_propagates(monkeypatch):
         image_codec.converted(SIXTEEN_BITS["PNG"])
 
 
-JPEGS = [encode(Image.fromarray(COLOURS), "JPEG", **options)
+JPEGS = [encode(Image.fromarray(COLORS), "JPEG", **options)
          for options in ({}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_blocks": 2})]  # fmt: skip
 STRAY = (b"\0", b"ab", b"\xff", b"\xff\xff\xff", b"\xff\x00", b"\xff\xd3", b"\xff\x01", b"\xff\xe5\0\0",
          b"\xff\xfe\0\1", b"\xff\xdc\0\4\0\5", b"\xff\xd9", b"\xff\xd8",

@@ -1,4 +1,4 @@
-"""Shell behaviour of both programs: standard streams that are closed, full or no longer read, and missing packages."""
+"""Shell behavior of both programs: standard streams that are closed, full or no longer read, and missing packages."""
 
 import io
 import os

@@ -108,7 +108,7 @@ def _rgb(picture: "Image") -> "Image":
                 "its pixels are floating-point numbers without a defined range: convert it to 8 bits per channel"
             )
         case "CMYK":
-            raise _NotConvertible("it is CMYK, which needs a colour profile: convert it to RGB")
+            raise _NotConvertible("it is CMYK, which needs a color profile: convert it to RGB")
         case mode if mode.startswith("I"):
             return _from_integers(picture, raw, transparent)
         case "1" | "L" if transparent is not None:
@@ -116,7 +116,7 @@ def _rgb(picture: "Image") -> "Image":
             picture.info["transparency"] = transparent if picture.mode == "1" else transparent * _GREY_STEP.get(raw, 1)
         case "RGB" if transparent is not None and ";16" in raw:
             raise _NotConvertible(
-                "it marks one 16-bit colour as transparent: save it with an alpha channel or without transparency"
+                "it marks one 16-bit color as transparent: save it with an alpha channel or without transparency"
             )
     if not picture.has_transparency_data:
         return picture.convert("RGB")

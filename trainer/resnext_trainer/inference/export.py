@@ -1,4 +1,4 @@
-"""Export of trained models: uint8 images in, logits out, normalisation included.
+"""Export of trained models: uint8 images in, logits out, normalization included.
 
 Each export is written under a temporary name, reloaded, compared with the trainer's logits, and then renamed.
 """

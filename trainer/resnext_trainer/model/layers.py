@@ -133,9 +133,9 @@ def _normalised(images: Any, scale: Any, offset: Any) -> Any:
     count = tf.cast(tf.shape(flat)[0], tf.float32)
     shares = tf.fill([1, tf.shape(flat)[0]], 1 / count)
     mean = tf.matmul(shares, flat)[0]
-    centred = flat - mean
-    variance = tf.matmul(shares, tf.square(centred))[0]
-    normal = centred * (scale * tf.math.rsqrt(variance + BATCH_NORM_EPSILON)) + offset
+    centered = flat - mean
+    variance = tf.matmul(shares, tf.square(centered))[0]
+    normal = centered * (scale * tf.math.rsqrt(variance + BATCH_NORM_EPSILON)) + offset
 
     def gradient(upstream: Any, *_statistics: Any) -> Any:
         of_images, of_scale, of_offset, _, _ = tf.raw_ops.FusedBatchNormGradV3(

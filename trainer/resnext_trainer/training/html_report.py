@@ -192,12 +192,12 @@ def _chart(name: str, series: Mapping[str, Points], form: str) -> str:
         parts.append(f'<text x="{_LEFT - 6}" y="{y}" dy=".35em" text-anchor="end">{form.format(tick)}</text>')
     for tick in across:
         parts.append(f'<text x="{place_x(tick):.1f}" y="{_HEIGHT - 8}" text-anchor="middle">{tick:g}</text>')
-    for colour, points in zip(_COLOURS, drawn.values(), strict=False):
+    for color, points in zip(_COLOURS, drawn.values(), strict=False):
         places = [(place_x(x), place_y(y)) for x, y in points]
-        parts.append(f'<polyline stroke="{colour}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>')
+        parts.append(f'<polyline stroke="{color}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>')
         if len(places) < 50:
-            parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{colour}"/>' for x, y in places]
-    legend = "".join(_legend_entry(colour, label) for colour, label in zip(_COLOURS, drawn, strict=False))
+            parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{color}"/>' for x, y in places]
+    legend = "".join(_legend_entry(color, label) for color, label in zip(_COLOURS, drawn, strict=False))
     return f"{heading}<div>{legend}</div>{''.join(parts)}</svg>"
 
 
@@ -207,23 +207,23 @@ def _phase_breakdown(phases: Mapping[str, float]) -> str:
     if not phases:
         return f"{heading}<p>not recorded</p>"
     parts, at, whole = [], 0.0, max(1.0, sum(phases.values()))
-    for colour, share in zip(_COLOURS, phases.values(), strict=False):
+    for color, share in zip(_COLOURS, phases.values(), strict=False):
         width = share / whole * _WIDTH
-        parts.append(f'<rect x="{at:.1f}" width="{width:.1f}" height="28" fill="{colour}"/>')
+        parts.append(f'<rect x="{at:.1f}" width="{width:.1f}" height="28" fill="{color}"/>')
         at += width
     legend = "".join(
-        _legend_entry(colour, f"{phase} {share:.1%}")
-        for colour, (phase, share) in zip(_COLOURS, phases.items(), strict=False)
+        _legend_entry(color, f"{phase} {share:.1%}")
+        for color, (phase, share) in zip(_COLOURS, phases.items(), strict=False)
     )
     return f'{heading}<svg viewBox="0 0 {_WIDTH} 28" role="img" aria-label="Time">{"".join(parts)}</svg>{legend}'
 
 
-def _legend_entry(colour: str, label: str) -> str:
-    return f'<span class="key" style="background: {colour}"></span>{escape(label)}'
+def _legend_entry(color: str, label: str) -> str:
+    return f'<span class="key" style="background: {color}"></span>{escape(label)}'
 
 
 def _downsample(points: Points) -> Points:
-    """Averages neighbouring points, so that at most `_POINTS` remain."""
+    """Averages neighboring points, so that at most `_POINTS` remain."""
     together = -(-len(points) // _POINTS)
     groups = (points[start : start + together] for start in range(0, len(points), together))
     return [(statistics.fmean(x for x, _ in group), statistics.fmean(y for _, y in group)) for group in groups]
