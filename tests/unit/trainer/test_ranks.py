@@ -116,7 +116,7 @@ def test_ranks_evaluate_error_on_one_ends_all(few):
         timeout=100,
     )
     assert ended.returncode == 9
-    assert ended.stderr.count("/nowhere holds no checkpoint") == 2
+    assert ended.stderr.count("/nowhere contains no checkpoint") == 2
 
 
 @pytest.mark.slow

@@ -67,8 +67,8 @@ def test_evaluate_accuracy_independent_of_batch_size(run, capsys, batch):
     ("options", "code", "words"),
     [
         (("--checkpoint", "/nowhere"), 9, "/nowhere is not a complete checkpoint"),
-        (("--set", "checkpoint.path=/nowhere"), 9, "/nowhere holds no checkpoint"),
-        (("--checkpoint", "newest", "--set", "checkpoint.path=/nowhere"), 9, "holds no checkpoint"),
+        (("--set", "checkpoint.path=/nowhere"), 9, "/nowhere contains no checkpoint"),
+        (("--checkpoint", "newest", "--set", "checkpoint.path=/nowhere"), 9, "contains no checkpoint"),
         (("--set", "model.classes=11"), 2, "from a different model"),
         (("--set", "model.architecture=resnext26-32x4d"), 2, "from a different model"),
         (("--set", "data.path=/nowhere"), 3, "/nowhere"),
@@ -191,7 +191,7 @@ def test_export_with_other_logits_rejected(tmp_path, monkeypatch, form):
 
 def test_export_onnx_without_library_exits_2(run, tmp_path, capsys, monkeypatch):
     """The message names the extra to install."""
-    monkeypatch.setattr(export, "_is_here", lambda _: False)
+    monkeypatch.setattr(export, "_is_installed", lambda _: False)
     assert resnext_train(run, "export", "--output", tmp_path, "--format", "onnx") == 2
     assert "resnext-operator[onnx]" in capsys.readouterr().err
 
