@@ -15,11 +15,11 @@ NAMESPACE = "resnext-system"
 
 
 def helm() -> str:
-    """The helm on PATH, or the one that images/setup installed."""
+    """The helm on PATH, or the one that hack/devenv installed."""
     cache = Path(os.environ.get("RESNEXT_CACHE") or Path.home() / ".cache" / "resnext-operator")
     found = shutil.which("helm") or shutil.which("helm", path=str(cache / "bin"))
     if not found:
-        raise SystemExit("helm not found: run `python3 images/setup clients`")
+        raise SystemExit("helm not found: run `python3 hack/devenv clients`")
     return found
 
 

@@ -8,10 +8,11 @@ from itertools import groupby
 from pathlib import Path
 
 # Each of these modules registers its steps when it is imported.
-from images.setup import cluster, debian, engine, node, products, registry, volumes, wheels
-from images.setup.places import BIN, CACHE, KUBECONFIG, REGISTRY, VOLUMES
-from images.setup.shell import CommandFailed, run
-from images.setup.steps import STEPS, StepFailed, closure, perform, say
+from hack.devenv import cluster, engine, products, registry, volumes, wheels
+from hack.devenv.offline import debian, node
+from hack.devenv.places import BIN, CACHE, KUBECONFIG, REGISTRY, VOLUMES
+from hack.devenv.shell import CommandFailed, run
+from hack.devenv.steps import STEPS, StepFailed, closure, perform, say
 
 TARGETS = ("docker", "tools", "registry", "node", "cluster", "images", "cuda")
 ANSWERS = {"env", "cache", "kubeconfig"}
@@ -38,7 +39,7 @@ Create a kind cluster on this machine and build the project's images for it. Com
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="images/setup", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="hack/devenv", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("target", nargs="+", help="one or more of the targets above")
     parser.add_argument("--python", type=Path, help="interpreter that `wheels` installs into")

@@ -6,11 +6,11 @@ import tempfile
 from pathlib import Path
 from threading import Lock
 
-from images.setup import apt
-from images.setup.engine import build, image_exists
-from images.setup.places import CACHE, IMAGES
-from images.setup.shell import CommandFailed, run, succeeds
-from images.setup.steps import say, step
+from hack.devenv import apt
+from hack.devenv.engine import build, image_exists
+from hack.devenv.places import CACHE, OFFLINE
+from hack.devenv.shell import CommandFailed, run, succeeds
+from hack.devenv.steps import say, step
 
 BASE = "resnext-base:bookworm"
 OFFICIAL = "debian:bookworm-slim"
@@ -40,7 +40,7 @@ def registry_answers() -> bool:
     "debian",
     "creating the Debian 12 base image",
     needs=("docker",),
-    inputs=lambda: [IMAGES / "base", CERTIFICATES],
+    inputs=lambda: [OFFLINE / "base", CERTIFICATES],
     present=lambda: image_exists(BASE),
 )
 def debian() -> None:
@@ -55,7 +55,7 @@ def debian() -> None:
         else:
             run("docker", "run", "--rm", tag, "true")
             raise CommandFailed(f"{CERTIFICATES} is missing: install the package ca-certificates")
-        build(BASE, context, IMAGES / "base" / "Dockerfile", f"--build-arg=DEBIAN={tag}")
+        build(BASE, context, OFFLINE / "base" / "Dockerfile", f"--build-arg=DEBIAN={tag}")
 
 
 def debootstrap(root: Path, tag: str) -> None:

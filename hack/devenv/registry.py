@@ -6,10 +6,10 @@ import time
 import urllib.request
 from pathlib import Path
 
-from images.setup.engine import build, container_runs, image_exists
-from images.setup.places import BIN, CACHE, CRANE, IMAGES, REGISTRY
-from images.setup.shell import CommandFailed, run
-from images.setup.steps import step
+from hack.devenv.engine import build, container_runs, image_exists
+from hack.devenv.places import BIN, CACHE, CRANE, OFFLINE, REGISTRY
+from hack.devenv.shell import CommandFailed, run
+from hack.devenv.steps import step
 
 NAME = "resnext-registry"
 IMAGE = f"{NAME}:{CRANE}"
@@ -42,14 +42,14 @@ def holds(reference: str) -> bool:
     "registry",
     f"starting an image registry at {REGISTRY}",
     needs=("docker", "crane"),
-    inputs=lambda: [IMAGES / "registry", CRANE],
+    inputs=lambda: [OFFLINE / "registry", CRANE],
     present=answers,
 )
 def registry() -> None:
     if not image_exists(IMAGE):
         with tempfile.TemporaryDirectory(dir=CACHE) as folder:
             shutil.copy(BIN / "crane", folder)
-            build(IMAGE, Path(folder), IMAGES / "registry" / "Dockerfile")
+            build(IMAGE, Path(folder), OFFLINE / "registry" / "Dockerfile")
     DATA.mkdir(parents=True, exist_ok=True)
     write_mirror()
     run("docker", "rm", "--force", NAME)
