@@ -8,10 +8,11 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hack.devenv.cluster import CERTS, NODES
+from hack.devenv.choice import image_source
+from hack.devenv.cluster import CERTS
 from hack.devenv.engine import build, image_exists
-from hack.devenv.offline.debian import BASE
-from hack.devenv.places import CACHE, OFFLINE, REGISTRY, ROOT
+from hack.devenv.nodes import NODES
+from hack.devenv.places import CACHE, REGISTRY, ROOT
 from hack.devenv.registry import holds
 from hack.devenv.shell import CommandFailed, output, run, succeeds
 from hack.devenv.steps import Input, digest, say, step
@@ -39,7 +40,8 @@ class Product:
         return f"{REGISTRY}/resnext-{self.name}:{digest(self.inputs(root))}"
 
     def inputs(self, root: Path = ROOT) -> Iterable[Input]:
-        return [self.name, OFFLINE / "base", *(root / source for source in (f"images/{self.folder}", *self.sources))]
+        files = (root / source for source in (f"images/{self.folder}", *self.sources))
+        return [self.name, *image_source().base_inputs(), *files]
 
 
 PRODUCTS = {
@@ -68,7 +70,7 @@ def make(product: Product) -> str:
         if not image_exists(reference):
             target = [f"--target={product.target}"] if product.target else []
             dockerfile = context / "images" / product.folder / "Dockerfile"
-            build(reference, context, dockerfile, f"--build-arg=BASE={BASE}", *target)
+            build(reference, context, dockerfile, f"--build-arg=BASE={image_source().base}", *target)
         return reference
 
 

@@ -1,61 +1,38 @@
-"""The base of all images: Debian from an image registry, or debootstrap if no registry is reachable."""
+"""The base of all images: Debian 12 from debootstrap, with the certificate authorities of this machine."""
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
-from threading import Lock
 
 from hack.devenv import apt
 from hack.devenv.engine import build, image_exists
-from hack.devenv.places import CACHE, OFFLINE
-from hack.devenv.shell import CommandFailed, run, succeeds
-from hack.devenv.steps import say, step
+from hack.devenv.offline.steps import STEPS
+from hack.devenv.places import CACHE
+from hack.devenv.shell import CommandFailed, run
+from hack.devenv.steps import step
 
 BASE = "resnext-base:bookworm"
-OFFICIAL = "debian:bookworm-slim"
-ANSWER = CACHE / "image-registry"
+BOOTSTRAPPED = "resnext-debootstrap:bookworm"
+SOURCES = Path(__file__).parent / "base"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
-
-
-_asking = Lock()
-"""Steps run in parallel, and the registry is checked once."""
-
-
-def registry_answers() -> bool:
-    """Whether public images can be pulled. The result is cached; RESNEXT_IMAGE_REGISTRY=yes|no overrides it."""
-    if chosen := os.environ.get("RESNEXT_IMAGE_REGISTRY"):
-        return chosen == "yes"
-    with _asking:
-        if not ANSWER.is_file():
-            answer = succeeds("docker", "pull", "--quiet", OFFICIAL, timeout=60)
-            ANSWER.parent.mkdir(parents=True, exist_ok=True)
-            ANSWER.write_text("yes" if answer else "no")
-            if not answer:
-                say("    No image registry is reachable: building images from Debian packages and Go modules")
-        return ANSWER.read_text() == "yes"
 
 
 @step(
     "debian",
     "creating the Debian 12 base image",
     needs=("docker",),
-    inputs=lambda: [OFFLINE / "base", CERTIFICATES],
+    inputs=lambda: [SOURCES, CERTIFICATES],
     present=lambda: image_exists(BASE),
+    steps=STEPS,
 )
 def debian() -> None:
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         context = Path(folder)
-        tag = OFFICIAL
-        if not registry_answers():
-            tag = "resnext-debootstrap:bookworm"
-            debootstrap(context / "root", tag)
-        if CERTIFICATES.is_file():
-            shutil.copy(CERTIFICATES, context)
-        else:
-            run("docker", "run", "--rm", tag, "true")
+        debootstrap(context / "root", BOOTSTRAPPED)
+        if not CERTIFICATES.is_file():
             raise CommandFailed(f"{CERTIFICATES} is missing: install the package ca-certificates")
-        build(BASE, context, OFFLINE / "base" / "Dockerfile", f"--build-arg=DEBIAN={tag}")
+        shutil.copy(CERTIFICATES, context)
+        build(BASE, context, SOURCES / "Dockerfile", f"--build-arg=DEBIAN={BOOTSTRAPPED}")
 
 
 def debootstrap(root: Path, tag: str) -> None:
