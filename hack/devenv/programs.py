@@ -16,7 +16,12 @@ MINIMUM: Mapping[str, Version] = {
     "helm": (4, 0),  # --force-conflicts
     "kind": (0, int(KIND.split(".")[1])),  # the node image is released with it
 }
-VERSION = {"kubectl": ("version", "--client", "--output=json"), "helm": ("version", "--short"), "kind": ("version",)}
+VERSION: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "kubectl": (("version", "--client", "--output=json"), r'"gitVersion":\s*"v(\d+)\.(\d+)'),
+    "helm": (("version", "--short"), r"^v(\d+)\.(\d+)"),
+    "kind": (("version",), r"^kind v(\d+)\.(\d+)"),
+}
+"""How to ask for the version, and where the answer contains major and minor version."""
 
 
 def missing(*names: str) -> list[str]:
@@ -33,8 +38,9 @@ def on_path(name: str) -> Path | None:
 
 def _version(program: Path) -> Version | None:
     """Major and minor version. None if the program fails or prints no version, as some wrapper scripts do."""
+    arguments, pattern = VERSION[program.name]
     try:
-        printed = re.search(r"\bv(\d+)\.(\d+)", output(program, *VERSION[program.name], timeout=20))
+        printed = re.search(pattern, output(program, *arguments, timeout=20))
     except (CommandFailed, OSError):
         return None
     return (int(printed[1]), int(printed[2])) if printed else None
