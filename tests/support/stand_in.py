@@ -118,7 +118,7 @@ def go(arguments: list[str]) -> int:
 def debootstrap(arguments: list[str]) -> int:
     folder = Path(arguments[-1], "etc", "apt")
     folder.mkdir(parents=True)
-    (folder / "sources.list").write_text("deb http://deb.debian.org/debian bookworm main\n", encoding="utf-8")
+    (folder / "sources.list").write_text("deb http://mirror.example/debian bookworm main\n", encoding="utf-8")
     return 0
 
 

@@ -14,7 +14,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 from hack.devenv import engine, public
@@ -31,7 +30,8 @@ DATA = CACHE / "public-stand-in"
 DAEMON = Path("/etc/docker/daemon.json")
 SAVED = CACHE / "daemon.json.saved"
 KINDNET = "kindest/kindnetd:stand-in"
-HOSTS: Mapping[str, str] = {"docker.io": "https://registry-1.docker.io", "registry.k8s.io": "https://registry.k8s.io"}
+REGISTRIES = ("docker.io", "registry.k8s.io")
+"""The registries that the nodes reach through containerd."""
 PULLED = (public.DEBIAN, public.NODE, public.REGISTRY)
 
 
@@ -58,9 +58,9 @@ def with_mirror(configuration: str) -> str:
     return json.dumps({**settings, "registry-mirrors": [f"http://{ADDRESS}"]}, indent=2) + "\n"
 
 
-def hosts(server: str) -> str:
-    """containerd's hosts.toml for a registry."""
-    return f'server = "{server}"\n[host."http://{NAME}:5001"]\n  capabilities = ["pull", "resolve"]\n'
+def hosts() -> str:
+    """containerd's hosts.toml for a registry that is played."""
+    return f'[host."http://{NAME}:5001"]\n  capabilities = ["pull", "resolve"]\n'
 
 
 def start(cache: Path) -> None:
@@ -71,10 +71,10 @@ def start(cache: Path) -> None:
         run("docker", "tag", own, target)
         run("docker", "push", target)
         run("docker", "image", "rm", target)
-    for registry, server in HOSTS.items():
+    for registry in REGISTRIES:
         folder = cache / "mirrors" / registry
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "hosts.toml").write_text(hosts(server))
+        (folder / "hosts.toml").write_text(hosts())
     if not SAVED.is_file():
         SAVED.write_text(DAEMON.read_text(encoding="utf-8") if DAEMON.is_file() else "")
     DAEMON.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-from pathlib import Path
 
 import pytest
 import yaml
@@ -41,7 +40,7 @@ def test_mirror_is_added_to_engine_configuration():
 
 def test_nodes_pull_from_container_in_their_network():
     """`localhost` would be the node itself."""
-    assert f'[host."http://{public_stand_in.NAME}:5001"]' in hosts("https://registry.k8s.io")
+    assert f'[host."http://{public_stand_in.NAME}:5001"]' in hosts()
 
 
 def test_manifest_runs_kindnet_on_every_node():
@@ -53,7 +52,7 @@ def test_manifest_runs_kindnet_on_every_node():
     assert documents["ClusterRoleBinding"]["subjects"][0]["name"] == pod["serviceAccountName"]
 
 
-def test_kindnet_writes_conflist_of_fallback(tmp_path: Path):
+def test_kindnet_writes_conflist_of_fallback():
     """The same plugins and settings as in hack/devenv/offline/network.py, except for the name."""
     script = (SOURCES / "kindnet").read_text()
     assert f"pods={PODS}\n" in script
