@@ -6,10 +6,13 @@ import subprocess
 import pytest
 import yaml
 
-from hack.devenv import public
+from hack.devenv import public, shell
 from hack.devenv.nodes import PODS
 from hack.devenv.offline import network, public_stand_in
+from hack.devenv.offline.node import TAGS
 from hack.devenv.offline.public_stand_in import KINDNET, SOURCES, hosts, images, repository, with_mirror
+from hack.devenv.offline.source import OFFLINE
+from tests.support.stand_in_machine import create_machine
 
 
 @pytest.mark.parametrize(
@@ -59,6 +62,38 @@ def test_kindnet_writes_conflist_of_fallback():
     start, end = script.index('{"cniVersion"'), script.index("\nEND")
     written = json.loads(script[start:end].replace("$own", "10.244.1.0/24"))
     assert written == {**network.conflist("10.244.1.0/24"), "name": "kindnet"}
+
+
+def test_start_serves_and_stop_restores(tmp_path, monkeypatch):
+    """Images are pushed under official names, local copies of these are deleted, and Docker's settings are restored."""
+    daemon = tmp_path / "daemon.json"
+    daemon.write_text('{"log-driver": "local"}')
+    reloads: list[bool] = []
+    monkeypatch.setattr(public_stand_in, "reload", lambda mirrored: reloads.append(mirrored))
+    for name, path in {"DAEMON": daemon, "SAVED": tmp_path / "saved", "DATA": tmp_path / "data"}.items():
+        monkeypatch.setattr(public_stand_in, name, path)
+    with create_machine(tmp_path) as machine:
+        monkeypatch.setitem(shell.ENVIRONMENT, "PATH", f"{tmp_path}:{tmp_path / 'basics'}")
+        for image in (OFFLINE.base, OFFLINE.node, OFFLINE.registry, TAGS["kube-proxy"], public.DEBIAN):
+            shell.run("docker", "pull", image)
+        public_stand_in.start(machine.cache)
+        pushed = [call["arguments"][-1] for call in machine.calls("docker", "push")]
+        assert "localhost:5002/library/debian:bookworm-slim" in pushed
+        assert f"localhost:5002/{public.NODE}" in pushed
+        assert machine.calls("docker", "image", "rm", public.DEBIAN)
+        assert (machine.cache / "mirrors" / "docker.io" / "hosts.toml").is_file()
+        assert "registry-mirrors" in daemon.read_text()
+        public_stand_in.stop()
+    assert daemon.read_text() == '{"log-driver": "local"}'
+    assert reloads == [True, False]
+
+
+def test_start_needs_images_of_fallback(tmp_path, monkeypatch):
+    """The error names the command that builds them."""
+    with create_machine(tmp_path):
+        monkeypatch.setitem(shell.ENVIRONMENT, "PATH", f"{tmp_path}:{tmp_path / 'basics'}")
+        with pytest.raises(shell.CommandFailed, match="RESNEXT_IMAGE_REGISTRY=no python3 hack/devenv cluster"):
+            public_stand_in.build()
 
 
 @pytest.mark.parametrize("name", ["kindnet", "prove"])
