@@ -36,7 +36,8 @@ Create a kind cluster on this machine and build the project's images for it. Com
   clean     delete everything that the setup created, and stop the Docker engine that it started
 
 Images of Debian, the nodes and the registry are pulled if an image registry answers, and are built from Debian packages
-and Go modules otherwise. RESNEXT_IMAGE_REGISTRY=yes|no overrides the check.
+and Go modules otherwise. RESNEXT_IMAGE_REGISTRY=yes|no overrides the check. RESNEXT_BASE_IMAGE replaces
+debian:bookworm-slim, for example by an image with the certificate authority of a TLS proxy.
 """
 
 

@@ -72,7 +72,8 @@ def kubernetes() -> None:
 @step(
     "node",
     "creating the node image",
-    needs=("debian", "kubernetes"),
+    # Also after kind and crane are compiled, because it deletes Go's caches.
+    needs=("debian", "tools", "crane", "kubernetes"),
     inputs=inputs,
     present=lambda: image_exists(NODE),
     steps=STEPS,

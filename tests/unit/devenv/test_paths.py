@@ -13,6 +13,7 @@ import pytest
 from hack.devenv import cli
 from hack.devenv.image_source import PROVIDED
 from hack.devenv.offline.source import OFFLINE
+from hack.devenv.programs import MINIMUM
 from hack.devenv.public import NODE, PUBLIC
 from hack.devenv.steps import STEPS, closure
 from hack.devenv.volumes import COUNT
@@ -207,6 +208,19 @@ class TestPrograms:
         (machine.folder / "go").unlink()
         with pytest.raises(RuntimeError, match=r"install kind v0\.32\.0 or newer"):
             machine.run("tools")
+
+
+def test_documented_versions_are_required():
+    """The table in the README repeats the minimum versions."""
+    text = (ROOT / "hack" / "devenv" / "README.md").read_text()
+    documented = dict(re.findall(r"^\| (kubectl|helm|kind) \| ([\d.]+) \|", text, re.MULTILINE))
+    assert documented == {name: f"{major}.{minor}" for name, (major, minor) in MINIMUM.items()}
+
+
+def test_node_image_is_last_user_of_go_caches():
+    """The step deletes them, so no other compilation with these caches may run in parallel."""
+    before = {step.name for step in closure(["node"], {**STEPS, **OFFLINE.steps})}
+    assert {"kind", "crane", "kubernetes"} <= before
 
 
 def test_common_steps_have_no_step_of_the_fallback():
