@@ -34,7 +34,10 @@ def docker() -> None:
     if answers():
         return
     if os.geteuid() != 0:
-        raise CommandFailed("Docker is not running, and only root can start it: start Docker, or run this as root")
+        raise CommandFailed(
+            "Docker does not answer: start it, or add your user to the group that may use it. "
+            "As root, this command installs and starts it"
+        )
     if shutil.which("dockerd", path=ENVIRONMENT["PATH"]) is None:
         say("    Docker is not installed: installing it from Debian")
         apt.install("docker.io", "iptables")
