@@ -6,8 +6,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-SETUP  := $(PYTHON) images/setup
-CACHE  := $(shell $(PYTHON) images/setup cache)
+SETUP  := $(PYTHON) hack/devenv
+CACHE  := $(shell $(PYTHON) hack/devenv cache)
 # Python interpreter with the PyTorch that the benchmarks compare with.
 TORCH  ?= /usr/bin/python3
 # Bytecode is compiled at installation: with PYTHONDONTWRITEBYTECODE set, each process would compile TensorFlow again (7 s).

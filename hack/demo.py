@@ -21,9 +21,9 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 def setup(*arguments: str) -> str:
-    """The output of an images/setup command: a path or an image reference."""
+    """The output of an hack/devenv command: a path or an image reference."""
     done = subprocess.run(
-        [sys.executable, ROOT / "images" / "setup", *arguments], check=True, stdout=subprocess.PIPE, text=True
+        [sys.executable, ROOT / "hack" / "devenv", *arguments], check=True, stdout=subprocess.PIPE, text=True
     )
     return done.stdout.strip()
 

@@ -12,7 +12,7 @@ RANKS = 2
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "manifests" / "samples" / "resnext-digits.yaml"
 TRAIN = Path(sys.executable).with_name("resnext-train")
-SETUP = ROOT / "images" / "setup"
+SETUP = ROOT / "hack" / "devenv"
 
 
 def command(folder: Path) -> list[str | Path]:

@@ -33,7 +33,7 @@ Samples = list[tuple[float, float]]
 
 def kubectl(*arguments: str) -> str:
     """Standard output of kubectl on the demo's cluster."""
-    setup = [sys.executable, str(ROOT / "images" / "setup"), "kubeconfig"]
+    setup = [sys.executable, str(ROOT / "hack" / "devenv"), "kubeconfig"]
     kubeconfig = subprocess.run(setup, check=True, capture_output=True, text=True).stdout.strip()
     command = ["kubectl", f"--kubeconfig={kubeconfig}", *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout

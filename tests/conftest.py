@@ -14,7 +14,7 @@ from resnext_trainer.runtime import environment
 environment.set_tensorflow_defaults()
 
 # Adds kubectl, helm and kind to PATH, as `make` does, so that a single test can be run with pytest.
-SETUP = Path(__file__).parents[1] / "images" / "setup"
+SETUP = Path(__file__).parents[1] / "hack" / "devenv"
 CACHE = subprocess.run([sys.executable, SETUP, "cache"], check=True, capture_output=True, text=True).stdout.strip()
 if f"{CACHE}/bin" not in os.environ["PATH"].split(os.pathsep):
     os.environ["PATH"] = os.pathsep.join((f"{CACHE}/bin", os.environ["PATH"]))

@@ -1,7 +1,6 @@
 """The schema of the Helm chart's values, and install.yaml, the chart rendered with default values."""
 
 import json
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,17 +8,17 @@ from pathlib import Path
 import yaml
 
 from hack.codegen import NOTICE
+from hack.devenv.places import BIN
 from resnext_operator.runtime.settings import Settings
 
 NAMESPACE = "resnext-system"
 
 
 def helm() -> str:
-    """The helm on PATH, or the one that images/setup installed."""
-    cache = Path(os.environ.get("RESNEXT_CACHE") or Path.home() / ".cache" / "resnext-operator")
-    found = shutil.which("helm") or shutil.which("helm", path=str(cache / "bin"))
+    """The helm that hack/devenv installed because the one on PATH is missing or too old, or else the one on PATH."""
+    found = shutil.which("helm", path=str(BIN)) or shutil.which("helm")
     if not found:
-        raise SystemExit("helm not found: run `python3 images/setup clients`")
+        raise SystemExit("helm not found: run `python3 hack/devenv clients`")
     return found
 
 

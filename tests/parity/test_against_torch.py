@@ -18,7 +18,7 @@ from resnext_trainer.model.optimizer import SGDMomentum
 from resnext_trainer.model.resnext import MEAN, STD, ResNeXt
 
 PEER = Path(__file__).with_name("torch_peer.py")
-SETUP = Path(__file__).parents[2] / "images" / "setup"
+SETUP = Path(__file__).parents[2] / "hack" / "devenv"
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,8 @@ TRAININGS = f"/apis/{GROUP}/{VERSION}"
 
 
 def setup(*arguments: str) -> str:
-    """The output of an images/setup command: a path or an image reference."""
-    command = [sys.executable, str(ROOT / "images" / "setup"), *arguments]
+    """The output of an hack/devenv command: a path or an image reference."""
+    command = [sys.executable, str(ROOT / "hack" / "devenv"), *arguments]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 

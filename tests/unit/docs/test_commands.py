@@ -16,7 +16,11 @@ from resnext_trainer.config import loading
 
 ROOT = Path(__file__).parents[3]
 DOCUMENTS = sorted(
-    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("docs/benchmarks/*.md")]
+    [
+        document
+        for pattern in ("*.md", "docs/*.md", "*/README.md", "hack/*/README.md", "docs/benchmarks/*.md")
+        for document in ROOT.glob(pattern)
+    ]
 )
 BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 PARSERS = {"resnext-operator": operator_parser(), "resnext-train": trainer_parser()}
@@ -98,6 +102,6 @@ def test_documented_yaml_is_accepted(tmp_path: Path) -> None:
 
 def test_links_lead_to_files() -> None:
     """mkdocs checks the links within docs/; these are outside of it."""
-    for path in [*ROOT.glob("*.md"), *ROOT.glob("*/README.md")]:
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("hack/*/README.md")]:
         for target in re.findall(r"\]\(([^)#\s]+)", path.read_text()):
             assert target.startswith("https://") or (path.parent / target).exists(), f"{path}: {target}"

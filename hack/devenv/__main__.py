@@ -1,4 +1,4 @@
-"""`python3 images/setup TARGET...`; cli.py has the commands.
+"""`python3 hack/devenv TARGET...`; cli.py has the commands.
 
 It runs before any package is installed, so it uses only the standard library of Python 3.11.
 """
@@ -9,4 +9,4 @@ from pathlib import Path
 
 # Python puts this directory first in sys.path; imports are relative to the root of the repository.
 sys.path[0] = str(Path(__file__).resolve().parents[2])
-sys.exit(import_module("images.setup.cli").main())
+sys.exit(import_module("hack.devenv.cli").main())

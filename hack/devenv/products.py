@@ -8,13 +8,14 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from images.setup.cluster import CERTS, NODES
-from images.setup.debian import BASE
-from images.setup.engine import build, image_exists
-from images.setup.places import CACHE, IMAGES, REGISTRY, ROOT
-from images.setup.registry import holds
-from images.setup.shell import CommandFailed, output, run, succeeds
-from images.setup.steps import Input, digest, say, step
+from hack.devenv.choice import image_source
+from hack.devenv.cluster import CERTS
+from hack.devenv.engine import build, image_exists
+from hack.devenv.nodes import NODES
+from hack.devenv.places import CACHE, REGISTRY, ROOT
+from hack.devenv.registry import holds
+from hack.devenv.shell import CommandFailed, output, run, succeeds
+from hack.devenv.steps import Input, digest, say, step
 
 PROJECT = ("pyproject.toml", "requirements/build.txt", "LICENSE", "operator", "trainer")
 NATIVE = ("requirements/native.txt", "requirements/source.txt")
@@ -39,7 +40,8 @@ class Product:
         return f"{REGISTRY}/resnext-{self.name}:{digest(self.inputs(root))}"
 
     def inputs(self, root: Path = ROOT) -> Iterable[Input]:
-        return [self.name, IMAGES / "base", *(root / source for source in (f"images/{self.folder}", *self.sources))]
+        files = (root / source for source in (f"images/{self.folder}", *self.sources))
+        return [self.name, *image_source().base_inputs(), *files]
 
 
 PRODUCTS = {
@@ -68,7 +70,7 @@ def make(product: Product) -> str:
         if not image_exists(reference):
             target = [f"--target={product.target}"] if product.target else []
             dockerfile = context / "images" / product.folder / "Dockerfile"
-            build(reference, context, dockerfile, f"--build-arg=BASE={BASE}", *target)
+            build(reference, context, dockerfile, f"--build-arg=BASE={image_source().base}", *target)
         return reference
 
 

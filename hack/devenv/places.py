@@ -22,13 +22,8 @@ WHEELS = CACHE / "wheels"
 VOLUMES = CACHE / "volumes"
 KUBECONFIG = CACHE / "kubeconfig"
 
-KUBERNETES = "v1.34.4"
 KIND = "v0.32.0"
-CRANE = "v0.20.6"
 KWOK = "v0.8.0"
-COREDNS = "v1.12.1"  # required by kubeadm in this version of Kubernetes
-ETCD = "3.6.5-0"  # required by kubeadm in this version of Kubernetes
-PAUSE = "3.10"  # from kind's containerd configuration
 
 CLUSTER = "resnext"
 REGISTRY = "localhost:5001"

@@ -1,6 +1,6 @@
 """Images of earlier builds on the nodes of a development cluster."""
 
-from images.setup.products import outdated
+from hack.devenv.products import outdated
 
 LISTING = """\
 REF TYPE DIGEST SIZE PLATFORMS LABELS

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-from images.setup import shell
-from images.setup.places import LOGS, STAMPS
+from hack.devenv import shell
+from hack.devenv.places import LOGS, STAMPS
 
 Input = str | Path
 
@@ -53,11 +53,12 @@ def step(
     needs: tuple[str, ...] = (),
     inputs: Callable[[], Iterable[Input]] = tuple,
     present: Callable[[], bool] = lambda: True,
+    steps: dict[str, Step] = STEPS,
 ) -> Callable[[Callable[[], None]], Callable[[], None]]:
-    """Register a function as a step."""
+    """Register a function as a step: of all sources of images, or of one of them."""
 
     def register(run: Callable[[], None]) -> Callable[[], None]:
-        STEPS[name] = Step(name, says, run, needs, inputs, present)
+        steps[name] = Step(name, says, run, needs, inputs, present)
         return run
 
     return register
@@ -103,10 +104,13 @@ def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def perform(wanted: list[Step]) -> None:
-    """Run the steps, independent ones in parallel. If one fails, wait for the running ones and raise StepFailed."""
-    waiting = {item.name: item for item in wanted}
-    finished: set[str] = set()
+def perform(wanted: list[Step], finished: Iterable[str] = ()) -> None:
+    """Run the steps that are not finished, independent ones in parallel.
+
+    If one fails, wait for the running ones and raise StepFailed.
+    """
+    finished = set(finished)
+    waiting = {item.name: item for item in wanted if item.name not in finished}
     running: dict[Future[None], str] = {}
     failure: Exception | None = None
     # Few at a time, because compilers use all cores.

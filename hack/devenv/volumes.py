@@ -7,8 +7,8 @@ automatically: `reset` recycles released volumes.
 import json
 from typing import Any
 
-from images.setup.places import CLUSTER, KUBECONFIG
-from images.setup.shell import output, run
+from hack.devenv.places import CLUSTER, KUBECONFIG
+from hack.devenv.shell import output, run
 
 CLASS = "shared"
 COUNT = 48

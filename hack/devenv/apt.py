@@ -4,8 +4,8 @@ import os
 import shutil
 from threading import Lock
 
-from images.setup.shell import CommandFailed, run
-from images.setup.steps import say
+from hack.devenv.shell import CommandFailed, run
+from hack.devenv.steps import say
 
 _installing = Lock()
 """Steps run in parallel, and dpkg allows only one process."""

@@ -7,13 +7,13 @@ import subprocess
 import time
 from pathlib import Path
 
-from images.setup import apt
-from images.setup.places import BIN, CACHE, IMAGES, LOGS
-from images.setup.shell import ENVIRONMENT, CommandFailed, output, run, succeeds
-from images.setup.steps import say, step
+from hack.devenv import apt
+from hack.devenv.places import BIN, CACHE, LOGS
+from hack.devenv.shell import ENVIRONMENT, CommandFailed, output, run, succeeds
+from hack.devenv.steps import say, step
 
 PID = CACHE / "dockerd.pid"
-WRAPPER = IMAGES / "setup" / "runc-wrapper"
+WRAPPER = Path(__file__).parent / "runc-wrapper"
 CAP_SYS_RESOURCE = 24
 
 
@@ -34,7 +34,10 @@ def docker() -> None:
     if answers():
         return
     if os.geteuid() != 0:
-        raise CommandFailed("Docker is not running, and only root can start it: start Docker, or run this as root")
+        raise CommandFailed(
+            "Docker does not answer: start it, or add your user to the group that may use it. "
+            "As root, this command installs and starts it"
+        )
     if shutil.which("dockerd", path=ENVIRONMENT["PATH"]) is None:
         say("    Docker is not installed: installing it from Debian")
         apt.install("docker.io", "iptables")

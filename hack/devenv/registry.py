@@ -1,22 +1,27 @@
 """An image registry on this machine. A push uploads only changed layers; `kind load` would copy 3 GB to each node."""
 
-import shutil
-import tempfile
 import time
 import urllib.request
-from pathlib import Path
 
-from images.setup.engine import build, container_runs, image_exists
-from images.setup.places import BIN, CACHE, CRANE, IMAGES, REGISTRY
-from images.setup.shell import CommandFailed, run
-from images.setup.steps import step
+from hack.devenv.choice import image_source
+from hack.devenv.engine import container_runs
+from hack.devenv.places import CACHE, REGISTRY
+from hack.devenv.shell import CommandFailed, run
+from hack.devenv.steps import step
 
 NAME = "resnext-registry"
-IMAGE = f"{NAME}:{CRANE}"
 DATA = CACHE / "registry"
 MIRRORS = CACHE / "mirrors"
 """Mounted into the nodes as containerd's certs.d directory."""
-MANIFESTS = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"
+MANIFESTS = ", ".join(
+    (
+        "application/vnd.oci.image.manifest.v1+json",
+        "application/vnd.docker.distribution.manifest.v2+json",
+        # Docker's containerd image store pushes an index, also for one platform.
+        "application/vnd.oci.image.index.v1+json",
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+    )
+)
 
 
 def _get(path: str) -> bool:
@@ -41,15 +46,12 @@ def holds(reference: str) -> bool:
 @step(
     "registry",
     f"starting an image registry at {REGISTRY}",
-    needs=("docker", "crane"),
-    inputs=lambda: [IMAGES / "registry", CRANE],
+    needs=("docker", "registry-image"),
+    inputs=lambda: image_source().registry_inputs(),
     present=answers,
 )
 def registry() -> None:
-    if not image_exists(IMAGE):
-        with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-            shutil.copy(BIN / "crane", folder)
-            build(IMAGE, Path(folder), IMAGES / "registry" / "Dockerfile")
+    source = image_source()
     DATA.mkdir(parents=True, exist_ok=True)
     write_mirror()
     run("docker", "rm", "--force", NAME)
@@ -57,7 +59,9 @@ def registry() -> None:
     run(
         *("docker", "run", "--detach", f"--name={NAME}", "--restart=unless-stopped"),
         # Published only on the loopback interface; the nodes use the network that they share with the registry.
-        *(f"--publish=127.0.0.1:{port}:5001", f"--volume={DATA}:/data", IMAGE),
+        *(f"--publish=127.0.0.1:{port}:5001", f"--volume={DATA}:{source.registry_data}"),
+        *(f"--env={name}={value}" for name, value in (source.registry_environment or {}).items()),
+        source.registry,
     )
     for _ in range(40):
         if answers():

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from threading import local
 
-from images.setup.places import BIN, LOGS
+from hack.devenv.places import BIN, LOGS
 
 _current = local()
 

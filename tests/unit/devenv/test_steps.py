@@ -4,8 +4,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from images.setup import shell, steps
-from images.setup.steps import Step, StepFailed, closure, digest, perform
+
+from hack.devenv import shell, steps
+from hack.devenv.steps import Step, StepFailed, closure, digest, perform
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@
 import json
 import re
 
-from images.setup.places import KUBECONFIG, ROOT
-from images.setup.shell import output, run
-from images.setup.steps import say
+from hack.devenv.places import KUBECONFIG, ROOT
+from hack.devenv.shell import output, run
+from hack.devenv.steps import say
 
 CRD = "resnexttrainings.resnext.dev"
 MANIFEST = ROOT / "manifests" / "crd.yaml"

@@ -1,21 +1,22 @@
-"""kind's node image: pulled if an image registry is reachable, otherwise compiled from Go modules."""
+"""kind's node image, compiled from Go modules."""
 
 import json
 import shutil
 import tempfile
 from pathlib import Path
 
-from images.setup import debian
-from images.setup.engine import build, image_exists
-from images.setup.places import BIN, CACHE, COREDNS, ETCD, IMAGES, KIND, KUBERNETES, PAUSE
-from images.setup.shell import CommandFailed, output, run
-from images.setup.steps import Input, step
-from images.setup.tools import GO, KUBECTL, STRIPPED, go_install
+from hack.devenv.engine import build, image_exists
+from hack.devenv.offline import debian
+from hack.devenv.offline.steps import STEPS
+from hack.devenv.offline.versions import COREDNS, ETCD, KUBERNETES, PAUSE
+from hack.devenv.places import BIN, CACHE, KIND
+from hack.devenv.shell import CommandFailed, output, run
+from hack.devenv.steps import Input, step
+from hack.devenv.tools import GO, STRIPPED, extract_clients, go_install
 
-SOURCES = IMAGES / "kubernetes"
+SOURCES = Path(__file__).parent / "kubernetes"
 BINARIES = CACHE / "kubernetes"
 NODE = f"resnext-node:{KUBERNETES}"
-OFFICIAL = f"kindest/node:{KUBERNETES}"
 COMPONENTS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy")
 PROGRAMS = (*COMPONENTS, "kubelet", "kubeadm")
 
@@ -28,12 +29,8 @@ TAGS = {
 """The names under which kubeadm and containerd look for the images of a cluster."""
 
 
-def image() -> str:
-    return OFFICIAL if debian.registry_answers() else NODE
-
-
 def _compiled() -> bool:
-    return debian.registry_answers() or all((BINARIES / name).is_file() for name in (*PROGRAMS, "etcd", "coredns"))
+    return all((BINARIES / name).is_file() for name in (*PROGRAMS, "etcd", "coredns"))
 
 
 def _versions() -> list[Input]:
@@ -47,14 +44,13 @@ def inputs() -> list[Input]:
 
 @step(
     "kubernetes",
-    f"compiling Kubernetes {KUBERNETES} from Go modules, unless it can be pulled",
+    f"compiling Kubernetes {KUBERNETES} from Go modules",
     needs=("docker",),
     inputs=_versions,
     present=_compiled,
+    steps=STEPS,
 )
 def kubernetes() -> None:
-    if debian.registry_answers():
-        return
     BINARIES.mkdir(parents=True, exist_ok=True)
     stamp = "k8s.io/component-base/version"
     major, minor, _ = KUBERNETES.removeprefix("v").split(".")
@@ -76,19 +72,18 @@ def kubernetes() -> None:
 @step(
     "node",
     "creating the node image",
-    needs=("debian", "tools", "kubernetes"),
+    # Also after kind and crane are compiled, because it deletes Go's caches.
+    needs=("debian", "tools", "crane", "kubernetes"),
     inputs=inputs,
-    present=lambda: image_exists(image()),
+    present=lambda: image_exists(NODE),
+    steps=STEPS,
 )
 def node() -> None:
-    if debian.registry_answers():
-        run("docker", "pull", OFFICIAL)
-        return
     kind = json.loads(output("go", "mod", "download", "-json", f"sigs.k8s.io/kind@{KIND}", env=GO))
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         context = Path(folder)
         shutil.copytree(BINARIES, context / "bin", copy_function=_link)
-        shutil.copy(KUBECTL, context / "bin" / "kubectl")
+        extract_clients(context / "bin", ["kubectl"])  # one on PATH may be a script, or linked dynamically
         shutil.copytree(Path(kind["Dir"], "images", "base", "files"), context / "kind")
         arguments = (f"--build-arg=BASE={debian.BASE}", f"--build-arg=VERSION={KUBERNETES}")
         for target, tag in {**TAGS, "node": f"{NODE}-bare"}.items():

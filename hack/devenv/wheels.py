@@ -5,10 +5,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from images.setup import apt
-from images.setup.places import CACHE, IMAGES, ROOT, WHEELS
-from images.setup.shell import CommandFailed, log_to, output, run, succeeds
-from images.setup.steps import digest, say
+from hack.devenv import apt
+from hack.devenv.places import CACHE, IMAGES, ROOT, WHEELS
+from hack.devenv.shell import CommandFailed, log_to, output, run, succeeds
+from hack.devenv.steps import digest, say
 
 SCRIPT = IMAGES / "trainer" / "build-wheels"
 LOCKS = ROOT / "requirements"
