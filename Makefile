@@ -66,7 +66,7 @@ test-faults: $(VENV)/.dev ## Inject a fault at every API write of the operator (
 	@$(SETUP) kwok cluster images
 	@RESNEXT_FAULTS=all $(BIN)/pytest -s tests/e2e/test_faults.py tests/e2e/test_nodes.py tests/e2e/test_stalled.py
 
-test-soak: $(VENV)/.dev ## Run malformed objects of one tenant next to another tenant's trainings (30 minutes; RESNEXT_SOAK_SEED=N)
+test-soak: $(VENV)/.dev ## Soak test: one tenant creates malformed objects while another runs trainings (30 minutes; RESNEXT_SOAK_SEED=N)
 	@$(SETUP) kwok cluster images
 	@RESNEXT_SOAK_SECONDS=1800 $(BIN)/pytest -s tests/e2e/test_soak.py
 
@@ -82,7 +82,7 @@ bench-operator: $(VENV)/.dev ## Benchmark the operator with 100 and 1,000 concur
 
 ##@ Development
 
-check: $(VENV)/.dev ## Check format, lint, types, import contracts and generated files
+check: $(VENV)/.dev ## Check formatting, lint, types, import contracts and generated files
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy

@@ -56,7 +56,7 @@ def _registry_answers() -> bool:
         if not ANSWER.is_file():
             if not engine.answers():
                 raise CommandFailed(
-                    f"Docker does not answer, so it is unknown whether images can be pulled: start Docker, "
+                    f"Docker is not reachable, so it is unknown whether images can be pulled: start Docker, "
                     f"or set {VARIABLE} to yes or no"
                 )
             answer = succeeds("docker", "pull", "--quiet", DEBIAN, timeout=60)

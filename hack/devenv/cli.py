@@ -35,8 +35,8 @@ Create a kind cluster on this machine and build the project's images for it. Com
   down      delete the cluster and the registry's container; keep images and caches
   clean     delete everything that the setup created, and stop the Docker engine that it started
 
-Images of Debian, the nodes and the registry are pulled if an image registry answers, and are built from Debian packages
-and Go modules otherwise. RESNEXT_IMAGE_REGISTRY=yes|no overrides the check. RESNEXT_BASE_IMAGE replaces
+Images of Debian, the nodes and the registry are pulled if an image registry is reachable, and are otherwise built from
+Debian packages and Go modules. RESNEXT_IMAGE_REGISTRY=yes|no overrides the check. RESNEXT_BASE_IMAGE replaces
 debian:bookworm-slim, for example by an image with the certificate authority of a TLS proxy.
 """
 

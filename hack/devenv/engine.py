@@ -35,8 +35,8 @@ def docker() -> None:
         return
     if os.geteuid() != 0:
         raise CommandFailed(
-            "Docker does not answer: start it, or add your user to the group that may use it. "
-            "As root, this command installs and starts it"
+            "Docker is not reachable: start it, or add your user to the group docker. "
+            "As root, this command installs and starts Docker"
         )
     if shutil.which("dockerd", path=ENVIRONMENT["PATH"]) is None:
         say("    Docker is not installed: installing it from Debian")

@@ -2,7 +2,7 @@
 
 - The CRD of an earlier API version: the API server rejects a CRD without the versions that it has stored. The old CRD
   is deleted together with its trainings; docs/upgrading.md describes how to keep them in other clusters.
-- A pending operation of a helm that was killed: helm refuses any other operation as long as its record exists.
+- A pending operation of a killed Helm process: Helm refuses any other operation as long as its record exists.
 """
 
 import json
@@ -29,7 +29,7 @@ def delete() -> None:
         say(f"    The cluster stores removed API versions ({', '.join(versions)}): deleting the CRD and all trainings")
         run(*KUBECTL, "delete", "crd", CRD, "--timeout=60s")
     if names := _pending_operations():
-        say(f"    A killed helm left {', '.join(names)}: deleting it")
+        say(f"    A killed Helm process left {', '.join(names)}: deleting it")
         run(*KUBECTL, "delete", "secret", *PENDING)
 
 

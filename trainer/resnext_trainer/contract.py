@@ -32,7 +32,8 @@ class ExitStatus(Enum):
     """Another training or an older attempt holds the lock of the checkpoint directory; retried, counts toward
     backoffLimit."""
     SYSTEM_ERROR = 12
-    """Operating-system error (open files, memory, I/O, a stale network mount); retried, counts toward backoffLimit."""
+    """Operating-system error (too many open files, out of memory, I/O error, stale mount); retried, counts toward
+    backoffLimit."""
     STOPPED = 75
 
     @classmethod

@@ -1,4 +1,4 @@
-"""A local registry that plays Docker Hub and registry.k8s.io, to test the normal path where they cannot be reached.
+"""A local registry that stands in for Docker Hub and registry.k8s.io, to test the normal path without them.
 
     python3 -m hack.devenv.offline.public_stand_in start CACHE
     python3 -m hack.devenv.offline.public_stand_in stop
@@ -42,7 +42,7 @@ def repository(image: str) -> str:
 
 
 def images() -> dict[str, str]:
-    """The official names, and the images that play them."""
+    """The official names, and the images that stand in for them."""
     return {
         public.DEBIAN: OFFLINE.base,
         public.NODE: f"{NAME}:node",
@@ -59,7 +59,7 @@ def with_mirror(configuration: str) -> str:
 
 
 def hosts() -> str:
-    """containerd's hosts.toml for a registry that is played."""
+    """containerd's hosts.toml for a registry that the stand-in replaces."""
     return f'[host."http://{NAME}:5001"]\n  capabilities = ["pull", "resolve"]\n'
 
 

@@ -1,4 +1,4 @@
-"""The source of images if no image registry answers: Debian packages and Go modules."""
+"""The source of images if no image registry is reachable: Debian packages and Go modules."""
 
 from hack.devenv.image_source import ImageSource, PodNetwork
 from hack.devenv.offline import debian, network, node, registry

@@ -63,13 +63,13 @@ class AttemptStatus(StatusModel):
     """Pod that caused the end of the attempt."""
 
     node: Text | None = None
-    """Node of that pod."""
+    """Node of the pod that caused the end of the attempt."""
 
     rank: Count | None = None
     """Rank that caused the end of the attempt."""
 
     log: Lines = []
-    """Last lines of the log of that pod."""
+    """Last lines of the log of the pod that caused the end of the attempt."""
 
     @property
     def ended(self) -> bool:

@@ -53,7 +53,7 @@ class Workers(PodTemplate):
     """Volumes to mount into the filesystem of the worker container."""
 
     host_network: bool = False
-    """Use the network namespace of the node. The operator must allow it (`allow.hostNetwork` in the Helm chart). At
+    """Use the host's network namespace. The operator must allow it (`allow.hostNetwork` in the Helm chart). At
     most one worker runs per node, and no NetworkPolicy is created."""
 
     rules = (

@@ -139,7 +139,7 @@ class ProgressStatus(StatusModel):
     """Progress of the training over all attempts."""
 
     epoch: Number | None = None
-    """Number of completed epochs, with fraction."""
+    """Number of completed epochs, including the fraction of the current one."""
 
     epochs: Count
     """Total number of epochs."""
@@ -179,10 +179,10 @@ class CheckpointStatus(StatusModel):
     """Step of the checkpoint."""
 
     time: Annotated[str, PlainValidator(displayed_time), TEXT_SCHEMA]
-    """Time at which it was saved."""
+    """Time at which the checkpoint was saved."""
 
     path: Text
-    """Its directory in worker 0."""
+    """Directory of the checkpoint in worker 0."""
 
     differences: Lines = []
     """Differences of recipe and dataset from those of the resumed run (onMismatch: continue)."""
@@ -223,7 +223,7 @@ class OperatorState(StatusModel):
     """First step that was observed in the current attempt."""
 
     first_time: Time | None = None
-    """Time at which that step was observed."""
+    """Time at which firstStep was observed."""
 
     pods_accounted_until: Time | None = None
     """Creation time of the newest worker whose termination has been counted."""

@@ -20,7 +20,8 @@ PERMANENT_EXIT_STATUSES = (
 )
 """Exit statuses that another attempt would repeat; the training fails."""
 
-# A launcher often exits before the loss of a node is known: a missed heartbeat is detected after 40 s, pods after 70 s.
+# A launcher often exits before the loss of a node is known: the node controller marks the node as unreachable after
+# 40 s, and its pods are evicted after 70 s.
 EVIDENCE_GRACE = timedelta(seconds=90)
 
 # If the worker's node is known to be alive, its kubelet reports the end of its pods within a second or two.
@@ -153,7 +154,10 @@ class AttemptObservation:
                 f"OOMKilled at its memory limit of {limit}: raise spec.workers.resources.limits.memory "
                 "or lower spec.training.batchSize"
             )
-        return "OOMKilled by the node, and no memory limit is set: set spec.workers.resources.limits.memory"
+        return (
+            "OOMKilled because the node ran out of memory; no memory limit is set: "
+            "set spec.workers.resources.limits.memory"
+        )
 
     def _attribute_failure(self, report: TerminationReport, ending: AttemptOutcome) -> AttemptOutcome:
         """The outcome with the culprit pod: that of the rank in the report, or the only pod that the message names."""

@@ -37,8 +37,8 @@ class Reason(StrEnum):
 
     # Pods.
     VOLUME_STILL_ATTACHED = "VolumeStillAttached"
-    """Worker 0 was moved to another node, but the checkpoint volume is still attached to the old one. The volume is
-    detached when the old node recovers or is deleted; if that node is permanently down, taint it
+    """Worker 0 was rescheduled to another node, but the checkpoint volume is still attached to the old one. The volume
+    is detached when the old node recovers or is deleted; if that node is permanently down, taint it with
     `node.kubernetes.io/out-of-service`.
     """
     CLAIM_NOT_FOUND = "ClaimNotFound"
@@ -138,8 +138,8 @@ class Reason(StrEnum):
     CHECKPOINT_LOCKED = "CheckpointLocked"
     """Another training holds the lock of the checkpoint directory. The attempt counts as a failure and is retried."""
     SYSTEM_ERROR = "SystemError"
-    """An operating-system error occurred: too many open files, no memory, an I/O error or a stale network mount. The
-    attempt counts as a failure and is retried.
+    """An operating-system error occurred: too many open files, out of memory, an I/O error or a stale network mount.
+    The attempt counts as a failure and is retried.
     """
 
     # Why a training fails, independent of the cause of the last attempt.

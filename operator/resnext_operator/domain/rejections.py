@@ -86,7 +86,7 @@ def advice(rejection: Rejection) -> str:
             return f"set {listed or f'spec.{part}.resources'} to a value that the namespace's LimitRange allows"
         case Cause.POD_SECURITY:
             return (
-                "remove the volumes of type hostPath and hostNetwork from spec.workers, "
+                "remove hostPath volumes and hostNetwork from spec.workers, "
                 "or use a namespace whose Pod Security level allows them"
             )
         case Cause.WEBHOOK:
@@ -94,7 +94,7 @@ def advice(rejection: Rejection) -> str:
         case Cause.POLICY:
             return "change the field that the policy names, or ask the owner of the policy"
         case Cause.RIGHTS:
-            return "grant this permission to the operator's service account: install the current role of the Helm chart"
+            return "grant this permission to the operator's service account, for example by upgrading the Helm chart"
         case Cause.INVALID:
             return "correct the field that the message names"
     if "PriorityClass" in message:

@@ -38,7 +38,7 @@ def _volumes(causes: str) -> list[str]:
         found.append(f"recreate PersistentVolumeClaim {deleted[1]}, which is being deleted")
     if "volume node affinity conflict" in causes:
         found.append(
-            "add nodes in the topology domain (such as the zone) of the volume, or use a volume of another one"
+            "add nodes in the topology domain (such as the zone) of the volume, or use a volume in another one"
         )
     if "ReadWriteOncePod" in causes:
         found.append("delete the other pod that uses the ReadWriteOncePod claim, or use another claim")
@@ -71,7 +71,7 @@ def _taints(causes: str, part: str) -> list[str]:
     found = []
     taints = [each for each in dict.fromkeys(_TAINT.findall(causes)) if each not in _CONTROL_PLANE_TAINTS]
     if wanted := [each for each in taints if not each.startswith(_NODE_CONDITION_PREFIX)]:
-        found.append(f"add a toleration of {' and '.join(wanted)} to {part}.tolerations, or remove the taint")
+        found.append(f"add a toleration for {' and '.join(wanted)} to {part}.tolerations, or remove the taint")
     if conditions := [each for each in taints if each.startswith(_NODE_CONDITION_PREFIX)]:
         found.append(f"repair the nodes with taint {' and '.join(conditions)}, or add nodes")
     if "were unschedulable" in causes:

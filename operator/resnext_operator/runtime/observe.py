@@ -169,7 +169,7 @@ def _disrupted(status: PodStatus) -> bool:
 
 
 def _unreachable(status: PodStatus) -> bool:
-    """Whether the taint manager deletes the pod and it is not ready: a live kubelet keeps a saving pod ready."""
+    """Whether the taint manager deletes the pod and it is not ready; a pod that saves on a live node stays ready."""
     taken = word(_condition(status, "DisruptionTarget").get("reason")) == "DeletionByTaintManager"
     return taken and word(_condition(status, "Ready").get("status")) != "True"
 
@@ -209,7 +209,7 @@ def _scheduled(status: PodStatus) -> datetime | None:
 
 
 def _out_of_memory(ended: TerminatedState) -> bool:
-    """Whether the kubelet, or on cgroup v1, where only the rank is killed, the worker's first process reports it."""
+    """Whether the container ran out of memory. On cgroup v1, where only a rank is killed, the worker reports it."""
     reported = _exit_code(ended) == 137 and "killed for memory" in word(ended.get("message"))
     return word(ended.get("reason")) == "OOMKilled" or reported
 

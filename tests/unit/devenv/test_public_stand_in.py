@@ -1,4 +1,4 @@
-"""The local registry that plays the public ones."""
+"""The local registry that stands in for the public ones."""
 
 import json
 import subprocess

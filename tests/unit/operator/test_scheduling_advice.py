@@ -19,7 +19,7 @@ PREEMPTION = " preemption: 0/4 nodes are available: 4 Preemption is not helpful 
         ("4 node(s) didn't match Pod's node affinity/selector", "check spec.workers.nodeSelector"),
         ("4 node(s) didn't match pod anti-affinity rules", "check spec.workers.affinity"),
         ("4 node(s) didn't match pod topology spread constraints", "check spec.workers.topologySpreadConstraints"),
-        ("4 node(s) had untolerated taint {nvidia.com/gpu: present}", "add a toleration of nvidia.com/gpu to"),
+        ("4 node(s) had untolerated taint {nvidia.com/gpu: present}", "add a toleration for nvidia.com/gpu to"),
         ("4 node(s) had untolerated taint {node.kubernetes.io/not-ready: }", "repair the nodes with taint"),
         ("4 node(s) were unschedulable", "uncordon the cordoned nodes"),
         (
@@ -44,7 +44,7 @@ def test_several_causes_are_all_answered():
     advice = scheduling_advice(message, "worker")
     assert advice == (
         "add nodes with free nvidia.com/gpu, or lower spec.workers.resources; "
-        "add a toleration of nvidia.com/gpu to spec.workers.tolerations, or remove the taint"
+        "add a toleration for nvidia.com/gpu to spec.workers.tolerations, or remove the taint"
     )
 
 

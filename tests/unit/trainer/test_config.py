@@ -20,7 +20,7 @@ def test_resolve_empty_config_is_published_recipe():
 
 
 def test_resolve_250_epoch_preset_enables_mixup():
-    """The preset of 250 epochs uses MixUp, as published."""
+    """The preset of 250 epochs uses mixup, as published."""
     training = resolve({"preset": "resnext101-32x4d-250ep"})
     assert (training.epochs, training.mixup) == (250, 0.2)
 

@@ -10,12 +10,12 @@ from tests.support.processes import output
 def test_kill_stale_rank_earlier_attempt_killed(tmp_path):
     """The rank of an earlier attempt on the same slot is killed."""
     program = "import time; print('up', flush=True); time.sleep(600)"
-    straggler = subprocess.Popen([sys.executable, "-c", program, "resnext_trainer"], stdout=subprocess.PIPE)
-    output(straggler).readline()
+    stale = subprocess.Popen([sys.executable, "-c", program, "resnext_trainer"], stdout=subprocess.PIPE)
+    output(stale).readline()
     pid_file = tmp_path / "0.pid"
-    pid_file.write_text(str(straggler.pid))
+    pid_file.write_text(str(stale.pid))
     rank_exec.kill_stale_rank(pid_file)
-    assert straggler.wait(timeout=5) == -9
+    assert stale.wait(timeout=5) == -9
 
 
 def test_kill_stale_rank_other_process_not_killed(tmp_path):

@@ -196,7 +196,7 @@ def test_resume_removed_field_keeps_run_value(tmp_path):
     Attempt(tmp_path, {"seed": 3}).trained(10)
     resumed = Attempt(tmp_path, attempt=2)
     assert resumed.config.seed == 3
-    assert "no longer set, but the run keeps" in "\n".join(resumed.notes)
+    assert "the run keeps the values of fields that are no longer set" in "\n".join(resumed.notes)
     assert "seed: 3, not 0" in "\n".join(resumed.notes)
 
 
@@ -310,12 +310,12 @@ def test_resume_run_locked_until_attempt_ends(root, monkeypatch):
     assert Attempt(root).newest == 1000
 
 
-def test_resume_higher_attempt_blocks_straggler_writes(root, monkeypatch):
+def test_resume_higher_attempt_blocks_stale_writes(root, monkeypatch):
     """The stale attempt saves neither a checkpoint nor the best one; existing checkpoints stay complete."""
     monkeypatch.setenv("RESNEXT_TRAINING_UID", "training-a")
-    straggler = Attempt(root, attempt=1)
+    stale = Attempt(root, attempt=1)
     Attempt(root, attempt=2)
-    folder, run, position = straggler.folder, straggler.run, TrainingPosition(step=1005)
+    folder, run, position = stale.folder, stale.run, TrainingPosition(step=1005)
     for write in (
         lambda: store.save_best(folder, position, ARRAYS, run.provenance, run.check),
         lambda: store.save(folder, position, ARRAYS, 1, 3, run.provenance, run.check),
@@ -323,6 +323,6 @@ def test_resume_higher_attempt_blocks_straggler_writes(root, monkeypatch):
         with pytest.raises(TrainingError, match="attempt 2") as caught:
             write()
         assert caught.value.verdict is ExitStatus.CHECKPOINT_LOCKED
-    assert straggler.newest == 1000
-    assert checkpoints.best(straggler.folder).top1 == 0.75
-    assert not list(straggler.folder.glob(".*.writing"))
+    assert stale.newest == 1000
+    assert checkpoints.best(stale.folder).top1 == 0.75
+    assert not list(stale.folder.glob(".*.writing"))

@@ -222,7 +222,7 @@ KINDS = {
     "BSD sums": (b"SHA256 (train-00000-of-00004) = 00\n", "a list of checksums"),
     "text": ("naïve notes\n".encode() * 90, "text"),
     "JPEG": (b"\xff\xd8\xff\xe0" + bytes(99), "a JPEG"),
-    "zeros": (bytes(4096), "zeros at its start"),
+    "zeros": (bytes(4096), "starts with zeros"),
     "noise": (b"\x01\x02\x03\xfe" * 99, "not a TFRecord file"),
     "short": (b"\x01\x02", "not a TFRecord file"),
 }

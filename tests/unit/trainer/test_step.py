@@ -1,4 +1,4 @@
-"""Training step: gradient accumulation, MixUp, reset and averaged weights."""
+"""Training step: gradient accumulation, mixup, reset and averaged weights."""
 
 import functools
 
@@ -60,7 +60,7 @@ def test_gradient_accumulation_matches_full_batch(batch, monkeypatch):
 
 
 def test_mixup_mixes_images_and_targets(batch):
-    """MixUp follows normalization and mixes smoothed labels of reversed partners, as in the published recipe."""
+    """Mixup follows normalization and mixes smoothed labels of reversed partners, as in the published recipe."""
     images, labels = batch
     share = np.linspace(0, 1, 12, dtype=np.float32)
     mixing = step(12, 1, mixup=0.2, labelSmoothing=0.1)

@@ -116,7 +116,7 @@ def test_train_unwritable_directory_rejected_before_step_1(settings, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["fp16", "bf16"])
 def test_train_mixed_precision_with_mixup_stays_finite(settings, mode):
-    """fp16 and bf16 with MixUp and label smoothing give finite losses."""
+    """fp16 and bf16 with mixup and label smoothing give finite losses."""
     settings |= {"precision": {"mode": mode}, "mixup": 0.2, "labelSmoothing": 0.1, "batchSize": 8}
     settings["data"] = {"format": "synthetic", "syntheticImages": 24}
     report = trained(settings)

@@ -19,7 +19,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 
 
 class FinalSave:
-    """Retries saving a checkpoint until it is written or the time is over."""
+    """Retries saving a checkpoint until it is written or the timeout expires."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class FinalSave:
     def finish(self, position: TrainingPosition, seconds_left: Callable[[], float], *, best: bool) -> str:
         """Waits until the checkpoint is written; the first try has been started. Must be called on every rank.
 
-        Raises TrainingError on every rank when the time is over, which a stop request may shorten. The best
+        Raises TrainingError on every rank when the timeout expires; a stop request may shorten the timeout. The best
         checkpoint is retried as well; if only that one fails, rank 0 returns a message.
         """
         self._again = time.monotonic() + self._pause

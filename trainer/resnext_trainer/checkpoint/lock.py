@@ -4,7 +4,7 @@ It requires only exclusive file creation, not flock, which network file systems 
 lock-00000001, lock-00000002 and so on are generations: a process takes the lock by creating the next one. The process
 that created the last one holds the lock, and removes the earlier ones, so that their holders notice.
 
-A lock is held while its file is touched every few seconds. Its age is the difference to a file that was just written to
+A lock is held while its file is touched every few seconds. Its age is measured against a file just written to
 the same directory, so that both times come from the clock of the file server.
 """
 

@@ -47,7 +47,7 @@ def resumed_with(comparison: Comparison, before: Provenance, differences: Sequen
     if comparison.run:
         lines.append(f"resuming with changed settings: {'; '.join(map(str, comparison.run))}")
     if removed := [each for each in comparison.kept if each.field in before.written]:
-        lines.append(f"no longer set, but the run keeps its recipe and settings: {_kept(removed)}")
+        lines.append(f"the run keeps the values of fields that are no longer set: {_kept(removed)}")
     if unwritten := [each for each in comparison.kept if each.field not in before.written]:
         lines.append(f"the run keeps its values of unset fields: {_kept(unwritten)}")
     if comparison.unknown:

@@ -12,7 +12,7 @@ def add(commands: Commands) -> None:
     report = command(
         commands,
         "report",
-        "render a run's log.jsonl as a self-contained HTML report, also during a run",
+        "render a run's log.jsonl as a self-contained HTML report, even while training is running",
         _run,
         "A training writes log.jsonl next to its checkpoints.",
     )

@@ -269,7 +269,7 @@ class Checkpoint(Config):
     status 10. On a stop request, the termination grace period of the pod also limits it."""
 
     keep: Annotated[int, Field(ge=2, le=1_000_000)] = 3
-    """Number of most recent checkpoints to keep, at least 2 because the latest may be incomplete. The checkpoint with
+    """Number of most recent checkpoints to keep, at least 2 because the newest may be damaged. The checkpoint with
     the best top-1 accuracy is kept in addition."""
 
 
@@ -277,7 +277,7 @@ _EPOCHS_OF_PRESET = "".join(
     f"has(self.preset) && self.preset == '{name}' ? {preset['epochs']} : " for name, preset in presets.PRESETS.items()
 )
 _EPOCHS = f"has(self.epochs) ? self.epochs : {_EPOCHS_OF_PRESET}90"
-"""CEL expression: number of epochs, also if the user does not set epochs."""
+"""CEL expression: number of epochs, even if the user does not set epochs."""
 
 
 class Training(Config):
@@ -321,7 +321,8 @@ class Training(Config):
     """Compile the forward and backward pass with XLA."""
 
     device: Annotated[Literal["auto", "gpu", "cpu"], HERE] = "auto"
-    """Device to train on. auto is gpu if the workers request GPUs, otherwise cpu. gpu does not fall back to cpu."""
+    """Device to train on. auto selects gpu if the workers request GPUs (outside a cluster, if the machine
+    has GPUs), otherwise cpu. gpu does not fall back to cpu."""
 
     data: Annotated[Data, RECIPE] = Data()
     """Dataset and input pipeline."""

@@ -42,7 +42,7 @@ class Fingerprint(BaseModel):
     splits: Mapping[str, Split]
 
     def differences(self, now: "Fingerprint") -> list[str]:
-        """Differences to the dataset `now`, one message per split."""
+        """Differences from the dataset `now`, one message per split."""
         if self.format != now.format:
             return [f"dataset: format was {self.format}, is {now.format}"]
         found = []

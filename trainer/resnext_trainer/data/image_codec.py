@@ -112,7 +112,7 @@ def _rgb(picture: "Image") -> "Image":
         case mode if mode.startswith("I"):
             return _from_integers(picture, raw, transparent)
         case "1" | "L" if transparent is not None:
-            # Pillow scales the pixels to 8 bits, but not the transparent grey level.
+            # Pillow scales the pixels to 8 bits, but not the transparent gray level.
             picture.info["transparency"] = transparent if picture.mode == "1" else transparent * _GREY_STEP.get(raw, 1)
         case "RGB" if transparent is not None and ";16" in raw:
             raise _NotConvertible(
@@ -125,7 +125,7 @@ def _rgb(picture: "Image") -> "Image":
 
 
 _GREY_STEP = {"L;2": 85, "L;4": 17}
-"""Factor from 2-bit and 4-bit grey levels to 8 bits."""
+"""Factor from 2-bit and 4-bit gray levels to 8 bits."""
 
 
 def _from_integers(picture: "Image", raw: str, transparent: Any) -> "Image":
@@ -139,12 +139,12 @@ def _from_integers(picture: "Image", raw: str, transparent: Any) -> "Image":
     greatest = 4095 if raw == "I;12" else 65_535
     inverted = picture.format == "TIFF" and picture.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
     values = np.asarray(picture).astype(np.uint32)
-    grey = ((values.clip(0, greatest) * 255 + greatest // 2) // greatest).astype(np.uint8)
+    gray = ((values.clip(0, greatest) * 255 + greatest // 2) // greatest).astype(np.uint8)
     if inverted:  # zero is white; Pillow handles this for 8 bits only
-        grey = 255 - grey
+        gray = 255 - gray
     if isinstance(transparent, int):
-        grey[values == transparent] = 255
-    return Image.fromarray(grey).convert("RGB")
+        gray[values == transparent] = 255
+    return Image.fromarray(gray).convert("RGB")
 
 
 _PHOTOMETRIC, _SUBFILE_TYPE, _REDUCED = 262, 254, 1

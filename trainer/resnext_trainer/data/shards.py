@@ -30,7 +30,7 @@ _STARTS = (
     (b"\xfd7zXZ", "compressed with xz: decompress it (unxz)"),
     (b"\x04\x22\x4d\x18", "compressed with lz4: decompress it (unlz4)"),
     (b"PK\x03\x04", "a zip archive: unpack it"),
-    (b"PK\x05\x06", "an empty zip archive: fetch it again"),
+    (b"PK\x05\x06", "an empty zip archive: download it again"),
     (b"7z\xbc\xaf", "a 7z archive: unpack it"),
     (b"version https://git-lfs", "a Git LFS pointer: fetch the content with `git lfs pull`"),
     (b"/annex/objects/", "a git-annex pointer: fetch the content with `git annex get`"),
@@ -43,9 +43,12 @@ _STARTS = (
 )
 _ZLIB = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
 _TEXTS = (
-    (re.compile(rb"(?i)<(!doctype )?html"), "an HTML page, such as an error of a download: fetch it again"),
-    (re.compile(rb"<\?xml|<Error>"), "XML, such as an error of a download: fetch it again"),
-    (re.compile(rb"[{\[]"), "JSON, such as an error of a download: fetch it again"),
+    (
+        re.compile(rb"(?i)<(!doctype )?html"),
+        "an HTML page, such as the error page of a failed download: download it again",
+    ),
+    (re.compile(rb"<\?xml|<Error>"), "XML, such as the error response of a failed download: download it again"),
+    (re.compile(rb"[{\[]"), "JSON, such as the error response of a failed download: download it again"),
     (re.compile(rb"\\?(MD5|SHA\d+|[0-9a-fA-F]{32,128})[ \t(]"), "a list of checksums: move it elsewhere"),
 )
 _HEAD = 512
@@ -113,7 +116,7 @@ def kind(start: bytes) -> str | None:
     if start[257:262] == b"ustar":
         return "a tar archive: unpack it"
     if not start.strip(b"\0"):
-        return "zeros at its start, as after an interrupted copy: copy the file again"
+        return "a file that starts with zeros, as after an interrupted copy: copy the file again"
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     for form, words in _TEXTS:
         if form.match(text) and _is_text(text):

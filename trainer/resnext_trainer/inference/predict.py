@@ -1,4 +1,4 @@
-"""Classification of unlabelled images, cropped and resized as in evaluation."""
+"""Classification of unlabeled images, cropped and resized as in evaluation."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence

@@ -63,7 +63,7 @@ def _conv1x1(images: Any, kernel: Any) -> Any:
 
 @functools.cache
 def _grouped_has_gradient(dtype: tf.DType) -> bool:
-    """Whether the CPU device has a gradient of grouped convolutions. It does with oneDNN, and does not without."""
+    """Whether TensorFlow has a gradient for grouped convolutions on the CPU, which requires oneDNN."""
     with tf.init_scope(), tf.device("/CPU:0"):
         images, kernel = tf.ones([1, 4, 4, 16], dtype), tf.ones([1, 1, 8, 16], dtype)
         # In a graph: TensorFlow selects oneDNN kernels when it rewrites a graph.

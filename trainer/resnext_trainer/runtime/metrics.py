@@ -47,7 +47,7 @@ class Metrics:
         self._loss = gauge("loss", "Mean training loss over the last 10 seconds.")
         self._learning_rate = gauge("learning_rate", "Learning rate of the last step.")
         self._loss_scale = gauge("loss_scale", "fp16 loss scale; 1 in other precisions.")
-        self._epoch = gauge("epoch", "Number of completed epochs, with fraction.")
+        self._epoch = gauge("epoch", "Number of completed epochs, including the fraction of the current one.")
         self._checkpoint_success = gauge(
             "checkpoint_last_success_timestamp_seconds", "Unix time of the last successful checkpoint."
         )

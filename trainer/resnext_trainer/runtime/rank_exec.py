@@ -10,7 +10,7 @@ from pathlib import Path
 
 from resnext_trainer.runtime import signals
 
-_STRAGGLER_SECONDS = 10.0
+_STALE_RANK_SECONDS = 10.0
 
 _MPI_PREFIXES = ("OMPI_", "PMIX_", "PRTE_")
 
@@ -41,7 +41,7 @@ def kill_stale_rank(pid_file: Path) -> None:
         if b"resnext_trainer" not in Path(f"/proc/{pid}/cmdline").read_bytes() or pid == os.getpid():
             return
         os.kill(pid, signal.SIGKILL)
-        deadline = time.monotonic() + _STRAGGLER_SECONDS
+        deadline = time.monotonic() + _STALE_RANK_SECONDS
         # The command line of a zombie process is empty.
         while Path(f"/proc/{pid}/cmdline").read_bytes() and time.monotonic() < deadline:
             time.sleep(0.05)

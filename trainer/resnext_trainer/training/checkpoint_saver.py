@@ -51,7 +51,7 @@ class CheckpointSaver:
         self._postponed = True
 
     def save_within_epoch(self, position: TrainingPosition) -> None:
-        """Saves the newest checkpoint in mid-epoch; raises NotFiniteError on every rank."""
+        """Saves the newest checkpoint within an epoch; raises NotFiniteError on every rank."""
         variables = averaged_variables(self._state, self._communicator)
         self._check_finite(position, variables)
         self._manager.save(position, variables)

@@ -33,8 +33,8 @@ _GREATEST, _LATEST = 1e300, 1e11
 _POINTS = 1000
 """Maximum number of points per line: a chart has fewer pixels, and a long run has 100,000 records."""
 
-# The palette of Okabe and Ito, which colour-blind readers can distinguish.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000")
+# The palette of Okabe and Ito, which color-blind readers can distinguish.
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000")
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 760px; margin: 2em auto; padding: 0 1em; color: #222 }
@@ -192,12 +192,12 @@ def _chart(name: str, series: Mapping[str, Points], form: str) -> str:
         parts.append(f'<text x="{_LEFT - 6}" y="{y}" dy=".35em" text-anchor="end">{form.format(tick)}</text>')
     for tick in across:
         parts.append(f'<text x="{place_x(tick):.1f}" y="{_HEIGHT - 8}" text-anchor="middle">{tick:g}</text>')
-    for color, points in zip(_COLOURS, drawn.values(), strict=False):
+    for color, points in zip(_COLORS, drawn.values(), strict=False):
         places = [(place_x(x), place_y(y)) for x, y in points]
         parts.append(f'<polyline stroke="{color}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>')
         if len(places) < 50:
             parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{color}"/>' for x, y in places]
-    legend = "".join(_legend_entry(color, label) for color, label in zip(_COLOURS, drawn, strict=False))
+    legend = "".join(_legend_entry(color, label) for color, label in zip(_COLORS, drawn, strict=False))
     return f"{heading}<div>{legend}</div>{''.join(parts)}</svg>"
 
 
@@ -207,13 +207,13 @@ def _phase_breakdown(phases: Mapping[str, float]) -> str:
     if not phases:
         return f"{heading}<p>not recorded</p>"
     parts, at, whole = [], 0.0, max(1.0, sum(phases.values()))
-    for color, share in zip(_COLOURS, phases.values(), strict=False):
+    for color, share in zip(_COLORS, phases.values(), strict=False):
         width = share / whole * _WIDTH
         parts.append(f'<rect x="{at:.1f}" width="{width:.1f}" height="28" fill="{color}"/>')
         at += width
     legend = "".join(
         _legend_entry(color, f"{phase} {share:.1%}")
-        for color, (phase, share) in zip(_COLOURS, phases.items(), strict=False)
+        for color, (phase, share) in zip(_COLORS, phases.items(), strict=False)
     )
     return f'{heading}<svg viewBox="0 0 {_WIDTH} 28" role="img" aria-label="Time">{"".join(parts)}</svg>{legend}'
 

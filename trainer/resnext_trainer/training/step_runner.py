@@ -102,7 +102,7 @@ class StepRunner:
         return self._phases.phase("compile" if name == "compute" and not self._compiled else name)
 
     def _mixup_weight(self, position: TrainingPosition, part: int) -> Any:
-        """MixUp weights, float32 [batch] (or [1] without MixUp), as a function of the seed and the position."""
+        """Mixup weights, float32 [batch] (or [1] without mixup), as a function of the seed and the position."""
         config = self._config
         place = [config.seed, position.epoch, position.images // self._plan.global_batch, self._communicator.rank, part]
         random = np.random.default_rng(place)

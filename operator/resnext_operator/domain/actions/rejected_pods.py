@@ -52,7 +52,7 @@ def release_incomplete_set(draft: Draft, workers: list[ObservedWorker | None]) -
     _delete_set(draft)
     message = (
         f"not all pods were admitted within {seconds} s "
-        f"(runPolicy.admissionTimeoutSeconds): deleting the others, retrying in {wait.total_seconds():.0f} s"
+        f"(runPolicy.admissionTimeoutSeconds): deleting the admitted pods, retrying in {wait.total_seconds():.0f} s"
     )
     draft.events.append(warning(Reason.POD_CREATION_REJECTED, f"{message}: {rejection.message}"))
     set_scheduled_false(draft, Reason.POD_CREATION_REJECTED, rejection.message)

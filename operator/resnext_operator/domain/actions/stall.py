@@ -16,7 +16,7 @@ _MAX_RANKS_LISTED = 16
 
 
 def detect_stall(draft: Draft) -> None:
-    """Set the condition Stalled. Only called with a report in this process: after downtime, steps were missed."""
+    """Set the condition Stalled. Called only after a poll by this process: while it was down, it observed no steps."""
     usual, progress = step_seconds(draft.status), draft.status.progress
     if usual is None or progress is None:
         return
