@@ -102,6 +102,6 @@ def _volume_detach_message(draft: Draft, first: ObservedWorker) -> str:
     pod = held[-1]
     return (
         f"pod {first.name} waits for the checkpoint volume, which is still attached to node {pod.node} for pod "
-        f"{pod.name}: it is released when the node recovers or is deleted; if the node is permanently down, taint it "
-        "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
+        f"{pod.name}: it is released when the node recovers or is deleted; if the node is permanently down, "
+        "taint it with node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
     )
