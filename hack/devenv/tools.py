@@ -31,7 +31,7 @@ STRIPPED = "-ldflags=-s -w"
 def go_install(package: str, caches: Mapping[str, str] = GO, alternative: str = "") -> None:
     if shutil.which("go", path=ENVIRONMENT["PATH"]) is None:
         remedy = f"{alternative}install it, and add `go` to PATH"
-        raise CommandFailed(f"compiling {package} requires Go 1.24 or newer: {remedy}")
+        raise CommandFailed(f"compiling {package} requires Go 1.24 or later: {remedy}")
     BIN.mkdir(parents=True, exist_ok=True)
     run("nice", "go", "install", STRIPPED, package, env=caches)
 
@@ -89,7 +89,7 @@ def clients() -> None:
 def kind() -> None:
     if _still_needed("kind"):
         say(f"    Compiling kind {KIND}")
-        go_install(f"sigs.k8s.io/kind@{KIND}", alternative=f"install kind {KIND} or newer instead, or ")
+        go_install(f"sigs.k8s.io/kind@{KIND}", alternative=f"install kind {KIND} or later instead, or ")
 
 
 @step(

@@ -206,7 +206,7 @@ class TestPrograms:
         """kind can be installed without Go."""
         machine.answer(kind="0.30")
         (machine.folder / "go").unlink()
-        with pytest.raises(RuntimeError, match=r"install kind v0\.32\.0 or newer"):
+        with pytest.raises(RuntimeError, match=r"install kind v0\.32\.0 or later"):
             machine.run("tools")
 
 
