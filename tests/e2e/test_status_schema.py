@@ -8,7 +8,7 @@ from tests.support.kube import Cluster
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("rnx.status", ["Observed state of the training", "attempts", "conditions", "operatorState"]),
+        ("rnx.status", ["Most recently observed status of the training", "attempts", "conditions", "operatorState"]),
         ("rnx.status.attempts", ["exitCode", "Exit code of the launcher, or of the worker that failed."]),
         ("rnx.status.progress.bestTop1", ["Best top-1 accuracy of all evaluations"]),
     ],
