@@ -54,11 +54,11 @@ def chart(title: str, throughput: Samples, top1: Samples) -> str:
     plt.rcParams |= {"svg.hashsalt": "resnext", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
     figure, (upper, lower) = plt.subplots(2, 1, sharex=True, figsize=(8, 4), layout="constrained")
     upper.plot(*zip(*throughput, strict=True), color="#0072b2")
-    upper.set(title=title, ylabel="images/s", ylim=(0, None))
+    upper.set(title=title, ylabel="images/s", xlim=(0, None), ylim=(0, 1.1 * max(value for _, value in throughput)))
     lower.plot(
         *zip(*((time, 100 * value) for time, value in top1), strict=True), color="#d55e00", drawstyle="steps-post"
     )
-    lower.set(xlabel="seconds since kubectl apply", ylabel="top-1 (%)", ylim=(0, 100))
+    lower.set(xlabel="seconds since kubectl apply", ylabel="top-1 (%)", ylim=(0, 105))
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None})
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
@@ -67,7 +67,7 @@ def chart(title: str, throughput: Samples, top1: Samples) -> str:
 def terminal(command: str, output: str) -> str:
     """A command and its output in a terminal, as SVG; the theme's fonts would come from another host."""
     console = Console(record=True, width=max(map(len, output.splitlines())) + 2, file=io.StringIO())
-    console.print(Text(f"$ {command}\n{output.rstrip()}"))
+    console.print(Text(f"$ {command}\n{output.rstrip()}\n"))
     frame = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
     text = console.export_svg(title="", theme=SVG_EXPORT_THEME, code_format=frame, unique_id="terminal")
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
