@@ -50,7 +50,7 @@ def test_pods_failing_to_start_report_reason(cluster: Cluster, training, no_quot
         training(suffix="-image", image="localhost:5001/no-such-image:1", **deadline, **SYNTHETIC): (
             "no-such-image",
             "is not starting: ",
-            "Correct the image or its pull Secret.",
+            "check the image reference and the pull Secret",
         ),
         training(suffix="-node", workers={"nodeSelector": {"disk": "no-such"}}, **deadline, **SYNTHETIC): (
             "didn't match Pod's node affinity/selector",

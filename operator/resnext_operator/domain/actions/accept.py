@@ -2,6 +2,7 @@
 
 from resnext_operator.api.status import ConditionType
 from resnext_operator.domain import admission
+from resnext_operator.domain.counts import counted
 from resnext_operator.domain.draft import Draft
 from resnext_operator.domain.plan import Event
 from resnext_operator.domain.reasons import Reason, warning
@@ -22,7 +23,7 @@ def check_admission(draft: Draft) -> admission.Refusal | None:
         if not conditions.is_true(ConditionType.ACCEPTED):
             conditions.set(ConditionType.ACCEPTED, True, Reason.ACCEPTED, "spec accepted")
             world = draft.replicas * training.spec.workers.ranks
-            message = f"starting {world} ranks on {draft.replicas} workers with mpirun"
+            message = f"starting {counted(world, 'rank')} on {counted(draft.replicas, 'worker')} with mpirun"
             draft.events.append(Event("Normal", Reason.ACCEPTED, message))
         return None
     if conditions.message(ConditionType.ACCEPTED) != refusal[1]:

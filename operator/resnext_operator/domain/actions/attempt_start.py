@@ -4,6 +4,7 @@ from resnext_operator.api.attempts import AttemptStatus
 from resnext_operator.api.status import Phase
 from resnext_operator.domain.actions.scheduling import set_scheduled_true
 from resnext_operator.domain.actions.worker_counts import set_workers_ready
+from resnext_operator.domain.counts import counted
 from resnext_operator.domain.draft import Draft
 from resnext_operator.domain.reasons import Reason
 
@@ -18,7 +19,7 @@ def record_attempt_start(draft: Draft, number: int, workers: int) -> None:
         update={"step_seconds": [], "first_step": None, "first_time": None}
     )
     status.rejection, status.failed_starts = None, []
-    message = f"attempt {number} started on {workers} workers"
+    message = f"attempt {number} started on {counted(workers, 'worker')}"
     draft.transition_to(Phase.STARTING, Reason.LAUNCHER_CREATED, message)
 
 
