@@ -97,13 +97,19 @@ def test_digits_reach_accuracy_and_export_metrics(cluster: Cluster, training):
 def test_info_metric_reports_dali_xla_and_bf16(cluster: Cluster, training):
     """The labels of resnext_trainer_info match the configuration."""
     name = training(
-        training={"epochs": 2, "data": {"pipeline": "dali"}, "xla": True, "precision": {"mode": "bf16"}},
+        training={
+            "model": SMALL_NETWORK,
+            "epochs": 2,
+            "data": {"pipeline": "dali"},
+            "xla": True,
+            "precision": {"mode": "bf16"},
+        },
     )
     cluster.until(name, succeeded, seconds=420)
     expression = f'last_over_time(resnext_trainer_info{{namespace="{NAMESPACE}",training="{name}",rank="0"}}[10m])'
     info = eventually(lambda: cluster.query(expression), "the labels of rank 0")[0]["metric"]
     expected = {
-        "architecture": "resnext17-8x4d",
+        "architecture": "custom",
         "precision": "bf16",
         "xla": "true",
         "pipeline": "dali",

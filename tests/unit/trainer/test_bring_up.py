@@ -1,5 +1,6 @@
 """Bring-up of a rank: order, TensorFlow's settings, and errors."""
 
+import os
 import subprocess
 import sys
 
@@ -58,3 +59,18 @@ def test_import_leaves_environment_unchanged():
     """The operator imports the trainer's configuration and must not set TensorFlow's variables."""
     code = "import os; before = dict(os.environ); import resnext_trainer.config.models; print(before == os.environ)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "True\n"
+
+
+def test_trainer_does_not_import_keras():
+    """Keras takes a second to import. A package that needs it, such as an unmodified Horovod, still imports it."""
+    code = (
+        "import sys; from resnext_trainer.runtime import environment\n"
+        "environment.set_tensorflow_defaults()\n"
+        "import tensorflow as tf, resnext_trainer.training.entrypoint\n"
+        "print('keras' in sys.modules)\n"
+        "environment.enable_keras()\n"
+        "print(tf.keras.layers.BatchNormalization.__name__)"
+    )
+    clean = {name: value for name, value in os.environ.items() if name != "TF_USE_LEGACY_KERAS"}
+    done = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["False", "BatchNormalization"], done.stderr

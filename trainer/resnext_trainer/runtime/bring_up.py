@@ -57,7 +57,7 @@ def _pinned(config: Training, communicator: Communicator) -> Training:
 
 def enable_determinism(seed: int) -> None:
     """Makes all TensorFlow operations in this process deterministic, at the cost of speed."""
-    tf.keras.utils.set_random_seed(seed)
+    tf.random.set_seed(seed)
     tf.config.experimental.enable_op_determinism()
 
 

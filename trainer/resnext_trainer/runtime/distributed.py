@@ -53,6 +53,7 @@ class Horovod:
     """Communicator of ranks started by mpirun or horovodrun."""
 
     def __init__(self) -> None:
+        environment.enable_keras()
         import horovod.tensorflow as hvd
 
         hvd.init()

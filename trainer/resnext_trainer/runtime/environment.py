@@ -1,10 +1,15 @@
 """Defaults of environment variables that libraries read on import; existing values are kept."""
 
+import importlib.util
 import os
 from collections.abc import Mapping
 
 # By default TensorFlow disables oneDNN on CPUs without AVX512-VNNI, where a step then takes 50 % longer.
 _TENSORFLOW = {"TF_ENABLE_ONEDNN_OPTS": "1"}
+
+# TensorFlow imports Keras when it is imported, which takes 1.5 s of its 4 s, and the trainer does not use Keras. With
+# this variable it looks for Keras 2 (package tf_keras) instead, and goes on without it.
+_LEGACY_KERAS = "TF_USE_LEGACY_KERAS"
 
 # A waiting rank yields its core to the other ranks; with GPUs the cores are idle anyway.
 _YIELD = {"OMPI_MCA_mpi_yield_when_idle": "true"}
@@ -17,6 +22,17 @@ _LONG_CYCLE = {"HOROVOD_CYCLE_TIME": "5"}
 def set_tensorflow_defaults() -> None:
     """Must be called before TensorFlow is imported."""
     _set(_TENSORFLOW)
+    if importlib.util.find_spec("tf_keras") is None:
+        _set({_LEGACY_KERAS: "1"})
+
+
+def enable_keras() -> None:
+    """Must be called, after TensorFlow is imported, before a package that uses Keras is imported.
+
+    `tf.keras` then imports Keras 3 when it is first used.
+    """
+    if importlib.util.find_spec("tf_keras") is None:
+        os.environ.pop(_LEGACY_KERAS, None)
 
 
 def set_horovod_defaults(*, gpus: bool) -> None:
