@@ -28,11 +28,17 @@ def sources() -> list[str]:
     return [line.split()[0] for line in lines if not line.startswith("#")]
 
 
-def installed(python: Path) -> bool:
-    """Whether they are installed in these versions; nothing is imported, so the check is fast."""
+def installed(python: Path, built: Path) -> bool:
+    """Whether the wheels of this directory are installed; nothing is imported, so the check is fast."""
     script = "import sys; from importlib.metadata import version\nfor each in sys.argv[1:]:\n"
     script += " name, wanted = each.split('==')\n assert version(name) == wanted"
-    return succeeds(python, "-c", script, *sources())
+    record = record_of(python)
+    return record.is_file() and record.read_text() == built.name and succeeds(python, "-c", script, *sources())
+
+
+def record_of(python: Path) -> Path:
+    """File in an environment with the name of the directory that its wheels came from."""
+    return python.parent.parent / "resnext-wheels"
 
 
 def pip_of(python: Path) -> tuple[str | Path, ...]:
@@ -44,13 +50,13 @@ def pip_of(python: Path) -> tuple[str | Path, ...]:
 def install(python: Path) -> None:
     """Build the wheels, or take them from the cache, and install them into the interpreter's environment."""
     python = Path.cwd() / python  # not resolved: Python detects a virtual environment by this symlink
-    if installed(python):
+    abi = output(python, "-c", "import sysconfig; print(sysconfig.get_config_var('SOABI'))")
+    built = WHEELS / digest([SCRIPT, abi, *(LOCKS / f"{name}.txt" for name in ("trainer", "native", "source"))])
+    if installed(python, built):
         say("  ✓ wheels: up to date")
         return
     log = log_to("wheels")
     CACHE.mkdir(parents=True, exist_ok=True)
-    abi = output(python, "-c", "import sysconfig; print(sysconfig.get_config_var('SOABI'))")
-    built = WHEELS / digest([SCRIPT, abi, *(LOCKS / f"{name}.txt" for name in ("trainer", "native", "source"))])
     try:
         if missing := [package for program, package in PROGRAMS.items() if shutil.which(program) is None]:
             apt.install(*missing)
@@ -62,6 +68,7 @@ def install(python: Path) -> None:
                 shutil.copytree(folder, built)
         wheels = sorted(built.glob("*.whl"))
         run(*pip_of(python), "install", "--quiet", "--no-deps", "--no-index", "--force-reinstall", *wheels)
+        record_of(python).write_text(built.name)
     except CommandFailed as error:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-25:])
         raise CommandFailed(f"  ✗ wheels: {error}\n{tail}\n    Full log: {log}") from error
