@@ -62,7 +62,7 @@ test-e2e: $(VENV)/.dev ## Run the end-to-end tests on the kind cluster (or on KU
 	@status=0; $(BIN)/pytest -m exclusive tests/e2e || status=$$?; \
 	$(PYTEST) -m "not exclusive" tests/e2e || status=$$?; exit $$status
 
-test-faults: $(VENV)/.dev ## Inject a fault at every API write of the operator (`make test` takes a sample), lose nodes and stall ranks (about 20 minutes)
+test-faults: $(VENV)/.dev ## Inject a fault at every API write of the operator; test lost nodes and stalled ranks (about 20 minutes; `make test` runs a sample)
 	@$(SETUP) kwok cluster images
 	@RESNEXT_FAULTS=all $(BIN)/pytest -s tests/e2e/test_faults.py tests/e2e/test_nodes.py tests/e2e/test_stalled.py
 
@@ -109,7 +109,7 @@ docs: $(VENV)/.dev ## Build the documentation site into build/site
 image-cuda: ## Build the trainer's CUDA image and verify that its libraries load (about 15 GB of disk)
 	@$(SETUP) cuda
 
-##@ Clean-up
+##@ Cleanup
 
 down: ## Delete the cluster; keep images and caches
 	@$(SETUP) down

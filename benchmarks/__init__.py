@@ -1,1 +1,1 @@
-"""Speed and memory of the trainer and the operator, compared with other implementations on the same machine."""
+"""Throughput and memory use of the trainer and the operator, compared with other implementations on one machine."""

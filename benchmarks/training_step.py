@@ -24,7 +24,7 @@ ROUNDS = 2
 
 
 def cases() -> tuple[Case, ...]:
-    """fp32 with a goal, and bf16 if the CPU supports it; otherwise a bf16 step takes minutes, also in PyTorch."""
+    """fp32 with a goal, and bf16 if the CPU supports it; otherwise a bf16 step takes minutes, even in PyTorch."""
     flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
     in_hardware = any("bf16" in flag for flag in flags)
     networks = (("resnext101-32x4d", 8), ("resnext50-32x4d", 16))

@@ -1,4 +1,4 @@
-"""Chooses the source of images: public registries if one answers, otherwise a build from packages.
+"""Chooses the source of images: public registries if one is reachable, otherwise a build from packages.
 
 This is the only module of the common part that imports hack.devenv.offline.
 """

@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def carry_out(names: list[str]) -> None:
-    """Perform the steps. Those that need images follow after Docker, which finds out where images can come from."""
+    """Perform the steps. Those that need images run after `docker`, because choosing their source needs Docker."""
     if not _need_images(names):
         perform(closure(names, STEPS))
         return
@@ -133,7 +133,7 @@ def clean() -> None:
     source = choice.known()
     if engine.answers() and source is not None:
         if engine.image_exists(source.base):
-            # Files in these directories belong to root, and the caller may be another user.
+            # Files in these directories are owned by root, and the caller may be another user.
             folders = [f"/cache/{each.name}" for each in (registry.DATA, VOLUMES)]
             run("docker", "run", "--rm", f"--volume={CACHE}:/cache", source.base, "rm", "-rf", *folders)
         listing = ["docker image ls --format '{{.Repository}}:{{.Tag}}'"]

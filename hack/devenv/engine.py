@@ -95,7 +95,7 @@ def wait_for_end() -> None:
         time.sleep(0.5)
     if pid:
         raise CommandFailed(f"dockerd (process {pid}) does not respond and does not exit: stop it, then retry")
-    # After a power failure, another process may have this process id, which dockerd would take for a running engine.
+    # After a power failure, another process may have this process id, which dockerd would mistake for a running engine.
     PID.unlink(missing_ok=True)
 
 

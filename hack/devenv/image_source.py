@@ -18,12 +18,12 @@ class PodNetwork:
     connect: Callable[[], None]
     """Configure all nodes. Can be repeated."""
     intact: Callable[[], bool]
-    """Whether the configuration is still there after a restart."""
+    """Whether the configuration is still present after a restart."""
 
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Where the images come from that this project does not define: Debian, nodes and registry."""
+    """The source of the images that this project does not define: Debian, nodes and registry."""
 
     says: str
     """How it obtains images, as the first half of a sentence."""

@@ -1,6 +1,6 @@
 """The project's images: built from this repository and pushed to the local registry.
 
-The tag is a hash of the sources, so a change of code rolls out Deployments, and no pod runs stale code.
+The tag is a hash of the sources, so a code change triggers a rollout of the Deployments, and no pod runs stale code.
 """
 
 import tempfile
@@ -83,7 +83,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def forget_older(reference: str) -> None:
-    """Delete the tags of earlier sources; shared layers stay."""
+    """Delete the tags of earlier sources; shared layers are kept."""
     repository, tag = reference.rsplit(":", 1)
     for old in output("docker", "image", "ls", "--format", "{{.Tag}}", repository).split():
         if old != tag:

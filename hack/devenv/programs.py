@@ -21,7 +21,7 @@ VERSION: Mapping[str, tuple[tuple[str, ...], str]] = {
     "helm": (("version", "--short"), r"^v(\d+)\.(\d+)"),
     "kind": (("version",), r"^kind v(\d+)\.(\d+)"),
 }
-"""How to ask for the version, and where the answer contains major and minor version."""
+"""Arguments that print the version, and a pattern for its major and minor number."""
 
 
 def missing(*names: str) -> list[str]:

@@ -16,7 +16,7 @@ STEPS: dict[str, Step] = {}
 
 
 def base() -> str:
-    """The base image. A network whose TLS proxy has its own certificate authority needs an image with it."""
+    """The base image. Behind a TLS proxy with its own certificate authority, the image must contain this authority."""
     return os.environ.get("RESNEXT_BASE_IMAGE") or DEBIAN
 
 

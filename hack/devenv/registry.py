@@ -17,7 +17,7 @@ MANIFESTS = ", ".join(
     (
         "application/vnd.oci.image.manifest.v1+json",
         "application/vnd.docker.distribution.manifest.v2+json",
-        # Docker's containerd image store pushes an index, also for one platform.
+        # Docker's containerd image store pushes an index, even for one platform.
         "application/vnd.oci.image.index.v1+json",
         "application/vnd.docker.distribution.manifest.list.v2+json",
     )

@@ -130,7 +130,7 @@ def perform(wanted: list[Step], finished: Iterable[str] = ()) -> None:
 
 def _perform(item: Step) -> None:
     began = time.monotonic()
-    # Computed before the step runs, so that an input that is edited meanwhile makes the step run again.
+    # Computed before the step runs, so that an input that is edited during the step makes it run again.
     key = digest(item.inputs())
     if item.done():
         say(f"  ✓ {item.name}: up to date")

@@ -1,1 +1,1 @@
-"""The operator: turns each ResNeXtTraining into launcher and worker pods, and sees it through."""
+"""The operator: runs each ResNeXtTraining as launcher and worker pods until it finishes."""

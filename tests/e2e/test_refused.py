@@ -199,7 +199,7 @@ def test_host_access_is_rejected_by_default(cluster: Cluster, training):
     folder = {"volumes": [{"name": "host", "hostPath": {"path": "/etc"}}]}
     for suffix, workers, words in (
         ("-folder", folder, "spec.workers.volumes[0].hostPath.path: /etc, but this operator allows no hostPath"),
-        ("-network", {"hostNetwork": True}, "spec.workers.hostNetwork: this operator does not allow it"),
+        ("-network", {"hostNetwork": True}, "spec.workers.hostNetwork: not allowed by this operator"),
     ):
         name = training(suffix=suffix, workers=workers, **SYNTHETIC)
         cluster.until(name, lambda status: status.get("phase") == "Failed")

@@ -152,7 +152,7 @@ class Cluster:
         return "\n".join(parts)
 
     def until(self, name: str, seen: Callable[[Manifest], T], seconds: float = 300) -> T:
-        """Wait until `seen` returns a true value for the training's status; fails with the training's story."""
+        """Wait until `seen` returns a true value for the training's status; fails with its description."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             status = self.status(name)

@@ -8,5 +8,5 @@ AVAILABLE = importlib.util.find_spec("horovod") is not None and shutil.which("mp
 
 
 def mpirun(ranks: int) -> list[str]:
-    """Prefix of a command that starts ranks, also as root and on fewer cores than ranks."""
+    """Prefix of a command that starts ranks, even as root and on fewer cores than ranks."""
     return ["mpirun", "--allow-run-as-root", "--oversubscribe", "-bind-to", "none", "-np", str(ranks)]

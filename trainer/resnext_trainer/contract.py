@@ -86,7 +86,7 @@ class SavedCheckpoint(WireModel):
     """Directory of the checkpoint in the pod."""
 
     differences: tuple[str, ...] = ()
-    """Changes of the recipe or the dataset with which the run continued (onMismatch: continue)."""
+    """Changes to the recipe or the dataset with which the run continued (onMismatch: continue)."""
 
 
 class Progress(WireModel):

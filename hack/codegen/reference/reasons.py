@@ -11,7 +11,7 @@ from resnext_operator.domain.reasons import SUGGESTED_ACTIONS, Reason
 
 
 def page() -> str:
-    """Every reason, in the order of a training's life."""
+    """Every reason, in the order of a training's lifecycle."""
     texts = docstrings(inspect.getsource(reasons), Reason.__name__)
     rows = [
         (f"`{reason.value}`", texts[reason.name], _sentence(SUGGESTED_ACTIONS.get(reason, ""))) for reason in Reason

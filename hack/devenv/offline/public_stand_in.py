@@ -53,7 +53,7 @@ def images() -> dict[str, str]:
 
 
 def with_mirror(configuration: str) -> str:
-    """Docker's configuration with the mirror; other settings stay."""
+    """Docker's configuration with the mirror; other settings are kept."""
     settings = json.loads(configuration or "{}")
     return json.dumps({**settings, "registry-mirrors": [f"http://{ADDRESS}"]}, indent=2) + "\n"
 

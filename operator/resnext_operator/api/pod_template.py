@@ -71,7 +71,8 @@ class Resources(Config):
     """Maximum amount of compute resources allowed. GPUs are requested here, as nvidia.com/gpu."""
 
     requests: Quantities = {}
-    """Minimum amount of compute resources required. If unset, the limits. Requests cannot exceed limits."""
+    """Minimum amount of compute resources required. If unset, the limits are used. Requests cannot
+    exceed limits."""
 
     rules = (
         *(keys_rule(field, _RESOURCE_CEL, _is_resource, _RESOURCE_MESSAGE) for field in ("limits", "requests")),
@@ -101,7 +102,8 @@ class Toleration(Config):
     """The pods tolerate any taint that matches key, value and effect using the matching operator."""
 
     key: LabelKey | None = None
-    """Taint key that the toleration applies to. If unset, all taint keys; the operator must then be Exists."""
+    """Taint key that the toleration applies to. If unset, all taint keys match, and the operator must be
+    Exists."""
 
     operator: Literal["Exists", "Equal"] = "Equal"
     """Relationship of the key to the value: Exists matches every value of the taint."""
@@ -110,11 +112,11 @@ class Toleration(Config):
     """Taint value that the toleration matches. Must be unset if the operator is Exists."""
 
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    """Taint effect to match. If unset, all taint effects."""
+    """Taint effect to match. If unset, all taint effects match."""
 
     toleration_seconds: Annotated[int, Field(ge=0, le=MAX_INT32)] | None = None
-    """Period of time in seconds that the taint is tolerated; the effect must be NoExecute. If unset, forever (no
-    eviction)."""
+    """Period of time in seconds that the taint is tolerated; the effect must be NoExecute. If unset, the taint
+    is tolerated forever (no eviction)."""
 
     rules = (
         Rule(
@@ -174,13 +176,15 @@ class PodTemplate(Config):
     """The pod's scheduling constraints."""
 
     priority_class_name: ObjectName | None = None
-    """Name of the PriorityClass of the pod. If unset, the cluster's default priority."""
+    """Name of the PriorityClass of the pod. If unset, the pod has the cluster's default priority."""
 
     scheduler_name: NonEmptyStr | None = None
-    """Name of the scheduler that dispatches the pod. If unset, the default scheduler."""
+    """Name of the scheduler that dispatches the pod. If unset, the default scheduler dispatches
+    it."""
 
     runtime_class_name: ObjectName | None = None
-    """Name of the RuntimeClass used to run the pod, such as nvidia. If unset, the cluster's default runtime."""
+    """Name of the RuntimeClass used to run the pod, such as nvidia. If unset, the cluster's default
+    runtime is used."""
 
     env: Annotated[tuple[EnvVar, ...], Field(max_length=64)] = ()
     """Environment variables to set in the container. The ranks inherit them."""

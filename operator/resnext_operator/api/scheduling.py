@@ -134,10 +134,11 @@ class LabelSelector(Config):
 
 
 class PodTerm(Config):
-    """Pod affinity term: a set of pods and the topology domain to share with, or not to share with, them."""
+    """Pod affinity term: a set of pods that this pod is co-located (affinity) or not co-located (anti-affinity) with,
+    in a topology domain."""
 
     label_selector: LabelSelector | None = None
-    """Label query over a set of pods. If unset, the workers of this training."""
+    """Label query over a set of pods. If unset, it selects the workers of this training."""
 
     topology_key: LabelKey
     """Key of node labels, such as topology.kubernetes.io/zone. Nodes with the same value are in the same topology
@@ -192,7 +193,7 @@ class Spread(Config):
     ScheduleAnyway: schedule it in any location, with precedence for domains that reduce the skew."""
 
     label_selector: LabelSelector | None = None
-    """Label query that selects the pods to count. If unset, the workers of this training."""
+    """Label query that selects the pods to count. If unset, the workers of this training are counted."""
 
     min_domains: Annotated[int, Field(ge=1, le=256)] | None = None
     """Minimum number of eligible topology domains. Requires whenUnsatisfiable DoNotSchedule."""

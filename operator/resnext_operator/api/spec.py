@@ -38,7 +38,8 @@ class Workers(PodTemplate):
     `[]` disables spreading."""
 
     slots: Annotated[int, Field(ge=1, le=16)] | None = None
-    """Number of ranks per worker. If unset, the number of GPUs of the worker, or 1 without GPUs."""
+    """Number of ranks per worker. If unset, one rank for each GPU of the worker, or one rank if it has no
+    GPU."""
 
     shared_memory: Quantity = "1Gi"
     """Size of /dev/shm. Its contents count toward the memory limit of the container."""
@@ -157,14 +158,14 @@ class Dataset(Config):
     one worker its access mode must be ReadOnlyMany or ReadWriteMany."""
 
     sub_path: Within = ""
-    """Path within the volume to mount. If unset, the root of the volume."""
+    """Path within the volume to mount. If unset, the root of the volume is mounted."""
 
 
 class ClaimTemplate(Config):
     """PersistentVolumeClaim that the operator creates. It is kept when the training is deleted."""
 
     storage_class_name: ObjectName | None = None
-    """Name of the StorageClass required by the claim. If unset, the cluster's default StorageClass."""
+    """Name of the StorageClass required by the claim. If unset, the cluster's default StorageClass is used."""
 
     size: Quantity = "10Gi"
     """Storage request of the claim."""
@@ -197,8 +198,8 @@ class Checkpoints(Config):
     deleted."""
 
     sub_path: Annotated[str, Field(max_length=512)] = ""
-    """Path within the volume that is used as /checkpoints. If unset, the root of the volume. Worker 0 creates the
-    directory if it does not exist."""
+    """Path within the volume that is used as /checkpoints. If unset, the root of the volume is used. Worker 0
+    creates the directory if it does not exist."""
 
     rules = (
         Rule(
@@ -229,11 +230,11 @@ class RunPolicy(Config):
     active_deadline_seconds: Seconds | None = None
     """Duration in seconds relative to status.startTime that the training may be active before the operator terminates
     it: the training saves a checkpoint and fails. Suspending stops the timer, and resuming resets it. If unset,
-    unlimited."""
+    the duration is unlimited."""
 
     pending_deadline_seconds: Seconds | None = None
     """Duration in seconds that the pods may take to start (quota, nodes, GPUs, image) before the training fails. If
-    unset, unlimited."""
+    unset, the duration is unlimited."""
 
     admission_timeout_seconds: Seconds = 60
     """Duration in seconds that the pods of the training wait while the API server rejects some of them (for example
@@ -280,11 +281,11 @@ class Spec(Config):
     """Configuration of the trainer. Immutable."""
 
     image: Annotated[str, Field(pattern=r"^[A-Za-z0-9\[][-A-Za-z0-9._:/@+\[\]]*$", max_length=512)] | None = None
-    """Container image of the trainer. If unset, the default trainer image of the operator."""
+    """Container image of the trainer. If unset, the default trainer image of the operator is used."""
 
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
-    """Image pull policy. One of Always, Never, IfNotPresent. If unset, Always for the tag :latest, otherwise
-    IfNotPresent."""
+    """Image pull policy. One of Always, Never, IfNotPresent. If unset, Always is used for the tag :latest, and
+    IfNotPresent otherwise."""
 
     image_pull_secrets: Annotated[tuple[SameNamespace, ...], Field(max_length=8)] = ()
     """References to Secrets in the same namespace to use for pulling the image."""

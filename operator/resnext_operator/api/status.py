@@ -110,7 +110,7 @@ class RejectionStatus(StatusModel):
     """Time of the next retry."""
 
     held_since: PreciseTime | None = None
-    """Time from which the other pods of the training have been waiting for the rejected one."""
+    """Time at which the other pods of the training started to wait for the rejected one."""
 
     tries: Tally = 0
     """Number of consecutive rejections."""

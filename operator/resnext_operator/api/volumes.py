@@ -122,10 +122,10 @@ class EmptyDir(Config):
 
     medium: Literal["", "Memory"] = ""
     """Type of storage medium. Memory is a tmpfs and counts toward the memory limit. If unset, the node's default
-    medium."""
+    medium is used."""
 
     size_limit: Quantity | None = None
-    """Total amount of local storage required for this volume. If unset, unlimited."""
+    """Total amount of local storage required for this volume. If unset, the size is unlimited."""
 
 
 class ConfigMapVolume(Config):
@@ -220,7 +220,7 @@ class VolumeMount(Config):
     """Path within the container at which the volume is mounted."""
 
     sub_path: Within = ""
-    """Path within the volume to mount. If unset, the root of the volume."""
+    """Path within the volume to mount. If unset, the root of the volume is mounted."""
 
     read_only: bool = False
     """Mount the volume read-only."""

@@ -20,8 +20,8 @@ def check_operator_policy(training: Training) -> Refusal | None:
     workers, site = training.spec.workers, training.site
     if workers.host_network and not site.host_network:
         return Reason.FORBIDDEN_BY_OPERATOR, (
-            "spec.workers.hostNetwork: this operator does not allow it: remove it or set `allow.hostNetwork` in "
-            "the Helm chart"
+            "spec.workers.hostNetwork: not allowed by this operator: remove it, or set `allow.hostNetwork` in the "
+            "Helm chart"
         )
     for index, volume in enumerate(workers.volumes):
         if volume.host_path and not _within(volume.host_path.path, site.host_paths):

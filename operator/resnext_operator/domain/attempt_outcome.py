@@ -31,7 +31,7 @@ NODE_FAULT_CAUSES = (AttemptCause.CRASHED, AttemptCause.UNREACHABLE, AttemptCaus
 """Causes that may be faults of a node. Running out of memory is not: the limit is the same on every node."""
 
 REPLACE_POD_CAUSES = (AttemptCause.UNREACHABLE, AttemptCause.GPU_UNAVAILABLE, AttemptCause.HUNG)
-"""Causes after which the culprit pod may still be running and must be replaced."""
+"""Causes after which the pod that caused the failure may still be running and must be replaced."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class AttemptObservation:
         return pod is not None and pod.deleting and not pod.unreachable
 
     def _lost_workers(self) -> list[int]:
-        """Indexes of the workers without a live pod, failures before disruptions."""
+        """Indexes of the workers without a live pod, ordered with failures before disruptions."""
 
         def disrupted(index: int) -> bool:
             pod = self.workers[index]
@@ -160,7 +160,7 @@ class AttemptObservation:
         )
 
     def _attribute_failure(self, report: TerminationReport, ending: AttemptOutcome) -> AttemptOutcome:
-        """The outcome with the culprit pod: that of the rank in the report, or the only pod that the message names."""
+        """The outcome with the pod that caused it: that of the reported rank, or the only one named in the message."""
         pods = [pod for pod in self.workers if pod]
         if report.rank is not None:
             index = report.rank // self.training.spec.workers.ranks

@@ -9,18 +9,18 @@ from resnext_trainer.contract import Progress, TerminationReport
 
 @dataclass(frozen=True, kw_only=True)
 class ObservedPod:
-    """Observed state of a pod, as far as decisions depend on it."""
+    """Observed state of a pod: the fields that decisions depend on."""
 
     name: str
     uid: str
     phase: str
     deleting: bool = False
     disrupted: bool = False
-    """Evicted, preempted or on a lost node."""
+    """Whether the pod was evicted or preempted, or its node was lost."""
     unreachable: bool = False
-    """Its node does not respond: the pod stays in Terminating until the node recovers or is deleted."""
+    """The node of the pod does not respond: the pod stays in Terminating until the node recovers or is deleted."""
     waiting_reason: str = ""
-    """Why it does not start: message of the scheduler or the kubelet."""
+    """Why the pod does not start: the message of the scheduler or the kubelet."""
     unschedulable: bool = False
     scheduled: datetime | None = None
     exit_code: int | None = None
@@ -43,15 +43,15 @@ class ObservedWorker(ObservedPod):
     termination_message: str = ""
     """Termination message of its container."""
     ended_by: str = ""
-    """Reason of the termination, such as StartError or OOMKilled."""
+    """Reason for the termination, such as StartError or OOMKilled."""
     out_of_memory: bool = False
     created: datetime | None = None
     gated: bool = False
-    """Has the scheduling gate of the operator, until all pods of the training are admitted."""
+    """Whether the pod has the operator's scheduling gate, which stays until all pods of the training are admitted."""
     revision: str = ""
-    """Hash of the settings that it was created from; empty if unknown."""
+    """Hash of the settings that the pod was created from; empty if unknown."""
     keys: str = ""
-    """UID of the Secret that it mounts; empty if unknown."""
+    """UID of the Secret that the pod mounts; empty if unknown."""
 
     @property
     def terminated(self) -> bool:

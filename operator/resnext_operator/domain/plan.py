@@ -17,7 +17,7 @@ class ObjectRef:
     name: str
     uid: str
     grace_seconds: int | None = None
-    """Grace period for the deletion; None is that of the pod."""
+    """Grace period for the deletion; None means that of the pod."""
 
 
 @dataclass(frozen=True)

@@ -47,14 +47,14 @@ class Reason(StrEnum):
     """The API server rejects an object because of a quota, a LimitRange, Pod Security, a webhook or a policy."""
     PODS_INVALID = "PodsInvalid"
     """The API server rejects a pod as invalid. Before the first attempt, the training fails. Later, its pods are
-    deleted, and the operator waits for a change of the spec.
+    deleted, and the operator waits for a change to the spec.
     """
     WORKER_START_FAILED = "WorkerStartFailed"
     """A worker exited before the training started. Failed workers of one start count as one failure."""
     UNSCHEDULABLE = "Unschedulable"
     """No node fits a worker; the message quotes the scheduler."""
     CONTAINER_NOT_STARTING = "ContainerNotStarting"
-    """A worker's image or container does not start; the message quotes the kubelet."""
+    """A worker's image cannot be pulled, or its container does not start; the message quotes the kubelet."""
     LAUNCHER_PENDING = "LauncherPending"
     """The launcher pod does not start; the message quotes the scheduler or the kubelet."""
     SCHEDULED = "Scheduled"

@@ -42,7 +42,7 @@ class Cause(StrEnum):
     POD_SECURITY = "PodSecurity"
     WEBHOOK = "Webhook"
     POLICY = "Policy"
-    RIGHTS = "Rights"
+    PERMISSION = "Permission"
     OTHER = "Other"
 
 
@@ -57,7 +57,7 @@ _SIGNS = (
         r"usage per (Container|Pod|PersistentVolumeClaim)|limit to request ratio per "
         r"|must be less than or equal to \S+ limit",
     ),
-    (Cause.RIGHTS, r'User "[^"]*" cannot '),
+    (Cause.PERMISSION, r'User "[^"]*" cannot '),
 )
 """Patterns of messages by cause; the first match wins."""
 
@@ -93,7 +93,7 @@ def advice(rejection: Rejection) -> str:
             return "change the field that the webhook names, or ask the owner of the webhook"
         case Cause.POLICY:
             return "change the field that the policy names, or ask the owner of the policy"
-        case Cause.RIGHTS:
+        case Cause.PERMISSION:
             return "grant this permission to the operator's service account, for example by upgrading the Helm chart"
         case Cause.INVALID:
             return "correct the field that the message names"

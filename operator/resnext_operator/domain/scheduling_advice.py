@@ -1,4 +1,4 @@
-"""Suggested actions for an unschedulable pod, from the causes that the scheduler's message names. Pure."""
+"""Suggested actions for a pod that does not start, from the message of the scheduler or the kubelet. Pure."""
 
 import re
 
@@ -26,6 +26,16 @@ def scheduling_advice(message: str, role: str) -> str:
     part = "spec.launcher" if role == "launcher" else "spec.workers"
     actions = [*_volumes(causes), *_resources(causes, part), *_placement(causes, part), *_taints(causes, part)]
     return "; ".join(actions) or "resolve the cause that the scheduler reports"
+
+
+def container_advice(message: str) -> str:
+    """What to do about a container that the kubelet cannot create; empty if it cannot pull the image.
+
+    message: reason and message of the waiting container.
+    """
+    if not message.startswith("CreateContainer"):
+        return ""
+    return "correct the volume mount or subPath that the message names, or check the container runtime of the node"
 
 
 def _volumes(causes: str) -> list[str]:

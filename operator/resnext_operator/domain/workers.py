@@ -30,12 +30,12 @@ def ready_workers(draft: Draft) -> int:
 
 
 def is_current(draft: Draft, pod: ObservedWorker) -> bool:
-    """Whether the pod was created from the settings of the spec, as far as both are known."""
+    """Whether the pod was created from the settings in the spec; true if those of the pod are unknown."""
     return pod.revision in ("", draft.revision) or bool(draft.training.invalid)
 
 
 def mounts_current_secret(draft: Draft, pod: ObservedWorker) -> bool:
-    """Whether the pod mounts the existing Secret, as far as that is known."""
+    """Whether the pod mounts the existing Secret; true if either is unknown."""
     return not pod.keys or draft.state.keys in (None, pod.keys)
 
 

@@ -9,7 +9,7 @@ from resnext_operator.rendering.metadata import owned_metadata
 
 
 def config_map(training: Training) -> ConfigMap:
-    """Holds the resolved configuration, including the device, which follows from the workers' GPU limit.
+    """Holds the resolved configuration, including the device, which is derived from the workers' GPU limit.
 
     It also holds the configuration as the user wrote it: only these fields are compared when a run resumes.
     """

@@ -36,7 +36,7 @@ def worker_volumes(training: Training, index: int) -> tuple[list[Volume], list[V
     if index == 0:
         claim_name = checkpoint_claim_name(training)
         volumes.append({"name": "checkpoints", "persistentVolumeClaim": {"claimName": claim_name}})
-        # Without subPath: a directory that the kubelet creates for it belongs to root, because fsGroup does not apply.
+        # Without subPath: a directory that the kubelet creates for it is owned by root, because fsGroup does not apply.
         mounts.append({"name": "checkpoints", "mountPath": names.CHECKPOINTS_DIR})
     return volumes + _user_volumes(training), mounts + _user_mounts(training)
 

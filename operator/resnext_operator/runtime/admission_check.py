@@ -88,7 +88,7 @@ class Admission:
             page = await self._cluster.request("GET", path_of("ResourceQuota", namespace), query=[("limit", "1")])
             found = bool(page.get("items"))
         except ApiError as refused:
-            # The Role of an older chart. A quota is then detected when it rejects a pod.
+            # The Role of an older chart does not allow it. A quota is then detected when it rejects a pod.
             if refused.code != 403:
                 raise
             found = False

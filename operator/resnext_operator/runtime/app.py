@@ -92,9 +92,12 @@ async def _wait_for_crd(cluster: KubeClient, stop: asyncio.Event) -> bool:
         try:
             if await _crd_is_installed(cluster):
                 return not stop.is_set()
-            _log.warning("CRD resnexttrainings.resnext.dev not installed yet")
+            _log.warning(
+                "waiting: CRD resnexttrainings.resnext.dev is not installed: apply manifests/crd.yaml, "
+                "or set crd.install in the Helm chart"
+            )
         except TRANSIENT_ERRORS as error:
-            _log.warning("%s", describe_error(error))
+            _log.warning("cannot check whether the CRD is installed, retrying: %s", describe_error(error))
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), _CRD_RETRY_SECONDS)
     return False

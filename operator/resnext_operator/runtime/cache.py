@@ -195,7 +195,7 @@ class Cache:
             self.upsert(found)
 
     def remove(self, deleted: AnyObject) -> None:
-        """Remove a deleted object; a successor of the same name stays."""
+        """Remove a deleted object; an object recreated under its name is kept."""
         last = prune(deleted)
         kind, key = last["kind"], key_of(last)
         known = self._trainings if kind == KIND else self._children.get(kind, {})

@@ -28,7 +28,7 @@ class Applied:
     changed: list[Manifest] = field(default_factory=list)
     """Updated or deleted objects, from the API server's responses."""
     rejections: list[Rejection] = field(default_factory=list)
-    """Objects that the API server rejected; the plan was not applied further."""
+    """Objects that the API server rejected; the rest of the plan was not applied."""
 
 
 class NameStillHeld(Exception):
@@ -125,7 +125,7 @@ async def _update(client: KubeClient, manifest: SharedObject, training: Training
     found = await client.request("GET", path)
     if owner_of(found, training.name, training.uid) is not Owner.TRAINING:
         raise NameStillHeld(
-            f"{manifest['kind']} {manifest['metadata']['name']} is not owned by this training {training.name}"
+            f"{manifest['kind']} {manifest['metadata']['name']} is not owned by training {training.name}"
         )
     desired = with_spec_hash(manifest)
     # With the resourceVersion the API server rejects a concurrent write.

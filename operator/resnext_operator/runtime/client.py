@@ -54,7 +54,7 @@ class ApiError(Exception):
 
 
 def describe_error(error: BaseException) -> str:
-    """The message of an error, or its type if it has no message, as TimeoutError."""
+    """The message of an error, or its type if it has no message, such as TimeoutError."""
     return str(error) or type(error).__name__
 
 

@@ -202,10 +202,10 @@ async def reconcile(key: TrainingKey, runtime: Runtime) -> None:
         # The operator lacks a permission, or a Secret exceeds a quota. The status reports it.
         if refused.code != 403:
             raise
-        applied = Applied(rejections=[Rejection("Request", "of the operator", "", refused.code, refused.message)])
+        applied = Applied(rejections=[Rejection("A request", "of the operator", "", refused.code, refused.message)])
     _cache_answers(applied, runtime)
     if any(_TERMINATING in rejection.message for rejection in applied.rejections):
-        # The namespace and its trainings are being deleted; nobody reads the status.
+        # The namespace and its trainings are being deleted, so the status is not written.
         runtime.queue.add_after(key, _TERMINATING_SECONDS)
         return
     if applied.rejections:

@@ -45,13 +45,13 @@ class Leader:
             try:
                 self.leading = await self._try_acquire_or_renew()
             except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-                _log.warning("lease %s: %s", self._name, describe_error(error))
+                _log.warning("lease %s could not be acquired, retrying: %s", self._name, describe_error(error))
             if not self.leading:
                 await asyncio.sleep(_RENEW)
         _log.info("%s became leader", self._identity)
 
     async def renew_loop(self) -> None:
-        """Renew until it fails; raises LeadershipLost before another replica may lead."""
+        """Renew the Lease until a renewal fails; raises LeadershipLost before another replica may lead."""
         try:
             await self._renew_periodically()
         except LeadershipLost:
@@ -84,7 +84,7 @@ class Leader:
         try:
             await self._release()
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-            _log.warning("lease %s not released; expires by itself: %s", self._name, describe_error(error))
+            _log.warning("lease %s could not be released and will expire: %s", self._name, describe_error(error))
 
     async def _release(self) -> None:
         await self._update({"holderIdentity": "", "leaseDurationSeconds": 1})

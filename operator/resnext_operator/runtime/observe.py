@@ -169,7 +169,7 @@ def _disrupted(status: PodStatus) -> bool:
 
 
 def _unreachable(status: PodStatus) -> bool:
-    """Whether the taint manager deletes the pod and it is not ready; a pod that saves on a live node stays ready."""
+    """Whether the taint manager evicts the pod and it is not ready; a pod that saves on a live node stays ready."""
     taken = word(_condition(status, "DisruptionTarget").get("reason")) == "DeletionByTaintManager"
     return taken and word(_condition(status, "Ready").get("status")) != "True"
 

@@ -39,7 +39,7 @@ _KOPF_SHUTDOWN_TIMEOUT = 5.0
 _UNREADABLE = (403, 404)
 
 Namespace = str | None
-"""None is the whole cluster."""
+"""None means the whole cluster."""
 
 
 class Scopes:
@@ -66,7 +66,7 @@ class Scopes:
         return all((kind, namespace) in self._listed for kind in controller.WATCHED)
 
     def ready(self) -> bool:
-        """Whether every list was tried, and at least one namespace is listed or does not exist."""
+        """Whether every list has been attempted, and at least one namespace is listed or does not exist."""
         answered = any(self._knows(namespace) or namespace in self._unreadable for namespace in self._namespaces)
         self._ready = self._ready or (answered and len(self._tried) == len(self._all))
         return self._ready
@@ -147,7 +147,7 @@ class Scopes:
                 _log.info(message, namespace, describe_error(error))
         elif self._repeats.first((kind, namespace, describe_error(error))):
             unexpected = None if isinstance(error, TRANSIENT_ERRORS) else error
-            _log.warning("list failed: %s %s, retrying: %s", kind, where, describe_error(error), exc_info=unexpected)
+            _log.warning("listing %s %s failed, retrying: %s", kind, where, describe_error(error), exc_info=unexpected)
 
     # -- watches -----------------------------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ class WorkQueue:
             self._ready.put_nowait(key)
 
     def add_after(self, key: TrainingKey, seconds: float) -> None:
-        """Queue a key after a delay, or at an earlier time that was already planned."""
+        """Queue a key after a delay, or at an earlier time that was already scheduled."""
         loop = asyncio.get_running_loop()
         if planned := self._delayed.get(key):
             if planned.when() <= loop.time() + seconds:
@@ -53,7 +53,7 @@ class WorkQueue:
         return key
 
     def done(self, key: TrainingKey) -> None:
-        """Mark a key as processed. If it was queued meanwhile, it is processed again after the pause."""
+        """Mark a key as processed. If it was queued in the meantime, it is processed again after the pause."""
         self._failures.pop(key, None)
         asyncio.get_running_loop().call_later(self._pause, self._release, key)
 
@@ -62,7 +62,7 @@ class WorkQueue:
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         delay = exponential_delay(_FIRST_DELAY, _LAST_DELAY, failures)
-        # Events that arrived meanwhile wait as well, so that a failing API server gets no extra requests.
+        # Events that arrived in the meantime wait as well, so that a failing API server gets no extra requests.
         self._dirty.discard(key)
         self._release(key)
         self.add_after(key, delay)

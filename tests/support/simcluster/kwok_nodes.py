@@ -221,7 +221,7 @@ async def kwok_nodes(api: Api, nodes: int = 2, parallelism: int = 4) -> AsyncIte
 
 
 async def _delete_leftovers(api: Api) -> None:
-    """Delete all simulated objects, also those of a run that was killed."""
+    """Delete all simulated objects, including those of a run that was killed."""
     namespaces = [each["metadata"]["name"] for each in await api.items("/api/v1/namespaces", SIMULATED)]
     for name in namespaces:
         await api.remove(f"/api/v1/namespaces/{name}")

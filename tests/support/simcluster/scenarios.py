@@ -1,4 +1,4 @@
-"""Scenarios of a training's life, and the outcome of a run, which is compared between runs."""
+"""Scenarios of a training's lifecycle, and the outcome of a run, which is compared between runs."""
 
 import asyncio
 import json

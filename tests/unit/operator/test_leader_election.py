@@ -187,4 +187,4 @@ def test_failed_release_is_logged(caplog):
         await first.release()
 
     asyncio.run(scenario())
-    assert "expires by itself" in caplog.text
+    assert "could not be released" in caplog.text

@@ -141,6 +141,20 @@ def test_pending_deadline_applies_to_launcher():
     assert "no such image" in condition(cluster, "Failed")["message"]
 
 
+@pytest.mark.parametrize("role", ["worker", "launcher"])
+def test_container_error_event_names_volume_mount(role):
+    """The event of a container that cannot be created does not suggest checking the image."""
+    cluster = Cluster()
+    cluster.settle()
+    if role == "launcher":
+        cluster.ready()
+        cluster.settle()
+    waiting = {"waiting": {"reason": "CreateContainerConfigError", "message": "failed to prepare subPath"}}
+    cluster.pods(role)[0]["status"] = {"phase": "Pending", "containerStatuses": [{"state": waiting}]}
+    events = [event.message for event in cluster.decide().events]
+    assert any("failed to prepare subPath → correct the volume mount" in message for message in events)
+
+
 @pytest.mark.parametrize("status", [ExitStatus.COMPLETED, ExitStatus.INVALID_DATA], ids=lambda it: it.name.lower())
 def test_ttl_deletes_resource_after_end(status):
     """The operator deletes the resource ttlSecondsAfterFinished after completion."""
@@ -220,7 +234,9 @@ def test_report_with_rank_attributes_failure_to_its_pod(rank):
 def test_report_with_pod_name_attributes_failure_to_it():
     """A message about worker 10 is not attributed to worker 1."""
     cluster = running_cluster(workers={"replicas": 11})
-    cluster.end(ExitStatus.UNREACHABLE, "worker resnext-digits-worker-10-0.resnext-digits could not be reached by ssh")
+    cluster.end(
+        ExitStatus.UNREACHABLE, "worker resnext-digits-worker-10-0.resnext-digits could not be reached over ssh"
+    )
     cluster.settle()
     assert cluster.status["attempts"][0]["pod"] == "resnext-digits-worker-10-0"
 

@@ -94,7 +94,7 @@ ADVICE = [
         403,
         'pods is forbidden: User "system:serviceaccount:a:b" cannot create resource "pods" in API group ""',
         "worker",
-        Cause.RIGHTS,
+        Cause.PERMISSION,
         ["service account"],
     ),
     (403, POD + "no PriorityClass with name high was found", "worker", Cause.OTHER, ["spec.workers.priorityClassName"]),

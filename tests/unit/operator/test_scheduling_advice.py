@@ -2,7 +2,7 @@
 
 import pytest
 
-from resnext_operator.domain.scheduling_advice import scheduling_advice
+from resnext_operator.domain.scheduling_advice import container_advice, scheduling_advice
 
 PREEMPTION = " preemption: 0/4 nodes are available: 4 Preemption is not helpful for scheduling."
 
@@ -62,3 +62,17 @@ def test_launcher_advice_names_launcher_field():
 def test_unknown_cause_refers_to_scheduler():
     """A scheduler may report any text."""
     assert scheduling_advice("waiting for capacity", "worker") == "resolve the cause that the scheduler reports"
+
+
+@pytest.mark.parametrize("reason", ["CreateContainerConfigError", "CreateContainerError"])
+def test_container_error_has_no_image_advice(reason):
+    """The image is present; a mount, a device or the container runtime is the cause."""
+    advice = container_advice(f"{reason}: failed to prepare subPath for volumeMount scratch")
+    assert "volume mount" in advice
+    assert "image" not in advice
+
+
+@pytest.mark.parametrize("reason", ["ErrImagePull", "ImagePullBackOff", "InvalidImageName"])
+def test_image_error_has_general_advice(reason):
+    """The advice of the reason ContainerNotStarting fits."""
+    assert container_advice(f"{reason}: Back-off pulling image") == ""

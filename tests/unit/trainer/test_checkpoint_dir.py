@@ -208,7 +208,7 @@ def test_checkpoint_dir_dotdot_in_claim_rejected(claim, path):
     """`..` is rejected even where it leads back into the claim."""
     message = prepared(claim / path, claim)
     assert message.startswith("INVALID_CONFIGURATION ")
-    assert "leaves the checkpoint volume" in message
+    assert "may lead outside the checkpoint volume" in message
     assert not (claim.parent / "elsewhere").exists()
 
 

@@ -35,7 +35,7 @@ def test_documented_trainer_commands_run(few, few_digits, pictures, tmp_path, mo
     documented = sorted(arguments("resnext-train"), key=lambda words: ORDER.index(words[0]))
     assert {words[0] for words in documented} == set(ORDER)
     for words in documented:
-        if words[0] == "train":  # Each training starts anew.
+        if words[0] == "train":  # Each training starts from scratch.
             shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)
         own = [here(word, tmp_path) for word in words]
         # Options on the command line override `--config`, but not the options after them.

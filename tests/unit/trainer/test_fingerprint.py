@@ -40,7 +40,7 @@ def rename(shards, before, after):
 def renamed(shards):
     rename(shards, "train-00001-of-00002", "train-00002-of-00002")
     rename(shards, "train-00000-of-00002", "train-00001-of-00002")
-    return "dataset.train: was 96 records in 2 parts, is 96 records in 2 parts with other names or sizes"
+    return "dataset.train: was 96 records in 2 parts, is 96 records in 2 parts with different names or sizes"
 
 
 def removed(shards):
@@ -54,7 +54,7 @@ def other_images(shards):
     records = tfrecord.open_split(str(shards), "validation")
     images = [records.read(number) for number in range(40)]
     tfrecord.write(shards, "validation", [(jpeg + bytes(7), label) for jpeg, label in images], 2)
-    return "dataset.validation: was 40 records in 2 parts, is 40 records in 2 parts with other names or sizes"
+    return "dataset.validation: was 40 records in 2 parts, is 40 records in 2 parts with different names or sizes"
 
 
 @pytest.mark.parametrize("change", [renamed, removed, other_images])

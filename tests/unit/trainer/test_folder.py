@@ -93,7 +93,7 @@ def eleventh(root):
     ("damage", "words"),
     [
         (no_training, "pictures/train is not a directory"),
-        (empty_class, "11 class folders for training, but model.classes is 10: set model.classes to 11"),
+        (empty_class, "11 class directories for training, but model.classes is 10: set model.classes to 11"),
         (untrained_class, "validation/letter-a: "),
         (eleventh, "set model.classes to 11"),
     ],

@@ -66,7 +66,7 @@ def test_stopped_rank_ends_attempt_as_hung(training):
     assert launcher.wait(IN_TIME) == ExitStatus.HUNG.value
     report, log = training.report(), training.log_of("launch")
     assert (report.verdict, report.rank) == ("hung", 1)
-    assert f"rank 0 completed no step for {SECONDS} s: rank 1 does not respond, its last step was " in report.message
+    assert f"rank 0 completed no step for {SECONDS} s: rank 1 does not respond (last step " in report.message
     assert report.progress.step > 2
     assert "resnext_trainer/training/trainer.py" in log  # stack of rank 0, which is still running
     wait_for(lambda: not training.ranks())  # including the stopped rank

@@ -161,7 +161,7 @@ def test_prepare_other_dataset_not_overwritten(pictures, digits_folder, tmp_path
     run(pictures, tmp_path / "out")
     (pictures / "cat" / "new.jpg").write_bytes(picture(99))
     assert run(pictures, tmp_path / "out") == 3
-    assert "shards of other images" in capsys.readouterr().err
+    assert "shards of different images" in capsys.readouterr().err
 
 
 def test_prepare_dangling_link_rejected(pictures, tmp_path, capsys):

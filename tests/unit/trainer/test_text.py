@@ -75,7 +75,7 @@ def test_class_names_unrepresentable_rejected(tmp_path, capsys, name):
     assert prepare(root, tmp_path / "out") == 3
     message = capsys.readouterr().err
     assert REJECTED[name] in message
-    assert "rename the folder" in message
+    assert ": rename it" in message
     assert len(message.splitlines()) == 1
     with pytest.raises(TrainingError) as caught:
         folder.listing(root)

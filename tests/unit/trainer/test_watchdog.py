@@ -72,7 +72,7 @@ def test_watchdog_stopped_rank_reported_with_last_step(started, phase):
     code, message, rank, stacks = ended(waiting)
     assert (code, rank) == (8, 2)
     assert time.monotonic() - since < 10
-    assert "rank 0 completed no step for 1 s: rank 2 does not respond, its last step was 5." in message
+    assert "rank 0 completed no step for 1 s: rank 2 does not respond (last step 5)." in message
     assert "reads_a_disk_that_never_answers" in stacks
 
 

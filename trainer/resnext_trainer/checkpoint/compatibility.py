@@ -1,7 +1,7 @@
 """Compares a configuration with that of a run, and determines the settings that the run resumes with. Pure.
 
-Only fields that the user set are compared. The others keep the value of the run, so that a version with other defaults
-does not change a run. Fields from a preset keep their value as well, unless the user selects another preset.
+Only fields that the user set are compared. The others keep the value of the run, so that a version with different
+defaults does not change a run. Fields from a preset keep their value as well, unless the user selects another preset.
 """
 
 import json
@@ -57,7 +57,7 @@ class Comparison:
             resumed = Training.model_validate_json(json.dumps(self.merged))
         except ValidationError as error:
             names = ", ".join(f"{each.field} {shown(each.before)}" for each in self.kept)
-            raise InvalidConfig(f"{explain(error)} (with values of the run for unset fields: {names})") from None
+            raise InvalidConfig(f"{explain(error)} (unset fields have the values of the run: {names})") from None
         return resumed.as_written_by(_nested(self.now.written))
 
 
@@ -86,7 +86,7 @@ def compare(now: Training, before: Mapping[str, Any], *, everywhere: bool = Fals
             kept.append(difference)
             _set(merged, field, was)
     if "optimizer.warmupEpochs" not in written:
-        # As in the default: training fewer epochs must not require a change of the recipe.
+        # As in the default: training fewer epochs must not require a change to the recipe.
         merged["optimizer"]["warmupEpochs"] = min(merged["optimizer"]["warmupEpochs"], merged["epochs"])
     return Comparison(
         recipe=tuple(compared["recipe"]),

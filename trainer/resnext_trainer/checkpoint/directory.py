@@ -205,7 +205,8 @@ def _components(path: str, root: str) -> tuple[str, ...]:
         )
     if ".." in below:
         raise _refused(
-            f"{path} leaves the checkpoint volume: set checkpoints.subPath and training.checkpoint.path without '..'"
+            f"{path} contains '..', which may lead outside the checkpoint volume: remove it from checkpoints.subPath "
+            "and training.checkpoint.path"
         )
     return below
 

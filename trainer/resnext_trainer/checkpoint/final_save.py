@@ -84,6 +84,6 @@ class FinalSave:
         tries = f"{self._tries} tries" if self._tries > 1 else "one try"
         return (
             f"the checkpoint at step {position.step} could not be saved in {self._directory} ({tries}): "
-            f"{self._manager.failure or 'the write did not finish'}; {kept}: check space, quota and permissions of "
-            "the volume, or raise checkpoint.saveTimeoutSeconds"
+            f"{self._manager.failure or 'the write did not finish'}; {kept}: check free space, quota and "
+            "permissions of the volume, or raise checkpoint.saveTimeoutSeconds"
         )

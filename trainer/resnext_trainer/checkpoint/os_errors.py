@@ -24,7 +24,10 @@ def explain_os_errors(root: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _PERMANENT:
-            status, remedy = ExitStatus.INVALID_CONFIGURATION, "change its owner or mode, or set checkpoint.path"
+            status, remedy = (
+                ExitStatus.INVALID_CONFIGURATION,
+                "change its owner or mode, or set checkpoint.path to another directory",
+            )
         elif error.errno in (errno.ENOSPC, errno.EDQUOT):
             status, remedy = ExitStatus.CHECKPOINT_NOT_SAVED, "free space on the volume"
         else:

@@ -36,7 +36,7 @@ class Provenance(BaseModel):
     """Class names by index; None for a class without a name."""
     dataset: Fingerprint
     differences: tuple[str, ...] = ()
-    """Changes of recipe or dataset with which the run was resumed (onMismatch: continue)."""
+    """Changes to the recipe or dataset with which the run was resumed (onMismatch: continue)."""
     run: str = ""
     """ID of the run; empty for the run of checkpoint format 1."""
     training: str = ""

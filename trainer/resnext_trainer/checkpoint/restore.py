@@ -32,7 +32,7 @@ def restore(run: Resumption, config: Training, state: TrainState, console: Conso
     """Assigns the newest checkpoint of the run to the train state; without one, its initial weights.
 
     run: after `select` and `settle`. Raises TrainingError if all checkpoints of the run are damaged, if the newest was
-    saved from a different model, or as `assign_initial_weights` does.
+    saved from a different model, and in the cases of `assign_initial_weights`.
     """
     best = store.best(run.folder)
     best_top1 = best.position.top1 if best else None

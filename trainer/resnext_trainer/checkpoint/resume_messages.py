@@ -52,7 +52,7 @@ def resumed_with(comparison: Comparison, before: Provenance, differences: Sequen
         lines.append(f"the run keeps its values of unset fields: {_kept(unwritten)}")
     if comparison.unknown:
         lines.append(
-            f"settings of version {before.version} that version {version()} does not support: "
+            f"ignoring settings that version {before.version} stored and version {version()} does not support: "
             f"{', '.join(comparison.unknown)}"
         )
     return lines

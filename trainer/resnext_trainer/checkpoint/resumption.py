@@ -55,7 +55,7 @@ class Resumption:
         return self._config
 
     def settle(self, dataset: Fingerprint, class_names: Sequence[str | None]) -> Training:
-        """Resumes the run or starts a new one, as `checkpoint.onMismatch` says. Returns the settings that apply.
+        """Resumes the run or starts a new one, according to `checkpoint.onMismatch`. Returns the settings that apply.
 
         Raises TrainingError if recipe or dataset differ, or if the run has already trained more epochs.
         """

@@ -63,7 +63,7 @@ def read(checkpoint: Path) -> Checkpoint:
 
 
 def weights(arrays: Arrays, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """The weights and statistics with these names, as far as the checkpoint has them.
+    """The weights and statistics with these names that the checkpoint contains.
 
     All are moving averages if the checkpoint has averages, because their accuracy determines the best checkpoint.
     """

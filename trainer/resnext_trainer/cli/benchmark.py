@@ -10,7 +10,7 @@ def add(commands: Commands) -> None:
     benchmark = command(
         commands,
         "benchmark",
-        "measure the speed of training, inference, or the input pipeline",
+        "measure the throughput of training, inference, or the input pipeline",
         _run,
         "Percentiles refer to the duration of a step, including the wait for its batch. Under mpirun, throughput is "
         "the total of all ranks.",

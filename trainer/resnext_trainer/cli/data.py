@@ -76,10 +76,13 @@ def add(commands: Commands) -> None:
             "--incomplete-shards",
             choices=("refuse", "allow"),
             default="refuse",
-            help="whether to fail or continue if shards of SPLIT-I-of-N are missing or empty",
+            help="whether to fail or continue if numbered shards (SPLIT-I-of-N) are missing or empty",
         )
     validate.add_argument(
-        "--classes", type=positive, metavar="N", help="number of classes (default: that of labels.txt, if it exists)"
+        "--classes",
+        type=positive,
+        metavar="N",
+        help="number of classes (default: the number of names in labels.txt, if it exists)",
     )
     validate.add_argument("--first-label", type=int, choices=(0, 1), default=1, help="label of the first class")
     validate.add_argument(
@@ -100,7 +103,8 @@ def _prepare(options: argparse.Namespace) -> int:
     for source in filter(None, (options.input, options.validation)):
         if output.is_relative_to(source.resolve()):
             raise tfrecord.data_error(
-                f"--output {printable(options.output)} is inside the input {printable(source)}: choose another folder"
+                f"--output {printable(options.output)} is inside the input {printable(source)}: choose another"
+                " directory"
             )
     plan = prepare.plan(options.input, options.validation, options.validation_fraction, options.shard_images)
     with progress("images", sum(map(len, plan.splits.values()))) as advance:

@@ -51,7 +51,7 @@ def config_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=argparse.SUPPRESS,
         metavar="FILE",
-        help="JSON or YAML of spec.training, or a whole ResNeXtTraining (default: the published recipe)",
+        help="JSON or YAML file with spec.training or a whole ResNeXtTraining (default: the published recipe)",
     )
     parser.add_argument(
         "--set",
@@ -59,7 +59,7 @@ def config_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         dest="assignments",
         metavar="FIELD=VALUE",
-        help="override a field, e.g. data.path=/data; can be repeated",
+        help="override a field, for example data.path=/data; can be repeated",
     )
 
 

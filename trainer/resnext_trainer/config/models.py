@@ -198,7 +198,8 @@ class Data(Config):
     """Directory with the shards, or with the subdirectories train and validation (or val). Never written to."""
 
     index_path: Annotated[Annotated[str, Field(max_length=1024)] | None, HERE] = None
-    """Directory with the index of each shard (NAME.idx, created by `resnext-train data index`). If unset, data.path."""
+    """Directory with the index of each shard (NAME.idx, created by `resnext-train data index`). If unset, data.path is
+    used."""
 
     pipeline: Annotated[Pipeline, RUN] = "auto"
     """Input pipeline that reads, decodes and augments images: NVIDIA DALI or tf.data. auto selects DALI if it can be
@@ -214,7 +215,7 @@ class Data(Config):
     """Feature of a record with the integer label. TensorFlow Datasets use label."""
 
     incomplete_shards: Annotated[Literal["refuse", "allow"], RUN] = "refuse"
-    """What to do if shards of SPLIT-I-of-N are missing or empty. refuse: fail. allow: train on the others."""
+    """What to do if numbered shards (SPLIT-I-of-N) are missing or empty. refuse: fail. allow: train on the others."""
 
     synthetic_images: Annotated[int, Field(ge=1, le=1_000_000_000)] = 1_281_167
     """Number of training images per epoch of synthetic data."""
@@ -293,7 +294,8 @@ class Training(Config):
     """Number of passes over the training images."""
 
     batch_size: Annotated[int, Field(ge=1, le=1_000_000), RUN] = 256
-    """Number of images per rank and forward pass. If unset, 256 for fp16 and bf16, 128 for tf32, 64 for fp32."""
+    """Number of images per rank and forward pass. If unset, it is 256 for fp16 and bf16, 128 for tf32, and
+    64 for fp32."""
 
     gradient_accumulation: Annotated[int, Field(ge=1, le=1024), RUN] = 1
     """Number of batches whose gradients are accumulated before an update. Multiplies the global batch."""

@@ -26,13 +26,13 @@ class Rule:
 
 @dataclass(frozen=True)
 class Resume:
-    """What a change of a field means for a run that resumes from its checkpoints; part of the type of each field.
+    """What a change to a field means for a run that resumes from its checkpoints; part of the type of each field.
 
     The fields of a nested model have the class of the field that contains it, unless they declare their own.
     """
 
     name: Literal["recipe", "run"]
-    """recipe: determines the trained weights; a change is handled as checkpoint.onMismatch says.
+    """recipe: determines the trained weights; a change is handled according to checkpoint.onMismatch.
     run: determines how and where they are computed; a change is logged."""
     kept: bool = True
     """If the user does not set the field, the value of the run applies, so a changed default does not change a run."""

@@ -36,7 +36,7 @@ class BadRecords:
         return sum(self._counts.values())
 
     def __bool__(self) -> bool:
-        return True  # also when empty: `if bad` tests for None only
+        return True  # even when empty: `if bad` tests for None only
 
     def add(self, split: str, number: int, reason: TrainingError) -> None:
         """Skips a record from now on; raises TrainingError if its split exceeds the limit.

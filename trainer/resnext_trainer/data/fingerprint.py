@@ -27,7 +27,7 @@ class Split(BaseModel):
         """Describes the difference for a message; empty if the splits are equal."""
         if (self.parts, self.records) != (other.parts, other.records):
             return f"was {self}, is {other}"
-        return f"was {self}, is {other} with other names or sizes" if self.digest != other.digest else ""
+        return f"was {self}, is {other} with different names or sizes" if self.digest != other.digest else ""
 
     def __str__(self) -> str:
         return f"{self.records:,} records in {self.parts:,} {'part' if self.parts == 1 else 'parts'}"

@@ -1,4 +1,4 @@
-"""Converts images of any format to 8-bit RGB JPEGs, for `data prepare`, `predict` and image folders alike.
+"""Converts images of any format to 8-bit RGB JPEGs, for `data prepare`, `predict` and image folders.
 
 JPEGs are kept unchanged. Pillow converts other formats: 16-bit channels are scaled to 8 bits, and transparency is
 composited on white. Images without a defined 8-bit RGB form (floating-point and 32-bit pixels, CMYK, several frames)

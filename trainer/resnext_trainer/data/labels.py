@@ -33,7 +33,7 @@ def class_name(folder: str | os.PathLike[str]) -> str:
 
 def _refused(folder: str | os.PathLike[str], why: str) -> TrainingError:
     return TrainingError(
-        ExitStatus.INVALID_DATA, f"{printable(folder)}: the name of this class folder {why}: rename the folder"
+        ExitStatus.INVALID_DATA, f"{printable(folder)}: the name of this class directory {why}: rename it"
     )
 
 

@@ -92,7 +92,7 @@ def plan(source: Path, validation: Path | None, validation_fraction: float, shar
     classes = tuple(training)
     if len(classes) < 2:
         raise tfrecord.data_error(
-            f"{printable(source)} contains only one class folder, {classes[0]}: at least two classes are required"
+            f"{printable(source)} contains only one class directory, {classes[0]}: at least two classes are required"
         )
     random = np.random.default_rng(0)
     shuffled = {name: [files[at] for at in random.permutation(len(files))] for name, files in training.items()}
@@ -111,7 +111,7 @@ def plan(source: Path, validation: Path | None, validation_fraction: float, shar
         if unknown := sorted(set(held) - set(classes)):
             raise tfrecord.data_error(
                 f"{printable(validation / unknown[0])}: {printable(source)} has no such class: rename or remove the "
-                "folder"
+                "directory"
             )
     number_of = {name: number for number, name in enumerate(classes, 1)}
     splits = {}
@@ -217,14 +217,14 @@ def _claim(output: Path, wanted: Plan, source: Path) -> None:
         there = here
         if any(output.glob("train-*")) or any(output.glob("validation-*")):
             raise tfrecord.data_error(
-                f"{printable(output)} contains shards from another source: choose another output folder"
+                f"{printable(output)} contains shards from another source: choose another output directory"
             ) from None
     except ValueError:
         there = None
     if there != here:
         raise tfrecord.data_error(
-            f"{printable(output)} contains shards of other images or with other options: choose another output "
-            "folder, or empty this one"
+            f"{printable(output)} contains shards of different images or with different options: choose another "
+            "output directory, or empty this one"
         )
     output.mkdir(parents=True, exist_ok=True)
     for file, text in (

@@ -2,7 +2,7 @@
 
 The order of an epoch is one permutation of all records. A step takes the next global batch, and each rank takes its
 part of it. Two ranks therefore see the same images as one rank with twice the batch size. A training resumes in
-the middle of an epoch, even with another number of ranks, without reading the consumed records again.
+the middle of an epoch, even with a different number of ranks, without reading the consumed records again.
 
 A bad training record is replaced by the next usable one in the order of the epoch, which is then used twice. This
 keeps batches full and the number of steps equal on all ranks, and the order depends on the data only. A bad validation

@@ -191,7 +191,10 @@ def _check_division(folder: Path, split: str, numbered: dict[str, re.Match[str]]
             "delete the file, or re-create the dataset"
         )
     if count > _MOST_SHARDS:
-        raise data_error(f"{printable(folder)}/{names[0]}: {count:,} shards exceed the limit of {_MOST_SHARDS:,}")
+        raise data_error(
+            f"{printable(folder)}/{names[0]}: {count:,} shards exceed the limit of {_MOST_SHARDS:,}: re-create the "
+            "dataset with fewer shards"
+        )
     if incomplete or len(found) == count:
         return
     missing = [number for number in range(first, first + count) if number not in found]

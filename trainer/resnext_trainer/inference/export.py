@@ -28,7 +28,7 @@ _OPSET = 17
 """ONNX operator set of 2022, which all current runtimes support; the model needs at least 13."""
 
 _TOLERANCE = 1e-3
-"""Maximum difference of a logit relative to the greatest logit; float32 sums in another order differ by 1e-6."""
+"""Maximum difference of a logit relative to the greatest logit; float32 sums in a different order differ by 1e-6."""
 
 _BATCHES = (3, 1)
 """Batch sizes compared; several, because the batch size of the export must be variable."""

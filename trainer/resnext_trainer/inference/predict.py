@@ -45,7 +45,7 @@ def find(names: Sequence[str]) -> list[str]:
                 str(file) for file in inside if not any(part.startswith(".") for part in file.relative_to(path).parts)
             )
         else:
-            raise data_error(f"{name} is neither a file nor a folder")
+            raise data_error(f"{name} is neither a file nor a directory")
     if not found:
         raise data_error(f"{', '.join(names)} contains no files")
     return found

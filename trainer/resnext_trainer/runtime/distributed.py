@@ -85,14 +85,15 @@ def initialize() -> Communicator:
     except ImportError as error:
         raise TrainingError(
             ExitStatus.INVALID_CONFIGURATION,
-            f"training with several ranks requires Horovod, which cannot be imported: {error}",
+            f"training with several ranks requires Horovod, which cannot be imported: {error}: install it with "
+            "`python3 hack/devenv wheels`, or start a single rank",
         ) from None
 
 
 def run_collectively(communicator: Communicator, act: Callable[[], T]) -> T:
     """Calls `act` on every rank and returns its result; if any rank raises TrainingError, all ranks raise the first.
 
-    The error names that rank as the culprit, unless all ranks failed.
+    The error names that rank as the cause, unless all ranks failed.
     """
     result: T | None = None
     mine: tuple[ExitStatus, str] | None = None
@@ -128,7 +129,8 @@ def pin_device(communicator: Communicator, device: str) -> str:
         raise _no_gpu(f"rank {communicator.rank}: {_why_no_gpu()}")
     if communicator.local_rank >= len(gpus):
         raise _no_gpu(
-            f"rank {communicator.rank} needs GPU {communicator.local_rank}, but {len(gpus)} are visible on its node"
+            f"rank {communicator.rank} needs GPU {communicator.local_rank}, but its node has {len(gpus)} visible: "
+            "start at most one rank per GPU"
         )
     try:
         tf.config.set_visible_devices(gpus[communicator.local_rank], "GPU")

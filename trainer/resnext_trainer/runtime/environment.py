@@ -8,7 +8,7 @@ from collections.abc import Mapping
 _TENSORFLOW = {"TF_ENABLE_ONEDNN_OPTS": "1"}
 
 # TensorFlow imports Keras when it is imported, which takes 1.5 s of its 4 s, and the trainer does not use Keras. With
-# this variable it looks for Keras 2 (package tf_keras) instead, and goes on without it.
+# this variable, TensorFlow looks for Keras 2 (package tf_keras) instead, and continues without it.
 _LEGACY_KERAS = "TF_USE_LEGACY_KERAS"
 
 # A waiting rank yields its core to the other ranks; with GPUs the cores are idle anyway.

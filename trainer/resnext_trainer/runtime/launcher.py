@@ -183,7 +183,7 @@ def unreachable(hosts: Sequence[Host], port: int, deadline: float, stop: threadi
 def _explain_unreachable(host: Host, error: OSError) -> str:
     if isinstance(error, socket.gaierror):
         return f"worker {host.name} could not be found: its name does not resolve ({error.strerror})"
-    return f"worker {host.name} could not be reached by ssh: {error.strerror or error}"
+    return f"worker {host.name} could not be reached over ssh: {error.strerror or error}"
 
 
 def write_files(options: Options) -> None:

@@ -1,6 +1,6 @@
 """Parser for the tagged output of mpirun: lines by rank, the last lines of each rank, and the first rank that exited.
 
-mpirun prefixes the output of a rank with a tag such as `[1,3]<stderr>:`. It tags every chunk that it reads, also in the
+mpirun prefixes the output of a rank with a tag such as `[1,3]<stderr>:`. It tags every chunk that it reads, even in the
 middle of a line, because a pseudo-terminal delivers 2 KiB at a time. The parser reassembles the lines.
 """
 

@@ -45,7 +45,7 @@ def listen() -> Requests:
         if number != STOP:
             signal.signal(number, signal.SIG_DFL)  # a second signal kills the process
 
-    # mpirun sends SIGTERM when the attempt is over: keep the default action, which ends the rank at once.
+    # mpirun sends SIGTERM when the attempt is over: keep the default action, which ends the rank immediately.
     under_mpi = "OMPI_COMM_WORLD_RANK" in os.environ
     for number in (STOP,) if under_mpi else (STOP, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, request_stop)

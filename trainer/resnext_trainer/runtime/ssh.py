@@ -64,4 +64,4 @@ def answers(host: str, port: int, timeout: float = 3.0) -> None:
         connection.sendall(b"SSH-2.0-probe\r\n")
         banner = connection.recv(4)
     if banner != b"SSH-":
-        raise OSError(f"port {port} is open, but does not answer as an ssh server")
+        raise OSError(f"port {port} is open, but no SSH server responds on it")

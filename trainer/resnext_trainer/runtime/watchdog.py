@@ -125,7 +125,7 @@ def describe_stall(own: State, states: Mapping[int, State | None]) -> str:
     silent = [rank for rank, state in sorted(states.items()) if state is None]
     if silent:
         # An allreduce completes on all ranks or on none, so silent ranks have completed as many steps as this one.
-        return _listed([f"rank {rank} does not respond, its last step was {own.step}" for rank in silent])
+        return _listed([f"rank {rank} does not respond (last step {own.step})" for rank in silent])
     there = [state for _, state in sorted(states.items()) if state]
     busy = [state for state in there if state.doing != ALLREDUCE] or there
     return _listed(

@@ -37,7 +37,7 @@ class EpochPlan:
 
     def epochs_done(self, position: TrainingPosition) -> float:
         """Fractional number of epochs done."""
-        # Count images, because the images per step change when a training resumes with another number of ranks.
+        # Count images, because the images per step change when a training resumes with a different number of ranks.
         return position.epoch + min(1.0, position.images / (self.steps * self.global_batch))
 
     def steps_left(self, position: TrainingPosition) -> int:

@@ -12,7 +12,7 @@ from resnext_operator.domain.rules.ttl_expired import ttl_expired
 
 
 def clean_up(draft: Draft) -> None:
-    """Delete pods as runPolicy.cleanPodPolicy says, and the training after its TTL. Nothing is created."""
+    """Delete pods according to runPolicy.cleanPodPolicy, and the training after its TTL. Nothing is created."""
     training, policy = draft.training, draft.training.spec.run_policy.clean_pod_policy
     ended = ConditionType.SUCCEEDED if draft.phase is Phase.SUCCEEDED else ConditionType.FAILED
     reason = draft.conditions.reason(ended)

@@ -2,13 +2,12 @@
 
 from resnext_operator.api.status import ConditionType, Phase
 from resnext_operator.domain.actions.finish import fail_if_pending_too_long
-from resnext_operator.domain.actions.scheduling import set_scheduled_false
+from resnext_operator.domain.actions.scheduling import set_scheduled_false, waiting_advice
 from resnext_operator.domain.actions.shared_objects import check_secret, ensure_shared_objects
 from resnext_operator.domain.actions.stall import detect_stall
 from resnext_operator.domain.actions.worker_counts import set_workers_ready
 from resnext_operator.domain.draft import Draft
 from resnext_operator.domain.reasons import Reason
-from resnext_operator.domain.scheduling_advice import scheduling_advice
 from resnext_operator.domain.workers import up_to_date_workers
 
 
@@ -28,7 +27,6 @@ def reconcile_running(draft: Draft) -> None:
     if launcher and launcher.phase == "Pending":
         if launcher.waiting_reason:
             message = f"pod {launcher.name} is not starting: {launcher.waiting_reason}"
-            advice = scheduling_advice(launcher.waiting_reason, "launcher") if launcher.unschedulable else ""
-            set_scheduled_false(draft, Reason.LAUNCHER_PENDING, message, advice)
+            set_scheduled_false(draft, Reason.LAUNCHER_PENDING, message, waiting_advice(launcher, "launcher"))
         if not fail_if_pending_too_long(draft):
             check_secret(draft, [launcher])

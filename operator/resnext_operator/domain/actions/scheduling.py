@@ -4,10 +4,10 @@ from datetime import timedelta
 
 from resnext_operator.api.status import ConditionType
 from resnext_operator.domain.draft import Draft
-from resnext_operator.domain.observed import ObservedWorker
+from resnext_operator.domain.observed import ObservedPod, ObservedWorker
 from resnext_operator.domain.reasons import ADVICE, Reason, warning
 from resnext_operator.domain.rules.rule import due
-from resnext_operator.domain.scheduling_advice import scheduling_advice
+from resnext_operator.domain.scheduling_advice import container_advice, scheduling_advice
 from resnext_operator.rendering.claims import checkpoint_claim_name
 
 # A claim that is created with the pods is bound within a second or two; until then the pods are unschedulable.
@@ -33,7 +33,7 @@ def set_scheduled_condition(draft: Draft, workers: list[ObservedWorker | None]) 
     elif waiting:
         reason = Reason.UNSCHEDULABLE if waiting.unschedulable else Reason.CONTAINER_NOT_STARTING
         kind = "is unschedulable" if waiting.unschedulable else "is not starting"
-        advice = scheduling_advice(waiting.waiting_reason, "worker") if waiting.unschedulable else ""
+        advice = waiting_advice(waiting, "worker")
         set_scheduled_false(draft, reason, f"pod {waiting.name} {kind}: {waiting.waiting_reason}", advice)
     elif len(pods) == len(workers) and all(pod.node for pod in pods):
         set_scheduled_true(draft)
@@ -57,6 +57,13 @@ def set_scheduled_false(draft: Draft, reason: Reason, message: str, advice: str 
     """advice: suggested action in the event, if the general one of the reason does not fit the cause."""
     draft.conditions.set(ConditionType.SCHEDULED, False, reason, message)
     _enter_reason(draft, reason, f"{message}{ADVICE}{advice}" if advice else message)
+
+
+def waiting_advice(pod: ObservedPod, role: str) -> str:
+    """Suggested action for a pod that does not start; empty if the general one of the reason fits."""
+    if pod.unschedulable:
+        return scheduling_advice(pod.waiting_reason, role)
+    return container_advice(pod.waiting_reason)
 
 
 def leave_reason(draft: Draft, reason: Reason) -> None:
@@ -92,7 +99,7 @@ def _within_scheduling_grace(draft: Draft, pod: ObservedWorker) -> bool:
 
 
 def _volume_detach_message(draft: Draft, first: ObservedWorker) -> str:
-    """Message that worker 0, on another node than before, waits for the checkpoint volume; empty otherwise."""
+    """Message that worker 0, on a different node than before, waits for the checkpoint volume; empty otherwise."""
     if first.phase != "Pending":
         return ""
     held = [pod for pod in draft.state.workers if pod.index == 0 and pod.unreachable and pod.node != first.node]
@@ -102,6 +109,6 @@ def _volume_detach_message(draft: Draft, first: ObservedWorker) -> str:
     pod = held[-1]
     return (
         f"pod {first.name} waits for the checkpoint volume, which is still attached to node {pod.node} for pod "
-        f"{pod.name}: it is released when the node recovers or is deleted; if the node is permanently down, "
+        f"{pod.name}: the volume is detached when the node recovers or is deleted; if the node is permanently down, "
         "taint it with node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
     )

@@ -7,7 +7,7 @@ from resnext_operator.domain.rules.rule import StopReason
 
 
 def resized(draft: Draft) -> StopReason | None:
-    """Stop if the attempt has another number of workers than spec.workers.replicas."""
+    """Stop if the attempt has a different number of workers than spec.workers.replicas."""
     launched = draft.attempts[-1].workers or draft.replicas
     if draft.training.invalid or launched == draft.replicas:
         return None

@@ -82,7 +82,7 @@ def open_split(path: str, split: str, classes: int, first_label: int) -> ImageFo
     names = class_names(path)
     if len(names) > classes:
         raise data_error(
-            f"{printable(path)} contains {len(names)} class folders for training, but model.classes is {classes}: "
+            f"{printable(path)} contains {len(names)} class directories for training, but model.classes is {classes}: "
             f"set model.classes to {len(names)}"
         )
     found = _pictures(path, split, names, first_label)
@@ -102,7 +102,7 @@ def _pictures(path: str, split: str, names: list[str], first_label: int) -> Imag
     if unknown := sorted(set(found.classes) - set(names)):
         raise data_error(
             f"{printable(folder / unknown[0])}: {printable(path)}/{_TRAIN} has no such class: rename or remove "
-            "the folder"
+            "the directory"
         )
     number_of = {name: number for number, name in enumerate(names, first_label)}
     pictures = [(file, number_of[name]) for name, of_class in found.classes.items() for file in of_class]
@@ -129,8 +129,8 @@ def listing(folder: Path) -> Listing:
     }
     if empty := [name for name, found in classes.items() if not found]:
         raise data_error(
-            f"{printable(folder / empty[0])} contains no file with an image file extension: remove the folder or add "
-            "images"
+            f"{printable(folder / empty[0])} contains no file with an image file extension: remove the directory or "
+            "add images"
         )
     return Listing(classes, unusable, unused)
 
@@ -163,7 +163,7 @@ def _class_folders(folder: Path, unusable: Summary, unused: Summary) -> dict[str
             if _is(entry.is_dir, entry):
                 places.append(folder / entry.name)
             else:
-                _count_other(entry, unusable, unused, "files next to the class folders")
+                _count_other(entry, unusable, unused, "files next to the class directories")
     except OSError as error:
         raise data_error(f"{printable(folder)} {files.failure(error, folder)}") from None
     if not places:
@@ -191,7 +191,7 @@ def _files(folder: Path, above: tuple[tuple[int, int], ...], unusable: Summary, 
         status = folder.stat()
         here = (status.st_dev, status.st_ino)
         if here in above:
-            unusable.add("links to a parent folder", printable(folder))
+            unusable.add("links to a parent directory", printable(folder))
             return []
         with os.scandir(folder) as entries:
             for entry in sorted((entry for entry in entries if not entry.name.startswith(".")), key=_name):
@@ -202,7 +202,7 @@ def _files(folder: Path, above: tuple[tuple[int, int], ...], unusable: Summary, 
                 else:
                     _count_other(entry, unusable, unused, "files without an image file extension")
     except OSError as error:
-        unusable.add("folders that cannot be listed", f"{printable(folder)}: {files.failure(error, folder)}")
+        unusable.add("directories that cannot be listed", f"{printable(folder)}: {files.failure(error, folder)}")
     return found
 
 

@@ -99,7 +99,7 @@ def _checksum(content: bytes) -> int:
 
 
 def example(stored: bytes, wanted: Features = Features()) -> tuple[bytes, int]:
-    """JPEG and label of a serialized tf.train.Example; raises ValueError if a feature is missing or of another type."""
+    """JPEG and label of a serialized tf.train.Example; raises ValueError for a missing or mistyped feature."""
     # Imported here, so that indexing does not import TensorFlow.
     from google.protobuf.message import DecodeError
     from tensorflow.core.example.example_pb2 import Example
@@ -338,8 +338,8 @@ def write(folder: Path, split: str, images: Sequence[tuple[bytes, int]], shards:
 def write_shard(file: Path, images: Iterable[tuple[bytes, int]]) -> int:
     """Writes one shard and its index; returns the number of records.
 
-    The file gets its name only after it is complete and indexed. If an exception is raised, also by `images`, no file
-    remains.
+    The file gets its name only after it is complete and indexed. If an exception is raised, even by `images`, no
+    file remains.
     """
     aside = file.with_name(f"{file.name}.tmp")
     try:

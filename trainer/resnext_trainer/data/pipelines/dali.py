@@ -1,7 +1,7 @@
 """Batches decoded by NVIDIA DALI. The only module that imports DALI.
 
 DALI gets the same JPEGs and crop windows as tf.data, so both produce the same images in the same order and resume
-alike. DALI's readers, random numbers and TensorFlow plugin are not used.
+identically. DALI's readers, random numbers and TensorFlow plugin are not used.
 
 Pixels match tf.data within 1 of 255, except at the border of an image that is downscaled: DALI's filter repeats the
 edge of the window, whereas the filters of tf.data and Pillow end at the edge. These pixels differ by at most 15 on
