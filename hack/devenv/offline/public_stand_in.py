@@ -123,11 +123,13 @@ def reload(mirrored: bool) -> None:
 def stop() -> None:
     if SAVED.is_file():
         saved = SAVED.read_text()
+        # Docker keeps a setting that is missing in a configuration that it reloads, so the list is emptied first.
+        DAEMON.write_text(json.dumps({"registry-mirrors": []} | json.loads(saved or "{}")), encoding="utf-8")
+        reload(mirrored=False)
         if saved:
             DAEMON.write_text(saved, encoding="utf-8")
         else:
-            DAEMON.unlink(missing_ok=True)
-        reload(mirrored=False)
+            DAEMON.unlink()
         SAVED.unlink()
     run("docker", "rm", "--force", NAME)
     for image in (*images().values(), *PULLED):
