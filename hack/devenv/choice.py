@@ -68,6 +68,6 @@ def _registry_answers() -> bool:
 def _source(registry_answers: bool) -> ImageSource:
     if registry_answers:
         return PUBLIC
-    from hack.devenv.offline.source import OFFLINE  # only here: the normal path loads nothing of it
+    from hack.devenv.offline.source import OFFLINE  # not needed on the normal path
 
     return OFFLINE

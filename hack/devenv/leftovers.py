@@ -19,12 +19,12 @@ PENDING = ("--namespace=resnext-system", "--selector=owner=helm,status in (pendi
 
 
 def exist() -> bool:
-    """Whether the cluster has any of them."""
+    """Whether the cluster has any state that must be deleted."""
     return bool(_outdated_versions() or _pending_operations())
 
 
 def delete() -> None:
-    """Deletes all of them."""
+    """Deletes all of this state."""
     if versions := _outdated_versions():
         say(f"    The cluster stores removed API versions ({', '.join(versions)}): deleting the CRD and all trainings")
         run(*KUBECTL, "delete", "crd", CRD, "--timeout=60s")

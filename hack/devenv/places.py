@@ -27,4 +27,4 @@ KWOK = "v0.8.0"
 
 CLUSTER = "resnext"
 REGISTRY = "localhost:5001"
-"""The same reference works on this machine, by a published port, and in the nodes, by a containerd mirror."""
+"""The same reference works on this machine, through a published port, and in the nodes, through a containerd mirror."""

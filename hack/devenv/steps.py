@@ -55,7 +55,7 @@ def step(
     present: Callable[[], bool] = lambda: True,
     steps: dict[str, Step] = STEPS,
 ) -> Callable[[Callable[[], None]], Callable[[], None]]:
-    """Register a function as a step: of all sources of images, or of one of them."""
+    """Register a function as a step, for all sources of images or for one of them."""
 
     def register(run: Callable[[], None]) -> Callable[[], None]:
         steps[name] = Step(name, says, run, needs, inputs, present)

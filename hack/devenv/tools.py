@@ -61,7 +61,7 @@ def extract_clients(folder: Path, names: Iterable[str]) -> None:
 
 
 def _still_needed(*names: str) -> list[str]:
-    """The programs to install. Copies of an earlier installation are deleted if PATH has a newer program by now."""
+    """The programs to install. Copies of an earlier installation are deleted if PATH now has a newer program."""
     needed = [name for name in names if programs.on_path(name) is None]
     for name in set(names) - set(needed):
         (BIN / name).unlink(missing_ok=True)

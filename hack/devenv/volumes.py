@@ -1,6 +1,6 @@
 """Shared volumes: static PersistentVolumes in a host directory that is mounted into every node.
 
-They support ReadWriteMany like network storage, which kind's provisioner does not. They are not recycled
+They support ReadWriteMany, as network storage does and kind's provisioner does not. They are not recycled
 automatically: `reset` recycles released volumes.
 """
 

@@ -1,4 +1,4 @@
-"""Checkpoints and runs that must exist, and a run of an earlier version."""
+"""Reads checkpoints and runs, which must exist; and a fixture with a run of an earlier version."""
 
 from pathlib import Path
 

@@ -32,12 +32,12 @@ def commands() -> Iterator[list[str]]:
 
 
 def calls(program: str) -> list[list[str]]:
-    """The words of each call of a program, also behind mpirun."""
+    """The words of each call of a program, including calls through mpirun."""
     found = [words for words in commands() if program in words and words[0] in (program, "mpirun")]
     assert found, f"no document calls {program}"
     return found
 
 
 def arguments(program: str) -> list[list[str]]:
-    """The arguments of each call of a program, also behind mpirun."""
+    """The arguments of each call of a program, including calls through mpirun."""
     return [words[words.index(program) + 1 :] for words in calls(program)]

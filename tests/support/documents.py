@@ -45,7 +45,7 @@ TEXTS: dict[str, tuple[str, list[Spec] | None]] = {
         [stored({"epochs": 10, "optimizer": {"learningRate": 0.1, "weightDecay": 0.0001}})],
     ),
     "float that is whole": (spec("{epochs: 90.0, batchSize: 64.0}"), [stored({"batchSize": 64, "epochs": 90})]),
-    "float without digits in front": (spec("{epochs: 10, mixup: .2}"), [stored({"epochs": 10, "mixup": 0.2})]),
+    "float without leading digits": (spec("{epochs: 10, mixup: .2}"), [stored({"epochs": 10, "mixup": 0.2})]),
     "octal, hexadecimal, underscores": (
         spec("{epochs: 010, batchSize: 0x40, seed: 1_000}"),
         [stored({"batchSize": 64, "epochs": 8, "seed": 1000})],
@@ -66,7 +66,7 @@ TEXTS: dict[str, tuple[str, list[Spec] | None]] = {
         [stored({"epochs": 10}, workers={"labels": {"day": "2026-01-01"}})],
     ),
     "number as a label": (spec(more=", workers: {labels: {day: 20260101}}"), None),
-    "key that is no string": (
+    "key that is not a string": (
         spec(more=", launcher: {nodeSelector: {1: 'a', yes: 'b', 1.5: 'c'}}"),
         [stored({"epochs": 10}, launcher={"nodeSelector": {"1": "a", "1.5": "c", "true": "b"}})],
     ),
@@ -110,11 +110,11 @@ TEXTS: dict[str, tuple[str, list[Spec] | None]] = {
     "number as the name": (spec().replace("name: one", "name: 1"), None),
     "number as a label of the resource": (spec().replace("{name: one}", "{name: one, labels: {a: 1}}"), None),
     "status is dropped": (spec() + "status: {phase: 1}\n", [stored({"epochs": 10})]),
-    "another kind in front": (CLAIM + spec(), [stored({"epochs": 10})]),
+    "another kind before the training": (CLAIM + spec(), [stored({"epochs": 10})]),
     "separators around": ("---\n" + spec() + "---\n", [stored({"epochs": 10})]),
     "two trainings": (spec() + "---\n" + TWO, [stored({"epochs": 10}), stored({"epochs": 20})]),
-    "comment behind a separator": ("--- # one\n" + spec(), [stored({"epochs": 10})]),
-    "text behind a separator": ("--- {}\n" + spec(), None),
+    "comment after a separator": ("--- # one\n" + spec(), [stored({"epochs": 10})]),
+    "text after a separator": ("--- {}\n" + spec(), None),
     "end of a document": (spec() + "...\nanything: [\n", [stored({"epochs": 10})]),
     "directive": ("%YAML 1.1\n---\n" + spec(), None),
     "list": (

@@ -9,7 +9,7 @@ from resnext_trainer.contract import ExitStatus
 from resnext_trainer.text import encodable, printable
 
 _ADVICE = {
-    "EMFILE": "raise the limit of open files (ulimit -n)",
+    "EMFILE": "raise the limit on open files (ulimit -n)",
     "ENFILE": "the node has no free file handles: raise fs.file-max on the node",
     "ENOMEM": "raise the memory limit",
 }

@@ -28,7 +28,7 @@ def _next(status: ExitStatus) -> str:
     if status is ExitStatus.COMPLETED:
         return "The training succeeds."
     if status is ExitStatus.STOPPED:
-        return "The training is suspended or resized, or another attempt starts."
+        return "The training is suspended, exceeds its deadline, or starts another attempt."
     if status in PERMANENT_EXIT_STATUSES:
         return "The training fails."
     return "Another attempt starts, up to `runPolicy.backoffLimit`."

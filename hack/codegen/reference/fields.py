@@ -49,7 +49,7 @@ class _Sections:
         """The section of each object's schema."""
 
     def of(self, path: str, schema: dict[str, Any], model: Model | None) -> Iterator[str]:
-        """path: of the object, such as `spec.workers`; model: which declares its fields, if there is one."""
+        """path: the path of the object, such as `spec.workers`. model: the model that declares its fields, if any."""
         yield f"## {path}\n"
         yield f"{schema.get('description', '')}\n"
         fields, required = _model_fields(model), schema.get("required", ())
@@ -75,12 +75,12 @@ class _Sections:
 
 
 def _anchor(heading: str) -> str:
-    """As MkDocs derives it from a heading."""
+    """The anchor that MkDocs derives from a heading."""
     return re.sub(r"[^\w-]", "", heading).lower()
 
 
 def _rules(validations: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """A list of the rules; those that say the same of several fields are one item."""
+    """A list of the rules; rules with the same message for several fields form one item."""
     fields: dict[str, list[str]] = {}
     for rule in validations:
         subject, _, text = rule["message"].partition(" ")

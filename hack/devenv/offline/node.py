@@ -72,7 +72,7 @@ def kubernetes() -> None:
 @step(
     "node",
     "creating the node image",
-    # Also after kind and crane are compiled, because it deletes Go's caches.
+    # Runs after kind and crane are compiled as well, because this step deletes Go's caches.
     needs=("debian", "tools", "crane", "kubernetes"),
     inputs=inputs,
     present=lambda: image_exists(NODE),

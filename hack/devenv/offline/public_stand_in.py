@@ -110,7 +110,7 @@ def serve() -> None:
 
 
 def reload(mirrored: bool) -> None:
-    """Let Docker read its configuration again, and wait until it uses the mirror, or no longer does."""
+    """Make Docker reload its configuration, and wait until it uses the mirror, or no longer does."""
     pid = engine.running() or int(Path("/var/run/docker.pid").read_text(encoding="utf-8"))
     os.kill(pid, signal.SIGHUP)
     for _ in range(40):

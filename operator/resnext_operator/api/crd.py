@@ -141,7 +141,7 @@ def _worker_fields() -> list[str]:
 
 
 def _unchanged(path: tuple[str, ...]) -> str:
-    """CEL expression: a field is unchanged, or was and is absent."""
+    """CEL expression: a field is unchanged, or absent before and after."""
     now, before = (".".join((it, *path)) for it in ("self", "oldSelf"))
     there, was_there = (
         " && ".join(f"has({'.'.join((it, *path[:depth]))})" for depth in range(1, len(path) + 1))

@@ -35,7 +35,7 @@ LabelValue = Annotated[str, Field(pattern=f"^({_NAME})?$", max_length=63)]
 Labels = Annotated[dict[MapKey, LabelValue], Field(max_length=32)]
 Texts = Annotated[dict[MapKey, Annotated[str, Field(max_length=1024)]], Field(max_length=32)]
 
-# Components of a path other than `..`, with and without colons, which a mount path must not contain.
+# Components of a path other than `..`, with and without colons; a mount path must not contain colons.
 _PART, _PART_OF_MOUNT = (
     rf"([^/.{colon}][^/{colon}]*|\.[^/.{colon}][^/{colon}]*|\.\.[^/{colon}]+{dot})"
     for colon, dot in (("", r"|\."), (":", ""))
@@ -56,7 +56,7 @@ def keys_rule(field: str, holds_cel: str, holds: Callable[[str], bool], message:
 
 
 def qualified_keys(field: str, flags: str = "") -> Rule:
-    """The keys of a map must be qualified names, as label keys. flags: flags of the regular expression."""
+    """The keys of a map must be qualified names, like label keys. flags: flags of the regular expression."""
     pattern = flags + QUALIFIED
     return keys_rule(
         field,

@@ -40,7 +40,7 @@ def mounts_current_secret(draft: Draft, pod: ObservedWorker) -> bool:
 
 
 def workers_to_replace(draft: Draft) -> set[str]:
-    """Names of the pods that caused the end of an attempt and must be replaced, or run on a node to avoid."""
+    """Names of the pods that caused the end of an attempt, if the cause or a node to avoid requires new pods."""
     avoided = nodes_to_avoid(draft)
     return {
         each.pod for each in draft.attempts if each.pod and (each.cause in REPLACE_POD_CAUSES or each.node in avoided)

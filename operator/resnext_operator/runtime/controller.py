@@ -224,7 +224,7 @@ def _cache_answers(applied: Applied, runtime: Runtime) -> None:
 
 
 def read(body: AnyObject, site: OperatorPolicy) -> Training:
-    """The parsed resource. Of an invalid spec, which an earlier version may have accepted, only the valid parts."""
+    """The parsed resource. If its spec is invalid (an earlier version may have accepted it), only the valid parts."""
     try:
         return parse(body, site)
     except InvalidTraining as error:

@@ -78,7 +78,7 @@ class Call:
 
 
 class Fault(StrEnum):
-    """A fault of one write. The write itself is carried out in every case."""
+    """A fault injected into one write. The write itself is carried out in every case."""
 
     KILLED_AFTER = "killed after the answer"
     KILLED_BEFORE = "killed before the answer"

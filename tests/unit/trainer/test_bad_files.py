@@ -48,7 +48,7 @@ CONFIGURATIONS = {
     "a date that is none": (b"epochs: 2026-99-99", 'spec.training.epochs: Invalid value: "2026-99-99"'),
     "not a number": (
         b"epochs: .nan",
-        "--config {}: neither YAML nor JSON: line 1: .nan: JSON does not support this number",
+        "--config {}: neither YAML nor JSON: line 1: .nan: JSON does not support this number: use a finite one",
     ),
     "infinite": (
         b"optimizer: {learningRate: .inf}",

@@ -171,7 +171,7 @@ def test_system_error_message_has_file_errno_and_remedy():
     """Other errors are not system errors."""
     refused = system_error(OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/data/train-0"))
     assert refused is not None
-    assert refused.message == "/data/train-0: Too many open files (EMFILE): raise the limit of open files (ulimit -n)"
+    assert refused.message == "/data/train-0: Too many open files (EMFILE): raise the limit on open files (ulimit -n)"
     assert system_error(FileNotFoundError(errno.ENOENT, "missing")) is None
     assert system_error(ValueError()) is None
     exhausted = system_error(MemoryError(), "/data/train-0")

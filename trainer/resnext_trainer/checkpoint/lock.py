@@ -41,7 +41,7 @@ class Timing:
     refresh: float = 10.0
     """Interval at which the holder touches its file."""
     expiry: float = 60.0
-    """Age after which a lock that was not touched is no longer held."""
+    """Age after which a lock that has not been touched is no longer held."""
     poll: float = 1.0
     """Interval of polling a lock that another process holds."""
 
@@ -180,7 +180,7 @@ class _Obstacle:
 
 
 class _Watch:
-    """Checks the locks of other processes, and tracks since when a lock has not changed."""
+    """Checks the locks of other processes, and tracks how long a lock has been unchanged."""
 
     def __init__(self, folder: Path, holder: Holder, timing: Timing) -> None:
         self._folder, self._holder, self._timing = folder, holder, timing

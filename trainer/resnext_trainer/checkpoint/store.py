@@ -140,7 +140,7 @@ def best(folder: Path) -> Checkpoint | None:
     except FileNotFoundError:
         return None
     except CORRUPT_CHECKPOINT_ERRORS as error:
-        log.warning("%s is incomplete (%s); it is replaced after the next evaluation", kept, error)
+        log.warning("%s is incomplete (%s); it will be replaced after the next evaluation", kept, error)
         return None
 
 

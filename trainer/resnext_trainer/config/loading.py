@@ -10,7 +10,7 @@ from resnext_trainer.config.models import Training
 from resnext_trainer.config.validation import InvalidConfig, resolve, without_nulls
 
 RESOLVED, WRITTEN = "training.json", "written.json"
-"""Files of the ConfigMap: the resolved configuration, and the fields of it that the user wrote."""
+"""Files of the ConfigMap: the resolved configuration, and those of its fields that the user wrote."""
 
 
 def read(path: Path | None, assignments: Sequence[str] = ()) -> Training:
@@ -30,7 +30,7 @@ def written(path: Path | None, assignments: Sequence[str] = ()) -> dict[str, Any
 
 
 def _in_file(path: Path) -> dict[str, Any]:
-    """`spec.training` of the only ResNeXtTraining in a file, or the content of the file if it is no resource."""
+    """`spec.training` of the only ResNeXtTraining in a file, or the content of the file if it is not a resource."""
     try:
         documents = manifest_yaml.documents(path.read_bytes())
         match documents:

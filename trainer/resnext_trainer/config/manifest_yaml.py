@@ -264,7 +264,7 @@ def _scalar(node: _Node) -> Any:
         case _:
             found = node.text
     if isinstance(found, float) and not yaml_scalars.is_finite(found):
-        raise _problem(node, f"{node.text}: JSON does not support this number")
+        raise _problem(node, f"{node.text}: JSON does not support this number: use a finite one")
     wrong = {
         "!!bool": not isinstance(found, bool),
         "!!int": not isinstance(found, int) or isinstance(found, bool),

@@ -25,10 +25,10 @@ NAMES: Mapping[Format, str] = {"saved-model": "saved_model", "onnx": "model.onnx
 """File or directory name of each format in the output folder."""
 
 _OPSET = 17
-"""ONNX operator set of 2022, which all current runtimes support; the model needs at least 13."""
+"""ONNX opset of 2022, which all current runtimes support; the model needs at least opset 13."""
 
 _TOLERANCE = 1e-3
-"""Maximum difference of a logit relative to the greatest logit; float32 sums in a different order differ by 1e-6."""
+"""Maximum difference of a logit relative to the largest logit; float32 sums in a different order differ by 1e-6."""
 
 _BATCHES = (3, 1)
 """Batch sizes compared; several, because the batch size of the export must be variable."""
@@ -68,7 +68,7 @@ def write(model: ResNeXt, image_size: int, output: Path, form: Format) -> Export
             raise TrainingError(
                 ExitStatus.CRASHED,
                 f"{path} was not written: its logits differ from the trainer's by {difference:.3g} (max |logit| "
-                f"{greatest:.3g})",
+                f"{greatest:.3g}): select another format with --format",
             )
         _remove(path)
         aside.rename(path)

@@ -12,7 +12,7 @@ from resnext_trainer.config.models import Architecture, Model
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """A residual block: 1x1, grouped 3x3 and 1x1 convolutions next to a shortcut."""
+    """A residual block: 1x1, grouped 3x3 and 1x1 convolutions in parallel with a shortcut."""
 
     name: str
     """Prefix of the names of its variables, such as stage1/block1."""

@@ -8,7 +8,7 @@ _OPEN_FILES = 65_536
 
 
 def raise_open_files() -> None:
-    """Raises the soft limit of open files to the hard limit, at most 65,536; containers often start with 1,024."""
+    """Raises the soft limit on open files to the hard limit, at most 65,536; containers often start with 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < limit:

@@ -1,9 +1,9 @@
 """Rollbacks: after a non-finite loss, the training returns to its last checkpoint.
 
-A rollback reshuffles the rest of the epoch, so that the images after the checkpoint form other batches; each image is
-still used once. Transient hardware faults disappear on any retry. A batch that makes the current weights diverge is
-avoided by other batches (Chowdhery et al. 2022, arXiv:2204.02311, section 5.1). A learning rate that is too high fails
-after `maxRollbacks`.
+A rollback reshuffles the rest of the epoch, so that the images after the checkpoint form different batches; each image is
+still used once. Transient hardware faults disappear on any retry. Different batches avoid the batch that made the
+weights diverge (Chowdhery et al. 2022, arXiv:2204.02311, section 5.1). With a learning rate that is too high, the
+training fails after `maxRollbacks`.
 """
 
 import dataclasses

@@ -30,7 +30,7 @@ def check_admission(draft: Draft) -> admission.Refusal | None:
         draft.events.append(warning(*refusal))
     conditions.set(ConditionType.ACCEPTED, False, *refusal)
     if (last := draft.status.last_attempt) and refusal == unshared:
-        # It may run with the previous number of workers, even after a failure.
+        # The training may continue with the previous number of workers, even after a failure.
         draft.replicas = last.workers or draft.replicas
         return None
     return refusal
