@@ -143,8 +143,8 @@ def images() -> None:
 def outdated(listing: str, current: Collection[str]) -> list[str]:
     """Names in containerd's list of images that belong to earlier builds, whose layers fill the disk.
 
-    The kubelet also names images by digest; like a tag, such a name keeps the layers. Containers that still run an image
-    keep its layers.
+    The kubelet also names images by digest; like a tag, such a name keeps the layers. Containers that still run an
+    image keep its layers.
     """
     digests = {name: digest for name, _, digest, *_ in map(str.split, listing.splitlines()[1:])}
     ours = {name for name in digests if name.startswith(f"{REGISTRY}/resnext-")}

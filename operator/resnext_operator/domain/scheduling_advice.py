@@ -48,7 +48,8 @@ def _volumes(causes: str) -> list[str]:
         found.append(f"recreate PersistentVolumeClaim {deleted[1]}, which is being deleted")
     if "volume node affinity conflict" in causes:
         found.append(
-            "add nodes in the topology domain (such as the zone) of the volume, or use a volume in a domain that has nodes"
+            "add nodes in the topology domain (such as the zone) of the volume, "
+            "or use a volume in a domain that has nodes"
         )
     if "ReadWriteOncePod" in causes:
         found.append("delete the other pod that uses the ReadWriteOncePod claim, or use another claim")

@@ -1,7 +1,7 @@
 """Rollbacks: after a non-finite loss, the training returns to its last checkpoint.
 
-A rollback reshuffles the rest of the epoch, so that the images after the checkpoint form different batches; each image is
-still used once. Transient hardware faults disappear on any retry. Different batches avoid the batch that made the
+A rollback reshuffles the rest of the epoch, so that the images after the checkpoint form different batches; each image
+is still used once. Transient hardware faults disappear on any retry. Different batches avoid the batch that made the
 weights diverge (Chowdhery et al. 2022, arXiv:2204.02311, section 5.1). With a learning rate that is too high, the
 training fails after `maxRollbacks`.
 """
