@@ -11,7 +11,19 @@ from typing import Any
 
 import pytest
 
-from tests.support.kube import MONITORING, NAMESPACE, ROOT, SAMPLES, SYSTEM, WORKER, Cluster, image, sample, setup
+from tests.support.kube import (
+    MONITORING,
+    NAMESPACE,
+    ROOT,
+    SAMPLES,
+    SYSTEM,
+    WORKER,
+    Cluster,
+    image,
+    image_values,
+    sample,
+    setup,
+)
 from tests.support.simcluster.environment import Environment, simulated_environment
 
 # Each test takes minutes; only `make test-faults` runs them.
@@ -59,16 +71,24 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     return cluster
 
 
-def install(cluster: Cluster) -> None:
-    """Install the operator and Prometheus, and delete what earlier runs left."""
+# Poll progress more often than by default, because tests wait for it.
+OPERATOR_VALUES = ("--set", "settings.progressPollIntervalSeconds=1")
+
+
+def install_operator(cluster: Cluster) -> None:
+    """Install or upgrade the operator with the chart of this repository."""
     cluster.run(
         *("helm", "upgrade", "--install", "resnext-operator", ROOT / "charts" / "resnext-operator"),
         # A test replaces the versions of the CRD and then owns the field.
         *("--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout", "120s", "--force-conflicts"),
-        *("--set", f"image={image('operator')}", "--set", f"trainerImage={image('trainer-cpu')}"),
-        # Poll progress more often than by default, because tests wait for it.
-        *("--set", "settings.progressPollIntervalSeconds=1"),
+        *image_values(),
+        *OPERATOR_VALUES,
     )
+
+
+def install(cluster: Cluster) -> None:
+    """Install the operator and Prometheus, and delete what earlier runs left."""
+    install_operator(cluster)
     prometheus = (ROOT / "images" / "monitoring" / "prometheus.yaml").read_text()
     prometheus = prometheus.replace("image: resnext-monitoring", f"image: {image('monitoring')}")
     cluster.run("kubectl", "apply", "-f", "-", stdin=prometheus)

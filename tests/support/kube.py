@@ -21,6 +21,8 @@ import yaml
 from tests.support.merge_patch import merge_patch
 from tests.support.simcluster.api import ROOT as ROOT
 from tests.support.simcluster.api import TRAININGS
+from tests.support.simcluster.api import image as image
+from tests.support.simcluster.api import image_values as image_values
 from tests.support.simcluster.api import setup as setup
 
 SAMPLES = ROOT / "manifests" / "samples"
@@ -39,10 +41,6 @@ ONE_WORKER = {"replicas": 1}
 The ranks of a training wait actively for each other: on two cores, two concurrent trainings with two ranks take longer
 than two consecutive ones.
 """
-
-
-def image(name: str) -> str:
-    return os.environ.get(f"RESNEXT_IMAGE_{name.partition('-')[0].upper()}") or setup("image-ref", name)
 
 
 class Refused(Exception):
