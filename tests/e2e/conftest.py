@@ -16,11 +16,10 @@ from tests.support.kube import (
     NAMESPACE,
     ROOT,
     SAMPLES,
-    SYSTEM,
     WORKER,
     Cluster,
     image,
-    image_values,
+    install_operator,
     sample,
     setup,
 )
@@ -69,21 +68,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     cluster.kubectl("wait", "--for=condition=Complete", "job/digits-dataset", "--timeout=180s")
     cluster.run("kubectl", "-n", MONITORING, "rollout", "status", "deployment/prometheus", "--timeout=90s")
     return cluster
-
-
-# Poll progress more often than by default, because tests wait for it.
-OPERATOR_VALUES = ("--set", "settings.progressPollIntervalSeconds=1")
-
-
-def install_operator(cluster: Cluster) -> None:
-    """Install or upgrade the operator with the chart of this repository."""
-    cluster.run(
-        *("helm", "upgrade", "--install", "resnext-operator", ROOT / "charts" / "resnext-operator"),
-        # A test replaces the versions of the CRD and then owns the field.
-        *("--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout", "120s", "--force-conflicts"),
-        *image_values(),
-        *OPERATOR_VALUES,
-    )
 
 
 def install(cluster: Cluster) -> None:

@@ -8,7 +8,6 @@ import pytest
 import yaml
 
 from resnext_operator.api.groupversion import GROUP, PLURAL
-from tests.e2e.conftest import OPERATOR_VALUES, install_operator
 from tests.support.chart import CHART, EVERYTHING, RELEASE, ROOT
 from tests.support.kube import (
     NAMESPACE,
@@ -20,7 +19,8 @@ from tests.support.kube import (
     Refused,
     eventually,
     image_values,
-    setup,
+    install_operator,
+    operator_values,
 )
 
 PREVIOUS = ROOT / "tests" / "fixtures" / "resnext-operator-0.1.0.tgz"
@@ -85,7 +85,6 @@ def test_helm_test_trains_and_cleans_up(cluster: Cluster):
         return named not in [each["metadata"]["name"] for each in cluster.objects(left, namespace=SYSTEM)]
 
     eventually(cleaned, "the deletion of the hooks")
-    setup("volumes")
 
 
 @pytest.fixture
@@ -100,9 +99,8 @@ def release(cluster: Cluster) -> Iterator[None]:
 @pytest.mark.usefixtures("release")
 def test_training_survives_life_of_release(cluster: Cluster, training):
     """Previous chart, upgrade, rollback, uninstallation, and installation over a definition without owner."""
-    values = (*OPERATOR_VALUES, *image_values())
     # helm owns the definition of the uninstalled release, so this installation takes it over without a flag.
-    cluster.run("helm", "install", RELEASE, PREVIOUS, *HELM, "--force-conflicts", *values)
+    cluster.run("helm", "install", RELEASE, PREVIOUS, *HELM, "--force-conflicts", *operator_values())
     assert not knows_value_from(cluster)
     name = training(training=LIVE, workers=ONE_WORKER)
     progresses(cluster, name)
@@ -131,7 +129,7 @@ def test_training_survives_life_of_release(cluster: Cluster, training):
     owner = ("meta.helm.sh/release-name-", "meta.helm.sh/release-namespace-")
     cluster.run("kubectl", "annotate", "crd", CRD, *owner)
     cluster.run("kubectl", "label", "crd", CRD, "app.kubernetes.io/managed-by-")
-    install = ("helm", "install", RELEASE, CHART, *HELM, "--force-conflicts", *values)
+    install = ("helm", "install", RELEASE, CHART, *HELM, "--force-conflicts", *operator_values())
     with pytest.raises(Refused, match="cannot be imported into the current release"):
         cluster.run(*install)
     cluster.run(*install, "--take-ownership")

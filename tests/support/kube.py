@@ -162,6 +162,21 @@ class Cluster:
         pytest.fail(f"{name}: not seen within {seconds:.0f} s\n{self.story(name)}")
 
 
+def operator_values() -> tuple[str, ...]:
+    """helm's flags: the images, and to poll progress more often than by default, because tests wait for it."""
+    return *image_values(), "--set", "settings.progressPollIntervalSeconds=1"
+
+
+def install_operator(cluster: Cluster) -> None:
+    """Install or upgrade the operator with the chart of this repository."""
+    cluster.run(
+        *("helm", "upgrade", "--install", "resnext-operator", ROOT / "charts" / "resnext-operator"),
+        # A test replaces the versions of the CRD and then owns the field.
+        *("--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout", "120s", "--force-conflicts"),
+        *operator_values(),
+    )
+
+
 def eventually(seen: Callable[[], T | None], what: str, seconds: float = 60) -> T:
     """Wait until `seen` returns a true value."""
     deadline = time.monotonic() + seconds
