@@ -11,6 +11,7 @@ def test_rank_gets_value_of_secret(cluster: Cluster, training):
     name = training(workers={**ONE_WORKER, "env": [{"name": "TRACKER_TOKEN", "valueFrom": REFERENCE}]}, **SYNTHETIC)
     cluster.until(name, lambda status: status.get("reason") == "ContainerNotStarting")
     assert 'secret "tracker" not found' in cluster.condition(name, "Scheduled")["message"]
+    assert "create Secret tracker" in " ".join(cluster.kubectl("describe", "rnx", name).split())
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "tracker"}, "stringData": {"token": "of-e2e"}}
     cluster.apply(secret)
     try:
