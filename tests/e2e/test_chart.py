@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
+from hack.codegen.chart import RELEASE
 from resnext_operator.api.groupversion import GROUP, PLURAL
-from tests.support.chart import CHART, EVERYTHING, RELEASE, ROOT
+from tests.support.chart import CHART, EVERYTHING, ROOT
 from tests.support.kube import (
     NAMESPACE,
     ONE_WORKER,
@@ -26,6 +27,8 @@ from tests.support.kube import (
 PREVIOUS = ROOT / "tests" / "fixtures" / "resnext-operator-0.1.0.tgz"
 MONITORING_CRDS = ROOT / "tests" / "fixtures" / "monitoring-crds.yaml"
 CRD = f"{PLURAL}.{GROUP}"
+DRY_RUN = ("kubectl", "apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", "-")
+"""Server-side apply rejects unknown fields."""
 HELM = ("--namespace", SYSTEM, "--wait", "--timeout", "120s")
 LIVE = {"model": SMALL_NETWORK, "epochs": 2000}
 SYNTHETIC = {"dataset": None, "training": {"data": {"format": "synthetic", "syntheticImages": 64}}}
@@ -50,9 +53,7 @@ def test_rendered_objects_are_valid_on_server(cluster: Cluster, name):
         values["namespaces"] = [NAMESPACE]
     flags = ("--namespace", SYSTEM, "--set-json", json.dumps(values))
     rendered = cluster.run("helm", "template", RELEASE, CHART, *flags)
-    # Server-side apply rejects unknown fields.
-    apply = ("kubectl", "apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", "-")
-    accepted = cluster.run(*apply, stdin=rendered).splitlines()
+    accepted = cluster.run(*DRY_RUN, stdin=rendered).splitlines()
     assert len(accepted) == rendered.count("\nkind: ")
 
 
@@ -61,13 +62,12 @@ def test_rendered_objects_are_valid_on_server(cluster: Cluster, name):
 def test_overlay_is_valid_on_server(cluster: Cluster, overlay):
     """The unit tests compare the overlays with the chart."""
     rendered = cluster.run("kubectl", "kustomize", ROOT / "manifests" / "overlays" / overlay)
-    apply = ("kubectl", "apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", "-")
-    cluster.run(*apply, stdin=rendered)
+    cluster.run(*DRY_RUN, stdin=rendered)
 
 
 def test_definition_of_others_needs_take_ownership(cluster: Cluster):
     """Otherwise helm refuses to import it; crd.install=false leaves it alone."""
-    other = ("helm", "install", "another", CHART, "--namespace", NAMESPACE, "--dry-run=server", *image_values())
+    other = ("helm", "install", "another", str(CHART), "--namespace", NAMESPACE, "--dry-run=server", *image_values())
     with pytest.raises(Refused, match="cannot be imported into the current release"):
         cluster.run(*other)
     cluster.run(*other, "--take-ownership")
@@ -129,7 +129,7 @@ def test_training_survives_life_of_release(cluster: Cluster, training):
     owner = ("meta.helm.sh/release-name-", "meta.helm.sh/release-namespace-")
     cluster.run("kubectl", "annotate", "crd", CRD, *owner)
     cluster.run("kubectl", "label", "crd", CRD, "app.kubernetes.io/managed-by-")
-    install = ("helm", "install", RELEASE, CHART, *HELM, "--force-conflicts", *operator_values())
+    install = ("helm", "install", RELEASE, str(CHART), *HELM, "--force-conflicts", *operator_values())
     with pytest.raises(Refused, match="cannot be imported into the current release"):
         cluster.run(*install)
     cluster.run(*install, "--take-ownership")

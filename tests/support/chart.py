@@ -104,9 +104,9 @@ def render(*arguments: str, chart: Path = CHART) -> list[Manifest]:
     return objects(template(*images, *arguments, chart=chart))
 
 
-def with_values(chart: Path = CHART, **values: Any) -> list[Manifest]:
+def with_values(**values: Any) -> list[Manifest]:
     """The objects of the chart with these values, such as `replicas=2`, and by default the images of `render`."""
-    return objects(template("--set-json", json.dumps({**IMAGES, **values}), chart=chart))
+    return objects(template("--set-json", json.dumps({**IMAGES, **values})))
 
 
 def objects(text: str) -> list[Manifest]:

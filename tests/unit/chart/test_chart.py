@@ -40,13 +40,13 @@ def test_chart_passes_helm_lint():
     "wrong",
     [
         *("imge=x", "namespaces=demo", "podMonitor.interval=often", "image=a b", "allow.hostPaths={mnt}"),
-        *("image=a@sha256:12", "trainerImage=-x", "imagePullSecrets[0].nam=x", "replicas=-1", "replicas=many"),
+        *("image=a@sha256:12", "trainerImage=-x", "imagePullSecrets[0].secret=x", "replicas=-1", "replicas=many"),
         *("podDisruptionBudget.maxUnavailable=0", "podDisruptionBudget.minAvailable=1", "crd.keep=perhaps"),
-        *("topologySpreadConstraints[0].maxSkew=1", "tolerations[0].effct=NoSchedule", "affinity.nodeAffinit.x=y"),
+        *("topologySpreadConstraints[0].maxSkew=1", "tolerations[0].taint=NoSchedule", "affinity.nodeAffinit.x=y"),
         *("resources.limit.cpu=1", "resources.limits.memory=4GB", "networkPolicy.apiServerPorts={https}"),
-        *("env[0].value=x", "env[0].nam=x", "commonLabel.team=x", "priorityClassName=A b"),
+        *("env[0].value=x", "env[0].key=x", "commonLabel.team=x", "commonLabels.team=a b", "priorityClassName=A b"),
         *("runPolicy.backoffLimi=1", "runPolicy.backoffLimit=-1", "runPolicy.cleanPodPolicy=Some"),
-        *("prometheusRule.runbookUrl=", "serviceMonitor.intervall=1s", "dashboard.folders=x", "test.storageClass=x"),
+        *("prometheusRule.runbookUrl=", "serviceMonitor.period=1s", "dashboard.folders=x", "test.storageClass=x"),
         *("networkPolicy.metricsAllowedFrom[0].podSelctor.x=y", "admissionPolicy.enabled=perhaps"),
         *("admissionPolicy.scalers=hpa", "settings.resyncSecond=30", "settings.trainerImage=x", "settings.port=1"),
         *(
@@ -61,7 +61,7 @@ def test_invalid_value_is_rejected(wrong):
     """The error names the value."""
     *parents, name = re.sub(r"\[\d+\]", "", wrong.rpartition(",")[2].partition("=")[0]).split(".")
     # An unknown or missing key is reported with the path of its parent.
-    named = "|".join(filter(None, (name, parents and parents[-1])))
+    named = "|".join([name, *parents[-1:]])
     with pytest.raises(Rejected, match=f"at '[^']*({named})|'({named})'"):
         render("--set", wrong)
 

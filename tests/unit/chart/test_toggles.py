@@ -169,6 +169,11 @@ class TestMetadata:
             assert each["metadata"]["annotations"]["note"] == "y", each["metadata"]
         assert the(manifests, "Deployment")["spec"]["selector"]["matchLabels"] == SELECTOR
 
+    def test_null_removes_default_value(self):
+        """As helm documents it; the templates do not fail."""
+        removed = ("commonLabels", "commonAnnotations", "podLabels", "podAnnotations", "tolerations", "env", "settings")
+        assert with_values(**dict.fromkeys(removed)) == render()
+
     def test_pod_labels_annotations_and_env_reach_pod(self):
         """In addition to those of the chart."""
         variable = {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "a", "key": "b"}}}
@@ -275,7 +280,8 @@ groups:
         (chart / "files" / "rules").mkdir(exist_ok=True)
         (chart / "files" / "rules" / "it.yaml").write_text(text)
         values = {"enabled": True, "labels": {"a": "b"}, "runbookUrl": "https://wiki.example/runbook"}
-        rule = the(with_values(chart, prometheusRule=values), "PrometheusRule", "resnext-operator-it")
+        manifests = render("--set-json", json.dumps({"prometheusRule": values}), chart=chart)
+        rule = the(manifests, "PrometheusRule", "resnext-operator-it")
         assert rule["metadata"]["labels"]["a"] == "b"
         assert rule["spec"] == yaml.safe_load(text.replace("RUNBOOK_URL", "https://wiki.example/runbook"))
         assert not of_kind(render(chart=chart), "PrometheusRule")
