@@ -25,7 +25,7 @@ endif
 export RESNEXT_STARTED := $(shell date +%s)
 export PATH := $(CACHE)/bin:$(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo try test test-unit test-e2e test-faults test-soak bench bench-operator check format generate docs lock image-cuda down clean
+.PHONY: help demo try test test-unit test-e2e test-faults test-soak bench bench-operator check format generate install-yaml docs lock image-cuda down clean
 
 help: ## List all targets
 	@awk -F ':.*## ' '/^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z0-9-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -96,9 +96,13 @@ format: $(VENV)/.dev ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-generate: $(VENV)/.dev ## Regenerate CRD, install.yaml, values schema, dashboard and reference
+generate: $(VENV)/.dev ## Regenerate CRD, manifests, values schema, dashboard and reference
 	@$(SETUP) clients
 	@$(BIN)/python -m hack.codegen
+
+install-yaml: $(VENV)/.operator ## Write build/install.yaml for installation without Helm (IMAGE=REFERENCE TRAINER_IMAGE=REFERENCE)
+	@$(SETUP) clients
+	@$(BIN)/python -m hack.install_yaml --image "$(IMAGE)" --trainer-image "$(TRAINER_IMAGE)"
 
 lock: $(VENV)/.dev ## Lock the packages of every extra and dependency group (ARGS=--upgrade for newer versions)
 	@$(BIN)/python -m hack.lock $(ARGS)

@@ -1,17 +1,18 @@
-"""The schema of the Helm chart's values, and install.yaml, the chart rendered with default values."""
+"""The Helm chart: the schema of its values, and its rendered objects."""
 
 import json
 import shutil
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
-import yaml
-
-from hack.codegen import NOTICE
 from hack.devenv.places import BIN
+from resnext_operator.api import crd
+from resnext_operator.api.spec import RunPolicy
 from resnext_operator.runtime.settings import Settings
 
 NAMESPACE = "resnext-system"
+RELEASE = "resnext-operator"
 
 
 def helm() -> str:
@@ -23,19 +24,20 @@ def helm() -> str:
 
 
 def values_schema(chart: Path) -> str:
-    """The schema of the chart's values, with the operator's settings from their class."""
+    """The schema of the chart's values, with `settings` and `runPolicy` from their classes."""
     schema = json.loads((chart / "values.schema.json").read_text())
-    schema["properties"]["settings"] = Settings.chart_schema()
+    run_policy = {**crd.structural(RunPolicy), "additionalProperties": False}
+    schema["properties"] |= {"settings": Settings.chart_schema(), "runPolicy": run_policy}
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
-def install(chart: Path) -> str:
-    """The manifests that `helm install` applies, and the namespace, for installation without helm."""
-    command = [helm(), "template", "resnext-operator", str(chart), "--namespace", NAMESPACE]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    namespace = {
-        "apiVersion": "v1",
-        "kind": "Namespace",
-        "metadata": {"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
-    }
-    return f"{NOTICE}---\n{yaml.safe_dump(namespace, sort_keys=False)}{done.stdout}"
+def rendered(chart: Path, arguments: Iterable[str]) -> str:
+    """What `helm install` applies with the arguments, such as `--set image=x`.
+
+    Raises SystemExit with helm's message.
+    """
+    command = [helm(), "template", RELEASE, str(chart), "--namespace", NAMESPACE, "--no-hooks", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr.removesuffix("\n\nUse --debug flag to render out invalid YAML\n"))
+    return done.stdout

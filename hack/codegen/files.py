@@ -4,17 +4,18 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from hack.codegen import chart, crd, dashboards, reference
+from hack.codegen import chart, crd, dashboards, manifests, reference
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "charts" / "resnext-operator"
+MANIFESTS = ROOT / "manifests"
 
 
 def generated_files() -> dict[Path, str]:
     """Every generated file with its current content."""
     made = {
-        ROOT / "manifests" / "crd.yaml": crd.definition(keep=False),
-        CHART / "files" / "crd" / "resnexttrainings.yaml": crd.definition(keep=True),
+        MANIFESTS / "crd.yaml": crd.definition(),
+        CHART / "files" / "crd" / "spec.yaml": crd.spec(),
         CHART / "values.schema.json": chart.values_schema(CHART),
         CHART / "files" / "dashboards" / "resnext.json": dashboards.resnext(),
         **{ROOT / "docs" / "reference" / name: text for name, text in reference.pages(CHART).items()},
@@ -27,5 +28,7 @@ def generated_files() -> dict[Path, str]:
             if path.is_relative_to(CHART):
                 (copy / path.relative_to(CHART)).parent.mkdir(parents=True, exist_ok=True)
                 (copy / path.relative_to(CHART)).write_text(content)
-        made[ROOT / "manifests" / "install.yaml"] = chart.install(copy)
+        made[MANIFESTS / "base" / "install.yaml"] = manifests.install(copy, *manifests.IMAGES.values())
+        for values in sorted(MANIFESTS.glob("components/*/values.yaml")):
+            made[values.with_name("objects.yaml")] = manifests.added_objects(copy, values)
     return made

@@ -11,7 +11,18 @@ from typing import Any
 
 import pytest
 
-from tests.support.kube import MONITORING, NAMESPACE, ROOT, SAMPLES, SYSTEM, WORKER, Cluster, image, sample, setup
+from tests.support.kube import (
+    MONITORING,
+    NAMESPACE,
+    ROOT,
+    SAMPLES,
+    WORKER,
+    Cluster,
+    image,
+    install_operator,
+    sample,
+    setup,
+)
 from tests.support.simcluster.environment import Environment, simulated_environment
 
 # Each test takes minutes; only `make test-faults` runs them.
@@ -61,14 +72,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
 
 def install(cluster: Cluster) -> None:
     """Install the operator and Prometheus, and delete what earlier runs left."""
-    cluster.run(
-        *("helm", "upgrade", "--install", "resnext-operator", ROOT / "charts" / "resnext-operator"),
-        # A test replaces the versions of the CRD and then owns the field.
-        *("--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout", "120s", "--force-conflicts"),
-        *("--set", f"image={image('operator')}", "--set", f"trainerImage={image('trainer-cpu')}"),
-        # Poll progress more often than by default, because tests wait for it.
-        *("--set", "settings.progressPollIntervalSeconds=1"),
-    )
+    install_operator(cluster)
     prometheus = (ROOT / "images" / "monitoring" / "prometheus.yaml").read_text()
     prometheus = prometheus.replace("image: resnext-monitoring", f"image: {image('monitoring')}")
     cluster.run("kubectl", "apply", "-f", "-", stdin=prometheus)

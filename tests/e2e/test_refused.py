@@ -13,7 +13,7 @@ from resnext_operator.api.operator_policy import OperatorPolicy
 from resnext_operator.api.validation import MAX_NAME_LENGTH, InvalidTraining, parse
 from resnext_operator.rendering.claims import checkpoint_claim, creates_checkpoint_claim
 from resnext_operator.rendering.pods import example_hosts, launcher_pod, worker_pod
-from tests.support.kube import NAMESPACE, ROOT, SYSTEM, Cluster, Refused, eventually, sample
+from tests.support.kube import NAMESPACE, ROOT, SYSTEM, Cluster, Refused, eventually, image_values, sample
 from tests.support.validity import INVALID, VALID, merged
 
 GPU = pod_template.GPU
@@ -228,6 +228,7 @@ def author(cluster: Cluster) -> Iterator[str]:
             "templates/admission.yaml",
         ),
         *("--set", "admissionPolicy.enabled=true"),
+        *image_values(),
     )
     cluster.run("kubectl", "apply", "-f", "-", stdin=policy)
     plurals = ["resnexttrainings", "resnexttrainings/scale", "resnexttrainings/status"]
@@ -274,6 +275,10 @@ def test_author_without_pod_permission_is_rejected(cluster: Cluster, training, a
     cluster.kubectl("label", f"--as={author}", "rnx", name, "team=vision")
     with pytest.raises(Refused, match="cannot create pods"):
         cluster.kubectl("patch", f"--as={author}", "rnx", name, "--type=merge", "-p", '{"spec":{"suspend":false}}')
+    secret = {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "of-others", "key": "token"}}}
+    reads_secret = json.dumps({"spec": {"workers": {"env": [secret]}}})
+    with pytest.raises(Refused, match="cannot create pods"):
+        cluster.kubectl("patch", f"--as={author}", "rnx", name, "--type=merge", "-p", reads_secret)
     scale = ("scale", f"--as={author}", "rnx", name, "--replicas=3")
     with pytest.raises(Refused, match=r"cannot create pods.* or add the user to admissionPolicy\.scalers"):
         cluster.kubectl(*scale)

@@ -117,6 +117,20 @@ def image_missing() -> Manifest:
 
 
 @scenario
+def variable_secret_missing() -> Manifest:
+    """A variable of the workers names a Secret that does not exist."""
+    variable = {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "tracker", "key": "token"}}}
+    with Simulation(workers={"replicas": 2, "env": [variable]}) as it:
+        with it.step("applied; the kubelets do not find the Secret"):
+            it.apply()
+            it.settle()
+            waiting = {"reason": "CreateContainerConfigError", "message": 'secret "tracker" not found'}
+            for name in it.pods("worker"):
+                it.pod(name, {"phase": "Pending", "containerStatuses": [{"state": {"waiting": waiting}}]}, "node-0")
+        return it.transcript()
+
+
+@scenario
 def quota() -> Manifest:
     """Rejected by a quota (403), then admitted."""
     with Simulation() as it:

@@ -21,6 +21,8 @@ import yaml
 from tests.support.merge_patch import merge_patch
 from tests.support.simcluster.api import ROOT as ROOT
 from tests.support.simcluster.api import TRAININGS
+from tests.support.simcluster.api import image as image
+from tests.support.simcluster.api import image_values as image_values
 from tests.support.simcluster.api import setup as setup
 
 SAMPLES = ROOT / "manifests" / "samples"
@@ -39,10 +41,6 @@ ONE_WORKER = {"replicas": 1}
 The ranks of a training wait actively for each other: on two cores, two concurrent trainings with two ranks take longer
 than two consecutive ones.
 """
-
-
-def image(name: str) -> str:
-    return os.environ.get(f"RESNEXT_IMAGE_{name.partition('-')[0].upper()}") or setup("image-ref", name)
 
 
 class Refused(Exception):
@@ -162,6 +160,21 @@ class Cluster:
                 break
             time.sleep(0.2)
         pytest.fail(f"{name}: not seen within {seconds:.0f} s\n{self.story(name)}")
+
+
+def operator_values() -> tuple[str, ...]:
+    """helm's flags: the images, and to poll progress more often than by default, because tests wait for it."""
+    return *image_values(), "--set", "settings.progressPollIntervalSeconds=1"
+
+
+def install_operator(cluster: Cluster) -> None:
+    """Install or upgrade the operator with the chart of this repository."""
+    cluster.run(
+        *("helm", "upgrade", "--install", "resnext-operator", ROOT / "charts" / "resnext-operator"),
+        # A test replaces the versions of the CRD and then owns the field.
+        *("--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout", "120s", "--force-conflicts"),
+        *operator_values(),
+    )
 
 
 def eventually(seen: Callable[[], T | None], what: str, seconds: float = 60) -> T:

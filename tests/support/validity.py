@@ -52,6 +52,14 @@ def _source(**source: Any) -> Spec:
     return {"workers": {"volumes": [{"name": "x", **source}]}}
 
 
+def _secret(**fields: Any) -> Spec:
+    return {"secretKeyRef": {"name": "tracker", "key": "token", **fields}}
+
+
+def _variable(**fields: Any) -> Spec:
+    return {"workers": {"env": [{"name": "TOKEN", **fields}]}}
+
+
 INVALID: dict[str, Spec] = {
     # resources
     "cpu request above limit": _resources({"cpu": "500m"}, {"cpu": 1}),
@@ -87,6 +95,12 @@ INVALID: dict[str, Spec] = {
     "mount's path with dots": _mounts({"mountPath": "/scratch/../tmp"}),
     "mount's path with a colon": _mounts({"mountPath": "/scratch:ro"}),
     "hostPath leads out": _source(hostPath={"path": "/mnt/nvme/../../etc"}),
+    # variables from Secrets
+    "variable with two sources": _variable(value="x", valueFrom=_secret()),
+    "variable from nothing": _variable(valueFrom={}),
+    "variable's Secret": _variable(valueFrom=_secret(name="Tracker_Token")),
+    "variable's key": _variable(valueFrom=_secret(key="a/b")),
+    "variable's key that leads out": _variable(valueFrom=_secret(key="..token")),
     # labels, annotations, selectors
     "label of 64 characters": {"workers": {"labels": {"team": LONG}}},
     "label with a space": {"launcher": {"labels": {"team": "a b"}}},
@@ -158,6 +172,7 @@ VALID: dict[str, Spec] = {
     "fractions and exponents": _resources({"cpu": "1.5", "memory": "2e9"}, {"cpu": ".5", "memory": "5.e8"}),
     "launcher with a limit alone": {"launcher": {"resources": {"limits": {"cpu": "20m"}}}},
     "launcher with a request above the default": {"launcher": {"resources": {"requests": {"cpu": 3, "memory": "1Gi"}}}},
+    "variable from a Secret": _variable(value="", valueFrom=_secret(key=".dockerconfig.json_1", optional=True)),
     "label of 63 characters": {"workers": {"labels": {"a" * 63: "b" * 63, "team.example/x_y.z": "", "A": "B"}}},
     "annotations": {"workers": {"annotations": {"team.example/note": "any text: ü\n", "Prometheus.io/Scrape": "x"}}},
     "paths with dots": _mounts({"mountPath": "/scratch/..a/b..c/...", "subPath": "..a/./b/"}),

@@ -10,6 +10,38 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 
+{{- /*
+Metadata of an object. Arguments: root; optional: name (default: the release's), namespace, labels, annotations. Labels of
+the chart take precedence over commonLabels.
+*/ -}}
+{{- define "resnext.metadata" -}}
+name: {{ .name | default .root.Release.Name }}
+{{- with .namespace }}
+namespace: {{ . }}
+{{- end }}
+labels:
+  {{- merge (include "resnext.labels" .root | fromYaml) (.labels | default dict) (.root.Values.commonLabels | default dict) | toYaml | nindent 2 }}
+{{- with merge (dict) (.annotations | default dict) (.root.Values.commonAnnotations | default dict) }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- /* Fails if an image is not set: the project publishes none, so a default could not be pulled. */ -}}
+{{- define "resnext.requireImages" -}}
+{{- $missing := list }}
+{{- $flags := list }}
+{{- range $value, $name := dict "image" "resnext-operator" "trainerImage" "resnext-trainer" }}
+{{- if not (index $.Values $value) }}
+{{- $missing = append $missing $value }}
+{{- $flags = append $flags (printf "--set %s=REGISTRY/%s:TAG" $value $name) }}
+{{- end }}
+{{- end }}
+{{- with $missing }}
+{{- fail (printf "%s not set: build the images, push them to your registry (docs/installing.md), and add %s" (join " and " .) (join " " $flags)) }}
+{{- end }}
+{{- end }}
+
 {{- /* Environment variable of a setting: resyncSeconds becomes RESNEXT_RESYNC_SECONDS. */ -}}
 {{- define "resnext.variable" -}}
 RESNEXT_{{ . | snakecase | upper }}

@@ -15,18 +15,21 @@ _KEY = re.compile(r"( *)(\w+):")
 
 def page(chart: Path) -> str:
     """Every value: name, default, and the comment above it."""
-    text = (chart / "values.yaml").read_text()
-    described = comments(text)
-    rows = [
-        (f"`{name}`", f"`{json.dumps(value)}`", described.get(name, ""))
-        for name, value in _values(yaml.safe_load(text))
-    ]
+    defaults = dict(_values(yaml.safe_load((chart / "values.yaml").read_text())))
+    rows = [(f"`{name}`", f"`{json.dumps(defaults[name])}`", text) for name, text in described(chart)]
     return (
         "# Chart values\n\n"
         "The values of `charts/resnext-operator`. The chart's schema rejects other keys.\n\n"
         + "\n".join(table(("Value", "Default", "Description"), rows))
         + "\n[Operator settings](operator-settings.md) lists the keys of `settings`.\n"
     )
+
+
+def described(chart: Path) -> Iterator[tuple[str, str]]:
+    """Name and description of each value; the description is empty if there is no comment."""
+    text = (chart / "values.yaml").read_text()
+    found = comments(text)
+    return ((name, found.get(name, "")) for name, _ in _values(yaml.safe_load(text)))
 
 
 def comments(text: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
 
 from hack.codegen.reference.fields import kind
@@ -15,6 +16,7 @@ _OWN_VALUES = {
     "metrics_allowed_from": "`networkPolicy.metricsAllowedFrom`",
     "host_paths": "`allow.hostPaths`",
     "host_network": "`allow.hostNetwork`",
+    "run_policy": "`runPolicy`",
 }
 """Chart values outside `settings`."""
 
@@ -46,4 +48,4 @@ def _default(name: str) -> str:
     if field.default_factory is not None:
         return "host name"
     default: Any = field.default
-    return f"`{json.dumps(default)}`" if default not in ((), "") else ""
+    return f"`{json.dumps(default)}`" if default not in ((), "") and not isinstance(default, BaseModel) else ""

@@ -1,6 +1,8 @@
 """Settings of the operator that apply to every training: defaults and permissions."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from resnext_operator.api.objects import Manifest
 
@@ -18,3 +20,5 @@ class OperatorPolicy:
     """Directories of the nodes that may be mounted, including their subdirectories."""
     host_network: bool = False
     """Whether workers may use hostNetwork."""
+    run_policy: Mapping[str, Any] = field(default_factory=dict)
+    """Values of spec.runPolicy for the fields that a training does not set."""

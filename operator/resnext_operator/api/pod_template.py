@@ -160,6 +160,44 @@ class EnvVar(Config):
     )
 
 
+class SecretKeySelector(Config):
+    """Key of a Secret in the same namespace."""
+
+    name: ObjectName
+    """Name of the Secret."""
+
+    key: Annotated[str, Field(pattern=r"^\.?[-_A-Za-z0-9][-._A-Za-z0-9]*$", max_length=253)]
+    """Key of the Secret to select from."""
+
+    optional: bool = False
+    """Whether pods can start if the Secret or its key does not exist."""
+
+
+class EnvVarSource(Config):
+    """Source of the value of an environment variable."""
+
+    secret_key_ref: SecretKeySelector
+    """Key of a Secret in the same namespace."""
+
+
+class WorkerEnvVar(EnvVar):
+    """An environment variable of a worker, with a value or a source of its value."""
+
+    value_from: EnvVarSource | None = None
+    """Source of the value, for example a Secret with the token of an experiment tracker. Must be unset if value is set.
+    Pods that run do not see later changes of the Secret."""
+
+    rules = (
+        *EnvVar.rules,
+        Rule(
+            "!has(self.valueFrom) || !has(self.value) || self.value == ''",
+            lambda it: it.value_from is None or not it.value,
+            "valueFrom",
+            "value and valueFrom are mutually exclusive: remove one of them",
+        ),
+    )
+
+
 class PodTemplate(Config):
     """Settings of a pod."""
 
@@ -187,7 +225,7 @@ class PodTemplate(Config):
     runtime is used."""
 
     env: Annotated[tuple[EnvVar, ...], Field(max_length=64)] = ()
-    """Environment variables to set in the container. The ranks inherit them."""
+    """Environment variables to set in the container."""
 
     labels: Labels = {}
     """Labels to add to the pod. Keys with the prefix resnext.dev/ are reserved."""

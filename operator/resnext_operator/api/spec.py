@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from resnext_operator.api.pod_template import GPU, MAX_INT32, PodTemplate
+from resnext_operator.api.pod_template import GPU, MAX_INT32, PodTemplate, WorkerEnvVar
 from resnext_operator.api.scheduling import Spread
 from resnext_operator.api.volumes import (
     NonEmptyStr,
@@ -36,6 +36,9 @@ class Workers(PodTemplate):
     topology_spread_constraints: Annotated[tuple[Spread, ...], Field(max_length=8)] | None = None
     """How the workers spread across topology domains. If unset, the scheduler spreads them across nodes (best effort).
     `[]` disables spreading."""
+
+    env: Annotated[tuple[WorkerEnvVar, ...], Field(max_length=64)] = ()
+    """Environment variables to set in the container. The ranks inherit them."""
 
     slots: Annotated[int, Field(ge=1, le=16)] | None = None
     """Number of ranks per worker. If unset, one rank for each GPU of the worker, or one rank if it has no

@@ -33,7 +33,7 @@ def parse(body: Mapping[str, Any], site: OperatorPolicy) -> Training:
     if len(name) > MAX_NAME_LENGTH:
         raise InvalidTraining(f"metadata.name: Invalid value: {json.dumps(name)}: {_NAME_RULE.message}")
     try:
-        spec = without_nulls(found, Spec, "spec")
+        spec = _with_run_policy(without_nulls(found, Spec, "spec"), site)
         written = spec.get("training")
         if isinstance(written, Mapping):
             spec["training"] = resolve(written).model_dump(mode="json", by_alias=True)
@@ -56,6 +56,14 @@ def parse(body: Mapping[str, Any], site: OperatorPolicy) -> Training:
     )
 
 
+def _with_run_policy(spec: Mapping[str, Any], site: OperatorPolicy) -> dict[str, Any]:
+    """The spec with the operator's values for the fields of runPolicy that the user did not set."""
+    written = spec.get("runPolicy", {})
+    if not site.run_policy or not isinstance(written, Mapping):
+        return dict(spec)
+    return {**spec, "runPolicy": {**site.run_policy, **written}}
+
+
 def _check_object(path: str, value: Any) -> None:
     if not isinstance(value, dict):
         raise InvalidTraining(f"{path}: Invalid value: {json.dumps(value)[:100]}: should be an object")
@@ -70,7 +78,7 @@ def read_leniently(body: Mapping[str, Any], site: OperatorPolicy, invalid: str) 
         uid=metadata.get("uid", ""),
         generation=metadata.get("generation", 1),
         deleting="deletionTimestamp" in metadata,
-        spec=_read(Spec, spec if isinstance(spec, Mapping) else {}, training=TrainingConfig()),
+        spec=_read(Spec, _with_run_policy(spec, site) if isinstance(spec, Mapping) else {}, training=TrainingConfig()),
         site=site,
         status=Status.parse(stored := body.get("status") or {}),
         stored=stored,

@@ -12,6 +12,10 @@ _BIND = (
 _RESOURCE = re.compile(r"Insufficient ([\w./-]*\w)")
 _TAINT = re.compile(r"untolerated taint(?:\(s\))? ?\{([^}:]*)[^}]*\}")
 
+_MISSING_SECRET = re.compile(r'secret "([^"]+)" not found')
+_MISSING_KEY = re.compile(r"couldn't find key (\S+) in Secret \S*/(\S+)")
+_OPTIONAL = "set optional in valueFrom.secretKeyRef of spec.workers.env"
+
 # Present in most clusters; a training that fits no other node rarely belongs on these.
 _CONTROL_PLANE_TAINTS = ("node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master")
 _NODE_CONDITION_PREFIX = "node.kubernetes.io/"
@@ -35,6 +39,10 @@ def container_advice(message: str) -> str:
     """
     if not message.startswith("CreateContainer"):
         return ""
+    if missing := _MISSING_SECRET.search(message):
+        return f"create Secret {missing[1]}, or {_OPTIONAL}"
+    if missing := _MISSING_KEY.search(message):
+        return f"add key {missing[1]} to Secret {missing[2]}, or {_OPTIONAL}"
     return "correct the volume mount or subPath that the message names, or check the container runtime of the node"
 
 

@@ -15,7 +15,7 @@ from resnext_operator.api.objects.pod import (
     ResourceRequirements,
 )
 from resnext_operator.api.objects.volume import Volume
-from resnext_operator.api.pod_template import PodTemplate, Resources
+from resnext_operator.api.pod_template import PodTemplate, Resources, WorkerEnvVar
 from resnext_operator.api.training import Training
 from resnext_operator.api.volumes import amount
 from resnext_operator.rendering import names
@@ -49,6 +49,8 @@ class _RoleSpec:
     program: ContainerProgram
     volumes: list[Volume]
     grace_seconds: int
+    user_env: Sequence[EnvVar]
+    """Variables from the spec."""
     env: Sequence[EnvVar] = ()
     avoided_nodes: Sequence[str] = ()
 
@@ -102,6 +104,7 @@ def worker_pod(
             program=program,
             volumes=volumes,
             grace_seconds=workers.termination_grace_period_seconds,
+            user_env=[_worker_variable(each) for each in workers.env],
             env=_checkpoint_env(training) if index == 0 else (),
             avoided_nodes=avoided,
         ),
@@ -115,6 +118,17 @@ def worker_pod(
         pod["spec"]["hostNetwork"] = True
         pod["spec"]["dnsPolicy"] = "ClusterFirstWithHostNet"
     return pod
+
+
+def _worker_variable(written: WorkerEnvVar) -> EnvVar:
+    """A variable with its value, or with the Secret that contains the value."""
+    if written.value_from is None:
+        return {"name": written.name, "value": written.value}
+    secret = written.value_from.secret_key_ref
+    return {
+        "name": written.name,
+        "valueFrom": {"secretKeyRef": {"name": secret.name, "key": secret.key, "optional": secret.optional}},
+    }
 
 
 def _worker_ports(ranks: int) -> list[ContainerPort]:
@@ -168,6 +182,7 @@ def launcher_pod(training: Training, attempt: int, workers: Sequence[tuple[str, 
             template=training.spec.launcher,
             program=program,
             volumes=volumes,
+            user_env=[{"name": each.name, "value": each.value} for each in training.spec.launcher.env],
             # The launcher waits for the ranks, which may use their whole grace period.
             grace_seconds=training.spec.workers.termination_grace_period_seconds + 10,
         ),
@@ -245,14 +260,13 @@ def _pod_spec(training: Training, of_role: _RoleSpec) -> PodSpec:
 
 
 def _container(training: Training, of_role: _RoleSpec) -> Container:
-    user_env: list[EnvVar] = [{"name": each.name, "value": each.value} for each in of_role.template.env]
     container: Container = {
         "name": of_role.role,
         "image": training.image,
         "env": [
             *_hide_gpus_env(training, of_role.role),
             *of_role.env,
-            *user_env,
+            *of_role.user_env,
             # Last, so that the user's env cannot override it: the lock of the checkpoint directory records this uid.
             {"name": TRAINING_UID, "value": training.uid},
         ],

@@ -11,6 +11,7 @@ from pydantic.alias_generators import to_camel
 
 from resnext_operator.api.objects import Manifest
 from resnext_operator.api.operator_policy import OperatorPolicy
+from resnext_operator.api.spec import RunPolicy
 
 PREFIX = "RESNEXT_"
 
@@ -27,7 +28,7 @@ _OF_DEPLOYMENT = (
         "host_paths",
         "host_network",
     ),
-    *("identity", "port"),
+    *("run_policy", "identity", "port"),
 )
 """Settings that the chart sets itself, or from a dedicated value."""
 
@@ -63,6 +64,10 @@ class Settings(BaseModel):
 
     host_network: bool = False
     """Whether trainings may set `hostNetwork`."""
+
+    run_policy: Json[RunPolicy] = RunPolicy()
+    """Default values of `spec.runPolicy` as a JSON object. They apply to fields that a training does not set, also of
+    existing trainings."""
 
     identity: str = Field(default_factory=socket.gethostname)
     """Identity of this replica in leader election."""
@@ -101,6 +106,7 @@ class Settings(BaseModel):
             metrics_allowed_from=self.metrics_allowed_from,
             host_paths=self.host_paths,
             host_network=self.host_network,
+            run_policy=self.run_policy.model_dump(mode="json", by_alias=True, exclude_unset=True),
         )
 
     @classmethod
@@ -141,5 +147,8 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            wrong = [f"{PREFIX}{str(each['loc'][0]).upper()}: {each['msg']}" for each in error.errors()]
+            wrong = [
+                ": ".join([f"{PREFIX}{str(each['loc'][0]).upper()}", *map(str, each["loc"][1:]), each["msg"]])
+                for each in error.errors()
+            ]
             raise InvalidSettings("; ".join(wrong)) from None

@@ -29,6 +29,16 @@ def setup(*arguments: str) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
+def image(name: str) -> str:
+    """Reference of an image: RESNEXT_IMAGE_{OPERATOR,TRAINER,MONITORING}, or that of the local build."""
+    return os.environ.get(f"RESNEXT_IMAGE_{name.partition('-')[0].upper()}") or setup("image-ref", name)
+
+
+def image_values() -> tuple[str, ...]:
+    """helm's flags for the images, which the chart requires."""
+    return "--set", f"image={image('operator')}", "--set", f"trainerImage={image('trainer-cpu')}"
+
+
 def kubeconfig() -> str:
     return os.environ.get("KUBECONFIG") or setup("kubeconfig")
 
@@ -106,7 +116,9 @@ def deploy(replicas: int) -> None:
     """Install this repository's chart with a number of replicas; other values are reused."""
     chart = ROOT / "charts" / RELEASE
     # `kubectl scale` makes another field manager own the field.
-    values = ("--reset-then-reuse-values", f"--set=replicas={replicas}", "--force-conflicts")
+    installed = RELEASE in run("helm", "list", "--namespace", SYSTEM, "--short").split()
+    images = () if installed else image_values()
+    values = ("--reset-then-reuse-values", *images, f"--set=replicas={replicas}", "--force-conflicts")
     run("helm", "upgrade", "--install", RELEASE, chart, "--namespace", SYSTEM, "--create-namespace", *values)
     run("kubectl", "wait", "--for=condition=Established", f"crd/{PLURAL}.{GROUP}", "--timeout=60s")
     if replicas:

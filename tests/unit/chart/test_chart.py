@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,29 +9,22 @@ import yaml
 from pydantic.alias_generators import to_camel
 
 from hack.codegen import dashboards
-from hack.codegen.chart import helm as helm_binary
 from hack.codegen.files import generated_files
+from hack.codegen.reference import chart_values
 from resnext_operator.rendering import names
 from resnext_operator.runtime.settings import Settings
-
-ROOT = Path(__file__).parents[3]
-CHART = ROOT / "charts" / "resnext-operator"
-
-
-def helm(*arguments: str | Path) -> str:
-    done = subprocess.run([helm_binary(), *map(str, arguments)], capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    return done.stdout
-
-
-def rendered(*arguments: str) -> list[dict[str, Any]]:
-    text = helm("template", "resnext-operator", CHART, "--namespace", "resnext-system", *arguments)
-    return [manifest for manifest in yaml.safe_load_all(text) if manifest]
-
-
-def of_kind(manifests: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    return [each for each in manifests if each["kind"] == kind]
+from tests.support.chart import (
+    CHART,
+    EVERYTHING,
+    ROOT,
+    Rejected,
+    environment,
+    helm,
+    of_kind,
+    pod,
+    render,
+    with_values,
+)
 
 
 def rules(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -48,7 +39,14 @@ def test_chart_passes_helm_lint():
 @pytest.mark.parametrize(
     "wrong",
     [
-        *("imge=x", "namespaces=demo", "podMonitor.interval=often", "image=", "allow.hostPaths={mnt}"),
+        *("imge=x", "namespaces=demo", "podMonitor.interval=often", "image=a b", "allow.hostPaths={mnt}"),
+        *("image=a@sha256:12", "trainerImage=-x", "imagePullSecrets[0].secret=x", "replicas=-1", "replicas=many"),
+        *("podDisruptionBudget.maxUnavailable=0", "podDisruptionBudget.minAvailable=1", "crd.keep=perhaps"),
+        *("topologySpreadConstraints[0].maxSkew=1", "tolerations[0].taint=NoSchedule", "affinity.nodeAffinit.x=y"),
+        *("resources.limit.cpu=1", "resources.limits.memory=4GB", "networkPolicy.apiServerPorts={https}"),
+        *("env[0].value=x", "env[0].key=x", "commonLabel.team=x", "commonLabels.team=a b", "priorityClassName=A b"),
+        *("runPolicy.backoffLimi=1", "runPolicy.backoffLimit=-1", "runPolicy.cleanPodPolicy=Some"),
+        *("prometheusRule.runbookUrl=", "serviceMonitor.period=1s", "dashboard.folders=x", "test.storageClass=x"),
         *("networkPolicy.metricsAllowedFrom[0].podSelctor.x=y", "admissionPolicy.enabled=perhaps"),
         *("admissionPolicy.scalers=hpa", "settings.resyncSecond=30", "settings.trainerImage=x", "settings.port=1"),
         *(
@@ -61,8 +59,11 @@ def test_chart_passes_helm_lint():
 )
 def test_invalid_value_is_rejected(wrong):
     """The error names the value."""
-    with pytest.raises(RuntimeError, match=re.escape(wrong.partition("=")[0].rpartition(".")[2])):
-        rendered("--set", wrong)
+    *parents, name = re.sub(r"\[\d+\]", "", wrong.rpartition(",")[2].partition("=")[0]).split(".")
+    # An unknown or missing key is reported with the path of its parent.
+    named = "|".join([name, *parents[-1:]])
+    with pytest.raises(Rejected, match=f"at '[^']*({named})|'({named})'"):
+        render("--set", wrong)
 
 
 ALL, SOME = (), ("--set", "namespaces={one,two}")
@@ -71,14 +72,14 @@ ALL, SOME = (), ("--set", "namespaces={one,two}")
 @pytest.mark.parametrize("namespaces", [ALL, SOME], ids=["everywhere", "in two namespaces"])
 def test_rbac_has_no_wildcard(namespaces):
     """No rule grants all groups, resources or verbs."""
-    for rule in rules(rendered(*namespaces)):
+    for rule in rules(render(*namespaces)):
         assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
 
 
 @pytest.mark.parametrize("namespaces", [ALL, SOME], ids=["everywhere", "in two namespaces"])
 def test_rbac_denies_listing_secrets_and_pod_subresources(namespaces):
     """Secrets: get and create only; no exec, attach or port-forward."""
-    granted = rules(rendered(*namespaces))
+    granted = rules(render(*namespaces))
     verbs = {verb for rule in granted if "secrets" in rule["resources"] for verb in rule["verbs"]}
     assert verbs == {"get", "create"}
     assert not {resource for rule in granted for resource in rule["resources"] if resource.startswith("pods/")}
@@ -86,10 +87,10 @@ def test_rbac_denies_listing_secrets_and_pod_subresources(namespaces):
 
 def test_namespaces_value_replaces_cluster_role_by_roles():
     """Each namespace gets a Role and a RoleBinding; no cluster-wide permission remains."""
-    manifests = rendered(*SOME)
+    manifests = render(*SOME)
     assert not of_kind(manifests, "ClusterRole")
     assert not of_kind(manifests, "ClusterRoleBinding")
-    (everywhere,) = of_kind(rendered(), "ClusterRole")
+    (everywhere,) = of_kind(render(), "ClusterRole")
     roles = {role["metadata"]["namespace"]: role for role in of_kind(manifests, "Role")}
     bindings = {binding["metadata"]["namespace"]: binding for binding in of_kind(manifests, "RoleBinding")}
     for namespace in ("one", "two"):
@@ -100,18 +101,13 @@ def test_namespaces_value_replaces_cluster_role_by_roles():
         assert (subject["kind"], subject["namespace"]) == ("ServiceAccount", "resnext-system")
     assert roles.keys() == bindings.keys() == {"one", "two", "resnext-system"}
     assert environment(manifests)["RESNEXT_NAMESPACES"] == "one,two"
-    assert "RESNEXT_NAMESPACES" not in environment(rendered())
-
-
-def environment(manifests):
-    (deployment,) = of_kind(manifests, "Deployment")
-    return {each["name"]: each.get("value") for each in deployment["spec"]["template"]["spec"]["containers"][0]["env"]}
+    assert "RESNEXT_NAMESPACES" not in environment(render())
 
 
 def test_admission_policies_are_off_by_default():
     """If enabled, both policies deny in the given namespaces."""
-    assert not of_kind(rendered(), "ValidatingAdmissionPolicy")
-    manifests = rendered("--set", "admissionPolicy.enabled=true", *SOME)
+    assert not of_kind(render(), "ValidatingAdmissionPolicy")
+    manifests = render("--set", "admissionPolicy.enabled=true", *SOME)
     policies = of_kind(manifests, "ValidatingAdmissionPolicy")
     bindings = of_kind(manifests, "ValidatingAdmissionPolicyBinding")
     assert len(policies) == 2
@@ -123,7 +119,7 @@ def test_admission_policies_are_off_by_default():
 
 
 def policies(*arguments: str) -> dict[str, Any]:
-    manifests = rendered("--set", "admissionPolicy.enabled=true", *arguments)
+    manifests = render("--set", "admissionPolicy.enabled=true", *arguments)
     return {each["metadata"]["name"]: each["spec"] for each in of_kind(manifests, "ValidatingAdmissionPolicy")}
 
 
@@ -164,7 +160,7 @@ def test_settings_schema_lists_every_setting():
             "hostPaths",
             "hostNetwork",
         ),
-        *("identity", "port"),
+        *("runPolicy", "identity", "port"),
     }
     assert listed["properties"]["maxConcurrentReconciles"]["minimum"] == 1
     assert listed["properties"]["resyncSeconds"]["exclusiveMinimum"] == 0
@@ -174,7 +170,7 @@ def test_settings_schema_lists_every_setting():
 def test_setting_reaches_operator_unchanged(name):
     """The operator parses the chart's spelling of the name and of the number."""
     bounds = Settings.chart_schema()["properties"][name]
-    variables = environment(rendered("--set", f"settings.{name}={bounds['maximum']}"))
+    variables = environment(render("--set", f"settings.{name}={bounds['maximum']}"))
     Settings.check_names(variables)
     snake = re.sub("([A-Z])", r"_\1", name).lower()
     settings = Settings.from_environment({**variables, "RESNEXT_LEASE_NAMESPACE": "x"})
@@ -183,43 +179,41 @@ def test_setting_reaches_operator_unchanged(name):
 
 def test_deployment_sets_no_variable_twice():
     """The API server accepts duplicate names, and the last one wins silently."""
-    (deployment,) = of_kind(rendered("--set", "settings.maxApiConnections=3"), "Deployment")
-    names_of = [each["name"] for each in deployment["spec"]["template"]["spec"]["containers"][0]["env"]]
+    (container,) = pod(render("--set", "settings.maxApiConnections=3"))["spec"]["containers"]
+    names_of = [each["name"] for each in container["env"]]
     assert len(names_of) == len(set(names_of))
     Settings.check_names(dict.fromkeys(names_of, "x"))
 
 
 def test_host_access_is_off_by_default():
     """hostPath and hostNetwork must be allowed explicitly."""
-    variables = environment(rendered())
+    variables = environment(render())
     assert "RESNEXT_HOST_PATHS" not in variables
     assert "RESNEXT_HOST_NETWORK" not in variables
-    variables = environment(rendered("--set", "allow.hostPaths={/mnt/a,/mnt/b}", "--set", "allow.hostNetwork=true"))
+    variables = environment(render("--set", "allow.hostPaths={/mnt/a,/mnt/b}", "--set", "allow.hostNetwork=true"))
     settings = Settings.from_environment(variables)
     assert (settings.site.host_paths, settings.site.host_network) == (("/mnt/a", "/mnt/b"), True)
 
 
 def test_metrics_access_reaches_operator():
     """The operator's label matches the NetworkPolicy of trainings."""
-    manifests = rendered()
+    manifests = render()
     monitoring = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
     variables = environment(manifests)
     assert Settings.from_environment({**variables, "RESNEXT_LEASE_NAMESPACE": "x"}).site.metrics_allowed_from == (
         monitoring,
     )
-    assert "RESNEXT_METRICS_ALLOWED_FROM" not in environment(rendered("--set", "networkPolicy.metricsAllowedFrom=null"))
-    (deployment,) = of_kind(manifests, "Deployment")
-    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert "RESNEXT_METRICS_ALLOWED_FROM" not in environment(render("--set", "networkPolicy.metricsAllowedFrom=null"))
+    labels = pod(manifests)["metadata"]["labels"]
     assert labels["app.kubernetes.io/name"] == names.OPERATOR, "the NetworkPolicy of trainings selects this label"
 
 
 def test_operator_meets_restricted_pod_security():
     """It also has a memory limit and probes."""
-    (deployment,) = of_kind(rendered(), "Deployment")
-    pod = deployment["spec"]["template"]["spec"]
-    assert pod["securityContext"]["runAsNonRoot"]
-    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    for container in pod["containers"]:
+    spec = pod(render())["spec"]
+    assert spec["securityContext"]["runAsNonRoot"]
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in spec["containers"]:
         assert container["securityContext"] == {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -230,40 +224,42 @@ def test_operator_meets_restricted_pod_security():
         assert container["livenessProbe"]
 
 
-def test_images_and_settings_reach_operator():
-    """The values are set as image and environment variables."""
-    manifests = rendered(
-        *("--set", "image=here/operator:1", "--set", "trainerImage=here/trainer:2"),
-        *("--set", "settings.resyncSeconds=30"),
-    )
-    (deployment,) = of_kind(manifests, "Deployment")
-    container = deployment["spec"]["template"]["spec"]["containers"][0]
-    assert container["image"] == "here/operator:1"
-    variables = environment(manifests)
-    assert variables["RESNEXT_TRAINER_IMAGE"] == "here/trainer:2"
-    assert variables["RESNEXT_RESYNC_SECONDS"] == "30"
+def test_sets_of_values_change_every_value():
+    """The end-to-end tests validate them on the server, so no value is left out there."""
+    changed = {name for values in EVERYTHING.values() for name in _names(values)}
+    assert {name for name, _ in chart_values.described(CHART)} == changed
+    for values in EVERYTHING.values():
+        assert with_values(**values)
 
 
-def test_uninstall_keeps_definition():
-    """The CRD has the resource policy keep, so trainings survive."""
-    (definition,) = of_kind(rendered(), "CustomResourceDefinition")
-    assert definition["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
-    assert not of_kind(rendered("--set", "crd.install=false"), "CustomResourceDefinition")
+def _names(values: dict[str, Any]) -> set[str]:
+    """Names as in the reference: labels, lists and the pod's resources are one value each."""
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text())
+    nested = {name for name, default in defaults.items() if isinstance(default, dict) and default}
+    return {
+        full
+        for name, value in values.items()
+        for full in ([f"{name}.{key}" for key in value] if name in nested - {"resources"} else [name])
+    }
 
 
-def test_pod_monitors_cover_every_rank():
-    """They are off by default."""
-    assert not of_kind(rendered(), "PodMonitor")
-    operator, trainings = of_kind(rendered("--set", "podMonitor.enabled=true"), "PodMonitor")
-    assert operator["spec"]["podMetricsEndpoints"][0]["honorLabels"]
-    assert len(trainings["spec"]["podMetricsEndpoints"]) == 16
+def test_every_value_is_described():
+    """The schema and the comments of values.yaml, from which the reference is generated, have the same values."""
+    described = dict(chart_values.described(CHART))
+    assert not [name for name, text in described.items() if not text]
 
+    def leaves(schema: dict[str, Any], prefix: str = "") -> set[str]:
+        nested = {name: each for name, each in schema["properties"].items() if each.get("properties")}
+        own = {f"{prefix}{name}" for name in schema["properties"]}
+        if prefix:
+            return own
+        opaque = {"resources", "affinity", "settings", "runPolicy"}
+        return (own - nested.keys() | opaque).union(
+            *(leaves(each, f"{name}.") for name, each in nested.items() if name not in opaque)
+        )
 
-def test_dashboard_has_grafana_label():
-    """Grafana's sidecar finds the ConfigMap by this label."""
-    (dashboard,) = of_kind(rendered(), "ConfigMap")
-    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
-    assert json.loads(dashboard["data"]["resnext.json"])["panels"]
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert described.keys() == leaves(schema) - {"global"}
 
 
 def test_generated_files_are_current():

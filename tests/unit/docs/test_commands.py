@@ -1,5 +1,6 @@
 """The commands and manifests in the documentation are accepted by the programs that they call."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -7,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hack.codegen.chart import helm
 from resnext_operator.cli import parser as operator_parser
 from resnext_trainer.cli.main import parser as trainer_parser
 from resnext_trainer.config import loading
+from tests.support.chart import helm, render
 from tests.support.code_blocks import ROOT, arguments, blocks, commands
 
 PARSERS = {"resnext-operator": operator_parser(), "resnext-train": trainer_parser()}
@@ -40,26 +41,31 @@ def test_documented_make_targets_exist() -> None:
 
 def test_documented_helm_values_are_accepted() -> None:
     """The chart's schema rejects unknown values."""
-    installs = [words for words in commands() if words[:2] == ["helm", "install"]]
-    assert installs
+    installs = [words for words in commands() if words[:2] in (["helm", "install"], ["helm", "upgrade"])]
+    assert {words[1] for words in installs} == {"install", "upgrade"}
     for words in installs:
-        options = [word for word in words[2:] if word != "--create-namespace"]
-        subprocess.run([helm(), "template", *options], cwd=ROOT, check=True, capture_output=True)
+        options = [word for word in words[2:] if word not in ("--create-namespace", "--reset-then-reuse-values")]
+        helm("template", *options, folder=ROOT)
 
 
 def test_documented_yaml_is_accepted(tmp_path: Path) -> None:
-    """A manifest of a training renders; other YAML holds values of the chart."""
+    """A manifest of a training or a kustomization renders; other YAML holds values of the chart."""
     found = list(blocks("yaml"))
     assert found
     for index, (document, text) in enumerate(found):
         path = tmp_path / f"{index}.yaml"
         path.write_text(text)
-        if "apiVersion" in yaml.safe_load(text):
+        content = yaml.safe_load(text)
+        if content.get("kind") == "Kustomization":
+            # In the documents, its paths are relative to the root of a clone.
+            path = tmp_path / "kustomization.yaml"
+            path.write_text(text.replace("manifests/", f"{os.path.relpath(ROOT, tmp_path)}/manifests/"))
+            subprocess.run(["kubectl", "kustomize", tmp_path], check=True, capture_output=True)
+        elif "apiVersion" in content:
             options = PARSERS["resnext-operator"].parse_args(["render", "-f", str(path)])
             assert options.act(options) == 0, document
         else:
-            command = [helm(), "template", "resnext-operator", "charts/resnext-operator", "--values", str(path)]
-            subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+            render("--values", str(path))
 
 
 def test_links_lead_to_files() -> None:

@@ -72,6 +72,18 @@ def test_container_error_has_no_image_advice(reason):
     assert "image" not in advice
 
 
+@pytest.mark.parametrize(
+    ("message", "action"),
+    [
+        ('secret "tracker" not found', "create Secret tracker, or set optional"),
+        ("couldn't find key token in Secret e2e/tracker", "add key token to Secret tracker, or set optional"),
+    ],
+)
+def test_missing_secret_has_own_advice(message, action):
+    """A variable of the workers names it; the pods wait until it exists."""
+    assert container_advice(f"CreateContainerConfigError: {message}").startswith(action)
+
+
 @pytest.mark.parametrize("reason", ["ErrImagePull", "ImagePullBackOff", "InvalidImageName"])
 def test_image_error_has_general_advice(reason):
     """The advice of the reason ContainerNotStarting fits."""

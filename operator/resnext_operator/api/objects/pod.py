@@ -15,9 +15,20 @@ class ResourceRequirements(TypedDict, total=False):
     requests: Quantities
 
 
+class SecretKeySelector(TypedDict):
+    name: str
+    key: str
+    optional: bool
+
+
+class EnvVarSource(TypedDict):
+    secretKeyRef: SecretKeySelector
+
+
 class EnvVar(TypedDict):
     name: str
-    value: str
+    value: NotRequired[str]
+    valueFrom: NotRequired[EnvVarSource]
 
 
 class ContainerPort(TypedDict):

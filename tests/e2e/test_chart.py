@@ -1,0 +1,166 @@
+"""The chart on the real cluster: schemas of the API server, the CRD's owner, `helm test`, and the life of a release."""
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+import yaml
+
+from hack.codegen.chart import RELEASE
+from resnext_operator.api.groupversion import GROUP, PLURAL
+from tests.support.chart import CHART, EVERYTHING, ROOT
+from tests.support.kube import (
+    NAMESPACE,
+    ONE_WORKER,
+    SMALL_NETWORK,
+    SYSTEM,
+    Cluster,
+    Manifest,
+    Refused,
+    eventually,
+    image_values,
+    install_operator,
+    operator_values,
+)
+
+PREVIOUS = ROOT / "tests" / "fixtures" / "resnext-operator-0.1.0.tgz"
+MONITORING_CRDS = ROOT / "tests" / "fixtures" / "monitoring-crds.yaml"
+CRD = f"{PLURAL}.{GROUP}"
+DRY_RUN = ("kubectl", "apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", "-")
+"""Server-side apply rejects unknown fields."""
+HELM = ("--namespace", SYSTEM, "--wait", "--timeout", "120s")
+LIVE = {"model": SMALL_NETWORK, "epochs": 2000}
+SYNTHETIC = {"dataset": None, "training": {"data": {"format": "synthetic", "syntheticImages": 64}}}
+
+
+@pytest.fixture(scope="module")
+def prometheus_operator(cluster: Cluster) -> Iterator[None]:
+    """The kinds of the Prometheus Operator."""
+    cluster.run("kubectl", "apply", "--server-side", "-f", MONITORING_CRDS)
+    names = [each["metadata"]["name"] for each in yaml.safe_load_all(MONITORING_CRDS.read_text())]
+    cluster.run("kubectl", "wait", "--for=condition=Established", *[f"crd/{name}" for name in names], "--timeout=30s")
+    yield
+    cluster.run("kubectl", "delete", "--ignore-not-found", "-f", MONITORING_CRDS)
+
+
+@pytest.mark.usefixtures("prometheus_operator")
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_rendered_objects_are_valid_on_server(cluster: Cluster, name):
+    """Two sets of values that together change every value of the chart; also the hooks of `helm test`."""
+    values = {**EVERYTHING[name]}
+    if "namespaces" in values:
+        values["namespaces"] = [NAMESPACE]
+    flags = ("--namespace", SYSTEM, "--set-json", json.dumps(values))
+    rendered = cluster.run("helm", "template", RELEASE, CHART, *flags)
+    accepted = cluster.run(*DRY_RUN, stdin=rendered).splitlines()
+    assert len(accepted) == rendered.count("\nkind: ")
+
+
+@pytest.mark.parametrize("overlay", ["ha", "monitoring"])
+@pytest.mark.usefixtures("prometheus_operator")
+def test_overlay_is_valid_on_server(cluster: Cluster, overlay):
+    """The unit tests compare the overlays with the chart."""
+    rendered = cluster.run("kubectl", "kustomize", ROOT / "manifests" / "overlays" / overlay)
+    cluster.run(*DRY_RUN, stdin=rendered)
+
+
+def test_definition_of_others_needs_take_ownership(cluster: Cluster):
+    """Otherwise helm refuses to import it; crd.install=false leaves it alone."""
+    other = ("helm", "install", "another", str(CHART), "--namespace", NAMESPACE, "--dry-run=server", *image_values())
+    with pytest.raises(Refused, match="cannot be imported into the current release"):
+        cluster.run(*other)
+    cluster.run(*other, "--take-ownership")
+    cluster.run(*other, "--set=crd.install=false")
+
+
+def test_helm_test_trains_and_cleans_up(cluster: Cluster):
+    """The training succeeds on a CPU; the claim and the other hooks are deleted."""
+    log = cluster.run("helm", "test", RELEASE, "--namespace", SYSTEM, "--logs", "--timeout", "240s")
+    assert "Succeeded" in log
+    left = "rnx,pvc,serviceaccount,role,rolebinding,pod"
+    named = f"{RELEASE}-test"
+
+    def cleaned() -> bool:
+        return named not in [each["metadata"]["name"] for each in cluster.objects(left, namespace=SYSTEM)]
+
+    eventually(cleaned, "the deletion of the hooks")
+
+
+@pytest.fixture
+def release(cluster: Cluster) -> Iterator[None]:
+    """No release at the start; the operator of the other tests at the end."""
+    cluster.run("helm", "uninstall", RELEASE, *HELM)
+    yield
+    install_operator(cluster)
+
+
+@pytest.mark.exclusive
+@pytest.mark.usefixtures("release")
+def test_training_survives_life_of_release(cluster: Cluster, training):
+    """Previous chart, upgrade, rollback, uninstallation, and installation over a definition without owner."""
+    # helm owns the definition of the uninstalled release, so this installation takes it over without a flag.
+    cluster.run("helm", "install", RELEASE, PREVIOUS, *HELM, "--force-conflicts", *operator_values())
+    assert not knows_value_from(cluster)
+    name = training(training=LIVE, workers=ONE_WORKER)
+    progresses(cluster, name)
+    pods = pods_of(cluster, name)
+
+    cluster.run("helm", "upgrade", RELEASE, CHART, *HELM, "--force-conflicts", "--reset-then-reuse-values")
+    assert knows_value_from(cluster)
+    progresses(cluster, name)
+    assert pods_of(cluster, name) == pods
+
+    cluster.run("helm", "rollback", RELEASE, "1", *HELM, "--force-conflicts")
+    assert not knows_value_from(cluster)
+    progresses(cluster, name)
+    assert pods_of(cluster, name) == pods
+
+    deleted = training(suffix="-deleted", suspend=True, **SYNTHETIC)
+    cluster.until(deleted, lambda status: status.get("phase") == "Suspended")
+    cluster.run("helm", "uninstall", RELEASE, *HELM)
+    assert not cluster.objects("deployments", f"app.kubernetes.io/instance={RELEASE}", namespace=SYSTEM)
+    cluster.kubectl("delete", "rnx", deleted, "--timeout=30s")
+    time.sleep(5)  # longer than a pod without operator would need to notice anything
+    assert pods_of(cluster, name) == pods
+    assert {pod["status"]["phase"] for pod in cluster.objects("pods", f"resnext.dev/training={name}")} == {"Running"}
+    before = cluster.status(name)["progress"]["step"]
+
+    owner = ("meta.helm.sh/release-name-", "meta.helm.sh/release-namespace-")
+    cluster.run("kubectl", "annotate", "crd", CRD, *owner)
+    cluster.run("kubectl", "label", "crd", CRD, "app.kubernetes.io/managed-by-")
+    install = ("helm", "install", RELEASE, str(CHART), *HELM, "--force-conflicts", *operator_values())
+    with pytest.raises(Refused, match="cannot be imported into the current release"):
+        cluster.run(*install)
+    cluster.run(*install, "--take-ownership")
+    assert knows_value_from(cluster)
+    cluster.until(name, lambda status: (status.get("progress") or {}).get("step", 0) > before)
+    progresses(cluster, name)
+    assert pods_of(cluster, name) == pods
+    (attempt,) = cluster.status(name)["attempts"]
+    assert "endTime" not in attempt
+
+
+def progresses(cluster: Cluster, name: str) -> None:
+    """Wait until the operator reports more steps than now."""
+    step = (cluster.status(name).get("progress") or {}).get("step", 0)
+    cluster.until(name, lambda status: (status.get("progress") or {}).get("step", 0) > step + 20)
+
+
+def pods_of(cluster: Cluster, name: str) -> dict[str, str]:
+    """uid of every pod of a training; restarted containers would change the value too."""
+    return {
+        pod["metadata"]["name"]: f"{pod['metadata']['uid']} {restarts(pod)}"
+        for pod in cluster.objects("pods", f"resnext.dev/training={name}")
+    }
+
+
+def restarts(pod: Manifest) -> int:
+    return sum(each["restartCount"] for each in pod["status"].get("containerStatuses", ()))
+
+
+def knows_value_from(cluster: Cluster) -> bool:
+    """Whether the installed definition is that of this version: the previous one has no workers.env[].valueFrom."""
+    definition = cluster.get("crd", CRD)
+    schema = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    return "valueFrom" in schema["properties"]["workers"]["properties"]["env"]["items"]["properties"]
