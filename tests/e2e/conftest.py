@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from hack import monitoring
 from tests.support.kube import MONITORING, NAMESPACE, ROOT, SAMPLES, SYSTEM, WORKER, Cluster, image, sample, setup
 from tests.support.simcluster.environment import Environment, simulated_environment
 
@@ -69,9 +70,7 @@ def install(cluster: Cluster) -> None:
         # Poll progress more often than by default, because tests wait for it.
         *("--set", "settings.progressPollIntervalSeconds=1"),
     )
-    prometheus = (ROOT / "images" / "monitoring" / "prometheus.yaml").read_text()
-    prometheus = prometheus.replace("image: resnext-monitoring", f"image: {image('monitoring')}")
-    cluster.run("kubectl", "apply", "-f", "-", stdin=prometheus)
+    cluster.run("kubectl", "apply", "-f", "-", stdin=monitoring.manifests(image("monitoring")))
     names = [each["metadata"]["name"] for each in cluster.objects("namespaces")]
     if left := [name for name in names if name == "e2e" or name.startswith("e2e-")]:
         cluster.run("kubectl", "delete", "namespace", *left, "--ignore-not-found", "--timeout=120s")
