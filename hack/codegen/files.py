@@ -16,7 +16,7 @@ def generated_files() -> dict[Path, str]:
         ROOT / "manifests" / "crd.yaml": crd.definition(keep=False),
         CHART / "files" / "crd" / "resnexttrainings.yaml": crd.definition(keep=True),
         CHART / "values.schema.json": chart.values_schema(CHART),
-        CHART / "files" / "dashboards" / "resnext.json": dashboards.resnext(),
+        **{CHART / "files" / "dashboards" / name: text for name, text in dashboards.files().items()},
         **{ROOT / "docs" / "reference" / name: text for name, text in reference.pages(CHART).items()},
     }
     # Rendered from a copy of the chart with the files above, because those in the tree may be stale.
