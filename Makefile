@@ -42,7 +42,7 @@ try: $(VENV)/.trainer ## Train the digits sample without a cluster, as two ranks
 ##@ Tests
 
 test: $(VENV)/.trainer $(VENV)/.dev ## Run all checks and all unit, golden, parity and end-to-end tests
-	@$(SETUP) clients
+	@$(SETUP) clients prometheus
 	@mkdir -p build
 	@$(MAKE) --no-print-directory check >build/check.log 2>&1 & check=$$!; \
 	status=0; $(SETUP) ssh timm kwok cluster images || status=$$?; \
@@ -54,7 +54,7 @@ test: $(VENV)/.trainer $(VENV)/.dev ## Run all checks and all unit, golden, pari
 	$(PYTEST) -m "not exclusive" tests/e2e || status=$$?; exit $$status
 
 test-unit: $(VENV)/.trainer $(VENV)/.dev ## Run the unit and golden tests that need no cluster and are not slow
-	@$(SETUP) clients ssh
+	@$(SETUP) clients ssh prometheus
 	@$(PYTEST) tests/unit tests/golden -m "not slow"
 
 test-e2e: $(VENV)/.dev ## Run the end-to-end tests on the kind cluster (or on KUBECONFIG)
@@ -96,7 +96,7 @@ format: $(VENV)/.dev ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-generate: $(VENV)/.dev ## Regenerate CRD, manifests, values schema, dashboard and reference
+generate: $(VENV)/.dev ## Regenerate CRD, manifests, values schema, dashboards and reference
 	@$(SETUP) clients
 	@$(BIN)/python -m hack.codegen
 

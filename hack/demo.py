@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from hack import monitoring
 from resnext_operator.api.status import Phase, Status
 from resnext_operator.watch import watch
 
@@ -61,9 +62,7 @@ def install() -> None:
             *("--set", f"trainerImage={setup('image-ref', 'trainer-cpu')}"),
         )
     with step("Prometheus installed in namespace monitoring"):
-        manifest = (ROOT / "images" / "monitoring" / "prometheus.yaml").read_text()
-        image = setup("image-ref", "monitoring")
-        run("kubectl", "apply", "-f", "-", stdin=manifest.replace("image: resnext-monitoring", f"image: {image}"))
+        run("kubectl", "apply", "-f", "-", stdin=monitoring.manifests(setup("image-ref", "monitoring")))
 
 
 def dataset() -> None:

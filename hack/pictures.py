@@ -1,4 +1,4 @@
-"""Draws the pictures of README.md: charts of a run from Prometheus' data, and the output of `kubectl get`.
+"""Draws the pictures of README.md: panels of the dashboard from Prometheus' data, and the output of `kubectl get`.
 
     python -m hack.pictures TRAINING [-n NAMESPACE]
 
@@ -16,19 +16,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-import matplotlib
 from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.terminal_theme import SVG_EXPORT_THEME
 from rich.text import Text
 
-matplotlib.use("svg")
-from matplotlib import pyplot as plt  # after the choice of its backend
+from hack import panel_pictures
 
 ROOT = Path(__file__).resolve().parents[1]
 ASSETS = ROOT / "docs" / "assets"
 PROMETHEUS = "/api/v1/namespaces/monitoring/services/prometheus:9090/proxy/api/v1/query_range"
-Samples = list[tuple[float, float]]
+SHOWN = ("Total throughput", "Step time breakdown", "Goodput", "Loss", "Accuracy", "Wall time by activity")
+"""Panels of the dashboard *ResNeXt training*."""
 
 
 def kubectl(*arguments: str) -> str:
@@ -39,29 +38,13 @@ def kubectl(*arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def samples(promql: str, begin: datetime, end: datetime) -> Samples:
-    """(seconds since `begin`, value) of the one series that a query returns, every second."""
+def query_range(promql: str, begin: datetime, end: datetime) -> list[dict[str, Any]]:
+    """The series that a query returns, every second."""
     query = {"query": promql, "start": begin.timestamp(), "end": end.timestamp(), "step": "1"}
-    answer = json.loads(kubectl("get", "--raw", f"{PROMETHEUS}?{urlencode(query)}"))
-    result: list[dict[str, Any]] = answer["data"]["result"]
-    if not result:
-        raise SystemExit(f"Prometheus has no samples of {promql} between {begin} and {end}: run `make demo` again")
-    return [(float(time) - begin.timestamp(), float(value)) for time, value in result[0]["values"] if value != "NaN"]
-
-
-def chart(title: str, throughput: Samples, top1: Samples) -> str:
-    """Two panels over the same time axis, as SVG."""
-    plt.rcParams |= {"svg.hashsalt": "resnext", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
-    figure, (upper, lower) = plt.subplots(2, 1, sharex=True, figsize=(8, 4), layout="constrained")
-    upper.plot(*zip(*throughput, strict=True), color="#0072b2")
-    upper.set(title=title, ylabel="images/s", xlim=(0, None), ylim=(0, 1.1 * max(value for _, value in throughput)))
-    lower.plot(
-        *zip(*((time, 100 * value) for time, value in top1), strict=True), color="#d55e00", drawstyle="steps-post"
-    )
-    lower.set(xlabel="seconds since kubectl apply", ylabel="top-1 (%)", ylim=(0, 105))
-    out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None})
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+    result: list[dict[str, Any]] = json.loads(kubectl("get", "--raw", f"{PROMETHEUS}?{urlencode(query)}"))["data"][
+        "result"
+    ]
+    return result
 
 
 def terminal(command: str, output: str) -> str:
@@ -83,11 +66,12 @@ def main() -> None:
     resource = json.loads(kubectl("get", "rnx", options.training, *named, "--output=json"))
     begin = datetime.fromisoformat(resource["metadata"]["creationTimestamp"])
     end = datetime.fromisoformat(resource["status"]["completionTime"]) + timedelta(seconds=5)
-    series = f'{{namespace="{options.namespace}",training="{options.training}"}}'
     title = f"{options.training}: {resource['status']['attempts'][-1]['workers']} workers, {begin:%Y-%m-%d}"
-    throughput = samples(f"resnext_training_images_per_second{series}", begin, end)
-    top1 = samples(f'resnext_training_accuracy_ratio{series[:-1]},k="1"}}', begin, end)
-    (ASSETS / "run.svg").write_text(chart(title, throughput, top1))
+    variables = {"namespace": options.namespace, "training": options.training, "rank": ".+", "__rate_interval": "20s"}
+    panels = panel_pictures.read("resnext-training", query_range, variables, begin, end, SHOWN)
+    if len(panels) < len(SHOWN):
+        raise SystemExit(f"Prometheus has no samples of {options.training}: run `make demo` again")
+    (ASSETS / "run.svg").write_text(panel_pictures.svg(panel_pictures.figure(title, panels)))
     table = kubectl("get", "rnx", *named, "--output=wide")
     (ASSETS / "kubectl-get.svg").write_text(terminal(f"kubectl -n {options.namespace} get rnx -o wide", table))
 

@@ -1,4 +1,4 @@
-"""Write the generated files: the CRD, the manifests, the chart's values schema, the dashboard and the reference.
+"""Write the generated files: the CRD, the manifests, the chart's values schema, the dashboards and the reference.
 
 With --check, write nothing and fail if a generated file is stale.
 """

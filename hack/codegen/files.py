@@ -17,7 +17,7 @@ def generated_files() -> dict[Path, str]:
         MANIFESTS / "crd.yaml": crd.definition(),
         CHART / "files" / "crd" / "spec.yaml": crd.spec(),
         CHART / "values.schema.json": chart.values_schema(CHART),
-        CHART / "files" / "dashboards" / "resnext.json": dashboards.resnext(),
+        **{CHART / "files" / "dashboards" / name: text for name, text in dashboards.files().items()},
         **{ROOT / "docs" / "reference" / name: text for name, text in reference.pages(CHART).items()},
     }
     # Rendered from a copy of the chart with the files above, because those in the tree may be stale.

@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 
 # Each of these modules registers its steps when it is imported.
-from hack.devenv import choice, cluster, engine, products, registry, tools, volumes, wheels  # noqa: F401
+from hack.devenv import choice, cluster, engine, products, prometheus, registry, tools, volumes, wheels  # noqa: F401
 from hack.devenv.image_source import PROVIDED
 from hack.devenv.places import BIN, CACHE, KUBECONFIG, REGISTRY, VOLUMES
 from hack.devenv.shell import ENVIRONMENT, CommandFailed, run
@@ -21,6 +21,7 @@ Create a kind cluster on this machine and build the project's images for it. Com
 
   docker    start Docker if it is not running, and install it from Debian if there is none
   tools     install kubectl, helm and kind, unless PATH has them in a version that is new enough
+  prometheus  unpack Prometheus and promtool, which tests of rules and dashboards run, unless PATH has them
   kwok      install kwok, which simulates nodes and pods in tests and benchmarks of the operator
   registry  start an image registry
   node      pull or build the image of the cluster's nodes

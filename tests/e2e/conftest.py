@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from hack import monitoring
 from tests.support.kube import (
     MONITORING,
     NAMESPACE,
-    ROOT,
     SAMPLES,
     WORKER,
     Cluster,
@@ -73,9 +73,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
 def install(cluster: Cluster) -> None:
     """Install the operator and Prometheus, and delete what earlier runs left."""
     install_operator(cluster)
-    prometheus = (ROOT / "images" / "monitoring" / "prometheus.yaml").read_text()
-    prometheus = prometheus.replace("image: resnext-monitoring", f"image: {image('monitoring')}")
-    cluster.run("kubectl", "apply", "-f", "-", stdin=prometheus)
+    cluster.run("kubectl", "apply", "-f", "-", stdin=monitoring.manifests(image("monitoring")))
     names = [each["metadata"]["name"] for each in cluster.objects("namespaces")]
     if left := [name for name in names if name == "e2e" or name.startswith("e2e-")]:
         cluster.run("kubectl", "delete", "namespace", *left, "--ignore-not-found", "--timeout=120s")

@@ -1,13 +1,12 @@
 """The life of a training on the real cluster, from kubectl apply to its accuracy in Prometheus."""
 
-import json
 import re
 from functools import partial
-from pathlib import Path
 
 import pytest
 
-from tests.support.kube import NAMESPACE, ROOT, SMALL_NETWORK, SYSTEM, Cluster, Manifest, eventually
+from tests.support.kube import NAMESPACE, SMALL_NETWORK, SYSTEM, Cluster, Manifest, eventually
+from tests.support.monitoring import dashboard_queries, recording_rules
 
 # Takes about 30 s on two cores: long enough for a fault in the middle, short enough to wait for the end.
 LONG = {"model": SMALL_NETWORK, "epochs": 16, "checkpoint": {"intervalEpochs": 1}}
@@ -50,14 +49,8 @@ def values(result):
     return [float(each["value"][1]) for each in result]
 
 
-def dashboard_queries():
-    (dashboard,) = (ROOT / "charts" / "resnext-operator" / "files" / "dashboards").glob("*.json")
-    panels = json.loads(Path(dashboard).read_text(encoding="utf-8"))["panels"]
-    return [target["expr"] for panel in panels for target in panel.get("targets", ())]
-
-
 def test_digits_reach_accuracy_and_export_metrics(cluster: Cluster, training):
-    """Two workers train to 97 %, and every dashboard query returns data."""
+    """Two workers train to 97 %, every query of dashboards and rules returns data, and no rule fails."""
     name = training()
     cluster.until(name, lambda status: status.get("phase") == "Running" and steps_done(status) > 40)
     workers = cluster.pods(name, "worker")
@@ -87,11 +80,12 @@ def test_digits_reach_accuracy_and_export_metrics(cluster: Cluster, training):
     eventually(lambda: values(cluster.query(accuracy)) == pytest.approx([top1], abs=1e-3), f"accuracy {top1}")
     claim = cluster.get("pvc", f"{name}-checkpoints")
     assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
-    for query in dashboard_queries():
-        expression = query.replace("$namespace", NAMESPACE).replace("$training", name).replace("$__rate_interval", "5m")
+    for query in [*dashboard_queries(NAMESPACE, name, SYSTEM), *recording_rules()]:
         # Over the last minutes, because the pods of a finished training are deleted.
-        past = f"last_over_time(({expression})[10m:5s])"
+        past = f"last_over_time(({query})[10m:5s])"
         eventually(partial(cluster.query, past), f"data for {query}")
+    rules = cluster.prometheus("rules")["groups"]
+    assert {rule["health"] for group in rules for rule in group["rules"]} == {"ok"}
 
 
 def test_info_metric_reports_dali_xla_and_bf16(cluster: Cluster, training):

@@ -19,7 +19,7 @@ from unittest.mock import patch
 import yaml
 from prometheus_client import generate_latest
 
-from resnext_operator.runtime import admission_check, controller
+from resnext_operator.runtime import admission_check, controller, training_metrics
 from resnext_operator.runtime.admission_check import Admission
 from resnext_operator.runtime.cache import Cache
 from resnext_operator.runtime.client import ApiError, KubeClient
@@ -232,6 +232,7 @@ class Operator:
         """Every part that asks for the time asks this clock."""
         with ExitStack() as patches:
             patches.enter_context(patch.object(controller, "datetime", clock))
+            patches.enter_context(patch.object(training_metrics, "datetime", clock))
             patches.enter_context(patch.object(admission_check, "time", SimpleNamespace(monotonic=clock.monotonic)))
             yield
 
@@ -251,7 +252,7 @@ class Operator:
 
     def metrics(self) -> list[str]:
         """The series with a value, without what depends on the machine's speed or on the number of requests."""
-        left_out = ("#", "resnext_operator_reconcile_", "resnext_operator_api_", "workqueue_")
+        left_out = ("#", "resnext_operator_reconcile_", "resnext_operator_api_", "workqueue_", "process_")
         lines = generate_latest(self._metrics.registry).decode().splitlines()
         kept = [line for line in lines if not line.startswith(left_out)]
         kept = [line for line in kept if "_bucket{" not in line and "_created" not in line]

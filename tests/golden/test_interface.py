@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from hack.codegen.reference.metrics import RUNNING
 from resnext_operator.cli import main as operator_main
 from resnext_operator.domain.reasons import SUGGESTED_ACTIONS, Reason
 from resnext_operator.runtime.cache import Cache
@@ -39,16 +40,7 @@ def described(exposition: str) -> list[dict[str, Any]]:
 def test_operator_metrics_match_golden() -> None:
     """Every metric of the operator, with a training in the cache."""
     cache = Cache()
-    progress: dict[str, Any] = {"epoch": 0.5, "epochs": 1, "step": 1, "steps": 2, "top1": 0.5, "imagesPerSecond": 1.0}
-    progress["updatedTime"] = "2026-01-01T00:00:00Z"
-    body = {
-        "apiVersion": "resnext.dev/v1alpha2",
-        "kind": "ResNeXtTraining",
-        "metadata": {"name": "it", "namespace": "default", "uid": "uid", "resourceVersion": "1"},
-        "spec": {},
-        "status": {"phase": "Running", "progress": progress},
-    }
-    cache.upsert(body)
+    cache.upsert(RUNNING)
     metrics = Metrics(cache, lambda: 0)
     metrics.leading = True
     metrics.requested("GET", "200")

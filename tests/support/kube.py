@@ -107,10 +107,14 @@ class Cluster:
 
     def query(self, promql: str) -> list[Manifest]:
         """Result of an instant query to Prometheus in the cluster."""
-        question = quote(promql, safe="")
-        path = f"/api/v1/namespaces/{MONITORING}/services/prometheus:9090/proxy/api/v1/query?query={question}"
-        result: list[Manifest] = self.read(path)["data"]["result"]
+        result: list[Manifest] = self.prometheus(f"query?query={quote(promql, safe='')}")["result"]
         return result
+
+    def prometheus(self, path: str) -> Manifest:
+        """Data of a response of the API of Prometheus in the cluster."""
+        service = f"/api/v1/namespaces/{MONITORING}/services/prometheus:9090/proxy/api/v1"
+        data: Manifest = self.read(f"{service}/{path}")["data"]
+        return data
 
     def status(self, name: str, namespace: str = NAMESPACE) -> Manifest:
         """Status of a training; empty if it has none."""

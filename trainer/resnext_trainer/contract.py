@@ -45,6 +45,8 @@ class ExitStatus(Enum):
 # Bounds far above real values, so that an invalid response of a rank cannot reach the API server.
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Text = Annotated[str, Field(max_length=16_384)]
+PhaseName = Annotated[str, Field(max_length=64)]
+Seconds = Annotated[float, Field(ge=0, le=2**40, allow_inf_nan=False)]
 
 
 def _finite(value: float | None) -> float | None:
@@ -127,6 +129,13 @@ class Progress(WireModel):
 
     resumed_step: Count | None = None
     """Step from which this attempt started, 0 without a checkpoint; not part of status.progress."""
+
+    phase_seconds: Annotated[dict[PhaseName, Seconds], Field(max_length=32)] = {}
+    """Seconds that rank 0 has spent in each phase of this attempt; not part of status.progress."""
+
+    def without_times(self) -> "Progress":
+        """The progress alone, which does not change while no steps are completed."""
+        return self.model_copy(update={"phase_seconds": {}})
 
 
 class TerminationReport(WireModel):

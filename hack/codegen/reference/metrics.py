@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from hack.codegen.reference.tables import table
@@ -12,6 +12,7 @@ from resnext_operator.rendering.names import METRICS_PORT
 from resnext_operator.runtime.cache import Cache
 from resnext_operator.runtime.metrics import Metrics as OperatorMetrics
 from resnext_operator.runtime.settings import Settings
+from resnext_trainer.runtime.gpu_metrics import GpuMetrics
 from resnext_trainer.runtime.metrics import Metrics as RankMetrics
 
 RUNNING: dict[str, Any] = {
@@ -20,18 +21,40 @@ RUNNING: dict[str, Any] = {
     "metadata": {"name": "example", "namespace": "default", "uid": "uid", "resourceVersion": "1"},
     "status": {
         "phase": "Running",
+        "startTime": "2026-01-01T00:00:00Z",
+        "completionTime": "2026-01-01T00:00:00Z",
+        "attempts": [{"number": 1, "startTime": "2026-01-01T00:00:00Z"}],
+        "checkpoint": {"step": 1, "time": "2026-01-01T00:00:00Z", "path": "/checkpoints"},
         "progress": {
             "epoch": 0.5,
             "epochs": 1,
             "step": 1,
             "steps": 2,
+            "loss": 0.5,
             "top1": 0.5,
+            "bestTop1": 0.5,
+            "estimatedCompletionTime": "2026-01-01T00:00:00Z",
             "imagesPerSecond": 1.0,
             "updatedTime": "2026-01-01T00:00:00Z",
         },
     },
 }
 """A training that gives every metric a sample, which shows the metric's labels."""
+
+
+class ExampleGpu:
+    """Stands in for NVML, so that the metrics of a GPU are listed on machines without one."""
+
+    NVMLError = OSError
+    gpu, used, total = 50, 2**30, 2**36
+
+    def nvmlDeviceGetHandleByIndex(self, _: int) -> None: ...
+
+    def nvmlDeviceGetUtilizationRates(self, _: None) -> "ExampleGpu":
+        return self
+
+    def nvmlDeviceGetMemoryInfo(self, _: None) -> "ExampleGpu":
+        return self
 
 
 def page() -> str:
@@ -43,6 +66,8 @@ def page() -> str:
     operator.requested("GET", "200")
     rank = RankMetrics()
     rank.info(architecture="", precision="", xla="", pipeline="", device="", world_size="")
+    gpu = CollectorRegistry()
+    gpu.register(GpuMetrics("0", ExampleGpu(), 0))
     return "\n".join(
         (
             "# Metrics\n",
@@ -52,6 +77,9 @@ def page() -> str:
             "## Ranks\n",
             f"Port {METRICS_PORT} plus the local rank in each worker pod. A gauge is NaN until its value is known.\n",
             *_table(rank.exposition().decode()),
+            "## GPUs\n",
+            "Exported by each rank with a GPU, if the package nvidia-ml-py is installed.\n",
+            *_table(generate_latest(gpu).decode()),
         )
     )
 

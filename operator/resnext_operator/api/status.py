@@ -23,6 +23,7 @@ from resnext_operator.api.status_fields import (
     Lines,
     Number,
     PreciseTime,
+    Seconds,
     StatusModel,
     Tally,
     Text,
@@ -188,6 +189,44 @@ class CheckpointStatus(StatusModel):
     """Differences of recipe and dataset from those of the resumed run (onMismatch: continue)."""
 
 
+class ActivitySeconds(StatusModel):
+    """Wall time in seconds by activity."""
+
+    steps: Seconds = 0.0
+    """Steps that were kept."""
+
+    lost: Seconds = 0.0
+    """Steps that were repeated after a failure or a rollback, and the time until a failure was observed."""
+
+    compilation: Seconds = 0.0
+    """Compilation of the training step."""
+
+    evaluation: Seconds = 0.0
+    """Evaluations."""
+
+    checkpoint: Seconds = 0.0
+    """Time for which the training waited for a checkpoint."""
+
+    startup: Seconds = 0.0
+    """From the creation of a launcher to the first step, without compilation."""
+
+    queueing: Seconds = 0.0
+    """Waiting for pods to run, including the backoff after failures."""
+
+    other: Seconds = 0.0
+    """Everything else, such as stopping."""
+
+
+class GoodputStatus(StatusModel):
+    """Use of the wall time since the start of the training, without the time for which it was suspended."""
+
+    ratio: Annotated[float, Field(ge=0, le=1)]
+    """Fraction of the wall time that went into steps that were kept, between 0 and 1."""
+
+    seconds: ActivitySeconds = ActivitySeconds()
+    """Wall time by activity."""
+
+
 class Summary(StatusModel):
     """Formatted values of the columns of `kubectl get`."""
 
@@ -227,6 +266,12 @@ class OperatorState(StatusModel):
 
     pods_accounted_until: Time | None = None
     """Creation time of the newest worker whose termination has been counted."""
+
+    accounted_until: PreciseTime | None = None
+    """Time until which goodput accounts for the wall time."""
+
+    reported: ActivitySeconds = ActivitySeconds()
+    """Wall time of the last attempt that its ranks have reported."""
 
 
 class Status(StatusModel):
@@ -277,6 +322,9 @@ class Status(StatusModel):
     checkpoint: CheckpointStatus | None = None
     """The newest checkpoint."""
 
+    goodput: GoodputStatus | None = None
+    """Use of the wall time since the start of the training."""
+
     summary: Summary | None = None
     """Formatted values of the columns of `kubectl get`."""
 
@@ -300,6 +348,11 @@ class Status(StatusModel):
     @property
     def last_attempt(self) -> AttemptStatus | None:
         return self.attempts[-1] if self.attempts else None
+
+    @property
+    def last_attempt_number(self) -> int:
+        """Number of the last attempt; 0 before the first."""
+        return self.attempts[-1].number if self.attempts else 0
 
     def _resolve_contradictions(self) -> None:
         """Correct combinations of values that the operator never writes and cannot handle."""

@@ -90,6 +90,7 @@ PreciseTime = Annotated[
 Text = Annotated[str, Field(max_length=32_768)]
 Count = Annotated[int, Field(ge=0, le=_MAX_SAFE_INTEGER, json_schema_extra=INT64)]
 Tally = Annotated[int, Field(ge=0, le=MAX_ATTEMPTS, json_schema_extra=INT32)]
+Seconds = Annotated[float, Field(ge=0, le=_MAX_SAFE_INTEGER)]
 Number = Annotated[float, Field(ge=-_MAX_SAFE_INTEGER, le=_MAX_SAFE_INTEGER)]
 ExitCode = Annotated[int, Field(ge=-(2**31), le=2**31 - 1, json_schema_extra=INT32)]
 PositiveInt = Annotated[int, Field(ge=1, le=MAX_ATTEMPTS, json_schema_extra=INT32)]

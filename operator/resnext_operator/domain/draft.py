@@ -9,6 +9,7 @@ from resnext_operator.api.objects.shared import SharedObject
 from resnext_operator.api.status import ConditionType, Phase, RejectionStatus
 from resnext_operator.api.training import Training
 from resnext_operator.domain.conditions import Conditions
+from resnext_operator.domain.goodput import account
 from resnext_operator.domain.observed import ClusterState, ObservedLauncher, ObservedPod
 from resnext_operator.domain.plan import Event, ObjectRef, Plan
 from resnext_operator.domain.progress import drop_rates, summarize
@@ -98,6 +99,8 @@ class Draft:
         if self.attempt is None or self.conditions.is_true(ConditionType.STALLED):
             drop_rates(status)
         status.summary = summarize(status)
+        final = self.launcher.report.progress if self.launcher and self.launcher.report else None
+        account(status, self.training.status, [each for each in (self.state.progress, final) if each], self.now)
         return Plan(
             create=tuple(self.create),
             update=tuple(self.update),

@@ -1,22 +1,18 @@
-"""Metrics of the operator. The series of trainings are read from the cache, so they end when a training is deleted."""
+"""Metrics of the operator, and the HTTP server that exports them."""
 
-from collections import Counter as Tally
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from prometheus_client.registry import Collector
 
-from resnext_operator.api.groupversion import CONTROLLER_NAME
-from resnext_operator.api.status import Phase, Status
+from resnext_operator.api.status import Status
 from resnext_operator.domain.attempt_cause import AttemptCause
 from resnext_operator.rendering.names import OPERATOR
 from resnext_operator.runtime.cache import Cache
 from resnext_operator.runtime.guard import LOOPS, Guard
-from resnext_operator.runtime.unstructured import key_of, managed_by
+from resnext_operator.runtime.training_metrics import TrainingCollector
 
 
 class Metrics:
@@ -60,7 +56,8 @@ class Metrics:
         Gauge("leader_election_master_status", "1 if this replica is the leader.", ["name"], registry=registry).labels(
             OPERATOR
         ).set_function(lambda: float(self.leading))
-        registry.register(_Trainings(cache, lambda: self.leading, self.guard))
+        ProcessCollector(registry=registry)
+        registry.register(TrainingCollector(cache, lambda: self.leading, self.guard))
 
     def requested(self, verb: str, code: str) -> None:
         self.requests.labels(verb, code).inc()
@@ -71,43 +68,6 @@ class Metrics:
             self.attempts.labels(attempt[1]).inc()
         if not _steps(before) and _steps(after):
             self.first_step.observe((now - datetime.fromisoformat(created)).total_seconds())
-
-
-class _Trainings(Collector):
-    """Series of trainings, collected at each scrape. Only the leader reports them, so that none is counted twice."""
-
-    def __init__(self, cache: Cache, leading: Callable[[], bool], guard: Guard) -> None:
-        self._cache, self._leading, self._guard = cache, leading, guard
-
-    def collect(self) -> Iterator[Metric]:
-        phases = GaugeMetricFamily("resnext_operator_trainings", "Trainings by phase.", labels=["phase"])
-        accuracy = GaugeMetricFamily(
-            "resnext_training_accuracy_ratio",
-            "Accuracy of a training's last evaluation.",
-            labels=["namespace", "training", "k"],
-        )
-        speed = GaugeMetricFamily(
-            "resnext_training_images_per_second",
-            "Images per second over all ranks of a training.",
-            labels=["namespace", "training"],
-        )
-        if self._leading():
-            tally: Tally[str] = Tally()
-            for training in self._cache.trainings():
-                if managed_by(training) != CONTROLLER_NAME:
-                    continue
-                with self._guard.each("metrics", key_of(training)):
-                    names, status = list(key_of(training)), Status.parse(training.get("status"))
-                    tally[status.phase or Phase.PENDING] += 1
-                    if progress := status.progress:
-                        for k, ratio in (("1", progress.top1), ("5", progress.top5)):
-                            if ratio is not None:
-                                accuracy.add_metric([*names, k], ratio)
-                        if progress.images_per_second is not None:
-                            speed.add_metric(names, progress.images_per_second)
-            for phase in Phase:
-                phases.add_metric([phase.value], tally[phase.value])
-        yield from (phases, accuracy, speed)
 
 
 def _ended(status: Status) -> set[tuple[int, str]]:

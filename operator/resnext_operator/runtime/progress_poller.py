@@ -149,7 +149,7 @@ class ProgressPoller:
         """Poll worker 0, and all ranks if its progress has not changed for a while."""
         progress = await self._fetch(session, key, addresses[0], names.METRICS_PORT)
         now, state = time.monotonic(), self._states.get(key)
-        if progress and (state is None or progress != state.progress):
+        if progress and (state is None or progress.without_times() != state.progress.without_times()):
             self._states[key] = _PollState(progress, since=now)
             self._queue.add(key)
         elif state and now - state.since > _QUIET_SECONDS and now - state.last_poll_of_all > _ROUND_SECONDS:

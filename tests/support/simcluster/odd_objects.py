@@ -38,9 +38,20 @@ _KINDS = {
 }
 _STATUS_FIELDS = (
     *("phase", "reason", "conditions", "attempts", "progress", "checkpoint", "workers", "summary", "startTime"),
-    *("completionTime", "observedGeneration", "suspendedTime", "runId", "failedStarts", "nodes", "unknown"),
+    *("completionTime", "observedGeneration", "suspendedTime", "runId", "failedStarts", "nodes", "goodput", "unknown"),
 )
-_PROGRESS_FIELDS = ("attempt", "epoch", "epochs", "step", "steps", "loss", "imagesPerSecond", "checkpoint", "top1")
+_PROGRESS_FIELDS = (
+    "attempt",
+    "phaseSeconds",
+    "epoch",
+    "epochs",
+    "step",
+    "steps",
+    "loss",
+    "imagesPerSecond",
+    "checkpoint",
+    "top1",
+)
 _TEXTS = (
     *("", " ", "x", "0", "-1", "1e309", "NaN", "true", "null", "{}", "[", "\n\r\t", "\x01\x1b[31m", "\u2028", "ﬀ𝕏🦆"),
     *("0000-00-00T00:00:00Z", "9999-12-31T23:59:60Z", "2026-01-01", "<invalid>", "%s%n", "../../etc", "{{ .Secret }}"),

@@ -254,7 +254,7 @@ def _identity(call: Call) -> tuple[str, str]:
 
 
 # Differences between runs without faults: times, uids, versions, hashes that include namespace or uid, the namespace,
-# the node that the scheduler chose, and the duration of steps.
+# the node that the scheduler chose, and durations.
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 _NODE = re.compile(r"played-[01]\b")
 _NAMESPACE = re.compile(r"scene-\d+-\d+\b")
@@ -266,6 +266,8 @@ _UNSTABLE = {
     "volumeName",
     "creationTimestamp",
     "stepSeconds",
+    "goodput",
+    "reported",
     names.SPEC_HASH,
 }
 

@@ -8,7 +8,6 @@ import pytest
 import yaml
 from pydantic.alias_generators import to_camel
 
-from hack.codegen import dashboards
 from hack.codegen.files import generated_files
 from hack.codegen.reference import chart_values
 from resnext_operator.rendering import names
@@ -16,7 +15,6 @@ from resnext_operator.runtime.settings import Settings
 from tests.support.chart import (
     CHART,
     EVERYTHING,
-    ROOT,
     Rejected,
     environment,
     helm,
@@ -266,18 +264,3 @@ def test_generated_files_are_current():
     """`make generate` changes nothing."""
     stale = [path.name for path, text in generated_files().items() if not path.is_file() or path.read_text() != text]
     assert not stale, "run `make generate`"
-
-
-def test_dashboard_queries_every_metric():
-    """Each metric of the code is queried, and no other."""
-    code = "".join(
-        (ROOT / name).read_text()
-        for name in ("trainer/resnext_trainer/runtime/metrics.py", "operator/resnext_operator/runtime/metrics.py")
-    )
-    # The trainer builds its names from parts: counter("images_total", …).
-    defined = {f"resnext_trainer_{name}" for name in re.findall(r'(?:counter|gauge)\(\s*"([a-z_]+)"', code)}
-    defined |= set(re.findall(r'"((?:resnext|workqueue|leader_election)_[a-z_]+)"', code)) - {"resnext_trainer"} | {
-        "resnext_trainer_info"
-    }
-    queried = set(re.findall(r"\b(?:resnext|workqueue|leader_election)_[a-z0-9_]+", dashboards.resnext()))
-    assert {name.removesuffix("_bucket") for name in queried} == defined

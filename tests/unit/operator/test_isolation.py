@@ -53,7 +53,10 @@ STATUS = st.fixed_dictionaries(
     {},
     optional={
         **dict.fromkeys(("phase", "reason", "startTime", "completionTime", "failures", "any"), JSON),
-        "operatorState": shaped("stepSeconds", "firstStep", "firstTime", "podsAccountedUntil"),
+        "operatorState": shaped(
+            *("stepSeconds", "firstStep", "firstTime", "podsAccountedUntil", "accountedUntil", "reported")
+        ),
+        "goodput": shaped("ratio", "seconds"),
         "conditions": st.lists(CONDITION, max_size=3) | JSON,
         "attempts": st.lists(ATTEMPT, max_size=3) | JSON,
         **dict.fromkeys(("progress", "workers", "checkpoint", "summary"), PROGRESS),

@@ -154,6 +154,18 @@ class TestProgressPoller:
             poller, _ = polled(cache, lambda poller: poller.last_steps(KEY) == steps)
         assert poller.last_steps(KEY) == steps
 
+    def test_phase_seconds_alone_are_no_progress(self, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The seconds of a rank that waits grow; the training counts as quiet all the same."""
+        monkeypatch.setattr(progress_poller, "_QUIET_SECONDS", 0.3)
+        with rank("127.0.0.1", port, progress(7)) as answers:
+
+            def seen(poller: ProgressPoller) -> bool:
+                answers[0] = progress(7, phaseSeconds={"data_wait": asyncio.get_running_loop().time()})
+                return bool(poller.last_steps(KEY))
+
+            poller, _ = polled(cache_with("127.0.0.1"), seen)
+        assert poller.last_steps(KEY) == {0: 7}
+
     def test_slow_training_delays_no_other(self, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
         """Each training is polled in its own task; nothing listens at the address of the slow one."""
         monkeypatch.setattr(progress_poller, "_ANSWER_SECONDS", 30.0)

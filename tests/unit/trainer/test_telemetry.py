@@ -1,20 +1,28 @@
 """Telemetry of a rank: Prometheus metrics, progress, console output and the watchdog."""
 
 import json
+import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from datetime import UTC, datetime
 from io import StringIO
+from types import SimpleNamespace
 
 import pytest
 import rich
 from prometheus_client.parser import text_string_to_metric_families
 
-from resnext_trainer.contract import Progress
+from resnext_trainer import training
+from resnext_trainer.cli import train
+from resnext_trainer.cli.main import parser
+from resnext_trainer.contract import Progress, TerminationReport
+from resnext_trainer.runtime import http_server
 from resnext_trainer.runtime.console import Console
 from resnext_trainer.runtime.http_server import HttpServer, Response
+from resnext_trainer.runtime.signals import Requests
 from resnext_trainer.runtime.telemetry import for_rank
 from tests.support.processes import free_port
 from tests.support.reports import report_in
@@ -48,6 +56,9 @@ def test_metrics_exported_before_first_step():
             "eval_accuracy_ratio",
             "epoch",
             "rollbacks_total",
+            "resident_memory_bytes",
+            "open_files",
+            "read_bytes_total",
             "bad_records_total",
             "log_write_failures_total",
             "checkpoint_failures_total",
@@ -89,6 +100,19 @@ def test_progress_endpoint_503_until_first_progress():
         get(port, "/progress")
     telemetry.heartbeat.progress = Progress(epochs=5, steps=480, step=120, images_per_second=640.0)
     assert json.loads(get(port, "/progress"))["imagesPerSecond"] == 640.0
+
+
+def test_progress_endpoint_has_seconds_of_each_phase():
+    """Read when the operator polls, so that the training loop does not copy them at each step."""
+    telemetry = for_rank()
+    telemetry.heartbeat.progress = Progress(epochs=5, steps=480, step=120)
+    with telemetry.phases.phase("evaluation"):
+        time.sleep(0.01)
+    served = Progress.model_validate_json(get(telemetry.server.start(0), "/progress"))
+    at_end = telemetry.timed(telemetry.heartbeat.progress)
+    assert served.phase_seconds.keys() == at_end.phase_seconds.keys() == telemetry.phases.totals().keys()
+    assert served.phase_seconds["evaluation"] == at_end.phase_seconds["evaluation"] >= 0.01
+    assert served.without_times() == at_end.without_times() == telemetry.heartbeat.progress
 
 
 def test_progress_log_throttled_and_rank_0_only():
@@ -166,3 +190,32 @@ def test_http_server_reuses_port_in_time_wait():
     )
     subprocess.run([sys.executable, "-c", program], check=True)  # the server closes first, so its side is in TIME_WAIT
     assert HttpServer(routes).start(port) == port
+
+
+def test_server_closes_idle_connection_and_serves_others(monkeypatch):
+    """A scraper that hangs keeps no thread of the rank and delays no other scraper."""
+    monkeypatch.setattr(http_server, "IDLE_SECONDS", 0.3)
+    port = for_rank().server.start(0)
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as hanging:
+        assert get(port, "/healthz") == "ok\n"
+        assert hanging.recv(1) == b""
+
+
+@pytest.mark.parametrize("progress", [Progress(epochs=5, steps=480, step=480), None], ids=["steps", "no step"])
+def test_last_report_has_seconds_of_each_phase(progress, monkeypatch):
+    """The operator accounts for the time until the end of an attempt."""
+
+    def run(*_, telemetry, **__):
+        with telemetry.phases.phase("evaluation"):
+            time.sleep(0.01)
+        return TerminationReport(verdict="completed", message="", progress=progress)
+
+    monkeypatch.setattr(training, "entrypoint", SimpleNamespace(run=run), raising=False)
+    options = parser().parse_args(["train", "--metrics-port=0", "--set", "data.format=synthetic"])
+    report = train._trained(options, Requests())
+    if progress is None:
+        assert report.progress is None
+    else:
+        assert report.progress
+        assert report.progress.phase_seconds["evaluation"] >= 0.01
+        assert report.progress.without_times() == progress

@@ -87,7 +87,7 @@ def _trained(options: argparse.Namespace, requests: "Requests") -> "TerminationR
         with Watchdog(parts.heartbeat, config.stall_timeout_seconds):
             from resnext_trainer.training import entrypoint
 
-            return entrypoint.run(
+            report = entrypoint.run(
                 config,
                 attempt=options.attempt,
                 workers=options.num_workers,
@@ -95,5 +95,7 @@ def _trained(options: argparse.Namespace, requests: "Requests") -> "TerminationR
                 telemetry=parts,
                 requests=requests,
             )
+            timed = parts.timed(report.progress) if report.progress else None
+            return report.model_copy(update={"progress": timed})
     finally:
         parts.console.close()

@@ -18,6 +18,9 @@ class Response(NamedTuple):
 
 Routes = Mapping[str, Callable[[], Response]]
 
+IDLE_SECONDS = 10.0
+"""Time after which a connection that sends no request, or does not read the response, is closed."""
+
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
@@ -53,6 +56,8 @@ class HttpServer:
 
 def _handler(routes: Routes) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
+        timeout = IDLE_SECONDS
+
         def do_GET(self) -> None:
             route = routes.get(self.path.partition("?")[0])
             answer = route() if route else Response(404, b"not found\n")

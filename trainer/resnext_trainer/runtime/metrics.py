@@ -10,6 +10,9 @@ from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
+from resnext_trainer.runtime.gpu_metrics import open_gpu
+from resnext_trainer.runtime.process_metrics import ProcessMetrics
+
 Phase = Literal["data_wait", "compute", "allreduce", "checkpoint", "evaluation", "compile"]
 Cause = Literal["overflow", "nan"]
 
@@ -81,6 +84,13 @@ class Metrics:
             ["rank"],
             registry=registry,
         )
+
+        registry.register(ProcessMetrics(label))
+
+    def watch_gpu(self, device: int) -> None:
+        """Adds the metrics of a GPU, if NVML can read them. device: its index among the GPUs of this pod."""
+        if gpu := open_gpu(str(self._rank), device):
+            self._registry.register(gpu)
 
     def exposition(self) -> bytes:
         """All metrics in the Prometheus text format."""

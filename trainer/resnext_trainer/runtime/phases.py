@@ -17,6 +17,10 @@ class PhaseTimer:
         self.seconds: dict[str, float] = dict.fromkeys(get_args(Phase), 0.0)
         """Time spent in each phase so far."""
 
+    def totals(self) -> dict[str, float]:
+        """Seconds spent in each phase so far. Can be called from any thread."""
+        return dict(self.seconds)
+
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:
         """Adds the duration of the block to this phase."""

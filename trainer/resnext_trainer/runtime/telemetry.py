@@ -6,6 +6,7 @@ from typing import TextIO
 
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from resnext_trainer.contract import Progress
 from resnext_trainer.runtime.console import Console
 from resnext_trainer.runtime.heartbeat import Heartbeat
 from resnext_trainer.runtime.http_server import HttpServer, Response
@@ -24,14 +25,26 @@ class Telemetry:
     server: HttpServer
     """Publishes /metrics, /progress, /state and /healthz after `start`."""
 
+    def timed(self, progress: Progress) -> Progress:
+        """The progress with the seconds spent in each phase so far."""
+        return _timed(progress, self.phases)
+
+
+def _timed(progress: Progress, phases: PhaseTimer) -> Progress:
+    seconds = {name: round(spent, 3) for name, spent in phases.totals().items()}
+    return progress.model_copy(update={"phase_seconds": seconds})
+
 
 def compose(metrics: Metrics, console: Console, heartbeat: Heartbeat) -> Telemetry:
     """Connects the parts; does not start the server."""
+    phases = PhaseTimer(metrics, heartbeat)
 
     def progress() -> Response:
         if heartbeat.progress is None:
             return Response(503, b"no step yet\n")
-        return Response(200, heartbeat.progress.model_dump_json(by_alias=True).encode(), "application/json")
+        return Response(
+            200, _timed(heartbeat.progress, phases).model_dump_json(by_alias=True).encode(), "application/json"
+        )
 
     server = HttpServer(
         {
@@ -41,7 +54,7 @@ def compose(metrics: Metrics, console: Console, heartbeat: Heartbeat) -> Telemet
             "/healthz": lambda: Response(200, b"ok\n"),
         }
     )
-    return Telemetry(metrics, console, heartbeat, PhaseTimer(metrics, heartbeat), server)
+    return Telemetry(metrics, console, heartbeat, phases, server)
 
 
 def for_rank(rank: int = 0, out: TextIO = sys.stdout, *, terminal: bool = False) -> Telemetry:

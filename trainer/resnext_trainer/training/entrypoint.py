@@ -104,6 +104,8 @@ def _trainer(runtime: Runtime[_Opened], attempt: int, telemetry: Telemetry, requ
         device=config.device,
         world_size=str(communicator.size),
     )
+    if config.device == "gpu":
+        metrics.watch_gpu(communicator.local_rank)
     console.note(
         f"{config.model.architecture} ({state.model.count():,} weights) on {communicator.size} x {config.device}, "
         f"{config.precision.mode}, {source.name}: {source.training_images:,} images, "

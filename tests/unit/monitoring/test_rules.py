@@ -1,0 +1,102 @@
+"""Recording and alerting rules, evaluated by promtool, and the runbook."""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.prometheus import program
+
+ROOT = Path(__file__).parents[3]
+RULES = ROOT / "charts" / "resnext-operator" / "files" / "rules" / "resnext.yaml"
+RUNBOOK = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
+CASES: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("alert_cases.yaml").read_text(encoding="utf-8"))
+GROUPS = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
+ALERTS: dict[str, Any] = {rule["alert"]: rule for group in GROUPS for rule in group["rules"] if "alert" in rule}
+LATER = 75
+"""Minutes after which every window of an alert has passed."""
+
+
+def promtool(*arguments: str | Path) -> str:
+    """Output of promtool; fails with it."""
+    done = subprocess.run([program("promtool"), *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def alert_test(name: str, alert: str, minutes: int, series: dict[str, str], *fired: dict[str, Any]) -> dict[str, Any]:
+    """A test of promtool: the alerts that fire after some minutes of the series."""
+    rule = ALERTS[alert]
+    expected = [
+        {
+            "exp_labels": {**each["labels"], **rule["labels"]},
+            "exp_annotations": {**rule["annotations"], "description": each["description"]},
+        }
+        for each in fired
+    ]
+    return {
+        "name": name,
+        "interval": "1m",
+        "input_series": [{"series": series, "values": values} for series, values in series.items()],
+        "alert_rule_test": [{"eval_time": f"{minutes}m", "alertname": alert, "exp_alerts": expected}],
+    }
+
+
+def alert_tests(alert: str, case: dict[str, Any]) -> list[dict[str, Any]]:
+    """The tests of an alert: series that fire, that do not, that ended, and whose values are not numbers."""
+    minutes, stale = case["minutes"], [case["stale"]] if "stale" in case else []
+    tests = [alert_test("does not fire", alert, minutes, series) for series in case["quiet"]]
+    for each in case["fires"]:
+        ended = {name: f"{values.removesuffix(' stale')} stale" for name, values in each["series"].items()}
+        numberless = dict.fromkeys(each["series"], "NaN " * (minutes + 1))
+        tests.append(alert_test("fires", alert, minutes, each["series"], each))
+        tests.append(alert_test("stale", alert, minutes + LATER, ended, *stale))
+        if numberless:
+            tests.append(alert_test("NaN", alert, minutes, numberless))
+    return tests
+
+
+def test_every_alert_has_a_test_case() -> None:
+    """The parametrized test below covers the rules file."""
+    assert list(CASES) == list(ALERTS)
+
+
+@pytest.mark.parametrize("alert", CASES)
+def test_alert_fires_only_for_its_condition(alert: str, tmp_path: Path) -> None:
+    """Fires, does not fire, stale and NaN input; labels and description are compared."""
+    file = tmp_path / "test.yaml"
+    tests = alert_tests(alert, CASES[alert])
+    assert {each["name"] for each in tests} == {"fires", "does not fire", "stale", "NaN"}
+    file.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": tests}))
+    promtool("test", "rules", file)
+
+
+def test_rules_file_is_valid() -> None:
+    """promtool, of the oldest supported version in Debian 12, parses all rules and finds no duplicates."""
+    assert f"{sum(len(group['rules']) for group in GROUPS)} rules found" in promtool(
+        "check", "rules", "--lint=all", RULES
+    )
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_alert_describes_itself_and_its_runbook(alert: str) -> None:
+    """Summary, description with the value, a severity, and a link to the section of the same name."""
+    rule = ALERTS[alert]
+    assert rule["labels"]["severity"] in ("critical", "warning")
+    assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
+    assert "$value" in rule["annotations"]["description"]
+    # The chart replaces RUNBOOK_URL.
+    assert rule["annotations"]["runbook_url"] == f"RUNBOOK_URL#{alert.lower()}"
+
+
+def test_runbook_has_one_section_for_each_alert() -> None:
+    """In the order of the rules, each with the four parts."""
+    sections = re.split(r"^## ", RUNBOOK, flags=re.MULTILINE)[1:]
+    titles = [section.partition("\n")[0] for section in sections]
+    assert titles == ["Silencing", *ALERTS]
+    for section in sections[1:]:
+        parts = re.findall(r"^\*\*(.+?)\.\*\*", section, re.MULTILINE)
+        assert parts == ["Meaning", "Confirm", "Fix", "Silence"], section
