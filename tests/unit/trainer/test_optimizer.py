@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from resnext_trainer.config.models import Optimizer
-from resnext_trainer.model.optimizer import GROWTH_STEPS, INITIAL_SCALE, SGDMomentum
+from resnext_trainer.model.optimizer import GROWTH_STEPS, INITIAL_SCALE, MIN_SCALE, SGDMomentum
 from resnext_trainer.training.schedule import learning_rate
 
 
@@ -48,6 +48,20 @@ def test_loss_scale_static_skips_overflow_unchanged():
     optimizer.good_steps.assign(2 * GROWTH_STEPS)
     optimizer.apply([tf.constant([1.0])], 0.1)
     assert float(optimizer.scale) == 128.0
+
+
+def test_loss_scale_overflows_stop_at_floor():
+    """Overflows halve the dynamic loss scale down to 1, and the next finite step is applied."""
+    weight = tf.Variable([1.0])
+    optimizer = SGDMomentum({"w": weight}, momentum=0.9, loss_scale="dynamic")
+    optimizer.scale.assign(3.0)
+    scales = []
+    for _ in range(4):
+        assert not optimizer.apply([tf.constant([math.inf])], 0.1)
+        scales.append(float(optimizer.scale))
+    assert scales == [1.5, MIN_SCALE, MIN_SCALE, MIN_SCALE]
+    assert optimizer.apply([tf.constant([1.0])], 0.1)
+    assert float(weight[0]) == pytest.approx(0.9)
 
 
 def test_loss_scale_doubles_after_growth_steps():

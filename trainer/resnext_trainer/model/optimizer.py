@@ -9,6 +9,8 @@ from typing import Any, Literal
 import tensorflow as tf
 
 INITIAL_SCALE = 2.0**15
+MIN_SCALE = 1.0
+"""The dynamic loss scale does not fall below this: smaller scales only make small gradients underflow."""
 GROWTH_STEPS = 2000
 """Consecutive finite steps after which the dynamic loss scale doubles (Micikevicius et al. 2018, arXiv:1710.03740)."""
 
@@ -61,5 +63,6 @@ class SGDMomentum:
     def _adjust_loss_scale(self, finite: Any) -> None:
         good = tf.where(finite, self.good_steps + 1.0, 0.0)
         grown = good >= GROWTH_STEPS
-        self.scale.assign(tf.where(finite, tf.where(grown, self.scale * 2.0, self.scale), self.scale / 2.0))
+        halved = tf.maximum(self.scale / 2.0, MIN_SCALE)
+        self.scale.assign(tf.where(finite, tf.where(grown, self.scale * 2.0, self.scale), halved))
         self.good_steps.assign(tf.where(grown, 0.0, good))

@@ -21,7 +21,7 @@ from resnext_trainer.training.epoch_plan import EpochPlan
 from resnext_trainer.training.profiler import Profiler
 from resnext_trainer.training.throughput import MovingThroughput
 
-# A dynamic loss scale falls from 2^15 to below 1 in 16 halvings, so more consecutive overflows have another cause.
+# A dynamic loss scale falls from 2^15 to its floor of 1 in 15 halvings, so more consecutive overflows have another cause.
 _MAX_OVERFLOWS_IN_A_ROW = 25
 
 
