@@ -19,10 +19,18 @@ class SGDMomentum:
     """Velocity of each weight, and the loss scale. A step with non-finite gradients does not change the weights."""
 
     def __init__(
-        self, weights: Mapping[str, Any], momentum: float, loss_scale: Literal["dynamic"] | float = 1.0
+        self,
+        weights: Mapping[str, Any],
+        momentum: float,
+        loss_scale: Literal["dynamic"] | float = 1.0,
+        *,
+        branch: bool = True,
     ) -> None:
+        """branch: skip a step by a branch. On a GPU the host would wait for the condition, and XLA would split the
+        update; without a branch, a skipped step multiplies by one and adds zeros.
+        """
         self._weights = list(weights.values())
-        self._momentum = momentum
+        self._momentum, self._branch = momentum, branch
         self._dynamic, self._scaled = loss_scale == "dynamic", loss_scale != 1.0
         self.velocity = {name: tf.Variable(tf.zeros(weight.shape)) for name, weight in weights.items()}
         self._initial_scale = INITIAL_SCALE if loss_scale == "dynamic" else float(loss_scale)
@@ -36,7 +44,11 @@ class SGDMomentum:
         The gradients are averaged over the ranks, so after an overflow on one rank all ranks skip the step.
         """
         finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
-        tf.cond(finite, lambda: self._update(gradients, rate), tf.no_op)
+        if self._branch:
+            tf.cond(finite, lambda: self._update(gradients, rate, self._momentum), tf.no_op)
+        else:
+            masked = [tf.where(finite, gradient, 0.0) for gradient in gradients]
+            self._update(masked, tf.where(finite, rate, 0.0), tf.where(finite, self._momentum, 1.0))
         if self._dynamic:
             self._adjust_loss_scale(finite)
         return finite
@@ -48,7 +60,7 @@ class SGDMomentum:
         self.scale.assign(self._initial_scale)
         self.good_steps.assign(0.0)
 
-    def _update(self, gradients: Sequence[Any], rate: Any) -> Any:
+    def _update(self, gradients: Sequence[Any], rate: Any, momentum: Any) -> Any:
         for weight, velocity, gradient in zip(self._weights, self.velocity.values(), gradients, strict=True):
             # One fused operation: separate operations would access memory six times.
             tf.raw_ops.ResourceApplyMomentum(
@@ -56,7 +68,7 @@ class SGDMomentum:
                 accum=velocity.handle,
                 lr=rate,
                 grad=gradient / self.scale if self._scaled else gradient,
-                momentum=self._momentum,
+                momentum=momentum,
             )
         return tf.no_op()
 
