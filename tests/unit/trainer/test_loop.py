@@ -13,7 +13,7 @@ from resnext_trainer.data.pipelines.tfdata import TfData
 from resnext_trainer.data.sampling import epoch_order
 from resnext_trainer.model import optimizer, train_step
 from resnext_trainer.model.train_step import PendingResult
-from resnext_trainer.training import validator
+from resnext_trainer.training.evaluate import evaluate
 from tests.support.runs import StopAfter, folder, newest, trained
 
 pytestmark = pytest.mark.slow
@@ -124,7 +124,7 @@ def test_phases_explain_wall_time_of_training(few, monkeypatch):
 
     monkeypatch.setattr(TfData, "train", slow_batches)
     monkeypatch.setattr(CheckpointManager, "save", slowly("checkpoint", CheckpointManager.save))
-    monkeypatch.setattr(validator, "evaluate", slowly("evaluation", validator.evaluate))
+    monkeypatch.setattr("resnext_trainer.training.validator.evaluate", slowly("evaluation", evaluate))
     calls: list[None] = []
     update = train_step.apply_gradients
 

@@ -138,6 +138,11 @@ def test_steps_sample_without_gradients_is_postponed(device, monkeypatch):
 def test_steps_first_parts_count_as_compile(monkeypatch):
     """The first gradients and the first update are compiled; the all-reduce is a phase of its own from the start."""
     run, names = Run(), []
-    monkeypatch.setattr(run.phases, "phase", lambda name: names.append(name) or nullcontext())
+
+    def phase(name):
+        names.append(name)
+        return nullcontext()
+
+    monkeypatch.setattr(run.phases, "phase", phase)
     run.step()
     assert names == ["data_wait", "compile", "allreduce", "compile", "data_wait", "compute", "allreduce"]

@@ -1,5 +1,6 @@
 """Writes measurements at a position to the log of the run."""
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 
@@ -30,7 +31,8 @@ class RunRecorder:
         """Writes a record."""
         if log := self._log:
             epoch = round(self._plan.epochs_done(position), 6)
-            record = LogRecord(position.step, epoch, phase_fractions=self._phase_fractions.sample(), **measured)
+            fractions = self._phase_fractions.sample()
+            record = LogRecord(position.step, epoch, phase_fractions=fractions, time=time.time(), **measured)
             self._submit(lambda: log.add(record))
 
     def close(self) -> None:
