@@ -31,12 +31,12 @@ from resnext_trainer.runtime import distributed
 from resnext_trainer.runtime.console import Console
 from resnext_trainer.runtime.distributed import SingleProcess
 from resnext_trainer.runtime.heartbeat import Heartbeat
-from resnext_trainer.runtime.metrics import Metrics
+from resnext_trainer.runtime.metrics import Metrics, Phase
 from resnext_trainer.runtime.signals import Requests
 from resnext_trainer.runtime.telemetry import Telemetry, compose
 from resnext_trainer.training import entrypoint
 
-_WORK = ("data_wait", "compute", "allreduce", "evaluation")
+_WORK: tuple[Phase, ...] = ("data_wait", "compute", "allreduce", "optimizer", "evaluation", "compile")
 _DIGITS = 1438
 """Number of training images of the digits."""
 _STEPS_PER_SAMPLE = 25
@@ -65,7 +65,11 @@ class Watched(Metrics):
         self.telemetry.server.start(0)
 
     def work(self) -> float:
-        return sum(self.telemetry.phases.seconds[phase] for phase in _WORK)
+        totals = self.telemetry.phases.totals()
+        return sum(totals[phase] for phase in _WORK)
+
+    def checkpoints(self) -> float:
+        return self.telemetry.phases.totals()["checkpoint"]
 
     def step_done(self, seconds: float) -> None:
         super().step_done(seconds)
@@ -73,7 +77,7 @@ class Watched(Metrics):
         started = time.perf_counter()
         if self._count == self._first_epoch + 1:
             self.began, self.work_before, self.watching = started, self.work(), 0.0
-            self.checkpoints_before = self.telemetry.phases.seconds["checkpoint"]
+            self.checkpoints_before = self.checkpoints()
         if self._count % _STEPS_PER_SAMPLE == 0:
             self.memory.append(resident())
         if self._count % _SCRAPES_EVERY == 0:
@@ -112,13 +116,15 @@ def trained(folder: Path, steps: int, *, of_digits: bool) -> dict[str, object]:
     )
     seconds = time.perf_counter() - watched.began - watched.watching
     work = watched.work() - watched.work_before
-    checkpoints = watched.telemetry.phases.seconds["checkpoint"] - watched.checkpoints_before
+    checkpoints = watched.checkpoints() - watched.checkpoints_before
+    made = report.progress.step if report.progress else 0
     return {
-        "steps": report.progress.step if report.progress else 0,
+        "steps": made,
         "seconds": seconds,
         "workSeconds": work,
         "checkpointSeconds": checkpoints,
         "otherSeconds": seconds - work - checkpoints,
+        "overheadMillisecondsPerStep": 1000 * (seconds - work) / (made - epoch),
         "scrapeSeconds": sum(watched.scrapes) / max(1, len(watched.scrapes)),
         "memoryMiB": [round(each, 1) for each in watched.memory],
     }

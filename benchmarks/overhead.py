@@ -27,6 +27,11 @@ def run(folder: Path) -> Result:
             at_most=0.01,
         ),
         Ratio(
+            "milliseconds of the main thread per step for metrics, log and checkpoints (the same training)",
+            noise["overheadMillisecondsPerStep"],
+            at_most=0.2,
+        ),
+        Ratio(
             "wait for a checkpoint of resnext101-32x4d relative to an epoch on eight A100",
             median(checkpoint["waitSeconds"]) / epoch,
             at_most=0.01,

@@ -149,7 +149,7 @@ class EnvVar(Config):
     value: Annotated[str, Field(max_length=4096)] = ""
     """Value of the variable."""
 
-    rules = (
+    rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             f"!(self.name in [{', '.join(map(repr, RESERVED_NAMES))}]) && "
             + " && ".join(f"!self.name.startsWith({prefix!r})" for prefix in RESERVED_PREFIXES),

@@ -41,7 +41,7 @@ def joined(communicator, folder, to):
     # Only the last rank gets the stop request; all must receive it.
     outcome = apply_gradients(
         state, communicator, gradients, 0.1, RankRequests(stop=communicator.rank == communicator.size - 1)
-    )
+    ).wait()
     if not outcome.stop:
         raise AssertionError(f"rank {communicator.rank} does not know of the request to stop")
     if communicator.rank == 0:
@@ -67,7 +67,7 @@ def overflow(communicator, folder, to):
     while not any(made) and len(made) < 15:
         gradients = forward_backward(state, images, labels, tf.ones(1))
         own.append(all(np.isfinite(gradient).all() for gradient in gradients.weights))
-        made.append(apply_gradients(state, communicator, gradients, 0.1).finite)
+        made.append(apply_gradients(state, communicator, gradients, 0.1).wait().finite)
         scales.append(float(state.optimizer.scale))
         if not made[-1]:
             between = values(state)

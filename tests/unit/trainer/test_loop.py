@@ -2,13 +2,18 @@
 
 import json
 import math
+import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from resnext_trainer.checkpoint.manager import CheckpointManager
+from resnext_trainer.data.pipelines.tfdata import TfData
 from resnext_trainer.data.sampling import epoch_order
 from resnext_trainer.model import optimizer, train_step
+from resnext_trainer.model.train_step import PendingResult
+from resnext_trainer.training.evaluate import evaluate
 from tests.support.runs import StopAfter, folder, newest, trained
 
 pytestmark = pytest.mark.slow
@@ -19,13 +24,13 @@ def log_lines(settings):
     return [json.loads(line) for line in log.read_text().splitlines()]
 
 
-def loss_is_lost(_state, outcome):
-    return outcome._replace(loss=math.nan)
+def loss_is_lost(_state, pending):
+    return PendingResult(tf.constant([math.nan, *pending.wait()[1:]]))
 
 
-def weight_is_lost(state, outcome):
+def weight_is_lost(state, pending):
     state.model.weights["classifier/bias"].assign(np.full(10, math.inf))
-    return outcome
+    return pending
 
 
 @pytest.mark.parametrize(("fault", "at"), [(loss_is_lost, 9), (weight_is_lost, 12)])
@@ -36,8 +41,8 @@ def test_trainer_nonfinite_rolls_back_to_checkpoint(few, monkeypatch, fault, at)
 
     def faulty(state, *arguments):
         calls.append(None)
-        outcome = update(state, *arguments)
-        return fault(state, outcome) if len(calls) == at else outcome
+        pending = update(state, *arguments)
+        return fault(state, pending) if len(calls) == at else pending
 
     monkeypatch.setattr(train_step, "apply_gradients", faulty)
     telemetry = StopAfter()
@@ -98,6 +103,51 @@ def test_run_log_resume_truncates_repeated_steps(few):
             "phaseFractions",
         } <= line.keys()
         assert 0 < sum(line["phaseFractions"].values()) <= 1.05
+
+
+def test_phases_explain_wall_time_of_training(few, monkeypatch):
+    """The phases of a whole training add up to its wall time, and slow parts are found in their own phase."""
+    slow = {"data_wait": 0.05, "checkpoint": 0.5, "evaluation": 0.5, "rollback": 0.7}
+    train, restore = TfData.train, CheckpointManager.restore
+
+    def slow_batches(*arguments):
+        for batch in train(*arguments):
+            time.sleep(slow["data_wait"])
+            yield batch
+
+    def slowly(phase, function):
+        def call(*arguments, **named):
+            time.sleep(slow[phase])
+            return function(*arguments, **named)
+
+        return call
+
+    monkeypatch.setattr(TfData, "train", slow_batches)
+    monkeypatch.setattr(CheckpointManager, "save", slowly("checkpoint", CheckpointManager.save))
+    monkeypatch.setattr("resnext_trainer.training.validator.evaluate", slowly("evaluation", evaluate))
+    calls: list[None] = []
+    update = train_step.apply_gradients
+
+    def faulty(state, *arguments):
+        calls.append(None)
+        pending = update(state, *arguments)
+        if len(calls) != 9:
+            return pending
+        monkeypatch.setattr(CheckpointManager, "restore", slowly("rollback", restore))
+        return loss_is_lost(state, pending)
+
+    monkeypatch.setattr(train_step, "apply_gradients", faulty)
+    started, telemetry = time.monotonic(), StopAfter()
+    trained(few, telemetry=telemetry)
+    seconds = telemetry.parts.phases.totals()
+    assert sum(seconds.values()) == pytest.approx(time.monotonic() - started, rel=0.02)
+    assert 16 * slow["data_wait"] < seconds["data_wait"] < 16 * slow["data_wait"] + 2
+    for phase in ("checkpoint", "evaluation", "rollback"):
+        times = 1 if phase == "rollback" else 2
+        assert times * slow[phase] < seconds[phase] < times * slow[phase] + 2, phase
+    assert min(seconds[phase] for phase in ("compute", "optimizer", "compile", "other")) > 0
+    for line in log_lines(few):
+        assert sum(line["phaseFractions"].values()) == pytest.approx(1, abs=0.01)
 
 
 def test_tensorboard_events_have_loss_and_top1(few):

@@ -130,6 +130,50 @@ def test_batch_norm_onednn_matches_fused():
         np.testing.assert_allclose(ours, fused, rtol=1e-3, atol=1e-4)
 
 
+@tf.function(jit_compile=True)
+def compiled_batch_norm(images, scale, offset, upstream):
+    with tf.GradientTape() as tape:
+        tape.watch([images, scale, offset])
+        outputs, moved = layers.batch_norm(images, scale, offset, tf.zeros(8), tf.ones(8), training=True, xla=True)
+    return [outputs, *moved, *tape.gradient(outputs, [images, scale, offset], upstream)]
+
+
+TOLERANCE = {tf.float32: 1e-4, tf.float16: 8e-3, tf.bfloat16: 6e-2}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: dtype.name)
+@pytest.mark.parametrize("ratio", [0, 1, 1000])
+def test_batch_norm_xla_matches_float64(ratio, dtype):
+    """Outputs, statistics and gradients under XLA, up to a mean of 1,000 deviations, where E[x^2] - E[x]^2 fails."""
+    random = np.random.default_rng(ratio)
+    pixels = tf.cast(random.normal(3.0 * ratio, 3.0, (4, 9, 9, 8)), dtype)
+    scale, offset, upstream = normal(8), normal(8), tf.cast(normal(4, 9, 9, 8), dtype)
+    found = compiled_batch_norm(pixels, scale, offset, upstream)
+    x, gamma, dy = (np.asarray(tf.cast(each, tf.float64)) for each in (pixels, scale, upstream))
+    mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    unit = (x - mean) / np.sqrt(variance + layers.BATCH_NORM_EPSILON)
+    of_offset, of_scale = dy.sum((0, 1, 2)), (dy * unit).sum((0, 1, 2))
+    count = x.size / 8
+    of_images = (dy - of_offset / count - unit * of_scale / count) * gamma / np.sqrt(variance)
+    moved = [0.1 * mean, 0.9 + 0.1 * variance * count / (count - 1)]
+    expected = [unit * gamma + offset, *moved, of_images, of_scale, of_offset]
+    for ours, exact in zip(found, expected, strict=True):
+        tolerance = TOLERANCE[ours.dtype]
+        np.testing.assert_allclose(
+            tf.cast(ours, tf.float64), exact, rtol=tolerance, atol=tolerance * np.abs(exact).max()
+        )
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1000.3, 1e10])
+def test_batch_norm_xla_constant_channel_is_finite(value):
+    """A constant channel has variance zero, and its outputs are the offset."""
+    images, upstream = tf.fill([4, 9, 9, 8], value), normal(4, 9, 9, 8)
+    found = compiled_batch_norm(images, tf.ones(8), normal(8), upstream)
+    assert all(np.isfinite(each).all() for each in found)
+    np.testing.assert_allclose(found[2], np.full(8, 0.9), rtol=1e-6)
+    np.testing.assert_allclose(found[0], np.broadcast_to(normal(8), (4, 9, 9, 8)), atol=1e-6)
+
+
 def test_train_without_onednn_has_gradients():
     """Without oneDNN, TensorFlow has no gradient of grouped convolutions; it reads the variable only once."""
     code = (

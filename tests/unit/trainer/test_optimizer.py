@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from resnext_trainer.config.models import Optimizer
-from resnext_trainer.model.optimizer import GROWTH_STEPS, INITIAL_SCALE, SGDMomentum
+from resnext_trainer.model.optimizer import GROWTH_STEPS, INITIAL_SCALE, MIN_SCALE, SGDMomentum
 from resnext_trainer.training.schedule import learning_rate
 
 
@@ -25,16 +25,23 @@ def test_sgd_momentum_50_steps_match_formula():
     np.testing.assert_allclose(weight, w, rtol=1e-5, atol=1e-5)
 
 
-def test_loss_scale_overflow_skips_step_and_halves():
-    """An overflow changes no weight and halves the dynamic loss scale."""
+@pytest.mark.parametrize("xla", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize("branch", [False, True], ids=["masked", "branch"])
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+def test_loss_scale_overflow_skips_step_and_halves(branch, xla, bad):
+    """An overflow changes no weight and no velocity, and halves the dynamic loss scale."""
     weight = tf.Variable([1.0, 2.0])
-    optimizer = SGDMomentum({"w": weight}, momentum=0.9, loss_scale="dynamic")
-    assert not optimizer.apply([tf.constant([1.0, math.inf])], 0.1)
-    assert list(weight.numpy()) == [1.0, 2.0]
-    assert list(optimizer.velocity["w"].numpy()) == [0.0, 0.0]
+    optimizer = SGDMomentum({"w": weight}, momentum=0.9, loss_scale="dynamic", branch=branch)
+    apply = tf.function(optimizer.apply, jit_compile=xla)
+    assert apply([tf.constant([3.0, 3.0]) * INITIAL_SCALE], tf.constant(0.1))
+    weights, velocities = weight.numpy(), optimizer.velocity["w"].numpy()
+    np.testing.assert_allclose(weights, [0.7, 1.7], rtol=1e-6)
+    assert not apply([tf.constant([1.0, bad])], tf.constant(0.1))
+    assert np.array_equal(weight, weights)
+    assert np.array_equal(optimizer.velocity["w"], velocities)
     assert float(optimizer.scale) == INITIAL_SCALE / 2
-    assert optimizer.apply([tf.constant([1.0, 1.0]) * optimizer.scale], 0.1)
-    np.testing.assert_allclose(weight, [0.9, 1.9])
+    assert apply([tf.constant([1.0, 1.0]) * optimizer.scale], tf.constant(0.1))
+    np.testing.assert_allclose(weight, weights - 0.1 * (0.9 * 3 + 1), rtol=1e-6)
 
 
 def test_loss_scale_static_skips_overflow_unchanged():
@@ -48,6 +55,20 @@ def test_loss_scale_static_skips_overflow_unchanged():
     optimizer.good_steps.assign(2 * GROWTH_STEPS)
     optimizer.apply([tf.constant([1.0])], 0.1)
     assert float(optimizer.scale) == 128.0
+
+
+def test_loss_scale_overflows_stop_at_floor():
+    """Overflows halve the dynamic loss scale down to 1, and the next finite step is applied."""
+    weight = tf.Variable([1.0])
+    optimizer = SGDMomentum({"w": weight}, momentum=0.9, loss_scale="dynamic")
+    optimizer.scale.assign(3.0)
+    scales = []
+    for _ in range(4):
+        assert not optimizer.apply([tf.constant([math.inf])], 0.1)
+        scales.append(float(optimizer.scale))
+    assert scales == [1.5, MIN_SCALE, MIN_SCALE, MIN_SCALE]
+    assert optimizer.apply([tf.constant([1.0])], 0.1)
+    assert float(weight[0]) == pytest.approx(0.9)
 
 
 def test_loss_scale_doubles_after_growth_steps():

@@ -30,7 +30,7 @@ def step(batch, accumulation, **changed):
 
 
 def update(state, gradients):
-    return apply_gradients(state, SingleProcess(), gradients, 0.1)
+    return apply_gradients(state, SingleProcess(), gradients, 0.1).wait()
 
 
 @pytest.fixture
@@ -75,6 +75,25 @@ def test_mixup_mixes_images_and_targets(batch):
     targets = mixed(np.eye(10)[labels.numpy()] * 0.9 + 0.1 / 10)
     logarithms = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     assert float(loss) == pytest.approx(-(targets * logarithms).sum(axis=1).mean(), rel=1e-5)
+
+
+def test_update_under_xla_matches_graph(batch):
+    """XLA compiles the whole update; both versions change nothing if a gradient is not finite."""
+    images, labels = batch
+    plain, by_xla = step(12, 1, emaDecay=0.9), step(12, 1, emaDecay=0.9, xla=True)
+    gradients = forward_backward(plain, images, labels, tf.ones(1))
+    lost = gradients._replace(weights=[*gradients.weights[:-1], gradients.weights[-1] * np.nan])
+    for given in (gradients, lost, gradients):
+        before = {name: variable.numpy() for name, variable in by_xla.variables().items()}
+        results = update(plain, given), update(by_xla, given)
+        assert [result.finite for result in results] == [given is gradients] * 2
+        assert results[0].loss == results[1].loss == float(gradients.loss)
+        for name, variable in plain.variables().items():
+            np.testing.assert_allclose(by_xla.variables()[name], variable, rtol=1e-5, atol=1e-6, err_msg=name)
+            if given is lost:
+                assert np.array_equal(by_xla.variables()[name], before[name]), name
+            elif name.startswith("velocity/"):
+                assert not np.array_equal(by_xla.variables()[name], before[name]), name
 
 
 def test_reset_restores_initial_state(batch):

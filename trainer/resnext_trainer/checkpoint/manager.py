@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from threading import Thread
 from typing import Any
 
-import numpy as np
+import tensorflow as tf
 
 from resnext_trainer.checkpoint import store
 from resnext_trainer.checkpoint.restore import Restored, restore
@@ -94,10 +94,15 @@ class CheckpointManager:
         best = best and position.top1 is not None and (self._best_top1 is None or position.top1 > self._best_top1)
         if newest or best:
             with self._phases.phase("checkpoint"):
-                # A copy, because on a CPU the next step modifies the same memory.
+                # A copy on the device, because the next step modifies the variables.
                 values = self._state.variables() if variables is None else variables
-                arrays = {name: np.array(value.numpy()) for name, value in values.items()}
-            self._writing = _in_background(lambda: self._write(position, arrays, newest=newest, best=best))
+                copies = {name: tf.raw_ops.DeepCopy(x=value) for name, value in values.items()}
+
+            def write() -> None:
+                arrays = {name: value.numpy() for name, value in copies.items()}
+                self._write(position, arrays, newest=newest, best=best)
+
+            self._writing = _in_background(write)
 
     def wait(self, seconds: float | None = None) -> bool:
         """Waits until the write has succeeded or failed. Returns False if that takes longer than `seconds`."""

@@ -175,7 +175,7 @@ class Precision(Config):
 
     loss_scale: Literal["dynamic"] | Annotated[int, Field(ge=1, le=2**31 - 1)] = "dynamic"
     """Loss scale for fp16: a fixed number, or dynamic (starts at 2^15, doubles after 2000 steps without overflow,
-    halves after an overflow)."""
+    halves after an overflow, down to 1)."""
 
     rules = (
         Rule(

@@ -101,9 +101,20 @@ def block_diagonal(kernel: Any, groups: int, blocks: int) -> Any:
 
 
 def batch_norm(
-    images: Any, scale: Any, offset: Any, mean: Any, variance: Any, onednn: bool = False, *, training: bool
+    images: Any,
+    scale: Any,
+    offset: Any,
+    mean: Any,
+    variance: Any,
+    onednn: bool = False,
+    xla: bool = False,
+    *,
+    training: bool,
 ) -> tuple[Any, Any]:
-    """Normalized images, and the moving (mean, variance) after this batch. Fused, unlike the layer of Keras 3."""
+    """Normalized images, and the moving (mean, variance) after this batch. Fused, unlike the layer of Keras 3.
+
+    onednn, xla: use operations that are fast in oneDNN, or precise when compiled by XLA.
+    """
     if not training:
         outputs, _, _ = tf.compat.v1.nn.fused_batch_norm(
             images, scale, offset, mean, variance, epsilon=BATCH_NORM_EPSILON, is_training=False
@@ -111,6 +122,8 @@ def batch_norm(
         return outputs, (mean, variance)
     if onednn and images.dtype == tf.float32:
         outputs, batch_mean, batch_variance = _normalised(images, tf.identity(scale), tf.identity(offset))
+    elif xla:
+        outputs, batch_mean, batch_variance = _normalised_around_pixel(images, tf.identity(scale), tf.identity(offset))
     else:
         outputs, batch_mean, batch_variance = tf.compat.v1.nn.fused_batch_norm(
             images, scale, offset, epsilon=BATCH_NORM_EPSILON, is_training=True
@@ -150,6 +163,41 @@ def _normalised(images: Any, scale: Any, offset: Any) -> Any:
         )
         return of_images, of_scale, of_offset
 
-    # The moving variance is unbiased, as in the fused operation.
-    unbiased = variance * count / tf.maximum(count - 1, 1)
-    return (tf.reshape(normal, tf.shape(images)), mean, unbiased), gradient
+    return (tf.reshape(normal, tf.shape(images)), mean, _unbiased(variance, count)), gradient
+
+
+@tf.custom_gradient  # type: ignore[untyped-decorator]  # TensorFlow ships no types
+def _normalised_around_pixel(images: Any, scale: Any, offset: Any) -> Any:
+    """Batch norm with statistics in float32 of the differences from one pixel.
+
+    XLA implements the fused operation with the variance E[x^2] - E[x]^2, which is 10 % off if the mean is 1,000
+    deviations, and NaN for some constant channels. The same difference of values near zero is precise, and reads the
+    images as often. The pixel is from the center, because zero padding makes borders differ from the mean.
+    """
+    spatial = [0, 1, 2]
+    count = tf.cast(tf.size(images) // images.shape[-1], tf.float32)
+    center = tf.cast(images[0, images.shape[1] // 2, images.shape[2] // 2], tf.float32)
+
+    def around_center() -> Any:
+        return tf.cast(images, tf.float32) - center
+
+    distance = tf.reduce_mean(around_center(), spatial)
+    variance = tf.maximum(tf.reduce_mean(tf.square(around_center()), spatial) - tf.square(distance), 0)
+    inverse = tf.math.rsqrt(variance + BATCH_NORM_EPSILON)
+    normal = (around_center() - distance) * (scale * inverse) + offset
+
+    def gradient(upstream: Any, *_statistics: Any) -> Any:
+        upstream = tf.cast(upstream, tf.float32)
+        # From the images again, so that the backward pass keeps no float32 copy of them.
+        centered = around_center() - distance
+        of_offset = tf.reduce_sum(upstream, spatial)
+        of_scale = tf.reduce_sum(upstream * centered, spatial) * inverse
+        of_images = (upstream - of_offset / count - centered * (inverse * of_scale / count)) * (scale * inverse)
+        return tf.cast(of_images, images.dtype), of_scale, of_offset
+
+    return (tf.cast(normal, images.dtype), center + distance, _unbiased(variance, count)), gradient
+
+
+def _unbiased(variance: Any, count: Any) -> Any:
+    """The variance for the moving statistics, as in the fused operation. count: number of pixels."""
+    return variance * count / tf.maximum(count - 1, 1)

@@ -41,7 +41,7 @@ class ResNeXt:
     onednn: bool = False
     """Use operations that are fast in oneDNN (CPU without XLA). Without oneDNN, dense blocks are used."""
     xla: bool = False
-    """Whether to compile `eval_step` of this model with XLA."""
+    """Whether XLA compiles this model."""
     graphs: dict[Any, Any] = field(default_factory=dict, repr=False)
     weights: dict[str, Any] = field(default_factory=dict)
     """Trainable variables."""
@@ -142,6 +142,7 @@ class ResNeXt:
             self.statistics[mean],
             self.statistics[variance],
             self.onednn,
+            self.xla,
             training=training,
         )
         return net

@@ -22,7 +22,8 @@ class TrainState:
             else None
         )
         scale = config.precision.loss_scale if config.precision.mode == "fp16" else 1.0
-        self.optimizer = SGDMomentum(self.model.weights, config.optimizer.momentum, scale)
+        branch = device == "cpu" and not config.xla
+        self.optimizer = SGDMomentum(self.model.weights, config.optimizer.momentum, scale, branch=branch)
 
     def variables(self) -> dict[str, Any]:
         """All variables by their name in a checkpoint."""

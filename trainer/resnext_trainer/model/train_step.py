@@ -1,11 +1,13 @@
-"""Training step: gradients in one compiled function, then all-reduce over the ranks and the update.
+"""Training step: gradients in one compiled function, all-reduce over the ranks, and the update in another one.
 
 Gradients and updated batch norm statistics are averaged over accumulated batches as well as ranks. The update equals
 that of a larger batch whose parts batch norm normalizes separately.
+
+The functions only start work on the device. `PendingResult` waits for it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, NamedTuple
 
 import tensorflow as tf
@@ -13,12 +15,13 @@ import tensorflow as tf
 from resnext_trainer.model.graphs import compiled, traced
 from resnext_trainer.model.resnext import ResNeXt
 from resnext_trainer.model.train_state import TrainState
+from resnext_trainer.runtime.background import BackgroundThread
 from resnext_trainer.runtime.distributed import Communicator
 from resnext_trainer.runtime.heartbeat import ALLREDUCE
 
 
 class Gradients(NamedTuple):
-    """Gradients of a batch, or the sum over several batches."""
+    """Gradients of a batch, the sum over several batches, or the mean over all batches and ranks."""
 
     weights: list[Any]
     """Gradients of the scaled loss, in the order of the weights."""
@@ -49,35 +52,26 @@ class StepResult(NamedTuple):
     """Whether any rank has a stop request."""
     save: bool
     """Whether a checkpoint is due on any rank."""
+    loss_scale: float = 1.0
+    """Loss scale of the next step."""
 
 
-def train_step(
-    state: TrainState,
-    communicator: Communicator,
-    batches: Iterator[tuple[Any, Any]],
-    rate: float,
-    *,
-    mixup_weight: Callable[[int], Any],
-    requests: Callable[[], RankRequests],
-    phase: Callable[[Literal["data_wait", "compute", "allreduce"]], AbstractContextManager[None]],
-) -> StepResult:
-    """One update with the mean gradients of `gradientAccumulation` batches on every rank.
+_reader: BackgroundThread[Any] = BackgroundThread("step-result")
 
-    mixup_weight: returns the mixup weights of the batch with this number. requests: called right before the all-reduce.
-    phase: measures the time of each part of the step.
-    """
-    total: Gradients | None = None
-    for part in range(state.config.gradient_accumulation):
-        with phase("data_wait"):
-            images, labels = next(batches)
-        # Waiting for the loss takes less than 1 % of a step on a GPU, and separates computation from communication.
-        with phase("compute"):
-            gradients = forward_backward(state, images, labels, mixup_weight(part))
-            gradients.loss.numpy()
-            total = gradients if total is None else add(total, gradients)
-    assert total, "a step has at least one batch"
-    with phase(ALLREDUCE):
-        return apply_gradients(state, communicator, total, rate, requests())
+
+class PendingResult:
+    """Result of a step that the device may still be computing."""
+
+    def __init__(self, values: Any) -> None:
+        """values: float32 [5] on the device, in the order of `StepResult`."""
+        # In a thread: TensorFlow's copy from a GPU waits for all work that is queued on the GPU when the copy begins.
+        # Begun now, it does not wait for the next step, and the main thread can queue that step meanwhile.
+        self._values = _reader.submit(values.numpy)
+
+    def wait(self) -> StepResult:
+        """The result, after the step is complete."""
+        loss, finite, stop, save, loss_scale = self._values.result().tolist()
+        return StepResult(loss, finite > 0, stop > 0, save > 0, loss_scale)
 
 
 @compiled
@@ -109,31 +103,53 @@ def add(one: Gradients, other: Gradients) -> Gradients:
 
 
 def apply_gradients(
-    state: TrainState, communicator: Communicator, gradients: Gradients, rate: float, requests: RankRequests = _NOTHING
-) -> StepResult:
-    """Averages gradients over the ranks and updates the weights."""
-    asked = tf.constant([float(requests.stop), float(requests.save)])
-    loss, finite, asked = _average_and_update(state, communicator, gradients, tf.constant(rate, tf.float32), asked)
-    stop, save = asked.numpy() > 0
-    return StepResult(float(loss), bool(finite), bool(stop), bool(save))
+    state: TrainState,
+    communicator: Communicator,
+    gradients: Gradients,
+    rate: float,
+    requests: RankRequests = _NOTHING,
+    phase: Callable[[Literal["allreduce", "optimizer"]], AbstractContextManager[None]] = lambda _name: nullcontext(),
+    synchronize: bool = False,
+) -> PendingResult:
+    """Averages the gradients over the ranks and updates the weights.
+
+    If a gradient is not finite, the device skips the update. phase: measures the time of each part. synchronize: wait
+    for the device after each part.
+    """
+    with phase(ALLREDUCE):
+        means, asked = _all_reduce(state, communicator, gradients, tf.constant(requests, tf.float32))
+        if synchronize:
+            asked.numpy()
+    with phase("optimizer"):
+        pending = PendingResult(_update(state, means, asked, tf.constant(rate, tf.float32)))
+        if synchronize:
+            pending.wait()
+    return pending
 
 
 @traced
-def _average_and_update(state: TrainState, communicator: Communicator, summed: Gradients, rate: Any, asked: Any) -> Any:
-    gradients, statistics, loss = summed
+def _all_reduce(state: TrainState, communicator: Communicator, summed: Gradients, requests: Any) -> tuple[Any, Any]:
+    """The mean gradients of all batches on all ranks, and the fraction of the ranks with each request."""
     parts = state.config.gradient_accumulation
+    gradients, statistics, loss = summed
     if parts > 1:
         gradients, statistics, loss = tf.nest.map_structure(lambda sums: sums / parts, (gradients, statistics, loss))
     # Averaged while still scaled: an overflow on one rank reaches every rank, so all ranks skip the same step.
     compress = state.config.optimizer.gradient_compression == "fp16"
-    *gradients, loss, asked = communicator.average([*gradients, loss, asked], compress=compress)
-    finite = state.optimizer.apply(gradients, rate)
-    for name, moved in statistics.items():
+    *gradients, loss, requests = communicator.average([*gradients, loss, requests], compress=compress)
+    return Gradients(gradients, statistics, loss), requests
+
+
+@compiled
+def _update(state: TrainState, gradients: Gradients, requests: Any, rate: Any) -> Any:
+    finite = state.optimizer.apply(gradients.weights, rate)
+    for name, moved in gradients.statistics.items():
         variable = state.model.statistics[name]
         variable.assign(tf.where(finite, moved, variable))
     if state.average:
         state.average.update(finite)
-    return loss, finite, asked
+    result = [gradients.loss, tf.cast(finite, tf.float32), *tf.unstack(requests), state.optimizer.scale]
+    return tf.stack(result)
 
 
 @compiled

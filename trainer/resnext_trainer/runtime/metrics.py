@@ -13,7 +13,17 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from resnext_trainer.runtime.gpu_metrics import open_gpu
 from resnext_trainer.runtime.process_metrics import ProcessMetrics
 
-Phase = Literal["data_wait", "compute", "allreduce", "checkpoint", "evaluation", "compile"]
+Phase = Literal[
+    "data_wait",
+    "compute",
+    "allreduce",
+    "optimizer",
+    "checkpoint",
+    "evaluation",
+    "compile",
+    "rollback",
+    "other",
+]
 Cause = Literal["overflow", "nan"]
 
 # From 10 ms (small network on a GPU) to a minute (large network on a CPU).
@@ -60,7 +70,7 @@ class Metrics:
         self._log_write_failures = counter("log_write_failures_total", "Failed writes of log.jsonl.")
         phases = Counter(
             "resnext_trainer_phase_seconds_total",
-            "Seconds spent per phase of the training loop.",
+            "Wall time per phase since the start of the process; compute, allreduce and optimizer are estimates.",
             ["rank", "phase"],
             registry=registry,
         )

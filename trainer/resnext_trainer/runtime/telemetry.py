@@ -11,7 +11,7 @@ from resnext_trainer.runtime.console import Console
 from resnext_trainer.runtime.heartbeat import Heartbeat
 from resnext_trainer.runtime.http_server import HttpServer, Response
 from resnext_trainer.runtime.metrics import Metrics
-from resnext_trainer.runtime.phases import PhaseTimer
+from resnext_trainer.runtime.phases import PhaseTimer, process_start
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,14 @@ def _timed(progress: Progress, phases: PhaseTimer) -> Progress:
     return progress.model_copy(update={"phase_seconds": seconds})
 
 
-def compose(metrics: Metrics, console: Console, heartbeat: Heartbeat) -> Telemetry:
-    """Connects the parts; does not start the server."""
-    phases = PhaseTimer(metrics, heartbeat)
+def compose(
+    metrics: Metrics, console: Console, heartbeat: Heartbeat, *, process_started: float | None = None
+) -> Telemetry:
+    """Connects the parts; does not start the server.
+
+    process_started: time.monotonic() at the start of the process, from which on phases are counted; None for now.
+    """
+    phases = PhaseTimer(metrics, heartbeat, process_started)
 
     def progress() -> Response:
         if heartbeat.progress is None:
@@ -46,9 +51,13 @@ def compose(metrics: Metrics, console: Console, heartbeat: Heartbeat) -> Telemet
             200, _timed(heartbeat.progress, phases).model_dump_json(by_alias=True).encode(), "application/json"
         )
 
+    def exposition() -> Response:
+        phases.totals()
+        return Response(200, metrics.exposition(), CONTENT_TYPE_LATEST)
+
     server = HttpServer(
         {
-            "/metrics": lambda: Response(200, metrics.exposition(), CONTENT_TYPE_LATEST),
+            "/metrics": exposition,
             "/progress": progress,
             "/state": lambda: Response(200, heartbeat.state().as_json(), "application/json"),
             "/healthz": lambda: Response(200, b"ok\n"),
@@ -59,4 +68,5 @@ def compose(metrics: Metrics, console: Console, heartbeat: Heartbeat) -> Telemet
 
 def for_rank(rank: int = 0, out: TextIO = sys.stdout, *, terminal: bool = False) -> Telemetry:
     """Creates the telemetry of a rank, with console output to `out` or, if `terminal`, as a progress bar."""
-    return compose(Metrics(rank), Console(rank, out, terminal=terminal), Heartbeat(rank))
+    console = Console(rank, out, terminal=terminal)
+    return compose(Metrics(rank), console, Heartbeat(rank), process_started=process_start())

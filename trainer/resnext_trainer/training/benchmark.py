@@ -21,7 +21,7 @@ from resnext_trainer.data.input_pipeline import Batch, InputPipeline, open_for_r
 from resnext_trainer.errors import TrainingError
 from resnext_trainer.model.resnext import build_for_device
 from resnext_trainer.model.train_state import TrainState
-from resnext_trainer.model.train_step import apply_gradients, eval_step, forward_backward
+from resnext_trainer.model.train_step import PendingResult, apply_gradients, eval_step, forward_backward
 from resnext_trainer.runtime.bring_up import bring_up
 from resnext_trainer.runtime.distributed import Communicator
 
@@ -119,17 +119,25 @@ def show(facts: dict[str, Any], *, as_json: bool) -> None:
 
 
 def _work(config: Training, communicator: Communicator, what: What) -> Callable[[Batch], None]:
-    """Returns the function to time, which processes a batch and waits for the device."""
+    """Returns the function to time, which processes a batch and waits for the device.
+
+    In training, it waits for the previous step after it has started the gradients, as a training does.
+    """
     if what == "input":
         return lambda _batch: None
     if what == "inference":
         network = build_for_device(config, config.device)
         return lambda batch: eval_step(network, batch[0]).numpy()
     state, mix = TrainState(config, config.device), tf.ones(config.batch_size if config.mixup else 1)
+    previous: PendingResult | None = None
 
     def train(batch: Batch) -> None:
+        nonlocal previous
+        gradients = forward_backward(state, *batch, mix)
+        if previous:
+            previous.wait()
         # Learning rate 0: the cost is the same, and weights cannot diverge on random images.
-        apply_gradients(state, communicator, forward_backward(state, *batch, mix), rate=0.0)
+        previous = apply_gradients(state, communicator, gradients, rate=0.0)
 
     return train
 

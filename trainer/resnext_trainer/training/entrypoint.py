@@ -23,6 +23,7 @@ from resnext_trainer.runtime.telemetry import Telemetry
 from resnext_trainer.training.bad_record_monitor import BadRecordMonitor
 from resnext_trainer.training.checkpoint_saver import CheckpointSaver
 from resnext_trainer.training.epoch_plan import plan_epochs
+from resnext_trainer.training.overlapped_steps import OverlappedSteps
 from resnext_trainer.training.profiler import Profiler
 from resnext_trainer.training.progress_reporter import ProgressReporter
 from resnext_trainer.training.run_log import SCALARS, RunLog
@@ -93,7 +94,7 @@ def _trainer(runtime: Runtime[_Opened], attempt: int, telemetry: Telemetry, requ
         console.note(f"cannot write the log of the run: {error}")
 
     log = RunLog(run.folder, log_failed) if run else None
-    recorder = RunRecorder(log, plan, PhaseFractions(phases.seconds))
+    recorder = RunRecorder(log, plan, PhaseFractions(phases))
     profiler = Profiler(requests.profile, config.profile_steps, run.folder / SCALARS, console.note) if run else None
     checkpoints = CheckpointManager(config, attempt, communicator, state, metrics, console, phases, run)
     metrics.info(
@@ -111,7 +112,8 @@ def _trainer(runtime: Runtime[_Opened], attempt: int, telemetry: Telemetry, requ
         f"{config.precision.mode}, {source.name}: {source.training_images:,} images, "
         f"{plan.steps} steps of {plan.global_batch} images per epoch, {config.epochs} epochs"
     )
-    steps = StepRunner(config, plan, communicator, state, metrics, heartbeat, phases, profiler)
+    overlapped = OverlappedSteps(config, plan, communicator, state, phases)
+    steps = StepRunner(config, plan, overlapped, metrics, heartbeat, profiler)
     return Trainer(
         config=config,
         communicator=communicator,
@@ -126,6 +128,7 @@ def _trainer(runtime: Runtime[_Opened], attempt: int, telemetry: Telemetry, requ
         recorder=recorder,
         reporter=ProgressReporter(attempt, plan, steps, checkpoints, heartbeat, console),
         metrics=metrics,
+        phases=phases,
         console=console,
         requests=requests,
     )

@@ -34,7 +34,7 @@ _POINTS = 1000
 """Maximum number of points per line: a chart has fewer pixels, and a long run has 100,000 records."""
 
 # The palette of Okabe and Ito, which color-blind readers can distinguish.
-_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000")
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000", "#f0e442")
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 760px; margin: 2em auto; padding: 0 1em; color: #222 }

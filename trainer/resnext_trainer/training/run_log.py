@@ -39,21 +39,25 @@ class LogRecord:
     """Validation accuracy of the weights without averaging; None if averaging is disabled."""
     raw_top5: float | None = None
     phase_fractions: Mapping[str, float] = field(default_factory=dict)
-    """Fraction of the time since the previous record spent in each phase."""
+    """Fraction of the time since the previous record spent in each phase; the parts of a step are estimates."""
+    time: float = field(default_factory=time.time)
+    """Unix time of the measurement."""
 
     def scalars(self) -> dict[str, float]:
         """Scalars for TensorBoard, by tag."""
         measured = {
-            name: getattr(self, name) for name in self.__dataclass_fields__ if name not in {"step", "phase_fractions"}
+            name: getattr(self, name)
+            for name in self.__dataclass_fields__
+            if name not in {"step", "phase_fractions", "time"}
         }
         phase_fractions = {f"phase_fraction/{phase}": share for phase, share in self.phase_fractions.items()}
         return {**{name: value for name, value in measured.items() if value is not None}, **phase_fractions}
 
     def to_json(self) -> str:
-        """The record as one line of JSON, with the current time."""
+        """The record as one line of JSON."""
         return json.dumps(
             {
-                "time": round(time.time(), 3),
+                "time": round(self.time, 3),
                 "step": self.step,
                 "epoch": self.epoch,
                 "loss": self.loss,

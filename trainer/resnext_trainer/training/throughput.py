@@ -2,7 +2,8 @@
 
 import time
 from collections import deque
-from collections.abc import Mapping
+
+from resnext_trainer.runtime.phases import PhaseTimer
 
 _RECENT_SECONDS = 10.0
 
@@ -35,15 +36,14 @@ class MovingThroughput:
 class PhaseFractions:
     """Fraction of the time spent in each phase between two samples."""
 
-    def __init__(self, phase_seconds: Mapping[str, float]) -> None:
-        """phase_seconds: total seconds per phase, updated by the caller."""
-        self._phase_seconds = phase_seconds
-        self._before, self._since = dict(phase_seconds), time.monotonic()
+    def __init__(self, phases: PhaseTimer) -> None:
+        self._phases = phases
+        self._before = phases.totals()
 
     def sample(self) -> dict[str, float]:
-        """Fractions since the last sample. Their sum is below 1 by the time spent outside all phases."""
-        now, seconds = time.monotonic(), dict(self._phase_seconds)
-        passed = max(now - self._since, 1e-9)
-        phase_fractions = {phase: round((seconds[phase] - self._before[phase]) / passed, 4) for phase in seconds}
-        self._before, self._since = seconds, now
-        return phase_fractions
+        """Fractions since the last sample; their sum is 1."""
+        totals = self._phases.totals()
+        spent = {phase: seconds - self._before[phase] for phase, seconds in totals.items()}
+        passed = max(sum(spent.values()), 1e-9)
+        self._before = totals
+        return {phase: round(seconds / passed, 4) for phase, seconds in spent.items()}

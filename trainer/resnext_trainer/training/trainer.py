@@ -13,7 +13,9 @@ from resnext_trainer.model.train_state import TrainState
 from resnext_trainer.model.train_step import RankRequests, StepResult, average_statistics
 from resnext_trainer.runtime.console import Console
 from resnext_trainer.runtime.distributed import Communicator
+from resnext_trainer.runtime.heartbeat import ALLREDUCE
 from resnext_trainer.runtime.metrics import Metrics
+from resnext_trainer.runtime.phases import PhaseTimer
 from resnext_trainer.runtime.signals import Requests
 from resnext_trainer.training import rollback
 from resnext_trainer.training.bad_record_monitor import BadRecordMonitor
@@ -47,6 +49,7 @@ class Trainer:
     recorder: RunRecorder
     reporter: ProgressReporter
     metrics: Metrics
+    phases: PhaseTimer
     console: Console
     requests: Requests
     _position: TrainingPosition = field(init=False, default=TrainingPosition())
@@ -57,17 +60,20 @@ class Trainer:
         The status is COMPLETED, or STOPPED after a stop request on any rank. A non-finite loss causes a rollback to the
         last checkpoint. Raises TrainingError on failure.
         """
-        self._restore()
+        with self.phases.phase("checkpoint"):
+            self._restore()
         try:
             while True:
                 try:
                     return self._train_epochs()
                 except NotFiniteError as error:
-                    self._roll_back(str(error))
-                    self.steps.close()
+                    with self.phases.phase("rollback"):
+                        self._roll_back(str(error))
+                        self.steps.close()
         finally:
             self.checkpoints.wait()
             self.steps.close()
+            self.recorder.close()
 
     def progress(self) -> Progress:
         """Progress of the training."""
@@ -93,8 +99,9 @@ class Trainer:
 
     def _train_epoch(self) -> bool:
         """Trains the rest of the current epoch. Returns False after a stop request on any rank."""
-        if any(self.communicator.gather(self.requests.stop.is_set())):
-            return False
+        with self.phases.phase(ALLREDUCE):
+            if any(self.communicator.gather(self.requests.stop.is_set())):
+                return False
         position = self._position
         batches = self.source.train(position.epoch, position.images, position.redealt)
         while self.plan.has_step(self._position):
@@ -102,11 +109,13 @@ class Trainer:
             if outcome.stop and self.plan.has_step(self._position):
                 return False
             if outcome.save and self.plan.has_step(self._position):
-                self.saver.save_within_epoch(self._position)
+                with self.phases.phase("checkpoint"):
+                    self.saver.save_within_epoch(self._position)
             elif outcome.save:
                 self.saver.postpone()
             self.reporter.report(self._position)
-        self.bad_records.check_together()
+        with self.phases.phase(ALLREDUCE):
+            self.bad_records.check_together()
         self._position = self.plan.after_epoch(self._position)
         return True
 
@@ -132,20 +141,24 @@ class Trainer:
         """Evaluates and saves a checkpoint, if due."""
         epoch = self._position.epoch
         last = epoch == self.config.epochs
-        average_statistics(self.state, self.communicator)
+        with self.phases.phase(ALLREDUCE):
+            average_statistics(self.state, self.communicator)
         interval = self.config.evaluation.interval_epochs
         evaluates = bool(self.source.validation_images) and (last or epoch % interval == 0)
         if evaluates:
             self._position = self.validator.run(self._position)
             self.bad_records.count()
-        self.saver.save_after_epoch(self._position, ends=last or self._target_reached(), evaluated=evaluates)
+        with self.phases.phase("checkpoint"):
+            self.saver.save_after_epoch(self._position, ends=last or self._target_reached(), evaluated=evaluates)
         self.reporter.report(self._position)
 
     def _stop(self) -> tuple[ExitStatus, str]:
         """Saves a checkpoint after a stop request."""
-        average_statistics(self.state, self.communicator)
-        self.saver.save_stopped(self._position)
-        unsaved = self.saver.finish(self._position, stopping=True)
+        with self.phases.phase(ALLREDUCE):
+            average_statistics(self.state, self.communicator)
+        with self.phases.phase("checkpoint"):
+            self.saver.save_stopped(self._position)
+            unsaved = self.saver.finish(self._position, stopping=True)
         epochs = self.plan.epochs_done(self._position)
         done = f"epoch {epochs:.2f} of {self.config.epochs}, step {self._position.step}"
         return ExitStatus.STOPPED, f"stopped as requested at {done}{unsaved}"
@@ -153,7 +166,8 @@ class Trainer:
     def _complete(self) -> tuple[ExitStatus, str]:
         """Waits until the last checkpoint is written."""
         position = self._position
-        unsaved = self.saver.finish(position)
+        with self.phases.phase("checkpoint"):
+            unsaved = self.saver.finish(position)
         accuracy = "" if position.top1 is None else f", top-1 {position.top1:.4f}"
         return ExitStatus.COMPLETED, f"{position.epoch} epochs, {position.step} steps{accuracy}{unsaved}"
 

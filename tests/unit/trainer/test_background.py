@@ -1,0 +1,92 @@
+"""Work of the run log and of result readers next to the main thread."""
+
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from resnext_trainer.checkpoint.store import TrainingPosition
+from resnext_trainer.runtime.background import BackgroundThread
+from resnext_trainer.runtime.heartbeat import Heartbeat
+from resnext_trainer.runtime.metrics import Metrics
+from resnext_trainer.runtime.phases import PhaseTimer
+from resnext_trainer.training import run_recorder
+from resnext_trainer.training.epoch_plan import EpochPlan
+from resnext_trainer.training.run_recorder import RunRecorder
+from resnext_trainer.training.throughput import PhaseFractions
+
+
+def test_background_thread_keeps_order_after_error():
+    """Calls run in order; an exception reaches its own future only."""
+    thread: BackgroundThread[int] = BackgroundThread("test")
+    failed, last = thread.submit(lambda: 1 // 0), thread.submit(lambda: 7)
+    assert last.result(5) == 7
+    assert isinstance(failed.exception(0), ZeroDivisionError)
+
+
+def test_background_thread_hanging_call_allows_exit():
+    """A device or volume that hangs does not keep the process from ending."""
+    code = (
+        "import time; from resnext_trainer.runtime.background import BackgroundThread\n"
+        "BackgroundThread('hung').submit(lambda: time.sleep(60))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=20)
+
+
+class Volume:
+    """A log whose volume is slow, or fails with an error that is not tolerated."""
+
+    def __init__(self):
+        self.ready, self.done, self.error = threading.Event(), [], None
+
+    def truncate_after(self, step):
+        self._write(f"truncated after {step}")
+
+    def add(self, record):
+        self._write(f"step {record.step}")
+
+    def _write(self, what):
+        assert self.ready.wait(10)
+        if self.error:
+            raise self.error
+        self.done.append(what)
+
+
+@pytest.fixture
+def volume():
+    return Volume()
+
+
+@pytest.fixture
+def recorder(volume):
+    phases = PhaseTimer(Metrics(), Heartbeat(0))
+    return RunRecorder(volume, EpochPlan(1, 100, 1), PhaseFractions(phases))
+
+
+def test_run_recorder_does_not_wait_for_volume(recorder, volume):
+    """Records are written in order while the training continues, and all of them before it ends."""
+    recorder.restart(0)
+    for step in (1, 2):
+        recorder.record(TrainingPosition(step=step), loss=1.0)
+    assert volume.done == []
+    volume.ready.set()
+    recorder.close()
+    assert volume.done == ["truncated after 0", "step 1", "step 2"]
+
+
+def test_run_recorder_close_gives_up_on_hung_volume(recorder, monkeypatch):
+    """The end of a training does not wait for a volume that hangs."""
+    monkeypatch.setattr(run_recorder, "_CLOSE_SECONDS", 0.01)
+    recorder.record(TrainingPosition(step=1), loss=1.0)
+    recorder.close()
+
+
+def test_run_recorder_raises_unexpected_error(recorder, volume):
+    """A programming error in the log is not lost."""
+    volume.error = ValueError("unexpected")
+    volume.ready.set()
+    recorder.record(TrainingPosition(step=1), loss=1.0)
+    recorder.close()
+    with pytest.raises(ValueError, match="unexpected"):
+        recorder.record(TrainingPosition(step=2), loss=1.0)

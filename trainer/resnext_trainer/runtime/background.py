@@ -1,0 +1,39 @@
+"""Work in a thread next to the main thread."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class BackgroundThread(Generic[T]):
+    """Calls functions in the order of their submission, in a thread that starts with the first one.
+
+    The thread is a daemon, because a call may hang with its device or volume; a ThreadPoolExecutor waits for its
+    threads at exit.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name, self._started = name, False
+        self._calls: SimpleQueue[tuple[Callable[[], T], Future[T]]] = SimpleQueue()
+
+    def submit(self, function: Callable[[], T]) -> "Future[T]":
+        """Calls `function` after all functions submitted before; the future has its result or exception."""
+        future: Future[T] = Future()
+        self._calls.put((function, future))
+        if not self._started:
+            self._started = True
+            threading.Thread(target=_run, args=[self._calls], name=self._name, daemon=True).start()
+        return future
+
+
+def _run(calls: "SimpleQueue[tuple[Callable[[], Any], Future[Any]]]") -> None:
+    while True:
+        function, future = calls.get()
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
