@@ -38,7 +38,7 @@ Create a kind cluster on this machine and build the project's images for it. Com
 
 Images of Debian, the nodes and the registry are pulled if an image registry is reachable, and are otherwise built from
 Debian packages and Go modules. RESNEXT_IMAGE_REGISTRY=yes|no overrides the check. RESNEXT_BASE_IMAGE replaces
-debian:bookworm-slim, for example by an image with the certificate authority of a TLS proxy.
+debian:bookworm-slim, for example with an image that has the certificate authority of a TLS proxy.
 """
 
 

@@ -191,7 +191,7 @@ class Tenant:
         return copied
 
     def _extremes(self, manifest: Manifest) -> None:
-        """Values at the ends of what the schema accepts."""
+        """Values at the limits of what the schema accepts."""
         spec = manifest["spec"]
         pods = spec[self.random.choice(("workers", "launcher"))]
         whole: tuple[Callable[[], Any], ...] = (

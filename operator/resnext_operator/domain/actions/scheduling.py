@@ -79,7 +79,9 @@ def missing_claims(draft: Draft) -> str:
     missing = [name for name in wanted if name and ("PersistentVolumeClaim", name) not in draft.state.present]
     if not missing:
         return ""
-    return f"PersistentVolumeClaim {' and '.join(missing)} not found in namespace {draft.training.namespace}: create it"
+    pronoun = "it" if len(missing) == 1 else "them"
+    names = " and ".join(missing)
+    return f"PersistentVolumeClaim {names} not found in namespace {draft.training.namespace}: create {pronoun}"
 
 
 def _enter_reason(draft: Draft, reason: Reason, message: str) -> None:
