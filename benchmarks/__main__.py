@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import input_pipeline, overhead, results, scaling, training_step
+from benchmarks import feed, input_pipeline, overhead, results, scaling, training_step
 
-NAMES = ("step", "input", "ranks", "overhead")
+NAMES = ("step", "feed", "input", "ranks", "overhead")
 
 
 def main() -> int:
@@ -28,6 +28,7 @@ def main() -> int:
         parser.error(f"unknown benchmark {', '.join(sorted(unknown))}; use {', '.join(NAMES)}")
     run: dict[str, Callable[[], results.Result]] = {
         "step": lambda: training_step.run(options.torch),
+        "feed": lambda: feed.run(options.folder / "feed"),
         "input": lambda: input_pipeline.run(options.torch, options.folder / "pictures"),
         "ranks": scaling.run,
         "overhead": lambda: overhead.run(options.folder),

@@ -6,10 +6,11 @@ import pytest
 from resnext_trainer.config.validation import resolve
 from resnext_trainer.contract import ExitStatus
 from resnext_trainer.data.datasets import tfrecord
+from resnext_trainer.data.examples import PADDING
 from resnext_trainer.data.input_pipeline import Shard
 from resnext_trainer.data.pipelines import dali
 from resnext_trainer.data.pipelines.tfdata import TfData
-from resnext_trainer.data.sampling import PADDING, Batches
+from resnext_trainer.data.sampling import Batches
 from resnext_trainer.errors import TrainingError
 from resnext_trainer.runtime.distributed import SingleProcess
 from resnext_trainer.training.evaluate import evaluate

@@ -15,6 +15,7 @@ from resnext_trainer.contract import ExitStatus
 from resnext_trainer.data import shards
 from resnext_trainer.data.bad_records import BadRecords
 from resnext_trainer.data.datasets import tfrecord
+from resnext_trainer.data.datasets.record_framing import checksum
 from resnext_trainer.data.input_pipeline import open_dataset
 from resnext_trainer.data.problem_summary import NAMED, Summary
 from resnext_trainer.errors import TrainingError
@@ -302,7 +303,7 @@ def dialect(folder, **features):
             for content in contents():
                 length = len(content).to_bytes(8, "little")
                 for part in (length, content):
-                    stream.write(part + tfrecord._checksum(part).to_bytes(4, "little"))
+                    stream.write(part + checksum(part).to_bytes(4, "little"))
         tfrecord.index(shard, folder / f"{shard.name}.idx")
 
 

@@ -54,7 +54,14 @@ def add(commands: Commands) -> None:
     digits = command(data, "digits", "write scikit-learn's 1,797 handwritten digits as a dataset", _digits)
     digits.add_argument("--output", type=Path, required=True, help="output directory; existing shards are kept")
 
-    index = command(data, "index", "write an index of record offsets for each shard", _index)
+    index = command(
+        data,
+        "index",
+        "index the records of all shards",
+        _index,
+        "Reads every record once and writes the position, label, size and checksum of each image to records.index, and "
+        "the record offsets of each shard to NAME.idx, which DALI also reads. Uses all cores.",
+    )
     validate = command(
         data,
         "validate",
@@ -71,6 +78,12 @@ def add(commands: Commands) -> None:
     )
     validate.add_argument("--format", choices=("tfrecord", "folder"), help="format of the dataset; detected if omitted")
     for with_shards in (index, validate):
+        with_shards.add_argument(
+            "--image-feature", default="image/encoded", metavar="NAME", help="feature that contains the JPEG"
+        )
+        with_shards.add_argument(
+            "--label-feature", default="image/class/label", metavar="NAME", help="feature that contains the label"
+        )
         with_shards.add_argument("--index-path", help="directory for index files (default: next to the shards)")
         with_shards.add_argument(
             "--incomplete-shards",
@@ -85,12 +98,6 @@ def add(commands: Commands) -> None:
         help="number of classes (default: the number of names in labels.txt, if it exists)",
     )
     validate.add_argument("--first-label", type=int, choices=(0, 1), default=1, help="label of the first class")
-    validate.add_argument(
-        "--image-feature", default="image/encoded", metavar="NAME", help="feature that contains the JPEG"
-    )
-    validate.add_argument(
-        "--label-feature", default="image/class/label", metavar="NAME", help="feature that contains the label"
-    )
 
 
 @at_a_terminal
@@ -131,7 +138,9 @@ def _index(options: argparse.Namespace) -> int:
     from resnext_trainer.data.datasets import tfrecord
 
     incomplete = options.incomplete_shards == "allow"
-    for name, records in tfrecord.index_folder(options.path, options.index_path, incomplete=incomplete).items():
+    features = tfrecord.Features(options.image_feature, options.label_feature)
+    counts = tfrecord.index_folder(options.path, options.index_path, incomplete=incomplete, features=features)
+    for name, records in counts.items():
         print(f"{printable(name)}: {records:,} records")
     return 0
 

@@ -217,6 +217,16 @@ class Data(Config):
     incomplete_shards: Annotated[Literal["refuse", "allow"], RUN] = "refuse"
     """What to do if numbered shards (SPLIT-I-of-N) are missing or empty. refuse: fail. allow: train on the others."""
 
+    order: Literal["random", "blocks"] = "random"
+    """Order in which the images of an epoch are read. random: each image on its own, for local disks and data in
+    memory. blocks: shards are read in blocks of 32 consecutive records, which are shuffled, and the images of 128
+    blocks are mixed. For network storage; requires the format tfrecord."""
+
+    cache: Annotated[Annotated[str, Field(pattern=r"^(memory|/.*)$", max_length=1024)] | None, HERE] = None
+    """Where each pod keeps a copy of the shards, made in the background: memory (/dev/shm, limited by
+    workers.sharedMemory), or a directory on a local disk. If unset, or if the shards do not fit, they are read from
+    path."""
+
     synthetic_images: Annotated[int, Field(ge=1, le=1_000_000_000)] = 1_281_167
     """Number of training images per epoch of synthetic data."""
 
@@ -230,6 +240,18 @@ class Data(Config):
             lambda it: not (it.format == "synthetic" and it.pipeline == "dali"),
             "pipeline",
             "synthetic data does not support dali: remove pipeline or set format to tfrecord or folder",
+        ),
+        Rule(
+            "!(has(self.order) && self.order == 'blocks' && has(self.format) && self.format != 'tfrecord')",
+            lambda it: it.order == "random" or it.format == "tfrecord",
+            "order",
+            "blocks requires shards: remove order or set format to tfrecord",
+        ),
+        Rule(
+            "!(has(self.cache) && has(self.format) && self.format != 'tfrecord')",
+            lambda it: it.cache is None or it.format == "tfrecord",
+            "cache",
+            "requires shards: remove cache or set format to tfrecord",
         ),
     )
 

@@ -32,6 +32,11 @@ class BadRecords:
         split, number = record
         return bool(self.marks[split][number >> 3] >> (number & 7) & 1)
 
+    def among(self, split: str, numbers: np.ndarray) -> np.ndarray:
+        """Whether each of these records is bad."""
+        bits: np.ndarray = self.marks[split][numbers >> 3] >> (numbers & 7) & 1
+        return bits.astype(bool)
+
     def __len__(self) -> int:
         return sum(self._counts.values())
 

@@ -185,6 +185,12 @@ def carry_out(
             raise
     if len(rejected):
         raise _bad_files(rejected)
+    names = [
+        output / tfrecord.shard_name(split, shard, wanted.shards(split))
+        for split in wanted.splits
+        for shard in range(wanted.shards(split))
+    ]
+    tfrecord.index_together(names, output)
     done.records = {split: len(tfrecord.open_split(str(output), split)) for split in tfrecord.SPLITS}
     return done
 

@@ -12,25 +12,27 @@ record is masked like padding.
 import functools
 import io
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
 from resnext_trainer.config.models import Training
-from resnext_trainer.contract import ExitStatus
 from resnext_trainer.data.bad_records import BadRecords
-from resnext_trainer.data.crops import CropWindow, center_crop, jpeg_size, random_resized_crop, regular
+from resnext_trainer.data.block_order import BLOCK, WINDOW, block_order, blocks, reshuffled
+from resnext_trainer.data.crops import CropWindow, center_crop
 from resnext_trainer.data.datasets import tfrecord
+from resnext_trainer.data.examples import PADDING, Example, ExampleReader
 from resnext_trainer.data.image_dataset import ImageDataset
 from resnext_trainer.data.input_pipeline import ReshuffleHistory, Shard, open_dataset
-from resnext_trainer.errors import TrainingError, system_errors
+from resnext_trainer.data.random_crops import random_resized_crops
+from resnext_trainer.data.shard_cache import ShardCache
+from resnext_trainer.errors import system_errors
 
 _READERS = 4
 """Batches read concurrently ahead of the decoder, enough to hide the latency of network storage."""
-
-PADDING = -1
 
 _TRAIN, _VALIDATION = "train", "validation"
 
@@ -57,9 +59,13 @@ class BatchSchedule:
     TrainingError if there are too many.
     """
 
+    reading: Callable[[int], AbstractContextManager[Callable[[int], EncodedBatch]]]
+    """`load` for the batches in order, starting with this number."""
+
     def prefetch(self, first: int = 0) -> Iterator[EncodedBatch]:
         """Batches in order, starting with number `first`, read ahead by a few threads."""
-        return _prefetched(self.load, range(first, self.count))
+        with self.reading(first) as load:
+            yield from _prefetched(load, range(first, self.count))
 
 
 class Batches:
@@ -68,9 +74,17 @@ class Batches:
     def __init__(self, config: Training, share: Shard) -> None:
         self._config, self._share = config, share
         self._records: dict[str, ImageDataset] = {split: open_dataset(config, split) for split in (_TRAIN, _VALIDATION)}
+        self._blocks = {
+            split: blocks(records.groups) if config.data.order == "blocks" else None
+            for split, records in self._records.items()
+        }
         counts = {split: len(records) for split, records in self._records.items()}
         self.training_images, self.validation_images = counts[_TRAIN], counts[_VALIDATION]
         self.bad = BadRecords(config.data.max_bad_record_fraction, counts)
+        self._readers = {split: ExampleReader(config, split, self.bad) for split in self._records}
+        if config.data.cache is not None:
+            splits = [records.shards for records in self._records.values() if isinstance(records, tfrecord.Records)]
+            ShardCache(config.data.cache, splits).start()
 
     @property
     def examples(self) -> Mapping[str, ImageDataset]:
@@ -79,67 +93,98 @@ class Batches:
 
     def train(self, epoch: int, seen: int = 0, redealt: ReshuffleHistory = ()) -> BatchSchedule:
         """Batches of an epoch after `seen` images; records that do not fill a global batch are dropped."""
-        config = self._config
-        order = epoch_order(config.seed, epoch, self.training_images, redealt)
-        batch, parts = config.batch_size, config.gradient_accumulation
+        starts = self._blocks[_TRAIN]
+        order = epoch_order(self._config.seed, epoch, self.training_images, redealt, starts)
+        places = self._places(seen, in_turn=starts is not None)
 
-        def load(number: int) -> EncodedBatch:
-            step, part = divmod(number, parts)
-            first = seen + (step * self._share.size + self._share.rank) * batch * parts + part * batch
-            return self._full(order, range(first, first + batch), epoch)
+        def load(records: ImageDataset, number: int) -> EncodedBatch:
+            return self._training(records, order, places[number], epoch)
 
-        steps = (self.training_images - seen) // config.global_batch(self._share.size)
-        return BatchSchedule(steps * parts, load, functools.partial(self._mark_undecodable, _TRAIN, load))
+        return self._schedule(_TRAIN, load, order[places])
 
     def validate(self) -> BatchSchedule:
-        """Every size-th record, starting at this rank; padded so that all ranks get the same number of full batches."""
-        batch, total = self._config.batch_size, self.validation_images
-        mine = np.arange(self._share.rank, total, self._share.size)
+        """Each record once over all ranks; padded so that all ranks get the same number of full batches."""
+        batch, total, ranks = self._config.batch_size, self.validation_images, self._share.size
+        padded = np.full(-(-total // (batch * ranks)) * batch, PADDING)
+        if self._blocks[_VALIDATION] is None:
+            mine = np.arange(self._share.rank, total, ranks)
+        else:  # consecutive records
+            mine = np.arange(total)[
+                slice(*(-(-total * part // ranks) for part in (self._share.rank, self._share.rank + 1)))
+            ]
+        padded[: len(mine)] = mine
+        numbers = padded.reshape(-1, batch)
+        return self._schedule(_VALIDATION, lambda records, number: self._padded(records, numbers[number]), numbers)
 
-        def load(step: int) -> EncodedBatch:
-            return self._padded(mine[step * batch : (step + 1) * batch])
+    def _schedule(
+        self, split: str, load: Callable[[ImageDataset, int], EncodedBatch], numbers: np.ndarray
+    ) -> BatchSchedule:
+        """numbers: records of each batch, int64 [batches, batchSize]."""
+        records, starts = self._records[split], self._blocks[split]
+        alone = functools.partial(load, records)
 
-        return BatchSchedule(
-            -(-total // (batch * self._share.size)), load, functools.partial(self._mark_undecodable, _VALIDATION, load)
-        )
+        @contextmanager
+        def reading(first: int) -> Iterator[Callable[[int], EncodedBatch]]:
+            if starts is None:
+                yield alone
+                return
+            planned = numbers[first:].ravel()
+            # This rank's part of a window, after the batches that are being read.
+            horizon = WINDOW * BLOCK // self._share.size + (_READERS + 1) * self._config.batch_size
+            with records.reading_ahead(starts, planned[planned != PADDING], horizon) as ahead:
 
-    def _full(self, order: np.ndarray, places: Iterable[int], epoch: int) -> EncodedBatch:
-        return _encoded([self._next_usable(order, place, epoch) for place in places])
+                def load_and_finish(number: int) -> EncodedBatch:
+                    try:
+                        return load(ahead, number)
+                    finally:
+                        ahead.finish(numbers[number][numbers[number] != PADDING])
 
-    def _padded(self, numbers: np.ndarray) -> EncodedBatch:
-        examples = [self._usable(_VALIDATION, int(number), epoch=None) for number in numbers]
-        padding = (blank(), CropWindow(0, 0, _BLANK_SIDE, _BLANK_SIDE), PADDING, PADDING)
-        examples += [None] * (self._config.batch_size - len(examples))
-        return _encoded([example or padding for example in examples])
+                yield load_and_finish
 
-    def _next_usable(self, order: np.ndarray, place: int, epoch: int) -> "_Example":
-        for further in range(len(order)):
-            number = int(order[(place + further) % len(order)])
-            if example := self._usable(_TRAIN, number, epoch):
-                return example
-        raise tfrecord.data_error(
-            f"no training record in {self._config.data.path} can be used: the log lists "
-            "the first bad records with their reasons"
-        )
+        return BatchSchedule(len(numbers), alone, functools.partial(self._mark_undecodable, split, alone), reading)
 
-    def _usable(self, split: str, number: int, epoch: int | None) -> "_Example | None":
-        """A record with its crop window; None if it is bad, which is recorded. Raises TrainingError if there are too
-        many bad records.
+    def _places(self, seen: int, *, in_turn: bool) -> np.ndarray:
+        """Places in the order of an epoch of this rank's batches: int64 [batches, batchSize].
+
+        A rank takes its part of each global batch or, if `in_turn`, every image of it whose number has the same
+        remainder.
         """
-        if (split, number) in self.bad:
-            return None
-        records = self._records[split]
-        try:
-            # A fault of the process or the storage ends the attempt, which is retried; the record is not bad.
-            with system_errors():
-                jpeg, label = records.read(number)
-                jpeg, cut = self._cut(jpeg, records, number, epoch)
-                return jpeg, cut, self._checked(label, records, number), number
-        except TrainingError as reason:
-            if reason.verdict is not ExitStatus.INVALID_DATA:
-                raise
-            self.bad.add(split, number, reason)
-            return None
+        batch, parts, ranks = self._config.batch_size, self._config.gradient_accumulation, self._share.size
+        steps = (self.training_images - seen) // self._config.global_batch(ranks)
+        whole = seen + np.arange(steps * parts * batch * ranks)
+        if in_turn:
+            return whole.reshape(-1, batch, ranks)[:, :, self._share.rank]
+        return whole.reshape(steps, ranks, parts, batch)[:, self._share.rank].reshape(-1, batch)
+
+    def _training(self, records: ImageDataset, order: np.ndarray, places: np.ndarray, epoch: int) -> EncodedBatch:
+        """The batch of these places in the order of the epoch."""
+
+        def replacement(index: int) -> Example:
+            return self._readers[_TRAIN].next_usable(records, order, int(places[index]))
+
+        jpegs, labels, heights, widths, numbers = self._readers[_TRAIN].read(records, order[places], replacement)
+        windows = random_resized_crops(
+            self._config.seed, epoch, numbers, heights, widths, self._config.augmentation
+        ).tolist()
+        cuts = [CropWindow(top, left, height, width, bool(flip)) for top, left, height, width, flip in windows]
+        return EncodedBatch(jpegs, cuts, labels, numbers.tolist())
+
+    def _padded(self, records: ImageDataset, numbers: np.ndarray) -> EncodedBatch:
+        """A batch of these validation records, with padding for bad ones."""
+        padding = Example(blank(), PADDING, _BLANK_SIDE, _BLANK_SIDE, PADDING)
+
+        def replacement(index: int) -> Example:
+            number = int(numbers[index])
+            return padding if number == PADDING else self._readers[_VALIDATION].usable(records, number) or padding
+
+        jpegs, labels, heights, widths, read = self._readers[_VALIDATION].read(records, numbers, replacement)
+        cuts = [
+            center_crop(height, width, self._config.evaluation.crop_fraction)
+            if number != PADDING
+            else CropWindow(0, 0, height, width)
+            for height, width, number in zip(heights.tolist(), widths.tolist(), read.tolist(), strict=True)
+        ]
+        return EncodedBatch(jpegs, cuts, labels, read.tolist())
 
     def _mark_undecodable(
         self, split: str, load: Callable[[int], EncodedBatch], batch: int, decodes: Callable[[bytes, CropWindow], bool]
@@ -157,31 +202,6 @@ class Batches:
                 any_bad = True
         return any_bad
 
-    def _checked(self, label: int, records: ImageDataset, number: int) -> int:
-        first, classes = self._config.data.first_label, self._config.model.classes
-        if not first <= label < first + classes:
-            advice = f"set data.firstLabel to {1 - first}" if label in (0, first + classes) else "set model.classes"
-            raise tfrecord.data_error(
-                f"{records.location(number)}: label {label} is out of range; model.classes {classes} and "
-                f"data.firstLabel {first} allow {first} to {first + classes - 1}: {advice} to match the dataset"
-            )
-        return label - first
-
-    def _cut(self, jpeg: bytes, records: ImageDataset, number: int, epoch: int | None) -> tuple[bytes, CropWindow]:
-        """The JPEG in a form that every decoder accepts, and its crop window."""
-        try:
-            height, width = jpeg_size(jpeg)
-            jpeg = regular(jpeg)
-        except ValueError as error:
-            raise tfrecord.data_error(f"{records.location(number)}: the image cannot be decoded: {error}") from None
-        if epoch is None:
-            return jpeg, center_crop(height, width, self._config.evaluation.crop_fraction)
-        random = np.random.default_rng([self._config.seed, epoch, number])
-        return jpeg, random_resized_crop(height, width, self._config.augmentation, random)
-
-
-_Example = tuple[bytes, CropWindow, int, int]
-"""JPEG, crop window, class and record number."""
 
 _BLANK_SIDE = 8
 
@@ -196,17 +216,22 @@ def blank() -> bytes:
     return stream.getvalue()
 
 
-def epoch_order(seed: int, epoch: int, images: int, redealt: ReshuffleHistory = ()) -> np.ndarray:
-    """Order of an epoch: a permutation of all images. Each rollback reshuffles the images not yet consumed."""
-    order = np.random.default_rng([seed, epoch]).permutation(images)
+def epoch_order(
+    seed: int, epoch: int, images: int, redealt: ReshuffleHistory = (), starts: np.ndarray | None = None
+) -> np.ndarray:
+    """Order of an epoch: a permutation of all images. Each rollback reshuffles the images not yet consumed.
+
+    starts: blocks of images to keep together; see `block_order`.
+    """
+    if starts is None:
+        order = np.random.default_rng([seed, epoch]).permutation(images)
+        for seen, rollback in redealt:
+            order[seen:] = np.random.default_rng([seed, epoch, rollback]).permutation(order[seen:])
+        return order
+    order = block_order([seed, epoch], starts)
     for seen, rollback in redealt:
-        order[seen:] = np.random.default_rng([seed, epoch, rollback]).permutation(order[seen:])
+        order = reshuffled(order, seen, block_order([seed, epoch, rollback], starts))
     return order
-
-
-def _encoded(examples: Sequence[_Example]) -> EncodedBatch:
-    jpegs, cuts, labels, numbers = zip(*examples, strict=True)
-    return EncodedBatch(list(jpegs), list(cuts), np.array(labels, np.int32), list(numbers))
 
 
 def _prefetched(load: Callable[[int], EncodedBatch], numbers: Iterable[int]) -> Iterator[EncodedBatch]:

@@ -1,44 +1,40 @@
 """TFRecord shards with an index next to each, for exact record counts and random access.
 
-An index has one line per record, "offset length", in the format of DALI's tfrecord2idx. A record is its length
-(8 bytes), the checksum of the length (4), a tf.train.Example, and its checksum (4). Both checksums are verified on
-every read (16 us for 110 KB), because a JPEG with a corrupt byte often still decodes, to a wrong image.
+Both checksums of a record are verified on every read, because a JPEG with a corrupt byte often still decodes, to a
+wrong image.
 """
 
 import os
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
-import google_crc32c
 import numpy as np
 
-from resnext_trainer.data import files, image_codec, shards
-from resnext_trainer.data.files import OpenFiles
+from resnext_trainer.data import files, image_codec, native_reader, shards
+from resnext_trainer.data.datasets import record_index
+from resnext_trainer.data.datasets.example import IMAGENET, Features, example
+from resnext_trainer.data.datasets.record_framing import FOOTER, HEADER, checksum
+from resnext_trainer.data.datasets.record_index import LAYOUT, IndexedShard
+from resnext_trainer.data.datasets.shard_index import MAKE_INDEX, PROBED, check_kind, index, table
 from resnext_trainer.data.fingerprint import Part
-from resnext_trainer.data.image_dataset import ImageDataset
+from resnext_trainer.data.image_dataset import ImageDataset, ReadImages
+from resnext_trainer.data.native_reader import NativeReader
+from resnext_trainer.data.read_ahead import ReadAhead
+from resnext_trainer.data.shard_files import RecordSource, ShardFiles
 from resnext_trainer.data.shards import SPLITS, data_error
 from resnext_trainer.errors import system_error
 from resnext_trainer.text import printable
 
-__all__ = ["SPLITS", "data_error"]
+__all__ = ["SPLITS", "Features", "data_error", "index"]
 
-_HEADER, _FOOTER = 12, 4
-_PROBED = 3
-"""Records whose headers are checked to identify a TFRecord file: one of them may be damaged."""
-_MAKE_INDEX = "create the index with `resnext-train data index --path DIR`"
 _PREPARE = "convert the images with `resnext-train data prepare`, or set data.format to folder"
 _CHANGED = "its checksum does not match: the shard is corrupt, or the index belongs to another shard"
-
-
-@dataclass(frozen=True)
-class Features:
-    """Names of the features that contain the image and the label."""
-
-    image: str = "image/encoded"
-    label: str = "image/class/label"
+_ELSEWHERE = f"the record is not where the index says; {MAKE_INDEX}"
 
 
 @dataclass
@@ -50,8 +46,16 @@ class Records(ImageDataset):
     """Index into `files` for each record."""
     offset: np.ndarray
     length: np.ndarray
-    features: Features = Features()
-    _open: OpenFiles = field(default_factory=OpenFiles)
+    features: Features = IMAGENET
+    layouts: np.ndarray = field(default_factory=lambda: np.zeros(0, LAYOUT))
+    """Of each record, for the native reader. An unknown layout becomes known when the record is first read."""
+    native: NativeReader | None = field(default_factory=native_reader.load)
+
+    def __post_init__(self) -> None:
+        self.shards = ShardFiles(self.files, self.file, self.offset, self.length)
+        self._source: RecordSource = self.shards
+        if not len(self.layouts):
+            self.layouts = np.zeros(len(self), LAYOUT)
 
     def __len__(self) -> int:
         return len(self.offset)
@@ -74,71 +78,61 @@ class Records(ImageDataset):
 
     def read_record(self, number: int) -> tuple[bytes, int]:
         """JPEG and label of a record, as stored; raises ValueError, whose message does not contain the location."""
-        file, offset, length = (int(part[number]) for part in (self.file, self.offset, self.length))
-        record = self._open.read(self.files[file], length, offset)
-        if len(record) < _HEADER + _FOOTER:
-            raise ValueError(f"the record is not where the index says; {_MAKE_INDEX}")
-        written, of_length = struct.unpack_from("<QI", record)
-        if _checksum(record[:8]) != of_length:
-            raise ValueError(_CHANGED)
-        if written != length - _HEADER - _FOOTER:
-            raise ValueError(f"the record is not where the index says; {_MAKE_INDEX}")
-        content = record[_HEADER:-_FOOTER]
-        if _checksum(content) != struct.unpack("<I", record[-_FOOTER:])[0]:
-            raise ValueError(_CHANGED)
-        jpeg, label = example(content, self.features)
-        if not image_codec.is_jpeg(jpeg) and (form := image_codec.format_name(jpeg)):
-            raise ValueError(f"{self.features.image} contains {form}, but must contain JPEG; {_PREPARE}")
+        record = self._source.read(number)
+        jpeg, label = parsed(record, int(self.length[number]), self.features)
+        unknown = self.native is not None and not self.layouts[number]["size"]
+        if unknown and (layout := record_index.layout_of(record, jpeg, label, self.features)):
+            self.layouts[number] = layout
         return jpeg, label
 
+    def read_batch(self, numbers: np.ndarray) -> ReadImages:
+        """Reads the records with a known layout by the native reader, in one call."""
+        layouts = self.layouts[numbers]
+        jpegs: list[bytes | None] = [None] * len(numbers)
+        if self.native is not None:
+            places = np.flatnonzero((layouts["size"] > 0) & (numbers >= 0))
+            found = self._read_natively(self.native, numbers[places], layouts[places])
+            for place, jpeg in zip(places.tolist(), found, strict=True):
+                jpegs[place] = jpeg
+        return ReadImages(jpegs, *(layouts[name].astype(np.int64) for name in ("label", "height", "width")))
 
-def _checksum(content: bytes) -> int:
-    """CRC-32C, masked as in the TFRecord format."""
-    crc: int = google_crc32c.value(content)
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    def _read_natively(self, native: NativeReader, numbers: np.ndarray, layouts: np.ndarray) -> list[bytes | None]:
+        try:
+            with self._source.located(numbers) as located:
+                return native.read(located, self.offset[numbers], self.length[numbers], layouts)
+        except files.BadFile:
+            return [None] * len(numbers)  # `read_record` says which file, and why
+
+    @contextmanager
+    def reading_ahead(self, starts: np.ndarray, planned: np.ndarray, horizon: int) -> Iterator["Records"]:
+        """The same records, whose blocks are read ahead as a whole; see `ReadAhead`."""
+        ahead, records = ReadAhead(self.shards, starts, planned, horizon), copy(self)
+        records._source = ahead
+        try:
+            yield records
+        finally:
+            ahead.close()
+
+    def finish(self, numbers: np.ndarray) -> None:
+        self._source.finish(numbers)
 
 
-def example(stored: bytes, wanted: Features = Features()) -> tuple[bytes, int]:
-    """JPEG and label of a serialized tf.train.Example; raises ValueError for a missing or mistyped feature."""
-    # Imported here, so that indexing does not import TensorFlow.
-    from google.protobuf.message import DecodeError
-    from tensorflow.core.example.example_pb2 import Example
-
-    try:
-        features = Example.FromString(stored).features.feature
-    except DecodeError as error:
-        raise ValueError(f"the record is not a tf.train.Example ({error})") from None
-    # Indexing a missing feature would add it.
-    image: Sequence[bytes] = features[wanted.image].bytes_list.value if wanted.image in features else ()
-    label: Sequence[int] = features[wanted.label].int64_list.value if wanted.label in features else ()
-    if len(image) != 1 or len(label) != 1:
-        kinds = {name: feature.WhichOneof("kind") for name, feature in features.items()}
-        raise ValueError(_other_features(wanted, tuple(sorted(kinds.items()))))
-    return image[0], label[0]
-
-
-_KINDS = {"bytes_list": "bytes", "int64_list": "integers", "float_list": "floats", None: "empty"}
-_MOST_FEATURES = 12
-
-
-@lru_cache(64)
-def _other_features(wanted: Features, found: tuple[tuple[str, str | None], ...]) -> str:
-    """Message that lists the features of a record and the settings to change."""
-    kinds = dict(found)
-    listed = ", ".join(f"{printable(name[:80])} ({_KINDS[kind]})" for name, kind in found[:_MOST_FEATURES])
-    listed += ", ..." if len(found) > _MOST_FEATURES else ""
-    advice = []
-    for setting, name, kind, words in (
-        ("imageFeature", wanted.image, "bytes_list", ("image", "jpeg", "png")),
-        ("labelFeature", wanted.label, "int64_list", ("label", "class", "target")),
-    ):
-        if kinds.get(name) != kind:
-            likely = [other for other in kinds if kinds[other] == kind and any(word in other.lower() for word in words)]
-            advice.append(f"data.{setting} to {printable(min(likely, key=len)) if likely else 'its name'}")
-    return (
-        f"the record needs one {wanted.image} (bytes) and one {wanted.label} (integer), but has "
-        f"{listed or 'no feature'}" + (f": set {' and '.join(advice)}" if advice and found else "")
-    )
+def parsed(record: bytes, length: int, features: Features) -> tuple[bytes, int]:
+    """JPEG and label of a record that should have `length` bytes; raises ValueError if it is damaged or has no JPEG."""
+    if len(record) < HEADER + FOOTER:
+        raise ValueError(_ELSEWHERE)
+    written, of_length = struct.unpack_from("<QI", record)
+    if checksum(record[:8]) != of_length:
+        raise ValueError(_CHANGED)
+    if written != length - HEADER - FOOTER:
+        raise ValueError(_ELSEWHERE)
+    content = record[HEADER:-FOOTER]
+    if checksum(content) != struct.unpack("<I", record[-FOOTER:])[0]:
+        raise ValueError(_CHANGED)
+    jpeg, label = example(content, features)
+    if not image_codec.is_jpeg(jpeg) and (form := image_codec.format_name(jpeg)):
+        raise ValueError(f"{features.image} contains {form}, but must contain JPEG; {_PREPARE}")
+    return jpeg, label
 
 
 def open_split(
@@ -147,7 +141,7 @@ def open_split(
     index_path: str | None = None,
     *,
     incomplete: bool = False,
-    features: Features = Features(),
+    features: Features = IMAGENET,
 ) -> Records:
     """Opens a split and checks the size of every shard against its index.
 
@@ -160,12 +154,40 @@ def open_split(
             f"no {split}-* file in {printable(path)}: set data.path to the directory with the shards"
             + shards.similar(folder, split)
         )
-    tables = [_table(file, Path(index_path) if index_path else folder) for file in found]
-    numbers = np.repeat(np.arange(len(found)), [len(table) for table in tables])
-    offset, length = np.concatenate(tables).T
-    if not len(offset):
+    indexes = Path(index_path) if index_path else folder
+    indexed = record_index.load(indexes, features)
+    parts = [_indexed(file, indexed) or _opened(file, indexes) for file in found]
+    numbers = np.repeat(np.arange(len(found), dtype=np.int32), [len(part.lengths) for part in parts])
+    if not len(numbers):
         raise data_error(f"the {split}-* files in {printable(path)} contain no records")
-    return Records(found, numbers, offset, length, features)
+    return Records(
+        found,
+        numbers,
+        np.concatenate([_offsets(part.lengths) for part in parts]),
+        np.concatenate([part.lengths for part in parts]),
+        features,
+        np.concatenate([part.layouts for part in parts]),
+    )
+
+
+def _indexed(file: Path, indexed: Mapping[str, IndexedShard]) -> IndexedShard | None:
+    """A shard from the index of all records; None if it is not there, or if the file has another size."""
+    part = indexed.get(file.name)
+    if part is None or part.size != file.stat().st_size:
+        return None
+    check_kind(file, _offsets(part.lengths[:PROBED]))
+    return part
+
+
+def _opened(file: Path, indexes: Path) -> IndexedShard:
+    """A shard from its own index, which contains no layouts."""
+    lengths = table(file, indexes)[:, 1]
+    return IndexedShard(int(lengths.sum()), lengths, np.zeros(len(lengths), LAYOUT))
+
+
+def _offsets(lengths: np.ndarray) -> np.ndarray:
+    offsets: np.ndarray = lengths.cumsum() - lengths
+    return offsets
 
 
 def _folder(path: str) -> Path:
@@ -183,136 +205,14 @@ def _folder(path: str) -> Path:
     return folder
 
 
-def _table(file: Path, index_folder: Path) -> np.ndarray:
-    """A file's (offset, length) rows."""
-    index, shown = _index_of(file, index_folder), printable(file)
-    try:
-        numbers = [int(word) for word in files.read(index).split()]
-        table = np.array(numbers, np.int64).reshape(-1, 2)
-        starts = np.concatenate([[0], table[:, 1].cumsum()])
-        if (table[:, 1] < _HEADER + _FOOTER).any() or (table[:, 0] != starts[:-1]).any():
-            raise ValueError("its records are not contiguous")
-    except (ValueError, OverflowError) as error:
-        raise data_error(f"{printable(index)} is not a valid index ({_short(error)}); {_MAKE_INDEX}") from None
-    expected, size = int(table[-1].sum()) if len(table) else 0, file.stat().st_size
-    if (found := _other_kind(file, table)) is not None:
-        raise data_error(f"{shown} is not a TFRecord file: it is {found}")
-    if size < expected:
-        whole = int((table.sum(axis=1) <= size).sum())
-        raise data_error(
-            f"{shown} is truncated: it has {size} bytes, but its index expects {expected}; record {whole} at byte "
-            f"{table[whole][0]} is the first incomplete one: copy the shard again"
-        )
-    if size > expected:
-        raise data_error(f"{shown} has {size} bytes, but its index ends at {expected}; {_MAKE_INDEX}")
-    return table
+def index_folder(
+    path: str, index_path: str | None = None, *, incomplete: bool = False, features: Features = IMAGENET
+) -> dict[str, int]:
+    """Indexes every shard of a folder, and all of them together; returns the number of records by file name.
 
-
-def _short(error: Exception) -> str:
-    return printable(str(error)[:200])
-
-
-def _index_of(file: Path, index_folder: Path) -> Path:
-    """NAME.idx, or NAME in a separate index folder, as in NVIDIA's scripts."""
-    index = index_folder / f"{file.name}.idx"
-    bare = index_folder / file.name
-    for candidate in (index, bare):
-        try:
-            status = candidate.stat()
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise system_error(error, candidate) or data_error(
-                f"{printable(candidate)} is not a valid index ({error.strerror}); {_MAKE_INDEX}"
-            ) from None
-        if candidate == index or not os.path.samestat(status, file.stat()):
-            return candidate
-    start = _start(file)
-    if not _is_header(start[:_HEADER]) and (what := shards.kind(start)):
-        raise data_error(f"{printable(file)} is not a TFRecord file: it is {what}")
-    raise data_error(f"{printable(index)} is missing; {_MAKE_INDEX}")
-
-
-def _other_kind(file: Path, table: np.ndarray) -> str | None:
-    """Kind of a file that is not a TFRecord file, else None; a single damaged record does not count as another kind."""
-    start = _start(file)
-    if _is_header(start[:_HEADER]) or not len(table):
-        return None
-    if any(_is_header(_part(file, int(offset))) for offset, _ in table[1:_PROBED]):
-        return None
-    return shards.kind(start) if len(table) <= 1 else shards.kind(start) or _UNKNOWN
-
-
-_UNKNOWN = "of an unknown kind, or its index belongs to another file: copy the file or create the index again"
-
-
-def _start(file: Path) -> bytes:
-    try:
-        return shards.start(file)
-    except files.BadFile as error:
-        raise data_error(f"{printable(file)}: {error}") from None
-
-
-def _part(file: Path, offset: int) -> bytes:
-    descriptor = files.open_regular(file)
-    try:
-        return os.pread(descriptor, _HEADER, offset)
-    except OSError as error:
-        raise files.failure(error, file) from None
-    finally:
-        os.close(descriptor)
-
-
-def _is_header(header: bytes) -> bool:
-    """Whether these bytes are a record header: a length and its checksum."""
-    return len(header) == _HEADER and _checksum(header[:8]) == struct.unpack_from("<I", header, 8)[0]
-
-
-def index(file: Path, to: Path) -> int:
-    """Writes the index of one shard and returns the number of records. Reads the record headers only.
-
-    Raises TrainingError if the file is not a TFRecord file, is damaged, or is truncated.
+    Reads every record once. Raises TrainingError for shards that cannot be indexed; a damaged record is indexed without
+    a layout.
     """
-    rows: list[str] = []
-    shown, start, offset = printable(file), _start(file), 0
-    if start and not _is_header(start[:_HEADER]):
-        what = shards.kind(start)
-        # Without a valid length, the next record cannot be found.
-        raise data_error(
-            f"{shown} is not a TFRecord file: it is {what}"
-            if what
-            else f"{shown} is damaged or not a TFRecord file: the checksum of its first length does not match"
-        )
-    with os.fdopen(_opened(file), "rb") as stream:
-        size = os.fstat(stream.fileno()).st_size
-        while offset < size:
-            stream.seek(offset)
-            header = stream.read(_HEADER)
-            length = struct.unpack_from("<Q", header)[0] + _HEADER + _FOOTER if len(header) == _HEADER else 0
-            if length and not _is_header(header):
-                raise data_error(
-                    f"{shown} is damaged: the checksum of the length of record {len(rows)} at byte {offset} does not "
-                    "match: copy the shard again"
-                )
-            if not length or offset + length > size:
-                raise data_error(
-                    f"{shown} is truncated: record {len(rows)} at byte {offset} is incomplete: copy the shard again"
-                )
-            rows.append(f"{offset} {length}\n")
-            offset += length
-    _replace(to, "".join(rows))
-    return len(rows)
-
-
-def _opened(file: Path) -> int:
-    try:
-        return files.open_regular(file)
-    except files.BadFile as error:
-        raise data_error(f"{printable(file)}: {error}") from None
-
-
-def index_folder(path: str, index_path: str | None = None, *, incomplete: bool = False) -> dict[str, int]:
-    """Indexes every shard of a folder; returns the number of records by file name. Raises TrainingError."""
     folder, to = _folder(path), Path(index_path or path)
     found = [file for split in SPLITS for file in shards.find(folder, split, incomplete=incomplete)]
     if not found:
@@ -321,7 +221,26 @@ def index_folder(path: str, index_path: str | None = None, *, incomplete: bool =
             + shards.similar(folder, SPLITS[0])
         )
     to.mkdir(parents=True, exist_ok=True)
-    return {file.name: index(file, to / f"{file.name}.idx") for file in found}
+    for file in found:
+        index(file, to / f"{file.name}.idx")
+    return index_together(found, to, features)
+
+
+def index_together(shards: Sequence[Path], indexes: Path, features: Features = IMAGENET) -> dict[str, int]:
+    """Writes the index of all records of shards that have their own indexes; returns the number of records by name."""
+
+    def indexed(file: Path) -> IndexedShard:
+        part = _opened(file, indexes)
+        return IndexedShard(part.size, part.lengths, record_index.layouts(file, part.lengths, features))
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="shard") as pool:
+        try:
+            parts = dict(zip((file.name for file in shards), pool.map(indexed, shards), strict=True))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    record_index.save(indexes, parts, features)
+    return {name: len(part.lengths) for name, part in parts.items()}
 
 
 def shard_name(split: str, shard: int, shards: int) -> str:
@@ -361,14 +280,8 @@ def _write_records(file: Path, images: Iterable[tuple[bytes, int]]) -> None:
             record.features.feature[Features.label].int64_list.value.append(label)
             content = record.SerializeToString(deterministic=True)
             length = struct.pack("<Q", len(content))
-            checksums = (struct.pack("<I", _checksum(part)) for part in (length, content))
+            checksums = (struct.pack("<I", checksum(part)) for part in (length, content))
             try:
                 stream.write(length + next(checksums) + content + next(checksums))
             except OSError as error:
                 raise OSError(error.errno, error.strerror, str(file)) from None
-
-
-def _replace(file: Path, text: str) -> None:
-    aside = file.with_suffix(".tmp-idx")
-    aside.write_text(text, encoding="ascii")
-    aside.rename(file)

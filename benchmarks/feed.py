@@ -1,0 +1,102 @@
+"""Reading, checking and cropping records, before any decoding: 110 kB JPEGs in 1,024 shards, from the page cache."""
+
+import os
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks import synthetic_jpegs
+from benchmarks.interleave import Command, facts, interleave, speed
+from benchmarks.results import Ratio, Result
+
+SHARDS, RECORDS = 1024, 1251
+"""As in ImageNet: 1.28 million records."""
+
+DISTINCT = 4
+"""Files with different content; the other shards are hard links to them. 550 MB exceed every cache of a CPU."""
+
+ROUNDS = 3
+LATENCY = 0.005
+
+
+def run(folder: Path) -> Result:
+    """folder: directory of the generated shards."""
+    shards = prepare(folder)
+    found = interleave(ROUNDS, commands(shards))
+    started = {name: facts(command) for name, command in starts(shards).items()}
+    native = found["native"]
+    slow_blocks, slow_random = (speed(found[f"slow {order}"]) / speed(found[order]) for order in ("blocks", "random"))
+    open_files = max(each["openFiles"] for each in native)
+    ratios = (
+        Ratio("images/s of one core, native reader, random order", speed(native), 30_000),
+        Ratio("time of the interpreter's lock per image in ms", _median(native, "lockMilliseconds"), at_most=0.01),
+        Ratio("open shards", open_files, at_most=256),
+        Ratio("seconds until the training split is open, records.index", started["index"]["seconds"], at_most=5),
+        Ratio("seconds until the training split is open, one index per shard", started["idx"]["seconds"], at_most=5),
+        Ratio("images/s of the native reader relative to the Python reader", speed(native) / speed(found["python"])),
+        Ratio("images/s with 5 ms per read, order blocks, relative to none", slow_blocks, 0.9),
+        Ratio("images/s with 5 ms per read, order random, relative to none", slow_random),
+    )
+    return Result("feed", ratios, {**found, "start": started})
+
+
+def commands(shards: Path) -> dict[str, Command]:
+    def measured(*options: str) -> Command:
+        return [sys.executable, "-m", "benchmarks.feed_reader", shards, *options]
+
+    slow = ("--latency", str(LATENCY))
+    return {
+        "native": measured("--batches", "120"),
+        "python": measured("--reader", "python", "--batches", "10"),
+        "random": measured("--prefetch", "--batches", "120"),
+        "blocks": measured("--prefetch", "--order", "blocks", "--batches", "120"),
+        "slow blocks": measured("--prefetch", "--order", "blocks", "--batches", "120", *slow),
+        "slow random": measured("--prefetch", "--batches", "10", *slow),
+    }
+
+
+def starts(shards: Path) -> dict[str, Command]:
+    return {
+        name: [sys.executable, "-m", "benchmarks.feed_reader", shards, "--start", "--index-path", shards / name]
+        for name in ("index", "idx")
+    }
+
+
+def _median(rounds: list[dict[str, Any]], name: str) -> float:
+    return float(median(each[name] for each in rounds))
+
+
+def prepare(folder: Path) -> Path:
+    """Directory of the shards, with indexes in two directories; an existing one is reused."""
+    from resnext_trainer.data.datasets import record_index, shard_index, tfrecord
+    from resnext_trainer.data.datasets.example import IMAGENET
+
+    index, idx = folder / "index", folder / "idx"
+    if (index / record_index.NAME).exists():
+        return folder
+    for each in (folder, index, idx):
+        each.mkdir(parents=True, exist_ok=True)
+    jpegs = [synthetic_jpegs.picture(number) for number in range(synthetic_jpegs.DISTINCT)]
+    names = [tfrecord.shard_name("train", number, SHARDS) for number in range(SHARDS)]
+    parts = {}
+    for number, name in enumerate(names):
+        first = names[number % DISTINCT]
+        if number < DISTINCT:
+            records = [(number * RECORDS + record) % len(jpegs) for record in range(RECORDS)]
+            tfrecord.write_shard(folder / name, ((jpegs[record], 1 + record) for record in records))
+            (folder / f"{name}.idx").rename(idx / f"{name}.idx")
+            lengths = shard_index.table(folder / name, idx)[:, 1]
+            layouts = record_index.layouts(folder / name, lengths, IMAGENET)
+            parts[name] = record_index.IndexedShard(int(lengths.sum()), lengths, layouts)
+        else:
+            for directory, end in ((folder, ""), (idx, ".idx")):
+                (directory / f"{name}{end}").unlink(missing_ok=True)
+                os.link(directory / f"{first}{end}", directory / f"{name}{end}")
+            parts[name] = parts[first]
+    validation = tfrecord.shard_name("validation", 0, 1)
+    tfrecord.write_shard(folder / validation, [(jpegs[0], 1)])
+    for directory in (index, idx):
+        (directory / f"{validation}.idx").write_bytes((folder / f"{validation}.idx").read_bytes())
+    record_index.save(index, parts, IMAGENET)
+    return folder

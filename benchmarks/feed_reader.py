@@ -1,0 +1,148 @@
+"""One measurement of feed.py, in a process of its own; prints JSON."""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from resnext_trainer.config.models import Training
+from resnext_trainer.config.validation import resolve
+from resnext_trainer.data.datasets import tfrecord
+from resnext_trainer.data.files import OpenFiles
+from resnext_trainer.data.input_pipeline import Shard
+from resnext_trainer.data.native_reader import NativeReader
+from resnext_trainer.data.sampling import Batches
+from resnext_trainer.runtime.malloc import retain_freed_memory
+
+WARM_UP = 10
+
+
+@dataclass
+class Requests:
+    """Reads of shards, and the CPU time of calls that do not hold the interpreter's lock."""
+
+    count: int = 0
+    bytes: int = 0
+    cpu: float = 0.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.feed_reader", description=__doc__)
+    parser.add_argument("shards", type=Path)
+    parser.add_argument("--index-path", type=Path)
+    parser.add_argument("--start", action="store_true", help="measure the opening of the training split only")
+    parser.add_argument("--reader", choices=("native", "python"), default="native")
+    parser.add_argument("--order", choices=("random", "blocks"), default="random")
+    parser.add_argument("--prefetch", action="store_true", help="as in a training, with several threads on all cores")
+    parser.add_argument("--latency", type=float, default=0.0, help="seconds to add to each read")
+    parser.add_argument("--batches", type=int, default=50)
+    options = parser.parse_args()
+    print(json.dumps(started(options) if options.start else measured(options)))
+
+
+def started(options: argparse.Namespace) -> dict[str, Any]:
+    begin = time.perf_counter()
+    records = tfrecord.open_split(str(options.shards), "train", str(options.index_path))
+    return {"seconds": time.perf_counter() - begin, "records": len(records)}
+
+
+def measured(options: argparse.Namespace) -> dict[str, Any]:
+    if not options.prefetch:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    retain_freed_memory()
+    batches = Batches(settings(options), Shard(0, 1))
+    records = batches.examples["train"]
+    assert isinstance(records, tfrecord.Records)
+    if options.reader == "python":
+        records.native = None
+        records.read(0)  # imports TensorFlow
+    elif records.native is None:
+        raise SystemExit("the native reader is not installed: run `make` with a target that needs the trainer")
+    requests = observe(records.native, options.latency)
+    schedule = batches.train(0)
+    source = schedule.prefetch() if options.prefetch else map(schedule.load, range(schedule.count))
+    images, seconds, cpu = timed(source, options.batches, requests)
+    return {
+        "imagesPerSecond": images / seconds,
+        "imagesPerCpuSecond": images / cpu,
+        "lockMilliseconds": 1000 * (cpu - requests.cpu) / images,
+        "openFiles": open_shards(options.shards),
+        "requestsPerSecond": requests.count / seconds,
+        "bytesPerRequest": requests.bytes / max(1, requests.count),
+    }
+
+
+def settings(options: argparse.Namespace) -> Training:
+    data = {"path": str(options.shards), "indexPath": str(options.shards / "index"), "order": options.order}
+    return resolve({"batchSize": 128, "data": data, "device": "cpu"})
+
+
+def timed(source: Iterator[Any], batches: int, requests: Requests) -> tuple[int, float, float]:
+    """Images read after a warm-up, and the wall time and CPU time for it, in seconds."""
+    for _ in range(min(WARM_UP, batches)):
+        next(source)
+    requests.count, requests.bytes, requests.cpu = 0, 0, 0.0
+    begin, cpu, images = time.perf_counter(), time.process_time(), 0
+    for _ in range(batches):
+        images += len(next(source).jpegs)
+    return images, time.perf_counter() - begin, time.process_time() - cpu
+
+
+def observe(native: NativeReader | None, latency: float) -> Requests:
+    """Counts the reads, and delays each of them."""
+    requests = Requests()
+    if native is not None:
+        read_natively = native.read
+
+        def read(located: Any, offsets: Any, lengths: Any, layouts: Any) -> Any:
+            from_files = lengths[located.addresses == 0].tolist()
+            requests.count += len(from_files)
+            requests.bytes += sum(from_files)
+            time.sleep(latency * len(from_files))
+            return read_natively(located, offsets, lengths, layouts)
+
+        setattr(native, "_read", unlocked(native._read, requests))  # noqa: B010 (its type is that of ctypes)
+        native.read = read  # type: ignore[method-assign]
+    for name in ("open", "close", "fstat"):
+        setattr(os, name, unlocked(getattr(os, name), requests))
+    read_into = OpenFiles.read_into
+
+    def read_block(self: OpenFiles, file: Path, length: int, offset: int) -> Any:
+        requests.count += 1
+        requests.bytes += length
+        time.sleep(latency)
+        return read_into(self, file, length, offset)
+
+    OpenFiles.read_into = read_block  # type: ignore[method-assign]
+    return requests
+
+
+def unlocked(call: Callable[..., Any], requests: Requests) -> Callable[..., Any]:
+    """The same function, whose CPU time does not count as time of the lock."""
+
+    def timed_call(*arguments: Any) -> Any:
+        begin = time.thread_time()
+        result = call(*arguments)
+        requests.cpu += time.thread_time() - begin
+        return result
+
+    return timed_call
+
+
+def open_shards(folder: Path) -> int:
+    """Files of this directory that the process has open."""
+    opened = 0
+    for descriptor in Path("/proc/self/fd").iterdir():
+        try:
+            opened += descriptor.readlink().is_relative_to(folder.resolve())
+        except FileNotFoundError:
+            continue
+    return opened
+
+
+if __name__ == "__main__":
+    main()
