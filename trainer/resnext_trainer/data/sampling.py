@@ -175,7 +175,9 @@ class Batches:
         except ValueError as error:
             raise tfrecord.data_error(f"{records.location(number)}: the image cannot be decoded: {error}") from None
         if epoch is None:
-            return jpeg, center_crop(height, width, self._config.evaluation.crop_fraction)
+            return jpeg, center_crop(
+                height, width, self._config.evaluation.crop_fraction, self._config.model.image_size
+            )
         random = np.random.default_rng([self._config.seed, epoch, number])
         return jpeg, random_resized_crop(height, width, self._config.augmentation, random)
 
