@@ -219,6 +219,7 @@ def test_resized_pixels_match_torchvision(torch, antialias, size):
         corners = (window.top, window.left, window.height, window.width)
         theirs = torch("resized", picture=np.asarray(picture), antialias=antialias, window=corners)
     decoding = Decoding(224, antialias, fast=False)
-    for name, cut in (("crop", window), ("center", center_crop(*size, 224 / 256, 224))):
+    height, width = size
+    for name, cut in (("crop", window), ("center", center_crop(height, width, 224 / 256, 224))):
         ours = decoded(tf.constant(jpeg), tf.constant(cut.numbers, tf.float32), decoding).numpy()
         assert np.abs(ours - theirs[name]).max() <= 1, name

@@ -148,13 +148,13 @@ static void resize_across(const struct axis *axis, const uint8_t *row, int16_t *
     const int *start = axis->start, *count = axis->count, most = axis->most;
     const int16_t *weights = axis->weights;
 #ifdef __SSSE3__
-    const __m128i beside = _mm_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1);
+    const __m128i interleave = _mm_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1);
     const __m128i half = _mm_set1_epi32(1 << (WEIGHT_BITS - ROW_BITS - 1));
     for (int at = 0; at < size; at++, line += 3, weights += most) {
         const uint8_t *pixel = row + 3 * start[at];
         __m128i sum = half;
         for (int tap = 0; tap < count[at]; tap += 2) {
-            __m128i two = _mm_shuffle_epi8(_mm_loadl_epi64((const __m128i *)(pixel + 3 * tap)), beside);
+            __m128i two = _mm_shuffle_epi8(_mm_loadl_epi64((const __m128i *)(pixel + 3 * tap)), interleave);
             sum = _mm_add_epi32(sum, _mm_madd_epi16(two, weight_pair(weights + tap)));
         }
         sum = _mm_srai_epi32(sum, WEIGHT_BITS - ROW_BITS);

@@ -4,7 +4,8 @@ import pytest
 
 from resnext_trainer.checkpoint import added_fields, compatibility
 from resnext_trainer.checkpoint.provenance import Provenance, dumped
-from resnext_trainer.config.models import RECIPE, RESUME
+from resnext_trainer.config.models import RESUME
+from resnext_trainer.config.rules import RECIPE
 from resnext_trainer.config.validation import resolve
 from resnext_trainer.data.fingerprint import Fingerprint
 

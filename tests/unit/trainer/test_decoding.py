@@ -1,6 +1,7 @@
 """Pixels of decoded and resized images: equal in all pipelines, and equal to Pillow and to the definition."""
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ needs_native = pytest.mark.skipif(not native_decoder.available(), reason="resnex
 OTHERS = [pytest.param("dali", marks=needs_dali), pytest.param("native", marks=needs_native)]
 """Pipelines that are compared with tf.data."""
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "published": {"resize": {"antialias": False}, "fastDecode": True},
     "antialiased": {"resize": {"antialias": True}, "fastDecode": True},
     "accurate": {"resize": {"antialias": False}, "fastDecode": False},
@@ -153,6 +154,11 @@ def pixels(jpeg):
         return np.asarray(whole.convert("RGB"))
 
 
+def size_of(jpeg) -> tuple[int, int]:
+    height, width, _ = pixels(jpeg).shape
+    return height, width
+
+
 def interpolated(picture, size, top, left, bottom, right):
     """Bilinear interpolation at the centers of the output pixels, from its definition."""
 
@@ -216,7 +222,7 @@ def test_decode_fast_dct_changes_pixels_slightly(decoder, name):
 def test_native_decoder_threads_change_nothing(threads):
     """Each image is where it belongs, for any number of threads."""
     jpegs = [ODD["usual"], ODD["grey"], ODD["CMYK"], ODD["a line"]] * 8
-    cuts = [center_crop(*pixels(jpeg).shape[:2], 0.875, 32) for jpeg in jpegs]
+    cuts = [center_crop(*size_of(jpeg), 0.875, 32) for jpeg in jpegs]
     together = native_decoder.decode(jpegs, cuts, Decoding(32, True, True), threads)
     for jpeg, cut, image in zip(jpegs, cuts, together, strict=True):
         assert (image == by_native(jpeg, cut, Decoding(32, True, True))).all()

@@ -132,6 +132,7 @@ class Dali(BasePipeline):
 def _inputs(jpegs: Sequence[bytes], cuts: Sequence[CropWindow]) -> tuple[Any, ...]:
     starts = np.array([(cut.top, cut.left) for cut in cuts], np.int32)
     sizes = np.array([(cut.height, cut.width) for cut in cuts], np.int32)
-    begins, ends = np.split(np.array([cut.roi for cut in cuts], np.float32), 2, axis=1)
+    begins = np.array([cut.roi[:2] for cut in cuts], np.float32)
+    ends = np.array([cut.roi[2:] for cut in cuts], np.float32)
     flips = np.array([cut.flip for cut in cuts], np.int32)
     return [np.frombuffer(jpeg, np.uint8) for jpeg in jpegs], starts, sizes, begins, ends, flips
