@@ -131,7 +131,7 @@ $(VENV)/.operator: pyproject.toml requirements/build.txt requirements/operator.t
 	@$(UV) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.trainer: $(VENV)/.operator $(addprefix requirements/,trainer.txt native.txt source.txt) images/trainer/build-wheels
+$(VENV)/.trainer: $(VENV)/.operator $(addprefix requirements/,trainer.txt native.txt source.txt) images/trainer/build-wheels $(wildcard trainer/native/*.* trainer/native/*/*.py)
 	@echo "· Installing TensorFlow, Horovod and DALI (Horovod is compiled once, about 3 minutes)"
 	@$(LOCKED) --requirement requirements/trainer.txt
 	@$(SETUP) wheels --python $(BIN)/python

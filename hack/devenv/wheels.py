@@ -1,4 +1,4 @@
-"""Installs the wheels of Horovod and DALI into a virtual environment, built by the same script as in the images."""
+"""Installs the compiled wheels into a virtual environment, built by the same script as in the images."""
 
 import shutil
 import sys
@@ -20,6 +20,9 @@ PROGRAMS = {
     "strings": "binutils",
 }
 """Programs that the build or the trainer runs, with their Debian packages."""
+HEADERS = {Path("/usr/include/jpeglib.h"): "libjpeg62-turbo-dev"}
+"""Files that the build includes, with their Debian packages."""
+NATIVE = ROOT / "trainer" / "native"
 
 
 def sources() -> list[str]:
@@ -51,17 +54,18 @@ def install(python: Path) -> None:
     """Build the wheels, or take them from the cache, and install them into the interpreter's environment."""
     python = Path.cwd() / python  # not resolved: Python detects a virtual environment by this symlink
     abi = output(python, "-c", "import sysconfig; print(sysconfig.get_config_var('SOABI'))")
-    built = WHEELS / digest([SCRIPT, abi, *(LOCKS / f"{name}.txt" for name in ("trainer", "native", "source"))])
+    built = WHEELS / digest([SCRIPT, NATIVE, abi, *(LOCKS / f"{name}.txt" for name in ("trainer", "native", "source"))])
     if installed(python, built):
         say("  ✓ wheels: up to date")
         return
     log = log_to("wheels")
     CACHE.mkdir(parents=True, exist_ok=True)
     try:
-        if missing := [package for program, package in PROGRAMS.items() if shutil.which(program) is None]:
+        missing = [package for program, package in PROGRAMS.items() if shutil.which(program) is None]
+        if missing := missing + [package for header, package in HEADERS.items() if not header.exists()]:
             apt.install(*missing)
         if not built.is_dir():
-            say("  … wheels: compiling Horovod and DALI's TensorFlow plugin, about 3 minutes")
+            say("  … wheels: compiling Horovod, DALI's TensorFlow plugin and the trainer's libraries, about 3 minutes")
             WHEELS.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=WHEELS) as folder:
                 run("nice", SCRIPT, python, folder, "cpu")
@@ -72,4 +76,4 @@ def install(python: Path) -> None:
     except CommandFailed as error:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-25:])
         raise CommandFailed(f"  ✗ wheels: {error}\n{tail}\n    Full log: {log}") from error
-    say("  ✓ wheels: installed Horovod and DALI")
+    say("  ✓ wheels: installed Horovod, DALI and the trainer's libraries")
