@@ -273,3 +273,21 @@ def test_predict_decodes_like_validation(odd_pictures, tmp_path, case):
     list(predict.guesses(logits, config, predict.find([str(tmp_path)]), 1, io.BytesIO()))
     ((images, _),) = open_input_pipeline(config, Shard(0, 1)).validate()
     assert (np.concatenate(seen) == images.numpy()).all()
+
+
+@pytest.mark.parametrize(
+    ("device", "installed", "expected"),
+    [
+        ("gpu", {"dali", "native"}, "dali"),
+        ("cpu", {"dali", "native"}, "native"),
+        ("cpu", {"dali"}, "dali"),
+        ("gpu", {"native"}, "native"),
+        ("cpu", set(), "tfdata"),
+    ],
+)
+def test_pipeline_auto_selects_fastest_installed(monkeypatch, odd_pictures, device, installed, expected):
+    """DALI on GPUs, the C library on CPUs, and TensorFlow's operations if neither is installed."""
+    monkeypatch.setattr(dali, "loads", lambda: "dali" in installed)
+    monkeypatch.setattr(native_decoder, "available", lambda: "native" in installed)
+    config = resolve({"data": {"path": str(odd_pictures)}, "model": {"classes": 10}, "device": device})
+    assert open_input_pipeline(config, Shard(0, 1)).name == expected
