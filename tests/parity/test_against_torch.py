@@ -1,5 +1,6 @@
 """Parity with PyTorch, torchvision and timm: logits, gradients, SGD and crops."""
 
+import io
 import math
 import re
 import subprocess
@@ -9,13 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 from scipy.stats import ks_2samp
 
 from resnext_trainer.config.models import Augmentation
-from resnext_trainer.data.crops import center_crop, random_resized_crop
+from resnext_trainer.data.crops import CropWindow, center_crop, random_resized_crop
+from resnext_trainer.data.decoding import Decoding
+from resnext_trainer.data.pipelines.tfdata import decoded
 from resnext_trainer.model.architectures import ARCHITECTURES
 from resnext_trainer.model.optimizer import SGDMomentum
 from resnext_trainer.model.resnext import MEAN, STD, ResNeXt
+from tests.support.images import encode
 
 PEER = Path(__file__).with_name("torch_peer.py")
 SETUP = Path(__file__).parents[2] / "hack" / "devenv"
@@ -193,8 +198,28 @@ def test_center_crop_matches_torchvision(torch):
     """Resize and CenterCrop select the same part of the image."""
     sizes = [(256, 256), (375, 500), (500, 375), (333, 499), (257, 1025), (101, 97)]
     for (height, width), corners in zip(sizes, torch("center", sizes=sizes)["corners"], strict=True):
-        cut = center_crop(height, width, 224 / 256)
-        # Theirs are the middles of the outermost resized pixels; all rounding together stays below two of them.
-        half = min(height, width) / 256 / 2
-        ours = (cut.top + half, cut.left + half, cut.top + cut.height - half, cut.left + cut.width - half)
-        np.testing.assert_allclose(corners, ours, atol=max(2.0, 4 * half))
+        cut = center_crop(height, width, 224 / 256, 224)
+        (top, left, bottom, right), half = cut.roi, min(height, width) / 256 / 2
+        # Theirs are the middles of the outermost resized pixels. They round the longer side and the offset to pixels.
+        ours = (cut.top + top + half, cut.left + left + half, cut.top + bottom - half, cut.left + right - half)
+        np.testing.assert_allclose(corners, ours, atol=2 * half)
+        if (height * 256 / min(height, width)) % 2 == (width * 256 / min(height, width)) % 2 == 0:
+            np.testing.assert_allclose(corners, ours, atol=1e-3)
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize("size", [(512, 768), (384, 576), (192, 288)], ids=["halved", "reduced", "enlarged"])
+def test_resized_pixels_match_torchvision(torch, antialias, size):
+    """Crops and centers have the pixels of Resize, for images that torchvision resizes without rounding their size."""
+    random = np.random.default_rng(0)
+    smooth = Image.fromarray(random.integers(0, 256, (24, 36, 3), np.uint8)).resize(size[::-1])
+    jpeg = encode(Image.fromarray((np.asarray(smooth) + random.integers(0, 20, (*size, 3))).astype(np.uint8)))
+    window = CropWindow(11, 30, 170, 201)
+    with Image.open(io.BytesIO(jpeg)) as picture:
+        corners = (window.top, window.left, window.height, window.width)
+        theirs = torch("resized", picture=np.asarray(picture), antialias=antialias, window=corners)
+    decoding = Decoding(224, antialias, fast=False)
+    height, width = size
+    for name, cut in (("crop", window), ("center", center_crop(height, width, 224 / 256, 224))):
+        ours = decoded(tf.constant(jpeg), tf.constant(cut.numbers, tf.float32), decoding).numpy()
+        assert np.abs(ours - theirs[name]).max() <= 1, name

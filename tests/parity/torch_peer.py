@@ -78,6 +78,18 @@ def center(given):
     return {"corners": np.array(found)}
 
 
+def resized(given):
+    """A window resized to 224x224, and the center 224 of the picture resized to 256."""
+    picture = torch.from_numpy(given["picture"]).permute(2, 0, 1).float()
+    antialias, (top, left, height, width) = bool(given["antialias"]), given["window"].tolist()
+    window = picture[:, top : top + height, left : left + width]
+    images = {
+        "crop": Resize([224, 224], antialias=antialias)(window),
+        "center": CenterCrop(224)(Resize(256, antialias=antialias)(picture)),
+    }
+    return {name: image.permute(1, 2, 0).numpy() for name, image in images.items()}
+
+
 if __name__ == "__main__":
     command, source, target = sys.argv[1:]
     with np.load(source) as stored:

@@ -5,10 +5,12 @@ import pytest
 
 from resnext_trainer.config.validation import resolve
 from resnext_trainer.contract import ExitStatus
+from resnext_trainer.data import native_decoder
 from resnext_trainer.data.datasets import tfrecord
 from resnext_trainer.data.examples import PADDING
 from resnext_trainer.data.input_pipeline import Shard
 from resnext_trainer.data.pipelines import dali
+from resnext_trainer.data.pipelines.native import Native
 from resnext_trainer.data.pipelines.tfdata import TfData
 from resnext_trainer.data.sampling import Batches
 from resnext_trainer.errors import TrainingError
@@ -19,7 +21,11 @@ from tests.support.runs import StopAfter, trained
 
 GOOD = 61
 
-PIPELINES = [TfData, pytest.param(dali.Dali, marks=pytest.mark.skipif(not dali.loads(), reason="no DALI"))]
+PIPELINES = [
+    TfData,
+    pytest.param(Native, marks=pytest.mark.skipif(not native_decoder.available(), reason="no resnext-native")),
+    pytest.param(dali.Dali, marks=pytest.mark.skipif(not dali.loads(), reason="no DALI")),
+]
 
 
 def grey(shade):

@@ -1,24 +1,20 @@
 """Input data: shards and their indexes, batches, crops, and equality of the tf.data and DALI pipelines."""
 
-import io
 import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from resnext_trainer.config.models import Augmentation
 from resnext_trainer.config.validation import resolve
 from resnext_trainer.contract import ExitStatus
-from resnext_trainer.data.crops import CropWindow, center_crop, jpeg_size, random_resized_crop
+from resnext_trainer.data.crops import center_crop, jpeg_size, random_resized_crop
 from resnext_trainer.data.datasets import tfrecord
 from resnext_trainer.data.datasets.digits import prepare
 from resnext_trainer.data.input_pipeline import Shard
-from resnext_trainer.data.pipelines import dali
-from resnext_trainer.data.pipelines.tfdata import TfData, decoded
+from resnext_trainer.data.pipelines.tfdata import TfData
 from resnext_trainer.data.sampling import Batches
 from resnext_trainer.errors import TrainingError
-from tests.support.images import encode
 
 
 @pytest.fixture
@@ -155,7 +151,25 @@ def test_crop_windows_stay_inside_image():
             assert 0 <= cut.top <= height - cut.height
             assert 0 <= cut.left <= width - cut.width
             assert min(cut.height, cut.width) > 0
-    assert center_crop(375, 500, 0.875) == CropWindow(23, 86, 328, 328)
+    for height, width in [(375, 500), (1, 1), (20, 900), (32, 32), (4000, 3000)]:
+        cut = center_crop(height, width, 0.875, 224)
+        assert 0 <= cut.top <= height - cut.height
+        assert 0 <= cut.left <= width - cut.width
+        assert min(cut.roi) >= 0
+        assert cut.roi[2] <= cut.height
+        assert cut.roi[3] <= cut.width
+
+
+@pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 375), (333, 499), (256, 256), (1, 1), (9, 1000)])
+@pytest.mark.parametrize("fraction", [0.875, 0.95, 1.0])
+def test_center_crop_is_exact_center(height, width, fraction):
+    """The part to resize is the centered square of the exact side, not rounded to pixels."""
+    cut = center_crop(height, width, fraction, 224)
+    side = min(height, width) * fraction
+    top, left, bottom, right = cut.roi
+    assert (bottom - top, right - left) == pytest.approx((side, side))
+    assert cut.top + (top + bottom) / 2 == pytest.approx(height / 2)
+    assert cut.left + (left + right) / 2 == pytest.approx(width / 2)
 
 
 def test_random_crop_area_and_ratio_within_bounds():
@@ -178,88 +192,3 @@ def test_jpeg_size_reads_header(digits_folder):
     """The size comes from the JPEG header."""
     jpeg, _ = tfrecord.open_split(str(digits_folder), "train").read(0)
     assert jpeg_size(jpeg) == (32, 32)
-
-
-def picture(size, mode="RGB", **options):
-    """JPEG of smooth colors with some noise and subsampled chroma; size is (height, width)."""
-    random = np.random.default_rng(0)
-    smooth = Image.fromarray(random.integers(0, 256, (9, 9, 3), np.uint8)).resize(size[::-1])
-    noisy = np.asarray(smooth) + random.integers(-20, 20, (*size, 3))
-    image = Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).convert(mode)
-    return encode(image, quality=90, **options)
-
-
-def turned():
-    """Exif orientation of a camera held upright."""
-    exif = Image.Exif()
-    exif[0x112] = 6
-    return exif
-
-
-ODD = {
-    "one pixel": picture((1, 1)),
-    "a line": picture((1, 700)),
-    "a column": picture((700, 1)),
-    "a strip": picture((3, 500)),
-    "a tower": picture((900, 20)),
-    "small and odd": picture((17, 31)),
-    "usual": picture((375, 500)),
-    "grey": picture((65, 47), "L"),
-    "CMYK": picture((65, 47), "CMYK"),
-    "progressive": picture((65, 47), progressive=True),
-    "full colors": picture((65, 47), subsampling=0),
-    "colors of half the width": picture((65, 47), subsampling=1),
-    "turned by Exif": picture((65, 47), exif=turned()),
-}
-
-
-@pytest.fixture(scope="module")
-def odd_pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("odd")
-    for split in ("train", "validation"):
-        tfrecord.write(folder, split, [(jpeg, 1) for jpeg in ODD.values()], 1)
-    return folder
-
-
-@pytest.mark.parametrize("size", [16, 224])
-@pytest.mark.skipif(not dali.loads(), reason="DALI is not installed")
-def test_pipelines_unusual_jpegs_decode_equally(odd_pictures, size):
-    """DALI and tf.data agree on tiny, narrow, grey, CMYK, progressive and rotated images."""
-    config = resolve(
-        {
-            "model": {"classes": 10, "imageSize": size},
-            "batchSize": len(ODD),
-            "data": {"path": str(odd_pictures)},
-            "device": "cpu",
-        }
-    )
-    ours, theirs = TfData(config, Shard(0, 1)), dali.Dali(config, Shard(0, 1))
-    for batches in (lambda source: source.train(0), lambda source: source.train(1), lambda source: source.validate()):
-        ((images, _),), ((again, _),) = batches(ours), batches(theirs)
-        difference = np.abs(images.numpy().astype(int) - again.numpy()).max(axis=(0, 3))
-        assert difference[1:-1, 1:-1].max() <= 1
-        # At the border DALI repeats the edge pixels of the window; the filters of tf.data and Pillow end there.
-        assert difference.max() <= 16
-
-
-def test_decode_crop_window_matches_pillow():
-    """Covers the last column, which libjpeg-turbo's partial decoding gets wrong."""
-    for name in ("usual", "grey", "progressive", "full colors", "colors of half the width", "turned by Exif"):
-        for top, left, height, width in ((3, 5, 41, 33), (0, 0, 41, 47), (24, 14, 41, 33)):
-            ours = decoded(ODD[name], (top, left, height, width), 16).numpy()
-            with Image.open(io.BytesIO(ODD[name])) as whole:
-                window = whole.convert("RGB").crop((left, top, left + width, top + height))
-            theirs = np.asarray(window.resize((16, 16), Image.Resampling.BILINEAR))
-            assert np.abs(ours.astype(int) - theirs).max() <= 1, name
-
-
-@pytest.mark.skipif(not dali.loads(), reason="DALI is not installed")
-def test_pipelines_digits_decode_equally(settings):
-    """DALI and tf.data return the same labels, and pixels that differ by rounding only."""
-    config = resolve(settings)
-    ours, dalis = TfData(config, Shard(0, 1)), dali.Dali(config, Shard(0, 1))
-    for mine, theirs in ((ours.train(1, 20 * 64), dalis.train(1, 20 * 64)), (ours.validate(), dalis.validate())):
-        for (images, labels), (again, labels_again) in zip(mine, theirs, strict=True):
-            assert labels.numpy().tolist() == labels_again.numpy().tolist()
-            # The resizers round differently: by 1 of 255 at most.
-            assert np.abs(images.numpy().astype(int) - again.numpy()).max() <= 1

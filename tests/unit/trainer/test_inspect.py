@@ -101,3 +101,21 @@ def test_inspect_tables_list_every_config_field(capsys):
     assert rows["optimizer.learningRate"] == ["0.256"]
     assert rows["checkpoint.path"] == ["/checkpoints"]
     assert rows["targetTop1"] == ["unset"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "noted"),
+    [
+        ((), True),
+        (("device=gpu", "data.pipeline=dali"), True),
+        (("device=cpu",), False),
+        (("data.pipeline=tfdata",), False),
+        (("data.fastDecode=false",), False),
+        (("data.format=synthetic",), False),
+    ],
+)
+def test_inspect_notes_fast_decode_on_gpus(capsys, settings, noted):
+    """nvJPEG has no fast DCT, so a part of data.fastDecode does not apply on GPUs."""
+    words = [word for setting in ("model.architecture=resnext17-8x4d", *settings) for word in ("--set", setting)]
+    notes = inspect(capsys, *words)["notes"]
+    assert [("data.fastDecode" in note and "nvJPEG" in note) for note in notes] == [True] * noted

@@ -14,12 +14,11 @@ from PIL import Image, ImageSequence
 
 from resnext_trainer.config.validation import resolve
 from resnext_trainer.contract import ExitStatus
-from resnext_trainer.data import image_codec
+from resnext_trainer.data import image_codec, native_decoder
 from resnext_trainer.data.crops import jpeg_size, regular
 from resnext_trainer.data.datasets import tfrecord
-from resnext_trainer.data.input_pipeline import Shard
+from resnext_trainer.data.input_pipeline import Shard, open_input_pipeline
 from resnext_trainer.data.pipelines import dali
-from resnext_trainer.data.pipelines.tfdata import TfData
 from resnext_trainer.errors import TrainingError
 from resnext_trainer.inference import predict
 from tests.support.images import encode
@@ -263,18 +262,19 @@ def test_jpeg_size_and_pixels_match_libjpeg():
     assert accepted > 500
 
 
-@pytest.mark.parametrize("pipeline", ["tfdata", "dali"])
+@pytest.mark.parametrize("pipeline", ["tfdata", "native", "dali"])
 @pytest.mark.parametrize("stray", STRAY[:10])
 def test_pipeline_stray_header_bytes_change_no_pixel(tmp_path, pipeline, stray):
-    """In both pipelines an image with stray bytes equals the same image without them."""
-    if pipeline == "dali" and not dali.loads():
-        pytest.skip("DALI is not installed")
+    """In each pipeline an image with stray bytes equals the same image without them."""
+    if not {"dali": dali.loads, "native": native_decoder.available}.get(pipeline, lambda: True)():
+        pytest.skip(f"{pipeline} is not installed")
     found, rest = segments(JPEGS[0])
     odd = b"\xff\xd8" + b"".join(stray + each for each in found) + stray + rest
     for split in tfrecord.SPLITS:
         tfrecord.write(tmp_path, split, [(JPEGS[0], 1), (odd, 1)], 1)
-    config = resolve({"model": {"classes": 2, "imageSize": 32}, "batchSize": 2, "data": {"path": str(tmp_path)}})
-    source = (TfData if pipeline == "tfdata" else dali.Dali)(config.model_copy(update={"device": "cpu"}), Shard(0, 1))
+    data = {"path": str(tmp_path), "pipeline": pipeline}
+    config = resolve({"model": {"classes": 2, "imageSize": 32}, "batchSize": 2, "device": "cpu", "data": data})
+    source = open_input_pipeline(config, Shard(0, 1))
     ((pixels, labels),) = source.validate()
     assert labels.numpy().tolist() == [0, 0]
     assert (pixels[0].numpy() == pixels[1].numpy()).all()

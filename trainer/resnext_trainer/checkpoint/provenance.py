@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic.alias_generators import to_camel
 
-from resnext_trainer.checkpoint import renamed_fields
+from resnext_trainer.checkpoint import added_fields, renamed_fields
 from resnext_trainer.checkpoint.lock import Holder
 from resnext_trainer.config.models import Training
 from resnext_trainer.data.fingerprint import Fingerprint
@@ -47,8 +47,10 @@ class Provenance(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _with_current_names(cls, stored: Any) -> Any:
-        return renamed_fields.with_current_names(stored) if isinstance(stored, Mapping) else stored
+    def _of_earlier_versions(cls, stored: Any) -> Any:
+        if not isinstance(stored, Mapping):
+            return stored
+        return added_fields.with_added_fields(renamed_fields.with_current_names(stored))
 
 
 def dumped(config: Training) -> dict[str, Any]:

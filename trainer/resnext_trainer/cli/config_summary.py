@@ -83,8 +83,20 @@ def summarize_config(config: Training, world: int, images: Images, at: Sequence[
         "learningRate": {f"{epoch:g}": rate(epoch) for epoch in epochs},
         # An epoch without a full step has no learning rate.
         "learningRateAtStep": {str(step): rate(step / steps) for step in at if steps},
+        "notes": _notes(config),
         "config": config.model_dump(mode="json", by_alias=True),
     }
+
+
+def _notes(config: Training) -> list[str]:
+    """Settings that do not apply everywhere."""
+    data = config.data
+    if data.fast_decode and data.format != "synthetic" and data.pipeline != "tfdata" and config.device != "cpu":
+        return [
+            "data.fastDecode: on GPUs, DALI decodes with nvJPEG, which has no fast DCT and ignores this; instead, it "
+            "does not interpolate subsampled chroma"
+        ]
+    return []
 
 
 def stages(model: ResNeXt, image_size: int) -> list[Stage]:
@@ -165,7 +177,7 @@ def show(facts: dict[str, Any], *, as_json: bool) -> None:
                 where = "epoch" if name == "learningRate" else "step"
                 for point, rate in value.items():
                     table.add_row(f"learningRate at {where} {point}", f"{rate:.6g}")
-            case "stages" | "config":
+            case "stages" | "config" | "notes":
                 pass
             case _ if value is None:
                 pass
@@ -179,7 +191,7 @@ def show(facts: dict[str, Any], *, as_json: bool) -> None:
     for field, value in _fields(facts["config"]):
         recipe.add_row(field, _printed(value))
     console = Console()
-    for each in (table, parts, recipe):
+    for each in (table, parts, recipe, *facts["notes"]):
         console.print(each, markup=False)
 
 

@@ -55,11 +55,13 @@ def _run(options: argparse.Namespace) -> int:
         "classes": config.model.classes,
         "imageSize": config.model.image_size,
         "cropFraction": config.evaluation.crop_fraction,
+        "antialias": config.data.resize.antialias,
+        "fastDecode": config.data.fast_decode,
         "checkpoint": found.saved.path,
         "step": position.step,
         "top1": position.top1,
-        "input": "images: uint8 [batch, size, size, 3], RGB; center crop whose side is cropFraction of the shorter "
-        "side, resized to imageSize (bilinear, antialiased)",
+        "input": "images: uint8 [batch, size, size, 3], RGB; resized so that imageSize is cropFraction of the shorter "
+        f"side (bilinear, {'antialiased' if config.data.resize.antialias else 'not antialiased'}), then center crop",
         "output": "logits: float32 [batch, classes]",
     }
     export.describe(options.output, facts, names)

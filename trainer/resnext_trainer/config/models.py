@@ -25,7 +25,7 @@ Architecture = Literal[
     "custom",
 ]
 PrecisionMode = Literal["fp16", "bf16", "tf32", "fp32"]
-Pipeline = Literal["auto", "dali", "tfdata"]
+Pipeline = Literal["auto", "dali", "native", "tfdata"]
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -187,6 +187,14 @@ class Precision(Config):
     )
 
 
+class Resize(Config):
+    """Bilinear resize of the crop window to model.imageSize."""
+
+    antialias: bool = False
+    """Average over all source pixels when an image is reduced, as Pillow does. If false, each pixel is interpolated
+    from its four nearest source pixels, as in the published recipe."""
+
+
 class Data(Config):
     """Dataset and input pipeline."""
 
@@ -202,8 +210,16 @@ class Data(Config):
     used."""
 
     pipeline: Annotated[Pipeline, RUN] = "auto"
-    """Input pipeline that reads, decodes and augments images: NVIDIA DALI or tf.data. auto selects DALI if it can be
-    loaded, otherwise tf.data."""
+    """Input pipeline that decodes and augments images: NVIDIA DALI, native (libjpeg-turbo in C, on CPUs) or tf.data.
+    They produce the same images. auto selects DALI on GPUs and native on CPUs, if installed, otherwise tf.data."""
+
+    resize: Resize = Resize()
+    """Resize of training, validation and predicted images."""
+
+    fast_decode: bool = True
+    """Decode JPEGs with libjpeg's fast DCT, as in the published recipe. On GPUs, nvJPEG ignores this, because it has no
+    fast DCT, but does not interpolate subsampled chroma (fancy upsampling), which makes DALI three times as fast. If
+    false, decoding is as accurate on GPUs as on CPUs."""
 
     first_label: Annotated[int, Field(ge=0, le=1)] = 1
     """Label of class 0 in the records. In the usual TFRecords of ImageNet, labels start at 1."""

@@ -13,6 +13,7 @@ _RECIPE: Mapping[str, Any] = {
     "optimizer": {"learningRate": 0.256, "momentum": 0.875, "weightDecay": 1 / 16384},
     "labelSmoothing": 0.1,
     "augmentation": {"cropArea": [0.08, 1.0], "cropRatio": [3 / 4, 4 / 3], "flip": True},
+    "data": {"resize": {"antialias": False}, "fastDecode": True},
     "evaluation": {"cropFraction": 0.875},
 }
 

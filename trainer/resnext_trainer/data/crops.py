@@ -12,13 +12,26 @@ _ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class CropWindow:
-    """A crop window in pixels, and whether to flip it horizontally."""
+    """The pixels of an image to decode, the part of them to resize, and whether to flip the result horizontally."""
 
     top: int
     left: int
     height: int
     width: int
     flip: bool = False
+    part: tuple[float, float, float, float] | None = None
+    """(top, left, bottom, right) of the part to resize, in pixels from the top left corner of the window; None for the
+    whole window. The filter also reads pixels of the window outside the part."""
+
+    @property
+    def roi(self) -> tuple[float, float, float, float]:
+        """`part`, or the whole window."""
+        return self.part or (0.0, 0.0, float(self.height), float(self.width))
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """Window, `roi` and flip as nine numbers, which float32 represents closely enough."""
+        return (self.top, self.left, self.height, self.width, *self.roi, self.flip)
 
 
 def random_resized_crop(height: int, width: int, settings: Augmentation, random: np.random.Generator) -> CropWindow:
@@ -41,10 +54,24 @@ def random_resized_crop(height: int, width: int, settings: Augmentation, random:
     return CropWindow((height - cut_height) // 2, (width - cut_width) // 2, cut_height, cut_width, flip)
 
 
-def center_crop(height: int, width: int, fraction: float) -> CropWindow:
-    """Central square whose side is `fraction` of the shorter side; 0.875 equals resizing to 256 and cropping 224."""
-    side = max(1, round(min(height, width) * fraction))
-    return CropWindow((height - side) // 2, (width - side) // 2, side, side)
+def center_crop(height: int, width: int, fraction: float, size: int) -> CropWindow:
+    """Exact center of the image resized so that `size` pixels are `fraction` of its shorter side.
+
+    height, width: size of the image in pixels; size: side of the result. A fraction of 0.875 and 224 pixels are a
+    resize to 256 and a center crop. The window includes the pixels around the crop that the filter reads, because the
+    whole image is resized.
+    """
+    side = min(height, width) * fraction
+    margin = math.ceil(max(1.0, side / size))
+    (top, bottom), (left, right) = (_center_span(length, side, margin) for length in (height, width))
+    y, x = (height - side) / 2 - top, (width - side) / 2 - left
+    return CropWindow(top, left, bottom - top, right - left, part=(y, x, y + side, x + side))
+
+
+def _center_span(length: int, side: float, margin: int) -> tuple[int, int]:
+    """First and last pixel (exclusive) of the center `side` pixels and a margin, within the image."""
+    begin = (length - side) / 2
+    return max(0, math.floor(begin) - margin), min(length, math.ceil(begin + side) + margin)
 
 
 _MOST_PIXELS = 178_956_970

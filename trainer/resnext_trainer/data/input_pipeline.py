@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from resnext_trainer.config.models import Training
+from resnext_trainer.config.models import Pipeline, Training
 from resnext_trainer.data.image_dataset import ImageDataset
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class InputPipeline(Protocol):
     """Source of the batches of a training."""
 
     name: str
-    """tfdata, dali or synthetic."""
+    """dali, native, tfdata or synthetic."""
     training_images: int
     validation_images: int
 
@@ -77,13 +77,31 @@ def open_input_pipeline(config: Training, share: Shard) -> InputPipeline:
         from resnext_trainer.data.pipelines.synthetic import Synthetic
 
         return Synthetic(config, share)
+    match config.data.pipeline if config.data.pipeline != "auto" else _fastest(config.device):
+        case "dali":
+            from resnext_trainer.data.pipelines.dali import Dali
+
+            return Dali(config, share)
+        case "native":
+            from resnext_trainer.data.pipelines.native import Native
+
+            return Native(config, share)
+        case _:
+            from resnext_trainer.data.pipelines.tfdata import TfData
+
+            return TfData(config, share)
+
+
+def _fastest(device: str) -> Pipeline:
+    """The fastest pipeline that is installed. device: the pinned device, gpu or cpu."""
+    from resnext_trainer.data import native_decoder
     from resnext_trainer.data.pipelines import dali
 
-    if config.data.pipeline == "dali" or (config.data.pipeline == "auto" and dali.loads()):
-        return dali.Dali(config, share)
-    from resnext_trainer.data.pipelines.tfdata import TfData
-
-    return TfData(config, share)
+    if device == "cpu" and native_decoder.available():
+        return "native"
+    if dali.loads():
+        return "dali"
+    return "native" if native_decoder.available() else "tfdata"
 
 
 def open_for_ranks(communicator: "Communicator", config: Training) -> InputPipeline:

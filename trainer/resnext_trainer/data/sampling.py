@@ -179,7 +179,7 @@ class Batches:
 
         jpegs, labels, heights, widths, read = self._readers[_VALIDATION].read(records, numbers, replacement)
         cuts = [
-            center_crop(height, width, self._config.evaluation.crop_fraction)
+            center_crop(height, width, self._config.evaluation.crop_fraction, self._config.model.image_size)
             if number != PADDING
             else CropWindow(0, 0, height, width)
             for height, width, number in zip(heights.tolist(), widths.tolist(), read.tolist(), strict=True)

@@ -15,6 +15,7 @@ from resnext_trainer.config.models import Training
 from resnext_trainer.data import files
 from resnext_trainer.data.crops import center_crop, jpeg_size, regular
 from resnext_trainer.data.datasets.tfrecord import data_error
+from resnext_trainer.data.decoding import Decoding
 from resnext_trainer.data.image_codec import as_jpeg
 from resnext_trainer.data.pipelines import tfdata
 from resnext_trainer.errors import system_errors
@@ -59,12 +60,14 @@ def guesses(
     logits: function from images, uint8 [batch, size, size, 3], to logits, float32 [batch, classes].
     """
 
+    decoding = Decoding.of(config)
+
     def image(name: str) -> Any:
         try:
             with system_errors(name):
                 jpeg = regular(as_jpeg(stdin.read() if name == STDIN else files.read(name)))
-            cut = center_crop(*jpeg_size(jpeg), config.evaluation.crop_fraction)
-            return tfdata.decoded(jpeg, (cut.top, cut.left, cut.height, cut.width), config.model.image_size)
+            cut = center_crop(*jpeg_size(jpeg), config.evaluation.crop_fraction, decoding.size)
+            return tfdata.decoded(jpeg, tf.constant(cut.numbers, tf.float32), decoding)
         except (OSError, ValueError) as error:
             return str(error)
 

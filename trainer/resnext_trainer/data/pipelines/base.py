@@ -7,6 +7,7 @@ from typing import ClassVar
 from resnext_trainer.config.models import Training
 from resnext_trainer.contract import ExitStatus
 from resnext_trainer.data.crops import CropWindow
+from resnext_trainer.data.decoding import Decoding
 from resnext_trainer.data.input_pipeline import Batch, ReshuffleHistory, Shard
 from resnext_trainer.data.sampling import Batches, BatchSchedule
 from resnext_trainer.errors import TrainingError
@@ -21,7 +22,7 @@ class BasePipeline(ABC):
 
     def __init__(self, config: Training, share: Shard) -> None:
         self._batches = Batches(config, share)
-        self._batch_size, self._image_size = config.batch_size, config.model.image_size
+        self._batch_size, self._decoding = config.batch_size, Decoding.of(config)
         self.bad, self.examples = self._batches.bad, self._batches.examples
         self.training_images, self.validation_images = self._batches.training_images, self._batches.validation_images
 

@@ -3,12 +3,13 @@
 DALI gets the same JPEGs and crop windows as tf.data, so both produce the same images in the same order and resume
 identically. DALI's readers, random numbers and TensorFlow plugin are not used.
 
-Pixels match tf.data within 1 of 255, except at the border of an image that is downscaled: DALI's filter repeats the
-edge of the window, whereas the filters of tf.data and Pillow end at the edge. These pixels differ by at most 15 on
-noise.
+On CPUs, pixels match tf.data within 1 of 255, except at the border of an image that is reduced with antialiasing:
+DALI's filter repeats the edge of the window, whereas the filters of tf.data and Pillow end at the edge. These pixels
+differ by at most 15 on noise. On GPUs, nvJPEG has an accurate DCT only, and with fastDecode the chroma is replicated.
 """
 
 import importlib.util
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -23,7 +24,8 @@ from resnext_trainer.data.pipelines.base import BasePipeline
 from resnext_trainer.data.sampling import BatchSchedule
 from resnext_trainer.errors import TrainingError
 
-_THREADS = 4
+_LEAST_THREADS, _MOST_THREADS = 4, 16
+"""Per rank, as far as there are cores. 16 threads decode 2.3 times as many images as 4 on an H200."""
 
 
 def loads() -> bool:
@@ -90,9 +92,10 @@ class Dali(BasePipeline):
     def _pipeline(self, source: Iterator[tuple[Any, ...]]) -> Any:
         from nvidia.dali import Pipeline, fn, types
 
-        pipeline = Pipeline(self._batch_size, _THREADS, device_id=0 if self._gpu else None)
+        decoding, threads = self._decoding, max(_LEAST_THREADS, min(_MOST_THREADS, len(os.sched_getaffinity(0))))
+        pipeline = Pipeline(self._batch_size, threads, device_id=0 if self._gpu else None)
         with pipeline:
-            jpegs, starts, sizes, flips = fn.external_source(source, num_outputs=4)
+            jpegs, starts, sizes, begins, ends, flips = fn.external_source(source, num_outputs=6)
             images = fn.decoders.image_slice(
                 jpegs,
                 starts,
@@ -102,10 +105,19 @@ class Dali(BasePipeline):
                 output_type=types.RGB,
                 # The window refers to the pixels as stored; the other pipelines ignore the Exif orientation as well.
                 adjust_orientation=False,
-                jpeg_fancy_upsampling=True,  # as libjpeg does on the CPU
+                use_fast_idct=decoding.fast,  # ignored by nvJPEG
+                # Only on GPUs; the CPU decoder always interpolates the chroma. There, interpolation keeps crops off the
+                # hardware decoder: 6,350 instead of 20,388 images/s on an H200.
+                jpeg_fancy_upsampling=not decoding.fast,
             )
-            side = float(self._image_size)
-            images = fn.resize(images, size=[side, side], interp_type=types.INTERP_LINEAR, antialias=True)
+            images = fn.resize(
+                images,
+                size=[float(decoding.size)] * 2,
+                roi_start=begins,
+                roi_end=ends,
+                interp_type=types.INTERP_LINEAR,
+                antialias=decoding.antialias,
+            )
             pipeline.set_outputs(fn.flip(images, horizontal=flips))
         pipeline.build()
         return pipeline
@@ -120,5 +132,7 @@ class Dali(BasePipeline):
 def _inputs(jpegs: Sequence[bytes], cuts: Sequence[CropWindow]) -> tuple[Any, ...]:
     starts = np.array([(cut.top, cut.left) for cut in cuts], np.int32)
     sizes = np.array([(cut.height, cut.width) for cut in cuts], np.int32)
+    begins = np.array([cut.roi[:2] for cut in cuts], np.float32)
+    ends = np.array([cut.roi[2:] for cut in cuts], np.float32)
     flips = np.array([cut.flip for cut in cuts], np.int32)
-    return [np.frombuffer(jpeg, np.uint8) for jpeg in jpegs], starts, sizes, flips
+    return [np.frombuffer(jpeg, np.uint8) for jpeg in jpegs], starts, sizes, begins, ends, flips

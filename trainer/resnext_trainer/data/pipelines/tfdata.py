@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from resnext_trainer.data.crops import CropWindow
+from resnext_trainer.data.decoding import Decoding
 from resnext_trainer.data.input_pipeline import Batch
 from resnext_trainer.data.pipelines.base import BasePipeline
 from resnext_trainer.data.sampling import BatchSchedule
@@ -24,7 +25,7 @@ class TfData(BasePipeline):
             # tf.data wraps the exception in its own, so keep the original.
             try:
                 for batch in plan.prefetch(first):
-                    cuts = np.array([_numbers(cut) for cut in batch.cuts], np.int32)
+                    cuts = np.array([cut.numbers for cut in batch.cuts], np.float32)
                     yield np.array(batch.jpegs, object), cuts, batch.labels
             except TrainingError as error:
                 errors.append(error)
@@ -32,7 +33,7 @@ class TfData(BasePipeline):
 
         signature = (
             tf.TensorSpec([self._batch_size], tf.string),
-            tf.TensorSpec([self._batch_size, 5], tf.int32),
+            tf.TensorSpec([self._batch_size, 9], tf.float32),
             tf.TensorSpec([self._batch_size], tf.int32),
         )
         dataset = (
@@ -46,7 +47,7 @@ class TfData(BasePipeline):
 
     def _can_decode(self, jpeg: bytes, cut: CropWindow) -> bool:
         try:
-            self._image(tf.constant(jpeg), tf.constant(_numbers(cut), tf.int32), tf.constant(0))
+            self._image(tf.constant(jpeg), tf.constant(cut.numbers, tf.float32), tf.constant(0))
         except tf.errors.ResourceExhaustedError as error:
             raise MemoryError(error.message) from None
         except tf.errors.OpError:
@@ -58,25 +59,43 @@ class TfData(BasePipeline):
         return isinstance(error, tf.errors.ResourceExhaustedError)
 
     def _image(self, jpeg: Any, cut: Any, label: Any) -> Batch:
-        size = self._image_size
-        image = decoded(jpeg, cut[:4], size)
-        image = tf.cond(cut[4] > 0, lambda: tf.reverse(image, [1]), lambda: image)
-        return tf.ensure_shape(image, [size, size, 3]), label
+        return decoded(jpeg, cut, self._decoding), label
 
 
-def _numbers(cut: CropWindow) -> tuple[int, ...]:
-    return (cut.top, cut.left, cut.height, cut.width, cut.flip)
+def decoded(jpeg: Any, cut: Any, decoding: Decoding) -> Any:
+    """Decodes, resizes and flips a crop window of a JPEG.
+
+    cut: float32 [9], CropWindow.numbers. Returns uint8 [size, size, 3].
+    """
+    window, roi, flip = tf.cast(cut[:4], tf.int32), cut[4:8], cut[8]
+    image = _resized(_window(jpeg, window, decoding), roi, decoding)
+    image = tf.cond(flip > 0, lambda: tf.reverse(image, [1]), lambda: image)
+    return tf.ensure_shape(image, [decoding.size, decoding.size, 3])
 
 
-def decoded(jpeg: Any, window: Any, size: int) -> Any:
-    """Decodes and resizes a window (top, left, height, width) of a JPEG; returns uint8 [size, size, 3]."""
+def _window(jpeg: Any, window: Any, decoding: Decoding) -> Any:
     top, left, height, width = (window[at] for at in range(4))
     # With subsampled chroma, libjpeg-turbo's partial decoding gets the last column of the window wrong by up to 20 of
     # 255, so decode one more column if the image has one.
     wider = tf.minimum(width + 1, tf.image.extract_jpeg_shape(jpeg)[1] - left)
-    # The accurate DCT, as in DALI; the fast one differs by up to 4 of 255.
-    picture = tf.image.decode_and_crop_jpeg(
-        jpeg, tf.stack([top, left, height, wider]), channels=3, dct_method="INTEGER_ACCURATE"
+    picture = tf.io.decode_and_crop_jpeg(
+        jpeg,
+        tf.stack([top, left, height, wider]),
+        channels=3,
+        dct_method="INTEGER_FAST" if decoding.fast else "INTEGER_ACCURATE",
     )
-    image = tf.image.resize(picture[:, :width], [size, size], antialias=True)
+    return picture[:, :width]
+
+
+def _resized(picture: Any, roi: Any, decoding: Decoding) -> Any:
+    scale = tf.cast(decoding.size, tf.float32) / (roi[2:] - roi[:2])
+    # The operation of tf.image.resize, which accepts no region.
+    image = tf.raw_ops.ScaleAndTranslate(
+        images=picture[tf.newaxis],
+        size=[decoding.size, decoding.size],
+        scale=scale,
+        translation=-roi[:2] * scale,
+        kernel_type="triangle",
+        antialias=decoding.antialias,
+    )[0]
     return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
