@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import os
 import sys
 
 from resnext_trainer.cli import (
@@ -26,9 +27,18 @@ def main(arguments: list[str] | None = None) -> int:
         # Escape characters in file names that the terminal's encoding cannot represent.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if arguments is None:
+        _restart_as_rank()
     environment.set_tensorflow_defaults()
     given = sys.argv[1:] if arguments is None else arguments
     return shell.guarded("resnext-train", lambda: _run(given))
+
+
+def _restart_as_rank() -> None:
+    """Replaces this process, because some variables of a rank must be set before a process starts."""
+    variables = environment.for_rank(os.environ)
+    if variables != os.environ:
+        os.execve(sys.executable, [sys.executable, "-m", "resnext_trainer", *sys.argv[1:]], variables)
 
 
 def _run(given: list[str]) -> int:

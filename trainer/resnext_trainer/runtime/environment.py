@@ -3,6 +3,7 @@
 import importlib.util
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 # By default TensorFlow disables oneDNN on CPUs without AVX512-VNNI, where a step then takes 50 % longer.
 _TENSORFLOW = {"TF_ENABLE_ONEDNN_OPTS": "1"}
@@ -11,12 +12,15 @@ _TENSORFLOW = {"TF_ENABLE_ONEDNN_OPTS": "1"}
 # this variable, TensorFlow looks for Keras 2 (package tf_keras) instead, and continues without it.
 _LEGACY_KERAS = "TF_USE_LEGACY_KERAS"
 
-# A waiting rank yields its core to the other ranks; with GPUs the cores are idle anyway.
+# A waiting rank yields its core to the other ranks.
 _YIELD = {"OMPI_MCA_mpi_yield_when_idle": "true"}
 # On CPUs the Horovod thread interrupts the step once per cycle, every millisecond by default. Two ranks on two cores,
 # 17 layers, 32 images of 32x32 per rank, two runs each: 401 and 442 images/s with neither setting, 498 and 403 with
 # _YIELD, 508 and 515 with both.
 _LONG_CYCLE = {"HOROVOD_CYCLE_TIME": "5"}
+
+
+_DEVICES = Path("/dev")
 
 
 def set_tensorflow_defaults() -> None:
@@ -38,6 +42,29 @@ def enable_keras() -> None:
 def set_horovod_defaults(*, gpus: bool) -> None:
     """Must be called before Horovod is initialized. gpus: whether this machine has GPUs."""
     _set(_YIELD if gpus else _YIELD | _LONG_CYCLE)
+
+
+def for_rank(variables: Mapping[str, str]) -> dict[str, str]:
+    """The variables with which a process must start to be one of several ranks on CPUs; otherwise the same variables.
+
+    A rank that waits for the others then sleeps between two polls: see sleeping_yield.c. With GPUs the cores are idle
+    anyway.
+    """
+    ranks = int(variables.get("OMPI_COMM_WORLD_SIZE", "1"))
+    preloaded = variables.get("LD_PRELOAD", "").split(":")
+    library = _sleeping_yield()
+    if ranks == 1 or library is None or library in preloaded or any(_DEVICES.glob("nvidia[0-9]*")):
+        return dict(variables)
+    return {**variables, "LD_PRELOAD": ":".join(filter(None, (*preloaded, library)))}
+
+
+def _sleeping_yield() -> str | None:
+    """Path of the library; None if the package resnext-native is not installed."""
+    try:
+        import resnext_native
+    except ImportError:
+        return None
+    return str(resnext_native.SLEEPING_YIELD) if resnext_native.SLEEPING_YIELD else None
 
 
 def _set(variables: Mapping[str, str]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from resnext_trainer.runtime import signals
+from resnext_trainer.runtime.environment import for_rank
 
 _STALE_RANK_SECONDS = 10.0
 
@@ -58,4 +59,4 @@ def exec_trainer(run_dir: Path, arguments: Sequence[str]) -> None:
     pid_file.write_text(str(os.getpid()), encoding="utf-8")
     of_pod = json.loads(environment_file(run_dir).read_text(encoding="utf-8"))
     command = [sys.executable, "-m", "resnext_trainer", "train", *arguments]
-    os.execve(sys.executable, command, environment(of_pod, os.environ))
+    os.execve(sys.executable, command, for_rank(environment(of_pod, os.environ)))

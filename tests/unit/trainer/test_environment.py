@@ -1,0 +1,62 @@
+"""Environment variables that must be set before a rank starts."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from resnext_trainer.runtime import environment
+
+SOURCE = Path(__file__).parents[3] / "trainer" / "native" / "sleeping_yield.c"
+TWO = {"OMPI_COMM_WORLD_SIZE": "2"}
+
+
+@pytest.fixture
+def library(monkeypatch, tmp_path):
+    """As if the library were installed on a machine without GPUs."""
+    monkeypatch.setattr(environment, "_sleeping_yield", lambda: "/lib/yield.so")
+    monkeypatch.setattr(environment, "_DEVICES", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("preloaded", ["", "/lib/jemalloc.so"])
+def test_rank_on_cpus_preloads_library_once(preloaded):
+    """A library that the user preloads is kept, and a rank that starts again does not add ours again."""
+    given = TWO | {"PATH": "/bin", "LD_PRELOAD": preloaded}
+    variables = environment.for_rank(given)
+    assert variables == given | {"LD_PRELOAD": "/lib/jemalloc.so:/lib/yield.so" if preloaded else "/lib/yield.so"}
+    assert environment.for_rank(variables) == variables
+
+
+@pytest.mark.usefixtures("library")
+def test_single_rank_keeps_variables():
+    """A training on one rank waits for no other."""
+    for variables in ({}, {"OMPI_COMM_WORLD_SIZE": "1"}):
+        assert environment.for_rank(variables) == variables
+
+
+def test_rank_with_gpu_keeps_variables(library):
+    """The cores of a GPU machine are idle, and a sleeping rank would notice the end of a collective later."""
+    (library / "nvidia0").touch()
+    assert environment.for_rank(TWO) == TWO
+
+
+@pytest.mark.usefixtures("library")
+def test_rank_without_library_keeps_variables(monkeypatch):
+    """resnext-native is optional."""
+    monkeypatch.setattr(environment, "_sleeping_yield", lambda: None)
+    assert environment.for_rank(TWO) == TWO
+
+
+def test_sleeping_yield_takes_time_without_computing(tmp_path):
+    """200 yields sleep for at least 50 microseconds each."""
+    preload = tmp_path / "yield.so"
+    subprocess.run(["cc", "-std=c11", "-D_DEFAULT_SOURCE", "-shared", "-fPIC", SOURCE, "-o", preload], check=True)
+    code = "import os, time; a = time.time()\nfor _ in range(200): os.sched_yield()\nprint(time.time() - a)"
+    slept = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"LD_PRELOAD": str(preload)}, capture_output=True, check=True
+    )
+    assert float(slept.stdout) >= 0.01
