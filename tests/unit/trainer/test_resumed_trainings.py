@@ -183,7 +183,7 @@ def test_evaluate_uses_config_of_checkpoint(tiny, tmp_path, capsys, settings_fro
         place = folder(tiny) if settings_from == "run" else folder(tiny) / "best"
         options = ["--checkpoint", str(shutil.copytree(place, tmp_path / "copy"))]
     assert main(["evaluate", "--json", *options]) == 0
-    assert json.loads(capsys.readouterr().out)["top1"] == report.progress.top1
+    assert json.loads(capsys.readouterr().out)["top1"] == report.progress.best_top1
     assert main(["evaluate", *options, "--set", "model.padding=symmetric"]) == 2
     assert 'model.padding: was "same", is "symmetric"' in capsys.readouterr().err
 
