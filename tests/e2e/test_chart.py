@@ -44,7 +44,16 @@ def prometheus_operator(cluster: Cluster) -> Iterator[None]:
     cluster.run("kubectl", "delete", "--ignore-not-found", "-f", MONITORING_CRDS)
 
 
-@pytest.mark.usefixtures("prometheus_operator")
+@pytest.fixture
+def account_of_test(cluster: Cluster) -> Iterator[None]:
+    """The ServiceAccount of the pod of `helm test`: a dry run creates none, and pods without one are refused."""
+    account = ("serviceaccount", f"{RELEASE}-test", "--namespace", SYSTEM)
+    cluster.run("kubectl", "create", *account)
+    yield
+    cluster.run("kubectl", "delete", *account)
+
+
+@pytest.mark.usefixtures("prometheus_operator", "account_of_test")
 @pytest.mark.parametrize("name", EVERYTHING)
 def test_rendered_objects_are_valid_on_server(cluster: Cluster, name):
     """Two sets of values that together change every value of the chart; also the hooks of `helm test`."""
