@@ -148,7 +148,7 @@ def _failures() -> list[Panel]:
     return [
         curves(
             "Queueing time",
-            "Mean time of a training that it waited for its pods, by namespace.",
+            "Mean time for which a training waited for its pods, by namespace.",
             "s",
             Query(f"avg by (namespace) ({queued})", "{{namespace}}"),
         ),

@@ -130,7 +130,7 @@ def _throughput() -> list[Panel]:
         curves(
             "Step time breakdown",
             "Fraction of the main thread's time per phase, mean over the ranks. On GPUs, the split into compute and "
-            "all_reduce is estimated from the latest synchronized step.",
+            "allreduce is estimated from the latest step that was measured part by part.",
             "percentunit",
             Query(f"avg by (phase) (sum by (rank, phase) ({phases}))", "{{phase}}"),
             stacked=True,
@@ -197,7 +197,7 @@ def _learning() -> list[Panel]:
         ),
         curves(
             "Epoch",
-            "Completed epochs, as rank 0 and the operator's status show them, and all epochs.",
+            "Completed epochs, according to rank 0 and to the operator's status, and the total number of epochs.",
             "none",
             Query(f"max(resnext_trainer_epoch{{{_ALL}}})", "rank 0"),
             Query(_reported("epochs_completed"), "status"),
@@ -295,7 +295,7 @@ def _gpus() -> list[Panel]:
         ),
         curves(
             "GPU temperature",
-            "Temperature of the GPU; it reduces its clock at its limit.",
+            "Temperature of the GPU, which lowers its clock when the temperature reaches its limit.",
             "celsius",
             Query(_dcgm("DCGM_FI_DEV_GPU_TEMP"), legend),
             limits=Limits(80, 90),
@@ -303,7 +303,7 @@ def _gpus() -> list[Panel]:
         ),
         curves(
             "GPU utilization per rank",
-            "As the ranks measure it through NVML, without the exporter.",
+            "GPU utilization, measured by the ranks through NVML without the exporter.",
             "percentunit",
             Query(f"resnext_trainer_gpu_utilization_ratio{{{_RANKS}}}", "rank {{rank}}"),
             maximum=1,
@@ -364,7 +364,8 @@ def _health() -> list[Panel]:
         ),
         curves(
             "Time since the last checkpoint",
-            "Steps since then are repeated after a failure. This attempt: without the checkpoints of earlier attempts.",
+            "Steps since then are repeated after a failure. The series `this attempt` does not include checkpoints of "
+            "earlier attempts.",
             "s",
             Query(f"time() - {_reported('checkpoint_timestamp_seconds')}", "training"),
             Query(
@@ -381,7 +382,7 @@ def _health() -> list[Panel]:
         ),
         curves(
             "Host memory",
-            "Resident memory of each rank. The kernel ends the rank if its pod exceeds the memory limit.",
+            "Resident memory of each rank. The kernel kills a rank if its pod exceeds the memory limit.",
             "bytes",
             Query(f"sum by (rank) (resnext_trainer_resident_memory_bytes{{{_RANKS}}})", "rank {{rank}}"),
             width=12,

@@ -185,7 +185,7 @@ class WorkerEnvVar(EnvVar):
 
     value_from: EnvVarSource | None = None
     """Source of the value, for example a Secret with the token of an experiment tracker. Must be unset if value is set.
-    Pods that run do not see later changes of the Secret."""
+    Running pods do not see later changes to the Secret."""
 
     rules = (
         *EnvVar.rules,

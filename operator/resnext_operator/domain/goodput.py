@@ -14,14 +14,11 @@ from resnext_trainer.contract import Progress
 ACTIVITIES = tuple(ActivitySeconds.model_fields)
 
 _OF_TRAINER_PHASE = {
-    **dict.fromkeys(("data_wait", "compute", "all_reduce", "optimizer"), "steps"),
-    "compilation": "compilation",
+    **dict.fromkeys(("data_wait", "compute", "allreduce", "optimizer"), "steps"),
+    "compile": "compilation",
     "evaluation": "evaluation",
     "checkpoint": "checkpoint",
     "rollback": "lost",
-    # Names of earlier trainers.
-    "allreduce": "steps",
-    "compile": "compilation",
 }
 """Activity of each phase that a rank reports; others are `other`."""
 

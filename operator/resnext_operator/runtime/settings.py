@@ -66,8 +66,8 @@ class Settings(BaseModel):
     """Whether trainings may set `hostNetwork`."""
 
     run_policy: Json[RunPolicy] = RunPolicy()
-    """Default values of `spec.runPolicy` as a JSON object. They apply to fields that a training does not set, also of
-    existing trainings."""
+    """Default values of `spec.runPolicy` as a JSON object. They apply to fields that a training does not set,
+    including those of existing trainings."""
 
     identity: str = Field(default_factory=socket.gethostname)
     """Identity of this replica in leader election."""

@@ -62,8 +62,8 @@ def ended(number: int, cause: str, **fields: Any) -> AttemptStatus:
 def running() -> Run:
     """20 s in the queue, 30 s of start-up with 10 s of compilation, and 50 s of steps until step 50."""
     run = Run().at(20, phase=Phase.STARTING, attempt=attempt(1))
-    run.at(50, phase=Phase.RUNNING, step=1, reported={"compilation": 10.0, "compute": 1.0})
-    return run.at(100, step=50, reported={"compilation": 10.0, "compute": 41.0, "data_wait": 10.0})
+    run.at(50, phase=Phase.RUNNING, step=1, reported={"compile": 10.0, "compute": 1.0})
+    return run.at(100, step=50, reported={"compile": 10.0, "compute": 41.0, "data_wait": 10.0})
 
 
 class TestActivities:
@@ -76,27 +76,27 @@ class TestActivities:
     @pytest.mark.parametrize(
         ("phase", "activity"),
         [
-            *(("all_reduce", "steps"), ("optimizer", "steps"), ("evaluation", "evaluation")),
+            *(("allreduce", "steps"), ("optimizer", "steps"), ("evaluation", "evaluation")),
             *(("checkpoint", "checkpoint"), ("rollback", "lost"), ("other", "other"), ("unheard_of", "other")),
         ],
     )
     def test_goodput_phase_counts_as_activity(self, running: Run, phase: str, activity: str) -> None:
         """Also a phase of a later trainer."""
         before = running.seconds
-        running.at(110, step=51, reported={"compilation": 10.0, "compute": 41.0, "data_wait": 10.0, phase: 10.0})
+        running.at(110, step=51, reported={"compile": 10.0, "compute": 41.0, "data_wait": 10.0, phase: 10.0})
         assert running.seconds == before | {activity: before.get(activity, 0) + 10}
 
     def test_goodput_other_time_before_first_step_is_startup(self) -> None:
         """The ranks import TensorFlow and read the checkpoint outside of all phases."""
         run = Run().at(20, phase=Phase.STARTING, attempt=attempt(1))
-        run.at(50, phase=Phase.RUNNING, step=1, reported={"other": 8.0, "compilation": 10.0, "compute": 1.0})
+        run.at(50, phase=Phase.RUNNING, step=1, reported={"other": 8.0, "compile": 10.0, "compute": 1.0})
         assert run.seconds == {"queueing": 20, "startup": 19, "compilation": 10, "steps": 1}
-        run.at(60, step=2, reported={"other": 9.0, "compilation": 10.0, "compute": 10.0})
+        run.at(60, step=2, reported={"other": 9.0, "compile": 10.0, "compute": 10.0})
         assert run.seconds == {"queueing": 20, "startup": 19, "compilation": 10, "steps": 10, "other": 1}
 
     def test_goodput_unreported_time_is_other(self, running: Run) -> None:
         """The ranks measured 6 of 10 s."""
-        running.at(110, step=60, reported={"compilation": 10.0, "compute": 47.0, "data_wait": 10.0})
+        running.at(110, step=60, reported={"compile": 10.0, "compute": 47.0, "data_wait": 10.0})
         assert running.seconds["steps"] == 57
         assert running.seconds["other"] == 4
 
@@ -144,16 +144,14 @@ class TestLosses:
 
     def test_goodput_rollback_moves_steps_to_lost(self, running: Run) -> None:
         """Within an attempt, the step falls from 50 to 25."""
-        running.at(110, step=25, reported={"compilation": 10.0, "compute": 41.0, "data_wait": 10.0, "rollback": 10.0})
+        running.at(110, step=25, reported={"compile": 10.0, "compute": 41.0, "data_wait": 10.0, "rollback": 10.0})
         assert running.seconds["lost"] == pytest.approx(51 / 2 + 10)
 
     def test_goodput_second_attempt_counts_its_own_phases(self, running: Run) -> None:
         """The seconds of a rank start at 0 in each attempt."""
         running.at(100, phase=Phase.RESTARTING, attempt=ended(1, "disrupted"))
         running.at(100, phase=Phase.STARTING, attempt=attempt(2))
-        running.at(
-            130, phase=Phase.RUNNING, step=51, attempt=attempt(2, resumed_step=50), reported={"compilation": 9.0}
-        )
+        running.at(130, phase=Phase.RUNNING, step=51, attempt=attempt(2, resumed_step=50), reported={"compile": 9.0})
         assert running.seconds["compilation"] == 19
 
     def test_goodput_parts_add_up_to_wall_time(self, running: Run) -> None:

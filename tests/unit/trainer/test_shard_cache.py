@@ -107,7 +107,7 @@ def test_cache_write_error_reads_original(few_digits, place, monkeypatch, caplog
     copying.run()
     assert [file.name for file in copying.folder.iterdir()] == ["lock"]
     assert splits[0].read(0)
-    assert "read from their original place" in caplog.text
+    assert "read from data.path" in caplog.text
 
 
 def test_cache_other_version_of_dataset_other_directory(few_digits, place, tmp_path):

@@ -93,8 +93,8 @@ def _notes(config: Training) -> list[str]:
     data = config.data
     if data.fast_decode and data.format != "synthetic" and data.pipeline != "tfdata" and config.device != "cpu":
         return [
-            "data.fastDecode: on GPUs, DALI decodes with nvJPEG, which has no fast DCT and ignores this; instead, it "
-            "does not interpolate subsampled chroma"
+            "data.fastDecode: on GPUs, nvJPEG has no fast DCT; fastDecode replicates subsampled chroma there instead "
+            "of interpolating it"
         ]
     return []
 

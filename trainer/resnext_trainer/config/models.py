@@ -211,15 +211,15 @@ class Data(Config):
 
     pipeline: Annotated[Pipeline, RUN] = "auto"
     """Input pipeline that decodes and augments images: NVIDIA DALI, native (libjpeg-turbo in C, on CPUs) or tf.data.
-    They produce the same images. auto selects DALI on GPUs and native on CPUs, if installed, otherwise tf.data."""
+    auto selects DALI on GPUs and native on CPUs, or the other one if that is not installed, or tf.data."""
 
     resize: Resize = Resize()
     """Resize of training, validation and predicted images."""
 
     fast_decode: bool = True
-    """Decode JPEGs with libjpeg's fast DCT, as in the published recipe. On GPUs, nvJPEG ignores this, because it has no
-    fast DCT, but does not interpolate subsampled chroma (fancy upsampling), which makes DALI three times as fast. If
-    false, decoding is as accurate on GPUs as on CPUs."""
+    """Decode JPEGs with libjpeg's fast DCT, as in the published recipe. nvJPEG, the decoder
+    on GPUs, has no fast DCT; there, true replicates subsampled chroma instead of interpolating it, which makes DALI
+    several times as fast."""
 
     first_label: Annotated[int, Field(ge=0, le=1)] = 1
     """Label of class 0 in the records. In the usual TFRecords of ImageNet, labels start at 1."""

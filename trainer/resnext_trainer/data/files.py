@@ -121,7 +121,7 @@ class OpenFiles:
                 raise system_error(error, file) or error from None
 
     def read_into(self, file: Path, length: int, offset: int) -> np.ndarray:
-        """Like `read`, for large parts: uint8 array, filled without the interpreter's lock."""
+        """Like `read`, for large parts: uint8 array, filled without holding the GIL."""
         with self._using(file) as descriptor:
             try:
                 content, filled = np.empty(length, np.uint8), 0

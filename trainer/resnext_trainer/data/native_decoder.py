@@ -1,4 +1,4 @@
-"""Decodes and resizes batches of JPEGs in C, outside the interpreter's lock; the source is native/image_decoder.c."""
+"""Decodes and resizes batches of JPEGs in C, without holding the GIL; the source is native/image_decoder.c."""
 
 import ctypes
 import functools

@@ -1,4 +1,4 @@
-"""Binding of the record reader in C (trainer/native), which reads and checks records without the interpreter's lock.
+"""Binding of the record reader in C (trainer/native), which reads and checks records without holding the GIL.
 
 The library comes with the package resnext-native. Without it, every record is read in Python, with the same results.
 """

@@ -73,7 +73,7 @@ class ShardCache:
                     return
                 self._stopped.wait(_POLL_SECONDS)
         except OSError as error:
-            log.warning("data.cache: %s; the shards are read from their original place", error)
+            log.warning("data.cache: %s; the shards are read from data.path", error)
 
     def _adopt(self) -> bool:
         """Reads from the copies that are complete; returns whether any is missing."""
@@ -93,7 +93,8 @@ class ShardCache:
         needed, free = sum(status.st_size for *_, status in self._missing), self._free()
         if needed > free:
             log.warning(
-                "data.cache: %d shards need %s, but %s has only %s free: they are read from their original place",
+                "data.cache: %d shards need %s, but %s has only %s free: they are read from data.path; free space, or "
+                "remove data.cache",
                 len(self._missing), _size(needed), printable(self.folder.parent), _size(free),
             )  # fmt: skip
             return

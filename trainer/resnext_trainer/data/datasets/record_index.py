@@ -149,7 +149,7 @@ def _parsed(stored: Mapping[str, Any], features: Features) -> dict[str, IndexedS
     if not (len(stored["names"]) == len(counts) == len(sizes)) or not (counts.sum() == len(lengths) == len(layouts)):
         raise ValueError("its parts have different lengths")
     if (counts < 0).any() or (lengths < HEADER + FOOTER).any():
-        raise ValueError("it contains impossible sizes")
+        raise ValueError("it contains invalid sizes")
     within = layouts["start"].astype(np.int64) + layouts["size"] <= lengths - HEADER - FOOTER
     if stored["features"].tolist() != [features.image, features.label] or not within.all():
         layouts = np.zeros_like(layouts)
