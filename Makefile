@@ -34,10 +34,10 @@ help: ## List all targets
 
 demo: $(VENV)/.operator ## Create a local kind cluster and train a ResNeXt on it
 	@$(SETUP) cluster images
-	@$(BIN)/python hack/demo.py
+	@$(BIN)/python -m hack.demo
 
 try: $(VENV)/.trainer ## Train the digits sample without a cluster, as two ranks under mpirun
-	@$(BIN)/python hack/local_demo.py
+	@$(BIN)/python -m hack.local_demo
 
 ##@ Tests
 
