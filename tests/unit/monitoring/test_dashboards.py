@@ -194,7 +194,7 @@ class TestPanels:
 
     @pytest.mark.parametrize("board", BOARDS)
     def test_panels_neither_overlap_nor_leave_grid(self, board: str) -> None:
-        """With the panels of collapsed rows in place of those rows, each in its own space."""
+        """With the panels of collapsed rows instead of those rows, each in its own space."""
         for group in (BOARDS[board]["panels"], *(each.get("panels", []) for each in BOARDS[board]["panels"])):
             taken: set[tuple[int, int]] = set()
             for panel in group:

@@ -23,7 +23,7 @@ SYNCHRONIZED = ["allreduce", "optimizer"]
 
 
 class Device:
-    """Records what the host starts and awaits, in place of the functions of train_step."""
+    """Records what the host starts and awaits, instead of the functions of train_step."""
 
     def __init__(self, monkeypatch):
         self.events: list[str] = []

@@ -20,7 +20,7 @@ from resnext_trainer.training.throughput import PhaseFractions
 
 
 class Clock:
-    """A clock that the test advances, in place of the module `time`."""
+    """A clock that the test advances, instead of the module `time`."""
 
     def __init__(self):
         self.now = 100.0
