@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from resnext_trainer.runtime import environment
+from resnext_trainer.cli.main import main
+from resnext_trainer.runtime import environment, rank_exec, signals
 
 SOURCE = Path(__file__).parents[3] / "trainer" / "native" / "sleeping_yield.c"
 TWO = {"OMPI_COMM_WORLD_SIZE": "2"}
@@ -60,3 +61,37 @@ def test_sleeping_yield_takes_time_without_computing(tmp_path):
         [sys.executable, "-c", code], env=os.environ | {"LD_PRELOAD": str(preload)}, capture_output=True, check=True
     )
     assert float(slept.stdout) >= 0.01
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("ranks", ["1", "2"])
+def test_main_restarts_rank_with_its_variables(monkeypatch, ranks):
+    """mpirun by hand starts `resnext-train` without them; a single process goes on."""
+    started = []
+
+    def execve(_program, command, variables):
+        started.append((command[1:], variables["LD_PRELOAD"]))
+        raise SystemExit(0)  # As the real one, it does not return.
+
+    monkeypatch.setattr(os, "execve", execve)
+    monkeypatch.setattr(sys, "argv", ["resnext-train", "train", "--help"])
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", ranks)
+    monkeypatch.delenv("LD_PRELOAD", raising=False)
+    with pytest.raises(SystemExit):
+        main()
+    restarted = [(["-m", "resnext_trainer", "train", "--help"], "/lib/yield.so")]
+    assert started == (restarted if ranks == "2" else [])
+
+
+@pytest.mark.usefixtures("library")
+def test_rank_of_worker_starts_with_its_variables(monkeypatch, tmp_path):
+    """`resnext-train rank` replaces itself with a trainer that need not restart."""
+    started = []
+    monkeypatch.setattr(os, "execve", lambda _program, _command, variables: started.append(variables["LD_PRELOAD"]))
+    monkeypatch.setattr(signals, "block", lambda: None)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    monkeypatch.delenv("LD_PRELOAD", raising=False)
+    rank_exec.ranks(tmp_path).mkdir(parents=True)
+    rank_exec.environment_file(tmp_path).write_text("{}")
+    rank_exec.exec_trainer(tmp_path, [])
+    assert started == ["/lib/yield.so"]

@@ -3,7 +3,6 @@
 import numpy as np
 
 from resnext_trainer.config.models import Augmentation
-from resnext_trainer.data.crops import random_resized_crop
 from resnext_trainer.data.random_crops import random_resized_crops
 
 NUMBERS = np.arange(4000)
@@ -28,7 +27,7 @@ def test_crops_depend_on_seed_epoch_and_record():
 
 def test_crops_any_image_size_inside_image():
     """Covers narrow images, for which no attempt fits."""
-    for height, width in ((375, 500), (1, 1), (20, 900), (900, 20), (1, 700), (65_535, 2)):
+    for height, width in ((375, 500), (32, 32), (1, 1), (20, 900), (900, 20), (1, 700), (65_535, 2)):
         top, left, cut_height, cut_width, flip = crops(height=height, width=width).T
         assert (top >= 0).all()
         assert (left >= 0).all()
@@ -57,18 +56,6 @@ def test_crops_without_random_area_are_whole_or_center():
     assert (crops(height=40, width=100, **whole) == [0, 30, 40, 40, 0]).all()
 
 
-def test_crops_distributed_as_single_crops():
-    """Positions, sizes and flips have the distribution of the crops that torchvision's are compared with."""
-    random, settings = np.random.default_rng(0), Augmentation()
-    single = [random_resized_crop(375, 500, settings, random) for _ in NUMBERS]
-    expected = np.array([(cut.top, cut.left, cut.height, cut.width, cut.flip) for cut in single], float)
-    found = crops().astype(float)
-    for column in range(5):
-        values = np.sort(np.concatenate([found[:, column], expected[:, column]]))
-        distance = np.abs(
-            np.searchsorted(np.sort(found[:, column]), values, side="right")
-            - np.searchsorted(np.sort(expected[:, column]), values, side="right")
-        ).max() / len(NUMBERS)
-        # Kolmogorov-Smirnov at a level of 0.0001.
-        assert distance < 2.23 * np.sqrt(2 / len(NUMBERS)), column
-    assert np.abs(np.corrcoef(found.T)[4, :4]).max() < 0.06
+def test_flips_do_not_depend_on_windows():
+    """Flips are independent of positions and sizes; the parity tests compare the distribution with torchvision's."""
+    assert np.abs(np.corrcoef(crops().astype(float).T)[4, :4]).max() < 0.06

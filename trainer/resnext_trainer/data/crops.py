@@ -3,12 +3,6 @@
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
-from resnext_trainer.config.models import Augmentation
-
-_ATTEMPTS = 10
-
 
 @dataclass(frozen=True)
 class CropWindow:
@@ -32,26 +26,6 @@ class CropWindow:
     def numbers(self) -> tuple[float, ...]:
         """Window, `roi` and flip as nine numbers, which float32 represents closely enough."""
         return (self.top, self.left, self.height, self.width, *self.roi, self.flip)
-
-
-def random_resized_crop(height: int, width: int, settings: Augmentation, random: np.random.Generator) -> CropWindow:
-    """Random resized crop as in torchvision: uniform area, log-uniform ratio; after ten failed attempts a center crop.
-
-    height, width: size of the image in pixels.
-    """
-    flip = bool(settings.flip and random.random() < 0.5)
-    least, greatest = settings.crop_ratio
-    for _ in range(_ATTEMPTS):
-        area = height * width * random.uniform(settings.crop_area[0], settings.crop_area[1])
-        ratio = math.exp(random.uniform(math.log(least), math.log(greatest)))
-        cut_width, cut_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < cut_width <= width and 0 < cut_height <= height:
-            top = int(random.integers(0, height - cut_height + 1))
-            left = int(random.integers(0, width - cut_width + 1))
-            return CropWindow(top, left, cut_height, cut_width, flip)
-    ratio = min(max(width / height, least), greatest)
-    cut_width, cut_height = min(width, round(height * ratio)), min(height, round(width / ratio))
-    return CropWindow((height - cut_height) // 2, (width - cut_width) // 2, cut_height, cut_width, flip)
 
 
 def center_crop(height: int, width: int, fraction: float, size: int) -> CropWindow:
