@@ -1,6 +1,7 @@
 """The life of a training on the real cluster, from kubectl apply to its accuracy in Prometheus."""
 
 import re
+import time
 from functools import partial
 
 import pytest
@@ -49,9 +50,12 @@ def values(result):
     return [float(each["value"][1]) for each in result]
 
 
-def test_digits_reach_accuracy_and_export_metrics(cluster: Cluster, training):
+def test_digits_reach_accuracy_and_export_metrics(cluster: Cluster, training, record_property):
     """Two workers train to 97 %, every query of dashboards and rules returns data, and no rule fails."""
+    started = time.monotonic()
     name = training()
+    cluster.until(name, steps_done)
+    record_property("kubectl apply to first step", time.monotonic() - started)
     cluster.until(name, lambda status: status.get("phase") == "Running" and steps_done(status) > 40)
     workers = cluster.pods(name, "worker")
     assert len({pod["spec"]["nodeName"] for pod in workers}) == 2
@@ -114,17 +118,27 @@ def test_info_metric_reports_dali_xla_and_bf16(cluster: Cluster, training):
 
 
 @pytest.mark.parametrize("options", [("--grace-period=0", "--force"), ()], ids=["at once", "with time to save"])
-def test_lost_worker_resumes_from_last_checkpoint(cluster: Cluster, training, options):
+def test_lost_worker_resumes_from_last_checkpoint(cluster: Cluster, training, options, record_property):
     """Only steps after the last checkpoint are repeated."""
     name = training(training=LONG)
     cluster.until(name, lambda status: saved(status) >= 40)
     (victim,) = (
         pod["metadata"]["name"] for pod in cluster.pods(name, "worker") if "-worker-1-" in pod["metadata"]["name"]
     )
+    lost = time.monotonic()
     cluster.kubectl("delete", "pod", victim, "--wait=false", *options)
     cluster.until(name, lambda status: len(status["attempts"]) == 2)
     kept = saved(cluster.status(name))
-    seen = steps_until_success(cluster, name)
+    seen: list[int] = []
+
+    def trains_again(status: Manifest) -> bool:
+        seen.append(steps_done(status))
+        resumed: int | None = status["attempts"][-1].get("resumedStep")
+        return resumed is not None and seen[-1] > resumed
+
+    cluster.until(name, trains_again)
+    record_property("deletion of a worker to first step of the next attempt", time.monotonic() - lost)
+    seen += steps_until_success(cluster, name)
     assert kept >= 40
     assert min(seen) >= kept
     resumed = re.search(r"resuming from step (\d+),", cluster.kubectl("logs", f"{name}-launcher-2"))
