@@ -28,14 +28,14 @@ def scenario(function: Scenario) -> Scenario:
 
 
 def started(simulation: Simulation, step: int = 20, saved: int | None = 20, **known: Any) -> None:
-    """The training is applied and trains."""
+    """Create the training and let it run until the given step."""
     with simulation.step(f"applied; all pods run; the ranks are at step {step}"):
         simulation.apply()
         simulation.run(step, saved=saved, **known)
 
 
 def paced(simulation: Simulation, *steps: int, seconds: float = 10) -> None:
-    """The ranks come to one step after another, a checkpoint at each."""
+    """Report these steps one after another, with a checkpoint at each."""
     with simulation.step(f"the ranks are at step {steps[-1]}"):
         for step in steps:
             simulation.wait(seconds)
@@ -170,7 +170,7 @@ def quota_for_some_pods() -> Manifest:
 
 @scenario
 def invalid_pod_before_start() -> Manifest:
-    """The API server calls the pods invalid (422) before the first attempt."""
+    """The API server rejects the pods as invalid (422) before the first attempt."""
     with Simulation() as it:
         with it.step("applied; worker pods are invalid"):
             it.server.rejections = {"-worker-": (422, INVALID)}
@@ -180,17 +180,17 @@ def invalid_pod_before_start() -> Manifest:
 
 @scenario
 def invalid_pod_later() -> Manifest:
-    """The API server calls the pods invalid (422) after the first attempt; the spec is then corrected."""
+    """The API server rejects the pods as invalid (422) after the first attempt; the spec is then corrected."""
     with Simulation() as it:
         started(it)
-        with it.step("the image is changed, and worker pods are invalid with it"):
+        with it.step("the training is suspended, its image changed, and it is resumed; worker pods are then invalid"):
             it.server.rejections = {"-worker-": (422, INVALID)}
-            it.change(image="registry.example/resnext-trainer:2")
+            it.change_pods(image="registry.example/resnext-trainer:2")
             it.settle()
             it.wait(30)
-        with it.step("the image is corrected"):
+        with it.step("the image is corrected in the same way"):
             it.server.rejections = {}
-            it.change(image="registry.example/resnext-trainer:3")
+            it.change_pods(image="registry.example/resnext-trainer:3")
             it.settle()
             it.run(40, saved=40)
         return it.transcript()
@@ -225,7 +225,7 @@ def spec_invalid_while_running() -> Manifest:
 
 @scenario
 def claim_missing() -> Manifest:
-    """The claim of the data set does not exist, and is then created."""
+    """The dataset's claim does not exist, and is then created."""
     with Simulation() as it:
         with it.step("applied"):
             it.apply(dataset=False)
@@ -237,7 +237,7 @@ def claim_missing() -> Manifest:
 
 @scenario
 def claim_not_shared() -> Manifest:
-    """The claim of the data set cannot be mounted on several nodes."""
+    """The dataset's claim cannot be mounted on several nodes."""
     with Simulation() as it:
         with it.step("applied"):
             it.claim("digits-data", "ReadWriteOnce")
@@ -247,7 +247,7 @@ def claim_not_shared() -> Manifest:
 
 @scenario
 def claim_not_owned() -> Manifest:
-    """The name of the checkpoints' claim is taken by a claim of another owner."""
+    """A claim that the operator does not own already has the name of the checkpoint claim."""
     with Simulation() as it:
         with it.step("applied"):
             it.claim(f"{NAME}-checkpoints", "ReadWriteOnce")
@@ -257,7 +257,7 @@ def claim_not_owned() -> Manifest:
 
 @scenario
 def name_taken() -> Manifest:
-    """The name of a child is taken by an object of another owner."""
+    """An object that the operator does not own already has the name of a child object."""
     with Simulation() as it:
         with it.step("applied"):
             it.put("v1", "ConfigMap", "configmaps", f"{NAME}-config")
@@ -276,7 +276,7 @@ def not_allowed_host_network() -> Manifest:
 
 @scenario
 def not_allowed_host_path() -> Manifest:
-    """A hostPath volume outside of the folders that the operator's settings allow."""
+    """A hostPath volume outside the directories that the operator's settings allow."""
     volume = {"name": "scratch", "hostPath": {"path": "/etc"}}
     mount = {"name": "scratch", "mountPath": "/scratch"}
     workers = {"replicas": 2, "volumes": [volume], "volumeMounts": [mount]}
@@ -288,14 +288,14 @@ def not_allowed_host_path() -> Manifest:
 
 @scenario
 def worker_start_failed() -> Manifest:
-    """A worker ends before the first attempt; the start is repeated."""
+    """A worker exits before the first attempt; the operator recreates it after a backoff."""
     with Simulation() as it:
-        with it.step("applied; worker 1 ends"):
+        with it.step("applied; worker 1 exits"):
             it.apply()
             it.settle()
             it.ready()
             it.end(it.pods("worker")[1], 255, "exec /usr/local/bin/resnext-train: exec format error", "Error")
-        with it.step("the pause is over"):
+        with it.step("the backoff has elapsed"):
             it.wait(10)
         with it.step("all pods run"):
             it.run()
@@ -331,16 +331,16 @@ def resumed_earlier() -> Manifest:
 
 @scenario
 def launcher_crash() -> Manifest:
-    """The launcher crashes, with a rank to blame and without; training resumes after the pause."""
+    """The launcher crashes, first with and then without a failed rank in its report, and training resumes each time."""
     with Simulation() as it:
         started(it)
-        with it.step("the launcher exits with 1 and blames rank 1"):
+        with it.step("the launcher exits with 1 and reports rank 1 as the cause"):
             it.launcher_ends(1, "rank 1 ended with exit code 1", rank=1, log=["Traceback", "ValueError: no"])
             it.wait(6)
         with it.step("attempt 2 runs"):
             it.wait(10)
             it.run(25, saved=20)
-        with it.step("the launcher is killed and says nothing"):
+        with it.step("the launcher is killed and writes no report"):
             it.launcher_ends(137, None)
         with it.step("91 s later"):
             it.wait(91)
@@ -359,7 +359,7 @@ def launcher_lost() -> Manifest:
 
 @scenario
 def out_of_memory() -> Manifest:
-    """A worker is killed for memory, without a limit of its own."""
+    """A worker without a memory limit is OOMKilled."""
     with Simulation() as it:
         started(it)
         with it.step("worker 1 is OOMKilled, and the launcher exits with 1"):
@@ -370,7 +370,7 @@ def out_of_memory() -> Manifest:
 
 @scenario
 def out_of_memory_at_limit() -> Manifest:
-    """A worker is killed for memory at its limit."""
+    """A worker is OOMKilled at its memory limit."""
     with Simulation(workers={"replicas": 2, "resources": {"limits": {"memory": "2Gi"}}}) as it:
         started(it)
         with it.step("worker 1 is OOMKilled, and the launcher exits with 1"):
@@ -396,7 +396,7 @@ def backoff_limit() -> Manifest:
 
 @scenario
 def stall() -> Manifest:
-    """No steps for a while, and steps again."""
+    """Stalled, then steps again."""
     with Simulation() as it:
         started(it)
         paced(it, 30, 40, 50, 60)
@@ -465,11 +465,11 @@ def resize() -> Manifest:
 
 @scenario
 def pod_template_changed() -> Manifest:
-    """Another image for a running training."""
+    """The image changes between suspending and resuming, before the training has stopped."""
     with Simulation() as it:
         started(it)
-        with it.step("spec.image changes"):
-            it.change(image="registry.example/resnext-trainer:2")
+        with it.step("the training is suspended, spec.image changed, and it is resumed"):
+            it.change_pods(image="registry.example/resnext-trainer:2")
         with it.step("attempt 2 runs"):
             it.run(40, saved=40)
         return it.transcript()
@@ -545,14 +545,14 @@ def deletion() -> Manifest:
 
 
 def exit_statuses() -> dict[int, Manifest]:
-    """The launcher's exit status, and what the status, the event and the condition say about it."""
+    """The launcher's exit status, and the resulting status, event and condition."""
     return {code: _after_exit(code) for code in (*range(13), 13, 75, 130, 137, 143, 255)}
 
 
 def _after_exit(code: int) -> Manifest:
     with Simulation() as it:
         started(it)
-        with it.step("the launcher ends"):
+        with it.step("the launcher exits"):
             it.launcher_ends(code, f"message of exit status {code}", rank=1, log=["last line of rank 1's log"])
             it.wait(6)
         status, step = it.status, it.steps[-1]

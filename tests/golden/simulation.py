@@ -1,7 +1,7 @@
-"""One training, the real reconciliation, and an API server in memory, on a clock that only the scenario moves.
+"""Simulates one training with the real reconciliation code, an in-memory API server and a clock.
 
-A scenario acts as the user, the kubelet and the ranks; `Simulation` records what a user sees after each step. The class
-Operator is the one place that knows how the operator's parts are put together.
+Only the scenario advances the clock. It acts as the user, the kubelet and the ranks; `Simulation` records what a user
+sees after each step. Only the class Operator depends on how the operator's components are connected.
 """
 
 import asyncio
@@ -68,7 +68,7 @@ def sample() -> str:
 
 
 class Clock:
-    """Stands still until it is moved; replaces `datetime` and `time` in modules that ask for the time."""
+    """A clock that advances only when a test sets it; replaces `datetime` and `time` in modules that read the time."""
 
     def __init__(self) -> None:
         self.time = START
@@ -88,7 +88,7 @@ class Clock:
 
 
 class ApiServer(KubeClient):
-    """The operator's client, answered from memory. Every change is reported to `watch` by `deliver`."""
+    """Fake of the operator's client with objects in memory. `deliver` reports every change to `watch`."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock, self._uids, self._version = clock, 0, 0
@@ -156,13 +156,13 @@ class ApiServer(KubeClient):
         return copy.deepcopy(body)
 
     def deliver(self) -> None:
-        """The watch reports what has changed: always after the answers to the operator's own requests."""
+        """Deliver the watch events of all changes, always after the responses to the operator's own requests."""
         events, self._events = self._events, []
         for event, found in events:
             self.watch(event, found)
 
     def delete_object(self, path: str, *, at_once: bool = True) -> None:
-        """Delete an object; a pod on a node first gets its deletion timestamp, and its kubelet then ends it."""
+        """Delete an object; a pod on a node first gets its deletion timestamp, and its kubelet then terminates it."""
         found = self.objects[path]
         if not at_once and found["kind"] == "Pod" and found["spec"].get("nodeName"):
             if "deletionTimestamp" not in found["metadata"]:
@@ -176,7 +176,7 @@ class ApiServer(KubeClient):
 
 
 class Queue:
-    """The work queue without tasks: what is due, and when to look again."""
+    """Fake of the work queue: whether the training is queued, and the time at which it is queued again."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -192,7 +192,7 @@ class Queue:
 
 
 class Reported:
-    """What the ranks answer when they are asked about their progress."""
+    """Fake of the progress poller: the responses of the ranks."""
 
     def __init__(self) -> None:
         self.progress: Progress | None = None
@@ -206,7 +206,7 @@ class Reported:
 
 
 class Operator:
-    """The operator's parts, put together as its process does, on a simulated cluster and clock."""
+    """The operator's components, connected as in the operator process, with a simulated cluster and clock."""
 
     def __init__(self, server: ApiServer, clock: Clock, environment: Mapping[str, str]) -> None:
         self.queue, self.reported = Queue(clock), Reported()
@@ -229,7 +229,7 @@ class Operator:
     @staticmethod
     @contextmanager
     def time_of(clock: Clock) -> Iterator[None]:
-        """Every part that asks for the time asks this clock."""
+        """Replace the time in all components by that of this clock."""
         with ExitStack() as patches:
             patches.enter_context(patch.object(controller, "datetime", clock))
             patches.enter_context(patch.object(training_metrics, "datetime", clock))
@@ -241,7 +241,7 @@ class Operator:
             controller.on_event(event, found, self._runtime)
 
     async def write_events(self) -> None:
-        """Runs for as long as the simulation."""
+        """Write events until the simulation ends."""
         await self._recorder.run()
 
     async def reconcile(self) -> None:
@@ -251,7 +251,7 @@ class Operator:
             await asyncio.sleep(0)
 
     def metrics(self) -> list[str]:
-        """The series with a value, without what depends on the machine's speed or on the number of requests."""
+        """The nonzero series, except those that depend on the speed of the machine or on the number of requests."""
         left_out = ("#", "resnext_operator_reconcile_", "resnext_operator_api_", "workqueue_", "process_")
         lines = generate_latest(self._metrics.registry).decode().splitlines()
         kept = [line for line in lines if not line.startswith(left_out)]
@@ -260,7 +260,7 @@ class Operator:
 
 
 class Simulation:
-    """A scenario's means, and its transcript."""
+    """The operations that a scenario can perform, and the transcript of their effects."""
 
     def __init__(self, environment: Mapping[str, str] | None = None, **spec: Any) -> None:
         self.clock = Clock()
@@ -291,7 +291,7 @@ class Simulation:
 
     @contextmanager
     def step(self, what: str) -> Iterator[None]:
-        """What the block does, and everything that the operator does about it, become one step of the transcript."""
+        """Record the effects of the block, and the operator's response, as one step of the transcript."""
         yield
         self.settle()
         before, status = self._shown, copy.deepcopy(self.status)
@@ -309,7 +309,7 @@ class Simulation:
         self.steps.append(entry)
 
     def transcript(self) -> Manifest:
-        """Steps, and at the end the whole status, the metrics and the objects that are left."""
+        """All steps, followed by the final status, the metrics and the remaining objects."""
         left = sorted(
             f"{each['kind']} {each['metadata']['name']}" for each in self.server.objects.values() if "kind" in each
         )
@@ -335,7 +335,7 @@ class Simulation:
         ]
 
     def columns(self) -> str:
-        """What `kubectl get -o wide` prints, but for the age, which only the clock of the reader knows."""
+        """The output of `kubectl get -o wide` without the column AGE, which depends on the current time."""
         if self._path not in self.server.objects:
             return "NotFound"
         printed = {each["name"]: self._printed(each["jsonPath"]) for each in columns() if each["type"] != "date"}
@@ -359,7 +359,7 @@ class Simulation:
         return found
 
     def settle(self) -> None:
-        """Reconcile until nothing is due; kubelets end the pods that are deleted."""
+        """Reconcile until the queue is empty; the simulated kubelets terminate deleted pods."""
         for _ in range(50):
             self.server.deliver()
             if self.operator.queue.due:
@@ -369,10 +369,10 @@ class Simulation:
                     self._phases.append(phase)
             elif not self._end_deleted_pods():
                 return
-        raise AssertionError(f"the operator does not come to rest: {self.status}")
+        raise AssertionError(f"the reconciliation does not converge after 50 iterations: {self.status}")
 
     def wait(self, seconds: float) -> None:
-        """Time passes; the operator reconciles when it has asked for it."""
+        """Advance the clock by some seconds; reconcile at each requeue time."""
         queue, end = self.operator.queue, self.clock.time + timedelta(seconds=seconds)
         self.settle()
         while queue.again and queue.again <= end:
@@ -382,35 +382,43 @@ class Simulation:
         self.clock.time = end
 
     def resync(self) -> None:
-        """The operator looks at every training now and then."""
+        """Simulate the periodic resync."""
         self.operator.queue.due = True
         self.settle()
 
     # -- the user --------------------------------------------------------------------------------------------------
 
     def apply(self, *, dataset: bool = True) -> None:
-        """The training is created; the claim of its data set exists already."""
+        """Create the training and, before it, the claim with its dataset."""
         if dataset:
             self.claim("digits-data", "ReadWriteMany")
         self.server.store(self._path, self._body)
 
     def change(self, **spec: Any) -> None:
-        """Fields of the spec are replaced."""
+        """Replace fields of the spec."""
         found = self.server.objects[self._path]
         metadata = found["metadata"] | {"generation": found["metadata"]["generation"] + 1}
         self.server.store(self._path, found | {"metadata": metadata, "spec": found["spec"] | spec})
 
+    def change_pods(self, **spec: Any) -> None:
+        """Suspend the training, replace pod settings and resume it, all before the operator reconciles.
+
+        The API server rejects changes to pod settings while spec.suspend is false.
+        """
+        self.change(suspend=True)
+        self.change(**spec, suspend=False)
+
     def claim(self, name: str, *modes: str) -> None:
-        """A claim of the user's own."""
+        """Create a claim as a user."""
         self.put("v1", "PersistentVolumeClaim", "persistentvolumeclaims", name, spec={"accessModes": list(modes)})
 
     def put(self, version: str, kind: str, plural: str, name: str, **parts: Any) -> None:
-        """An object of somebody else."""
+        """Create an object that the operator does not own."""
         body = {"apiVersion": version, "kind": kind, "metadata": {"name": name}, **parts}
         self.server.store(self._path_of(version, plural, name), body)
 
     def delete(self, *, foreground: bool = False) -> None:
-        """The training is deleted; the garbage collector then deletes what it owns."""
+        """Delete the training; the garbage collector then deletes the objects that it owns."""
         found = self.server.objects[self._path]
         if foreground:
             self.server.store(
@@ -434,22 +442,22 @@ class Simulation:
         return [name for name in found if f"-{role}" in name]
 
     def pod(self, name: str, status: Manifest, node: str = "") -> None:
-        """A pod's status changes."""
+        """Set the status of a pod and, if given, its node."""
         path = self._path_of("v1", "pods", name)
         found = self.server.objects[path]
         spec = found["spec"] | ({"nodeName": node} if node else {})
         self.server.store(path, found | {"spec": spec, "status": status})
 
     def lose(self, name: str) -> None:
-        """A pod vanishes, with its node or by force."""
+        """Remove a pod immediately, as a force deletion or the loss of its node does."""
         self.server.delete_object(self._path_of("v1", "pods", name))
 
     def delete_secret(self) -> None:
-        """The Secret with the SSH keys is deleted; nobody watches Secrets."""
+        """Delete the Secret with the SSH keys; no watch event follows, because the operator does not watch Secrets."""
         self.server.delete_object(next(path for path in self.server.objects if "/secrets/" in path))
 
     def ready(self, role: str = "") -> None:
-        """Every pod of the role that has no status yet gets a node, runs and is ready."""
+        """Assign every pod of the role without a status to a node, and make it ready."""
         for number, name in enumerate(self.pods(role)):
             found = self.server.objects[self._path_of("v1", "pods", name)]
             if not found.get("status") and not found["spec"].get("schedulingGates"):
@@ -458,7 +466,7 @@ class Simulation:
                 self.pod(name, status, f"node-{number}")
 
     def run(self, step: int = 20, **known: Any) -> None:
-        """All pods become ready, the launcher starts, and the ranks come to a step."""
+        """Make all pods ready, start the launcher, and let the ranks report a step."""
         self.settle()
         self.wait(5)
         self.ready()
@@ -470,7 +478,7 @@ class Simulation:
         self.settle()
 
     def unschedulable(self, name: str, message: str) -> None:
-        """The scheduler finds no node for a pod."""
+        """Report that the scheduler finds no node for a pod."""
         condition = {
             "type": "PodScheduled",
             "status": "False",
@@ -481,20 +489,20 @@ class Simulation:
         self.pod(name, {"phase": "Pending", "conditions": [condition]})
 
     def end(self, name: str, code: int, message: str = "", reason: str = "") -> None:
-        """A pod's container ends; `message` is its termination message."""
+        """Terminate the container of a pod; `message` is its termination message."""
         ended = {"exitCode": code, "message": message, "finishedAt": stamp(self.clock.time), "reason": reason}
         status = {"phase": "Failed" if code else "Succeeded", "containerStatuses": [{"state": {"terminated": ended}}]}
         self.pod(name, status)
 
     def launcher_ends(self, code: int, message: str | None = "because", **report: Any) -> None:
-        """The launcher of the attempt under way ends with its report, or without one."""
+        """Terminate the launcher of the current attempt, with or without a termination report."""
         termination_message = (
             "" if message is None else json.dumps({"verdict": "of the exit code", "message": message, **report})
         )
         self.end(self.pods("launcher")[-1], code, termination_message)
 
     def _end_deleted_pods(self) -> bool:
-        """A launcher that is asked to stop saves a checkpoint and says so; every other pod just ends."""
+        """Terminate deleted pods. A launcher first reports a saved checkpoint; all other pods report nothing."""
         going = [each for each in self.server.objects.values() if each.get("kind") == "Pod"]
         going = [each for each in going if "deletionTimestamp" in each["metadata"]]
         for each in going:
@@ -511,7 +519,7 @@ class Simulation:
     # -- the ranks -------------------------------------------------------------------------------------------------
 
     def train(self, step: int, saved: int | None = None, differences: tuple[str, ...] = (), **known: Any) -> None:
-        """The ranks of the attempt under way have come to a step, and have saved a checkpoint at another."""
+        """Report that the ranks of the current attempt completed `step` and saved a checkpoint at step `saved`."""
         answer: Manifest = {
             "attempt": self.status["attempts"][-1]["number"],
             "epoch": step * EPOCHS / STEPS,

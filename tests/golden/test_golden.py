@@ -1,4 +1,4 @@
-"""What the samples become, as reviewed: one plain YAML file each.
+"""Golden files of the manifests rendered from each sample, one YAML file per sample.
 
 UPDATE_GOLDEN=1 rewrites them; review the difference like code.
 """
@@ -27,5 +27,5 @@ def rendered(path: Path) -> str:
 
 @pytest.mark.parametrize("sample", sorted(SAMPLES.glob("resnext-*.yaml")), ids=lambda path: path.stem)
 def test_sample_matches_golden(sample: Path) -> None:
-    """The manifests of each sample are those that were reviewed."""
+    """The rendered manifests of each sample equal its golden file."""
     check(sample.name, rendered(sample))

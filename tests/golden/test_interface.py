@@ -24,7 +24,7 @@ _INCLUDED = ("le", "quantile")
 
 
 def described(exposition: str) -> list[dict[str, Any]]:
-    """Name, type, labels and help of each metric, without the times of creation."""
+    """Name, type, labels and help of each metric, without the `_created` series."""
     families = [each for each in text_string_to_metric_families(exposition) if not each.name.endswith("_created")]
     return [
         {
@@ -56,7 +56,7 @@ def test_trainer_metrics_match_golden() -> None:
 
 
 def test_reasons_match_golden() -> None:
-    """Every reason of events and conditions, and what its warning advises."""
+    """Every reason of events and conditions, with the suggested action of its warning."""
     check("reasons.yaml", dump({reason.value: SUGGESTED_ACTIONS.get(reason, "") for reason in Reason}))
 
 
@@ -64,7 +64,7 @@ Main = Callable[[list[str]], int]
 
 
 def help_of(main: Main, command: list[str]) -> str:
-    """What --help prints."""
+    """Output of --help."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
         main([*command, "--help"])

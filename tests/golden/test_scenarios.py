@@ -1,4 +1,4 @@
-"""What users see of a training in the main scenarios, step by step: events, conditions, phase, columns, status."""
+"""Everything that users can observe in the main scenarios, step by step: events, conditions, phase, columns, status."""
 
 import pytest
 

@@ -9,17 +9,31 @@ from hack.codegen.reference.tables import table
 from resnext_operator.domain import reasons
 from resnext_operator.domain.reasons import SUGGESTED_ACTIONS, Reason
 
+_ACTIONS_IN_MESSAGES = {
+    Reason.INVALID: "correct the field, or choose another name for the training; then delete and recreate the training",
+    Reason.FORBIDDEN_BY_OPERATOR: "use a claim, or set `allow` in the Helm chart",
+    Reason.VOLUME_NOT_SHAREABLE: "use a ReadOnlyMany or ReadWriteMany claim, or one worker",
+    Reason.CLAIM_NOT_OWNED: "set `checkpoints.claimName` to use the claim, or choose another name for the training",
+    Reason.VOLUME_STILL_ATTACHED: (
+        "if the old node is permanently down, taint it with `node.kubernetes.io/out-of-service`"
+    ),
+    Reason.CLAIM_NOT_FOUND: "create the claim",
+    Reason.SUSPENDED: "set `spec.suspend` to false to resume the training",
+    Reason.SSH_KEYS_RECREATED: "find out what deleted the Secret",
+    Reason.OUT_OF_MEMORY: "set or raise `spec.workers.resources.limits.memory`, or lower `spec.training.batchSize`",
+}
+"""Actions for reasons whose messages contain their own, and for reasons of normal events."""
+
 
 def page() -> str:
     """Every reason, in the order of a training's lifecycle."""
     texts = docstrings(inspect.getsource(reasons), Reason.__name__)
-    rows = [
-        (f"`{reason.value}`", texts[reason.name], _sentence(SUGGESTED_ACTIONS.get(reason, ""))) for reason in Reason
-    ]
+    actions = {**SUGGESTED_ACTIONS, **_ACTIONS_IN_MESSAGES}
+    rows = [(f"`{reason.value}`", texts[reason.name], _sentence(actions.get(reason, ""))) for reason in Reason]
     return (
         "# Reasons of conditions and events\n\n"
-        "`kubectl describe rnx NAME` shows the reasons. A warning event repeats the action after an arrow (→).\n\n"
-        + "\n".join(table(("Reason", "Meaning", "Action"), rows))
+        "`kubectl describe rnx NAME` shows the reasons. A warning event contains the action, in most cases after an\n"
+        "arrow (→).\n\n" + "\n".join(table(("Reason", "Meaning", "Action"), rows))
     )
 
 

@@ -172,10 +172,10 @@ class Affinity(Config):
     """Node affinity scheduling rules for the pod."""
 
     pod_affinity: PodAffinity | None = None
-    """Pod affinity scheduling rules (such as: co-locate this pod in the same node or zone as some other pods)."""
+    """Pod affinity scheduling rules (for example, co-locate this pod in the same node or zone as other pods)."""
 
     pod_anti_affinity: PodAffinity | None = None
-    """Pod anti-affinity scheduling rules (such as: avoid putting this pod in the same node or zone as some other
+    """Pod anti-affinity scheduling rules (for example, avoid putting this pod in the same node or zone as other
     pods)."""
 
 
@@ -203,6 +203,6 @@ class Spread(Config):
             "!has(self.minDomains) || self.whenUnsatisfiable == 'DoNotSchedule'",
             lambda it: it.min_domains is None or it.when_unsatisfiable == "DoNotSchedule",
             "minDomains",
-            "requires whenUnsatisfiable DoNotSchedule: set it or remove minDomains",
+            "requires whenUnsatisfiable DoNotSchedule: set whenUnsatisfiable to DoNotSchedule or remove minDomains",
         ),
     )

@@ -306,8 +306,8 @@ class Spec(Config):
     """Volume for checkpoints. If unset, the operator creates a claim of 10Gi."""
 
     suspend: bool = False
-    """Whether the training is suspended. If set to true while the training runs, it saves a checkpoint and the operator
-    deletes its pods. Setting it to false resumes the training from the last checkpoint."""
+    """Whether the training is suspended. If set to true while the training runs, the training saves a checkpoint, and
+    the operator deletes its pods. Setting it to false resumes the training from the last checkpoint."""
 
     managed_by: NonEmptyStr | None = None
     """Controller or entity that manages the training. The operator reconciles a training only if this field is unset or

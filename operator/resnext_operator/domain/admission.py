@@ -61,7 +61,7 @@ def check_claim_owner(training: Training, state: ClusterState) -> Refusal | None
         return None
     return Reason.CLAIM_NOT_OWNED, (
         f"spec.checkpoints: claim {name} already exists and was not created for training {training.name}: "
-        f"set checkpoints.claimName to {name} to use it, or rename the training"
+        f"set checkpoints.claimName to {name} to use it, or choose another name for the training"
     )
 
 

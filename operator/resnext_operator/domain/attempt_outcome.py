@@ -21,7 +21,7 @@ PERMANENT_EXIT_STATUSES = (
 """Exit statuses that another attempt would repeat; the training fails."""
 
 # A launcher often exits before the loss of a node is known: the node controller marks the node as unreachable after
-# 40 s, and its pods are evicted after 70 s.
+# 50 s (40 s before Kubernetes 1.32), and its pods are evicted 30 s later.
 EVIDENCE_GRACE = timedelta(seconds=90)
 
 # If the worker's node is known to be alive, its kubelet reports the end of its pods within a second or two.
@@ -87,7 +87,8 @@ class AttemptObservation:
 
     @staticmethod
     def _is_saving(pod: ObservedWorker | None) -> bool:
-        """A worker that is being deleted saves a checkpoint first; its launcher then exits with its own status."""
+        """Whether the worker is being deleted and still saving a checkpoint. Then, the launcher exits, and its exit
+        status determines the outcome."""
         return pod is not None and pod.deleting and not pod.unreachable
 
     def _lost_workers(self) -> list[int]:
@@ -125,7 +126,7 @@ class AttemptObservation:
         return left if status is ExitStatus.CRASHED and left > timedelta(0) else counted
 
     def _evidence_grace(self, launcher: ObservedLauncher, report: TerminationReport) -> timedelta:
-        """Time to wait for evidence that explains a crash: less if no node can be lost without detection."""
+        """Time to wait for evidence that explains a crash; shorter if the nodes are known to be alive."""
         # The kubelet reported the end of the launcher, so its node is alive.
         together = bool(launcher.node) and all(pod and pod.node == launcher.node for pod in self.workers)
         return EVIDENCE_GRACE_LIVE_NODE if together or report.rank is not None else EVIDENCE_GRACE
@@ -164,11 +165,11 @@ class AttemptObservation:
         pods = [pod for pod in self.workers if pod]
         if report.rank is not None:
             index = report.rank // self.training.spec.workers.ranks
-            blamed = [pod for pod in pods if pod.index == index]
+            causes = [pod for pod in pods if pod.index == index]
         else:
-            blamed = [pod for pod in pods if re.search(rf"\b{re.escape(pod.name)}\b", report.message)]
-        if len(blamed) == 1:
-            ending = replace(ending, pod=blamed[0].name, node=blamed[0].node)
+            causes = [pod for pod in pods if re.search(rf"\b{re.escape(pod.name)}\b", report.message)]
+        if len(causes) == 1:
+            ending = replace(ending, pod=causes[0].name, node=causes[0].node)
         return replace(ending, rank=report.rank, log=report.log)
 
 

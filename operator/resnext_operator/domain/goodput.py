@@ -31,7 +31,7 @@ _GRACEFUL = ("completed", "stopped")
 def account(status: Status, before: Status, reports: Iterable[Progress], now: datetime) -> None:
     """Add the time since the last call to `status`, if the training progressed or changed its phase.
 
-    before: the stored status. reports: of the ranks of the last attempt, newest last.
+    before: the stored status. reports: progress reports of the last attempt, newest last.
     """
     if not _changed(status, before):
         return
@@ -46,7 +46,7 @@ def account(status: Status, before: Status, reports: Iterable[Progress], now: da
         seconds = _after_loss(before.goodput.seconds if before.goodput else ActivitySeconds(), status, before)
         rest = _rest(status, before, reports_phases=bool(report and report.phase_seconds))
         if rest == "startup":
-            # What the ranks did outside of their phases, such as importing TensorFlow.
+            # Work of the ranks outside their phases, such as importing TensorFlow.
             spent |= {"other": 0.0}
         seconds = _sum(seconds, spent | {rest: spent[rest] + elapsed - sum(spent.values())})
         status.goodput = GoodputStatus(ratio=round(ratio_of(seconds), 4), seconds=seconds)

@@ -16,20 +16,14 @@ class Reason(StrEnum):
     """The operator accepts the spec and starts the training."""
     INVALID = "Invalid"
     """A field is invalid, or an object of another owner already has the name that the operator needs; the message names
-    it. Correct the field or rename the training, and recreate it.
+    it.
     """
     FORBIDDEN_BY_OPERATOR = "ForbiddenByOperator"
-    """The operator's settings do not allow a hostPath or hostNetwork; the message names the field. Use a claim, or set
-    `allow` in the Helm chart.
-    """
+    """The operator's settings do not allow a hostPath or hostNetwork; the message names the field."""
     VOLUME_NOT_SHAREABLE = "VolumeNotShareable"
-    """The dataset's claim or another volume cannot be mounted by several workers. Use a ReadOnlyMany or ReadWriteMany
-    claim, or one worker.
-    """
+    """The dataset's claim or another volume cannot be mounted by several workers."""
     CLAIM_NOT_OWNED = "ClaimNotOwned"
-    """The operator did not create the existing claim `NAME-checkpoints`. Set `checkpoints.claimName` to use it, or
-    rename the training.
-    """
+    """The operator did not create the existing claim `NAME-checkpoints`."""
     SPEC_INVALID = "SpecInvalid"
     """An earlier version accepted the spec; this version does not. Running pods are kept; a training without pods
     fails.
@@ -38,11 +32,10 @@ class Reason(StrEnum):
     # Pods.
     VOLUME_STILL_ATTACHED = "VolumeStillAttached"
     """Worker 0 was rescheduled to another node, but the checkpoint volume is still attached to the old one. The volume
-    is detached when the old node recovers or is deleted; if that node is permanently down, taint it with
-    `node.kubernetes.io/out-of-service`.
+    is detached when the old node recovers or is deleted.
     """
     CLAIM_NOT_FOUND = "ClaimNotFound"
-    """A claim named in the spec does not exist; no pods are created. Create the claim."""
+    """A claim named in the spec does not exist; no pods are created."""
     POD_CREATION_REJECTED = "PodCreationRejected"
     """The API server rejects an object because of a quota, a LimitRange, Pod Security, a webhook or a policy."""
     PODS_INVALID = "PodsInvalid"
@@ -82,8 +75,8 @@ class Reason(StrEnum):
     missing or damaged; the message names both steps.
     """
     STALLED = "Stalled"
-    """No rank has completed a step for `runPolicy.stallTimeoutMultiple` times the median step time; the message lists
-    the last step of each rank.
+    """No rank has completed a step for `runPolicy.stallTimeoutMultiple` times the median step time, and for at
+    least 60 s; the message lists the last step of each rank.
     """
     PROGRESS_RESUMED = "ProgressResumed"
     """Training makes progress again after a stall."""
@@ -92,17 +85,18 @@ class Reason(StrEnum):
     SUSPENDING = "Suspending"
     """The training saves a checkpoint; then the operator deletes its pods."""
     SUSPENDED = "Suspended"
-    """The training has no pods. Set `spec.suspend` to false to resume it."""
+    """The training has no pods."""
     RESUMED = "Resumed"
     """The training is no longer suspended; the operator recreates its pods."""
     RESIZING = "Resizing"
     """`workers.replicas` changed: the training saves a checkpoint and resumes with the new number of workers."""
     POD_TEMPLATE_CHANGED = "PodTemplateChanged"
-    """Pod settings changed: the training saves a checkpoint and resumes in pods with the new settings."""
-    SSH_KEYS_RECREATED = "SSHKeysRecreated"
-    """The Secret with the SSH keys was deleted. The operator recreated it and replaces all pods. Find out what deleted
-    the Secret.
+    """Pod settings changed before a suspended training had stopped, or on an API server without the CEL rules; other
+    API servers reject such a change unless `spec.suspend` is true. The training saves a checkpoint and resumes in pods
+    with the new settings.
     """
+    SSH_KEYS_RECREATED = "SSHKeysRecreated"
+    """The Secret with the SSH keys was deleted. The operator recreated it and replaces all pods."""
 
     # How an attempt ended; one for each AttemptCause.
     COMPLETED = "Completed"
@@ -116,7 +110,7 @@ class Reason(StrEnum):
     CRASHED = "Crashed"
     """A rank or the launcher exited unexpectedly."""
     OUT_OF_MEMORY = "OutOfMemory"
-    """A worker's container was OOMKilled; the message names the limit to raise."""
+    """A worker's container was OOMKilled; the message names the limit."""
     WORLD_SIZE_MISMATCH = "WorldSizeMismatch"
     """The number of ranks that started differs from the spec, or a rank is on the wrong worker."""
     UNREACHABLE = "Unreachable"
@@ -154,7 +148,7 @@ class Reason(StrEnum):
 SUGGESTED_ACTIONS = {
     Reason.SPEC_INVALID: "suspend the training, correct its mutable fields and resume it, or recreate it",
     Reason.POD_CREATION_REJECTED: "follow the advice in the message; the operator retries",
-    Reason.PODS_INVALID: "correct the field that the message names",
+    Reason.PODS_INVALID: "suspend the training, correct the field that the message names and resume it, or recreate it",
     Reason.WORKER_START_FAILED: "check the log lines in the message, the image, its CPU architecture and the volumes",
     Reason.UNSCHEDULABLE: "follow the advice in the message, which depends on the cause that the scheduler reports",
     Reason.CONTAINER_NOT_STARTING: "check the image reference and the pull Secret",
@@ -169,7 +163,7 @@ SUGGESTED_ACTIONS = {
     Reason.HUNG: "check the node and the log of the rank",
     Reason.INVALID_CONFIGURATION: "correct the spec and recreate the training",
     Reason.INVALID_DATA: "repair the dataset and recreate the training",
-    Reason.NON_FINITE_LOSS: "lower spec.training.optimizer.learningRate, or check the images",
+    Reason.NON_FINITE_LOSS: "lower spec.training.optimizer.learningRate, or check the dataset",
     Reason.NO_VALID_CHECKPOINT: "restore a checkpoint, or empty the directory to start over",
     Reason.CHECKPOINT_NOT_SAVED: "check the free space and the permissions of the checkpoint volume",
     Reason.CHECKPOINT_LOCKED: "stop the other training that uses the directory, or set spec.checkpoints.subPath",

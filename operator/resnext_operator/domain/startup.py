@@ -56,6 +56,6 @@ def record(status: Status, pod: ObservedWorker, now: datetime) -> str:
     return message
 
 
-def pause(failures: int) -> timedelta:
-    """Backoff after this number of failures."""
+def backoff(failures: int) -> timedelta:
+    """Duration of the backoff after this number of failures."""
     return exponential_delay(BACKOFF_FIRST, BACKOFF_LAST, max(failures, 1) - 1)

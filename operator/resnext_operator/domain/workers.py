@@ -1,4 +1,4 @@
-"""Which worker pods are live, which match the spec, and which nodes new workers must avoid."""
+"""Which worker pods are live, which match the spec, and which nodes new workers should avoid."""
 
 from collections import Counter
 

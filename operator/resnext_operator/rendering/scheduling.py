@@ -9,8 +9,8 @@ from resnext_operator.api.pod_template import PodTemplate
 from resnext_operator.api.training import Training
 from resnext_operator.rendering import names
 
-# The node controller marks a lost node as unreachable after 40 s by default. Kubernetes' default toleration of 300 s
-# would delay the next attempt by five minutes.
+# The node controller marks a lost node as unreachable after 50 s by default (40 s before Kubernetes 1.32). Kubernetes'
+# default toleration of 300 s would delay the next attempt by five minutes.
 _UNREACHABLE_SECONDS = 30
 
 _PREFERRED: Final = "preferredDuringSchedulingIgnoredDuringExecution"

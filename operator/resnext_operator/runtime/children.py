@@ -104,10 +104,11 @@ async def create_child(client: KubeClient, manifest: ManagedObject, training: Tr
         case Owner.ANOTHER if kind == "PersistentVolumeClaim":
             raise NameConflict(
                 f"claim {name} already exists and was not created for training {training.name}: "
-                f"set spec.checkpoints.claimName to {name} to use it, or rename the training"
+                f"set spec.checkpoints.claimName to {name} to use it, or choose another name for the training"
             )
     raise NameConflict(
-        f"{kind} {name} already exists and is owned by another object: rename the training, or delete the object"
+        f"{kind} {name} already exists and is owned by another object: choose another name for the training, or "
+        "delete the object"
     )
 
 

@@ -210,7 +210,9 @@ def _scheduled(status: PodStatus) -> datetime | None:
 
 def _out_of_memory(ended: TerminatedState) -> bool:
     """Whether the container ran out of memory. On cgroup v1, where only a rank is killed, the worker reports it."""
-    reported = _exit_code(ended) == 137 and "killed for memory" in word(ended.get("message"))
+    message = word(ended.get("message"))
+    # Trainers of version 0.1 report "killed for memory".
+    reported = _exit_code(ended) == 137 and ("OOM-killed" in message or "killed for memory" in message)
     return word(ended.get("reason")) == "OOMKilled" or reported
 
 

@@ -47,7 +47,7 @@ async def more_reconciliations(it: Operator, number: int) -> None:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten all pauses to hundredths of a second."""
+    """Shorten all delays to hundredths of a second."""
     monkeypatch.setattr(scopes, "_FIRST_DELAY", 0.02)
     monkeypatch.setattr(scopes, "_LAST_DELAY", 0.05)
     monkeypatch.setattr(scopes, "_KOPF_SHUTDOWN_TIMEOUT", 0.2)
@@ -145,7 +145,7 @@ class TestStart:
             assert any(leads < number < written for number in lists), kind
 
     def test_run_standby_watches_and_takes_over(self, server: ApiServer, start: Start) -> None:
-        """Ready, and without a write or a series of trainings until the other replica releases the Lease."""
+        """The standby is ready, and writes nothing and exports no series of trainings until the Lease is released."""
         server.put(training("one"))
         server.put(lease("other"))
 
@@ -255,7 +255,7 @@ class TestEnd:
     def test_run_lost_lease_exits_with_1(
         self, server: ApiServer, start: Start, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """One log line without a traceback. The other replica keeps the Lease, and the HTTP server is stopped."""
+        """One line is logged, without a traceback. The other replica keeps the Lease; the HTTP server is stopped."""
 
         async def scenario() -> None:
             async with start() as it:

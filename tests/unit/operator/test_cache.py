@@ -59,9 +59,9 @@ def test_resync_removes_missing_objects_unless_newer():
     """A list removes objects that it lacks, except those newer than the list."""
     cache = Cache()
     cache.upsert(pod(name="gone", uid="a", version=5))
-    cache.upsert(pod(name="made-meanwhile", uid="b", version=50))
+    cache.upsert(pod(name="made-during-list", uid="b", version=50))
     changed = cache.resync("Pod", None, [pod(name="listed", uid="c", version=7)], at=30)
-    assert {child["metadata"]["name"] for child in cache.children(training(), ())} == {"made-meanwhile", "listed"}
+    assert {child["metadata"]["name"] for child in cache.children(training(), ())} == {"made-during-list", "listed"}
     assert {each["metadata"]["name"] for each in changed} == {"gone", "listed"}
 
 

@@ -168,7 +168,8 @@ def test_attempt_resumed_earlier_is_reported_in_status(restarted, step, how):
 
 @pytest.mark.parametrize("step", [40, 44, None])
 def test_attempt_resumed_from_last_checkpoint_not_reported(restarted, step):
-    """Also if it resumes from a later step, or if the trainer does not report the step."""
+    """Nothing is reported if the attempt resumes from the last checkpoint or a later step, or if the trainer does not
+    report the step."""
     restarted.progress = Progress(attempt=2, epoch=2, epochs=8, step=45, steps=160, resumed_step=step)
     restarted.settle()
     assert restarted.status["attempts"][-1].get("resumedStep") == step
@@ -186,7 +187,7 @@ def test_resumed_step_read_from_termination_message(restarted):
 
 
 def test_unsaved_checkpoint_is_retried_and_counted():
-    """The failure counts towards backoffLimit."""
+    """The failure counts toward backoffLimit."""
     cluster = Cluster(runPolicy={"backoffLimit": 0})
     cluster.run()
     cluster.end(ExitStatus.CHECKPOINT_NOT_SAVED, "the checkpoint of step 40 could not be saved")

@@ -102,7 +102,7 @@ def test_duration_format_matches_kubectl_age(seconds, printed):
 
 
 def test_suspended_training_shows_no_rates(running):
-    """While the pods are being deleted and afterwards."""
+    """No rates are shown while the pods are being deleted and afterwards."""
     running.body["spec"]["suspend"] = True
     running.settle()
     assert running.status["phase"] == "Suspended"
@@ -121,7 +121,7 @@ def test_suspended_training_shows_no_rates(running):
     ],
 )
 def test_ended_attempt_shows_no_rates(running, status, phase):
-    """Whether the training ended or waits for its next attempt."""
+    """No rates are shown, whether the training ended or waits for its next attempt."""
     running.end(status)
     running.settle()
     assert running.status["phase"] == phase
@@ -171,7 +171,7 @@ def test_stalled_training_shows_no_rates(running):
     assert running.status["progress"]["imagesPerSecond"] == 640.0
 
 
-def test_changed_rate_without_step_is_no_progress(running):
+def test_changed_rate_without_step_is_not_progress(running):
     """Otherwise a stuck rank whose average rate decays would never be reported as Stalled."""
     before = running.status["progress"]["updatedTime"]
     running.wait(seconds=30)
@@ -203,7 +203,7 @@ def test_workers_column_counts_workers_if_launcher_rejected():
         cluster.wait(seconds=30)
 
 
-@pytest.mark.parametrize("ready", [False, True], ids=["workers refused", "launcher refused"])
+@pytest.mark.parametrize("ready", [False, True], ids=["workers rejected", "launcher rejected"])
 def test_transition_times_unchanged_while_pods_rejected(ready):
     """lastTransitionTime changes only if the stored status of the condition changes."""
     cluster = Cluster()

@@ -81,13 +81,13 @@ class TestActivities:
         ],
     )
     def test_goodput_phase_counts_as_activity(self, running: Run, phase: str, activity: str) -> None:
-        """Also a phase of a later trainer."""
+        """A phase that only a later trainer reports counts as `other`."""
         before = running.seconds
         running.at(110, step=51, reported={"compile": 10.0, "compute": 41.0, "data_wait": 10.0, phase: 10.0})
         assert running.seconds == before | {activity: before.get(activity, 0) + 10}
 
     def test_goodput_other_time_before_first_step_is_startup(self) -> None:
-        """The ranks import TensorFlow and read the checkpoint outside of all phases."""
+        """The ranks import TensorFlow and read the checkpoint outside all phases."""
         run = Run().at(20, phase=Phase.STARTING, attempt=attempt(1))
         run.at(50, phase=Phase.RUNNING, step=1, reported={"other": 8.0, "compile": 10.0, "compute": 1.0})
         assert run.seconds == {"queueing": 20, "startup": 19, "compilation": 10, "steps": 1}
@@ -155,7 +155,7 @@ class TestLosses:
         assert running.seconds["compilation"] == 19
 
     def test_goodput_parts_add_up_to_wall_time(self, running: Run) -> None:
-        """Also after a failure and a second attempt."""
+        """The parts add up to the wall time even after a failure and a second attempt."""
         running.at(115, phase=Phase.RESTARTING, attempt=ended(1, "crashed"))
         running.at(140, phase=Phase.STARTING, attempt=attempt(2))
         running.at(170, phase=Phase.RUNNING, step=41, attempt=attempt(2, resumed_step=40), reported={"compute": 7.0})
@@ -176,6 +176,6 @@ class TestSoFar:
         assert so_far(running.status, START + timedelta(days=1)) == running.status.goodput.seconds
 
     def test_goodput_of_no_time_is_zero(self) -> None:
-        """At the first decision, and for a status of an earlier operator."""
+        """The ratio is 0 at the first decision and for a status of an earlier operator."""
         assert ratio_of(so_far(Status(), START)) == 0
         assert ratio_of(so_far(Status(phase=Phase.RUNNING, operator_state=OperatorState()), START)) == 0

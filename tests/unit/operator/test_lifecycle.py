@@ -191,8 +191,8 @@ def test_attempt_records_failed_pod_and_checkpoint_step():
     cluster.end_pod(cluster.pods("worker")[1], 139, "segmentation fault")
     cluster.settle()
     attempt = cluster.status["attempts"][0]
-    blamed = {"pod": "resnext-digits-worker-1-0", "node": "node-1", "exitCode": 139, "checkpointStep": 20}
-    assert {key: attempt[key] for key in blamed} == blamed
+    expected = {"pod": "resnext-digits-worker-1-0", "node": "node-1", "exitCode": 139, "checkpointStep": 20}
+    assert {key: attempt[key] for key in expected} == expected
     assert "checkpointStepBefore" not in attempt, "the first attempt has no checkpoint"
     run_next_attempt(cluster)
     assert cluster.status["attempts"][1]["checkpointStepBefore"] == 20
@@ -308,7 +308,7 @@ def test_out_of_memory_does_not_avoid_node():
     """A memory limit is not a fault of the node."""
     cluster = running_cluster()
     for _ in range(3):
-        cluster.end_pod(cluster.pods("worker")[-1], 137, "a rank was killed for memory")
+        cluster.end_pod(cluster.pods("worker")[-1], 137, "a rank was OOM-killed")
         cluster.settle()
         run_next_attempt(cluster)
     assert "affinity" not in cluster.pods("worker")[1]["spec"]
@@ -551,7 +551,7 @@ def test_dataset_not_shareable_is_rejected_before_pods(modes):
 
 @pytest.mark.parametrize("given", ["late", "one worker", "both modes"])
 def test_dataset_with_sufficient_access_mode_is_accepted(given):
-    """Also if the claim appears later, or if one worker is enough."""
+    """The training is also accepted if the claim is created later, or if it has only one worker."""
     cluster = Cluster(dataset={"claimName": "alone"}, workers={"replicas": 1 if given == "one worker" else 2})
     if given == "late":
         cluster.settle()

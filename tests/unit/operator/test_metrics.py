@@ -146,13 +146,13 @@ class TestFirstStep:
         assert operator.value(f"{FIRST_STEP}_bucket", le="60.0") == 0
         assert operator.value(f"{FIRST_STEP}_bucket", le="90.0") == 1
 
-    def test_metrics_later_step_is_no_first_step(self, operator: Operator) -> None:
-        """Also after a restart, when progress starts at the checkpoint."""
+    def test_metrics_later_step_is_not_first_step(self, operator: Operator) -> None:
+        """A later step is not observed again after a restart, when progress starts at the checkpoint."""
         operator.writes({"progress": progress(3)}, {"progress": progress(20)})
         operator.writes({"progress": progress(20)}, {"progress": progress(10)})
         assert operator.value(f"{FIRST_STEP}_count") == 0
 
-    def test_metrics_progress_without_step_is_no_first_step(self, operator: Operator) -> None:
+    def test_metrics_progress_without_step_is_not_first_step(self, operator: Operator) -> None:
         """Only a completed step ends the time to the first step."""
         operator.writes({}, {"phase": "Starting"})
         operator.writes({}, {"progress": progress(0)})
@@ -312,7 +312,7 @@ class TestTrainings:
 
 
 def test_metrics_queue_depth_counts_waiting_trainings() -> None:
-    """A training that is being reconciled is not counted, unless it is queued again meanwhile."""
+    """A training that is being reconciled is not counted, unless it is queued again in the meantime."""
 
     async def scenario() -> list[float]:
         operator, found = Operator(), []
@@ -329,7 +329,7 @@ def test_metrics_queue_depth_counts_waiting_trainings() -> None:
 
 
 def test_metrics_requests_counted_by_verb_and_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a real client and server. The code is `none` without a response."""
+    """Requests of a real client to a real server are counted. The code is `none` without a response."""
 
     async def scenario() -> dict[tuple[str, str], float]:
         operator, server = Operator(), ApiServer("lab")

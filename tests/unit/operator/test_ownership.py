@@ -132,7 +132,7 @@ class ConflictingServer(KubeClient):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_create_conflict_is_judged_by_owner(kind):
-    """If a name exists, the owner of the existing object decides, also for kinds that are not cached."""
+    """If a name exists, the owner of the existing object decides, even for kinds that are not cached."""
     training = Cluster().training
     manifest: Any = {"kind": kind, "metadata": {"name": CLAIM}}
 

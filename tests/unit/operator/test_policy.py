@@ -125,7 +125,7 @@ def test_permanent_failure_is_not_retried(running, status):
 
 @pytest.mark.parametrize("status", RETRYABLE, ids=lambda it: it.name.lower())
 def test_retryable_failure_is_retried_and_counted(running, status):
-    """The next attempt starts after a pause, and the failure is counted."""
+    """The next attempt starts after a backoff, and the failure is counted."""
     running.end(status)
     running.settle()
     assert running.status["failures"] == 1
@@ -138,10 +138,10 @@ def test_retryable_failure_is_retried_and_counted(running, status):
 
 
 def test_backoff_limit_holds_and_pauses_double():
-    """Pauses are 10, 20 and 40 s; the failure after the limit ends the training."""
+    """Backoffs are 10, 20 and 40 s; the failure after the limit ends the training."""
     cluster = Cluster(runPolicy={"backoffLimit": 3})
     cluster.run()
-    pauses = []
+    delays = []
     while cluster.status["phase"] != Phase.FAILED:
         cluster.end(ExitStatus.HUNG)
         cluster.settle()
@@ -149,9 +149,9 @@ def test_backoff_limit_holds_and_pauses_double():
         while cluster.status["phase"] == Phase.RESTARTING:
             cluster.apply_plan(plan := cluster.decide())
             cluster.wait(seconds=plan.requeue_after.total_seconds() if plan.requeue_after else 0)
-        pauses.append((cluster.now - began).total_seconds())
+        delays.append((cluster.now - began).total_seconds())
         cluster.ready()
-    assert pauses == [10, 20, 40, 0]
+    assert delays == [10, 20, 40, 0]
     assert len(cluster.status["attempts"]) == 4
     assert condition(cluster, "Failed")["reason"] == "BackoffLimitExceeded"
 
@@ -264,7 +264,7 @@ def test_only_lost_worker_is_replaced(running):
 
 def test_failed_worker_is_counted_and_replaced(running):
     """The replacement pod has the next number."""
-    running.end_pod(running.pods("worker")[1], 137, "a rank was killed for memory")
+    running.end_pod(running.pods("worker")[1], 137, "a rank was OOM-killed")
     running.settle()
     assert running.status["failures"] == 1
     assert "OOMKilled" in running.status["attempts"][0]["message"]

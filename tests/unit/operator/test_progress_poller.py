@@ -123,9 +123,9 @@ class TestProgressPoller:
             (b'{"step": "x"}', 200),
             (b" " * 70_000 + progress(7), 200),
         ],
-        ids=["not ready", "no JSON", "no UTF-8", "wrong type", "too long"],
+        ids=["not ready", "not JSON", "not UTF-8", "wrong type", "too long"],
     )
-    def test_unusable_answer_is_no_progress(self, port: int, body: bytes, status: int) -> None:
+    def test_unusable_answer_is_not_progress(self, port: int, body: bytes, status: int) -> None:
         """An answer that cannot be parsed leaves the progress unknown."""
         with rank("127.0.0.1", port, body, status):
             poller, queued = polled(cache_with("127.0.0.1"))
@@ -154,8 +154,8 @@ class TestProgressPoller:
             poller, _ = polled(cache, lambda poller: poller.last_steps(KEY) == steps)
         assert poller.last_steps(KEY) == steps
 
-    def test_phase_seconds_alone_are_no_progress(self, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The seconds of a rank that waits grow; the training counts as quiet all the same."""
+    def test_phase_seconds_alone_are_not_progress(self, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The seconds of a rank that waits grow; the training still counts as quiet."""
         monkeypatch.setattr(progress_poller, "_QUIET_SECONDS", 0.3)
         with rank("127.0.0.1", port, progress(7)) as answers:
 

@@ -126,7 +126,7 @@ def test_rejected_dry_run_creates_nothing(role):
         assert place.event_reasons.count("PodCreationRejected") == 1
         tried = len(place.server.dry_runs)
         await place.reconcile(3)
-        assert len(place.server.dry_runs) == tried, "not before the pause is over"
+        assert len(place.server.dry_runs) == tried, "not before the backoff has elapsed"
         place.server.refusals.clear()
         await asyncio.sleep(2)
         await place.reconcile(3)

@@ -338,7 +338,7 @@ def test_invalid_setting_names_its_variable(variable, value):
     ],
 )
 def test_unknown_variable_fails_start(variable, suggestion, monkeypatch, capsys):
-    """The error names the misspelt variable and suggests the closest setting."""
+    """The error names the misspelled variable and suggests the closest setting."""
     monkeypatch.setenv(f"RESNEXT_{variable}", "30")
     for given in ("RESNEXT_STARTED", "RESNEXT_CACHE"):
         monkeypatch.delenv(given, raising=False)

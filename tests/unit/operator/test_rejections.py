@@ -135,7 +135,7 @@ def test_claim_rejection_advice_names_template():
 
 
 def test_rejection_backoff_doubles_with_jitter():
-    """The pause is at most 90 s; two trainings do not retry at the same time."""
+    """The backoff is at most 90 s; two trainings do not retry at the same time."""
     waits: dict[str, list[float]] = {}
     for uid in ("a", "b"):
         cluster = Cluster()
@@ -143,7 +143,7 @@ def test_rejection_backoff_doubles_with_jitter():
         waits[uid] = []
         for _ in range(9):
             wait = reject(cluster, 0, 1).requeue_after
-            assert not cluster.decide().create, "nothing is created before the pause is over"
+            assert not cluster.decide().create, "nothing is created before the backoff has elapsed"
             waits[uid].append(wait.total_seconds())
             cluster.wait(seconds=wait.total_seconds())
     assert all(0.5 * 2**n <= wait <= 1.5 * 2**n for n, wait in enumerate(waits["a"][:6]))
@@ -154,7 +154,7 @@ def test_rejection_backoff_doubles_with_jitter():
 @pytest.mark.parametrize("field", ["pendingDeadlineSeconds", "activeDeadlineSeconds"])
 @pytest.mark.parametrize("what", ["workers", "launcher", "dry run"])
 def test_deadline_holds_while_pods_are_rejected(field, what):
-    """A long pause before the next try does not extend a deadline of 45 s."""
+    """A long backoff before the next retry does not extend a deadline of 45 s."""
     cluster = Cluster(runPolicy={field: 45, "admissionTimeoutSeconds": 3600})
     start = cluster.now
     if what == "launcher":
@@ -227,7 +227,7 @@ def invalid_replacement(**policy):
 
 
 def test_invalid_pod_after_attempt_waits_for_new_spec():
-    """The pods are deleted to release GPUs; a change of the spec starts the next try."""
+    """The pods are deleted to release GPUs; a change to the spec starts the next retry."""
     cluster = invalid_replacement()
     cluster.settle()
     assert cluster.status["phase"] != Phase.FAILED
@@ -312,7 +312,8 @@ def test_gate_stays_while_launcher_is_rejected():
 
 
 def test_rejected_set_is_deleted_after_timeout():
-    """The pods are deleted after admissionTimeoutSeconds and retried, gated, after a random pause."""
+    """The pods are deleted after admissionTimeoutSeconds and retried, gated, after a backoff that differs between
+    trainings."""
     cluster = Cluster(runPolicy={"admissionTimeoutSeconds": 30})
     reject(cluster, 1)
     cluster.settle()
@@ -330,9 +331,9 @@ def test_rejected_set_is_deleted_after_timeout():
             cluster.wait(seconds=cluster.requeue_seconds)
     assert (cluster.now - start).total_seconds() == pytest.approx(30, abs=0.1)
     assert cluster.status["phase"] == Phase.PENDING
-    pause = cluster.requeue_seconds
-    assert 10 <= pause <= 30
-    cluster.wait(seconds=pause - 0.5)
+    backoff = cluster.requeue_seconds
+    assert 10 <= backoff <= 30
+    cluster.wait(seconds=backoff - 0.5)
     cluster.settle()
     assert not cluster.pods("worker")
     cluster.wait(seconds=1)
@@ -366,7 +367,7 @@ def test_rejected_launcher_frees_workers_after_timeout():
 
 
 def test_unschedulable_pods_are_not_deleted():
-    """An autoscaler needs minutes, also after a rejection."""
+    """Unschedulable pods are kept even after a rejection, because an autoscaler needs minutes to add nodes."""
     cluster = Cluster()
     reject(cluster, 1)
     cluster.wait(seconds=2)
@@ -409,7 +410,7 @@ def test_replaced_worker_in_quota_is_gated_alone():
 
 
 def test_suspend_clears_rejection():
-    """Resuming starts without a pause."""
+    """A resumed training starts without a backoff."""
     cluster = Cluster()
     reject(cluster, 1)
     cluster.body["spec"]["suspend"] = True

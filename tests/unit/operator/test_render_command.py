@@ -49,7 +49,7 @@ def test_render_of_sample_prints_manifests(capsys):
     ],
 )
 def test_render_of_invalid_file_reports_error(tmp_path, capsys, text, sentence):
-    """Exit status 2, one message, no output."""
+    """`render` exits with status 2 and prints one message and no output."""
     path = tmp_path / "training.yaml"
     path.write_text(text)
     assert main(["render", "-f", str(path)]) == 2

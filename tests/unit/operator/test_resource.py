@@ -213,7 +213,7 @@ def test_every_spec_value_is_bounded():
 
 
 def test_status_schema_accepts_any_version():
-    """After a rollback an older operator can write: no enums, bounds or required fields but for the conditions."""
+    """After a rollback an older operator can write: no enums, bounds or required fields except in conditions."""
     status = schema()["properties"]["status"]
     conditions = status["properties"].pop("conditions")
 

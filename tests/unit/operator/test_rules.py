@@ -149,21 +149,21 @@ def test_pending_deadline_separates_summary_and_cause():
 
 @pytest.mark.parametrize(("cause", "waits"), [("crashed", True), ("disrupted", False), ("stopped", False)])
 def test_attempt_backoff_follows_failures_alone(cause, waits):
-    """Two failures pause for 20 s; a disruption or a stop does not pause."""
+    """Two failures cause a backoff of 20 s; a disruption or a stop causes none."""
     made = draft(ended(cause))
     assert recheck(attempt_backoff(made), made, 20) if waits else attempt_backoff(made) is None
     assert attempt_backoff(after(20, made)) is None
 
 
 def test_start_backoff_follows_failed_starts():
-    """The pause counts from the last failed start."""
+    """The backoff counts from the last failed start."""
     made = draft({"failedStarts": [{"time": START, "pod": "p", "message": "m"}], "failures": 1})
     assert recheck(start_backoff(made), made, 10)
     assert start_backoff(after(10, made)) is None
 
 
 def test_rejection_backoff_lasts_until_retry_time():
-    """Milliseconds count: the first pauses are shorter than a second."""
+    """Milliseconds count: the first backoffs are shorter than a second."""
     made = draft(rejected(3))
     assert recheck(rejection_backoff(made), made, 3.5)
     assert rejection_backoff(after(3.5, made)) is None

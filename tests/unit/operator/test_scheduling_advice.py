@@ -36,7 +36,7 @@ def test_cause_has_own_advice(causes, action):
 
 
 def test_several_causes_are_all_answered():
-    """GPU nodes with a taint and other nodes without GPUs: both ways are named, the control plane is not."""
+    """With tainted GPU nodes and other nodes without GPUs, both remedies are named; the control plane is not."""
     message = (
         "0/4 nodes are available: 1 node(s) had untolerated taint {node-role.kubernetes.io/control-plane: }, "
         "1 node(s) had untolerated taint {nvidia.com/gpu: present}, 2 Insufficient nvidia.com/gpu."

@@ -57,7 +57,7 @@ def test_secret_needs_no_service_account_token():
     ],
 )
 def test_other_sources_are_rejected(source, words):
-    """Among them Secrets of other namespaces."""
+    """Other sources are rejected, including Secrets of other namespaces."""
     with pytest.raises(InvalidTraining) as refusal:
         training({"name": "TOKEN", "valueFrom": source})
     assert words in str(refusal.value)
@@ -70,7 +70,7 @@ def test_launcher_takes_no_value_from_secret():
 
 
 def test_value_and_source_are_exclusive():
-    """As in pods; an empty value counts as unset."""
+    """value and valueFrom are mutually exclusive, as in pods; an empty value counts as unset."""
     with pytest.raises(InvalidTraining, match="value and valueFrom are mutually exclusive: remove one of them"):
         training({**TOKEN, "value": "x"})
     assert variables(worker_pod(training({**TOKEN, "value": ""}), 0, 0))["TOKEN"]["valueFrom"]

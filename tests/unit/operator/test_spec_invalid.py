@@ -82,7 +82,7 @@ def test_invalid_spec_after_failure_keeps_workers(what):
 
 
 def test_invalid_spec_keeps_starting_pods():
-    """Also if the upgrade happens before the launcher is created."""
+    """Pods are kept even if the operator is upgraded before the launcher is created."""
     cluster = Cluster()
     cluster.settle()
     pods = uids(cluster)
@@ -98,7 +98,7 @@ def test_invalid_spec_keeps_starting_pods():
 
 
 def test_invalid_spec_without_pods_fails():
-    """Also if the API server accepted it without the rules."""
+    """The training fails even if the API server accepted it without the rules."""
     cluster = Cluster(workers={"serviceAccountName": "admin"})
     cluster.settle()
     assert cluster.status["phase"] == Phase.FAILED

@@ -51,7 +51,7 @@ def test_failed_start_counts_once_per_set(failing):
 
 
 def test_workers_failing_one_by_one_count_once():
-    """The second worker of a set adds nothing, during the pause and afterwards."""
+    """The second worker of a set adds nothing, during the backoff and afterwards."""
     cluster = failing_cluster(1)
     cluster.wait(seconds=3)
     fail(cluster.pods("worker")[1])
@@ -79,9 +79,9 @@ def test_late_failure_of_replaced_set_counts_once():
 
 
 def test_start_backoff_doubles_until_limit_fails():
-    """Pauses range from 10 s to 5 minutes; backoffLimit applies as for attempts."""
+    """Backoffs range from 10 s to 5 minutes; backoffLimit applies as for attempts."""
     cluster = failing_cluster(runPolicy={"backoffLimit": 6})
-    pauses = []
+    delays = []
     while cluster.status["phase"] != Phase.FAILED:
         began = cluster.now
         while not new_workers(cluster):
@@ -89,11 +89,11 @@ def test_start_backoff_doubles_until_limit_fails():
             assert wait, "a requeue is planned"
             cluster.wait(seconds=wait.total_seconds())
             cluster.settle()
-        pauses.append((cluster.now - began).total_seconds())
+        delays.append((cluster.now - began).total_seconds())
         for pod in new_workers(cluster):
             fail(pod)
         cluster.settle()
-    assert pauses == [10, 20, 40, 80, 160, 300]
+    assert delays == [10, 20, 40, 80, 160, 300]
     assert cluster.status["failures"] == 7
     failed = condition(cluster, "Failed")
     assert failed["reason"] == "BackoffLimitExceeded"
@@ -113,7 +113,7 @@ def test_start_backoff_doubles_until_limit_fails():
     ids=["architecture", "memory", "volume over /usr", "ends without error", "wrong image"],
 )
 def test_any_worker_exit_before_attempt_is_counted(code, reason, message):
-    """Also exit code 0, since sshd must keep running."""
+    """Exit code 0 counts as well, because sshd must keep running."""
     cluster = Cluster()
     cluster.settle()
     fail(cluster.pods("worker")[1], code, reason, message)
@@ -160,7 +160,7 @@ def test_disruption_before_attempt_is_not_counted(how):
 
 @pytest.mark.parametrize("written", [True, False], ids=["before the pods are deleted", "before the status is written"])
 def test_operator_restart_does_not_count_twice(written):
-    """Whichever write was the last one before the restart."""
+    """The failure is counted once, regardless of which write was the last one before the restart."""
     cluster = Cluster(runPolicy={"cleanPodPolicy": "All"})
     cluster.settle()
     for pod in cluster.pods("worker"):
@@ -192,7 +192,7 @@ def test_failed_pod_follows_clean_pod_policy(clean, kept):
 
 
 def test_failed_pods_kept_when_limit_is_reached():
-    """One pod for each failed start."""
+    """One pod for each failed start is kept."""
     cluster = failing_cluster(runPolicy={"backoffLimit": 1})
     cluster.wait(seconds=10)
     cluster.settle()
@@ -206,8 +206,8 @@ def test_failed_pods_kept_when_limit_is_reached():
     }
 
 
-def test_worker_of_ended_attempt_is_no_failed_start():
-    """It exits right after its launcher; the attempt has been counted."""
+def test_worker_of_ended_attempt_is_not_failed_start():
+    """The worker exits right after its launcher, and the attempt has been counted."""
     cluster = Cluster()
     cluster.run()
     cluster.wait(minutes=5)
@@ -266,7 +266,7 @@ def test_long_termination_message_is_truncated():
     assert len(condition(cluster, "WorkersReady")["message"]) < 2000
 
 
-def test_other_workers_are_kept_during_pause():
+def test_other_workers_are_kept_during_backoff():
     """Only the failed worker is replaced."""
     cluster = failing_cluster(1)
     kept = cluster.pods("worker")[1]["metadata"]["uid"]

@@ -38,7 +38,7 @@ def test_spec_of_unusual_valid_pod_is_accepted(name):
     "name", ["GPU in requests only", "subPath leads out", "claim of size 0", "label of 64 characters"]
 )
 def test_render_rejects_invalid_spec(name, tmp_path, capsys):
-    """Without a cluster, with exit status 2."""
+    """`render` rejects the spec without a cluster and exits with status 2."""
     file = tmp_path / "it.yaml"
     file.write_text(yaml.safe_dump(body(INVALID[name])))
     assert main(["render", "--filename", str(file)]) == 2
@@ -47,7 +47,7 @@ def test_render_rejects_invalid_spec(name, tmp_path, capsys):
 
 @pytest.mark.parametrize("path", OVERLAPPING)
 def test_mount_overlapping_own_directory_is_rejected(path):
-    """At it, below it or above it."""
+    """A mount path that equals, is below or contains one of the operator's directories is rejected."""
     volumes = [{"name": "x", "emptyDir": {}}]
     spec = {"workers": {"volumes": volumes, "volumeMounts": [{"name": "x", "mountPath": path}]}}
     with pytest.raises(InvalidTraining, match="use another path"):

@@ -47,7 +47,7 @@ def statuses(monkeypatch):
 
 
 def test_follow_in_pipe_prints_line_per_phase_and_change(statuses):
-    """A pipe gets one line for each phase and each change of the progress."""
+    """A pipe gets one line for each phase and each change in the progress."""
     out = io.StringIO()
     last = watch.watch(lambda: next(statuses), Console(file=out, width=200))
     lines = [re.sub(r"^\d\d:\d\d:\d\d ", "", line) for line in out.getvalue().splitlines()]

@@ -17,7 +17,7 @@ def test_queue_deduplicates_pending_key():
 
 
 def test_key_added_while_processing_runs_again_after():
-    """It is not handed out before it is done."""
+    """The queue does not return a key again before `done` is called for it."""
 
     async def scenario():
         queue = WorkQueue()
@@ -62,13 +62,13 @@ def test_rate_limit_doubles_and_resets_on_success():
 
     async def scenario():
         queue = WorkQueue()
-        pauses = []
+        delays = []
         for _ in range(10):
             queue.add(KEY)
             await queue.get()
-            pauses.append(queue.add_rate_limited(KEY))
-        assert pauses[:4] == [0.5, 1.0, 2.0, 4.0]
-        assert max(pauses) == 60.0
+            delays.append(queue.add_rate_limited(KEY))
+        assert delays[:4] == [0.5, 1.0, 2.0, 4.0]
+        assert max(delays) == 60.0
         queue.add(KEY)
         await queue.get()
         queue.done(KEY)

@@ -11,13 +11,13 @@ from resnext_operator.domain.workers import ready_workers
 
 
 def succeed(draft: Draft, reason: Reason, message: str) -> None:
-    """The training is complete."""
+    """Mark the training as succeeded."""
     _finish(draft, Phase.SUCCEEDED, reason, message)
     draft.conditions.set(ConditionType.SUCCEEDED, True, reason, message)
 
 
 def fail(draft: Draft, reason: Reason, message: str) -> None:
-    """The training has failed."""
+    """Mark the training as failed."""
     _finish(draft, Phase.FAILED, reason, message)
     draft.conditions.set(ConditionType.FAILED, True, reason, message)
 

@@ -3,7 +3,7 @@
 from resnext_operator.domain.attempt_cause import AttemptCause
 from resnext_operator.domain.draft import Draft
 from resnext_operator.domain.rules.rule import Recheck, due
-from resnext_operator.domain.startup import pause
+from resnext_operator.domain.startup import backoff
 
 
 def attempt_backoff(draft: Draft) -> Recheck | None:
@@ -11,5 +11,5 @@ def attempt_backoff(draft: Draft) -> Recheck | None:
     last = draft.status.last_attempt
     if last is None or last.end_time is None or last.cause in (None, AttemptCause.DISRUPTED, AttemptCause.STOPPED):
         return None
-    over = last.end_time + pause(draft.status.failures)
+    over = last.end_time + backoff(draft.status.failures)
     return None if due(draft, over) else Recheck(over)
