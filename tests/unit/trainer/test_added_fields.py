@@ -22,7 +22,7 @@ def old_run(settings):
 
 @pytest.mark.parametrize("settings", [{}, PRESET], ids=["default", "preset"])
 def test_old_run_unwritten_fields_keep_old_images(settings):
-    """A run of an earlier version resumes with antialiasing and accurate decoding, also if it has a preset."""
+    """A run of an earlier version resumes with antialiasing and accurate decoding, even if it has a preset."""
     comparison = compatibility.compare(resolve(settings), old_run(settings))
     assert (comparison.recipe, comparison.run, comparison.unknown) == ((), (), ())
     data = comparison.config().data
@@ -37,7 +37,7 @@ def test_new_training_uses_published_resize(settings):
 
 
 def test_old_run_written_other_value_is_recipe_difference():
-    """Changing the resize of a run is a change of its recipe."""
+    """Changing the resize of a run is a change to its recipe."""
     written = resolve({"data": {"resize": {"antialias": False}, "fastDecode": False}})
     (difference,) = compatibility.compare(written, old_run({})).recipe
     assert str(difference) == "data.resize.antialias: was true, is false"

@@ -28,7 +28,7 @@ PIPELINES = [
 ]
 
 
-def grey(shade):
+def gray(shade):
     return uniform((shade, shade, shade), (64, 64))
 
 
@@ -39,10 +39,10 @@ def cut_short():
 
 @pytest.fixture
 def folder(tmp_path):
-    """64 images: 61 valid ones with distinct grey levels, 3 apart, and three bad ones (a fraction of 0.047)."""
-    images = [(grey(3 * number), 1 + number % 10) for number in range(GOOD)]
+    """64 images: 61 valid ones with distinct gray levels, 3 apart, and three bad ones (a fraction of 0.047)."""
+    images = [(gray(3 * number), 1 + number % 10) for number in range(GOOD)]
     images[7:7] = [(b"\x89PNG", 1)]
-    images[20:20] = [(grey(0), 99)]
+    images[20:20] = [(gray(0), 99)]
     images[40:40] = [(cut_short(), 1)]
     for split in ("train", "validation"):
         tfrecord.write(tmp_path / "data", split, images, 1)
@@ -62,7 +62,7 @@ def config(folder, share, **changed):
 
 
 def shades(batches):
-    """Numbers of the valid images, recovered from their grey levels, and labels."""
+    """Numbers of the valid images, recovered from their gray levels, and labels."""
     images, labels = zip(*((images.numpy(), labels.numpy()) for images, labels in batches), strict=True)
     return [round(image.mean() / 3) for image in np.concatenate(images)], np.concatenate(labels).tolist()
 
@@ -139,7 +139,7 @@ def test_record_changed_byte_fails_checksum(tmp_path, caplog, pipeline, byte):
     """A changed byte makes a record bad, even if its image can still be decoded."""
     folder = tmp_path / "data"
     for split in ("train", "validation"):
-        tfrecord.write(folder, split, [(grey(number), 1 + number % 10) for number in range(64)], 1)
+        tfrecord.write(folder, split, [(gray(number), 1 + number % 10) for number in range(64)], 1)
     shard, (offset, length) = folder / "train-00000-of-00001", np.loadtxt(folder / "train-00000-of-00001.idx", int)[5]
     content = bytearray(shard.read_bytes())
     content[offset + byte if byte >= 0 else offset + length + byte] ^= 1

@@ -44,7 +44,7 @@ def test_blocks_divide_every_shard(sizes):
 @settings(max_examples=60, deadline=None)
 @given(SIZES, strategies.integers(0, 2**31 - 1), strategies.integers(0, 1000), strategies.data())
 def test_block_order_any_shards_each_record_once(sizes, seed, epoch, data):
-    """Also after rollbacks, whose reshuffle keeps what was consumed."""
+    """Each record occurs once even after rollbacks, whose reshuffle keeps the consumed records."""
     starts, total = blocks(groups(sizes)), sum(sizes)
     order = epoch_order(seed, epoch, total, (), starts)
     assert sorted(order) == list(range(total))
@@ -56,7 +56,7 @@ def test_block_order_any_shards_each_record_once(sizes, seed, epoch, data):
 
 
 def test_block_order_differs_by_seed_and_epoch():
-    """In the order of the blocks and of the records in them."""
+    """Seed and epoch change the order of the blocks and of the records within them."""
     starts = blocks(groups([1000] * 10))
     orders = [epoch_order(seed, epoch, 10_000, (), starts) for seed, epoch in ((0, 0), (1, 0), (0, 1))]
     for first in range(3):
@@ -113,7 +113,7 @@ class TestBatches:
 
     @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
     def test_batches_each_image_once_over_ranks(self, few_digits, ranks):
-        """And the same images as one rank with the global batch, step by step."""
+        """In each step, the ranks together read the images that one rank with the same global batch reads."""
         each = [list(batches(few_digits, rank, ranks).train(1).prefetch()) for rank in range(ranks)]
         whole = [batch.numbers for batch in batches(few_digits).train(1).prefetch()]
         for step, parts in enumerate(zip(*each, strict=True)):
@@ -123,7 +123,7 @@ class TestBatches:
         assert len(set(seen)) == len(seen) == 96 // (8 * ranks) * 8 * ranks
 
     def test_batches_resume_with_other_ranks_each_image_once(self, few_digits):
-        """32 images with two ranks, the others with four."""
+        """Two ranks read 32 images, and four ranks read the others."""
         first = [batches(few_digits, rank, 2).train(0).load(step).numbers for rank in (0, 1) for step in (0, 1)]
         rest = [numbers(batches(few_digits, rank, 4).train(0, 32)) for rank in range(4)]
         assert sorted(chain(*first, *rest)) == list(range(96))
@@ -146,7 +146,7 @@ class TestBatches:
         assert sorted(read) == list(range(40))
 
     def test_blocks_requested_once_and_released(self, few_digits, monkeypatch):
-        """One request per block, and none remains in memory."""
+        """Each block is requested once, and none remains in memory."""
         spans, kept = [], []
         read_into, close = OpenFiles.read_into, read_ahead.ReadAhead.close
 

@@ -104,7 +104,7 @@ def test_checkpoint_dir_existing_keeps_mode_and_content(claim):
 @pytest.mark.parametrize("in_cluster", [True, False])
 @pytest.mark.parametrize(("bits", "below"), [(0o755, ""), (0o770, ""), (0o700, ""), (0o755, "runs/a"), (0o750, "a")])
 def test_checkpoint_dir_owned_by_root_rejected(claim, bits, below, in_cluster):
-    """0755 as an administrator leaves it, 0770 and 0750 as the kubelet creates a subPath."""
+    """Administrators create such directories with mode 0755, the kubelet creates a subPath with 0770 or 0750."""
     claim.chmod(bits)
     message = prepared(claim / below, claim if in_cluster else None, OTHER)
     assert message.startswith("INVALID_CONFIGURATION ")

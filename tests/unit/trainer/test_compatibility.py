@@ -162,7 +162,7 @@ def test_compare_custom_model_field_by_field():
 
 
 def test_compare_field_unknown_to_run_had_default():
-    """A new field is a difference only if the user sets it to another value than its default."""
+    """A new field is a difference only if the user sets it to a value other than its default."""
     before = dumped(resolve({}))
     del before["mixup"]
     assert compatibility.compare(resolve({}), before).recipe == ()

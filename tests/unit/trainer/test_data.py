@@ -140,7 +140,7 @@ def test_batches_validation_images_read_once(settings, size):
 
 
 def test_center_crop_stays_inside_image():
-    """The window and the part to resize, for images of any size."""
+    """The window and the part to resize stay inside images of any size."""
     for height, width in [(375, 500), (1, 1), (20, 900), (32, 32), (4000, 3000)]:
         cut = center_crop(height, width, 0.875, 224)
         assert 0 <= cut.top <= height - cut.height

@@ -57,7 +57,7 @@ ODD = {
     "a tower": picture((900, 20)),
     "small and odd": picture((17, 31)),
     "usual": picture((375, 500)),
-    "grey": picture((65, 47), "L"),
+    "gray": picture((65, 47), "L"),
     "CMYK": picture((65, 47), "CMYK"),
     "progressive": picture((65, 47), progressive=True),
     "full colors": picture((65, 47), subsampling=0),
@@ -109,7 +109,7 @@ def reference(odd_pictures):
 @pytest.mark.parametrize("case", SETTINGS)
 @pytest.mark.parametrize("pipeline", OTHERS)
 def test_pipelines_unusual_jpegs_decode_equally(odd_pictures, reference, pipeline, case, size):
-    """All pipelines agree on tiny, narrow, grey, CMYK, progressive and rotated images, for each setting."""
+    """All pipelines agree on tiny, narrow, gray, CMYK, progressive and rotated images, for each setting."""
     for ours, theirs in zip(
         reference(case, size), images_of(pipeline, SETTINGS[case], odd_pictures, size), strict=True
     ):
@@ -175,8 +175,9 @@ def interpolated(picture, size, top, left, bottom, right):
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("antialias", [False, True])
 def test_decode_crop_window_matches_reference(decoder, antialias):
-    """With antialiasing as Pillow, otherwise as defined; covers the last column, which partial decoding gets wrong."""
-    for name in ("usual", "grey", "progressive", "full colors", "colors of half the width", "turned by Exif"):
+    """With antialiasing, the pixels equal Pillow's; without it, those of the definition. The windows include the last
+    column, which partial decoding gets wrong."""
+    for name in ("usual", "gray", "progressive", "full colors", "colors of half the width", "turned by Exif"):
         for cut in WINDOWS:
             ours = decoder(ODD[name], cut, Decoding(16, antialias, fast=False))
             window = pixels(ODD[name])[cut.top : cut.top + cut.height, cut.left : cut.left + cut.width]
@@ -192,7 +193,7 @@ def test_decode_crop_window_matches_reference(decoder, antialias):
 @pytest.mark.parametrize("size", [16, 48, 224])
 def test_decode_center_crop_matches_whole_resized_image(decoder, antialias, size):
     """The crop is the exact center of the resized image, including what the filter reads outside the crop."""
-    for name in ("usual", "grey", "progressive", "full colors"):
+    for name in ("usual", "gray", "progressive", "full colors"):
         picture = pixels(ODD[name])
         height, width = picture.shape[:2]
         side = 0.875 * min(height, width)
@@ -207,7 +208,7 @@ def test_decode_center_crop_matches_whole_resized_image(decoder, antialias, size
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-@pytest.mark.parametrize("name", ["full colors", "grey", "usual", "colors of half the width"])
+@pytest.mark.parametrize("name", ["full colors", "gray", "usual", "colors of half the width"])
 def test_decode_fast_dct_changes_pixels_slightly(decoder, name):
     """The setting has an effect, which is small: the chroma is interpolated in both cases."""
     height, width = pixels(ODD[name]).shape[:2]
@@ -220,8 +221,8 @@ def test_decode_fast_dct_changes_pixels_slightly(decoder, name):
 @needs_native
 @pytest.mark.parametrize("threads", [1, 3, 100])
 def test_native_decoder_threads_change_nothing(threads):
-    """Each image is where it belongs, for any number of threads."""
-    jpegs = [ODD["usual"], ODD["grey"], ODD["CMYK"], ODD["a line"]] * 8
+    """Each image is at its position in the batch, for any number of threads."""
+    jpegs = [ODD["usual"], ODD["gray"], ODD["CMYK"], ODD["a line"]] * 8
     cuts = [center_crop(*size_of(jpeg), 0.875, 32) for jpeg in jpegs]
     together = native_decoder.decode(jpegs, cuts, Decoding(32, True, True), threads)
     for jpeg, cut, image in zip(jpegs, cuts, together, strict=True):

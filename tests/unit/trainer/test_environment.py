@@ -66,7 +66,8 @@ def test_sleeping_yield_takes_time_without_computing(tmp_path):
 @pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("ranks", ["1", "2"])
 def test_main_restarts_rank_with_its_variables(monkeypatch, ranks):
-    """mpirun by hand starts `resnext-train` without them; a single process goes on."""
+    """If a user starts `resnext-train` with mpirun, the variables are missing and the rank restarts itself; a single
+    process continues."""
     started = []
 
     def execve(_program, command, variables):

@@ -24,7 +24,7 @@ def test_plan_steps_until_next_would_not_fit():
 
 
 def test_plan_next_epoch_forgets_images_and_rollbacks():
-    """The step number continues; reshuffles of a rollback apply to its epoch only."""
+    """The step number continues; the reshuffles of rollbacks apply only to their own epoch."""
     after = PLAN.after_epoch(TrainingPosition(step=3, images=90, redealt=((30, 1),), rollbacks=1))
     assert after == TrainingPosition(step=3, epoch=1, rollbacks=1)
 

@@ -183,7 +183,7 @@ class TestOtherFiles:
         assert "6 bad records" in message
 
     def test_validate_good_folder_exits_0(self, pictures, capsys):
-        """Files without an image extension are no error."""
+        """Files without an image extension are not an error."""
         (pictures / "train" / "digit-5" / "notes.txt").write_text("notes")
         assert main(["data", "validate", "--path", str(pictures)]) == 0
         output = capsys.readouterr()

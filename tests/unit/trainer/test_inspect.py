@@ -20,7 +20,7 @@ def inspect(capsys, *options):
     ("name", "giga", "mega"), [("resnext101-32x4d", 8.01, 21.23), ("resnext50-32x4d", 4.26, 14.40)]
 )
 def test_inspect_macs_and_activations_match_timm(capsys, name, giga, mega):
-    """Values from timm's results table at 224 pixels; timm counts two operations per batch norm output."""
+    """The values equal timm's results table at 224 pixels; timm counts two operations per batch norm output."""
     facts = inspect(capsys, "--set", f"model.architecture={name}")
     assert facts["activations"] / 1e6 == pytest.approx(mega, abs=0.005)
     assert (facts["macs"] + 2 * facts["activations"]) / 1e9 == pytest.approx(giga, abs=0.005)

@@ -25,7 +25,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Retry pauses of tenths of a second."""
+    """Shortens the backoff of retries to tenths of a second."""
     monkeypatch.setattr(final_save, "_FIRST_PAUSE", 0.1)
     monkeypatch.setattr(final_save, "_LOOK_SECONDS", 0.2)
 
@@ -197,7 +197,7 @@ def test_train_process_full_volume_exits_10(settings, tmp_path):
 
 @as_root
 def test_train_process_without_permission_exits_2(settings):
-    """As in a pod whose user does not own the volume."""
+    """The user of the process does not own the directory, as in a pod whose user does not own the volume."""
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         Path(folder).chmod(0o755)
         volume = Path(folder, "volume")

@@ -148,7 +148,7 @@ ENDED = (
 @pytest.mark.parametrize(
     ("notice", "how"), [([KILLED], "signal 9 (Killed)"), (ENDED, "exit code 3")], ids=["signal", "exit code"]
 )
-def test_summarize_crash_blames_first_exited_rank(notice, how):
+def test_summarize_crash_names_first_exited_rank(notice, how):
     """The report has the rank that ended first, its last line and the tail of its log."""
     lines = [f"[1,{rank}]<stderr>:line {number} of {rank}" for number in range(30) for rank in range(3)]
     report = launcher.summarize([], 1, output(*lines, *notice), stop_requested=False)
@@ -174,15 +174,15 @@ def test_summarize_crash_message_is_last_stderr_line():
     ],
     ids=["peers lost", "pod lost"],
 )
-def test_summarize_rank_that_lost_peers_not_blamed(notice):
-    """A rank that ended because its peers were lost is not blamed."""
+def test_summarize_rank_that_lost_peers_not_cause(notice):
+    """A rank that ended because its peers were lost is not reported as the cause."""
     report = launcher.summarize([], 1, output("[1,0]<stderr>:HorovodInternalError", *notice), stop_requested=False)
     assert (report.verdict, report.rank, report.log) == ("crashed", None, ())
     assert "HorovodInternalError" in report.message
 
 
-def test_summarize_report_includes_log_of_blamed_rank():
-    """The log is that of the blamed rank, not that of the rank that reports."""
+def test_summarize_report_includes_log_of_failed_rank():
+    """The log is that of the rank that caused the failure, not that of the rank that reports."""
     hung = TerminationReport(verdict="hung", message="rank 1 does not answer", rank=1)
     report = launcher.summarize(
         [hung], 8, output("[1,0]<stdout>:epoch 1", "[1,1]<stderr>:reading"), stop_requested=False

@@ -122,7 +122,7 @@ def test_lock_of_lost_machine_expires(tmp_path):
 
 
 @pytest.mark.parametrize("process", ["", "nonsense", "a b c d e"])
-def test_lock_without_process_identity_honoured(tmp_path, process):
+def test_lock_without_process_identity_honored(tmp_path, process):
     """Covers systems without an identity in /proc and formats of later versions."""
     first = lock.acquire(tmp_path, replace(Holder("a", 1), process=process), 0, timing=QUICK)
     assert refused(acquire, tmp_path, wait=0).verdict is ExitStatus.CHECKPOINT_LOCKED
@@ -177,7 +177,7 @@ def test_lock_waiting_process_acquires_on_release(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\x80\xff", b"[]", b'{"training": 1}'])
-def test_lock_invalid_file_honoured_until_expiry(tmp_path, content):
+def test_lock_invalid_file_honored_until_expiry(tmp_path, content):
     """It may be a file that is being written; one left by a crash expires."""
     file = tmp_path / "lock-00000001"
     file.write_bytes(content)

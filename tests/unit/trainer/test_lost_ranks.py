@@ -60,7 +60,7 @@ def training(few, tmp_path):
 
 
 def test_stopped_rank_ends_attempt_as_hung(training):
-    """The report blames the stopped rank and has its last step; no process is left."""
+    """The report names the stopped rank as the cause, and its last step; no process is left."""
     launcher = training.begin()
     training.signal(1, signal.SIGSTOP)
     assert launcher.wait(IN_TIME) == ExitStatus.HUNG.value
@@ -73,7 +73,7 @@ def test_stopped_rank_ends_attempt_as_hung(training):
 
 
 def test_killed_rank_ends_attempt_as_crashed(training):
-    """The report blames the killed rank and has its signal."""
+    """The report names the killed rank as the cause, and its signal."""
     launcher = training.begin()
     training.signal(1, signal.SIGKILL)
     assert launcher.wait(IN_TIME) == ExitStatus.CRASHED.value

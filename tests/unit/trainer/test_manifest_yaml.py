@@ -151,7 +151,7 @@ def test_yaml_value_rejected_like_kubectl(text):
     ],
 )
 def test_yaml_stream_split_like_kubectl(text, found):
-    """YAML documents separated by ---, or consecutive JSON values."""
+    """A stream consists of YAML documents separated by ---, or of consecutive JSON values."""
     assert documents(text.encode()) == found
 
 
@@ -168,7 +168,7 @@ def test_yaml_stream_split_like_kubectl(text, found):
     ],
 )
 def test_yaml_stream_rejected_like_kubectl(text):
-    """For example text after --- or a directive before the first document."""
+    """Invalid streams have, for example, text after --- or a directive before the first document."""
     with pytest.raises(InvalidManifest):
         documents(text.encode())
 
@@ -186,7 +186,7 @@ def test_yaml_invalid_utf8_replaced():
 
 
 def test_yaml_error_has_line_number():
-    """Line numbers refer to the file, also in the second document."""
+    """Line numbers refer to the file, even in the second document."""
     with pytest.raises(InvalidManifest, match="line 5"):
         documents(b"a: 1\n---\nb: 1\nc: 1\n@d: 1\n")
 

@@ -144,7 +144,7 @@ TOLERANCE = {tf.float32: 1e-4, tf.float16: 8e-3, tf.bfloat16: 6e-2}
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: dtype.name)
 @pytest.mark.parametrize("ratio", [0, 1, 1000])
 def test_batch_norm_xla_matches_float64(ratio, dtype):
-    """Outputs, statistics and gradients under XLA, up to a mean of 1,000 deviations, where E[x^2] - E[x]^2 fails."""
+    """All values match up to a mean of 1,000 standard deviations, where E[x^2] - E[x]^2 fails."""
     random = np.random.default_rng(ratio)
     pixels = tf.cast(random.normal(3.0 * ratio, 3.0, (4, 9, 9, 8)), dtype)
     scale, offset, upstream = normal(8), normal(8), tf.cast(normal(4, 9, 9, 8), dtype)

@@ -91,7 +91,7 @@ def test_native_batch_equals_python_reader(few_digits):
 
 
 def test_native_changed_byte_not_accepted(native, shard):
-    """Each byte of a record: its framing, the features around the image, and the image."""
+    """A change is detected in each byte of a record: its framing, the features around the image, and the image."""
     records = opened(shard)
     whole = (shard / "train-00000-of-00001").read_bytes()
     assert read(native, records, whole, 3) == records.read(3)[0]
@@ -200,7 +200,7 @@ class TestRecordIndex:
                 assert (getattr(alone, name) == getattr(by_shard, name)).all()
 
     def test_index_row_at_most_64_bytes(self, few_digits):
-        """File, position, length and layout: 1.28 million records need less than 82 MB."""
+        """With file, position, length and layout, 1.28 million records need less than 82 MB."""
         records = opened(few_digits)
         arrays = (records.file, records.offset, records.length, records.layouts)
         assert sum(array.nbytes for array in arrays) <= 64 * len(records)
@@ -241,7 +241,7 @@ class TestRecordIndex:
         assert not tfrecord.open_split(str(few_digits), "train", str(indexed), features=features).layouts["size"].any()
 
     def test_training_writes_nothing_to_dataset(self, few_digits):
-        """Neither an index nor access files."""
+        """Training writes neither an index nor any other file to the dataset directory."""
 
         def state():
             return {file.name: (file.stat().st_mtime_ns, file.stat().st_size) for file in few_digits.iterdir()}

@@ -12,7 +12,7 @@ from resnext_trainer.training.schedule import learning_rate
 
 
 def test_sgd_momentum_50_steps_match_formula():
-    """Fifty steps give the weights of the textbook formula in float64."""
+    """After fifty steps, the weights equal those of the textbook formula in float64."""
     random = np.random.default_rng(0)
     w, v = random.standard_normal(7), np.zeros(7)
     weight = tf.Variable(w, dtype=tf.float32)

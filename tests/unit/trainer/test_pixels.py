@@ -70,7 +70,7 @@ SIXTEEN_BITS = {
     "JPEG 2000": encode(Image.fromarray(RAMP), "JPEG2000"),
     "PGM": b"P5 256 48 65535\n" + BIG.tobytes(),
     "PNG in color": png((256, 48, 16, 2), [np.repeat(row, 3).tobytes() for row in BIG]),
-    "PNG, grey and alpha": png((256, 48, 16, 4), [np.stack([row, row * 0 + 65_535], 1).astype(">u2").tobytes()
+    "PNG, gray and alpha": png((256, 48, 16, 4), [np.stack([row, row * 0 + 65_535], 1).astype(">u2").tobytes()
                                                   for row in BIG]),
 }  # fmt: skip
 
@@ -95,7 +95,7 @@ def test_as_jpeg_12_bit_tiff_scaled_to_8_bit():
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
-def test_as_jpeg_transparent_grey_becomes_white(depth):
+def test_as_jpeg_transparent_gray_becomes_white(depth):
     """The transparent level of a PNG is given in its own bit depth; libpng is the reference."""
     levels = 2**depth
     row = np.repeat(np.arange(levels), 256 // levels * 8)
@@ -123,7 +123,7 @@ def paletted(**options):
 
 TRANSPARENT = {
     "RGBA PNG": encode(smooth("RGBA"), "PNG"),
-    "grey and alpha PNG": encode(smooth("LA"), "PNG"),
+    "gray and alpha PNG": encode(smooth("LA"), "PNG"),
     "RGBA WebP": encode(smooth("RGBA"), "WEBP", lossless=True),
     "RGBA TIFF": encode(smooth("RGBA"), "TIFF"),
     "palette, one color": paletted(),
@@ -302,7 +302,7 @@ class TestPredict:
         return found, shades
 
     def test_predict_converts_images_like_prepare(self, tmp_path):
-        """16 bits, transparency and stray bytes in a header."""
+        """Covers 16 bits, transparency and stray bytes in a header."""
         for name, content in {
             "1.png": SIXTEEN_BITS["PNG"],
             "2.png": encode(Image.new("RGBA", (40, 40)), "PNG"),

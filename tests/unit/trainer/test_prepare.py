@@ -247,7 +247,7 @@ class TestOtherFiles:
         assert "cat/3.jpg: cannot be read: Permission denied" in capsys.readouterr().err
         assert run(pictures, tmp_path / "out", "--skip-bad") == 0
 
-    def test_prepare_many_invalid_files_summarised(self, pictures, tmp_path, capsys):
+    def test_prepare_many_invalid_files_summarized(self, pictures, tmp_path, capsys):
         """At most 20 files are named."""
         for number in range(300):
             (pictures / "cat" / f"bad{number}.jpg").write_text("notes")

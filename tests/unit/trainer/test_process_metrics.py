@@ -18,7 +18,7 @@ def values(families: Iterable[Metric]) -> dict[str, float]:
 
 
 def test_process_metrics_match_kernel(tmp_path: Path) -> None:
-    """Memory, files and bytes of this process; a read adds its bytes."""
+    """Covers memory, files and bytes of this process; a read adds its bytes."""
     file = tmp_path / "file"
     file.write_bytes(b"x" * 1_000_000)
     before = values(ProcessMetrics("0").collect())
@@ -31,14 +31,14 @@ def test_process_metrics_match_kernel(tmp_path: Path) -> None:
 
 
 def test_process_metrics_missing_file_omits_metric(tmp_path: Path) -> None:
-    """A kernel without I/O accounting, or a system without /proc."""
+    """Covers a kernel without I/O accounting, and a system without /proc."""
     (tmp_path / "statm").write_text("9 5 1 1 0 1 0\n")
     assert list(values(ProcessMetrics("0", tmp_path).collect())) == ["resnext_trainer_resident_memory_bytes"]
     assert not values(ProcessMetrics("0", tmp_path / "none").collect())
 
 
 def test_metrics_exposition_has_process_of_rank() -> None:
-    """With the label of the rank."""
+    """The series have the label `rank`."""
     assert b'resnext_trainer_open_files{rank="3"}' in Metrics(3).exposition()
 
 

@@ -14,7 +14,7 @@ def crops(seed=0, epoch=0, numbers=NUMBERS, height=375, width=500, **settings):
 
 
 def test_crops_depend_on_seed_epoch_and_record():
-    """And on nothing else: neither on the order nor on the other records of the batch."""
+    """Crops depend on seed, epoch and record only, and not on the order or on the other records of the batch."""
     windows = crops()
     order = np.random.default_rng(0).permutation(len(NUMBERS))
     assert (crops(numbers=NUMBERS[order]) == windows[order]).all()

@@ -55,7 +55,7 @@ def test_provenance_model_reads_old_names() -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, NOW], ids=["defaults", "other values"])
-def test_renamed_fields_are_no_differences(settings: dict[str, Any]) -> None:
+def test_renamed_fields_are_not_differences(settings: dict[str, Any]) -> None:
     """A run of an earlier version resumes with its recipe, and no field is reported as unknown."""
     before = renamed_fields.with_current_names(stored_by_version_1(settings))["config"]
     comparison = compatibility.compare(resolve(settings), before)

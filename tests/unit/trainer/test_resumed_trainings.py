@@ -57,7 +57,7 @@ def test_finished_run_rejects_other_recipe(tiny, changed):
 
 
 def test_finished_run_rejects_other_dataset(tiny, few_digits, tmp_path):
-    """One shard less is another dataset."""
+    """A dataset with one shard fewer counts as a different dataset."""
     trained(tiny)
     other = shutil.copytree(few_digits, tmp_path / "other")
     for name in ("train-00001-of-00002", "train-00001-of-00002.idx"):
@@ -116,7 +116,8 @@ def test_continue_reports_differences(tiny):
 
 
 def test_resume_smaller_batch_within_epoch(tiny):
-    """As after OutOfMemory: 48 of 96 images are consumed, and the rest takes twelve steps of four images."""
+    """A smaller batch is the remedy for OutOfMemory: 48 of 96 images are consumed, and the rest takes twelve steps of
+    four images."""
     trained(tiny, stop_after=2)
     report = trained(tiny | {"batchSize": 4}, attempt=2)
     assert (report.verdict, report.progress.step) == ("completed", 3 + 12 + 24)
@@ -204,7 +205,7 @@ def predicted(capsys, tmp_path, *options):
 
 
 def test_predict_class_names_from_checkpoint(tiny, tmp_path, capsys):
-    """ "10" sorts before "7", also when the dataset is absent; a class without a folder has no name."""
+    """ "10" sorts before "7", even if the dataset is absent; a class without a folder has no name."""
     data = pictures(tmp_path / "pictures", ["10", "7", "cat"])
     tiny |= {"data": {"path": str(data), "format": "folder", "pipeline": "tfdata"}, "batchSize": 8}
     tiny |= {"model": {**tiny["model"], "classes": 4}}
@@ -243,7 +244,10 @@ def test_initial_checkpoint_accepts_both_formats(tiny, tmp_path):
     for number, place in enumerate(places):
         new = tiny | {"initialCheckpoint": str(place), "checkpoint": {"path": str(tmp_path / f"new-{number}")}}
         trained(new, telemetry=(telemetry := StopAfter(1)))
-        assert f"variables initialized from {place}; none is new" in telemetry.log.getvalue()
+        assert (
+            f"variables initialized from {place}; no variable keeps its random initial value"
+            in telemetry.log.getvalue()
+        )
 
 
 def test_config_written_fields_read_from_written_json(tiny, tmp_path):

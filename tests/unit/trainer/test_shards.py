@@ -129,7 +129,7 @@ class TestShardNumbering:
             (tmp_path / name).write_bytes(b"x")
         assert found(tmp_path) == names
 
-    def test_shards_many_missing_summarised(self, tmp_path):
+    def test_shards_many_missing_summarized(self, tmp_path):
         """The message names 20 shards."""
         (tmp_path / "train-00005-of-10000").write_bytes(b"x")
         message = refusal(tmp_path)
@@ -202,7 +202,7 @@ class TestUnexpectedFiles:
         assert len(tfrecord.open_split(str(four), "train", incomplete=True)) == 12
 
     def test_shards_other_split_names_suggested(self, tmp_path):
-        """TensorFlow Datasets put the dataset's name first."""
+        """TensorFlow Datasets puts the dataset's name first."""
         (tmp_path / "imagenet2012-train.tfrecord-00000-of-01024").write_bytes(b"x")
         assert "found imagenet2012-train.tfrecord-00000-of-01024" in refusal(tmp_path)
 
@@ -230,7 +230,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("case", KINDS)
-def test_shard_other_file_format_recognised(four, capsys, case):
+def test_shard_other_file_format_recognized(four, capsys, case):
     """Covers indexing, a missing index, and an index of the shard that the file replaced."""
     content, words = KINDS[case]
     shard = four / "train-00000-of-00004"
@@ -311,7 +311,7 @@ class TestFeatureNames:
     """Records with other features, image formats or labels."""
 
     def test_validate_other_feature_names_suggest_settings(self, folder, capsys):
-        """TensorFlow Datasets' names; with the suggested settings the dataset is read."""
+        """The message suggests TensorFlow Datasets' names; with the suggested settings the dataset is read."""
         dialect(folder, image=None, label=lambda number: number % 3, file_name=b"x.JPEG")
         assert code("validate", folder) == 3
         message = capsys.readouterr().err
@@ -323,8 +323,8 @@ class TestFeatureNames:
         data = {"path": str(folder), "imageFeature": "image", "labelFeature": "label"}
         assert open_dataset(resolve({"data": data}), "train").read(4)[1] == 1
 
-    def test_validate_png_records_summarised(self, folder, capsys):
-        """One line has the finding and the remedy."""
+    def test_validate_png_records_summarized(self, folder, capsys):
+        """A single line contains the problem and the remedy."""
         png = uniform("black", (9, 9), "PNG")
         dialect(folder, image__encoded=png, image__class__label=lambda number: 1 + number % 3)
         assert code("validate", folder) == 3

@@ -234,7 +234,7 @@ class TestOpenFiles:
         subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
 
     def test_limits_raise_soft_open_file_limit(self):
-        """In a separate process, because limits cannot be raised again."""
+        """The test runs in a separate process, because limits cannot be raised again."""
         script = (
             "import resource; _, hard = resource.getrlimit(resource.RLIMIT_NOFILE);"
             "resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard));"

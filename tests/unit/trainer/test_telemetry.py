@@ -116,7 +116,7 @@ def test_progress_endpoint_has_seconds_of_each_phase():
 
 
 def test_progress_log_throttled_and_rank_0_only():
-    """Many steps within a moment give one line, and only rank 0 logs it."""
+    """Many steps within a short time produce one line, and only rank 0 logs it."""
     first, second = StringIO(), StringIO()
     for rank, out in enumerate((first, second)):
         console = Console(rank, out)

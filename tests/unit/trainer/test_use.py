@@ -172,7 +172,7 @@ def test_export_saved_model_and_onnx_logits_equal(run, digits_folder, tmp_path, 
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     ours = serve(images=tf.constant(images))["logits"].numpy()
     np.testing.assert_allclose(session.run(None, {"images": images})[0], ours, atol=1e-3)
-    # They also reach the accuracy of such a training.
+    # The exported models also reach the accuracy of the training.
     assert np.mean(ours.argmax(axis=1) == [label - 1 for _, label in pictures]) > run.progress.top1 - 0.15
 
 

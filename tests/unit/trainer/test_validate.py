@@ -36,7 +36,7 @@ def test_validate_good_dataset_prints_counts(folder, capsys):
 
 @pytest.mark.parametrize("byte", [3, 9, 40, -2], ids=["length", "its checksum", "content", "last checksum"])
 def test_validate_changed_bytes_all_reported(folder, capsys, byte):
-    """Each changed record is reported, also after another damaged one."""
+    """Each changed record is reported, even after another damaged record."""
     shard = folder / "train-00002-of-00004"
     records = tfrecord.open_split(str(folder), "train")
     first = records.file.tolist().index(2)

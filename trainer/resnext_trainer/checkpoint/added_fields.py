@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 ADDED: Mapping[str, Any] = {"data.resize.antialias": True, "data.fastDecode": False}
-"""Values by field. 0.1 resized with antialiasing and decoded with the accurate DCT."""
+"""Values by field. Version 0.1 resized with antialiasing and decoded with the accurate DCT."""
 
 
 def with_added_fields(stored: Mapping[str, Any]) -> dict[str, Any]:

@@ -86,7 +86,8 @@ def compare(now: Training, before: Mapping[str, Any], *, everywhere: bool = Fals
             kept.append(difference)
             _set(merged, field, was)
     if "optimizer.warmupEpochs" not in written:
-        # As in the default: training fewer epochs must not require a change to the recipe.
+        # The default warm-up is limited to the number of epochs here as well, so that training fewer epochs does not
+        # require a change to the recipe.
         merged["optimizer"]["warmupEpochs"] = min(merged["optimizer"]["warmupEpochs"], merged["epochs"])
     return Comparison(
         recipe=tuple(compared["recipe"]),

@@ -38,7 +38,7 @@ class CheckpointManager:
         phases: PhaseTimer,
         run: Resumption | None,
     ) -> None:
-        """run: the run that the attempt resumes or starts; None on other ranks than 0."""
+        """run: the run that the attempt resumes or starts; None on ranks other than 0."""
         self._config, self._attempt, self._communicator = config, attempt, communicator
         self._state, self._resumption = state, run
         self._metrics, self._console, self._phases = metrics, console, phases

@@ -76,7 +76,8 @@ def assign_initial_weights(run: Resumption, config: Training, state: TrainState,
                 variable.assign(array)
     new = [name for name in variables if name not in arrays]
     console.note(
-        f"{len(arrays)} variables initialized from {path}; " + (f"new: {', '.join(new)}" if new else "none is new")
+        f"{len(arrays)} variables initialized from {path}; "
+        + (f"initialized randomly: {', '.join(new)}" if new else "no variable keeps its random initial value")
     )
 
 

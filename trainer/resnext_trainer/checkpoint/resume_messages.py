@@ -9,7 +9,7 @@ from resnext_trainer.checkpoint.store import TrainingPosition
 
 
 def mismatch(run: Run, step: int, differences: Sequence[str]) -> str:
-    """A run is not resumed because recipe or dataset differ. step: that of its newest checkpoint."""
+    """A run is not resumed because the recipe or the dataset differs. step: that of its newest checkpoint."""
     return (
         f"{run} (step {step}) has a different recipe or dataset: {'; '.join(differences)}. "
         "Revert the changes, set checkpoints.subPath or checkpoint.path to another directory, or set "
@@ -18,7 +18,7 @@ def mismatch(run: Run, step: int, differences: Sequence[str]) -> str:
 
 
 def replacement(old: Run, new: Run, differences: Sequence[str], on_mismatch: str) -> str:
-    """A new run replaces one whose recipe or dataset differ."""
+    """A new run replaces one whose recipe or dataset differs."""
     return (
         f"{old} has a different recipe or dataset ({'; '.join(differences)}); {new} starts "
         + ("with its weights" if on_mismatch == "warmStart" else "from scratch")

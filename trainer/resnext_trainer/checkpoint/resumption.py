@@ -57,7 +57,7 @@ class Resumption:
     def settle(self, dataset: Fingerprint, class_names: Sequence[str | None]) -> Training:
         """Resumes the run or starts a new one, according to `checkpoint.onMismatch`. Returns the settings that apply.
 
-        Raises TrainingError if recipe or dataset differ, or if the run has already trained more epochs.
+        Raises TrainingError if the recipe or the dataset differs, or if the run has already trained more epochs.
         """
         config, before = self._config, self._newest[2] if self._newest else None
         on_mismatch = config.checkpoint.on_mismatch

@@ -141,7 +141,7 @@ def check_format(stored: Any, file: Path) -> None:
         raise ValueError("it is not a JSON object")
     form = stored.get("format", 1)
     if not isinstance(form, int) or isinstance(form, bool) or form < 1:
-        raise ValueError(f"its format is {form!r}")
+        raise ValueError(f"its format is {form!r}, expected {' or '.join(map(str, range(1, FORMAT + 1)))}")
     if form > FORMAT:
         raise TrainingError(
             ExitStatus.INVALID_CONFIGURATION,

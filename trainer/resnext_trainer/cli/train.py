@@ -46,8 +46,8 @@ def _run(options: argparse.Namespace) -> int:
             report = _trained(options, requests)
     except TrainingError as error:
         in_order = error.collective
-        blamed = mpi.rank() if mpi.under_mpirun() and not in_order else error.rank
-        report = TerminationReport(verdict=error.verdict.name.lower(), message=error.message, rank=blamed)
+        rank = mpi.rank() if mpi.under_mpirun() and not in_order else error.rank
+        report = TerminationReport(verdict=error.verdict.name.lower(), message=error.message, rank=rank)
     except shell.OutputLost:
         mpi.leave(ExitStatus.CRASHED.value)
         raise

@@ -126,7 +126,7 @@ class Optimizer(Config):
     """Epochs after which the schedule step divides the learning rate by ten."""
 
     warmup_epochs: Annotated[float, Field(ge=0, le=MOST_EPOCHS)] = 5.0
-    """Epochs of linear warm-up from zero to the scaled peak. At most epochs."""
+    """Epochs of linear warm-up from zero to the scaled peak. Must not exceed epochs."""
 
     warmup_min_global_batch: Annotated[int, Field(ge=1, le=1_000_000_000)] = 512
     """Minimum global batch for warm-up. Trainings with a smaller global batch start at the peak learning rate."""
@@ -211,7 +211,8 @@ class Data(Config):
 
     pipeline: Annotated[Pipeline, RUN] = "auto"
     """Input pipeline that decodes and augments images: NVIDIA DALI, native (libjpeg-turbo in C, on CPUs) or tf.data.
-    auto selects DALI on GPUs and native on CPUs, or the other one if that is not installed, or tf.data."""
+    auto selects DALI on GPUs and native on CPUs. If that pipeline is not installed, auto selects the other one; if
+    neither is installed, tf.data."""
 
     resize: Resize = Resize()
     """Resize of training, validation and predicted images."""
@@ -225,10 +226,10 @@ class Data(Config):
     """Label of class 0 in the records. In the usual TFRecords of ImageNet, labels start at 1."""
 
     image_feature: Annotated[str, Field(min_length=1, max_length=256)] = "image/encoded"
-    """Feature of a record with the JPEG image. TensorFlow Datasets use image."""
+    """Name of the record feature that contains the JPEG image. TensorFlow Datasets uses `image`."""
 
     label_feature: Annotated[str, Field(min_length=1, max_length=256)] = "image/class/label"
-    """Feature of a record with the integer label. TensorFlow Datasets use label."""
+    """Name of the record feature that contains the integer label. TensorFlow Datasets uses `label`."""
 
     incomplete_shards: Annotated[Literal["refuse", "allow"], RUN] = "refuse"
     """What to do if numbered shards (SPLIT-I-of-N) are missing or empty. refuse: fail. allow: train on the others."""
@@ -290,9 +291,9 @@ class Checkpoint(Config):
     it."""
 
     on_mismatch: Annotated[Literal["refuse", "continue", "warmStart", "restart"], HERE] = "refuse"
-    """What to do if recipe or dataset differ from those of the checkpoints. refuse: fail and list the differences.
-    continue: resume and record the differences. warmStart: start a new run with the weights of the old one. restart:
-    start a new run."""
+    """What to do if the recipe or the dataset differs from that of the checkpoints. refuse: fail and list the
+    differences. continue: resume and record the differences. warmStart: start a new run with the weights of the old
+    one. restart: start a new run."""
 
     lock_timeout_seconds: Annotated[int, Field(ge=1, le=540), HERE] = 120
     """Time to wait for the lock if another training writes to the same directory, before the attempt fails."""
@@ -387,7 +388,8 @@ class Training(Config):
     """Number of rollbacks to the last checkpoint after a non-finite loss, before the training fails."""
 
     profile_steps: Annotated[int, Field(ge=1, le=1000), HERE] = 10
-    """Number of steps that rank 0 profiles after SIGUSR1, into the tensorboard directory of the run."""
+    """Number of steps that rank 0 profiles after SIGUSR1. The profile is written to the directory tensorboard of the
+    run."""
 
     target_top1: Annotated[Annotated[float, Field(gt=0, le=1)] | None, RUN] = None
     """Top-1 accuracy (0 to 1) at which the training completes early."""

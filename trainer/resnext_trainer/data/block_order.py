@@ -10,10 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 
 BLOCK = 32
-"""Records per block: 3.5 MB of ImageNet, which takes longer to transfer than a request takes to be answered."""
+"""Records per block. A block of ImageNet has 3.5 MB, whose transfer takes longer than the latency of a request."""
 
 WINDOW = 128
-"""Blocks per window: as many as there may be ranks that each read their own; 450 MB of ImageNet over all ranks."""
+"""Blocks per window, and the largest number of ranks that can each read their own blocks. A window of ImageNet has
+450 MB over all ranks."""
 
 
 def blocks(groups: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Crop windows, computed from image sizes only, so that tf.data and DALI use the same ones."""
+"""Crop windows, computed from image sizes only, so that all pipelines use the same windows."""
 
 import math
 from dataclasses import dataclass

@@ -58,7 +58,7 @@ class ExampleReader:
         return Examples(cast(list[bytes], jpegs), labels.astype(np.int32), heights, widths, numbers)
 
     def next_usable(self, records: ImageDataset, order: np.ndarray, place: int) -> Example:
-        """The first usable record in this order from `place` on, beginning again at its end."""
+        """The first usable record of this order at or after `place`, wrapping around at the end."""
         for further in range(len(order)):
             number = int(order[(place + further) % len(order)])
             if example := self.usable(records, number):

@@ -20,8 +20,8 @@ class Split(BaseModel):
     """Number of shards or class folders."""
     records: int
     digest: str
-    """SHA-256 over the name, records and bytes of each part. Class folders count 0 bytes, because that would require
-    reading every file."""
+    """SHA-256 over the name, records and bytes of each part. The size of a class folder counts as 0, because
+    computing it would require a stat call for each file."""
 
     def differs(self, other: "Split") -> str:
         """Describes the difference for a message; empty if the splits are equal."""

@@ -113,7 +113,7 @@ def _rgb(picture: "Image") -> "Image":
             return _from_integers(picture, raw, transparent)
         case "1" | "L" if transparent is not None:
             # Pillow scales the pixels to 8 bits, but not the transparent gray level.
-            picture.info["transparency"] = transparent if picture.mode == "1" else transparent * _GREY_STEP.get(raw, 1)
+            picture.info["transparency"] = transparent if picture.mode == "1" else transparent * _GRAY_STEP.get(raw, 1)
         case "RGB" if transparent is not None and ";16" in raw:
             raise _NotConvertible(
                 "it marks one 16-bit color as transparent: save it with an alpha channel or without transparency"
@@ -124,7 +124,7 @@ def _rgb(picture: "Image") -> "Image":
     return Image.alpha_composite(Image.new("RGBA", layer.size, _WHITE), layer).convert("RGB")
 
 
-_GREY_STEP = {"L;2": 85, "L;4": 17}
+_GRAY_STEP = {"L;2": 85, "L;4": 17}
 """Factor from 2-bit and 4-bit gray levels to 8 bits."""
 
 

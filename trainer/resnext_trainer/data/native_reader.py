@@ -45,8 +45,8 @@ class NativeReader:
         """
         count = len(layouts)
         sizes: list[int] = layouts["size"].tolist()
-        # Unfilled bytes objects, as the C API allows for the creator: the library writes into them, so that nothing is
-        # copied.
+        # Uninitialized bytes objects, which the C API allows their creator to fill: the library writes into them, so
+        # nothing is copied.
         jpegs = [_new_bytes(None, size) for size in sizes]
         addresses = np.array([_address_of(jpeg) for jpeg in jpegs], np.uintp)
         good = np.zeros(count, np.uint8)
@@ -74,7 +74,7 @@ def load() -> NativeReader | None:
 
         library = ctypes.CDLL(str(RECORD_READER))
         if library.record_reader_interface() != _INTERFACE:
-            raise OSError("it belongs to another version")
+            raise OSError("its interface version differs from the required one")
     except (ImportError, OSError, AttributeError) as error:
         log.info("records are read in Python, which is slower: resnext-native cannot be loaded (%s)", error)
         return None

@@ -1,7 +1,8 @@
 """Random resized crops of many images at once.
 
 Each window is a function of (seed, epoch, record): the random numbers of a record are the outputs of a generator whose
-state is a counter (SplitMix64), so no state is kept and no order of drawing matters.
+state is a counter (SplitMix64), so no state is kept, and the order in which the numbers are drawn does not
+matter.
 """
 
 import numpy as np

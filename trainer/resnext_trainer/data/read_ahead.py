@@ -11,14 +11,14 @@ from resnext_trainer.data.files import BadFile
 from resnext_trainer.data.shard_files import Located, RecordSource, ShardFiles
 
 _REQUESTS = 16
-"""Concurrent requests: with 5 ms per request, and as long until a thread gets the interpreter's lock, they limit the
-input to about 50,000 images/s."""
+"""Number of concurrent requests. With a latency of 5 ms per request, and another 5 ms until the thread acquires the
+GIL, they limit the input to about 50,000 images/s."""
 
 _Block = Future[np.ndarray | None]
 
 
 class ReadAhead(RecordSource):
-    """Keeps each block from shortly before its first record is needed until all of its planned records were finished.
+    """Keeps each block from shortly before its first record is needed until all of its planned records are finished.
 
     A record without a block in memory, such as a replacement for a bad record, is read from its file.
     """

@@ -144,7 +144,7 @@ class Batches:
         return BatchSchedule(len(numbers), alone, functools.partial(self._mark_undecodable, split, alone), reading)
 
     def _places(self, seen: int, *, in_turn: bool) -> np.ndarray:
-        """Places in the order of an epoch of this rank's batches: int64 [batches, batchSize].
+        """Positions, in the order of the epoch, of the images in this rank's batches: int64 [batches, batchSize].
 
         A rank takes its part of each global batch or, if `in_turn`, every image of it whose number has the same
         remainder.
@@ -157,7 +157,7 @@ class Batches:
         return whole.reshape(steps, ranks, parts, batch)[:, self._share.rank].reshape(-1, batch)
 
     def _training(self, records: ImageDataset, order: np.ndarray, places: np.ndarray, epoch: int) -> EncodedBatch:
-        """The batch of these places in the order of the epoch."""
+        """The batch of the images at these positions in the order of the epoch."""
 
         def replacement(index: int) -> Example:
             return self._readers[_TRAIN].next_usable(records, order, int(places[index]))

@@ -30,7 +30,8 @@ _PROGRESS_SECONDS = 30.0
 _CHUNK = 8 << 20
 
 _MEMORY_SHARE = 0.75
-"""Part of the free memory that copies may take: the training itself still grows when it starts to copy."""
+"""Fraction of the free memory that copies may use: the memory use of the training still grows after copying has
+started."""
 
 
 class ShardCache:
@@ -64,7 +65,7 @@ class ShardCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             # Released by the kernel when the process ends; another rank then continues.
-            # It is kept after an error too: the other ranks must not try the same in turn.
+            # It is kept after an error too, so that the other ranks do not repeat the failed attempt.
             self._lock = (self.folder / "lock").open("w", encoding="ascii")
             while self._adopt() and not self._stopped.is_set():
                 with suppress(BlockingIOError):

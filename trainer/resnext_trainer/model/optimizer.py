@@ -26,8 +26,8 @@ class SGDMomentum:
         *,
         branch: bool = True,
     ) -> None:
-        """branch: skip a step by a branch. On a GPU the host would wait for the condition, and XLA would split the
-        update; without a branch, a skipped step multiplies by one and adds zeros.
+        """branch: whether a conditional skips the update. On a GPU, the host would wait for the condition, and XLA
+        would split the update. If False, a skipped step multiplies by one and adds zeros.
         """
         self._weights = list(weights.values())
         self._momentum, self._branch = momentum, branch
@@ -36,7 +36,7 @@ class SGDMomentum:
         self._initial_scale = INITIAL_SCALE if loss_scale == "dynamic" else float(loss_scale)
         self.scale = tf.Variable(self._initial_scale)
         self.good_steps = tf.Variable(0.0)
-        """Consecutive finite steps since the last change of the scale."""
+        """Consecutive finite steps since the last change to the scale."""
 
     def apply(self, gradients: Sequence[Any], rate: Any) -> Any:
         """Applies gradients of the scaled loss. Returns whether the weights were updated.

@@ -65,7 +65,7 @@ class PendingResult:
     def __init__(self, values: Any) -> None:
         """values: float32 [5] on the device, in the order of `StepResult`."""
         # In a thread: TensorFlow's copy from a GPU waits for all work that is queued on the GPU when the copy begins.
-        # Begun now, it does not wait for the next step, and the main thread can queue that step meanwhile.
+        # Begun now, it does not wait for the next step, and the main thread can queue that step in the meantime.
         self._values = _reader.submit(values.numpy)
 
     def wait(self) -> StepResult:

@@ -67,7 +67,7 @@ class Metrics:
         self._checkpoint_failures = counter("checkpoint_failures_total", "Checkpoints that could not be written.")
         self._rollbacks = counter("rollbacks_total", "Rollbacks to a checkpoint after a non-finite loss.")
         self._bad_records = counter("bad_records_total", "Unusable records skipped by this rank.")
-        self._log_write_failures = counter("log_write_failures_total", "Failed writes of log.jsonl.")
+        self._log_write_failures = counter("log_write_failures_total", "Failed writes to log.jsonl.")
         phases = Counter(
             "resnext_trainer_phase_seconds_total",
             "Wall time per phase since the start of the process; compute, allreduce and optimizer are estimates.",
@@ -149,7 +149,7 @@ class Metrics:
         self._bad_records.inc(count)
 
     def log_write_failed(self) -> None:
-        """Counts a failed write of log.jsonl; the training continues."""
+        """Counts a failed write to log.jsonl; the training continues."""
         self._log_write_failures.inc()
 
     def accuracy(self, top1: float, top5: float) -> None:

@@ -65,7 +65,7 @@ class PhaseTimer:
             self._change(before)
 
     def _change(self, shares: Mapping[Phase, float]) -> Mapping[Phase, float]:
-        """Divides the time from now on by `shares`, and returns the shares that applied until now."""
+        """From now on, divides the time in the proportions `shares`; returns the previous proportions."""
         with self._lock:
             self._count()
             before, self._current = self._current, shares

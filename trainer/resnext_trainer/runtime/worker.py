@@ -42,8 +42,8 @@ def run(*, keys: Path, ssh_port: int, health_port: int, run_dir: Path, terminati
             # On cgroup v1 only the rank is killed, and the other ranks of the pod would wait forever.
             _write_termination_message(
                 termination_log,
-                # The operator recognizes an out-of-memory failure by "killed for memory".
-                "a rank was killed for memory: increase workers.resources.limits.memory, or lower batchSize",
+                # The operator recognizes an out-of-memory failure by "OOM-killed".
+                "a rank was OOM-killed: increase workers.resources.limits.memory, or lower batchSize",
             )
             return _KILLED_FOR_MEMORY
         if caught and caught.si_signo != signal.SIGCHLD and not stopping:

@@ -171,12 +171,14 @@ def _prepare_checkpoints(config: Training, communicator: Communicator) -> None:
 def _check_world(communicator: Communicator, workers: int | None, world: int | None) -> None:
     if world is not None and communicator.size != world:
         raise TrainingError(
-            ExitStatus.WORLD_SIZE_MISMATCH, f"{communicator.size} ranks started, but {world} are expected"
+            ExitStatus.WORLD_SIZE_MISMATCH,
+            f"{communicator.size} ranks started, but --world-size is {world}: start mpirun with -np {world}, or change "
+            "--world-size",
         )
     hosts = sorted(set(communicator.gather(socket.gethostname())))
     if workers is not None and len(hosts) != workers:
         raise TrainingError(
             ExitStatus.WORLD_SIZE_MISMATCH,
             f"the {communicator.size} ranks started in {len(hosts)} pods ({', '.join(hosts)}), "
-            f"but {workers} are expected",
+            f"but --num-workers is {workers}: list {workers} hosts for mpirun, or change --num-workers",
         )

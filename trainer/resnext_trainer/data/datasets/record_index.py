@@ -37,7 +37,7 @@ LAYOUT = np.dtype(
         ("checksum", np.uint32),  # of the content, masked
     ]
 )
-"""What the native reader needs to know about a record; the same as `struct layout` in record_reader.c."""
+"""The data about a record that the native reader needs; the same as `struct layout` in record_reader.c."""
 
 _FORMAT = 1
 
@@ -67,8 +67,8 @@ class Layout(NamedTuple):
 def layout_of(record: bytes, jpeg: bytes, label: int, features: Features) -> Layout | None:
     """Layout of an intact record with this image and label; None if only the Python reader can read it.
 
-    That is the case if the Example has an unusual encoding, if the image is no JPEG, or if libjpeg would skip bytes in
-    the header of the JPEG.
+    That is the case if the Example has an unusual encoding, if the image is not a JPEG, or if libjpeg would skip bytes
+    in the header of the JPEG.
     """
     content = record[HEADER:-FOOTER]
     found = locate(content, features)
@@ -138,7 +138,11 @@ def load(folder: Path, features: Features) -> dict[str, IndexedShard]:
         with np.load(io.BytesIO(files.read(file)), allow_pickle=False) as stored:
             return _parsed({name: stored[name] for name in stored.files}, features)
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        log.warning("%s is ignored, because it is not a valid index (%s): create it again", printable(file), error)
+        log.warning(
+            "%s is ignored, because it is not a valid index (%s): create it again with `resnext-train data index`",
+            printable(file),
+            error,
+        )
         return {}
 
 

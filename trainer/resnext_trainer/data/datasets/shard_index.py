@@ -71,7 +71,7 @@ def _index_of(file: Path, index_folder: Path) -> Path:
 
 
 def check_kind(file: Path, offsets: np.ndarray) -> None:
-    """Raises TrainingError for a file that is not a TFRecord file; one damaged record does not make it one."""
+    """Raises TrainingError if a file is not a TFRecord file. A TFRecord file with one damaged record is accepted."""
     start = _start(file)
     if is_header(start[:HEADER]) or not len(offsets):
         return

@@ -1,1 +1,1 @@
-"""Input pipelines that decode batches: tf.data, NVIDIA DALI, and synthetic noise."""
+"""Input pipelines: tf.data, NVIDIA DALI, native (C), and synthetic noise."""

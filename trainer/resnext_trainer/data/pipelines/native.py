@@ -69,5 +69,5 @@ class Native(BasePipeline):
 
 
 def _tensors(images: np.ndarray, labels: np.ndarray) -> Batch:
-    with tf.device("CPU"):  # as tensors of tf.data, also if there is a GPU
+    with tf.device("CPU"):  # like the tensors of tf.data, even if the machine has a GPU
         return tf.constant(images), tf.constant(labels, tf.int32)
