@@ -46,7 +46,7 @@ def prometheus_operator(cluster: Cluster) -> Iterator[None]:
 
 @pytest.fixture
 def account_of_test(cluster: Cluster) -> Iterator[None]:
-    """The ServiceAccount of the pod of `helm test`: a dry run creates none, and pods without one are refused."""
+    """The ServiceAccount of the pod of `helm test`: a dry run creates none, and pods without one are rejected."""
     account = ("serviceaccount", f"{RELEASE}-test", "--namespace", SYSTEM)
     cluster.run("kubectl", "create", *account)
     yield
@@ -56,7 +56,7 @@ def account_of_test(cluster: Cluster) -> Iterator[None]:
 @pytest.mark.usefixtures("prometheus_operator", "account_of_test")
 @pytest.mark.parametrize("name", EVERYTHING)
 def test_rendered_objects_are_valid_on_server(cluster: Cluster, name):
-    """Two sets of values that together change every value of the chart; also the hooks of `helm test`."""
+    """Two sets of values that together change every value of the chart, and the hooks of `helm test`."""
     values = {**EVERYTHING[name]}
     if "namespaces" in values:
         values["namespaces"] = [NAMESPACE]
@@ -98,7 +98,7 @@ def test_helm_test_trains_and_cleans_up(cluster: Cluster):
 
 @pytest.fixture
 def release(cluster: Cluster) -> Iterator[None]:
-    """No release at the start; the operator of the other tests at the end."""
+    """Uninstalls the release before the test, and reinstalls the operator for the other tests afterwards."""
     cluster.run("helm", "uninstall", RELEASE, *HELM)
     yield
     install_operator(cluster)
@@ -107,7 +107,8 @@ def release(cluster: Cluster) -> Iterator[None]:
 @pytest.mark.exclusive
 @pytest.mark.usefixtures("release")
 def test_training_survives_life_of_release(cluster: Cluster, training):
-    """Previous chart, upgrade, rollback, uninstallation, and installation over a definition without owner."""
+    """The training survives upgrade from the previous chart, rollback, uninstallation, and installation over a
+    definition without owner."""
     # helm owns the definition of the uninstalled release, so this installation takes it over without a flag.
     cluster.run("helm", "install", RELEASE, PREVIOUS, *HELM, "--force-conflicts", *operator_values())
     assert not knows_value_from(cluster)
@@ -130,7 +131,7 @@ def test_training_survives_life_of_release(cluster: Cluster, training):
     cluster.run("helm", "uninstall", RELEASE, *HELM)
     assert not cluster.objects("deployments", f"app.kubernetes.io/instance={RELEASE}", namespace=SYSTEM)
     cluster.kubectl("delete", "rnx", deleted, "--timeout=30s")
-    time.sleep(5)  # longer than a pod without operator would need to notice anything
+    time.sleep(5)  # longer than a pod would take to react to the missing operator
     assert pods_of(cluster, name) == pods
     assert {pod["status"]["phase"] for pod in cluster.objects("pods", f"resnext.dev/training={name}")} == {"Running"}
     before = cluster.status(name)["progress"]["step"]

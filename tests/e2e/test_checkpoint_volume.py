@@ -65,7 +65,7 @@ def test_sub_path_is_created_and_resumed(cluster: Cluster, training, claim):
 
 
 def test_symbolic_link_in_claim_fails_before_first_step(cluster: Cluster, training, claim):
-    """Independent of its target."""
+    """A symbolic link is rejected regardless of its target."""
     Volume(cluster, claim).run("ln -s /tmp runs && chown -h 1000:1000 runs")
     name = training(checkpoints={"claimName": claim, "template": None, "subPath": "runs/a"}, **SMALL)
     cluster.until(name, lambda status: status.get("phase") == "Failed")

@@ -35,7 +35,7 @@ def worker_node(cluster: Cluster):
 
 
 def test_worker_on_lost_node_is_replaced(cluster: Cluster, training, worker_node):
-    """Its pod stays in Terminating meanwhile; training resumes from the checkpoint."""
+    """The old pod stays in Terminating in the meantime; training resumes from the checkpoint."""
     name = training(training=LONG)
     cluster.until(name, lambda status: saved(status) >= 22)
     (lost,) = (pod for pod in cluster.pods(name, "worker") if pod["spec"]["nodeName"] == worker_node)

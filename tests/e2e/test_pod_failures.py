@@ -44,7 +44,8 @@ def no_quota(cluster: Cluster):
 
 
 def test_pods_failing_to_start_report_reason(cluster: Cluster, training, no_quota):
-    """In parallel, since most of the time is waiting: no image, no node, no quota, too little memory."""
+    """Four causes are tested in parallel, because each mostly waits: a missing image, no fitting node, an exhausted
+    quota, and too little memory."""
     deadline = {"runPolicy": {"pendingDeadlineSeconds": 10}}
     waiting = {
         training(suffix="-image", image="localhost:5001/no-such-image:1", **deadline, **SYNTHETIC): (
@@ -115,14 +116,14 @@ def test_evicted_worker_and_lost_secret_replace_workers(cluster: Cluster, traini
 
 
 def evict(cluster: Cluster, pod: str) -> None:
-    """As `kubectl drain` does."""
+    """Evicts a pod, as `kubectl drain` does."""
     body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
     path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}/eviction"
     cluster.run("kubectl", "create", "--raw", path, "-f", "-", stdin=json.dumps(body))
 
 
 def test_hung_rank_ends_attempt_and_is_counted(cluster: Cluster, training):
-    """The watchdog ends the attempt; the next one resumes after a pause."""
+    """The watchdog ends the attempt; the next one resumes after a backoff."""
     # The watchdog starts with the first step.
     name = training(training={**LONG, "stallTimeoutSeconds": 25})
     cluster.until(name, lambda status: saved(status) >= 22)
@@ -134,8 +135,8 @@ def test_hung_rank_ends_attempt_and_is_counted(cluster: Cluster, training):
     assert (attempt["rank"], attempt["pod"]) == (1, pod)
     cluster.until(name, in_attempt(2))
     first, second = cluster.status(name)["attempts"]
-    paused = datetime.fromisoformat(second["startTime"]) - datetime.fromisoformat(first["endTime"])
-    assert paused.total_seconds() >= 9, "ten seconds after the first failure; times have a resolution of one second"
+    waited = datetime.fromisoformat(second["startTime"]) - datetime.fromisoformat(first["endTime"])
+    assert waited.total_seconds() >= 9, "ten seconds after the first failure; times have a resolution of one second"
     assert second["checkpointStepBefore"] >= 22
     described = " ".join(cluster.kubectl("describe", "rnx", name).split())
     for event in ("Normal Accepted", "Warning Hung", "Normal LauncherCreated", "Normal StepsProgressing"):

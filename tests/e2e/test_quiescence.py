@@ -57,7 +57,7 @@ IDLE_SCENARIOS = (create_to_running, suspended, finished, failed, pending, witho
 
 
 def test_idle_operator_writes_nothing(environment: Environment):
-    """Over several resyncs and relists, by the operator that ran the training and by its successor."""
+    """Neither the operator that ran the training nor its successor writes anything over several resyncs and relists."""
 
     async def watch() -> None:
         async with AsyncExitStack() as stack:
@@ -121,7 +121,7 @@ def test_operator_exits_after_losing_lease(environment: Environment):
 
 
 def test_spec_of_earlier_version_keeps_pods(environment: Environment):
-    """Stored with a looser definition: the pods stay, and a condition names the field."""
+    """If a looser definition accepted the spec, the pods are kept, and a condition names the field."""
 
     async def watch() -> None:
         path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/resnexttrainings.resnext.dev"

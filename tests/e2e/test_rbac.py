@@ -90,7 +90,7 @@ async def until_ttl_expires(scenario: TrainingScenario) -> None:
 
 
 def test_role_grants_exactly_what_operator_uses(environment: Environment):
-    """Recorded over scenarios that take every path; each write is sent twice to provoke races."""
+    """Requests are recorded over scenarios that take every path; each write is sent twice to provoke races."""
 
     async def record() -> list[Call]:
         # A new Lease, so that creating it is covered as well.

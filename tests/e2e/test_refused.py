@@ -66,7 +66,7 @@ def test_definition_fits_into_annotation(cluster: Cluster):
 
 
 def test_api_server_rejects_invalid_pods_of_each_class(cluster: Cluster):
-    """When the training is created: none of these pods could ever exist."""
+    """The training is rejected on creation, because none of these pods could ever be created."""
     names = {f"invalid-{number}": name for number, name in enumerate(INVALID)}
     documents = [as_text(odd(key, INVALID[name])) for key, name in names.items()]
     with pytest.raises(Refused) as refusal:
@@ -78,7 +78,7 @@ def test_api_server_rejects_invalid_pods_of_each_class(cluster: Cluster):
 
 
 def test_api_server_accepts_pods_of_unusual_valid_specs(cluster: Cluster):
-    """The training, its workers with and without a gate, its launcher and its claim."""
+    """The server accepts the training, its workers with and without a gate, its launcher and its claim."""
     for number, (name, spec) in enumerate(VALID.items()):
         manifest = odd(f"valid-{number}", spec)
         training = parse({**manifest, "metadata": {**manifest["metadata"], "uid": "none"}}, OperatorPolicy("trainer"))
@@ -119,7 +119,7 @@ def test_foreign_claim_is_not_mounted(cluster: Cluster):
 
 
 def test_quota_without_limits_reported_before_workers(cluster: Cluster):
-    """A quota that requires limits.cpu: no worker is created if the quota rejects workers or launcher."""
+    """If a quota that requires limits.cpu rejects workers or launcher, no worker is created."""
     namespace = "quota"
     cluster.run("kubectl", "create", "namespace", namespace)
     try:
@@ -142,7 +142,7 @@ def test_quota_without_limits_reported_before_workers(cluster: Cluster):
 
 
 def test_name_too_long_for_pods_is_rejected(cluster: Cluster):
-    """By the API server and by the operator."""
+    """The API server and the operator both reject it."""
     assert_both_refuse(cluster, sample("resnext-digits", "n" * (MAX_NAME_LENGTH + 1)))
 
 

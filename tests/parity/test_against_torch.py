@@ -29,14 +29,14 @@ SETUP = Path(__file__).parents[2] / "hack" / "devenv"
 
 @pytest.fixture(scope="module")
 def timm_folder():
-    """Where the set-up has put timm."""
+    """Directory in which hack/devenv installed timm."""
     cache = subprocess.run([sys.executable, SETUP, "cache"], check=True, capture_output=True, text=True).stdout.strip()
     return f"{cache}/timm"
 
 
 @pytest.fixture
 def torch(tmp_path, timm_folder):
-    """Asks the peer, which runs on Debian's own Python."""
+    """Run a command of torch_peer.py with Debian's Python."""
 
     def run_peer(command, **arrays):
         np.savez(tmp_path / "in.npz", **arrays)
@@ -54,12 +54,13 @@ def torch(tmp_path, timm_folder):
 
 
 def network(architecture):
-    """With weights and statistics that would betray any two of them swapped."""
+    """Model with random weights and statistics, so that a test fails if any two of them are swapped."""
     model = ResNeXt(ARCHITECTURES[architecture], classes=1000, symmetric=True)
     random = np.random.default_rng(0)
     for name, variable in {**model.weights, **model.statistics}.items():
         if name.endswith(("/scale", "/variance")):
-            # Blocks that add little each: else signals grow by 10^9, and gates of 1/(1 + e^-x) hang on single bits.
+            # Small scales of the last batch norm keep the activations small; otherwise they grow by a factor of 10^9,
+            # and rounding decides the squeeze-and-excitation gates.
             variable.assign(random.uniform(0.5, 1.5, variable.shape) * (0.2 if name.endswith("expand/scale") else 1))
         elif name.endswith(("/offset", "/mean", "/bias")):
             variable.assign(random.normal(0, 0.1, variable.shape))
@@ -86,7 +87,7 @@ def torch_name(name):
 
 
 def torch_layout(name, value):
-    """Kernels: ours are [height, width, in, out], PyTorch's [out, in, height, width], its dense ones [out, in]."""
+    """Convert a kernel from [height, width, in, out] to [out, in, height, width]; dense kernels to [out, in]."""
     if value.ndim == 4:
         return value.transpose(3, 2, 0, 1)
     if value.ndim == 2:
@@ -100,7 +101,7 @@ def translated(values):
 
 
 def about(architecture):
-    """What makes the peer's network the same."""
+    """Arguments with which torch_peer.py builds the same network."""
     return {"blocks": architecture.blocks, "groups": (architecture.groups, architecture.width)}
 
 
@@ -111,7 +112,7 @@ def pictures(count, size):
 
 
 def logits_of_both(torch, architecture, **peer):
-    """Ours and theirs of the same images with the same weights."""
+    """Logits of this implementation and of the reference for the same images and weights."""
     model = network(architecture)
     images, for_torch = pictures(2, 64)
     ours = model(tf.constant(images), training=False)[0].numpy()
@@ -123,21 +124,21 @@ def logits_of_both(torch, architecture, **peer):
 
 @pytest.mark.parametrize("architecture", ["resnext50-32x4d", "resnext101-64x4d", "resnet50"])
 def test_logits_match_torchvision(torch, architecture):
-    """The same weights and images give torchvision's logits."""
+    """With the same weights and images, the logits equal torchvision's."""
     ours, theirs = logits_of_both(torch, architecture)
     np.testing.assert_allclose(ours, theirs, atol=1e-3)
 
 
 @pytest.mark.parametrize("architecture", ["resnext101-32x4d", "se-resnext101-32x4d"])
 def test_logits_match_timm(torch, architecture):
-    """The same weights and images give timm's logits."""
+    """With the same weights and images, the logits equal timm's."""
     name = architecture.replace("se-", "se").replace("-", "_")
     ours, theirs = logits_of_both(torch, architecture, timm=name)
     np.testing.assert_allclose(ours, theirs, atol=1e-3)
 
 
 def test_train_step_gradients_match_torch(torch):
-    """Loss, gradients and batch norm statistics of one training step are PyTorch's."""
+    """Loss, gradients and batch norm statistics of one training step equal PyTorch's."""
     model = network("resnext50-32x4d")
     images, for_torch = pictures(8, 64)
     targets = np.random.default_rng(2).dirichlet(np.ones(1000), 8).astype(np.float32)
@@ -157,7 +158,7 @@ def test_train_step_gradients_match_torch(torch):
 
 
 def test_sgd_50_steps_match_torch(torch):
-    """Fifty steps with momentum and weight decay give the weights of torch.optim.SGD."""
+    """After fifty steps with momentum and weight decay, the weights equal those of torch.optim.SGD."""
     random = np.random.default_rng(0)
     momentum, decay, weight = 0.875, 1 / 16384, random.normal(0, 0.1, 1000).astype(np.float32)
     gradients = random.normal(0, 0.01, (50, 1000)).astype(np.float32)
@@ -199,7 +200,8 @@ def test_center_crop_matches_torchvision(torch):
     for (height, width), corners in zip(sizes, torch("center", sizes=sizes)["corners"], strict=True):
         cut = center_crop(height, width, 224 / 256, 224)
         (top, left, bottom, right), half = cut.roi, min(height, width) / 256 / 2
-        # Theirs are the middles of the outermost resized pixels. They round the longer side and the offset to pixels.
+        # torchvision returns the centers of the outermost resized pixels, and rounds the longer side and the offset to
+        # whole pixels.
         ours = (cut.top + top + half, cut.left + left + half, cut.top + bottom - half, cut.left + right - half)
         np.testing.assert_allclose(corners, ours, atol=2 * half)
         if (height * 256 / min(height, width)) % 2 == (width * 256 / min(height, width)) % 2 == 0:

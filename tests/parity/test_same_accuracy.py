@@ -1,6 +1,6 @@
 """Accuracy on digits is the same for every pipeline, compiler, precision and number of ranks.
 
-Five trainings in which every two settings meet need 350 s of processor time, most of it for XLA and bfloat16 on CPUs
+Five trainings that cover every pair of settings take 350 s of CPU time, most of it for XLA and bfloat16 on CPUs
 without native support. Images of half the size are sufficient for the digits.
 """
 
@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
         not mpi.AVAILABLE or not dali.loads(),
-        reason="several ranks need Horovod and mpirun, and DALI is half of the comparison",
+        reason="several ranks need Horovod and mpirun, and the test compares DALI",
     ),
 ]
 
@@ -52,7 +52,8 @@ def top1(tmp_path_factory):
             "epochs": 5,
             "batchSize": BATCH // ranks,
             "optimizer": {"learningRate": 0.4, "momentum": 0.9},
-            # Of the averaged weights: those of the very last step are right now in one digit more, now in one less.
+            # The accuracy is that of the averaged weights, because with the weights of the last step it varies by one
+            # image between runs.
             "emaDecay": 0.97,
             "augmentation": {"flip": False, "cropArea": [0.7, 1.0]},
             "evaluation": {"intervalEpochs": 5, "cropFraction": 1.0},

@@ -1,6 +1,8 @@
-"""Reference results of PyTorch and torchvision for the same numbers. Run by Debian's Python: COMMAND IN.npz OUT.npz.
+"""Computes reference results with PyTorch and torchvision for the same inputs.
 
-Both files hold arrays by name; names of weights are those of torchvision's ResNet, which are timm's as well.
+Run by Debian's Python: COMMAND IN.npz OUT.npz.
+
+Both files hold arrays by name; the weights have the names of torchvision's ResNet, which timm uses as well.
 """
 
 import sys
@@ -12,7 +14,7 @@ from torchvision.transforms import CenterCrop, RandomResizedCrop, Resize
 
 
 def network(given):
-    """timm's network of a name, or torchvision's of a shape."""
+    """The timm model with this name, or a torchvision ResNet with these blocks, groups and width."""
     if "timm" in given:
         import timm
 
@@ -69,7 +71,7 @@ def crops(given):
 
 
 def center(given):
-    """Where the center 224 of a picture resized to 256 comes from: its corners' coordinates in the picture."""
+    """Coordinates, in the original image, of the corners of the 224-pixel center crop after a resize to 256."""
     found = []
     for height, width in given["sizes"].tolist():
         rows, columns = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")

@@ -13,7 +13,7 @@ GPU_ROW = "GPUs"
 
 
 def panels(dashboard: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every panel with queries, also those of collapsed rows; `row` is the title of its row."""
+    """Every panel with queries, including those of collapsed rows; `row` is the title of its row."""
     row = ""
     for each in dashboard["panels"]:
         if each["type"] == "row":

@@ -46,10 +46,10 @@ def trains(attempt: int, step: int = 40) -> Progress:
     return Progress(attempt=attempt, epoch=4, epochs=8, step=step, steps=80, loss=0.5, checkpoint=SAVED)
 
 
-def own_address(towards: str = "192.0.2.1") -> str:
+def own_address(toward: str = "192.0.2.1") -> str:
     """A non-loopback address of this machine, where the pods' ranks listen. No packet is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((towards, 9))
+        probe.connect((toward, 9))
         return str(probe.getsockname()[0])
 
 
@@ -155,7 +155,7 @@ containerStatuses:
             "Pod",
             [is_deleted, launches, {**runs, "operator": "NotIn"}],
             delete=True,
-            # Long enough for an operator that is killed and restarted meanwhile to read the report.
+            # Long enough for an operator that is killed and restarted in the meantime to read the report.
             delay={"durationMilliseconds": 2000},
         ),
         _stage("pod-goes", "Pod", [is_deleted, {**launches, "operator": "NotIn"}], delete=True),

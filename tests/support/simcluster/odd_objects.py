@@ -159,7 +159,7 @@ class Tenant:
             (self.relabel_pod, 8),
             (self.patch_pod_status, 20),
             (self.answer_unexpectedly, 20),
-            (self.create_labelled_pod, 5),
+            (self.create_labeled_pod, 5),
             (self.create_quota, 1),
             (self.create_limits, 1),
             (self.delete_quota, 6),
@@ -315,7 +315,7 @@ class Tenant:
         body = {"gracePeriodSeconds": 0} if self.random.random() < 0.5 else None
         return Action(f"delete {kind}", "DELETE", f"{self._of(kind)}/{self._child(kind, self._name())}", body)
 
-    def create_labelled_pod(self) -> Action:
+    def create_labeled_pod(self) -> Action:
         """A pod with the labels of a training that does not own it."""
         manifest = {
             "metadata": {"name": f"stray-{self.random.randrange(8)}", "labels": self._labels()},

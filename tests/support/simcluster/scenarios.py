@@ -88,7 +88,7 @@ async def create_to_running(scenario: TrainingScenario) -> None:
 
 
 async def create_to_succeeded(scenario: TrainingScenario) -> None:
-    # Long enough for an operator that is killed and restarted meanwhile to poll the progress.
+    # Long enough for an operator that is killed and restarted in the meantime to poll the progress.
     await scenario.create(last_attempt=1, seconds=4)
     await scenario.phase("Succeeded")
 

@@ -47,7 +47,7 @@ def soon():
 
 
 def test_every_precision_pipeline_and_xla_is_measured():
-    """At the batch size of its preset."""
+    """Each combination is measured at the preset batch size of its precision."""
     planned = set(measurements(CONFIG))
     for precision in PRECISIONS:
         for compiled in (True, False):
@@ -119,14 +119,14 @@ def test_ratios_use_measured_values(record):
 
 
 def test_several_gpus_run_under_mpirun():
-    """One rank per GPU."""
+    """mpirun starts one rank per GPU."""
     words = [str(word) for word in command(Measurement("ours", "fp16", True, 256, gpus=4), CONFIG)]
     assert words[:3] == ["mpirun", "-np", "4"]
     assert "data.path=/data" not in words
 
 
 def test_failed_command_quotes_last_output():
-    """Also on timeout and if the program is missing."""
+    """The error quotes the last output; a timeout and a missing program are reported as well."""
     with pytest.raises(CommandFailed, match="failed with exit code 3:\nno such network"):
         facts(["sh", "-c", "echo no such network >&2; exit 3"])
     with pytest.raises(CommandFailed, match="failed with exit code 0:\nnothing to say"):

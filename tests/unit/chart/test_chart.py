@@ -76,7 +76,7 @@ def test_rbac_has_no_wildcard(namespaces):
 
 @pytest.mark.parametrize("namespaces", [ALL, SOME], ids=["everywhere", "in two namespaces"])
 def test_rbac_denies_listing_secrets_and_pod_subresources(namespaces):
-    """Secrets: get and create only; no exec, attach or port-forward."""
+    """The role allows only get and create for Secrets, and no exec, attach or port-forward."""
     granted = rules(render(*namespaces))
     verbs = {verb for rule in granted if "secrets" in rule["resources"] for verb in rule["verbs"]}
     assert verbs == {"get", "create"}
@@ -131,7 +131,7 @@ def test_scale_requires_permission_to_create_pods():
     authors = policies("--set", f"admissionPolicy.scalers={{{hpa},alice}}")["resnext-operator-authors"]
     (exempt,) = (each["expression"] for each in authors["matchConditions"] if each["name"] == "no-scaler")
     assert f'request.userInfo.username in ["{hpa}","alice"]' in exempt
-    assert "request.subResource == 'scale'" in exempt, "changes of the spec are still checked"
+    assert "request.subResource == 'scale'" in exempt, "changes to the spec are still checked"
 
 
 def test_only_operator_may_write_status():

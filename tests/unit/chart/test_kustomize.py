@@ -1,4 +1,4 @@
-"""install.yaml and the kustomizations give the same objects as the chart."""
+"""install.yaml and the kustomizations produce the same objects as the chart."""
 
 import copy
 import os
@@ -45,13 +45,13 @@ def comparable(manifests: list[dict[str, Any]]) -> Objects:
 
 
 def test_base_gives_objects_of_chart():
-    """With the default values."""
+    """The base renders the objects of the chart with its default values."""
     assert comparable(kustomize(MANIFESTS / "base")) == comparable(render())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_overlay_gives_objects_of_chart(name):
-    """With the values next to the component."""
+    """The overlay renders the objects of the chart with the component's values.yaml."""
     values = yaml.safe_load((MANIFESTS / "components" / name / "values.yaml").read_text())
     with_overlay = comparable(kustomize(MANIFESTS / "overlays" / name))
     assert with_overlay == comparable(with_values(**values))
@@ -59,7 +59,7 @@ def test_overlay_gives_objects_of_chart(name):
 
 
 def test_components_can_be_combined(tmp_path):
-    """An own kustomization with two components and the images of a registry."""
+    """A user's kustomization can combine two components and set the images of a registry."""
     root = os.path.relpath(MANIFESTS, tmp_path)
     variable = {"name": "RESNEXT_TRAINER_IMAGE", "value": "registry.example/trainer:2"}
     patch = {

@@ -1,4 +1,4 @@
-"""Each value of the chart has its effect, and none of the effects is there by default."""
+"""Each value of the chart has the documented effect, and has no effect by default."""
 
 import functools
 import json
@@ -44,7 +44,7 @@ class TestImages:
         ],
     )
     def test_missing_image_fails_with_advice(self, values, missing):
-        """No default that nodes cannot pull; the message says what to set."""
+        """The chart has no default images, because nodes could not pull them; the message says what to set."""
         with pytest.raises(Rejected) as failure:
             template("--set-json", json.dumps(values))
         message = str(failure.value)
@@ -64,7 +64,7 @@ class TestImages:
 
 class TestDefinition:
     def test_chart_installs_same_definition_as_file(self):
-        """A template, so that helm upgrades it; uninstalling keeps it and all trainings."""
+        """The definition is a template, so that helm upgrades it; uninstalling keeps it and all trainings."""
         installed = the(render(), "CustomResourceDefinition", "resnexttrainings.resnext.dev")
         assert installed["spec"] == yaml.safe_load((ROOT / "manifests" / "crd.yaml").read_text())["spec"]
         assert installed["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
@@ -72,12 +72,12 @@ class TestDefinition:
         assert not list(CHART.glob("crds/*")), "helm never upgrades definitions in crds/"
 
     def test_crd_keep_false_lets_uninstall_delete_it(self):
-        """Then nothing asks helm to keep it."""
+        """The CRD has no annotation that makes helm keep it."""
         installed = the(with_values(crd={"keep": False}), "CustomResourceDefinition", "resnexttrainings.resnext.dev")
         assert "annotations" not in installed["metadata"]
 
     def test_crd_install_false_leaves_it_out(self):
-        """All other objects stay."""
+        """All other objects are unchanged."""
         without = with_values(crd={"install": False})
         assert not of_kind(without, "CustomResourceDefinition")
         assert len(without) == len(render()) - 1
@@ -116,14 +116,14 @@ class TestNotes:
             assert (ROOT / file).is_file()
 
     def test_missing_scraping_is_mentioned(self):
-        """Only if nothing scrapes the metrics."""
+        """The notes mention scraping only if nothing scrapes the metrics."""
         assert "set podMonitor.enabled=true" in notes()
         assert "podMonitor" not in notes(**{"podMonitor.enabled": "true"})
 
 
 class TestAvailability:
     def test_replicas_above_one_get_disruption_budget(self):
-        """With one replica, a budget would block the drain of its node."""
+        """With one replica, a budget would have no effect or block the drain of the node."""
         assert not of_kind(render(), "PodDisruptionBudget")
         two = with_values(replicas=2, podDisruptionBudget={"maxUnavailable": "50%"})
         assert the(two, "Deployment")["spec"]["replicas"] == 2
@@ -135,7 +135,7 @@ class TestAvailability:
         assert not of_kind(off, "PodDisruptionBudget")
 
     def test_spread_selects_operator_pods(self):
-        """A selector that the user wrote stays."""
+        """A selector that the user wrote is kept."""
         own = {"matchLabels": {"a": "b"}}
         constraint = {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule"}
         constraints = [constraint, {**constraint, "labelSelector": own}]
@@ -144,7 +144,7 @@ class TestAvailability:
         assert second["labelSelector"] == own
 
     def test_scheduling_values_reach_pod(self):
-        """Priority class, node selector, tolerations, affinity and resources."""
+        """The pod has the given priority class, node selector, tolerations, affinity and resources."""
         values = {
             "priorityClassName": "system-cluster-critical",
             "nodeSelector": {"pool": "system"},
@@ -159,7 +159,7 @@ class TestAvailability:
 
 class TestMetadata:
     def test_common_labels_and_annotations_on_all(self):
-        """Also on pods and hooks, but not in selectors, which are immutable."""
+        """Pods and hooks have them too; selectors do not, because selectors are immutable."""
         values = {"commonLabels": {"team": "ml", "app.kubernetes.io/name": "x"}, "commonAnnotations": {"note": "y"}}
         enabled = {each: {"enabled": True} for each in ("admissionPolicy", "networkPolicy", "serviceMonitor")}
         manifests = with_values(**values, **enabled, podMonitor={"enabled": True}, replicas=2)
@@ -170,12 +170,12 @@ class TestMetadata:
         assert the(manifests, "Deployment")["spec"]["selector"]["matchLabels"] == SELECTOR
 
     def test_null_removes_default_value(self):
-        """As helm documents it; the templates do not fail."""
+        """A null value removes a default, as Helm documents, and the templates still render."""
         removed = ("commonLabels", "commonAnnotations", "podLabels", "podAnnotations", "tolerations", "env", "settings")
         assert with_values(**dict.fromkeys(removed)) == render()
 
     def test_pod_labels_annotations_and_env_reach_pod(self):
-        """In addition to those of the chart."""
+        """They are added to those of the chart."""
         variable = {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "a", "key": "b"}}}
         annotations = {"podAnnotations": {"c": "d"}, "serviceAccount": {"annotations": {"role": "arn"}}}
         manifests = with_values(
@@ -188,14 +188,14 @@ class TestMetadata:
         assert the(manifests, "ServiceAccount")["metadata"]["annotations"] == {"role": "arn"}
 
     def test_settings_in_env_are_rejected(self):
-        """They have their own values, which are validated."""
+        """Settings have their own chart values, which are validated."""
         with pytest.raises(Rejected, match=r"env\[1\]\.name: RESNEXT_PORT: .* use the value `settings`"):
             with_values(env=[{"name": "A"}, {"name": "RESNEXT_PORT", "value": "1"}])
 
 
 class TestOperatorNetworkPolicy:
     def test_policy_allows_only_needed_connections(self):
-        """To the API server and the ranks; from the peers that may scrape."""
+        """The policy allows egress to the API server and the ranks, and ingress from the peers that may scrape."""
         assert not of_kind(render(), "NetworkPolicy")
         spec = the(
             with_values(
@@ -223,7 +223,7 @@ class TestOperatorNetworkPolicy:
 
 class TestMonitoring:
     def test_scrape_annotations_name_metrics_port(self):
-        """For a Prometheus that discovers pods by annotations."""
+        """The annotations serve a Prometheus that discovers pods by annotations."""
         manifests = with_values(scrapeAnnotations={"enabled": True})
         (port,) = pod(manifests)["spec"]["containers"][0]["ports"]
         assert pod(manifests)["metadata"]["annotations"] == {
@@ -234,7 +234,7 @@ class TestMonitoring:
         assert "annotations" not in pod(render())["metadata"]
 
     def test_pod_monitors_cover_every_rank(self):
-        """With the labels that Prometheus selects; off by default."""
+        """They have the labels that Prometheus selects, and are off by default."""
         assert not of_kind(render(), "PodMonitor")
         manifests = with_values(podMonitor={"enabled": True, "interval": "5s", "labels": {"release": "prometheus"}})
         operator, trainings = of_kind(manifests, "PodMonitor")
@@ -265,7 +265,7 @@ class TestMonitoring:
         assert not of_kind(render(), "Service")
 
     def test_rules_are_loaded_with_runbook_url(self, tmp_path):
-        """One PrometheusRule per file; templates of Prometheus stay."""
+        """Each file becomes a PrometheusRule; Prometheus templates are unchanged."""
         text = """\
 groups:
   - name: resnext
@@ -287,7 +287,7 @@ groups:
         assert not of_kind(render(chart=chart), "PrometheusRule")
 
     def test_each_dashboard_has_config_map(self):
-        """With the label by which Grafana's sidecar finds it, and the folder."""
+        """Each ConfigMap has the label by which Grafana's sidecar finds it, and the folder."""
         files = sorted(CHART.glob("files/dashboards/*.json"))
         found = of_kind(with_values(dashboard={"folder": "ML", "folderAnnotation": "folder"}), "ConfigMap")
         assert [json.loads(each["data"][file.name]) for each, file in zip(found, files, strict=True)] == [
@@ -332,7 +332,7 @@ class TestHelmTest:
             assert "hook-succeeded" in each["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
 
     def test_watching_pod_is_not_selected_as_operator(self):
-        """Neither by the Deployment nor by its budget, Service or policies."""
+        """Neither the Deployment nor its PodDisruptionBudget, Service or policies select the pod of `helm test`."""
         (watch,) = (each for each in render() if each["kind"] == "Pod")
         assert not watch["metadata"]["labels"].items() >= SELECTOR.items()
 

@@ -97,7 +97,7 @@ class TestPackages:
     """No image registry answers."""
 
     def test_everything_is_built_from_packages(self, packages):
-        """The base image, the node image and the registry."""
+        """The base image, the node image and the registry are built."""
         assert packages.bases() == {OFFLINE.base}
         assert packages.calls("go", "build")
         assert packages.calls("debootstrap")
@@ -121,7 +121,7 @@ class TestPackages:
 
 class TestChoice:
     def test_forced_source_is_not_asked_for(self, machine):
-        """In both directions, and the reason is printed."""
+        """RESNEXT_IMAGE_REGISTRY=yes and =no both override the check, and the reason is printed."""
         assert "because RESNEXT_IMAGE_REGISTRY is no." in machine.run("debian", RESNEXT_IMAGE_REGISTRY="no")
         assert not machine.calls("docker", "pull")
         machine.answer(registry=False)
@@ -130,7 +130,7 @@ class TestChoice:
         assert not (machine.cache / "image-registry").exists()
 
     def test_answer_is_stored(self, machine):
-        """A later run does not wait for a registry again, nor changes to another cluster."""
+        """A later run does not repeat the check and keeps the same cluster."""
         machine.answer(registry=False)
         machine.run("debian")
         machine.answer(registry=True)
@@ -138,7 +138,7 @@ class TestChoice:
         assert len(machine.calls("docker", "pull")) == 1
 
     def test_other_value_is_rejected(self, machine):
-        """A misspelt value must not start a compilation of 15 minutes."""
+        """An invalid value must not start a 15-minute compilation."""
         with pytest.raises(RuntimeError, match="set it to yes or no"):
             machine.run("debian", RESNEXT_IMAGE_REGISTRY="true")
 
@@ -156,7 +156,7 @@ class TestChoice:
 
 @pytest.mark.parametrize("source", ["public", "packages"])
 def test_volumes_do_not_depend_on_source(source, request):
-    """A directory of this machine in every node, 48 static volumes, and an owner that is set inside of a node."""
+    """A directory of this machine in every node, 48 static volumes, and an owner that is set inside a node."""
     machine = request.getfixturevalue(source)
     _, configuration = machine.kind()
     for node in configuration["nodes"]:

@@ -17,7 +17,7 @@ sha256:44 application/vnd sha256:dd 1 MiB linux/amd64 -
 
 
 def test_outdated_keeps_current_and_foreign_images():
-    """Every name of an earlier build is removed, also those by digest and by identifier."""
+    """Every name of an earlier build is removed, including names by digest and by image ID."""
     assert outdated(LISTING, ["localhost:5001/resnext-operator:new"]) == [
         "localhost:5001/resnext-operator:old",
         "localhost:5001/resnext-operator@sha256:bb",

@@ -30,7 +30,7 @@ def test_repository_is_that_of_mirror(image, name):
 
 
 def test_every_image_of_normal_path_is_served():
-    """What the normal path pulls, and what only the nodes pull."""
+    """The stand-in serves the images that the normal path pulls and those that only the nodes pull."""
     assert {public.DEBIAN, public.NODE, public.REGISTRY, KINDNET} <= set(images())
 
 
@@ -42,7 +42,7 @@ def test_mirror_is_added_to_engine_configuration():
 
 
 def test_nodes_pull_from_container_in_their_network():
-    """`localhost` would be the node itself."""
+    """The nodes use the registry's address, because `localhost` would be the node itself."""
     assert f'[host."http://{public_stand_in.NAME}:5001"]' in hosts()
 
 
@@ -56,7 +56,7 @@ def test_manifest_runs_kindnet_on_every_node():
 
 
 def test_kindnet_writes_conflist_of_fallback():
-    """The same plugins and settings as in hack/devenv/offline/network.py, except for the name."""
+    """The configuration has the plugins and settings of hack/devenv/offline/network.py; only the name differs."""
     script = (SOURCES / "kindnet").read_text()
     assert f"pods={PODS}\n" in script
     start, end = script.index('{"cniVersion"'), script.index("\nEND")

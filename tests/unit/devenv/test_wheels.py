@@ -12,7 +12,7 @@ from hack.devenv import wheels
     [("1234", True, True), ("other", True, False), (None, True, False), ("1234", False, False)],
 )
 def test_wheels_installed_only_if_built_alike(tmp_path: Path, recorded, versions_match, expected):
-    """The version alone does not tell whether a patch of the build script has changed."""
+    """The version alone does not show whether a patch in the build script has changed."""
     python = tmp_path / "bin" / "python"
     python.parent.mkdir()
     python.write_text(f"#!/bin/sh\nexit {0 if versions_match else 1}\n")

@@ -25,7 +25,7 @@ def test_documented_calls_are_parsed(program: str) -> None:
 
 
 def test_documented_settings_resolve() -> None:
-    """Fields and values behind `--set`."""
+    """The fields and values after `--set` are valid."""
     settings = [PARSERS["resnext-train"].parse_args(words) for words in arguments("resnext-train") if "--set" in words]
     assert settings
     for options in settings:
@@ -69,7 +69,7 @@ def test_documented_yaml_is_accepted(tmp_path: Path) -> None:
 
 
 def test_links_lead_to_files() -> None:
-    """mkdocs checks the links within docs/; these are outside of it."""
+    """mkdocs checks the links within docs/; these links point outside docs/."""
     for path in [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("hack/*/README.md")]:
         for target in re.findall(r"\]\(([^)#\s]+)", path.read_text()):
             assert target.startswith("https://") or (path.parent / target).exists(), f"{path}: {target}"

@@ -127,7 +127,7 @@ class TestQueries:
         assert not missing
 
     def test_rules_are_evaluated_without_errors(self, api: Callable[[str], Any]) -> None:
-        """Also the expressions of alerts, which return data only in case of a fault."""
+        """Prometheus evaluates the alert expressions without errors; they return data only in case of a fault."""
         rules = [rule for group in api("rules")["groups"] for rule in group["rules"]]
         assert {(rule["name"], rule["health"], rule.get("lastError")) for rule in rules} == {
             (rule["name"], "ok", None) for rule in rules
@@ -135,7 +135,7 @@ class TestQueries:
         assert len(rules) > 20
 
     def test_gpu_panels_show_gpus_of_training_only(self, api: Callable[[str], Any]) -> None:
-        """One series for each pod of the training, with both ways of labeling, and none for unused GPUs."""
+        """There is one series for each pod of the training, with both ways of labeling, and none for unused GPUs."""
         for panel in panels(BOARDS["resnext-training"]):
             if "DCGM" in panel["targets"][0]["expr"]:
                 expression = substitute(panel["targets"][0]["expr"], {"namespace": "lab", "training": "flowers"})
@@ -143,7 +143,7 @@ class TestQueries:
                 assert found == {("flowers-worker-0-0", "0"), ("flowers-worker-1-0", "1")}, panel["title"]
 
     def test_variables_offer_values(self, api: Callable[[str], Any]) -> None:
-        """The namespaces, trainings and ranks that exist."""
+        """The variables offer the namespaces, trainings and ranks that exist."""
         values = {"namespace": "lab", "training": "flowers"}
         offered = {
             (board, variable["name"]): self._values(api, substitute(variable["query"], values))
@@ -184,7 +184,7 @@ def test_dashboards_and_rules_query_every_metric() -> None:
 class TestPanels:
     @pytest.mark.parametrize("panel", PANELS)
     def test_panel_is_described_completely(self, panel: dict[str, Any]) -> None:
-        """Description, unit, data source, thresholds, and a legend for each query."""
+        """A panel has a description, a unit, a data source, thresholds, and a legend for each query."""
         defaults = panel["fieldConfig"]["defaults"]
         assert re.fullmatch(r"[A-Z0-9].*\.", panel["description"], re.DOTALL)
         assert defaults["unit"]
@@ -194,7 +194,7 @@ class TestPanels:
 
     @pytest.mark.parametrize("board", BOARDS)
     def test_panels_neither_overlap_nor_leave_grid(self, board: str) -> None:
-        """With the panels of collapsed rows instead of those rows, each in its own space."""
+        """The check replaces collapsed rows by their panels."""
         for group in (BOARDS[board]["panels"], *(each.get("panels", []) for each in BOARDS[board]["panels"])):
             taken: set[tuple[int, int]] = set()
             for panel in group:
@@ -217,7 +217,7 @@ class TestPanels:
 
 class TestBoards:
     def test_three_boards_link_to_each_other(self) -> None:
-        """By their common tag, with the selected variables and time."""
+        """The dashboards are linked by a common tag; links keep the selected variables and the time range."""
         assert [*BOARDS] == ["resnext-fleet", "resnext-operator", "resnext-training"]
         for name, board in BOARDS.items():
             assert (board["uid"], board["tags"]) == (name, ["resnext"])

@@ -83,7 +83,7 @@ def test_rules_file_is_valid() -> None:
 
 @pytest.mark.parametrize("alert", ALERTS)
 def test_alert_describes_itself_and_its_runbook(alert: str) -> None:
-    """Summary, description with the value, a severity, and a link to the section of the same name."""
+    """An alert has a summary, a description with the value, a severity, and a link to the section of its name."""
     rule = ALERTS[alert]
     assert rule["labels"]["severity"] in ("critical", "warning")
     assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
@@ -93,7 +93,7 @@ def test_alert_describes_itself_and_its_runbook(alert: str) -> None:
 
 
 def test_runbook_has_one_section_for_each_alert() -> None:
-    """In the order of the rules, each with the four parts."""
+    """The sections have the order of the rules, and each has the four parts."""
     sections = re.split(r"^## ", RUNBOOK, flags=re.MULTILINE)[1:]
     titles = [section.partition("\n")[0] for section in sections]
     assert titles == ["Silencing", *ALERTS]

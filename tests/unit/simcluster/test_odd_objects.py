@@ -1,4 +1,4 @@
-"""Generated requests of the soak test: reproducible, serialisable, and valid where they are meant to be."""
+"""Generated requests of the soak test: reproducible, serializable, and valid where they are meant to be."""
 
 import json
 from itertools import islice
@@ -24,8 +24,8 @@ def test_actions_of_same_seed_are_equal():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_actions_are_json_serialisable(seed):
-    """What cannot be serialized never reaches the API server."""
+def test_actions_are_json_serializable(seed):
+    """An action that cannot be serialized never reaches the API server."""
     for action in some(seed):
         json.dumps(action.body, allow_nan=False).encode()
 
