@@ -1,4 +1,4 @@
-"""Reading, checking and cropping records, before any decoding: 110 kB JPEGs in 1,024 shards, from the page cache."""
+"""Reading, checking and cropping records, before any decoding: 100 kB JPEGs in 1,024 shards, from the page cache."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ SHARDS, RECORDS = 1024, 1251
 """As in ImageNet: 1.28 million records."""
 
 DISTINCT = 4
-"""Files with different content; the other shards are hard links to them. 550 MB exceed every cache of a CPU."""
+"""Files with different content; the other shards are hard links to them. 500 MB exceed every cache of a CPU."""
 
 ROUNDS = 3
 LATENCY = 0.005
@@ -30,13 +30,13 @@ def run(folder: Path) -> Result:
     open_files = max(each["openFiles"] for each in native)
     ratios = (
         Ratio("images/s of one core, native reader, random order", speed(native), 30_000),
-        Ratio("time of the interpreter's lock per image in ms", _median(native, "lockMilliseconds"), at_most=0.01),
+        Ratio("time for which the GIL is held, per image in ms", _median(native, "lockMilliseconds"), at_most=0.01),
         Ratio("open shards", open_files, at_most=256),
         Ratio("seconds until the training split is open, records.index", started["index"]["seconds"], at_most=5),
         Ratio("seconds until the training split is open, one index per shard", started["idx"]["seconds"], at_most=5),
         Ratio("images/s of the native reader relative to the Python reader", speed(native) / speed(found["python"])),
-        Ratio("images/s with 5 ms per read, order blocks, relative to none", slow_blocks, 0.9),
-        Ratio("images/s with 5 ms per read, order random, relative to none", slow_random),
+        Ratio("images/s with a delay of 5 ms per read, order blocks, relative to no delay", slow_blocks, 0.9),
+        Ratio("images/s with a delay of 5 ms per read, order random, relative to no delay", slow_random),
     )
     return Result("feed", ratios, {**found, "start": started})
 

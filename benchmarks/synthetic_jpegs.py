@@ -35,7 +35,7 @@ def prepare(folder: Path) -> tuple[Path, Path]:
 
 
 def picture(number: int) -> bytes:
-    """Noise whose amplitude decreases with frequency, as in natural images; about 110 kB at quality 90."""
+    """Noise whose amplitude decreases with frequency, as in natural images; about 100 kB at quality 90."""
     from PIL import Image
 
     random = np.random.default_rng(number)

@@ -11,7 +11,7 @@ PROVIDED = ("debian", "node", "registry-image")
 
 @dataclass(frozen=True)
 class PodNetwork:
-    """A pod network that is configured from outside of the cluster."""
+    """A pod network that is configured from outside the cluster."""
 
     assigned: Callable[[], bool]
     """Whether every node has a pod CIDR."""

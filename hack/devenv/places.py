@@ -8,7 +8,7 @@ IMAGES = ROOT / "images"
 
 
 def _cache() -> Path:
-    """The cache directory. It is outside of the repository, so that a fresh clone can use it."""
+    """The cache directory. It is outside the repository, so that a fresh clone can use it."""
     if chosen := os.environ.get("RESNEXT_CACHE"):
         return Path(chosen).absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "resnext-operator"

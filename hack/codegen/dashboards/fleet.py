@@ -24,7 +24,7 @@ def board() -> Board:
 
 
 def _count(selector: str, by: str = "") -> str:
-    """The number of trainings; each is counted once, also during a change of the leader."""
+    """The number of trainings; each is counted once, even during a change of leader."""
     each = f"max by (namespace, training, phase, reason) (resnext_training_status_phase{{{_SOME}{selector}}})"
     counted = f"count by ({by}) ({each})" if by else f"count({each})"
     return f"{counted} or vector(0) unless on () {counted}"
