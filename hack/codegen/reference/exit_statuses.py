@@ -20,8 +20,8 @@ def page() -> str:
         + "\n".join(table(("Exit status", "Cause", "Reason", "Next"), rows))
         + "\nIf a lost or OOMKilled pod explains the exit status, the operator records the cause `disrupted` or\n"
         "`out_of_memory` instead. In a shell, both programs also exit with 1 if standard output is closed or full,\n"
-        "and with 141 if the reader of their output exits early. After Ctrl-C, `resnext-train train` saves a\n"
-        "checkpoint and exits with 75; all other commands exit with 130.\n"
+        "and with 141 if the reader of their output exits early. After Ctrl-C, both save a checkpoint and exit with\n"
+        "75; other commands, such as `evaluate`, exit with 130.\n"
     )
 
 
