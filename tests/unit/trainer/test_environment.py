@@ -96,3 +96,49 @@ def test_rank_of_worker_starts_with_its_variables(monkeypatch, tmp_path):
     rank_exec.environment_file(tmp_path).write_text("{}")
     rank_exec.exec_trainer(tmp_path, [])
     assert started == ["/lib/yield.so"]
+
+
+@pytest.fixture
+def gpu(monkeypatch, tmp_path):
+    """As if the machine had a GPU, in an environment without the variables for speed."""
+    monkeypatch.setattr(environment, "_DEVICES", tmp_path)
+    (tmp_path / "nvidia0").touch()
+    monkeypatch.setattr(os, "environ", {"PATH": "/bin", "HOME": "/home/resnext"})
+    return tmp_path / "nvidia0"
+
+
+def test_gpu_defaults_are_set_only_with_gpu(gpu):
+    """The file nvidiactl alone is no GPU."""
+    environment.set_tensorflow_defaults()
+    assert os.environ["TF_GPU_THREAD_MODE"] == "gpu_private"
+    assert os.environ["NCCL_DEBUG"] == "WARN"
+    gpu.rename(gpu.with_name("nvidiactl"))
+    os.environ.clear()
+    environment.set_tensorflow_defaults()
+    assert not {"TF_GPU_THREAD_MODE", "NCCL_DEBUG"} & set(os.environ)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_variables_of_user_take_precedence():
+    """Over every default of the trainer."""
+    environment.set_tensorflow_defaults()
+    environment.set_horovod_defaults(gpus=True)
+    ours = [name for name in os.environ if not name.startswith(("PATH", "HOME", "PYTEST"))]
+    for name in ours:
+        os.environ[name] = "mine"
+    environment.set_tensorflow_defaults()
+    environment.set_horovod_defaults(gpus=False)
+    assert {os.environ[name] for name in ours} == {"mine"}
+
+
+@pytest.mark.usefixtures("gpu")
+def test_variables_for_speed_include_those_of_user():
+    """Every default of the trainer is shown, and what the user sets; not the variables of the pod."""
+    environment.set_tensorflow_defaults()
+    environment.set_horovod_defaults(gpus=False)
+    ours = {name for name in os.environ if not name.startswith(("PATH", "HOME", "PYTEST"))}
+    theirs = {"NCCL_SOCKET_IFNAME": "=eth1", "XLA_FLAGS": "--xla_gpu_autotune_level=2", "CUDA_VISIBLE_DEVICES": "0"}
+    os.environ.update(theirs | {"TRACKER_TOKEN": "secret", "OMPI_COMM_WORLD_RANK": "0"})
+    shown = environment.variables_for_speed()
+    assert set(shown) == ours | set(theirs)
+    assert shown.items() >= theirs.items()

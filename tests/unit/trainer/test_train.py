@@ -51,6 +51,16 @@ def test_train_finished_run_finishes_at_once(few):
     assert (again.verdict, again.progress.step) == ("completed", first.progress.step)
 
 
+def test_train_log_shows_cpus_and_variables(few, monkeypatch):
+    """Which settings for speed apply must be visible, also those of the user."""
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "=eth1")
+    telemetry = StopAfter(1)
+    trained(few, telemetry=telemetry)
+    (line,) = (line for line in telemetry.log.getvalue().splitlines() if " CPUs per rank, bound to " in line)
+    assert "environment: " in line
+    assert "NCCL_SOCKET_IFNAME==eth1" in line
+
+
 def test_train_nonfinite_fails_after_max_rollbacks(few):
     """A persistently non-finite loss ends the training after maxRollbacks; the message has the step."""
     few |= {"optimizer": {"learningRate": 1e6}, "maxRollbacks": 1}

@@ -22,6 +22,7 @@ from resnext_trainer.data.datasets.folder import Listing, listing
 from resnext_trainer.data.image_codec import as_jpeg
 from resnext_trainer.data.problem_summary import Summary
 from resnext_trainer.errors import TrainingError, system_errors
+from resnext_trainer.runtime import cpus
 from resnext_trainer.text import printable
 
 LABELS = labels.LABELS
@@ -161,7 +162,7 @@ def carry_out(
         with lock:
             done.skipped.merge(bad)
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="shard") as pool:
+    with ThreadPoolExecutor(cpus.per_rank(), thread_name_prefix="shard") as pool:
         try:
             futures = []
             for split, whole in wanted.splits.items():

@@ -1,6 +1,5 @@
 """Validates every record: checksums, label, and whether the image can be decoded."""
 
-import os
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from resnext_trainer.data import image_codec
 from resnext_trainer.data.image_dataset import ImageDataset
 from resnext_trainer.data.problem_summary import Summary
 from resnext_trainer.errors import system_errors
+from resnext_trainer.runtime import cpus
 
 MOST_CLASSES = 100_000
 """Maximum of model.classes; greater labels are out of range."""
@@ -97,7 +97,7 @@ def validate(
             advance(1)
         return part
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="shard") as pool:
+    with ThreadPoolExecutor(cpus.per_rank(), thread_name_prefix="shard") as pool:
         try:
             for part in pool.map(look, groups):
                 findings.merge(part)

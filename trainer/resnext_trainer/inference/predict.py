@@ -1,6 +1,5 @@
 """Classification of unlabeled images, cropped and resized as in evaluation."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from resnext_trainer.data.decoding import Decoding
 from resnext_trainer.data.image_codec import as_jpeg
 from resnext_trainer.data.pipelines import tfdata
 from resnext_trainer.errors import system_errors
+from resnext_trainer.runtime import cpus
 
 STDIN = "-"
 
@@ -72,7 +72,7 @@ def guesses(
             return str(error)
 
     waiting = iter(names)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="image") as pool:
+    with ThreadPoolExecutor(cpus.per_rank(), thread_name_prefix="image") as pool:
         while batch := list(islice(waiting, config.batch_size)):
             images = list(pool.map(image, batch))
             good = [made for made in images if not isinstance(made, str)]

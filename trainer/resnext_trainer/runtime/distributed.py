@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from resnext_trainer.contract import ExitStatus
 from resnext_trainer.errors import TrainingError
-from resnext_trainer.runtime import environment, malloc
+from resnext_trainer.runtime import cpu_binding, cpus, environment, malloc
 
 T = TypeVar("T")
 
@@ -118,12 +118,7 @@ def pin_device(communicator: Communicator, device: str) -> str:
     if device == "cpu" or (device == "auto" and not gpus):
         tf.config.set_visible_devices([], "GPU")
         malloc.retain_freed_memory()
-        # Ranks on one machine share its cores; by default TensorFlow starts one thread per core in each rank.
-        if "TF_NUM_INTRAOP_THREADS" not in os.environ:
-            cores = len(os.sched_getaffinity(0)) // communicator.local_size
-            # Raises RuntimeError after the first operation; such a caller keeps its threads.
-            with suppress(RuntimeError):
-                tf.config.threading.set_intra_op_parallelism_threads(max(1, cores))
+        _limit_threads()
         return "cpu"
     if not gpus:
         raise _no_gpu(f"rank {communicator.rank}: {_why_no_gpu()}")
@@ -132,6 +127,9 @@ def pin_device(communicator: Communicator, device: str) -> str:
             f"rank {communicator.rank} needs GPU {communicator.local_rank}, but its node has {len(gpus)} visible: "
             "start at most one rank per GPU"
         )
+    _limit_threads()
+    # Before TensorFlow starts its threads, which inherit the binding.
+    cpu_binding.bind_to_gpu(communicator.local_rank, communicator.local_size, len(gpus))
     try:
         tf.config.set_visible_devices(gpus[communicator.local_rank], "GPU")
         tf.config.experimental.set_memory_growth(gpus[communicator.local_rank], True)
@@ -140,6 +138,21 @@ def pin_device(communicator: Communicator, device: str) -> str:
     except (tf.errors.OpError, RuntimeError, ValueError) as error:
         raise _no_gpu(f"rank {communicator.rank}: {error}") from None
     return "gpu"
+
+
+def _limit_threads() -> None:
+    """Divides the CPUs of the pod among its ranks; by default, TensorFlow starts a thread per CPU of the node in each.
+
+    TF_NUM_INTRAOP_THREADS and TF_NUM_INTEROP_THREADS take precedence.
+    """
+    threading = tf.config.threading
+    # Raises RuntimeError after the first operation; such a caller keeps its threads.
+    with suppress(RuntimeError):
+        if "TF_NUM_INTRAOP_THREADS" not in os.environ:
+            threading.set_intra_op_parallelism_threads(cpus.per_rank())
+        if "TF_NUM_INTEROP_THREADS" not in os.environ:
+            # At least two, so that a collective that waits for other ranks does not block everything else.
+            threading.set_inter_op_parallelism_threads(max(2, cpus.per_rank()))
 
 
 _DRIVER_FILES = ("libcuda.so.1", "libnvidia-ml.so.1")

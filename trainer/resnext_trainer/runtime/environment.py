@@ -20,12 +20,23 @@ _YIELD = {"OMPI_MCA_mpi_yield_when_idle": "true"}
 _LONG_CYCLE = {"HOROVOD_CYCLE_TIME": "5"}
 
 
+# The thread that starts the GPU's kernels otherwise belongs to the pool of the CPU operations, and waits behind the
+# decoding of images (https://www.tensorflow.org/guide/gpu_performance_analysis).
+_GPU_THREADS = {"TF_GPU_THREAD_MODE": "gpu_private"}
+# Otherwise a failure of NCCL is reported without its cause ("unhandled system error").
+_NCCL_WARNINGS = {"NCCL_DEBUG": "WARN"}
+
+_SHOWN = ("CUDA_", "DALI_", "HOROVOD_", "NCCL_", "NVIDIA_TF32_", "OMP_", "OMPI_MCA_mpi_", "TF_", "UCX_", "XLA_FLAGS")
+"""Prefixes of the variables that change the speed of a training."""
+
 _DEVICES = Path("/dev")
 
 
 def set_tensorflow_defaults() -> None:
     """Must be called before TensorFlow is imported."""
     _set(_TENSORFLOW)
+    if has_gpus():
+        _set(_GPU_THREADS | _NCCL_WARNINGS)
     if importlib.util.find_spec("tf_keras") is None:
         _set({_LEGACY_KERAS: "1"})
 
@@ -53,9 +64,19 @@ def for_rank(variables: Mapping[str, str]) -> dict[str, str]:
     ranks = int(variables.get("OMPI_COMM_WORLD_SIZE", "1"))
     preloaded = variables.get("LD_PRELOAD", "").split(":")
     library = _sleeping_yield()
-    if ranks == 1 or library is None or library in preloaded or any(_DEVICES.glob("nvidia[0-9]*")):
+    if ranks == 1 or library is None or library in preloaded or has_gpus():
         return dict(variables)
     return {**variables, "LD_PRELOAD": ":".join(filter(None, (*preloaded, library)))}
+
+
+def has_gpus() -> bool:
+    """Whether this machine or pod has NVIDIA GPUs, without loading a library."""
+    return any(_DEVICES.glob("nvidia[0-9]*"))
+
+
+def variables_for_speed() -> dict[str, str]:
+    """The variables of this process that change the speed of a training, those of the user included."""
+    return {name: value for name, value in sorted(os.environ.items()) if name.startswith(_SHOWN)}
 
 
 def _sleeping_yield() -> str | None:

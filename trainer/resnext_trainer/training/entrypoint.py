@@ -15,7 +15,7 @@ from resnext_trainer.data import class_names, fingerprint
 from resnext_trainer.data.input_pipeline import InputPipeline, open_for_ranks
 from resnext_trainer.errors import TrainingError
 from resnext_trainer.model.train_state import TrainState
-from resnext_trainer.runtime import distributed, watchdog
+from resnext_trainer.runtime import cpu_binding, cpus, distributed, environment, watchdog
 from resnext_trainer.runtime.bring_up import Runtime, bring_up, enable_determinism
 from resnext_trainer.runtime.distributed import Communicator
 from resnext_trainer.runtime.signals import Requests
@@ -112,6 +112,8 @@ def _trainer(runtime: Runtime[_Opened], attempt: int, telemetry: Telemetry, requ
         f"{config.precision.mode}, {source.name}: {source.training_images:,} images, "
         f"{plan.steps} steps of {plan.global_batch} images per epoch, {config.epochs} epochs"
     )
+    variables = " ".join(f"{name}={value}" for name, value in environment.variables_for_speed().items())
+    console.note(f"{cpus.per_rank()} CPUs per rank, bound to {cpu_binding.described()}; environment: {variables}")
     overlapped = OverlappedSteps(config, plan, communicator, state, phases)
     steps = StepRunner(config, plan, overlapped, metrics, heartbeat, profiler)
     return Trainer(

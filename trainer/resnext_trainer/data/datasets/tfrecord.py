@@ -4,7 +4,6 @@ Both checksums of a record are verified on every read, because a JPEG with a cor
 wrong image.
 """
 
-import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from resnext_trainer.data.read_ahead import ReadAhead
 from resnext_trainer.data.shard_files import RecordSource, ShardFiles
 from resnext_trainer.data.shards import SPLITS, data_error
 from resnext_trainer.errors import system_error
+from resnext_trainer.runtime import cpus
 from resnext_trainer.text import printable
 
 __all__ = ["SPLITS", "Features", "data_error", "index"]
@@ -233,7 +233,7 @@ def index_together(shards: Sequence[Path], indexes: Path, features: Features = I
         part = _opened(file, indexes)
         return IndexedShard(part.size, part.lengths, record_index.layouts(file, part.lengths, features))
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="shard") as pool:
+    with ThreadPoolExecutor(cpus.per_rank(), thread_name_prefix="shard") as pool:
         try:
             parts = dict(zip((file.name for file in shards), pool.map(indexed, shards), strict=True))
         except BaseException:

@@ -9,7 +9,6 @@ differ by at most 15 on noise. On GPUs, nvJPEG has an accurate DCT only, and wit
 """
 
 import importlib.util
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from resnext_trainer.data.input_pipeline import Batch, Shard
 from resnext_trainer.data.pipelines.base import BasePipeline
 from resnext_trainer.data.sampling import BatchSchedule
 from resnext_trainer.errors import TrainingError
+from resnext_trainer.runtime import cpus
 
 _LEAST_THREADS, _MOST_THREADS = 4, 16
 """Per rank, as far as there are cores. 16 threads decode 2.3 times as many images as 4 on an H200."""
@@ -92,7 +92,7 @@ class Dali(BasePipeline):
     def _pipeline(self, source: Iterator[tuple[Any, ...]]) -> Any:
         from nvidia.dali import Pipeline, fn, types
 
-        decoding, threads = self._decoding, max(_LEAST_THREADS, min(_MOST_THREADS, len(os.sched_getaffinity(0))))
+        decoding, threads = self._decoding, max(_LEAST_THREADS, min(_MOST_THREADS, cpus.per_rank()))
         pipeline = Pipeline(self._batch_size, threads, device_id=0 if self._gpu else None)
         with pipeline:
             jpegs, starts, sizes, begins, ends, flips = fn.external_source(source, num_outputs=6)

@@ -3,7 +3,6 @@
 The results equal those of tf.data within 1 of 255.
 """
 
-import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +18,7 @@ from resnext_trainer.data.input_pipeline import Batch, Shard
 from resnext_trainer.data.pipelines.base import BasePipeline
 from resnext_trainer.data.sampling import BatchSchedule, EncodedBatch
 from resnext_trainer.errors import TrainingError
+from resnext_trainer.runtime import cpus
 
 _AHEAD = 2
 """Batches that are decoded before they are needed."""
@@ -38,7 +38,7 @@ class Native(BasePipeline):
                 "auto or tfdata",
             )
         super().__init__(config, share)
-        self._threads = len(os.sched_getaffinity(0))
+        self._threads = cpus.per_rank()
 
     def _run(self, plan: BatchSchedule, first: int, errors: list[TrainingError]) -> Iterator[Batch]:  # noqa: ARG002
         # One thread, because each call uses all cores.

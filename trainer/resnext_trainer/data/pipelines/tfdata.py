@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from resnext_trainer.config.models import Training
 from resnext_trainer.data.crops import CropWindow
 from resnext_trainer.data.decoding import Decoding
-from resnext_trainer.data.input_pipeline import Batch
+from resnext_trainer.data.input_pipeline import Batch, Shard
 from resnext_trainer.data.pipelines.base import BasePipeline
 from resnext_trainer.data.sampling import BatchSchedule
 from resnext_trainer.errors import TrainingError
+from resnext_trainer.runtime import cpus
 
 
 class TfData(BasePipeline):
@@ -19,6 +21,10 @@ class TfData(BasePipeline):
 
     name = "tfdata"
     broken = tf.errors.OpError
+
+    def __init__(self, config: Training, share: Shard) -> None:
+        super().__init__(config, share)
+        self._gpu = config.device == "gpu"
 
     def _run(self, plan: BatchSchedule, first: int, errors: list[TrainingError]) -> Iterator[Batch]:
         def arrays() -> Iterator[tuple[Any, Any, Any]]:
@@ -43,7 +49,16 @@ class TfData(BasePipeline):
             .batch(self._batch_size, drop_remainder=True)
             .prefetch(2)
         )
-        return iter(dataset)
+        return iter(dataset.with_options(self._options()))
+
+    def _options(self) -> tf.data.Options:
+        options = tf.data.Options()
+        # By default, AUTOTUNE assumes that this rank has all CPUs of the node.
+        options.autotune.cpu_budget = cpus.per_rank()
+        if self._gpu:
+            # Decoding otherwise delays the operations that feed the GPU, which use the same threads.
+            options.threading.private_threadpool_size = cpus.per_rank()
+        return options
 
     def _can_decode(self, jpeg: bytes, cut: CropWindow) -> bool:
         try:
