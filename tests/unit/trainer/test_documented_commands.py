@@ -21,7 +21,7 @@ ORDER = ["data", "inspect", "train", "evaluate", "predict", "export", "report", 
 
 
 def test_documented_trainer_commands_run(few, few_digits, pictures, tmp_path, monkeypatch):
-    """Only the size of the network and the number of steps of a benchmark are added to the documented options."""
+    """Only the size of the network, the number of steps and the batch size are added to the documented options."""
     monkeypatch.chdir(tmp_path)
     pictures.rename("by-split")
     Path("by-split/train").rename("pictures")
@@ -38,8 +38,9 @@ def test_documented_trainer_commands_run(few, few_digits, pictures, tmp_path, mo
         if words[0] == "train":  # Each training starts from scratch.
             shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)
         own = [here(word, tmp_path) for word in words]
+        small_sweep = ["--largest-batch", "16"] if "--sweep" in words else []
         # Options on the command line override `--config`, but not the options after them.
-        assert main([own[0], *more.get(own[0], []), *own[1:]]) == 0, words
+        assert main([own[0], *more.get(own[0], []), *small_sweep, *own[1:]]) == 0, words
 
 
 def here(word: str, folder: Path) -> str:

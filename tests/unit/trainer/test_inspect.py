@@ -5,9 +5,9 @@ import math
 
 import pytest
 
-from resnext_trainer.cli.config_summary import stages
 from resnext_trainer.cli.main import main
 from resnext_trainer.model.architectures import ARCHITECTURES
+from resnext_trainer.model.cost import stages
 from resnext_trainer.model.resnext import ResNeXt
 
 
@@ -66,6 +66,18 @@ def test_inspect_tables_list_every_stage(capsys):
     text = capsys.readouterr().out
     for word in ("stem", "stage3", "classifier", "learningRate at step 7", "decayedVariables", "macs"):
         assert word in text
+
+
+def test_inspect_shows_variables_for_speed(capsys, monkeypatch):
+    """Defaults of the trainer, and what the user sets."""
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_autotune_level=2")
+    architecture = ("--set", "model.architecture=resnext17-8x4d")
+    facts = inspect(capsys, *architecture)
+    assert facts["environment"]["XLA_FLAGS"] == "--xla_gpu_autotune_level=2"
+    assert "TF_ENABLE_ONEDNN_OPTS" in facts["environment"]
+    assert facts["cpusPerRank"] >= 1
+    assert main(["inspect", "--images", "5000", *architecture]) == 0
+    assert "--xla_gpu_autotune_level=2" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("options", [("--at", "-1"), ("--at", "soon"), ("--world-size", "0"), ("--images", "0")])

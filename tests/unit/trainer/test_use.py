@@ -233,6 +233,21 @@ def test_benchmark_error_exits_with_cause(run, capsys, options, code, words):
     assert words in capsys.readouterr().err
 
 
+def test_sweep_finds_largest_batch_and_input_time(run, capsys):
+    """Real measurements in processes of their own: up to the limit with random images, and once with the dataset."""
+    options = ("--steps", "2", "--warm-up", "1", "--largest-batch", "32", "--set", "batchSize=32", "--json")
+    assert main(["benchmark", "training", "--config", str(run.config), "--sweep", *options]) == 0
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert found["largestBatch"] == {"fp32": 32}
+    synthetic, real = found["cells"]
+    assert (synthetic["facts"]["data"], real["facts"]["data"]) == ("synthetic", "real")
+    assert 0 <= real["inputIdleShare"] <= 1
+    assert real["facts"]["flopsPerImage"] > 0
+    assert real["facts"]["modelFlopUtilization"] is None  # The peak of a CPU is unknown.
+    assert len(printed.err.splitlines()) == 2
+
+
 @pytest.mark.parametrize("options", [("training", "--steps", "0"), ("nothing",), ("input", "--warm-up", "few")])
 def test_benchmark_option_out_of_range_exits_2(options):
     """argparse rejects invalid options."""

@@ -2,18 +2,17 @@
 
 import contextlib
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
-
 from resnext_trainer.config.models import Training
 from resnext_trainer.contract import ExitStatus
 from resnext_trainer.errors import TrainingError
-from resnext_trainer.model.resnext import ResNeXt, build
+from resnext_trainer.model.cost import stages
+from resnext_trainer.model.resnext import build
+from resnext_trainer.runtime import cpus, environment
 from resnext_trainer.training.schedule import learning_rate
 
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -22,25 +21,6 @@ _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _IMAGENET_CLASSES = 1000
 _IMAGENET_IMAGES = (1_281_167, 50_000)
 """ILSVRC 2012: number of training and validation images."""
-
-_PRODUCTS = {"Conv2D", "MatMul"}
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Cost of one stage of the model, for one image."""
-
-    name: str
-    output: tuple[int, ...]
-    """(height, width, channels) of the output; (classes,) for the classifier."""
-    weights: int
-    macs: int
-    """Multiply-accumulate operations of convolutions and the classifier.
-
-    Batch norm is not counted, as in torchvision; timm counts two operations per output.
-    """
-    activations: int
-    """Number of outputs of convolutions and the classifier; the memory used for training grows with it."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +63,8 @@ def summarize_config(config: Training, world: int, images: Images, at: Sequence[
         "learningRate": {f"{epoch:g}": rate(epoch) for epoch in epochs},
         # An epoch without a full step has no learning rate.
         "learningRateAtStep": {str(step): rate(step / steps) for step in at if steps},
+        "cpusPerRank": cpus.per_rank(),
+        "environment": environment.variables_for_speed(),
         "notes": _notes(config),
         "config": config.model_dump(mode="json", by_alias=True),
     }
@@ -97,43 +79,6 @@ def _notes(config: Training) -> list[str]:
             "of interpolating it"
         ]
     return []
-
-
-def stages(model: ResNeXt, image_size: int) -> list[Stage]:
-    """Stages of the model, counted from the operations in its TensorFlow graph."""
-    network = tf.function(lambda images: model(images, training=False)[0], autograph=False)
-    graph = network.get_concrete_function(tf.TensorSpec([1, image_size, image_size, 3], tf.uint8)).graph
-    # In the graph, a captured variable appears only as its placeholder: map placeholders to variable names.
-    names = {
-        id(inside): name
-        for outside, inside in graph.captures
-        for name, variable in model.weights.items()
-        if variable.handle is outside
-    }
-    found: dict[str, dict[str, Any]] = {}
-    for operation in graph.get_operations():
-        if operation.type not in _PRODUCTS:
-            continue
-        kernel = operation.inputs[1]
-        name = names[id(_source(kernel))]
-        part = found.setdefault(name.split("/")[0], {"macs": 0, "activations": 0, "output": ()})
-        output = tuple(operation.outputs[0].shape[1:])
-        part["macs"] += math.prod(output) * math.prod(kernel.shape[:-1])
-        part["activations"] += math.prod(output)
-        if "/block" not in name or name.endswith("/expand/kernel"):
-            part["output"] = output
-    return [Stage(name, weights=_weights(model, name), **part) for name, part in found.items()]
-
-
-def _source(tensor: Any) -> Any:
-    """Source of a kernel, before reads and casts."""
-    while tensor.op.inputs:
-        tensor = tensor.op.inputs[0]
-    return tensor
-
-
-def _weights(model: ResNeXt, stage: str) -> int:
-    return sum(math.prod(value.shape) for name, value in model.weights.items() if name.startswith(f"{stage}/"))
 
 
 def count_images(config: Training, given: int | None) -> Images:
@@ -177,6 +122,8 @@ def show(facts: dict[str, Any], *, as_json: bool) -> None:
                 where = "epoch" if name == "learningRate" else "step"
                 for point, rate in value.items():
                     table.add_row(f"learningRate at {where} {point}", f"{rate:.6g}")
+            case "environment":
+                table.add_row(name, " ".join(f"{variable}={text}" for variable, text in value.items()))
             case "stages" | "config" | "notes":
                 pass
             case _ if value is None:

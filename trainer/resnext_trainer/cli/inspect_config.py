@@ -12,9 +12,9 @@ def add(commands: Commands) -> None:
         "inspect",
         "print the resolved configuration, model size and schedule",
         _run,
-        "Prints every field of the resolved configuration, the stages of the model, the number of steps and the "
-        "learning rate. If data.path does not exist and the model has 1000 classes, the image counts of ImageNet are "
-        "used (1,281,167 for training, 50,000 for validation).",
+        "Prints every field of the resolved configuration, the stages of the model, the number of steps, the learning "
+        "rate, and the environment variables that change the speed. If data.path does not exist and the model has 1000 "
+        "classes, the image counts of ImageNet are used (1,281,167 for training, 50,000 for validation).",
     )
     config_options(inspect)
     inspect.add_argument("--world-size", type=positive, default=1, help="number of ranks")

@@ -19,9 +19,12 @@ from resnext_trainer.config.models import Training
 from resnext_trainer.contract import ExitStatus
 from resnext_trainer.data.input_pipeline import Batch, InputPipeline, open_for_ranks
 from resnext_trainer.errors import TrainingError
+from resnext_trainer.model.cost import flops
+from resnext_trainer.model.peak_flops import peak_flops, utilization
 from resnext_trainer.model.resnext import build_for_device
 from resnext_trainer.model.train_state import TrainState
 from resnext_trainer.model.train_step import PendingResult, apply_gradients, eval_step, forward_backward
+from resnext_trainer.runtime import cpus, environment
 from resnext_trainer.runtime.bring_up import bring_up
 from resnext_trainer.runtime.distributed import Communicator
 
@@ -61,8 +64,15 @@ def run(
                 f"{source.training_images}: lower batchSize",
                 collective=True,
             )
-        work = _work(config, communicator, what)
-        timing = _time_steps(_repeat(source), work, steps, warm_up, advance)
+        try:
+            work = _work(config, communicator, what)
+            timing = _time_steps(_repeat(source), work, steps, warm_up, advance)
+        except tf.errors.ResourceExhaustedError as error:
+            detail, _, _ = error.message.partition("\n")
+            raise TrainingError(
+                ExitStatus.SYSTEM_ERROR,
+                f"out of memory with batchSize {config.batch_size}: lower batchSize ({detail})",
+            ) from None
         timings = communicator.gather(timing)
         return result(config, what, source, timings) if communicator.rank == 0 else None
 
@@ -72,7 +82,7 @@ def result(config: Training, what: What, source: InputPipeline, timings: list[Ti
     latency = np.concatenate([timing.steps for timing in timings])
     # Images of all ranks divided by the time of the slowest: in training, all ranks end each step together.
     images = sum(len(timing.steps) for timing in timings) * config.batch_size
-    return {
+    facts: dict[str, Any] = {
         "benchmark": what,
         "data": source.name if config.data.format == "synthetic" else "real",
         "imagesPerSecond": images / max(float(timing.steps.sum()) for timing in timings),
@@ -89,9 +99,27 @@ def result(config: Training, what: What, source: InputPipeline, timings: list[Ti
         "pipeline": source.name,
         "device": config.device,
         "peakMemoryGiB": _peak_memory(config.device),
+        "cpusPerRank": cpus.per_rank(),
+        "environment": environment.variables_for_speed(),
         "versions": versions(),
         "hardware": hardware(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    return facts | _flop_facts(config, what, facts["imagesPerSecond"] / len(timings), facts["hardware"]["gpus"])
+
+
+def _flop_facts(config: Training, what: What, images_per_second: float, gpus: list[str]) -> dict[str, Any]:
+    """Operations per image, and the part of the GPU's peak that they use; None if the peak is unknown.
+
+    images_per_second: of one rank.
+    """
+    if what == "input":
+        return {}
+    per_image = getattr(flops(config.model), what)
+    peak = peak_flops(gpus[0], config.precision.mode) if config.device == "gpu" and gpus else None
+    return {
+        "flopsPerImage": per_image,
+        "modelFlopUtilization": utilization(images_per_second, per_image, peak),
     }
 
 
@@ -113,6 +141,8 @@ def show(facts: dict[str, Any], *, as_json: bool) -> None:
                 table.add_row(name, ", ".join(f"{key} {entry}" for key, entry in value.items()))
             case _, float():
                 table.add_row(name, f"{value:,.3f}")
+            case _, None:
+                table.add_row(name, "unknown")
             case _:
                 table.add_row(name, str(value))
     Console().print(table)
