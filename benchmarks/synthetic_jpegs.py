@@ -1,6 +1,7 @@
 """Synthetic JPEGs with the size and level of detail of ImageNet's images: noise at several scales."""
 
 import io
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ def prepare(folder: Path) -> tuple[Path, Path]:
 
     shards.mkdir(parents=True, exist_ok=True)
     files.mkdir(parents=True, exist_ok=True)
-    jpegs = [picture(number) for number in range(DISTINCT)]
+    with multiprocessing.get_context("spawn").Pool() as pool:
+        jpegs = pool.map(picture, range(DISTINCT))
     for number, jpeg in enumerate(jpegs):
         (files / f"{number:05d}.jpg").write_bytes(jpeg)
     first = tfrecord.shard_name("train", 0, REPEATS)

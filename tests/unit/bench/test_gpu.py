@@ -1,5 +1,6 @@
 """The unattended GPU benchmark: order, resumption and deadlines, without a GPU or a network."""
 
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -51,7 +52,7 @@ def test_every_precision_pipeline_and_xla_is_measured():
     planned = set(measurements(CONFIG))
     for precision in PRECISIONS:
         for compiled in (True, False):
-            for pipeline in ("synthetic", "dali", "tfdata"):
+            for pipeline in ("synthetic", "dali", "tfdata", "native"):
                 assert Measurement("ours", precision, compiled, CONFIG.batch[precision], pipeline) in planned
 
 
@@ -65,6 +66,15 @@ def test_compared_measurements_come_first():
     """ResNeXt and timm in fp16 are measured before anything else."""
     first, second, *_ = measurements(CONFIG)
     assert (first, second) == (Measurement("ours", "fp16", True, 256), Measurement("theirs", "fp16", True, 256))
+
+
+def test_input_limits_are_measured_before_other_precisions():
+    """Each pipeline alone and in training: a machine may be available for a few minutes only."""
+    planned = list(measurements(CONFIG))
+    others = next(number for number, each in enumerate(planned) if each.precision != "fp16")
+    for what in ("input", "training"):
+        for pipeline in ("dali", "tfdata", "native"):
+            assert planned.index(Measurement("ours", "fp16", True, 256, pipeline, what=what)) < others
 
 
 def test_without_pytorch_only_own_trainer_is_measured():
@@ -115,7 +125,22 @@ def test_ratios_use_measured_values(record):
     assert found["ours fp16 XLA batch 256 synthetic x 1: relative to timm"] == 1
     assert found["ours fp16 XLA batch 256 synthetic x 8: relative to linear scaling"] == 1
     assert found["ours fp16 XLA batch 256 synthetic x 2: relative to linear scaling"] == 0.5
+    assert found["ours fp16 XLA batch 256 dali alone x 1: relative to the step with synthetic data"] == 1
     assert ratios({}) == []
+
+
+def test_record_of_earlier_version_is_read(tmp_path):
+    """Its cells have no field `what`: they measured training."""
+    cell = {"who": "ours", "precision": "fp16", "compiled": True, "batch": 256, "pipeline": "synthetic", "gpus": 1}
+    (tmp_path / "gpu.jsonl").write_text(json.dumps({"cell": cell, "facts": {"imagesPerSecond": 2415.0}}) + "\n")
+    assert Record(tmp_path / "gpu.jsonl").has(next(measurements(CONFIG)))
+
+
+def test_input_alone_is_measured_without_training():
+    """The command of the pipeline alone reads the data."""
+    words = [str(word) for word in command(Measurement("ours", "fp16", True, 256, "dali", what="input"), CONFIG)]
+    assert words[1:3] == ["benchmark", "input"]
+    assert "data.pipeline=dali" in words
 
 
 def test_several_gpus_run_under_mpirun():
