@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import time
 
 import numpy as np
@@ -22,6 +23,14 @@ pytestmark = pytest.mark.slow
 def log_lines(settings):
     log = folder(settings) / "log.jsonl"
     return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def value(telemetry, name):
+    """Value of a metric that has no label but the rank."""
+    (found,) = re.findall(
+        rf"^resnext_trainer_{name}\{{.*\}} (\S+)$", telemetry.metrics.exposition().decode(), re.MULTILINE
+    )
+    return float(found)
 
 
 def loss_is_lost(_state, pending):
@@ -150,6 +159,18 @@ def test_phases_explain_wall_time_of_training(few, monkeypatch):
         assert sum(line["phaseFractions"].values()) == pytest.approx(1, abs=0.01)
 
 
+def test_unwritable_run_log_does_not_end_training(few):
+    """Each failed write is counted, and the log of the rank has the cause."""
+    trained(few, stop_after=2)
+    log = folder(few) / "log.jsonl"
+    log.unlink()
+    log.mkdir()
+    telemetry = StopAfter()
+    assert trained(few, attempt=2, telemetry=telemetry).verdict == "completed"
+    assert value(telemetry, "log_write_failures_total") >= 10
+    assert "cannot write the log of the run: [Errno 21] Is a directory" in telemetry.log.getvalue()
+
+
 def test_tensorboard_events_have_loss_and_top1(few):
     """TensorFlow's event reader finds the loss of each step and top1 of each evaluation."""
     trained(few)
@@ -227,11 +248,15 @@ def saving_every(settings, place, minutes, **checkpoints):
 
 @pytest.mark.parametrize("changed", [{}, {"emaDecay": 0.9, "gradientAccumulation": 2, "batchSize": 8}])
 def test_save_within_epoch_does_not_change_result(few, tmp_path, changed):
-    """The time of a save depends on the clock, but the weights must not."""
+    """The time of a save depends on the clock, but the weights must not. The metrics have the expected interval."""
     few |= changed
     often, never = saving_every(few, tmp_path / "often", 1e-9), saving_every(few, tmp_path / "never", 0)
-    trained(often)
-    trained(never)
+    for settings in (often, never):
+        telemetry = StopAfter()
+        speed = trained(settings, telemetry=telemetry).progress.images_per_second
+        assert speed
+        expected = 6e-8 if settings is often else 96 / speed
+        assert value(telemetry, "checkpoint_interval_seconds") == pytest.approx(expected)
     assert kept_steps(often) == list(range(1, 13))
     assert kept_steps(never) == [6, 12]
     ours, theirs = newest(often), newest(never)

@@ -1,12 +1,16 @@
 """Ranks that stop, hang or end during a training, under launcher, sshd and mpirun as in the pods."""
 
+import contextlib
 import importlib.util
 import json
 import os
 import signal
+import time
 import urllib.request
+from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from resnext_trainer.contract import ExitStatus
 from tests.support.pods import Pods, wait_for
@@ -48,8 +52,26 @@ class Training(Pods):
         except OSError:  # not started yet, or too busy to answer
             return 0
 
+    def pid(self, rank):
+        return int((self.folder / "run" / "ranks" / f"{rank}.pid").read_text())
+
     def signal(self, rank, number):
-        os.kill(int((self.folder / "run" / "ranks" / f"{rank}.pid").read_text()), number)
+        os.kill(self.pid(rank), number)
+
+    def phases(self, rank):
+        """Seconds that a rank has spent in each phase."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port + rank}/metrics", timeout=5) as answer:
+            families = text_string_to_metric_families(answer.read().decode())
+        samples = [each for family in families for each in family.samples]
+        return {each.labels["phase"]: each.value for each in samples if each.name.endswith("phase_seconds_total")}
+
+
+def age(pid):
+    """Seconds since the start of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return float(Path("/proc/uptime").read_text(encoding="utf-8").split()[0]) - int(fields[19]) / os.sysconf(
+        "SC_CLK_TCK"
+    )
 
 
 @pytest.fixture
@@ -83,9 +105,23 @@ def test_killed_rank_ends_attempt_as_crashed(training):
 
 
 def test_stop_of_one_rank_stops_all_and_saves(training):
-    """A stop request to one rank reaches all ranks, and they save a checkpoint."""
+    """A stop request to one rank reaches all ranks, and they save a checkpoint.
+
+    Until then, the phases of every rank explain the time since the start of its process.
+    """
     launcher = training.begin()
     training.signal(1, signal.SIGUSR2)
+    last = {}
+    while launcher.poll() is None:
+        for rank in (0, 1):
+            with contextlib.suppress(OSError):  # it has ended
+                pid = training.pid(rank)
+                last[rank] = (age(pid), training.phases(rank), age(pid))
+        time.sleep(0.02)
+    for rank, (before, phases, after) in last.items():
+        assert 0.98 * before < sum(phases.values()) < 1.02 * after, rank
+        assert {phase for phase, spent in phases.items() if not spent} <= {"evaluation", "rollback"}, rank
+    assert [*last] == [0, 1]
     assert launcher.wait(IN_TIME) == ExitStatus.STOPPED.value
     report = training.report()
     assert report.verdict == "stopped"

@@ -63,6 +63,7 @@ def test_metrics_exported_before_first_step():
             "log_write_failures_total",
             "checkpoint_failures_total",
             "checkpoint_last_success_timestamp_seconds",
+            "checkpoint_interval_seconds",
         ]
     }
 
@@ -219,3 +220,16 @@ def test_last_report_has_seconds_of_each_phase(progress, monkeypatch):
         assert report.progress
         assert report.progress.phase_seconds["evaluation"] >= 0.01
         assert report.progress.without_times() == progress
+
+
+def test_blocked_metrics_port_does_not_end_training(monkeypatch):
+    """The training runs without metrics, and the log names the port."""
+    report = TerminationReport(verdict="completed", message="")
+    monkeypatch.setattr(training, "entrypoint", SimpleNamespace(run=lambda *_, **__: report), raising=False)
+    notes: list[str] = []
+    monkeypatch.setattr(Console, "note", lambda _, text: notes.append(text))
+    with socket.create_server(("", 0)) as other:
+        port = other.getsockname()[1]
+        options = parser().parse_args(["train", f"--metrics-port={port}", "--set", "data.format=synthetic"])
+        assert train._trained(options, Requests()).verdict == "completed"
+    assert notes == [f"metrics disabled: cannot bind port {port}: Address already in use"]

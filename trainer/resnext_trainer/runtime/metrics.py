@@ -64,6 +64,9 @@ class Metrics:
         self._checkpoint_success = gauge(
             "checkpoint_last_success_timestamp_seconds", "Unix time of the last successful checkpoint."
         )
+        self._checkpoint_interval = gauge(
+            "checkpoint_interval_seconds", "Longest expected time between two checkpoints, without evaluations."
+        )
         self._checkpoint_failures = counter("checkpoint_failures_total", "Checkpoints that could not be written.")
         self._rollbacks = counter("rollbacks_total", "Rollbacks to a checkpoint after a non-finite loss.")
         self._bad_records = counter("bad_records_total", "Unusable records skipped by this rank.")
@@ -164,6 +167,10 @@ class Metrics:
     def checkpoint_saved(self, time: datetime) -> None:
         """Sets the time of the last complete checkpoint."""
         self._checkpoint_success.set(time.timestamp())
+
+    def checkpoint_interval(self, seconds: float) -> None:
+        """Sets the longest expected time between two checkpoints."""
+        self._checkpoint_interval.set(seconds)
 
     def checkpoint_failed(self) -> None:
         """Counts a checkpoint that could not be written; the training continues."""

@@ -18,6 +18,16 @@ from resnext_trainer.runtime.signals import Requests
 from resnext_trainer.training.step_runner import NotFiniteError
 
 
+def expected_interval(config: Checkpoint, images: int, images_per_second: float | None) -> float:
+    """Longest expected time between two checkpoints in seconds, without evaluations; NaN if it is unknown.
+
+    images: number of training images of an epoch.
+    """
+    if config.interval_minutes:
+        return 60 * config.interval_minutes
+    return config.interval_epochs * images / images_per_second if images_per_second else math.nan
+
+
 class CheckpointSaver:
     """Saves checkpoints: within an epoch by the clock of rank 0, otherwise by the number of epochs."""
 

@@ -128,7 +128,7 @@ def _trainer(runtime: Runtime[_Opened], attempt: int, telemetry: Telemetry, requ
         saver=CheckpointSaver(config.checkpoint, communicator, state, checkpoints, heartbeat, console, requests),
         bad_records=BadRecordMonitor(source, communicator, metrics, limited=config.data.max_bad_record_fraction > 0),
         recorder=recorder,
-        reporter=ProgressReporter(attempt, plan, steps, checkpoints, heartbeat, console),
+        reporter=ProgressReporter(attempt, config.checkpoint, plan, steps, checkpoints, heartbeat, metrics, console),
         metrics=metrics,
         phases=phases,
         console=console,

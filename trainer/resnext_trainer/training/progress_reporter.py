@@ -1,10 +1,13 @@
-"""Progress of a training, for the operator, the watchdog and the console."""
+"""Progress of a training, for the operator, the watchdog, the console and Prometheus."""
 
 from resnext_trainer.checkpoint.manager import CheckpointManager
 from resnext_trainer.checkpoint.store import TrainingPosition
+from resnext_trainer.config.models import Checkpoint
 from resnext_trainer.contract import Progress
 from resnext_trainer.runtime.console import Console
 from resnext_trainer.runtime.heartbeat import Heartbeat
+from resnext_trainer.runtime.metrics import Metrics
+from resnext_trainer.training.checkpoint_saver import expected_interval
 from resnext_trainer.training.epoch_plan import EpochPlan
 from resnext_trainer.training.step_runner import StepRunner
 
@@ -15,14 +18,17 @@ class ProgressReporter:
     def __init__(
         self,
         attempt: int,
+        config: Checkpoint,
         plan: EpochPlan,
         steps: StepRunner,
         checkpoints: CheckpointManager,
         heartbeat: Heartbeat,
+        metrics: Metrics,
         console: Console,
     ) -> None:
-        self._attempt, self._plan, self._steps, self._checkpoints = attempt, plan, steps, checkpoints
-        self._heartbeat, self._console = heartbeat, console
+        self._attempt, self._config, self._plan = attempt, config, plan
+        self._steps, self._checkpoints = steps, checkpoints
+        self._heartbeat, self._metrics, self._console = heartbeat, metrics, console
         self.resumed_step = 0
         """Step from which this attempt resumed; 0 without a checkpoint."""
 
@@ -44,6 +50,9 @@ class ProgressReporter:
         )
 
     def report(self, position: TrainingPosition) -> None:
-        """Publishes the progress at this position to the heartbeat and the console."""
+        """Publishes the progress at this position to the heartbeat, the metrics and the console."""
         self._heartbeat.progress = progress = self.progress(position)
+        self._metrics.checkpoint_interval(
+            expected_interval(self._config, self._plan.images, progress.images_per_second)
+        )
         self._console.show(progress)
