@@ -1,14 +1,18 @@
 """The chart on the real cluster: schemas of the API server, the CRD's owner, `helm test`, and the life of a release."""
 
 import json
+import re
+import shutil
 import time
 from collections.abc import Iterator
+from functools import reduce
+from pathlib import Path
 
 import pytest
 import yaml
 
 from hack.codegen.chart import RELEASE
-from resnext_operator.api.groupversion import GROUP, PLURAL
+from resnext_operator.api.groupversion import GROUP, KIND, PLURAL
 from tests.support.chart import CHART, EVERYTHING, ROOT
 from tests.support.kube import (
     NAMESPACE,
@@ -22,6 +26,7 @@ from tests.support.kube import (
     image_values,
     install_operator,
     operator_values,
+    sample,
 )
 
 PREVIOUS = ROOT / "tests" / "fixtures" / "resnext-operator-0.1.0.tgz"
@@ -66,12 +71,21 @@ def test_rendered_objects_are_valid_on_server(cluster: Cluster, name):
     assert len(accepted) == rendered.count("\nkind: ")
 
 
-@pytest.mark.parametrize("overlay", ["ha", "monitoring"])
+@pytest.mark.parametrize("components", [["ha"], ["monitoring"], ["namespaced"], ["ha", "monitoring", "namespaced"]])
 @pytest.mark.usefixtures("prometheus_operator")
-def test_overlay_is_valid_on_server(cluster: Cluster, overlay):
-    """The unit tests compare the overlays with the chart."""
-    rendered = cluster.run("kubectl", "kustomize", ROOT / "manifests" / "overlays" / overlay)
-    cluster.run(*DRY_RUN, stdin=rendered)
+def test_components_are_valid_on_server(cluster: Cluster, components, tmp_path):
+    """Each overlay, and all components together. The unit tests compare them with the chart."""
+    manifests = shutil.copytree(ROOT / "manifests", tmp_path / "manifests")
+    for file in (manifests / "components" / "namespaced").iterdir():
+        file.write_text(re.sub(r"\btrainings\b", NAMESPACE, file.read_text()))
+    overlay = manifests / "overlays" / components[-1] / "kustomization.yaml"
+    kustomization = yaml.safe_load(overlay.read_text())
+    assert kustomization["components"] == [f"../../components/{components[-1]}"]
+    kustomization["components"] = [f"../../components/{name}" for name in components]
+    overlay.write_text(yaml.safe_dump(kustomization))
+    rendered = cluster.run("kubectl", "kustomize", overlay.parent)
+    accepted = cluster.run(*DRY_RUN, stdin=rendered).splitlines()
+    assert len(accepted) == rendered.count("\nkind: ")
 
 
 def test_definition_of_others_needs_take_ownership(cluster: Cluster):
@@ -81,6 +95,43 @@ def test_definition_of_others_needs_take_ownership(cluster: Cluster):
         cluster.run(*other)
     cluster.run(*other, "--take-ownership")
     cluster.run(*other, "--set=crd.install=false")
+
+
+@pytest.fixture
+def definition_alone(cluster: Cluster, tmp_path) -> Iterator[Path]:
+    """A copy of the chart with nothing but the definition, of another kind: the trainings in the cluster are kept."""
+    chart = shutil.copytree(CHART, tmp_path / "chart")
+    for template in (chart / "templates").glob("*.yaml"):
+        if template.name != "crd.yaml":
+            template.unlink()
+    shutil.rmtree(chart / "templates" / "tests")
+    for file in (chart / "templates" / "crd.yaml", chart / "files" / "crd" / "spec.yaml"):
+        file.write_text(as_other_kind(file.read_text()))
+    yield chart
+    cluster.kubectl("delete", "crd", as_other_kind(CRD), "--ignore-not-found")
+
+
+def as_other_kind(text: str) -> str:
+    """The text with other names for the API group and the kind."""
+    names = {GROUP: "other.example", "resnexttraining": "other", KIND: "Other", "- rnx": "- other"}
+    return reduce(lambda text, name: text.replace(name, names[name]), names, text)
+
+
+def test_uninstall_deletes_definition_if_not_kept(cluster: Cluster, definition_alone):
+    """By default it stays with its trainings; with crd.keep=false, all trainings are deleted with it."""
+    helm = ("--namespace", NAMESPACE, "--wait", "--timeout", "60s")
+    crd = as_other_kind(CRD)
+    cluster.run("helm", "install", "definition", definition_alone, *helm, *image_values())
+    cluster.kubectl("wait", "--for=condition=Established", f"crd/{crd}", "--timeout=30s")
+    cluster.kubectl("create", "-f", "-", stdin=as_other_kind(yaml.safe_dump(sample("resnext-digits", "kept"))))
+    cluster.run("helm", "uninstall", "definition", *helm)
+    assert "kept" in cluster.kubectl("get", crd)
+
+    cluster.run("helm", "install", "definition", definition_alone, *helm, *image_values())
+    cluster.run("helm", "upgrade", "definition", definition_alone, *helm, "--reuse-values", "--set=crd.keep=false")
+    cluster.run("helm", "uninstall", "definition", *helm)
+    left = ("get", "crd", crd, "--ignore-not-found", "--output=name")
+    eventually(lambda: not cluster.kubectl(*left), "the deletion of the definition")
 
 
 def test_helm_test_trains_and_cleans_up(cluster: Cluster):

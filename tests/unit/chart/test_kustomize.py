@@ -2,6 +2,8 @@
 
 import copy
 import os
+import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from hack import install_yaml
 from tests.support.chart import ROOT, is_hook, objects, of_kind, pod, render, with_values
 
 MANIFESTS = ROOT / "manifests"
+INSTALLING = (ROOT / "docs" / "installing.md").read_text()
 NAMES = sorted(path.parent.name for path in MANIFESTS.glob("components/*/values.yaml"))
 Objects = dict[tuple[str, str, str], dict[str, Any]]
 
@@ -58,8 +61,9 @@ def test_overlay_gives_objects_of_chart(name):
     assert with_overlay != comparable(render()), "the values have an effect"
 
 
-def test_components_can_be_combined(tmp_path):
-    """A user's kustomization can combine two components and set the images of a registry."""
+@pytest.mark.parametrize("names", [("ha", "monitoring"), ("ha", "monitoring", "namespaced")])
+def test_components_can_be_combined(tmp_path, names):
+    """A user's kustomization can combine components and set the images of a registry."""
     root = os.path.relpath(MANIFESTS, tmp_path)
     variable = {"name": "RESNEXT_TRAINER_IMAGE", "value": "registry.example/trainer:2"}
     patch = {
@@ -70,16 +74,33 @@ def test_components_can_be_combined(tmp_path):
     }
     kustomization = {
         "resources": [f"{root}/base"],
-        "components": [f"{root}/components/ha", f"{root}/components/monitoring"],
+        "components": [f"{root}/components/{name}" for name in names],
         "images": [{"name": "resnext-operator", "newName": "registry.example/operator", "newTag": "1"}],
         "patches": [{"patch": yaml.safe_dump(patch)}],
     }
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-    values = [
-        yaml.safe_load((MANIFESTS / "components" / name / "values.yaml").read_text()) for name in ("ha", "monitoring")
-    ]
-    images = {"image": "registry.example/operator:1", "trainerImage": "registry.example/trainer:2"}
-    assert comparable(kustomize(tmp_path)) == comparable(with_values(**values[0], **values[1], **images))
+    values = {"image": "registry.example/operator:1", "trainerImage": "registry.example/trainer:2"}
+    for name in names:
+        values |= yaml.safe_load((MANIFESTS / "components" / name / "values.yaml").read_text())
+    assert comparable(kustomize(tmp_path)) == comparable(with_values(**values))
+
+
+@pytest.mark.parametrize("names", [["namespaced"], ["monitoring", "namespaced"]])
+def test_watched_namespace_can_be_replaced(tmp_path, names):
+    """The documented command replaces it everywhere, and nothing else."""
+    manifests = shutil.copytree(MANIFESTS, tmp_path / "manifests")
+    (command,) = re.findall(r"^sed -i .*components/namespaced/.*", INSTALLING, re.MULTILINE)
+    subprocess.run(command.replace("NAMESPACE", "vision"), shell=True, check=True, cwd=tmp_path)
+    kustomization = {
+        "resources": ["manifests/base"],
+        "components": [f"manifests/components/{name}" for name in names],
+    }
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    values: dict[str, Any] = {}
+    for name in names:
+        values |= yaml.safe_load((manifests / "components" / name / "values.yaml").read_text())
+    assert values["namespaces"] == ["vision"]
+    assert comparable(kustomize(tmp_path)) == comparable(with_values(**values))
 
 
 def test_install_yaml_has_given_images(tmp_path, monkeypatch, capsys):
