@@ -105,7 +105,7 @@ def _legend(template: str, labels: Mapping[str, str]) -> str:
 
 
 def _draw(axes: Axes, panel: Curves) -> None:
-    unit, factor = _AXES.get(panel.unit, (panel.unit.removeprefix("suffix: "), 1))
+    unit, factor = _AXES.get(panel.unit, (panel.unit.removeprefix("suffix:"), 1))
     axes.set_title(panel.title, loc="left", fontsize=9)
     axes.set_ylabel("" if unit in ("none", "short") else unit)
     if panel.stacked:

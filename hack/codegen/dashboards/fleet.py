@@ -1,7 +1,8 @@
 """The dashboard of all trainings."""
 
 from hack.codegen.dashboards.board import Board, Section, Variable
-from hack.codegen.dashboards.panels import IMAGES_PER_SECOND, Limits, Panel, Query, curves, value
+from hack.codegen.dashboards.colors import ACTIVITIES, PHASES
+from hack.codegen.dashboards.panels import COUNT, IMAGES_PER_SECOND, Limits, Panel, Query, curves, value
 
 _SOME = 'namespace=~"$namespace"'
 _WINDOW = "[$__rate_interval]"
@@ -26,32 +27,35 @@ def board() -> Board:
 def _count(selector: str, by: str = "") -> str:
     """The number of trainings; each is counted once, even during a change of leader."""
     each = f"max by (namespace, training, phase, reason) (resnext_training_status_phase{{{_SOME}{selector}}})"
-    counted = f"count by ({by}) ({each})" if by else f"count({each})"
-    return f"{counted} or vector(0) unless on () {counted}"
+    if not by:
+        return f"count({each}) or vector(0)"
+    # A zero without labels would have an empty legend.
+    counted, label = f"count by ({by}) ({each})", by.partition(",")[0]
+    return f'{counted} or label_replace(vector(0), "{label}", "none", "", "") unless on () {counted}'
 
 
 def _trainings() -> list[Panel]:
     return [
-        value("Running", "Trainings that complete steps.", "short", Query(_count(',phase="Running"'), "running")),
+        value("Running", "Trainings that complete steps.", COUNT, Query(_count(',phase="Running"'), "running")),
         value(
             "Waiting",
             "Trainings that are Pending, Starting or Restarting.",
-            "short",
+            COUNT,
             Query(_count(f",{_WAITING}"), "waiting"),
             limits=Limits(1, 10),
         ),
         value(
             "Stalled",
             "Running trainings that complete no steps.",
-            "short",
+            COUNT,
             Query(f"sum(max by (namespace, training) (resnext_training_stalled{{{_SOME}}})) or vector(0)", "stalled"),
             limits=Limits(1, 1),
         ),
-        value("Succeeded", "Trainings that are complete.", "short", Query(_count(',phase="Succeeded"'), "succeeded")),
+        value("Succeeded", "Trainings that are complete.", COUNT, Query(_count(',phase="Succeeded"'), "succeeded")),
         value(
             "Failed",
             "Trainings that failed and still exist.",
-            "short",
+            COUNT,
             Query(_count(',phase="Failed"'), "failed"),
             limits=Limits(1, 5),
         ),
@@ -65,15 +69,16 @@ def _trainings() -> list[Panel]:
         curves(
             "Trainings by phase",
             "Trainings in the selected namespaces.",
-            "short",
+            COUNT,
             Query(_count("", "phase"), "{{phase}}"),
             stacked=True,
             width=12,
+            colors=PHASES,
         ),
         curves(
             "Trainings by namespace",
             "Running and waiting trainings.",
-            "short",
+            COUNT,
             Query(
                 _count(',phase=~"Running|Pending|Starting|Restarting|Stopping"', "namespace"),
                 "{{namespace}}",
@@ -117,6 +122,7 @@ def _throughput() -> list[Panel]:
             Query(f"sum by (activity) ({wall}) / ignoring (activity) group_left () sum({wall})", "{{activity}}"),
             stacked=True,
             maximum=1,
+            colors=ACTIVITIES,
         ),
         curves(
             "Lowest goodput",
@@ -162,14 +168,14 @@ def _failures() -> list[Panel]:
         curves(
             "Finished attempts by cause",
             "Attempts that ended in the last hour, in all namespaces.",
-            "short",
+            COUNT,
             Query("sum by (cause) (increase(resnext_operator_attempts_finished_total[1h]))", "{{cause}}"),
             stacked=True,
         ),
         curves(
             "Failures by namespace",
             "Failures of all existing trainings that count toward their backoffLimit.",
-            "short",
+            COUNT,
             Query(
                 f"sum by (namespace) (max by (namespace, training) (resnext_training_failures{{{_SOME}}}))",
                 "{{namespace}}",
@@ -178,7 +184,7 @@ def _failures() -> list[Panel]:
         curves(
             "Disruptions by namespace",
             "Attempts of all existing trainings that ended because a pod was evicted, preempted or deleted.",
-            "short",
+            COUNT,
             Query(
                 f"sum by (namespace) (max by (namespace, training) (resnext_training_disruptions{{{_SOME}}}))",
                 "{{namespace}}",
@@ -187,7 +193,7 @@ def _failures() -> list[Panel]:
         curves(
             "Failed trainings by reason",
             "Trainings that failed and still exist.",
-            "short",
+            COUNT,
             Query(_count(',phase="Failed"', "namespace, reason"), "{{namespace}} {{reason}}"),
             stacked=True,
         ),

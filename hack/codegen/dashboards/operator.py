@@ -1,7 +1,8 @@
 """The dashboard of the operator."""
 
 from hack.codegen.dashboards.board import Board, Section, Variable
-from hack.codegen.dashboards.panels import Limits, Panel, Query, curves, value
+from hack.codegen.dashboards.colors import PHASES
+from hack.codegen.dashboards.panels import COUNT, Limits, Panel, Query, curves, value
 
 _ONE = 'namespace="$namespace"'
 _WINDOW = "[$__rate_interval]"
@@ -39,18 +40,16 @@ def _overview() -> list[Panel]:
         value(
             "Leaders",
             "Replicas that are the leader; exactly one is expected.",
-            "short",
+            COUNT,
             Query(f"sum({_LEADER})", "leaders"),
             limits=Limits(1, 1, below=True),
             width=6,
         ),
-        value(
-            "Replicas", "Replicas that Prometheus scrapes.", "short", Query(f"count({_LEADER})", "replicas"), width=6
-        ),
+        value("Replicas", "Replicas that Prometheus scrapes.", COUNT, Query(f"count({_LEADER})", "replicas"), width=6),
         value(
             "Trainings",
             "Trainings that this operator manages.",
-            "short",
+            COUNT,
             Query(f"sum(resnext_operator_trainings{{{_ONE}}})", "trainings"),
             width=6,
         ),
@@ -86,28 +85,29 @@ def _reconciliations() -> list[Panel]:
         curves(
             "Work queue depth",
             "Trainings that wait for reconciliation. A queue that grows means that the operator is too slow.",
-            "short",
+            COUNT,
             Query(f'sum(workqueue_depth{{{_ONE},name="resnexttraining"}})', "waiting"),
             limits=Limits(50, 500),
         ),
         curves(
             "Reconcile errors",
             "Reconciliations that failed, since the start of the operator.",
-            "short",
+            COUNT,
             Query(f"sum(resnext_operator_reconcile_errors_total{{{_ONE}}})", "failed"),
         ),
         curves(
             "Skipped objects",
             "Objects that could not be handled and were skipped, by loop, since the start of the operator.",
-            "short",
+            COUNT,
             Query(f"sum by (loop) (resnext_operator_skipped_objects_total{{{_ONE}}})", "{{loop}}"),
         ),
         curves(
             "Trainings by phase",
             "Trainings that this operator manages.",
-            "short",
+            COUNT,
             Query(f"sum by (phase) (resnext_operator_trainings{{{_ONE}}})", "{{phase}}"),
             stacked=True,
+            colors=PHASES,
         ),
     ]
 
@@ -138,14 +138,14 @@ def _process() -> list[Panel]:
         curves(
             "Leader",
             "1 for the replica that is the leader.",
-            "short",
+            COUNT,
             Query(_LEADER, "{{pod}}"),
             maximum=1,
         ),
         curves(
             "CPU",
             "CPU time per second of each replica.",
-            "short",
+            "suffix:cores",
             Query(f"rate(process_cpu_seconds_total{_WINDOW}) and {pods}", "{{pod}}"),
             limits=Limits(0.5, 1),
         ),

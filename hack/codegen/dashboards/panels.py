@@ -1,6 +1,6 @@
 """Panels with a description, a unit, a legend and, if there are limits, thresholds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -17,10 +17,12 @@ from grafana_foundation_sdk.models.common import (
     StackingMode,
     TooltipDisplayMode,
 )
-from grafana_foundation_sdk.models.dashboard import DataSourceRef, Threshold, ThresholdsMode
+from grafana_foundation_sdk.models.dashboard import DataSourceRef, DynamicConfigValue, Threshold, ThresholdsMode
 
 DATASOURCE = DataSourceRef(type_val="prometheus", uid="$datasource")
-IMAGES_PER_SECOND = "suffix: images/s"
+IMAGES_PER_SECOND = "suffix:images/s"
+COUNT = "short"
+"""Unit of whole numbers."""
 COLUMNS = 24
 
 
@@ -61,6 +63,7 @@ def value(
     *,
     limits: Limits | None = None,
     width: int = 4,
+    height: int = 4,
     decimals: int | None = None,
     shows: Literal["value", "name"] = "value",
 ) -> Panel:
@@ -72,7 +75,7 @@ def value(
         .datasource(DATASOURCE)
         .unit(unit)
         .span(width)
-        .height(4)
+        .height(height)
         .with_target(_target(0, query).instant())
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
         .graph_mode(BigValueGraphMode.NONE)
@@ -93,8 +96,9 @@ def curves(
     maximum: float | None = None,
     from_zero: bool = True,
     width: int = 8,
+    colors: Mapping[str, str] | None = None,
 ) -> Panel:
-    """Series over time; limits are dashed lines."""
+    """Series over time; limits are dashed lines. colors: of the series with these legends."""
     panel = (
         timeseries.Panel()
         .title(title)
@@ -112,6 +116,11 @@ def curves(
         panel.thresholds_style(common.GraphThresholdsStyleConfig().mode(GraphThresholdsStyleMode.DASHED))
     if stacked:
         panel.stacking(common.StackingConfig().mode(StackingMode.NORMAL)).fill_opacity(40)
+    for legend, color in (colors or {}).items():
+        panel.override_by_name(legend, [DynamicConfigValue("color", {"mode": "fixed", "fixedColor": color})])
+    if unit == COUNT:
+        # Otherwise the axis of a small count has fractions, and that of a constant zero ends at 100.
+        panel.decimals(0).axis_soft_max(1)
     if from_zero:
         panel.min(0)
     return panel if maximum is None else panel.max(maximum)

@@ -1,7 +1,8 @@
 """The dashboard of one training."""
 
 from hack.codegen.dashboards.board import Board, Section, TimestampAnnotation, Variable
-from hack.codegen.dashboards.panels import IMAGES_PER_SECOND, Limits, Panel, Query, curves, value
+from hack.codegen.dashboards.colors import ACTIVITIES, STEP_TIME
+from hack.codegen.dashboards.panels import COUNT, IMAGES_PER_SECOND, Limits, Panel, Query, curves, value
 
 _ALL = 'namespace="$namespace",training="$training"'
 _RANKS = f'{_ALL},rank=~"$rank"'
@@ -93,7 +94,7 @@ def _overview() -> list[Panel]:
         value(
             "Attempts",
             "Attempts, including the current one. Each additional attempt repeats steps and the start-up.",
-            "short",
+            COUNT,
             Query(_reported("attempts"), "attempts"),
             limits=Limits(3, 6),
             width=3,
@@ -135,6 +136,7 @@ def _throughput() -> list[Panel]:
             Query(f"avg by (phase) (sum by (rank, phase) ({phases}))", "{{phase}}"),
             stacked=True,
             maximum=1,
+            colors=STEP_TIME,
         ),
         curves(
             "Step duration",
@@ -159,7 +161,7 @@ def _throughput() -> list[Panel]:
         curves(
             "Steps per second",
             "Steps of the training. Ranks are synchronous, so every rank completes the same steps.",
-            "ops",
+            "suffix:steps/s",
             Query(f"max(rate(resnext_trainer_steps_total{{{_ALL}}}{_WINDOW}))", "steps"),
         ),
         value(
@@ -171,6 +173,7 @@ def _throughput() -> list[Panel]:
                 "{{architecture}}, {{precision}}, XLA {{xla}}, {{pipeline}}, {{world_size}} x {{device}}",
             ),
             width=8,
+            height=8,
             shows="name",
         ),
     ]
@@ -225,7 +228,8 @@ def _goodput() -> list[Panel]:
     return [
         curves(
             "Goodput",
-            "Fraction of the wall time that went into steps that were kept: since the start, and in the last hour.",
+            "Fraction of the wall time that went into steps that were kept: since the start, and in the last hour. A "
+            "training that is younger than an hour counts from its start.",
             "percentunit",
             Query(_reported("goodput_ratio"), "since the start"),
             Query(f"max(namespace_training:resnext_training_goodput:ratio1h{{{_ALL}}})", "last hour"),
@@ -240,6 +244,7 @@ def _goodput() -> list[Panel]:
             Query(wall, "{{activity}}"),
             stacked=True,
             width=12,
+            colors=ACTIVITIES,
         ),
     ]
 
@@ -268,7 +273,6 @@ def _gpus() -> list[Panel]:
             Query(_dcgm("DCGM_FI_DEV_GPU_UTIL"), legend),
             limits=Limits(80, 50, below=True),
             maximum=100,
-            width=6,
         ),
         curves(
             "Tensor cores active",
@@ -276,7 +280,6 @@ def _gpus() -> list[Panel]:
             "percentunit",
             Query(_dcgm("DCGM_FI_PROF_PIPE_TENSOR_ACTIVE"), legend),
             maximum=1,
-            width=6,
         ),
         curves(
             "GPU memory",
@@ -284,14 +287,12 @@ def _gpus() -> list[Panel]:
             "percentunit",
             Query(memory, legend),
             maximum=1,
-            width=6,
         ),
         curves(
             "GPU power",
             "Power draw.",
             "watt",
             Query(_dcgm("DCGM_FI_DEV_POWER_USAGE"), legend),
-            width=6,
         ),
         curves(
             "GPU temperature",
@@ -299,7 +300,6 @@ def _gpus() -> list[Panel]:
             "celsius",
             Query(_dcgm("DCGM_FI_DEV_GPU_TEMP"), legend),
             limits=Limits(80, 90),
-            width=6,
         ),
         curves(
             "GPU utilization per rank",
@@ -307,7 +307,6 @@ def _gpus() -> list[Panel]:
             "percentunit",
             Query(f"resnext_trainer_gpu_utilization_ratio{{{_RANKS}}}", "rank {{rank}}"),
             maximum=1,
-            width=6,
         ),
         curves(
             "GPU memory per rank",
@@ -318,15 +317,15 @@ def _gpus() -> list[Panel]:
                 "rank {{rank}}",
             ),
             maximum=1,
-            width=6,
+            width=12,
         ),
         curves(
             "GPU errors",
             "Code of the last XID error; 0 without an error. NVIDIA documents the codes.",
-            "none",
+            COUNT,
             Query(_dcgm("DCGM_FI_DEV_XID_ERRORS"), legend),
             limits=Limits(1, 1),
-            width=6,
+            width=12,
         ),
     ]
 
@@ -338,26 +337,26 @@ def _health() -> list[Panel]:
         curves(
             "Non-finite steps",
             "Steps without an update: overflows are normal in fp16, nan is not.",
-            "short",
+            COUNT,
             Query(f"max by (cause) ({_increase('nonfinite_steps_total')})", "{{cause}}"),
         ),
         curves(
             "Rollbacks",
             "Rollbacks to a checkpoint since the start of the attempt.",
-            "short",
+            COUNT,
             Query(f"resnext_trainer_rollbacks_total{rank_0}", "rollbacks"),
             limits=Limits(1, 2),
         ),
         curves(
             "Bad records",
             "Records that were skipped because they cannot be decoded, since the start of the attempt.",
-            "short",
+            COUNT,
             Query(f"sum by (rank) ({_increase('bad_records_total')})", "rank {{rank}}"),
         ),
         curves(
             "Failed writes",
             "Checkpoints and log records that could not be written, since the start of the attempt.",
-            "short",
+            COUNT,
             Query(f"resnext_trainer_checkpoint_failures_total{rank_0}", "checkpoints"),
             Query(f"resnext_trainer_log_write_failures_total{rank_0}", "log"),
             limits=Limits(1, 3),
@@ -365,14 +364,14 @@ def _health() -> list[Panel]:
         curves(
             "Time since the last checkpoint",
             "Steps since then are repeated after a failure. The series `this attempt` does not include checkpoints of "
-            "earlier attempts.",
+            "earlier attempts; `interval` is the longest expected time between two checkpoints.",
             "s",
             Query(f"time() - {_reported('checkpoint_timestamp_seconds')}", "training"),
             Query(
                 f"time() - resnext_trainer_checkpoint_last_success_timestamp_seconds{rank_0}",
                 "this attempt",
             ),
-            limits=Limits(1800, 3600),
+            Query(f"max(resnext_trainer_checkpoint_interval_seconds{{{_ALL}}})", "interval"),
         ),
         curves(
             "Bytes read",
@@ -390,7 +389,7 @@ def _health() -> list[Panel]:
         curves(
             "Open files",
             "Open file descriptors of each rank.",
-            "short",
+            COUNT,
             Query(f"sum by (rank) (resnext_trainer_open_files{{{_RANKS}}})", "rank {{rank}}"),
             width=12,
         ),

@@ -6,20 +6,23 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from hack.codegen.dashboards import colors
 from hack.codegen.reference.metrics import ExampleGpu
 from hack.codegen.reference.metrics import page as metrics_page
 from hack.monitoring import RULES
 from resnext_operator.api.groupversion import KIND
-from resnext_operator.api.status import Status
+from resnext_operator.api.status import Phase, Status
+from resnext_operator.domain.goodput import ACTIVITIES
 from resnext_operator.runtime.cache import Cache
 from resnext_operator.runtime.metrics import Metrics as OperatorMetrics
 from resnext_trainer.runtime.gpu_metrics import GpuMetrics
 from resnext_trainer.runtime.metrics import Metrics as RankMetrics
+from resnext_trainer.runtime.metrics import Phase as StepPhase
 from tests.support.monitoring import DASHBOARDS, dashboard_queries, panels, recording_rules, substitute
 from tests.support.prometheus import Target, prometheus, query
 
@@ -91,6 +94,7 @@ class ScrapedRank:
         self.metrics.loss_scale(32768)
         self.metrics.epoch(0.5)
         self.metrics.checkpoint_saved(datetime.now(UTC))
+        self.metrics.checkpoint_interval(900)
 
     def exposition(self) -> bytes:
         self.metrics.images(256)
@@ -213,6 +217,17 @@ class TestPanels:
         """Links to a panel name its number."""
         numbers = [panel["id"] for panel in panels(BOARDS[board])]
         assert len(set(numbers)) == len(numbers)
+
+    def test_named_series_have_fixed_colors(self) -> None:
+        """Every phase and activity; otherwise the palette colors a series by its position."""
+        assert [*colors.PHASES] == [phase.value for phase in Phase]
+        assert [*colors.ACTIVITIES] == [*ACTIVITIES]
+        assert colors.STEP_TIME.keys() == set(get_args(StepPhase))
+        for panel in (each for board in BOARDS.values() for each in panels(board)):
+            if (legend := panel["targets"][0]["legendFormat"]) in ("{{phase}}", "{{activity}}"):
+                fixed = {each["matcher"]["options"] for each in panel["fieldConfig"]["overrides"]}
+                by_phase = colors.STEP_TIME if panel["title"] == "Step time breakdown" else colors.PHASES
+                assert fixed == (colors.ACTIVITIES if legend == "{{activity}}" else by_phase).keys(), panel["title"]
 
 
 class TestBoards:

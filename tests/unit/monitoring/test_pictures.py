@@ -26,7 +26,7 @@ def test_panels_are_read_with_legends_and_without_nan() -> None:
     )
     panels = {panel.title: panel for panel in read}
     assert panels["Throughput per rank"].series == {f"rank {rank}": [(0.0, 0.5), (9.0, 0.25)] for rank in (0, 1)}
-    assert panels["Throughput per rank"].unit == "suffix: images/s"
+    assert panels["Throughput per rank"].unit == "suffix:images/s"
     assert [*panels["Step time breakdown"].series] == ["compute", "data_wait"]
     assert panels["Step time breakdown"].stacked
     assert not any("GPU" in title for title in panels.keys() - {"Throughput per GPU"})

@@ -16,6 +16,21 @@ RUNBOOK = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
 CASES: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("alert_cases.yaml").read_text(encoding="utf-8"))
 GROUPS = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
 ALERTS: dict[str, Any] = {rule["alert"]: rule for group in GROUPS for rule in group["rules"] if "alert" in rule}
+NOW = 180
+"""Minutes after which the goodput of the last hour is evaluated."""
+
+GOODPUT: dict[str, tuple[float | None, dict[str, str]]] = {
+    "older than the window": (0.75, {"steps": "0+0x120 45+45x59", "startup": "0+60x120 7215+15x59"}),
+    # Its first sample already contains the start-up.
+    "of 35 s": (20 / 35, {"steps": "_x179 0 20", "startup": "_x179 15 15"}),
+    "created again": (0.5, {"steps": "0+60x130 stale _x40 30+0x10", "queueing": "0+1x130 stale _x40 30+0x10"}),
+    "deleted": (None, {"steps": "0+60x170 stale", "startup": "0+60x170 stale"}),
+    "suspended": (None, {"steps": "600+0x180", "startup": "600+0x180"}),
+    "with repeated steps": (0, {"steps": "0+60x170 1800+0x10", "lost": "0+0x170 8400+60x10"}),
+    "without numbers": (None, {"steps": "NaN+0x180", "startup": "NaN+0x180"}),
+}
+"""By training: goodput in the last hour, and wall time in seconds of each activity, once a minute."""
+
 LATER = 75
 """Minutes after which every window of an alert has passed."""
 
@@ -71,6 +86,28 @@ def test_alert_fires_only_for_its_condition(alert: str, tmp_path: Path) -> None:
     tests = alert_tests(alert, CASES[alert])
     assert {each["name"] for each in tests} == {"fires", "does not fire", "stale", "NaN"}
     file.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": tests}))
+    promtool("test", "rules", file)
+
+
+@pytest.mark.parametrize("leaders", [1, 2])
+def test_goodput_covers_wall_time_of_last_hour(leaders: int, tmp_path: Path) -> None:
+    """A training that is younger than an hour counts from its start; the series of two leaders can overlap."""
+    record = "namespace_training:resnext_training_goodput:ratio1h"
+    series: dict[str, str] = {}
+    samples = []
+    for training, (expected, activities) in GOODPUT.items():
+        for activity, values in activities.items():
+            labels = f'namespace="lab",training="{training}",activity="{activity}"'
+            series |= {f'resnext_training_wall_seconds{{{labels},pod="{pod}"}}': values for pod in range(leaders)}
+        if expected is not None:
+            samples.append({"labels": f'{record}{{namespace="lab",training="{training}"}}', "value": expected})
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "promql_expr_test": [{"expr": record, "eval_time": f"{NOW}m", "exp_samples": samples}],
+    }
+    file = tmp_path / "test.yaml"
+    file.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": [test]}))
     promtool("test", "rules", file)
 
 
