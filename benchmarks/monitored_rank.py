@@ -43,15 +43,15 @@ _STEPS_PER_SAMPLE = 25
 _SCRAPES_EVERY = 100
 
 
-class Watched(Metrics):
-    """Metrics that sample the memory, and scrape themselves more often than Prometheus would."""
+class Watched(Heartbeat):
+    """Heartbeat that samples the memory, and scrapes the metrics more often than Prometheus would."""
 
     telemetry: Telemetry
-    """The telemetry that contains these metrics."""
+    """The telemetry that contains this heartbeat."""
 
     def __init__(self, first_epoch: int) -> None:
         """first_epoch: number of steps of the first epoch, which is not measured."""
-        super().__init__()
+        super().__init__(0)
         self._first_epoch = first_epoch
         self.memory: list[float] = []
         self.scrapes: list[float] = []
@@ -61,7 +61,7 @@ class Watched(Metrics):
         self.watching = 0.0
         """Seconds that the measurement itself took."""
         self._count = 0
-        self.telemetry = compose(self, Console(out=io.StringIO()), Heartbeat(0))
+        self.telemetry = compose(Metrics(), Console(out=io.StringIO()), self)
         self.telemetry.server.start(0)
 
     def work(self) -> float:
@@ -71,8 +71,8 @@ class Watched(Metrics):
     def checkpoints(self) -> float:
         return self.telemetry.phases.totals()["checkpoint"]
 
-    def step_done(self, seconds: float) -> None:
-        super().step_done(seconds)
+    def step_done(self) -> None:
+        super().step_done()
         self._count += 1
         started = time.perf_counter()
         if self._count == self._first_epoch + 1:

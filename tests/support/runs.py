@@ -22,15 +22,15 @@ from resnext_trainer.training import entrypoint
 from tests.support import checkpoints
 
 
-class _StoppingMetrics(Metrics):
-    """Metrics that request a stop after a number of steps."""
+class _StoppingHeartbeat(Heartbeat):
+    """Heartbeat that requests a stop after a number of steps."""
 
     def __init__(self, requests: Requests, steps: float) -> None:
-        super().__init__()
+        super().__init__(0)
         self._requests, self._left = requests, steps
 
-    def step_done(self, seconds: float) -> None:
-        super().step_done(seconds)
+    def step_done(self) -> None:
+        super().step_done()
         self._left -= 1
         if self._left <= 0:
             self._requests.stop.set()
@@ -41,7 +41,7 @@ class StopAfter:
 
     def __init__(self, steps: float = math.inf) -> None:
         self.log, self.requests = StringIO(), Requests()
-        self.metrics, self.heartbeat = _StoppingMetrics(self.requests, steps), Heartbeat(0)
+        self.metrics, self.heartbeat = Metrics(), _StoppingHeartbeat(self.requests, steps)
         self.parts = compose(self.metrics, Console(out=self.log), self.heartbeat)
 
 

@@ -58,6 +58,8 @@ def test_trainer_nonfinite_rolls_back_to_checkpoint(few, monkeypatch, fault, at)
     report = trained(few, telemetry=telemetry)
     assert (report.verdict, report.progress.step) == ("completed", 12)
     assert len(calls) == at + 6  # from the end of the first epoch, step 6, again
+    applied = 14 if fault is loss_is_lost else 18
+    assert telemetry.metrics.value("steps_total") == telemetry.heartbeat.step == applied
     assert f"step {at} is not finite" in telemetry.log.getvalue()
     assert "rolled back to step 6, reshuffling the rest of its epoch (rollback 1 of 3)" in telemetry.log.getvalue()
     position, arrays, _ = newest(few)

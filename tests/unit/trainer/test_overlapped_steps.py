@@ -72,8 +72,9 @@ class Run:
         self.batches = ((number, None) for number in range(position.images, 100))
 
     def step(self):
-        result = self.steps.run(self.batches, self.position, 0.1, RankRequests)
-        self.position = PLAN.after_step(self.position)
+        following = PLAN.after_step(self.position)
+        result = self.steps.run(self.batches, self.position, following, 0.1, RankRequests)
+        self.position = following
         return result
 
 

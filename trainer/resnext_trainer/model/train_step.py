@@ -66,11 +66,13 @@ class PendingResult:
         """values: float32 [5] on the device, in the order of `StepResult`."""
         # In a thread: TensorFlow's copy from a GPU waits for all work that is queued on the GPU when the copy begins.
         # Begun now, it does not wait for the next step, and the main thread can queue that step in the meantime.
-        self._values = _reader.submit(values.numpy)
+        # On a CPU the values are already there, and a thread would only compete for the interpreter's lock.
+        on_cpu = values.device.endswith("CPU:0")
+        self._read: Callable[[], Any] = values.numpy if on_cpu else _reader.submit(values.numpy).result
 
     def wait(self) -> StepResult:
         """The result, after the step is complete."""
-        loss, finite, stop, save, loss_scale = self._values.result().tolist()
+        loss, finite, stop, save, loss_scale = self._read().tolist()
         return StepResult(loss, finite > 0, stop > 0, save > 0, loss_scale)
 
 
@@ -114,14 +116,16 @@ def apply_gradients(
     """Averages the gradients over the ranks and updates the weights.
 
     If a gradient is not finite, the device skips the update. phase: measures the time of each part. synchronize: wait
-    for the device after each part.
+    for the device after each part. Each part ends when its tensors are freed, if the caller keeps no reference.
     """
     with phase(ALLREDUCE):
         means, asked = _all_reduce(state, communicator, gradients, tf.constant(requests, tf.float32))
+        del gradients
         if synchronize:
             asked.numpy()
     with phase("optimizer"):
         pending = PendingResult(_update(state, means, asked, tf.constant(rate, tf.float32)))
+        del means, asked
         if synchronize:
             pending.wait()
     return pending

@@ -42,21 +42,34 @@ class OverlappedSteps:
         self._synchronized = True
         """Whether this step waits for the device after each part."""
         self._until_sample = 0
+        self._unmixed = tf.ones(1)
 
     def run(
-        self, batches: Iterator[Batch], position: TrainingPosition, rate: float, requests: Callable[[], RankRequests]
+        self,
+        batches: Iterator[Batch],
+        position: TrainingPosition,
+        following: TrainingPosition,
+        rate: float,
+        requests: Callable[[], RankRequests],
     ) -> StepResult:
-        """Runs the step after `position`. rate: learning rate. requests: called right before the all-reduce."""
-        following = self._plan.after_step(position)
+        """Runs the step from `position` to `following`.
+
+        rate: learning rate. requests: called right before the all-reduce.
+        """
         gradients_computed = (self._ahead is None) + self._plan.has_step(following)
-        compiles, before = bool(self._uncompiled), self._phases.totals()
+        compiles = bool(self._uncompiled)
         self._synchronized = compiles or (self._until_sample <= 0 and gradients_computed > 0)
         self._until_sample -= 1
+        before = self._phases.totals() if self._synchronized else {}
 
-        gradients = self._ahead or self._gradients(batches, position)
-        self._ahead = None
         pending = train_step.apply_gradients(
-            self._state, self._communicator, gradients, rate, requests(), self._part, self._synchronized
+            self._state,
+            self._communicator,
+            self._take_ahead() or self._gradients(batches, position),
+            rate,
+            requests(),
+            self._part,
+            self._synchronized,
         )
         if self._plan.has_step(following):
             self._ahead = self._gradients(batches, following)
@@ -70,6 +83,11 @@ class OverlappedSteps:
     def discard(self) -> None:
         """Discards the gradients of the next step, because another one follows."""
         self._ahead = None
+
+    def _take_ahead(self) -> Gradients | None:
+        """The gradients that were started during the previous step; keeps no reference, so that they can be freed."""
+        gradients, self._ahead = self._ahead, None
+        return gradients
 
     def _gradients(self, batches: Iterator[Batch], position: TrainingPosition) -> Gradients:
         """Gradients of the step after `position`, summed over `gradientAccumulation` batches."""
@@ -105,7 +123,8 @@ class OverlappedSteps:
     def _mixup_weight(self, position: TrainingPosition, part: int) -> Any:
         """Mixup weights, float32 [batch] (or [1] without mixup), as a function of the seed and the position."""
         config = self._config
+        if not config.mixup:
+            return self._unmixed
         place = [config.seed, position.epoch, position.images // self._plan.global_batch, self._communicator.rank, part]
-        random = np.random.default_rng(place)
-        shares = random.beta(config.mixup, config.mixup, config.batch_size) if config.mixup else np.ones(1)
+        shares = np.random.default_rng(place).beta(config.mixup, config.mixup, config.batch_size)
         return tf.constant(shares, tf.float32)

@@ -15,6 +15,11 @@ class Profiler:
         self._requested, self._steps, self._folder, self._note = requested, steps, folder, note
         self._left = 0
 
+    @property
+    def is_due(self) -> bool:
+        """Whether to profile the next step."""
+        return bool(self._left) or self._requested.is_set()
+
     @contextmanager
     def step(self, number: int) -> Iterator[None]:
         """Context manager around one step; starts and stops profiles."""

@@ -39,13 +39,22 @@ class StepRunner:
         self._metrics, self._heartbeat, self._profiler = metrics, heartbeat, profiler
         self.throughput = MovingThroughput()
         self._overflows = 0
+        self._unpublished: list[float] = []
+        """Durations of the steps since the last `publish`, in seconds."""
+        self._loss_scale, self._rate = 1.0, 0.0
 
     def run(
-        self, batches: Iterator[Batch], position: TrainingPosition, rate: float, requests: Callable[[], RankRequests]
+        self,
+        batches: Iterator[Batch],
+        position: TrainingPosition,
+        following: TrainingPosition,
+        rate: float,
+        requests: Callable[[], RankRequests],
     ) -> StepResult:
-        """Runs the step after `position`. rate: learning rate. requests: called right before the all-reduce."""
-        with self._profiler.step(position.step + 1) if self._profiler else nullcontext():
-            return self._steps.run(batches, position, rate, requests)
+        """Runs the step from `position` to `following`, as `OverlappedSteps.run`."""
+        profiler = self._profiler
+        with profiler.step(following.step) if profiler and profiler.is_due else nullcontext():
+            return self._steps.run(batches, position, following, rate, requests)
 
     def check_finite(self, outcome: StepResult, step: int) -> None:
         """Raises NotFiniteError if the loss is not finite and an overflow of the dynamic loss scale does not explain
@@ -59,17 +68,27 @@ class StepRunner:
         if not scaled or self._overflows > _MAX_OVERFLOWS_IN_A_ROW:
             raise NotFiniteError(f"the loss at step {step} is not finite ({outcome.loss})")
 
-    def record(self, outcome: StepResult, position: TrainingPosition, rate: float, seconds: float) -> None:
-        """Updates metrics and heartbeat after the step that ended at `position` and took `seconds`."""
-        metrics, config = self._metrics, self._config
+    def record(self, outcome: StepResult, rate: float, seconds: float) -> None:
+        """Records the step that has just ended and took `seconds`; `publish` updates the metrics."""
         self.throughput.add(self._plan.global_batch, seconds, outcome.loss)
-        metrics.images(config.batch_size * config.gradient_accumulation)
-        metrics.learning_rate(rate)
-        metrics.loss(self.throughput.loss or outcome.loss)
-        metrics.loss_scale(outcome.loss_scale)
-        metrics.epoch(self._plan.epochs_done(position))
+        self._unpublished.append(seconds)
+        self._loss_scale, self._rate = outcome.loss_scale, rate
         self._heartbeat.step_done()
-        metrics.step_done(seconds)
+
+    def publish(self, position: TrainingPosition) -> None:
+        """Updates the metrics with the steps since the last call. position: the end of the last step."""
+        if not self._unpublished:
+            return
+        metrics, config = self._metrics, self._config
+        metrics.images(len(self._unpublished) * config.batch_size * config.gradient_accumulation)
+        metrics.learning_rate(self._rate)
+        if (loss := self.throughput.loss) is not None:
+            metrics.loss(loss)
+        metrics.loss_scale(self._loss_scale)
+        metrics.epoch(self._plan.epochs_done(position))
+        for seconds in self._unpublished:
+            metrics.step_done(seconds)
+        self._unpublished.clear()
 
     def restart(self) -> None:
         """Discards the measurements of steps before a rollback, and the gradients of the step after them."""

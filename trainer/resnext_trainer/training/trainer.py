@@ -103,32 +103,42 @@ class Trainer:
             if any(self.communicator.gather(self.requests.stop.is_set())):
                 return False
         position = self._position
-        batches = self.source.train(position.epoch, position.images, position.redealt)
-        while self.plan.has_step(self._position):
-            outcome = self._train_step(batches)
-            if outcome.stop and self.plan.has_step(self._position):
-                return False
-            if outcome.save and self.plan.has_step(self._position):
-                with self.phases.phase("checkpoint"):
-                    self.saver.save_within_epoch(self._position)
-            elif outcome.save:
-                self.saver.postpone()
+        try:
+            stopped = self._train_steps(self.source.train(position.epoch, position.images, position.redealt))
+        finally:
             self.reporter.report(self._position)
+        if stopped:
+            return False
         with self.phases.phase(ALLREDUCE):
             self.bad_records.check_together()
         self._position = self.plan.after_epoch(self._position)
         return True
 
+    def _train_steps(self, batches: Iterator[Batch]) -> bool:
+        """Trains the steps of these batches. Returns whether a stop request on any rank ended them."""
+        while self.plan.has_step(self._position):
+            outcome = self._train_step(batches)
+            if outcome.stop and self.plan.has_step(self._position):
+                return True
+            if outcome.save and self.plan.has_step(self._position):
+                with self.phases.phase("checkpoint"):
+                    self.saver.save_within_epoch(self._position)
+            elif outcome.save:
+                self.saver.postpone()
+            self.reporter.step_done(self._position)
+        return False
+
     def _train_step(self, batches: Iterator[Batch]) -> StepResult:
         config, before, started = self.config, self._position, time.monotonic()
+        position = self.plan.after_step(before)
         rate = learning_rate(config.optimizer, self.plan.global_batch, config.epochs, self.plan.epochs_done(before))
         outcome = self.steps.run(
-            batches, before, rate, lambda: RankRequests(self.requests.stop.is_set(), self.saver.is_due())
+            batches, before, position, rate, lambda: RankRequests(self.requests.stop.is_set(), self.saver.is_due())
         )
         self.checkpoints.check()
-        self.steps.check_finite(outcome, before.step + 1)
-        position = self._position = self.plan.after_step(before)
-        self.steps.record(outcome, position, rate, time.monotonic() - started)
+        self.steps.check_finite(outcome, position.step)
+        self._position = position
+        self.steps.record(outcome, rate, time.monotonic() - started)
         self.bad_records.count()
         if position.step % max(1, self.plan.steps // _RECORDS_PER_EPOCH) == 0:
             measured = self.steps.throughput
