@@ -142,3 +142,28 @@ def test_variables_for_speed_include_those_of_user():
     shown = environment.variables_for_speed()
     assert set(shown) == ours | set(theirs)
     assert shown.items() >= theirs.items()
+
+
+@pytest.mark.parametrize(("gpus", "expected"), [(False, "5 4194304"), (True, "None None")])
+def test_horovod_defaults_for_ranks_on_cpus_only(monkeypatch, gpus, expected):
+    """Ranks on GPUs exchange gradients through NCCL, for which Horovod's own defaults are made."""
+    names = ("HOROVOD_CYCLE_TIME", "HOROVOD_FUSION_THRESHOLD")
+    # Set first, so that monkeypatch removes what the call sets.
+    for name in (*names, "OMPI_MCA_mpi_yield_when_idle"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    environment.set_horovod_defaults(gpus=gpus)
+    assert " ".join(str(os.environ.get(name)) for name in names) == expected
+
+
+def test_horovod_defaults_keep_values_of_user(monkeypatch):
+    """Variables in `workers.env` override the trainer's defaults."""
+    chosen = {
+        "HOROVOD_CYCLE_TIME": "1",
+        "HOROVOD_FUSION_THRESHOLD": "0",
+        "OMPI_MCA_mpi_yield_when_idle": "false",
+    }
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    environment.set_horovod_defaults(gpus=False)
+    assert {name: os.environ[name] for name in chosen} == chosen
