@@ -231,7 +231,7 @@ def test_warm_start_other_classes_skips_classifier(few, tmp_path):
     }
     telemetry = StopAfter(1)
     trained(again, telemetry=telemetry)
-    assert "; new: classifier/kernel, classifier/bias" in telemetry.log.getvalue()
+    assert "; initialized randomly: classifier/kernel, classifier/bias" in telemetry.log.getvalue()
     _, tuned, _ = newest(again)
     assert np.array_equal(tuned["stem/kernel"], source["average/stem/kernel"])
     assert tuned["classifier/kernel"].shape[-1] == 12
