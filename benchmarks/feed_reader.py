@@ -12,9 +12,9 @@ from typing import Any
 from resnext_trainer.config.models import Training
 from resnext_trainer.config.validation import resolve
 from resnext_trainer.data.datasets import tfrecord
-from resnext_trainer.data.files import OpenFiles
 from resnext_trainer.data.input_pipeline import Shard
 from resnext_trainer.data.native_reader import NativeReader
+from resnext_trainer.data.open_files import OpenFiles
 from resnext_trainer.data.sampling import Batches
 from resnext_trainer.runtime.malloc import retain_freed_memory
 
@@ -22,11 +22,9 @@ WARM_UP = 10
 
 
 @dataclass
-class Requests:
-    """Reads of shards, and the CPU time of calls that do not hold the interpreter's lock."""
+class Unlocked:
+    """CPU time of calls that do not hold the GIL, in seconds."""
 
-    count: int = 0
-    bytes: int = 0
     cpu: float = 0.0
 
 
@@ -35,6 +33,7 @@ def main() -> None:
     parser.add_argument("shards", type=Path)
     parser.add_argument("--index-path", type=Path)
     parser.add_argument("--start", action="store_true", help="measure the opening of the training split only")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the index of the split in this directory")
     parser.add_argument("--reader", choices=("native", "python"), default="native")
     parser.add_argument("--order", choices=("random", "blocks"), default="random")
     parser.add_argument("--prefetch", action="store_true", help="as in a training, with several threads on all cores")
@@ -45,9 +44,10 @@ def main() -> None:
 
 
 def started(options: argparse.Namespace) -> dict[str, Any]:
-    begin = time.perf_counter()
-    records = tfrecord.open_split(str(options.shards), "train", str(options.index_path))
-    return {"seconds": time.perf_counter() - begin, "records": len(records)}
+    begin, cpu = time.perf_counter(), time.process_time()
+    records = tfrecord.open_split(str(options.shards), "train", str(options.index_path), cache=options.keep)
+    seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
+    return {"seconds": seconds, "cpuSeconds": cpu, "records": len(records)}
 
 
 def measured(options: argparse.Namespace) -> dict[str, Any]:
@@ -62,17 +62,22 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
         records.read(0)  # imports TensorFlow
     elif records.native is None:
         raise SystemExit("the native reader is not installed: run `make` with a target that needs the trainer")
-    requests = observe(records.native, options.latency)
+    unlocked = observe(records.native, options.latency)
     schedule = batches.train(0)
     source = schedule.prefetch() if options.prefetch else map(schedule.load, range(schedule.count))
-    images, seconds, cpu = timed(source, options.batches, requests)
+    for _ in range(min(WARM_UP, options.batches)):
+        next(source)
+    unlocked.cpu, requests, size = 0.0, records.reads.requests, records.reads.bytes
+    images, seconds, cpu = timed(source, options.batches)
+    requests, size = records.reads.requests - requests, records.reads.bytes - size
     return {
         "imagesPerSecond": images / seconds,
         "imagesPerCpuSecond": images / cpu,
-        "lockMilliseconds": 1000 * (cpu - requests.cpu) / images,
+        "gilMilliseconds": 1000 * (cpu - unlocked.cpu) / images,
         "openFiles": open_shards(options.shards),
-        "requestsPerSecond": requests.count / seconds,
-        "bytesPerRequest": requests.bytes / max(1, requests.count),
+        "requestsPerSecond": requests / seconds,
+        "requestsPerImage": requests / images,
+        "bytesPerRequest": size / max(1, requests),
     }
 
 
@@ -81,53 +86,45 @@ def settings(options: argparse.Namespace) -> Training:
     return resolve({"batchSize": 128, "data": data, "device": "cpu"})
 
 
-def timed(source: Iterator[Any], batches: int, requests: Requests) -> tuple[int, float, float]:
-    """Images read after a warm-up, and the wall time and CPU time for it, in seconds."""
-    for _ in range(min(WARM_UP, batches)):
-        next(source)
-    requests.count, requests.bytes, requests.cpu = 0, 0, 0.0
+def timed(source: Iterator[Any], batches: int) -> tuple[int, float, float]:
+    """Images read, and the wall time and CPU time for it, in seconds."""
     begin, cpu, images = time.perf_counter(), time.process_time(), 0
     for _ in range(batches):
         images += len(next(source).jpegs)
     return images, time.perf_counter() - begin, time.process_time() - cpu
 
 
-def observe(native: NativeReader | None, latency: float) -> Requests:
-    """Counts the reads, and delays each of them."""
-    requests = Requests()
+def observe(native: NativeReader | None, latency: float) -> Unlocked:
+    """Delays each read by `latency` seconds, and measures calls that do not hold the GIL."""
+    found = Unlocked()
     if native is not None:
         read_natively = native.read
 
         def read(located: Any, offsets: Any, lengths: Any, layouts: Any) -> Any:
-            from_files = lengths[located.addresses == 0].tolist()
-            requests.count += len(from_files)
-            requests.bytes += sum(from_files)
-            time.sleep(latency * len(from_files))
+            time.sleep(latency * int((located.addresses == 0).sum()))
             return read_natively(located, offsets, lengths, layouts)
 
-        setattr(native, "_read", unlocked(native._read, requests))  # noqa: B010 (its type is that of ctypes)
+        setattr(native, "_read", measured_call(native._read, found))  # noqa: B010 (its type is that of ctypes)
         native.read = read  # type: ignore[method-assign]
     for name in ("open", "close", "fstat"):
-        setattr(os, name, unlocked(getattr(os, name), requests))
+        setattr(os, name, measured_call(getattr(os, name), found))
     read_into = OpenFiles.read_into
 
     def read_block(self: OpenFiles, file: Path, length: int, offset: int) -> Any:
-        requests.count += 1
-        requests.bytes += length
         time.sleep(latency)
         return read_into(self, file, length, offset)
 
     OpenFiles.read_into = read_block  # type: ignore[method-assign]
-    return requests
+    return found
 
 
-def unlocked(call: Callable[..., Any], requests: Requests) -> Callable[..., Any]:
-    """The same function, whose CPU time does not count as time of the lock."""
+def measured_call(call: Callable[..., Any], found: Unlocked) -> Callable[..., Any]:
+    """The same function, whose CPU time is added to `found`."""
 
     def timed_call(*arguments: Any) -> Any:
         begin = time.thread_time()
         result = call(*arguments)
-        requests.cpu += time.thread_time() - begin
+        found.cpu += time.thread_time() - begin
         return result
 
     return timed_call

@@ -95,8 +95,11 @@ class ScrapedRank:
         self.metrics.epoch(0.5)
         self.metrics.checkpoint_saved(datetime.now(UTC))
         self.metrics.checkpoint_interval(900)
+        self.images = 0
+        self.metrics.watch_reads(lambda: (self.images, 110_000 * self.images))
 
     def exposition(self) -> bytes:
+        self.images += 256
         self.metrics.images(256)
         self.metrics.phase_done("data_wait", 0.1)
         self.metrics.phase_done("compute", 0.8)

@@ -5,27 +5,19 @@ import pytest
 
 from resnext_trainer.config.validation import resolve
 from resnext_trainer.contract import ExitStatus
-from resnext_trainer.data import native_decoder
 from resnext_trainer.data.datasets import tfrecord
 from resnext_trainer.data.examples import PADDING
-from resnext_trainer.data.input_pipeline import Shard
-from resnext_trainer.data.pipelines import dali
-from resnext_trainer.data.pipelines.native import Native
+from resnext_trainer.data.input_pipeline import Shard, open_input_pipeline
 from resnext_trainer.data.pipelines.tfdata import TfData
 from resnext_trainer.data.sampling import Batches
 from resnext_trainer.errors import TrainingError
 from resnext_trainer.runtime.distributed import SingleProcess
 from resnext_trainer.training.evaluate import evaluate
 from tests.support.images import noise, uniform
+from tests.support.pipelines import PIPELINES
 from tests.support.runs import StopAfter, trained
 
 GOOD = 61
-
-PIPELINES = [
-    TfData,
-    pytest.param(Native, marks=pytest.mark.skipif(not native_decoder.available(), reason="no resnext-native")),
-    pytest.param(dali.Dali, marks=pytest.mark.skipif(not dali.loads(), reason="no DALI")),
-]
 
 
 def gray(shade):
@@ -54,11 +46,11 @@ def _folder_is_made(tmp_path):
     (tmp_path / "data").mkdir()
 
 
-def config(folder, share, **changed):
+def config(folder, share, pipeline="tfdata", **changed):
     whole = {"cropArea": [1.0, 1.0], "cropRatio": [1.0, 1.0], "flip": False}
-    data = {"path": str(folder), "maxBadRecordFraction": share, "pipeline": "tfdata"}
+    data = {"path": str(folder), "maxBadRecordFraction": share, "pipeline": pipeline}
     model = {"classes": 10, "imageSize": 16}
-    return resolve({"model": model, "batchSize": 8, "augmentation": whole, "data": data, **changed})
+    return resolve({"model": model, "batchSize": 8, "augmentation": whole, "data": data, "device": "cpu", **changed})
 
 
 def shades(batches):
@@ -74,7 +66,7 @@ def found(bad):
 @pytest.mark.parametrize("pipeline", PIPELINES)
 def test_pipeline_bad_records_skipped_batches_full(folder, caplog, pipeline):
     """Bad records are logged once and replaced by good ones, so that every batch is full."""
-    source = pipeline(config(folder, 0.05), Shard(0, 1))
+    source = open_input_pipeline(config(folder, 0.05, pipeline), Shard(0, 1))
     seen, labels = shades(source.train(0))
     assert len(seen) == 64
     assert set(seen) == set(range(GOOD))  # three of them are used twice
@@ -123,6 +115,14 @@ def test_bad_record_limit_applies_to_all_ranks_together(folder):
     assert caught.value.collective
 
 
+def test_bad_record_found_twice_counted_once(folder, caplog):
+    """Two threads may find the same one: in its own batch, and as a replacement for its neighbor."""
+    bad = Batches(config(folder, 0.04), Shard(0, 1)).bad
+    for _ in range(3):
+        bad.add("train", 1, tfrecord.data_error("damaged"))
+    assert len(bad) == len(caplog.messages) == 1
+
+
 def test_batches_only_bad_records_terminate(tmp_path):
     """A split without any good record is an error in training and padding only in validation."""
     for split in ("train", "validation"):
@@ -145,12 +145,12 @@ def test_record_changed_byte_fails_checksum(tmp_path, caplog, pipeline, byte):
     content[offset + byte if byte >= 0 else offset + length + byte] ^= 1
     shard.write_bytes(content)
     sentence = f"{shard} at byte {offset}: its checksum does not match"
-    source = pipeline(config(folder, 0.02), Shard(0, 1))
+    source = open_input_pipeline(config(folder, 0.02, pipeline), Shard(0, 1))
     assert len(list(source.train(0))) == 8
     assert found(source.bad) == {("train", 5)}
     assert sentence in caplog.text
     with pytest.raises(TrainingError, match=sentence) as caught:
-        list(pipeline(config(folder, 0.0), Shard(0, 1)).train(0))
+        list(open_input_pipeline(config(folder, 0.0, pipeline), Shard(0, 1)).train(0))
     assert caught.value.verdict is ExitStatus.INVALID_DATA
 
 

@@ -13,8 +13,8 @@ from resnext_trainer.data import read_ahead, sampling
 from resnext_trainer.data.block_order import BLOCK, WINDOW, block_order, blocks, reshuffled
 from resnext_trainer.data.datasets import tfrecord
 from resnext_trainer.data.examples import PADDING
-from resnext_trainer.data.files import OpenFiles
 from resnext_trainer.data.input_pipeline import Shard
+from resnext_trainer.data.open_files import OpenFiles
 from resnext_trainer.data.sampling import Batches, epoch_order
 from resnext_trainer.errors import TrainingError
 

@@ -1,8 +1,14 @@
 """The native reader: the same results as the Python reader, and nothing that differs from the index is accepted."""
 
+import gc
+import io
 import os
 import random
+import resource
+import shutil
 import struct
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import google_crc32c
@@ -12,11 +18,13 @@ from hypothesis import given, settings, strategies
 
 from resnext_trainer.cli.main import main
 from resnext_trainer.config.validation import resolve
-from resnext_trainer.data import native_reader, shard_files
+from resnext_trainer.data import native_reader, open_files
+from resnext_trainer.data.block_order import blocks
 from resnext_trainer.data.datasets import record_index, tfrecord
 from resnext_trainer.data.datasets.example import IMAGENET, example, locate
 from resnext_trainer.data.datasets.record_framing import FOOTER, HEADER, checksum
 from resnext_trainer.data.input_pipeline import Shard
+from resnext_trainer.data.open_files import OpenFiles
 from resnext_trainer.data.sampling import Batches
 from resnext_trainer.data.shard_files import Located
 from tests.support.images import noise
@@ -38,6 +46,14 @@ def shard(tmp_path_factory):
     for split in tfrecord.SPLITS:
         images = [(noise(number, (9 + number, 20)), 1 + number) for number in range(8)]
         tfrecord.write(folder, split, images, 1)
+    return folder
+
+
+@pytest.fixture
+def indexed_copy(few_digits, tmp_path):
+    """The few digits with records.index."""
+    folder = shutil.copytree(few_digits, tmp_path / "indexed")
+    tfrecord.index_folder(str(folder))
     return folder
 
 
@@ -140,7 +156,7 @@ def test_native_file_not_readable_not_accepted(native, shard, tmp_path, case, op
 
 def test_native_more_shards_than_open_files(few_digits, tmp_path, monkeypatch):
     """Every record is read, and no more files are open than allowed."""
-    monkeypatch.setattr(shard_files, "affordable", lambda: 8)
+    monkeypatch.setattr(open_files, "SHARED", OpenFiles(lambda: 8))
     images = [opened(few_digits, known=False).read(number) for number in range(40)]
     for split in tfrecord.SPLITS:
         tfrecord.write(tmp_path, split, images, 20)
@@ -153,6 +169,98 @@ def test_native_more_shards_than_open_files(few_digits, tmp_path, monkeypatch):
         assert open_descriptors() <= before + 8
     del records
     assert open_descriptors() == before
+
+
+class TestOpenShards:
+    """One limit on open files for all splits of the process."""
+
+    SHARDS, LIMIT = 300, 64
+
+    @pytest.fixture
+    def splits(self, few_digits, tmp_path, monkeypatch):
+        """Training and validation split with 300 shards each, in a process that may open 256 files."""
+        images = [opened(few_digits, known=False).read(number) for number in range(96)]
+        for split in tfrecord.SPLITS:
+            tfrecord.write(tmp_path, split, (images * 13)[: 4 * self.SHARDS], self.SHARDS)
+        tfrecord.index_folder(str(tmp_path))
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (4 * self.LIMIT, hard))
+        monkeypatch.setattr(open_files, "SHARED", OpenFiles())
+        yield [tfrecord.open_split(str(tmp_path), split) for split in tfrecord.SPLITS]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    def shards_open(self, splits):
+        """Descriptors of files in the directory of the dataset."""
+        folder, count = str(splits[0].files[0].parent), 0
+        for descriptor in Path("/proc/self/fd").iterdir():
+            with suppress(FileNotFoundError):
+                count += str(descriptor.readlink()).startswith(folder)
+        return count
+
+    @pytest.mark.parametrize("way", ["native", "python", "blocks"])
+    def test_open_shards_of_two_splits_within_one_limit(self, splits, way):
+        """While several threads read both splits, as when an evaluation begins, and afterwards."""
+        most = []
+
+        def read(task):
+            records, seed = task
+            numbers = np.random.default_rng(seed).permutation(len(records)).reshape(-1, 50)
+            for batch in numbers:
+                if way == "native":
+                    assert None not in records.read_batch(batch).jpegs
+                else:
+                    assert all(records.read(number)[0] for number in batch.tolist())
+                most.append(self.shards_open(splits))
+
+        def read_blocks(records):
+            numbers = np.arange(len(records))
+            with records.reading_ahead(blocks(records.groups), numbers, 400) as ahead:
+                for batch in numbers.reshape(-1, 50):
+                    assert None not in ahead.read_batch(batch).jpegs
+                    ahead.finish(batch)
+                    most.append(self.shards_open(splits))
+
+        with ThreadPoolExecutor(8) as threads:
+            if way == "blocks":
+                list(threads.map(read_blocks, splits))
+            else:
+                list(threads.map(read, [(records, seed) for records in splits for seed in range(4)]))
+        assert max(most) <= self.LIMIT
+        assert max(most) >= self.LIMIT // 2  # descriptors are reused
+        if way == "native":
+            assert len(open_files.SHARED) <= 3 * self.LIMIT // 4  # the others are for the Python reader
+        splits.clear()
+        gc.collect()
+        assert len(open_files.SHARED) == 0
+
+    def test_discard_during_another_method_does_not_block(self):
+        """The garbage collector may run while the pool's lock is held; the files are closed later."""
+        pool = OpenFiles(lambda: 8)
+        descriptor = pool.keep(Path(__file__))
+        assert descriptor is not None
+        with pool._lock:
+            pool.discard([descriptor], [])
+        assert len(pool) == 1
+        pool.read(Path(__file__), 1, 0)
+        pool.discard((), [Path(__file__)])
+        assert len(pool) == 0
+
+
+def test_reads_counted_once_in_every_way(few_digits, indexed_copy):
+    """A request is a record, or a block that is read as a whole; records in memory are not counted."""
+    by_python, native = tfrecord.open_split(str(few_digits), "train"), tfrecord.open_split(str(indexed_copy), "train")
+    size = int(native.length.sum())
+    for number in range(96):
+        by_python.read(number)
+    native.read_batch(np.arange(96))
+    for records in (by_python, native):
+        assert (records.reads.requests, records.reads.bytes) == (96, size)
+    numbers = np.arange(96)
+    starts = blocks(native.groups)
+    with native.reading_ahead(starts, numbers, 96) as ahead:
+        ahead.read_batch(numbers)
+        ahead.finish(numbers)
+    assert (native.reads.requests, native.reads.bytes) == (96 + len(starts) - 1, 2 * size)
 
 
 def test_batches_damaged_after_indexing_read_as_before(shard, tmp_path, caplog):
@@ -198,6 +306,17 @@ class TestRecordIndex:
                 by_shard.read(number)
             for name in ("file", "offset", "length", "layouts"):
                 assert (getattr(alone, name) == getattr(by_shard, name)).all()
+
+    def test_index_reads_each_shard_once(self, few_digits, tmp_path):
+        """According to the kernel; the start of each shard is also read to identify the file."""
+
+        def bytes_read():
+            return int(Path("/proc/self/io").read_text(encoding="ascii").split()[1])
+
+        before = bytes_read()
+        counts = tfrecord.index_folder(str(few_digits), str(tmp_path))
+        read, size = bytes_read() - before, sum((few_digits / name).stat().st_size for name in counts)
+        assert size <= read <= size + (len(counts) + 1) * io.DEFAULT_BUFFER_SIZE
 
     def test_index_row_at_most_64_bytes(self, few_digits):
         """With file, position, length and layout, 1.28 million records need less than 82 MB."""

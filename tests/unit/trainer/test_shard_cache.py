@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -147,3 +149,27 @@ def test_batches_with_cache_equal_those_without(few_digits, place):
         return [(batch.jpegs, batch.cuts, batch.numbers) for batch in source.train(0).prefetch()]
 
     assert batches(cache=str(place)) == batches()
+
+
+RANK = """
+import sys
+from pathlib import Path
+from resnext_trainer.data.datasets import tfrecord
+from resnext_trainer.data.shard_cache import ShardCache
+splits = [tfrecord.open_split(sys.argv[1], split).shards for split in tfrecord.SPLITS]
+ShardCache(sys.argv[2], splits).run()
+print("done", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_cache_unusable_directory_one_warning_per_pod(few_digits, tmp_path):
+    """Three ranks of a pod find a file where the directory should be."""
+    place = tmp_path / "file"
+    place.write_text("")
+    words, pipe = [sys.executable, "-c", RANK, str(few_digits), str(place)], subprocess.PIPE
+    ranks = [subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(3)]
+    assert [rank.stdout.readline() for rank in ranks if rank.stdout] == ["done\n"] * 3
+    logged = "".join(rank.communicate("")[1] for rank in ranks)
+    assert logged.count("the shards are read from data.path") == 1
+    assert str(place) in logged

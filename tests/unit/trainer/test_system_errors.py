@@ -17,9 +17,10 @@ from resnext_trainer.cli import train as train_command
 from resnext_trainer.cli.main import main
 from resnext_trainer.config.validation import resolve
 from resnext_trainer.contract import ExitStatus
-from resnext_trainer.data import files, image_codec
+from resnext_trainer.data import image_codec
 from resnext_trainer.data.datasets import tfrecord
 from resnext_trainer.data.input_pipeline import Shard, open_input_pipeline
+from resnext_trainer.data.open_files import OpenFiles
 from resnext_trainer.data.pipelines import dali
 from resnext_trainer.data.pipelines.tfdata import TfData
 from resnext_trainer.errors import TrainingError, system_error, system_errors
@@ -194,18 +195,18 @@ class TestOpenFiles:
     def test_open_files_limit_closes_least_recently_used(self, many):
         """The pool never exceeds its limit, and each read returns the right bytes."""
         before = len(list(Path("/proc/self/fd").iterdir()))
-        pool = files.OpenFiles(4)
+        pool = OpenFiles(lambda: 4)
         for _ in range(2):
             for number, file in enumerate(many):
                 assert pool.read(file, 2, 3) == bytes([number]) * 2
                 assert len(pool) <= 4
         assert len(list(Path("/proc/self/fd").iterdir())) - before <= 4
-        del pool
+        pool.discard((), many)
         assert len(list(Path("/proc/self/fd").iterdir())) == before
 
     def test_open_files_not_closed_during_read(self, many):
         """There are more threads than open files."""
-        pool, barrier = files.OpenFiles(2), threading.Barrier(8)
+        pool, barrier = OpenFiles(lambda: 2), threading.Barrier(8)
 
         def read(seed):
             barrier.wait()

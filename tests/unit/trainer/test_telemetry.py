@@ -59,6 +59,8 @@ def test_metrics_exported_before_first_step():
             "resident_memory_bytes",
             "open_files",
             "read_bytes_total",
+            "data_read_requests_total",
+            "data_read_bytes_total",
             "bad_records_total",
             "log_write_failures_total",
             "checkpoint_failures_total",

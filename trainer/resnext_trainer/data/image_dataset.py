@@ -8,6 +8,7 @@ from typing import Protocol, Self
 import numpy as np
 
 from resnext_trainer.data.fingerprint import Part
+from resnext_trainer.data.read_count import ReadCount
 from resnext_trainer.data.shards import data_error
 
 
@@ -25,6 +26,8 @@ class ReadImages:
 
 class ImageDataset(Protocol):
     """The images of one split, numbered from 0."""
+
+    reads: ReadCount
 
     def __len__(self) -> int: ...
 
@@ -58,6 +61,10 @@ class ImageDataset(Protocol):
 
     def finish(self, numbers: np.ndarray) -> None:  # noqa: ARG002
         """These planned images are not needed any more."""
+        return
+
+    def save_index(self) -> None:
+        """Keeps what reading has shown about the images, for other ranks and the next start."""
         return
 
     @property

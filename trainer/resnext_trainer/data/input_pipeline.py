@@ -56,7 +56,7 @@ class InputPipeline(Protocol):
 
 def open_dataset(config: Training, split: str) -> ImageDataset:
     """Opens a split in the configured format; raises TrainingError if files are missing or invalid."""
-    from resnext_trainer.data.datasets import folder, tfrecord
+    from resnext_trainer.data.datasets import folder, index_cache, tfrecord
 
     data = config.data
     if data.format == "folder":
@@ -67,6 +67,7 @@ def open_dataset(config: Training, split: str) -> ImageDataset:
         data.index_path,
         incomplete=data.incomplete_shards == "allow",
         features=tfrecord.Features(data.image_feature, data.label_feature),
+        cache=index_cache.directory(data),
     )
 
 

@@ -125,8 +125,10 @@ class Batches:
 
         @contextmanager
         def reading(first: int) -> Iterator[Callable[[int], EncodedBatch]]:
+            records.save_index()  # all ranks have completed the last epoch, and saved what they found
             if starts is None:
                 yield alone
+                records.save_index()
                 return
             planned = numbers[first:].ravel()
             # This rank's part of a window, after the batches that are being read.
@@ -140,6 +142,7 @@ class Batches:
                         ahead.finish(numbers[number][numbers[number] != PADDING])
 
                 yield load_and_finish
+            records.save_index()
 
         return BatchSchedule(len(numbers), alone, functools.partial(self._mark_undecodable, split, alone), reading)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from resnext_trainer.data.shard_files import ShardFiles
+from resnext_trainer.runtime.once_per_pod import warn_once_per_pod
 from resnext_trainer.text import printable
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class ShardCache:
                     return
                 self._stopped.wait(_POLL_SECONDS)
         except OSError as error:
-            log.warning("data.cache: %s; the shards are read from data.path", error)
+            warn_once_per_pod(log, f"data.cache: {error}; the shards are read from data.path")
 
     def _adopt(self) -> bool:
         """Reads from the copies that are complete; returns whether any is missing."""

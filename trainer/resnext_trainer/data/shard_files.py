@@ -9,7 +9,9 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from resnext_trainer.data.files import OpenFiles, affordable, open_regular
+from resnext_trainer.data import open_files
+from resnext_trainer.data.files import open_regular
+from resnext_trainer.data.read_count import ReadCount
 
 
 class Located(NamedTuple):
@@ -51,23 +53,21 @@ class ShardFiles(RecordSource):
         """Where each file is read from."""
         self._names = [os.fsencode(path) + b"\0" for path in files]
         self._addresses = np.array([_address(name) for name in self._names], np.uintp)
-        limit = affordable()
-        self._open = OpenFiles(max(1, limit // 4))
+        self.reads = ReadCount()
+        self._open = open_files.SHARED
         self._descriptors = np.full(len(files), -1, np.int32)
-        self._places = limit - limit // 4
-        """Number of descriptors that may still be opened."""
         self._lock = threading.Lock()
 
     def __del__(self) -> None:
         with suppress(AttributeError, OSError):
-            for descriptor in self._descriptors[self._descriptors >= 0].tolist():
-                os.close(descriptor)
+            self._open.discard(self._descriptors[self._descriptors >= 0].tolist(), self.paths)
 
     def use_copy(self, file: int, copy: Path) -> None:
         """Reads a file from this copy of it from now on."""
         name = os.fsencode(copy) + b"\0"
         with self._lock:
             self._names.append(name)  # next to the old name, which other threads may be using
+            self._open.discard((), [self.paths[file]])
             self.paths[file], self._addresses[file] = copy, _address(name)
             if self._descriptors[file] >= 0:
                 # Other threads may be using the descriptor: it refers to the copy, which has the same content.
@@ -75,12 +75,13 @@ class ShardFiles(RecordSource):
                 os.close(descriptor)
 
     def read(self, number: int) -> bytes:
-        path = self.paths[self._file[number]]
-        return self._open.read(path, int(self._length[number]), int(self._offset[number]))
+        path, length = self.paths[self._file[number]], int(self._length[number])
+        self.reads.add(1, length)
+        return self._open.read(path, length, int(self._offset[number]))
 
     def located(self, numbers: np.ndarray) -> AbstractContextManager[Located]:
         files = self._file[numbers]
-        if self._places:
+        if self._open.has_room:
             self._keep_open(files)
         return nullcontext(Located(self._descriptors[files], np.zeros(len(files), np.uintp), self._addresses[files]))
 
@@ -90,6 +91,7 @@ class ShardFiles(RecordSource):
     def read_span(self, first: int, end: int) -> np.ndarray:
         """The bytes of consecutive records of one shard, in one request; fewer if the file is shorter."""
         size = int(self._offset[end - 1] + self._length[end - 1] - self._offset[first])
+        self.reads.add(1, size)
         return self._open.read_into(self.paths[self._file[first]], size, int(self._offset[first]))
 
     def span(self, number: int, first: int) -> slice:
@@ -100,11 +102,10 @@ class ShardFiles(RecordSource):
     def _keep_open(self, files: np.ndarray) -> None:
         for file in np.unique(files[self._descriptors[files] < 0]).tolist():
             with self._lock:
-                if not self._places:
-                    return
                 if self._descriptors[file] < 0:
-                    self._descriptors[file] = open_regular(self.paths[file])
-                    self._places -= 1
+                    if (descriptor := self._open.keep(self.paths[file])) is None:
+                        return
+                    self._descriptors[file] = descriptor
 
 
 def _address(content: bytes) -> int:

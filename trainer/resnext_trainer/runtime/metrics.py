@@ -5,6 +5,7 @@ problem.
 """
 
 import math
+from collections.abc import Callable
 from datetime import datetime
 from typing import Literal, get_args
 
@@ -12,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from resnext_trainer.runtime.gpu_metrics import open_gpu
 from resnext_trainer.runtime.process_metrics import ProcessMetrics
+from resnext_trainer.runtime.read_metrics import ReadMetrics
 
 Phase = Literal[
     "data_wait",
@@ -99,6 +101,12 @@ class Metrics:
         )
 
         registry.register(ProcessMetrics(label))
+        self._reads = ReadMetrics(label)
+        registry.register(self._reads)
+
+    def watch_reads(self, count: Callable[[], tuple[int, int]]) -> None:
+        """Reports the reads of a dataset. count: returns the number of requests so far, and their bytes."""
+        self._reads.count = count
 
     def watch_gpu(self, device: int) -> None:
         """Adds the metrics of a GPU, if NVML can read them. device: its index among the GPUs of this pod."""

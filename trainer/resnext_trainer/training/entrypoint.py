@@ -11,7 +11,7 @@ from resnext_trainer.checkpoint.manager import CheckpointManager
 from resnext_trainer.checkpoint.resumption import Resumption
 from resnext_trainer.config.models import Training
 from resnext_trainer.contract import ExitStatus, TerminationReport
-from resnext_trainer.data import class_names, fingerprint
+from resnext_trainer.data import class_names, fingerprint, read_count
 from resnext_trainer.data.input_pipeline import InputPipeline, open_for_ranks
 from resnext_trainer.errors import TrainingError
 from resnext_trainer.model.train_state import TrainState
@@ -105,6 +105,7 @@ def _trainer(runtime: Runtime[_Opened], attempt: int, telemetry: Telemetry, requ
         device=config.device,
         world_size=str(communicator.size),
     )
+    metrics.watch_reads(lambda: read_count.total(dataset.reads for dataset in source.examples.values()))
     if config.device == "gpu":
         metrics.watch_gpu(communicator.local_rank)
     console.note(

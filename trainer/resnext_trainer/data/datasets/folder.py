@@ -18,6 +18,7 @@ from resnext_trainer.data import files, image_codec, labels
 from resnext_trainer.data.fingerprint import Part
 from resnext_trainer.data.image_dataset import ImageDataset
 from resnext_trainer.data.problem_summary import Summary
+from resnext_trainer.data.read_count import ReadCount
 from resnext_trainer.data.shards import data_error
 from resnext_trainer.text import printable
 
@@ -40,6 +41,7 @@ class ImageFolder(ImageDataset):
     """Entries that cannot be read: broken links, pipes, folders that cannot be listed."""
     unused: Summary = field(default_factory=Summary)
     """Files without an image file extension."""
+    reads: ReadCount = field(default_factory=ReadCount, compare=False)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -61,6 +63,7 @@ class ImageFolder(ImageDataset):
     def read_record(self, number: int) -> tuple[bytes, int]:
         """Image as JPEG, and its label; raises ValueError, whose message does not contain the path."""
         content = files.read(self.files[number])
+        self.reads.add(1, len(content))
         return content if image_codec.is_jpeg(content) else image_codec.converted(content), self.labels[number]
 
 

@@ -7,10 +7,8 @@ opened by its own index, and a record that does not match is read, checked and r
 
 import io
 import logging
-import os
 import zipfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +19,7 @@ from resnext_trainer.data import files
 from resnext_trainer.data.crops import jpeg_size, regular
 from resnext_trainer.data.datasets.example import Features, example, locate
 from resnext_trainer.data.datasets.record_framing import FOOTER, HEADER, is_intact
+from resnext_trainer.runtime.once_per_pod import warn_once_per_pod
 from resnext_trainer.text import printable
 
 log = logging.getLogger(__name__)
@@ -64,6 +63,9 @@ class Layout(NamedTuple):
     checksum: int
 
 
+UNKNOWN = Layout(0, 0, 0, 0, 0, 0)
+
+
 def layout_of(record: bytes, jpeg: bytes, label: int, features: Features) -> Layout | None:
     """Layout of an intact record with this image and label; None if only the Python reader can read it.
 
@@ -85,29 +87,18 @@ def layout_of(record: bytes, jpeg: bytes, label: int, features: Features) -> Lay
     return Layout(found.start, found.size, label, height, width, int.from_bytes(record[-FOOTER:], "little"))
 
 
-def layouts(file: Path, lengths: np.ndarray, features: Features) -> np.ndarray:
-    """LAYOUT of the records of a shard, which have these lengths; unknown for damaged records. Reads the whole file."""
-    found = np.zeros(len(lengths), LAYOUT)
-    descriptor = files.open_regular(file)
+def layout_in(record: bytes, length: int, features: Features) -> Layout | None:
+    """Like `layout_of`, for a record that should have this length in bytes; None if it is damaged."""
+    if not is_intact(record, length):
+        return None
     try:
-        offset = 0
-        for number, length in enumerate(lengths.tolist()):
-            record = os.pread(descriptor, length, offset)
-            offset += length
-            if not is_intact(record, length):
-                continue
-            with suppress(ValueError):
-                if layout := layout_of(record, *example(record[HEADER:-FOOTER], features), features):
-                    found[number] = layout
-    except OSError as error:
-        raise files.failure(error, file) from None
-    finally:
-        os.close(descriptor)
-    return found
+        return layout_of(record, *example(record[HEADER:-FOOTER], features), features)
+    except ValueError:
+        return None
 
 
-def save(folder: Path, shards: Mapping[str, IndexedShard], features: Features) -> Path:
-    """Writes the index of all shards, by name of their files; returns its path."""
+def save(file: Path, shards: Mapping[str, IndexedShard], features: Features) -> None:
+    """Writes an index of these shards, by name of their files."""
     parts = list(shards.values())
     stream = io.BytesIO()
     np.savez(
@@ -120,29 +111,28 @@ def save(folder: Path, shards: Mapping[str, IndexedShard], features: Features) -
         lengths=np.concatenate([part.lengths for part in parts]).astype(np.int64),
         layouts=np.concatenate([part.layouts for part in parts]),
     )
-    file = folder / NAME
-    aside = folder / f".{NAME}.tmp"
-    aside.write_bytes(stream.getbuffer())
-    return aside.replace(file)
+    aside = file.with_name(f".{file.name}.tmp")
+    try:
+        aside.write_bytes(stream.getbuffer())
+        aside.replace(file)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
-def load(folder: Path, features: Features) -> dict[str, IndexedShard]:
+def load(
+    file: Path, features: Features, remedy: str = "create it again with `resnext-train data index`"
+) -> dict[str, IndexedShard]:
     """The shards of an index, by name; empty if there is none, or if it is damaged, which is logged.
 
     The layouts are unknown if the index was created for other features.
     """
-    file = folder / NAME
     if not file.is_file():
         return {}
     try:
         with np.load(io.BytesIO(files.read(file)), allow_pickle=False) as stored:
             return _parsed({name: stored[name] for name in stored.files}, features)
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        log.warning(
-            "%s is ignored, because it is not a valid index (%s): create it again with `resnext-train data index`",
-            printable(file),
-            error,
-        )
+        warn_once_per_pod(log, f"{printable(file)} is ignored, because it is not a valid index ({error}): {remedy}")
         return {}
 
 

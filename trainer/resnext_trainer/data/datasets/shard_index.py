@@ -5,6 +5,8 @@ The index gives exact record counts and random access; the records themselves ar
 
 import os
 import struct
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -107,8 +109,25 @@ def index(file: Path, to: Path) -> int:
 
     Raises TrainingError if the file is not a TFRecord file, is damaged, or is truncated.
     """
-    rows: list[str] = []
-    shown, start, offset = printable(file), _start(file), 0
+    lengths = [length for length, _ in scan(file)]
+    save(to, lengths)
+    return len(lengths)
+
+
+def save(to: Path, lengths: Sequence[int]) -> None:
+    """Writes the index of a shard whose records have these lengths in bytes."""
+    rows = (f"{end - length} {length}\n" for length, end in zip(lengths, accumulate(lengths), strict=True))
+    aside = to.with_suffix(".tmp-idx")
+    aside.write_text("".join(rows), encoding="ascii")
+    aside.rename(to)
+
+
+def scan(file: Path, *, whole: bool = False) -> Iterator[tuple[int, bytes]]:
+    """Length of each record in bytes, and its header or, if `whole`, all of its bytes. Raises TrainingError as `index`.
+
+    The content of a record may be damaged.
+    """
+    shown, start, offset, number = printable(file), _start(file), 0, 0
     if start and not is_header(start[:HEADER]):
         what = shards.kind(start)
         # Without a valid length, the next record cannot be found.
@@ -117,25 +136,27 @@ def index(file: Path, to: Path) -> int:
             if what
             else f"{shown} is damaged or not a TFRecord file: the checksum of its first length does not match"
         )
-    with os.fdopen(_opened(file), "rb") as stream:
-        size = os.fstat(stream.fileno()).st_size
-        while offset < size:
-            stream.seek(offset)
-            header = stream.read(HEADER)
-            length = struct.unpack_from("<Q", header)[0] + HEADER + FOOTER if len(header) == HEADER else 0
-            if length and not is_header(header):
-                raise data_error(
-                    f"{shown} is damaged: the checksum of the length of record {len(rows)} at byte {offset} does not "
-                    "match: copy the shard again"
-                )
-            if not length or offset + length > size:
-                raise data_error(
-                    f"{shown} is truncated: record {len(rows)} at byte {offset} is incomplete: copy the shard again"
-                )
-            rows.append(f"{offset} {length}\n")
-            offset += length
-    _replace(to, "".join(rows))
-    return len(rows)
+    try:
+        with os.fdopen(_opened(file), "rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            while offset < size:
+                stream.seek(offset)
+                header = stream.read(HEADER)
+                length = struct.unpack_from("<Q", header)[0] + HEADER + FOOTER if len(header) == HEADER else 0
+                if length and not is_header(header):
+                    raise data_error(
+                        f"{shown} is damaged: the checksum of the length of record {number} at byte {offset} does not "
+                        "match: copy the shard again"
+                    )
+                if not length or offset + length > size:
+                    raise data_error(
+                        f"{shown} is truncated: record {number} at byte {offset} is incomplete: copy the shard again"
+                    )
+                yield length, header + stream.read(length - HEADER) if whole else header
+                offset += length
+                number += 1
+    except OSError as error:
+        raise data_error(f"{shown}: {files.failure(error, file)}") from None
 
 
 def _opened(file: Path) -> int:
@@ -143,9 +164,3 @@ def _opened(file: Path) -> int:
         return files.open_regular(file)
     except files.BadFile as error:
         raise data_error(f"{printable(file)}: {error}") from None
-
-
-def _replace(file: Path, text: str) -> None:
-    aside = file.with_suffix(".tmp-idx")
-    aside.write_text(text, encoding="ascii")
-    aside.rename(file)

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from resnext_trainer.data import files, image_codec, native_reader, shards
-from resnext_trainer.data.datasets import record_index
+from resnext_trainer.data.datasets import record_index, shard_index
 from resnext_trainer.data.datasets.example import IMAGENET, Features, example
+from resnext_trainer.data.datasets.index_cache import LEAST_RECORDS, IndexCache
 from resnext_trainer.data.datasets.record_framing import FOOTER, HEADER, checksum
 from resnext_trainer.data.datasets.record_index import LAYOUT, IndexedShard
 from resnext_trainer.data.datasets.shard_index import MAKE_INDEX, PROBED, check_kind, index, table
@@ -50,9 +51,11 @@ class Records(ImageDataset):
     layouts: np.ndarray = field(default_factory=lambda: np.zeros(0, LAYOUT))
     """Of each record, for the native reader. An unknown layout becomes known when the record is first read."""
     native: NativeReader | None = field(default_factory=native_reader.load)
+    cache: IndexCache | None = None
 
     def __post_init__(self) -> None:
         self.shards = ShardFiles(self.files, self.file, self.offset, self.length)
+        self.reads = self.shards.reads
         self._source: RecordSource = self.shards
         if not len(self.layouts):
             self.layouts = np.zeros(len(self), LAYOUT)
@@ -70,7 +73,21 @@ class Records(ImageDataset):
     @property
     def groups(self) -> list[np.ndarray]:
         """Record numbers by shard."""
-        return np.split(np.arange(len(self)), np.searchsorted(self.file, np.arange(1, len(self.files))))
+        return self._by_shard(np.arange(len(self)))
+
+    def save_index(self) -> None:
+        """Keeps the layouts found so far, and takes over those of other ranks."""
+        if self.cache is None:
+            return
+        parts = zip(self.files, self._by_shard(self.length), self._by_shard(self.layouts), strict=True)
+        mine = {file.name: IndexedShard(int(lengths.sum()), lengths, layouts) for file, lengths, layouts in parts}
+        merged = self.cache.exchange(mine)
+        self.layouts = np.concatenate([merged[file.name].layouts for file in self.files])
+        if self.native is None or self.layouts["size"].all():
+            self.cache = None  # nothing is left to find
+
+    def _by_shard(self, of_records: np.ndarray) -> list[np.ndarray]:
+        return np.split(of_records, np.searchsorted(self.file, np.arange(1, len(self.files))))
 
     def location(self, number: int) -> str:
         """Shard and offset of a record, for messages."""
@@ -99,7 +116,10 @@ class Records(ImageDataset):
     def _read_natively(self, native: NativeReader, numbers: np.ndarray, layouts: np.ndarray) -> list[bytes | None]:
         try:
             with self._source.located(numbers) as located:
-                return native.read(located, self.offset[numbers], self.length[numbers], layouts)
+                lengths = self.length[numbers]
+                from_files = lengths[located.addresses == 0]
+                self.reads.add(len(from_files), int(from_files.sum()))
+                return native.read(located, self.offset[numbers], lengths, layouts)
         except files.BadFile:
             return [None] * len(numbers)  # `read_record` says which file, and why
 
@@ -142,10 +162,12 @@ def open_split(
     *,
     incomplete: bool = False,
     features: Features = IMAGENET,
+    cache: Path | None = None,
 ) -> Records:
     """Opens a split and checks the size of every shard against its index.
 
-    Raises TrainingError if shards or indexes are missing, truncated, or inconsistent.
+    cache: directory of indexes that are kept for later starts; see `IndexCache`. Raises TrainingError if shards or
+    indexes are missing, truncated, or inconsistent.
     """
     folder = _folder(path)
     found = shards.find(folder, split, incomplete=incomplete)
@@ -155,19 +177,28 @@ def open_split(
             + shards.similar(folder, split)
         )
     indexes = Path(index_path) if index_path else folder
-    indexed = record_index.load(indexes, features)
-    parts = [_indexed(file, indexed) or _opened(file, indexes) for file in found]
+    indexed = record_index.load(indexes / record_index.NAME, features)
+    known = [_indexed(file, indexed) for file in found]
+    kept = IndexCache(cache, found, indexes, features) if cache is not None and not any(known) else None
+    if kept is not None:
+        indexed = kept.load()
+        known = [_indexed(file, indexed) for file in found]
+    parts = [part or _opened(file, indexes) for file, part in zip(found, known, strict=True)]
     numbers = np.repeat(np.arange(len(found), dtype=np.int32), [len(part.lengths) for part in parts])
     if not len(numbers):
         raise data_error(f"the {split}-* files in {printable(path)} contain no records")
-    return Records(
+    records = Records(
         found,
         numbers,
         np.concatenate([_offsets(part.lengths) for part in parts]),
         np.concatenate([part.lengths for part in parts]),
         features,
         np.concatenate([part.layouts for part in parts]),
+        cache=kept if len(numbers) >= LEAST_RECORDS else None,
     )
+    if not indexed:
+        records.save_index()
+    return records
 
 
 def _indexed(file: Path, indexed: Mapping[str, IndexedShard]) -> IndexedShard | None:
@@ -221,17 +252,14 @@ def index_folder(
             + shards.similar(folder, SPLITS[0])
         )
     to.mkdir(parents=True, exist_ok=True)
-    for file in found:
-        index(file, to / f"{file.name}.idx")
     return index_together(found, to, features)
 
 
 def index_together(shards: Sequence[Path], indexes: Path, features: Features = IMAGENET) -> dict[str, int]:
-    """Writes the index of all records of shards that have their own indexes; returns the number of records by name."""
+    """Writes the index of each shard, and of all records; returns the number of records by name. Uses all cores."""
 
     def indexed(file: Path) -> IndexedShard:
-        part = _opened(file, indexes)
-        return IndexedShard(part.size, part.lengths, record_index.layouts(file, part.lengths, features))
+        return index_shard(file, indexes / f"{file.name}.idx", features)
 
     with ThreadPoolExecutor(cpus.per_rank(), thread_name_prefix="shard") as pool:
         try:
@@ -239,8 +267,18 @@ def index_together(shards: Sequence[Path], indexes: Path, features: Features = I
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    record_index.save(indexes, parts, features)
+    record_index.save(indexes / record_index.NAME, parts, features)
     return {name: len(part.lengths) for name, part in parts.items()}
+
+
+def index_shard(file: Path, to: Path, features: Features) -> IndexedShard:
+    """Writes the index of a shard, and returns it with the layouts of the records. Reads the shard once, in order."""
+    lengths, layouts = [], []
+    for length, record in shard_index.scan(file, whole=True):
+        lengths.append(length)
+        layouts.append(record_index.layout_in(record, length, features) or record_index.UNKNOWN)
+    shard_index.save(to, lengths)
+    return IndexedShard(sum(lengths), np.array(lengths, np.int64), np.array(layouts, LAYOUT))
 
 
 def shard_name(split: str, shard: int, shards: int) -> str:

@@ -1,0 +1,31 @@
+"""Messages that every rank of a pod would log, logged by one of them."""
+
+import errno
+import hashlib
+import os
+import socket
+from logging import Logger
+
+_held: list[socket.socket] = []
+
+
+def warn_once_per_pod(log: Logger, message: str) -> None:
+    """Logs a warning, unless a running process of this pod and attempt, or this one, has logged the same."""
+    if _is_first(message):
+        log.warning("%s", message)
+
+
+def _is_first(message: str) -> bool:
+    """The first process binds a name that the others find in use. The kernel frees it when the process ends.
+
+    Names of abstract sockets belong to the network, which the containers of a pod share.
+    """
+    attempt = os.environ.get("PMIX_NAMESPACE", "")  # of mpirun
+    name = hashlib.sha256(f"{attempt}\0{message}".encode("utf-8", "surrogateescape")).hexdigest()
+    try:
+        holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        holder.bind(f"\0resnext-{name}")
+    except OSError as error:
+        return error.errno != errno.EADDRINUSE  # a message too many rather than none
+    _held.append(holder)
+    return True
