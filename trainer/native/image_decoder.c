@@ -42,7 +42,8 @@ struct batch {
     atomic_int next;
 };
 
-/* For each output pixel its first source pixel, the number of them, and their weights; `most` is even. */
+/* For each output pixel: the index of its first source pixel, the number of source pixels, and their weights. `most`,
+   the maximum number of weights, is even. */
 struct axis {
     int *start, *count, most;
     int16_t *weights; /* `most` of them for each output pixel */
@@ -82,7 +83,7 @@ static void skip_input(j_decompress_ptr jpeg, long bytes) {
     jpeg->src->bytes_in_buffer -= (size_t)bytes;
 }
 
-/* Memory that `reset` frees; ends the image if there is none. */
+/* Allocates memory that `reset` frees; stops decoding this image if the allocation fails. */
 static void *allocated(struct worker *worker, size_t bytes) {
     void *found = malloc(bytes);
     if (!found)

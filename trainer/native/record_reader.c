@@ -127,7 +127,7 @@ static int plausible(int64_t length, const struct layout *it) {
     return it->size >= 2 && before <= MARGIN && after >= FOOTER && after <= MARGIN;
 }
 
-/* Opening never blocks, whatever the path has become. */
+/* Opening does not block, even if the file has been replaced by a pipe. */
 static int open_regular(const char *path) {
     struct stat status;
     int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);

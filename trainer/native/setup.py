@@ -5,7 +5,7 @@ import platform
 from setuptools import Extension, setup
 
 FLAGS = ["-std=c11", "-D_DEFAULT_SOURCE", "-O3", "-Wall", "-Wextra", "-Werror"]
-# TensorFlow's own packages require more of a processor.
+# TensorFlow's wheels already require newer instruction sets.
 SSSE3 = ["-mssse3"] if platform.machine() == "x86_64" else []
 
 setup(
