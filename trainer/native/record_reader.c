@@ -1,6 +1,6 @@
 /* Reads JPEGs out of TFRecord files and verifies the checksums of their records.
  *
- * resnext_trainer.data.native_reader calls this library through ctypes, which releases the interpreter's lock. It
+ * resnext_trainer.data.native_reader calls this library through ctypes, which releases the GIL. It
  * parses nothing: positions and sizes come from the index. A record that differs from the index in any way is reported
  * as not read, and the Python reader then determines the reason. */
 
