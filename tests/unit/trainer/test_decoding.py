@@ -17,7 +17,7 @@ from resnext_trainer.data.input_pipeline import Shard, open_input_pipeline
 from resnext_trainer.data.pipelines import dali
 from resnext_trainer.data.pipelines.tfdata import decoded
 from resnext_trainer.inference import predict
-from tests.support.images import encode
+from tests.support.images import encode, noise
 
 needs_dali = pytest.mark.skipif(not dali.loads(), reason="DALI is not installed")
 needs_native = pytest.mark.skipif(not native_decoder.available(), reason="resnext-native is not installed")
@@ -186,6 +186,15 @@ def test_decode_crop_window_matches_reference(decoder, antialias):
             else:
                 theirs = interpolated(window, 16, 0, 0, cut.height, cut.width)
             assert np.abs(ours - (theirs[:, ::-1] if cut.flip else theirs)).max() <= 1, (name, cut)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("left", [0, 1, 8, 15, 16, 17, 32, 48, 75, 76])
+def test_decode_window_columns_match_whole_image(decoder, left):
+    """Also the first and last column, for all positions within a block of 16 pixels, with interpolated chroma."""
+    jpeg, cut = noise(0, (96, 64)), CropWindow(5, left, 20, 20)
+    ours = decoder(jpeg, cut, Decoding(20, False, fast=False))
+    assert np.abs(ours - pixels(jpeg)[5:25, left : left + 20]).max() <= 1
 
 
 @pytest.mark.parametrize("decoder", DECODERS)

@@ -76,15 +76,17 @@ def decoded(jpeg: Any, cut: Any, decoding: Decoding) -> Any:
 def _window(jpeg: Any, window: Any, decoding: Decoding) -> Any:
     top, left, height, width = (window[at] for at in range(4))
     # With subsampled chroma, libjpeg-turbo's partial decoding gets the last column of the window wrong by up to 20 of
-    # 255, so decode one more column if the image has one.
-    wider = tf.minimum(width + 1, tf.image.extract_jpeg_shape(jpeg)[1] - left)
+    # 255, and the first one by up to 36 if a block of 16 pixels begins there. So decode one more column on both sides
+    # if the image has one.
+    before = tf.minimum(left, 1)
+    wider = tf.minimum(before + width + 1, tf.image.extract_jpeg_shape(jpeg)[1] - left + before)
     picture = tf.io.decode_and_crop_jpeg(
         jpeg,
-        tf.stack([top, left, height, wider]),
+        tf.stack([top, left - before, height, wider]),
         channels=3,
         dct_method="INTEGER_FAST" if decoding.fast else "INTEGER_ACCURATE",
     )
-    return picture[:, :width]
+    return picture[:, before : before + width]
 
 
 def _resized(picture: Any, roi: Any, decoding: Decoding) -> Any:
