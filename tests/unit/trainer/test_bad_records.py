@@ -10,6 +10,8 @@ from resnext_trainer.data.datasets import tfrecord
 from resnext_trainer.data.examples import PADDING
 from resnext_trainer.data.input_pipeline import Shard
 from resnext_trainer.data.pipelines import dali
+from resnext_trainer.data.pipelines.dali_dlpack import DaliDlpack
+from resnext_trainer.data.pipelines.dali_plugin import DaliPlugin
 from resnext_trainer.data.pipelines.native import Native
 from resnext_trainer.data.pipelines.tfdata import TfData
 from resnext_trainer.data.sampling import Batches
@@ -24,7 +26,10 @@ GOOD = 61
 PIPELINES = [
     TfData,
     pytest.param(Native, marks=pytest.mark.skipif(not native_decoder.available(), reason="no resnext-native")),
-    pytest.param(dali.Dali, marks=pytest.mark.skipif(not dali.loads(), reason="no DALI")),
+    *(
+        pytest.param(pipeline, marks=pytest.mark.skipif(not dali.loads(), reason="no DALI"))
+        for pipeline in (DaliDlpack, DaliPlugin)
+    ),
 ]
 
 

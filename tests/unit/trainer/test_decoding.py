@@ -22,8 +22,9 @@ from tests.support.images import encode, noise
 needs_dali = pytest.mark.skipif(not dali.loads(), reason="DALI is not installed")
 needs_native = pytest.mark.skipif(not native_decoder.available(), reason="resnext-native is not installed")
 
-OTHERS = [pytest.param("dali", marks=needs_dali), pytest.param("native", marks=needs_native)]
-"""Pipelines that are compared with tf.data."""
+DALI = [pytest.param(transfer, marks=needs_dali) for transfer in ("dlpack", "plugin-cpu")]
+OTHERS = [*DALI, pytest.param("native", marks=needs_native)]
+"""Pipelines that are compared with tf.data; DALI with each transfer to TensorFlow."""
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "published": {"resize": {"antialias": False}, "fastDecode": True},
@@ -74,6 +75,15 @@ def odd_pictures(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def named(pipeline, monkeypatch):
+    """The value of data.pipeline for a pipeline of OTHERS."""
+    if pipeline not in list(dali.Transfer):
+        return pipeline
+    monkeypatch.setenv(dali.TRANSFER, pipeline)
+    return "dali"
+
+
 def images_of(pipeline, settings, folder, size):
     """Images of two epochs and of the validation set, as int."""
     config = resolve(
@@ -108,28 +118,26 @@ def reference(odd_pictures):
 @pytest.mark.parametrize("size", [16, 224])
 @pytest.mark.parametrize("case", SETTINGS)
 @pytest.mark.parametrize("pipeline", OTHERS)
-def test_pipelines_unusual_jpegs_decode_equally(odd_pictures, reference, pipeline, case, size):
+def test_pipelines_unusual_jpegs_decode_equally(odd_pictures, reference, named, case, size):
     """All pipelines agree on tiny, narrow, gray, CMYK, progressive and rotated images, for each setting."""
-    for ours, theirs in zip(
-        reference(case, size), images_of(pipeline, SETTINGS[case], odd_pictures, size), strict=True
-    ):
+    for ours, theirs in zip(reference(case, size), images_of(named, SETTINGS[case], odd_pictures, size), strict=True):
         difference = np.abs(ours - theirs).max(axis=(0, 3))
         assert difference[1:-1, 1:-1].max() <= 1
         # With antialiasing, DALI repeats the edge pixels of the window; the other filters end there.
-        border = 16 if pipeline == "dali" and SETTINGS[case]["resize"]["antialias"] else 1
+        border = 16 if named == "dali" and SETTINGS[case]["resize"]["antialias"] else 1
         assert difference.max() <= border
 
 
 @pytest.mark.parametrize("pipeline", OTHERS)
-def test_pipelines_digits_decode_equally(settings, pipeline):
+def test_pipelines_digits_decode_equally(settings, named):
     """The other pipelines return the same labels as tf.data, and pixels that differ by rounding only."""
 
     def source(name):
         data = {**settings["data"], "pipeline": name}
         return open_input_pipeline(resolve({**settings, "data": data, "device": "cpu"}), Shard(0, 1))
 
-    ours, others = source("tfdata"), source(pipeline)
-    assert others.name == pipeline
+    ours, others = source("tfdata"), source(named)
+    assert others.name == named
     for mine, theirs in ((ours.train(1, 20 * 64), others.train(1, 20 * 64)), (ours.validate(), others.validate())):
         for (images, labels), (again, labels_again) in zip(mine, theirs, strict=True):
             assert labels.numpy().tolist() == labels_again.numpy().tolist()

@@ -22,14 +22,9 @@ class TfData(BasePipeline):
 
     def _run(self, plan: BatchSchedule, first: int, errors: list[TrainingError]) -> Iterator[Batch]:
         def arrays() -> Iterator[tuple[Any, Any, Any]]:
-            # tf.data wraps the exception in its own, so keep the original.
-            try:
-                for batch in plan.prefetch(first):
-                    cuts = np.array([cut.numbers for cut in batch.cuts], np.float32)
-                    yield np.array(batch.jpegs, object), cuts, batch.labels
-            except TrainingError as error:
-                errors.append(error)
-                raise
+            for batch in self._encoded(plan, first, errors):
+                cuts = np.array([cut.numbers for cut in batch.cuts], np.float32)
+                yield np.array(batch.jpegs, object), cuts, batch.labels
 
         signature = (
             tf.TensorSpec([self._batch_size], tf.string),
