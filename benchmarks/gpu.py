@@ -25,6 +25,7 @@ from typing import Any
 from benchmarks import synthetic_jpegs
 from benchmarks.interleave import TRAIN, Command, CommandFailed, facts
 from resnext_trainer.config.presets import BATCH_SIZE
+from resnext_trainer.data.pipelines import dali
 
 PYTORCH = Path(__file__).with_name("pytorch_baseline.py")
 
@@ -32,6 +33,8 @@ PRECISIONS = ("fp16", "bf16", "tf32", "fp32")
 """In order of speed, fastest first."""
 SYNTHETIC, DALI, TFDATA, NATIVE = "synthetic", "dali", "tfdata", "native"
 DECODERS = (DALI, TFDATA, NATIVE)
+TRANSFERS = {f"{DALI} {transfer}": transfer for transfer in dali.Transfer if transfer != dali.Transfer.DLPACK}
+"""Pipelines with a transfer between DALI and TensorFlow that is not the default on GPUs."""
 
 # XLA takes minutes to compile a model with 101 layers.
 MEASUREMENT_SECONDS = 900
@@ -85,7 +88,7 @@ def _in_order(config: BenchmarkConfig) -> Iterator[Measurement]:
     # A machine that is available for minutes still shows what limits the fastest training: the step or the input.
     yield from [preset[0], *of_theirs[:1]]
     yield from (replace(preset[0], pipeline=pipeline, what="input") for pipeline in DECODERS)
-    yield from (replace(preset[0], pipeline=pipeline) for pipeline in DECODERS)
+    yield from (replace(preset[0], pipeline=pipeline) for pipeline in (*DECODERS, *TRANSFERS))
     yield from (
         measurement
         for pair in itertools.zip_longest(preset[: len(PRECISIONS)], of_theirs)
@@ -120,10 +123,13 @@ def command(measurement: Measurement, config: BenchmarkConfig) -> Command:
         f"xla={str(measurement.compiled).lower()}",
         f"device={config.device}",
     ]
+    transfer = TRANSFERS.get(measurement.pipeline)
     if not source:
-        settings += [f"data.path={config.data}", f"data.pipeline={measurement.pipeline}"]
+        settings += [f"data.path={config.data}", f"data.pipeline={DALI if transfer else measurement.pipeline}"]
     chosen = [word for each in settings for word in ("--set", each)]
-    ours: list[str | Path] = [TRAIN, "benchmark", measurement.what, "--json", *config.timing, *source, *chosen]
+    variables = ["env", f"{dali.TRANSFER}={transfer}"] if transfer else []
+    ours: list[str | Path] = [*variables, TRAIN, "benchmark", measurement.what, "--json"]
+    ours += [*config.timing, *source, *chosen]
     if measurement.gpus == 1:
         return ours
     as_root = ["--allow-run-as-root"] if os.geteuid() == 0 else []

@@ -214,7 +214,7 @@ static void rgb_of_cmyk(const uint8_t *cmyk, uint8_t *rgb, int width, int invert
 /* Reads the header and positions libjpeg at the first row of the window; returns the offset of the window in a row. */
 static int begin(struct worker *worker, const uint8_t *content, size_t length, const struct window *window, int fast) {
     struct jpeg_decompress_struct *jpeg = &worker->jpeg;
-    JDIMENSION top = (JDIMENSION)window->top, left = (JDIMENSION)window->left, offset = left;
+    JDIMENSION top = (JDIMENSION)window->top, left = (JDIMENSION)window->left, offset = left - (left > 0);
     JDIMENSION height = (JDIMENSION)window->height, width = (JDIMENSION)window->width;
     worker->source.next_input_byte = content, worker->source.bytes_in_buffer = length;
     jpeg_read_header(jpeg, TRUE);
@@ -224,8 +224,9 @@ static int begin(struct worker *worker, const uint8_t *content, size_t length, c
     jpeg->out_color_space = cmyk ? JCS_CMYK : JCS_RGB;
     jpeg->dct_method = fast ? JDCT_IFAST : JDCT_ISLOW;
     jpeg_start_decompress(jpeg);
-    /* With subsampled chroma, libjpeg-turbo gets the last column of a window wrong by up to 20 of 255. */
-    width += left + width < jpeg->output_width;
+    /* With subsampled chroma, libjpeg-turbo gets the last column of a window wrong by up to 20 of 255, and the first
+     * one by up to 36 if a block of 16 pixels begins there. */
+    width += (left > 0) + (left + width < jpeg->output_width);
     jpeg_crop_scanline(jpeg, &offset, &width);
     if (top && jpeg_skip_scanlines(jpeg, top) != top)
         ERREXIT(jpeg, JERR_INPUT_EOF);

@@ -56,6 +56,16 @@ def test_every_precision_pipeline_and_xla_is_measured():
                 assert Measurement("ours", precision, compiled, CONFIG.batch[precision], pipeline) in planned
 
 
+def test_every_transfer_from_dali_is_measured():
+    """With the fastest step; the default of GPUs is in the measurements of all pipelines."""
+    words = [" ".join(str(word) for word in command(measurement, CONFIG)) for measurement in measurements(CONFIG)]
+    for transfer in ("plugin-cpu", "plugin-gpu"):
+        (found,) = [each for each in words if f"RESNEXT_DALI_TRANSFER={transfer} " in each]
+        assert "precision.mode=fp16" in found
+        assert "xla=true" in found
+        assert "data.pipeline=dali" in found
+
+
 def test_no_measurement_repeats():
     """Each measurement is listed once."""
     planned = list(measurements(CONFIG))

@@ -14,7 +14,7 @@ from resnext_trainer.errors import TrainingError
 from resnext_trainer.runtime.distributed import SingleProcess
 from resnext_trainer.training.evaluate import evaluate
 from tests.support.images import noise, uniform
-from tests.support.pipelines import PIPELINES
+from tests.support.pipelines import TRANSFERRED, select
 from tests.support.runs import StopAfter, trained
 
 GOOD = 61
@@ -46,6 +46,12 @@ def _folder_is_made(tmp_path):
     (tmp_path / "data").mkdir()
 
 
+@pytest.fixture
+def named(pipeline, monkeypatch):
+    """The value of data.pipeline for a pipeline of TRANSFERRED."""
+    return select(pipeline, monkeypatch)
+
+
 def config(folder, share, pipeline="tfdata", **changed):
     whole = {"cropArea": [1.0, 1.0], "cropRatio": [1.0, 1.0], "flip": False}
     data = {"path": str(folder), "maxBadRecordFraction": share, "pipeline": pipeline}
@@ -63,10 +69,10 @@ def found(bad):
     return {(split, number) for split in tfrecord.SPLITS for number in range(64) if (split, number) in bad}
 
 
-@pytest.mark.parametrize("pipeline", PIPELINES)
-def test_pipeline_bad_records_skipped_batches_full(folder, caplog, pipeline):
+@pytest.mark.parametrize("pipeline", ["tfdata", *TRANSFERRED])
+def test_pipeline_bad_records_skipped_batches_full(folder, caplog, named):
     """Bad records are logged once and replaced by good ones, so that every batch is full."""
-    source = open_input_pipeline(config(folder, 0.05, pipeline), Shard(0, 1))
+    source = open_input_pipeline(config(folder, 0.05, named), Shard(0, 1))
     seen, labels = shades(source.train(0))
     assert len(seen) == 64
     assert set(seen) == set(range(GOOD))  # three of them are used twice
@@ -133,9 +139,9 @@ def test_batches_only_bad_records_terminate(tmp_path):
     assert {label for batch in padded for label in batch.labels} == {PADDING}
 
 
-@pytest.mark.parametrize("pipeline", PIPELINES)
+@pytest.mark.parametrize("pipeline", ["tfdata", *TRANSFERRED])
 @pytest.mark.parametrize("byte", [3, 9, 500, -2], ids=["length", "its checksum", "image", "last checksum"])
-def test_record_changed_byte_fails_checksum(tmp_path, caplog, pipeline, byte):
+def test_record_changed_byte_fails_checksum(tmp_path, caplog, named, byte):
     """A changed byte makes a record bad, even if its image can still be decoded."""
     folder = tmp_path / "data"
     for split in ("train", "validation"):
@@ -145,12 +151,12 @@ def test_record_changed_byte_fails_checksum(tmp_path, caplog, pipeline, byte):
     content[offset + byte if byte >= 0 else offset + length + byte] ^= 1
     shard.write_bytes(content)
     sentence = f"{shard} at byte {offset}: its checksum does not match"
-    source = open_input_pipeline(config(folder, 0.02, pipeline), Shard(0, 1))
+    source = open_input_pipeline(config(folder, 0.02, named), Shard(0, 1))
     assert len(list(source.train(0))) == 8
     assert found(source.bad) == {("train", 5)}
     assert sentence in caplog.text
     with pytest.raises(TrainingError, match=sentence) as caught:
-        list(open_input_pipeline(config(folder, 0.0, pipeline), Shard(0, 1)).train(0))
+        list(open_input_pipeline(config(folder, 0.0, named), Shard(0, 1)).train(0))
     assert caught.value.verdict is ExitStatus.INVALID_DATA
 
 

@@ -16,8 +16,8 @@ from resnext_trainer.data.input_pipeline import Shard, open_input_pipeline
 from resnext_trainer.data.pipelines import dali
 from resnext_trainer.data.pipelines.tfdata import decoded
 from resnext_trainer.inference import predict
-from tests.support.images import encode
-from tests.support.pipelines import OTHERS, RESIZES, assert_same_images
+from tests.support.images import encode, noise
+from tests.support.pipelines import RESIZES, TRANSFERRED, assert_same_images, select
 
 needs_native = pytest.mark.skipif(not native_decoder.available(), reason="resnext-native is not installed")
 
@@ -63,6 +63,12 @@ def odd_pictures(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def named(pipeline, monkeypatch):
+    """The value of data.pipeline for a pipeline of TRANSFERRED."""
+    return select(pipeline, monkeypatch)
+
+
 def images_of(pipeline, settings, folder, size):
     """Images of two epochs and of the validation set."""
     config = resolve(
@@ -96,23 +102,23 @@ def reference(odd_pictures):
 
 @pytest.mark.parametrize("size", [16, 224])
 @pytest.mark.parametrize("case", RESIZES)
-@pytest.mark.parametrize("pipeline", OTHERS)
-def test_pipelines_unusual_jpegs_decode_equally(odd_pictures, reference, pipeline, case, size):
+@pytest.mark.parametrize("pipeline", TRANSFERRED)
+def test_pipelines_unusual_jpegs_decode_equally(odd_pictures, reference, named, case, size):
     """All pipelines agree on tiny, narrow, gray, CMYK, progressive and rotated images, for each setting."""
-    for ours, theirs in zip(reference(case, size), images_of(pipeline, RESIZES[case], odd_pictures, size), strict=True):
-        assert_same_images(pipeline, case, theirs, ours)
+    for ours, theirs in zip(reference(case, size), images_of(named, RESIZES[case], odd_pictures, size), strict=True):
+        assert_same_images(named, case, theirs, ours)
 
 
-@pytest.mark.parametrize("pipeline", OTHERS)
-def test_pipelines_digits_decode_equally(settings, pipeline):
+@pytest.mark.parametrize("pipeline", TRANSFERRED)
+def test_pipelines_digits_decode_equally(settings, named):
     """The other pipelines return the same labels as tf.data, and pixels that differ by rounding only."""
 
     def source(name):
         data = {**settings["data"], "pipeline": name}
         return open_input_pipeline(resolve({**settings, "data": data, "device": "cpu"}), Shard(0, 1))
 
-    ours, others = source("tfdata"), source(pipeline)
-    assert others.name == pipeline
+    ours, others = source("tfdata"), source(named)
+    assert others.name == named
     for mine, theirs in ((ours.train(1, 20 * 64), others.train(1, 20 * 64)), (ours.validate(), others.validate())):
         for (images, labels), (again, labels_again) in zip(mine, theirs, strict=True):
             assert labels.numpy().tolist() == labels_again.numpy().tolist()
@@ -169,6 +175,15 @@ def test_decode_crop_window_matches_reference(decoder, antialias):
             else:
                 theirs = interpolated(window, 16, 0, 0, cut.height, cut.width)
             assert np.abs(ours - (theirs[:, ::-1] if cut.flip else theirs)).max() <= 1, (name, cut)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("left", [0, 1, 8, 15, 16, 17, 32, 48, 75, 76])
+def test_decode_window_columns_match_whole_image(decoder, left):
+    """The columns are equal, even the first and the last, for all positions in a block of 16 pixels."""
+    jpeg, cut = noise(0, (96, 64)), CropWindow(5, left, 20, 20)
+    ours = decoder(jpeg, cut, Decoding(20, False, fast=False))
+    assert np.abs(ours - pixels(jpeg)[5:25, left : left + 20]).max() <= 1
 
 
 @pytest.mark.parametrize("decoder", DECODERS)

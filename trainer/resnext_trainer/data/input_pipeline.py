@@ -80,9 +80,9 @@ def open_input_pipeline(config: Training, share: Shard) -> InputPipeline:
         return Synthetic(config, share)
     match config.data.pipeline if config.data.pipeline != "auto" else _fastest(config.device):
         case "dali":
-            from resnext_trainer.data.pipelines.dali import Dali
+            from resnext_trainer.data.pipelines import dali
 
-            return Dali(config, share)
+            return dali.open_pipeline(config, share)
         case "native":
             from resnext_trainer.data.pipelines.native import Native
 

@@ -9,7 +9,7 @@ from resnext_trainer.contract import ExitStatus
 from resnext_trainer.data.crops import CropWindow
 from resnext_trainer.data.decoding import Decoding
 from resnext_trainer.data.input_pipeline import Batch, ReshuffleHistory, Shard
-from resnext_trainer.data.sampling import Batches, BatchSchedule
+from resnext_trainer.data.sampling import Batches, BatchSchedule, EncodedBatch
 from resnext_trainer.errors import TrainingError
 
 
@@ -19,6 +19,8 @@ class BasePipeline(ABC):
     name: str
     broken: ClassVar[type[Exception]]
     """Raised by the library for an image that it cannot decode."""
+    queued: ClassVar[int] = 0
+    """Batches after the next one for which the library may raise `broken` before it returns the next one."""
 
     def __init__(self, config: Training, share: Shard) -> None:
         self._batches = Batches(config, share)
@@ -47,8 +49,18 @@ class BasePipeline(ABC):
                 if self._out_of_memory(error):
                     raise _failed(error) from None
                 # The library does not say which image failed: try each, mark the bad ones, and load the batch again.
-                if not plan.mark_undecodable(done, self._can_decode):
+                suspects = range(done, min(done + self.queued + 1, plan.count))
+                if not any(plan.mark_undecodable(number, self._can_decode) for number in suspects):
                     raise _failed(error) from None
+
+    @staticmethod
+    def _encoded(plan: BatchSchedule, first: int, errors: list[TrainingError]) -> Iterator[EncodedBatch]:
+        """The batches that `_run` decodes; keeps a TrainingError of the schedule in `errors`."""
+        try:
+            yield from plan.prefetch(first)
+        except TrainingError as error:
+            errors.append(error)
+            raise
 
     @abstractmethod
     def _run(self, plan: BatchSchedule, first: int, errors: list[TrainingError]) -> Iterator[Batch]:

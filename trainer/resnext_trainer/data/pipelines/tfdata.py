@@ -28,14 +28,9 @@ class TfData(BasePipeline):
 
     def _run(self, plan: BatchSchedule, first: int, errors: list[TrainingError]) -> Iterator[Batch]:
         def arrays() -> Iterator[tuple[Any, Any, Any]]:
-            # tf.data wraps the exception in its own, so keep the original.
-            try:
-                for batch in plan.prefetch(first):
-                    cuts = np.array([cut.numbers for cut in batch.cuts], np.float32)
-                    yield np.array(batch.jpegs, object), cuts, batch.labels
-            except TrainingError as error:
-                errors.append(error)
-                raise
+            for batch in self._encoded(plan, first, errors):
+                cuts = np.array([cut.numbers for cut in batch.cuts], np.float32)
+                yield np.array(batch.jpegs, object), cuts, batch.labels
 
         signature = (
             tf.TensorSpec([self._batch_size], tf.string),
@@ -91,15 +86,17 @@ def decoded(jpeg: Any, cut: Any, decoding: Decoding) -> Any:
 def _window(jpeg: Any, window: Any, decoding: Decoding) -> Any:
     top, left, height, width = (window[at] for at in range(4))
     # With subsampled chroma, libjpeg-turbo's partial decoding gets the last column of the window wrong by up to 20 of
-    # 255, so decode one more column if the image has one.
-    wider = tf.minimum(width + 1, tf.image.extract_jpeg_shape(jpeg)[1] - left)
+    # 255, and the first one by up to 36 if a block of 16 pixels begins there. So decode one more column on both sides
+    # if the image has one.
+    before = tf.minimum(left, 1)
+    wider = tf.minimum(before + width + 1, tf.image.extract_jpeg_shape(jpeg)[1] - left + before)
     picture = tf.io.decode_and_crop_jpeg(
         jpeg,
-        tf.stack([top, left, height, wider]),
+        tf.stack([top, left - before, height, wider]),
         channels=3,
         dct_method="INTEGER_FAST" if decoding.fast else "INTEGER_ACCURATE",
     )
-    return picture[:, :width]
+    return picture[:, before : before + width]
 
 
 def _resized(picture: Any, roi: Any, decoding: Decoding) -> Any:
