@@ -8,7 +8,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from kubernetes.aio.config import kube_config
 from prometheus_client.parser import text_string_to_metric_families
 
 from resnext_operator.api.objects import Manifest
@@ -93,7 +92,6 @@ async def operator(
     port = free_port()
     async with server.serve(folder) as config:
         monkeypatch.setenv("KUBECONFIG", str(config))
-        monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(config))
         given = {"namespaces": namespaces, "port": port, "lease_namespace": LEASES, "relist_seconds": 60.0}
         server.namespaces.add(LEASES)
         task = asyncio.create_task(app.run(Settings(**{**given, **settings})))

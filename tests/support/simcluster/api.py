@@ -9,13 +9,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import aiohttp
-from kubernetes.aio.client import ApiClient, Configuration
-from kubernetes.aio.config import load_kube_config
+import kopf
 
 from resnext_operator.api.groupversion import GROUP, PLURAL, VERSION
-from resnext_operator.runtime.client import ApiError, KubeClient
+from resnext_operator.runtime.client import ApiError, KubeClient, open_session
+from resnext_operator.runtime.credentials import login
 
 ROOT = Path(__file__).parents[3]
 SYSTEM, RELEASE = "resnext-system", "resnext-operator"
@@ -55,8 +56,8 @@ def run(*command: str | Path, stdin: str | None = None) -> str:
 class Api(KubeClient):
     """Requests by path."""
 
-    def __init__(self, client: Any, where: Any) -> None:
-        super().__init__(client, lambda *_: None)
+    def __init__(self, session: aiohttp.ClientSession, where: kopf.ConnectionInfo) -> None:
+        super().__init__(session, where.server, where.as_http_headers, lambda *_: None)
         self.where = where
 
     async def find(self, path: str) -> Manifest | None:
@@ -74,14 +75,13 @@ class Api(KubeClient):
 
     async def watch(self, path: str, accept: str) -> AsyncIterator[Manifest]:
         """Events from the beginning, in the requested representation. A watch that ends is resumed."""
-        session, version = self._client.rest_client.pool_manager, "0"
+        version, headers = "0", {"Accept": accept, **self.where.as_http_headers()}
         while True:
-            query = [("watch", "true"), ("resourceVersion", version)]
-            _, url, headers, *_ = await self._client.param_serialize(
-                "GET", path, query_params=query, header_params={"Accept": accept}, auth_settings=["BearerToken"]
-            )
+            query, unlimited = {"watch": "true", "resourceVersion": version}, aiohttp.ClientTimeout(total=None)
             with suppress(aiohttp.ClientError):
-                async with session.get(url, headers=headers, timeout=aiohttp.ClientTimeout(total=None)) as answer:
+                async with self._session.get(
+                    self.where.server + path, params=query, headers=headers, timeout=unlimited
+                ) as answer:
                     answer.raise_for_status()
                     async for line in answer.content:
                         event = json.loads(line)
@@ -106,10 +106,10 @@ class Api(KubeClient):
 
 @asynccontextmanager
 async def connect() -> AsyncIterator[Api]:
-    where = Configuration()
-    await load_kube_config(config_file=kubeconfig(), client_configuration=where)
-    async with ApiClient(where) as client:
-        yield Api(client, where)
+    with patch.dict(os.environ, KUBECONFIG=kubeconfig()):
+        where = login()
+    async with open_session(where, connections=100) as session:
+        yield Api(session, where)
 
 
 def deploy(replicas: int) -> None:

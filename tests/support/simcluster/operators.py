@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-from kubernetes.aio.config import kube_config
 
 from resnext_operator.cli import main
 from resnext_operator.rendering import names
@@ -40,8 +39,6 @@ def _main(environment: Mapping[str, str], log: str, metrics_port: int) -> None:
     for name in [name for name in os.environ if name.startswith("RESNEXT_")]:
         del os.environ[name]
     os.environ.update(environment)
-    # The module read the environment when it was imported.
-    kube_config.KUBE_CONFIG_DEFAULT_LOCATION = environment["KUBECONFIG"]
     # All pods have the address of this machine, where a real rank may use the default port.
     names.METRICS_PORT = metrics_port
     sys.exit(main(["run"]))

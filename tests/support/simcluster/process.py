@@ -158,7 +158,11 @@ async def process(
 
 
 def _kubeconfig(api: Api, token: str) -> Manifest:
-    cluster: dict[str, Any] = {"server": api.where.host, "certificate-authority": api.where.ssl_ca_cert}
+    cluster: dict[str, Any] = {
+        "server": api.where.server,
+        "certificate-authority": api.where.ca_path,
+        "certificate-authority-data": api.where.ca_data,
+    }
     return {
         "current-context": "played",
         "contexts": [{"name": "played", "context": {"cluster": "played", "user": "played"}}],

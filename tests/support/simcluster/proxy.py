@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,6 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 import aiohttp
+import kopf
 from aiohttp import web
 
 from tests.support.simcluster.api import Manifest
@@ -91,8 +91,8 @@ class Fault(StrEnum):
 class Proxy:
     """The calls of an operator, across restarts."""
 
-    where: Any
-    """Configuration of the API server."""
+    where: kopf.ConnectionInfo
+    """Address and certificates of the API server."""
     fault: Fault | None = None
     at_write: int = 0
     """Number of the write at which the fault is injected, from 1; 0 means every write."""
@@ -115,8 +115,7 @@ class Proxy:
 
     @asynccontextmanager
     async def serve(self) -> AsyncIterator["Proxy"]:
-        context = ssl.create_default_context(cafile=self.where.ssl_ca_cert)
-        connector = aiohttp.TCPConnector(ssl=context, limit=0)
+        connector = aiohttp.TCPConnector(ssl=self.where.as_ssl_context(), limit=0)
         timeout = aiohttp.ClientTimeout(total=None)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as session:
             self._session = session
@@ -172,7 +171,7 @@ class Proxy:
         body = await request.read()
         async with self._session.request(
             request.method,
-            self.where.host + request.raw_path,
+            self.where.server + request.raw_path,
             headers=_end_to_end(request.headers) | _READABLE,
             data=body or None,
         ) as answer:
@@ -188,7 +187,7 @@ class Proxy:
             await response.write_eof()
             return response
         async with self._session.get(
-            self.where.host + request.raw_path, headers=_end_to_end(request.headers)
+            self.where.server + request.raw_path, headers=_end_to_end(request.headers)
         ) as stream:
             self._note(request, stream.status, True)
             passed = web.StreamResponse(status=stream.status, headers=_end_to_end(stream.headers))

@@ -8,7 +8,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from kubernetes.aio.config import kube_config
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
@@ -334,7 +333,7 @@ def test_metrics_requests_counted_by_verb_and_code(tmp_path: Path, monkeypatch: 
     async def scenario() -> dict[tuple[str, str], float]:
         operator, server = Operator(), ApiServer("lab")
         async with server.serve(tmp_path) as config:
-            monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(config))
+            monkeypatch.setenv("KUBECONFIG", str(config))
             async with connect(1, operator.metrics.requested) as client:
                 await client.request("GET", path_of("Pod", "lab"))
                 for path in (path_of("Pod", "lab", "x"), path_of("Pod", "lab", "y")):
