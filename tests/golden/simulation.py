@@ -27,6 +27,7 @@ from resnext_operator.runtime.event_recorder import EventRecorder
 from resnext_operator.runtime.metrics import Metrics
 from resnext_operator.runtime.progress_poller import ProgressPoller
 from resnext_operator.runtime.settings import Settings
+from resnext_operator.runtime.training_reader import TrainingReader
 from resnext_operator.runtime.workqueue import WorkQueue
 from resnext_trainer.contract import Progress
 from tests.support.merge_patch import merge_patch
@@ -214,8 +215,10 @@ class Operator:
         self._metrics = Metrics(known, lambda: 0)
         self._metrics.leading = True
         self._recorder = EventRecorder(server)
+        settings = Settings.from_environment({**SETTINGS, **environment})
         self._runtime = controller.Runtime(
-            settings=Settings.from_environment({**SETTINGS, **environment}),
+            settings=settings,
+            reader=TrainingReader(settings.site),
             cluster=server,
             cache=known,
             queue=cast(WorkQueue, self.queue),

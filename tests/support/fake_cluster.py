@@ -21,7 +21,7 @@ from resnext_operator.domain.reconciler import decide
 from resnext_operator.domain.rejections import plan_after_api_rejection
 from resnext_operator.rendering import names
 from resnext_operator.rendering.hashing import spec_hash
-from resnext_operator.runtime import controller, observe, ownership
+from resnext_operator.runtime import observe, ownership, training_reader
 from resnext_operator.runtime.cached_objects import CachedObject
 from resnext_trainer.contract import ExitStatus, Progress, SavedCheckpoint, TerminationReport
 
@@ -85,7 +85,7 @@ class Cluster:
 
     @property
     def training(self) -> Training:
-        return controller.read(copy.deepcopy(self.body), self.site)
+        return training_reader.read(copy.deepcopy(self.body), self.site)
 
     @property
     def seen(self) -> ClusterState:

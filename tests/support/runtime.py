@@ -12,6 +12,7 @@ from resnext_operator.runtime.event_recorder import EventRecorder
 from resnext_operator.runtime.metrics import Metrics
 from resnext_operator.runtime.progress_poller import ProgressPoller
 from resnext_operator.runtime.settings import Settings
+from resnext_operator.runtime.training_reader import TrainingReader
 from resnext_operator.runtime.workqueue import WorkQueue
 
 
@@ -32,4 +33,5 @@ def runtime_on(server: KubeClient) -> Runtime:
     metrics = Metrics(cache, queue.__len__)
     poller = ProgressPoller(cache, queue, settings, metrics.guard)
     recorder, admission = Recorder(server), Admission(server)
-    return Runtime(settings, server, cache, queue, poller, recorder, metrics, admission, metrics.guard)
+    reader = TrainingReader(settings.site)
+    return Runtime(settings, server, cache, queue, poller, recorder, metrics, admission, reader, metrics.guard)

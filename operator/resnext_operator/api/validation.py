@@ -42,18 +42,21 @@ def parse(body: Mapping[str, Any], site: OperatorPolicy) -> Training:
         raise InvalidTraining(str(error)) from None
     except ValidationError as error:
         raise InvalidTraining(explain(error, root="spec")) from None
-    return Training(
-        namespace=metadata.get("namespace", "default"),
-        name=name,
-        uid=metadata.get("uid", ""),
-        generation=metadata.get("generation", 1),
-        deleting="deletionTimestamp" in metadata,
-        spec=parsed,
-        site=site,
-        status=Status.parse(stored := body.get("status") or {}),
-        stored=stored,
-        written=written or {},
-    )
+    return Training(spec=parsed, site=site, written=written or {}, **stored_state(body))
+
+
+def stored_state(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a Training that do not depend on its spec."""
+    metadata, stored = body["metadata"], body.get("status") or {}
+    return {
+        "namespace": metadata.get("namespace", "default"),
+        "name": metadata["name"],
+        "uid": metadata.get("uid", ""),
+        "generation": metadata.get("generation", 1),
+        "deleting": "deletionTimestamp" in metadata,
+        "status": Status.parse(stored),
+        "stored": stored,
+    }
 
 
 def _with_run_policy(spec: Mapping[str, Any], site: OperatorPolicy) -> dict[str, Any]:
@@ -71,19 +74,9 @@ def _check_object(path: str, value: Any) -> None:
 
 def read_leniently(body: Mapping[str, Any], site: OperatorPolicy, invalid: str) -> Training:
     """The resource with each field of its spec that can be parsed; the others have their defaults."""
-    metadata, spec = body["metadata"], body.get("spec")
-    return Training(
-        namespace=metadata.get("namespace", "default"),
-        name=metadata["name"],
-        uid=metadata.get("uid", ""),
-        generation=metadata.get("generation", 1),
-        deleting="deletionTimestamp" in metadata,
-        spec=_read(Spec, _with_run_policy(spec, site) if isinstance(spec, Mapping) else {}, training=TrainingConfig()),
-        site=site,
-        status=Status.parse(stored := body.get("status") or {}),
-        stored=stored,
-        invalid=invalid,
-    )
+    found = body.get("spec")
+    spec = _read(Spec, _with_run_policy(found, site) if isinstance(found, Mapping) else {}, training=TrainingConfig())
+    return Training(spec=spec, site=site, invalid=invalid, **stored_state(body))
 
 
 _Model = TypeVar("_Model", bound=Config)

@@ -48,3 +48,8 @@ class Plan:
     needs_launcher_admission: bool = False
     """The plan is incomplete: dry-run the creation of the launcher after that of all workers, and decide again."""
     requeue_after: timedelta | None = None
+
+    @property
+    def changes_children(self) -> bool:
+        """Whether objects are created, updated or deleted."""
+        return bool(self.create or self.update or self.delete or self.ungate)

@@ -54,10 +54,10 @@ class Admission:
                     await self._dry_run(training, worker_pod(training, 0, 0))
                     await self._dry_run(training, _launcher(training, 1))
                     _store_limited(self._admitted, template, None, _MAX_TEMPLATES)
+                return await self._has_quota(training.namespace)
         finally:
             if not turn.locked():
                 self._turns.pop(template, None)
-        return await self._has_quota(training.namespace)
 
     async def check_launcher(self, training: Training) -> None:
         """Repeat the launcher's dry run after its workers count against the quota; raises Rejected."""
@@ -97,8 +97,11 @@ class Admission:
 
 
 def _template(training: Training) -> str:
-    """Hash of the pods without their names and owner; trainings with equal pods share one dry run."""
-    unnamed = replace(training, name="training", uid="", status=Status())
+    """Hash of the pods without their names, owner and checkpoint directory; trainings with equal pods share one dry
+    run."""
+    checkpoints = training.spec.checkpoints.model_copy(update={"sub_path": ""})
+    spec = training.spec.model_copy(update={"checkpoints": checkpoints})
+    unnamed = replace(training, name="training", uid="", spec=spec, status=Status())
     pods = (worker_pod(unnamed, 0, 0), _launcher(unnamed, 1))
     return hashlib.sha256(json.dumps([training.namespace, pods], sort_keys=True).encode()).hexdigest()
 

@@ -133,6 +133,15 @@ def version(found: CachedObject) -> int:
     return int(found["metadata"].get("resourceVersion") or 0)
 
 
+def _same_content(old: CachedObject, new: CachedObject) -> bool:
+    """Whether two versions of an object differ at most in their resourceVersion."""
+    version_of_new = {"resourceVersion": new["metadata"].get("resourceVersion")}
+    return {**old, "metadata": {**old["metadata"], **version_of_new}} == {
+        **new,
+        "metadata": {**new["metadata"], **version_of_new},
+    }
+
+
 class Cache:
     """Trainings by key, and their children by namespace and name."""
 
@@ -166,14 +175,24 @@ class Cache:
         found = self._last_launcher.get(key_of(training))
         return found if found and owned_by(found, training["metadata"]["uid"]) else None
 
-    def upsert(self, found: AnyObject) -> None:
-        """Store an object that was listed, watched or created, unless the cached version is newer."""
-        new = prune(found)
+    def upsert(self, found: AnyObject) -> bool:
+        """Prune and store an object."""
+        return self.store(prune(found))
+
+    def store(self, new: CachedObject) -> bool:
+        """Store a pruned object that was listed, watched or created, unless the cached version is newer.
+
+        Returns whether a field that the cache keeps has changed. The caller then queues the training, so that an event
+        without a change, such as the echo of an own write, needs no reconciliation.
+        """
         kind, key = new["kind"], key_of(new)
         known = self._trainings if kind == KIND else self._children.setdefault(kind, {})
         if old := known.get(key):
             if version(old) > version(new):
-                return
+                return False
+            if _same_content(old, new):
+                old["metadata"] = new["metadata"]
+                return False
             self._detach(old)
         training = None if kind == KIND else training_of(new)
         if training:
@@ -183,19 +202,21 @@ class Cache:
             known[key] = new
         else:
             known.pop(key, None)
+        return bool(old or key in known)
 
-    def refresh(self, found: AnyObject) -> None:
+    def refresh(self, found: AnyObject) -> bool:
         """Store the response to an update or a DELETE, unless the object is no longer cached.
 
-        Such a response may be processed after the watch reported the deletion.
+        Such a response may be processed after the watch reported the deletion. Returns whether the cache has changed.
         """
         kind = found["kind"]
         known = self._trainings if kind == KIND else self._children.get(kind, {})
         if (old := known.get(key_of(found))) and old["metadata"].get("uid") == found["metadata"].get("uid"):
-            self.upsert(found)
+            return self.upsert(found)
+        return False
 
-    def remove(self, deleted: AnyObject) -> None:
-        """Remove a deleted object; an object recreated under its name is kept."""
+    def remove(self, deleted: AnyObject) -> bool:
+        """Remove a deleted object; an object recreated under its name is kept. Returns whether it was cached."""
         last = prune(deleted)
         kind, key = last["kind"], key_of(last)
         known = self._trainings if kind == KIND else self._children.get(kind, {})
@@ -206,6 +227,8 @@ class Cache:
                 self._last_launcher.pop(key, None)
             elif kind == PODS:
                 self._retain_launcher(last)
+            return True
+        return False
 
     def _detach(self, old: CachedObject) -> None:
         """Remove an object from the children of the training that owned its cached version."""
@@ -246,11 +269,8 @@ class Cache:
             try:
                 present.add(found["metadata"].get("uid"))
                 old = known.get(key_of(found))
-                if old is None or version(old) < version(found):
-                    if old:
-                        changed.append(old)
-                    self.upsert(found)
-                    changed.append(found)
+                if (old is None or version(old) < version(found)) and self.store(found):
+                    changed += [old, found] if old else [found]
             except Exception as error:
                 skipped(found, error)
         deleted = [

@@ -4,16 +4,14 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import kopf
 
 from resnext_operator.api.groupversion import CONTROLLER_NAME, KIND
 from resnext_operator.api.objects import Manifest, TrainingKey
 from resnext_operator.api.objects.shared import Secret
-from resnext_operator.api.operator_policy import OperatorPolicy
 from resnext_operator.api.training import Training
-from resnext_operator.api.validation import InvalidTraining, parse, read_leniently
 from resnext_operator.domain.admission import plan_for_invalid_spec
 from resnext_operator.domain.observed import ClusterState, Rejection
 from resnext_operator.domain.plan import Plan
@@ -42,6 +40,7 @@ from resnext_operator.runtime.ownership import foreign_claims
 from resnext_operator.runtime.progress_poller import ProgressPoller
 from resnext_operator.runtime.settings import Settings
 from resnext_operator.runtime.status_patch import patch_status
+from resnext_operator.runtime.training_reader import TrainingReader
 from resnext_operator.runtime.unstructured import fields, items, key_of, managed_by, namespace_and_name, word
 from resnext_operator.runtime.workqueue import WorkQueue
 
@@ -67,7 +66,10 @@ class Runtime:
     recorder: EventRecorder
     metrics: Metrics
     admission: Admission
+    reader: TrainingReader
     guard: Guard = field(default_factory=Guard)
+    settled: set[TrainingKey] = field(default_factory=set)
+    """Ended trainings without anything left to do until an event."""
 
 
 def selector(kind: str) -> str:
@@ -75,10 +77,10 @@ def selector(kind: str) -> str:
     return names.TRAINING if kind in OWNED_KINDS else ""
 
 
-def registry(see: Callable[[str, CachedObject], None], guard: Guard) -> kopf.OperatorRegistry:
+def registry(see: Callable[[str, Manifest], None]) -> kopf.OperatorRegistry:
     """kopf handlers that only observe: they add no finalizer, and kopf writes nothing.
 
-    see: called with the type of each event and the pruned object.
+    see: called with the type of each event and the object.
     """
     handlers = kopf.OperatorRegistry()
 
@@ -87,9 +89,7 @@ def registry(see: Callable[[str, CachedObject], None], guard: Guard) -> kopf.Ope
         return kopf.login_with_service_account(**given) or kopf.login_with_kubeconfig(**given)
 
     async def seen(event: kopf.RawEvent, **_: Any) -> None:
-        found: Manifest = dict(event["object"])
-        with guard.each("watch", (found.get("kind"), *namespace_and_name(found))):
-            see(str(event["type"]), prune(found))
+        see(str(event["type"]), dict(event["object"]))
 
     for kind in WATCHED:
         kopf.on.event(*_resource(kind), registry=handlers, id=kind)(seen)
@@ -110,7 +110,8 @@ class _NullDiffBaseStorage(kopf.DiffBaseStorage):
     """
 
     def build(self, **_: Any) -> kopf.BodyEssence:
-        return kopf.BodyEssence()
+        # kopf also copies an essence that is not None.
+        return cast("kopf.BodyEssence", None)
 
     def fetch(self, **_: Any) -> None:
         return None
@@ -121,11 +122,12 @@ class _NullDiffBaseStorage(kopf.DiffBaseStorage):
 
 def on_event(event: str, found: AnyObject, runtime: Runtime) -> None:
     """Update the cache with an event of the watch, and queue the trainings that it may affect."""
-    with runtime.guard.each("watch", (found["kind"], *key_of(found))):
-        keys = affected_trainings(found, runtime)
-        (runtime.cache.remove if event == "DELETED" else runtime.cache.upsert)(found)
-        for key in keys:
-            runtime.queue.add(key)
+    with runtime.guard.each("watch", (found.get("kind"), *namespace_and_name(found))):
+        pruned = prune(found)
+        keys = affected_trainings(pruned, runtime)
+        if (runtime.cache.remove if event == "DELETED" else runtime.cache.store)(pruned):
+            for key in keys:
+                runtime.queue.add(key)
 
 
 def kopf_settings() -> kopf.OperatorSettings:
@@ -174,8 +176,10 @@ def _claim_name(reference: JSON) -> str:
 async def reconcile(key: TrainingKey, runtime: Runtime) -> None:
     """Read from the cache, decide, apply the plan, patch the status."""
     body = runtime.cache.training(key)
+    runtime.settled.discard(key)
     # Before parsing: an invalid training of another controller is not reported either.
     if body is None or managed_by(body) != CONTROLLER_NAME:
+        runtime.reader.forget(key)
         return
     now = datetime.now(UTC)
     last_launcher = runtime.cache.last_deleted_launcher(body)
@@ -188,7 +192,7 @@ async def reconcile(key: TrainingKey, runtime: Runtime) -> None:
         lambda child, error: runtime.guard.skipped("observe", (child.get("kind"), *namespace_and_name(child)), error),
         foreign_claims(children, body["metadata"]["name"], body["metadata"]["uid"]),
     )
-    training = read(body, runtime.settings.site)
+    training = runtime.reader.read(body)
     plan = decide(training, state, now)
     try:
         plan = await _plan_with_lookups(plan, training, state, runtime, now)
@@ -203,7 +207,7 @@ async def reconcile(key: TrainingKey, runtime: Runtime) -> None:
         if refused.code != 403:
             raise
         applied = Applied(rejections=[Rejection("A request", "of the operator", "", refused.code, refused.message)])
-    _cache_answers(applied, runtime)
+    _cache_answers(applied, training, runtime)
     if any(_TERMINATING in rejection.message for rejection in applied.rejections):
         # The namespace and its trainings are being deleted, so the status is not written.
         runtime.queue.add_after(key, _TERMINATING_SECONDS)
@@ -211,24 +215,20 @@ async def reconcile(key: TrainingKey, runtime: Runtime) -> None:
     if applied.rejections:
         runtime.admission.forget(training)
         plan = plan_after_api_rejection(training, plan, applied.rejections[0], now)
-    await _write_status(training, plan, runtime, now)
+    written = await _write_status(training, plan, runtime, now)
     if plan.requeue_after is not None:
         runtime.queue.add_after(key, plan.requeue_after.total_seconds())
+    if plan.status.phase and plan.status.phase.ended and not (written or plan.changes_children or plan.requeue_after):
+        runtime.settled.add(key)
+        runtime.reader.forget(key)
 
 
-def _cache_answers(applied: Applied, runtime: Runtime) -> None:
-    for child in applied.created:
-        runtime.cache.upsert(child)
-    for child in applied.changed:
-        runtime.cache.refresh(child)
-
-
-def read(body: AnyObject, site: OperatorPolicy) -> Training:
-    """The parsed resource. If its spec is invalid (an earlier version may have accepted it), only the valid parts."""
-    try:
-        return parse(body, site)
-    except InvalidTraining as error:
-        return read_leniently(body, site, str(error))
+def _cache_answers(applied: Applied, training: Training, runtime: Runtime) -> None:
+    """Store the responses to own writes. As after an event, a change queues the training."""
+    changes = [runtime.cache.upsert(child) for child in applied.created]
+    changes += [runtime.cache.refresh(child) for child in applied.changed]
+    if any(changes):
+        runtime.queue.add(training.key)
 
 
 async def _plan_with_lookups(
@@ -257,15 +257,18 @@ def _new_keys(training: Training) -> Secret:
 
 async def _fail_invalid(training: Training, state: ClusterState, message: str, runtime: Runtime, now: datetime) -> None:
     plan = plan_for_invalid_spec(training.status, state, training.generation, message, now)
-    _cache_answers(await apply_plan(runtime.cluster, plan, training), runtime)
+    _cache_answers(await apply_plan(runtime.cluster, plan, training), training, runtime)
     await _write_status(training, plan, runtime, now)
 
 
-async def _write_status(training: Training, plan: Plan, runtime: Runtime, now: datetime) -> None:
-    """Patch the status once after the plan is applied; then update the metrics and record the events."""
+async def _write_status(training: Training, plan: Plan, runtime: Runtime, now: datetime) -> bool:
+    """Patch the status once after the plan is applied; then update the metrics and record the events.
+
+    Returns whether the status differs from the stored one.
+    """
     written = await patch_status(runtime.cluster, training, plan.status)
     if written is None:
-        return
+        return False
     runtime.cache.refresh(written)
     runtime.metrics.recorded(training.status, plan.status, written["metadata"]["creationTimestamp"], now)
     for event in plan.events:
@@ -273,3 +276,4 @@ async def _write_status(training: Training, plan: Plan, runtime: Runtime, now: d
         runtime.recorder.record(training, event, now)
     # Pods that are kept until the status records their end can be deleted now.
     runtime.queue.add(training.key)
+    return True

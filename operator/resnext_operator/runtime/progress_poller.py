@@ -27,7 +27,7 @@ from resnext_operator.runtime.cached_objects import (
 from resnext_operator.runtime.client import describe_error
 from resnext_operator.runtime.guard import Guard, Repeats
 from resnext_operator.runtime.settings import Settings
-from resnext_operator.runtime.unstructured import dictionary, fields, training_of, word
+from resnext_operator.runtime.unstructured import dictionary, fields, has_ended, key_of, training_of, word
 from resnext_operator.runtime.workqueue import WorkQueue
 from resnext_trainer.contract import Progress
 
@@ -117,7 +117,10 @@ class ProgressPoller:
     def _running(self) -> dict[TrainingKey, dict[int, str]]:
         """The trainings that can be polled, with the addresses of their workers."""
         running = {}
-        for key in self._cache.training_keys():
+        for training in self._cache.trainings():
+            if has_ended(training):
+                continue
+            key = key_of(training)
             with self._guard.each("progress", key):
                 if addresses := self._addresses(key):
                     running[key] = addresses

@@ -9,12 +9,14 @@ import logging
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
 import aiohttp
 import kopf
 
+from resnext_operator.api.objects import Manifest
 from resnext_operator.domain.backoff import exponential_delay
 from resnext_operator.runtime import controller
 from resnext_operator.runtime.cached_objects import CachedObject
@@ -176,6 +178,8 @@ class _Kopf:
         self._ended: asyncio.Future[BaseException] = self._loop.create_future()
         self._stop: Callable[[], object] | None = None
         self._stopping = False
+        self._events: deque[tuple[str, Manifest]] = deque()
+        self._handling = False
 
     async def run(self) -> BaseException:
         """Watch until an error occurs; returns the error."""
@@ -213,17 +217,27 @@ class _Kopf:
         self._stop = stop_from_outside
         if self._stopping:
             return
-        runtime = self._runtime
         await kopf.operator(
-            registry=controller.registry(
-                lambda *event: self._in_loop(controller.on_event, *event, runtime), runtime.guard
-            ),
+            registry=controller.registry(self._hand_over),
             settings=controller.kopf_settings(),
             standalone=True,
             clusterwide=self._namespace is None,
             namespaces=[self._namespace] if self._namespace else [],
             stop_flag=stop,
         )
+
+    def _hand_over(self, event: str, found: Manifest) -> None:
+        """Queue an event. The other event loop is woken once for all events that are waiting, not for each."""
+        self._events.append((event, found))
+        if not self._handling:
+            self._handling = True
+            self._in_loop(self._handle_events)
+
+    def _handle_events(self) -> None:
+        # Before the loop, so that an event that arrives after the last iteration wakes the loop again.
+        self._handling = False
+        while self._events:
+            controller.on_event(*self._events.popleft(), self._runtime)
 
     def _in_loop(self, call: Callable[..., None], *arguments: object) -> None:
         # The loop is closed when the process ends.

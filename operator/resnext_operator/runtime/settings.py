@@ -75,14 +75,15 @@ class Settings(BaseModel):
     port: int = 9400
     """Port that serves /metrics, /healthz and /readyz."""
 
-    max_concurrent_reconciles: Annotated[int, Field(ge=1, le=1000)] = 40
+    max_concurrent_reconciles: Annotated[int, Field(ge=1, le=1000)] = 8
     """Maximum number of concurrent reconciliations."""
 
     min_reconcile_interval_seconds: Annotated[float, Field(ge=0, le=60)] = 0.25
     """Minimum interval between two reconciliations of a training."""
 
-    # Each connection takes 256 KiB, the size of asyncio's TLS read buffer.
-    max_api_connections: Annotated[int, Field(ge=1, le=1000)] = 32
+    # With 32 connections and 40 reconciliations, 100 trainings that start at once need more than twice as many
+    # reconciliations each, because the pods of all of them start at the same time. Each connection takes 256 KiB.
+    max_api_connections: Annotated[int, Field(ge=1, le=1000)] = 8
     """Maximum number of concurrent connections to the API server."""
 
     resync_seconds: Annotated[float, Field(gt=0, le=86_400)] = 180.0

@@ -4,6 +4,7 @@ from typing import TypeVar, cast
 
 from resnext_operator.api.groupversion import CONTROLLER_NAME, GROUP, KIND
 from resnext_operator.api.objects import Manifest, TrainingKey
+from resnext_operator.api.status import Phase
 from resnext_operator.runtime.cached_objects import (
     JSON,
     AnyObject,
@@ -51,6 +52,11 @@ def namespace_and_name(found: object) -> tuple[str, str]:
 def managed_by(training: AnyObject) -> JSON:
     """The controller that manages a training."""
     return fields(TrainingSpec, training.get("spec")).get("managedBy") or CONTROLLER_NAME
+
+
+def has_ended(training: AnyObject) -> bool:
+    """Whether the status says that a training succeeded or failed."""
+    return word(dictionary(training.get("status")).get("phase")) in (Phase.SUCCEEDED, Phase.FAILED)
 
 
 def owners(child: AnyObject) -> list[CachedOwnerReference]:

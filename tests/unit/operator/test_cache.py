@@ -40,6 +40,16 @@ def test_cache_ignores_event_older_than_own_write():
     assert phases(cache) == ["Succeeded"]
 
 
+def test_cache_remembers_version_of_unchanged_object():
+    """An event between two versions with the same content is older than the second one."""
+    cache = Cache()
+    assert cache.upsert(pod(version=1))
+    assert not cache.upsert(pod(version=20))
+    assert not cache.upsert(pod(version=10, phase="Pending"))
+    assert phases(cache) == ["Running"]
+    assert cache.upsert(pod(version=30, phase="Succeeded"))
+
+
 def test_cache_delete_of_old_uid_keeps_new_object():
     """A DELETED event removes only the object with that uid."""
     cache = Cache()

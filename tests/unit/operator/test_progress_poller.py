@@ -69,11 +69,13 @@ def owned(kind: str, name: str, role: str, status: dict[str, Any]) -> dict[str, 
     return {"kind": kind, "metadata": metadata, "spec": {"nodeName": "n"}, "status": status}
 
 
-def cache_with(*addresses: str, launcher: str = "Running", slots: int = 1) -> Cache:
+def cache_with(*addresses: str, launcher: str = "Running", slots: int = 1, phase: str = "Running") -> Cache:
     """A training with a worker at each address, and a launcher."""
     cache = Cache()
     metadata = {"namespace": KEY[0], "name": KEY[1], "uid": "t1", "resourceVersion": "1"}
-    cache.upsert({"kind": KIND, "metadata": metadata, "spec": {"workers": {"slots": slots}}, "status": {}})
+    cache.upsert(
+        {"kind": KIND, "metadata": metadata, "spec": {"workers": {"slots": slots}}, "status": {"phase": phase}}
+    )
     for number, address in enumerate(addresses):
         cache.upsert(owned("Pod", f"flowers-worker-{number}-0", "worker", {"phase": "Running", "podIP": address}))
     cache.upsert(owned("Pod", "flowers-launcher-1", "launcher", {"phase": launcher}))
@@ -144,6 +146,21 @@ class TestProgressPoller:
         with rank("127.0.0.1", port, progress(7)):
             poller, _ = polled(cache_with(address, launcher=launcher))
         assert poller.latest(KEY) is None
+
+    @pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
+    def test_ended_training_is_not_polled(self, port: int, monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
+        """Not even its pods are read, which would cost most of an idle operator's time with 1,000 ended trainings."""
+        read: list[object] = []
+
+        def children(_: Cache, training: object, __: object) -> list[object]:
+            read.append(training)
+            return []
+
+        monkeypatch.setattr(Cache, "children", children)
+        with rank("127.0.0.1", port, progress(7)):
+            poller, _ = polled(cache_with("127.0.0.1", phase=phase))
+        assert poller.latest(KEY) is None
+        assert not read
 
     def test_quiet_training_has_every_rank_polled(self, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
         """A rank that does not answer has no last step."""

@@ -6,9 +6,11 @@ import signal
 
 import pytest
 
-from resnext_operator.runtime import scopes
+from resnext_operator.runtime import controller, scopes
 from tests.support.fake_api import ApiServer
+from tests.support.fake_client import Server
 from tests.support.operator_process import operator, training
+from tests.support.runtime import runtime_on
 
 
 @pytest.fixture(autouse=True)
@@ -151,3 +153,31 @@ def test_sigterm_exits_with_0_and_releases_lease(tmp_path, monkeypatch):
             assert server.of("system", "leases")[0]["spec"]["holderIdentity"] == ""
 
     asyncio.run(scenario())
+
+
+def test_events_of_watch_wake_the_loop_once(monkeypatch):
+    """All events are handled in their order; one that arrives while others are handled is not left behind."""
+    handled = []
+
+    async def scenario():
+        watch = scopes._Kopf(runtime_on(Server()), None)
+        wakes = []
+
+        def handle(event, found, _):
+            handled.append((event, found["number"]))
+            if found["number"] == 2:
+                watch._hand_over("MODIFIED", {"number": 4})
+
+        monkeypatch.setattr(controller, "on_event", handle)
+        monkeypatch.setattr(watch, "_in_loop", lambda call: wakes.append(call))
+        for number in range(4):
+            watch._hand_over("ADDED", {"number": number})
+        assert len(wakes) == 1
+        wakes.pop()()
+        # The late event may have been handled already, but the loop is woken for it.
+        assert len(wakes) == 1
+        wakes.pop()()
+        assert not wakes
+
+    asyncio.run(scenario())
+    assert handled == [*(("ADDED", number) for number in range(4)), ("MODIFIED", 4)]

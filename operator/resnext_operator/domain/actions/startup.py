@@ -56,10 +56,11 @@ def reconcile_startup(draft: Draft) -> None:
         _delete_stale_pods(draft, pods)
         if not (missing_claims(draft) or waits_for(draft, start_backoff) or waits_for(draft, rejection_backoff)):
             _create_missing_workers(draft, [index for index, pod in enumerate(current) if pod is None])
-    if draft.phase is Phase.PENDING and all(pod and pod.phase == "Running" for pod in current):
-        draft.transition_to(Phase.STARTING, Reason.WORKERS_RUNNING, "all workers are running")
     if ready == len(current) and _may_launch(draft):
         _create_launcher(draft, pods)
+    # If the workers were ready at once, the event of the launcher says enough.
+    if draft.phase is Phase.PENDING and all(pod and pod.phase == "Running" for pod in current):
+        draft.transition_to(Phase.STARTING, Reason.WORKERS_RUNNING, "all workers are running")
     check_secret(draft, pods)
 
 
