@@ -40,6 +40,8 @@ class ApiServer:
         """Status code of the discovery of the trainings' API group; 404 if the CRD is not installed."""
         self.broken: set[str] = set()
         """Names of objects whose creation fails with a server error."""
+        self.slow: dict[str, float] = {}
+        """Seconds before a response to a POST, by namespace."""
         self.watches: dict[tuple[str, str], list[asyncio.Queue[Manifest | None]]] = {}
         self.failing: set[str] = set()
         """Plurals of resources whose lists fail with a server error."""
@@ -119,6 +121,8 @@ class ApiServer:
         if verb == "GET" and "plural" in request.match_info and "name" not in request.match_info:
             verb = "WATCH" if request.query.get("watch") else "LIST"
         self.requests.append((verb, request.path))
+        if verb == "POST":
+            await asyncio.sleep(self.slow.get(request.match_info.get("namespace", ""), 0.0))
         return await handler(request)
 
     async def _versions(self, _: web.Request) -> web.Response:

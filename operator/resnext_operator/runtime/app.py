@@ -32,10 +32,11 @@ _CRD_RETRY_SECONDS = 2.0
 async def run(settings: Settings) -> int:
     """Run until a stop signal arrives or a component fails; returns the exit code."""
     allow_deep_json()
-    cache, queue = Cache(), WorkQueue(settings.min_reconcile_interval_seconds)
+    cache = Cache()
+    queue = WorkQueue(settings.min_reconcile_interval_seconds, settings.max_concurrent_reconciles_per_namespace)
     metrics = Metrics(cache, queue.__len__)
     async with (
-        connect(settings.max_api_connections, metrics.requested) as cluster,
+        connect(settings.max_api_connections, metrics.requested, settings.max_api_connections_per_namespace) as cluster,
         connect(1, metrics.requested) as lease_client,
     ):
         guard = metrics.guard

@@ -1,5 +1,8 @@
 """Client of the API server with a connection pool."""
 
+import asyncio
+import sys
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -64,11 +67,18 @@ def path_of(kind: str, namespace: str | None, name: str = "", part: str = "") ->
     return "/" + "/".join(filter(None, (prefix, *within, plural, name, part)))
 
 
+def _namespace_of(path: str) -> str:
+    """The namespace in a path of `path_of`; empty if it has none."""
+    return path.partition("/namespaces/")[2].partition("/")[0]
+
+
 class KubeClient:
     """Sends requests; responses are plain dictionaries."""
 
-    def __init__(self, client: Any, count: Count) -> None:
+    def __init__(self, client: Any, count: Count, per_namespace: int = sys.maxsize) -> None:
+        """per_namespace: maximum number of concurrent requests for the objects of a namespace."""
         self._client, self._count = client, count
+        self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(per_namespace))
 
     async def request(
         self,
@@ -89,14 +99,16 @@ class KubeClient:
             header_params={"Accept": _JSON, "Content-Type": content},
             auth_settings=["BearerToken"],
         )
-        try:
-            answer = await self._client.call_api(
-                method, url, headers, body, _request_timeout=aiohttp.ClientTimeout(total=seconds)
-            )
-            await answer.read()
-        except (aiohttp.ClientError, TimeoutError):
-            self._count(verb, "none")
-            raise
+        # The wait for a slot does not count as part of the request's time limit.
+        async with self._slots[_namespace_of(path)]:
+            try:
+                answer = await self._client.call_api(
+                    method, url, headers, body, _request_timeout=aiohttp.ClientTimeout(total=seconds)
+                )
+                await answer.read()
+            except (aiohttp.ClientError, TimeoutError):
+                self._count(verb, "none")
+                raise
         self._count(verb, str(answer.status))
         async with answer.response:
             found: Manifest = await answer.response.json(content_type=None)
@@ -106,8 +118,11 @@ class KubeClient:
 
 
 @asynccontextmanager
-async def connect(connections: int, count: Count) -> AsyncIterator[KubeClient]:
-    """Connect to the cluster that this process runs in, or to that of the kubeconfig."""
+async def connect(connections: int, count: Count, per_namespace: int = sys.maxsize) -> AsyncIterator[KubeClient]:
+    """Connect to the cluster that this process runs in, or to that of the kubeconfig.
+
+    per_namespace: maximum number of concurrent requests for the objects of a namespace.
+    """
     configuration = Configuration()
     try:
         load_incluster_config(client_configuration=configuration)
@@ -118,7 +133,7 @@ async def connect(connections: int, count: Count) -> AsyncIterator[KubeClient]:
     configuration.client_session_kwargs = {"trust_env": _behind_a_proxy(configuration.host)}
     async with ApiClient(configuration) as client:
         client.user_agent = "resnext-operator"
-        yield KubeClient(client, count)
+        yield KubeClient(client, count, per_namespace)
 
 
 def _behind_a_proxy(server: str) -> bool:

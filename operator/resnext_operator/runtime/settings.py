@@ -75,16 +75,24 @@ class Settings(BaseModel):
     port: int = 9400
     """Port that serves /metrics, /healthz and /readyz."""
 
-    max_concurrent_reconciles: Annotated[int, Field(ge=1, le=1000)] = 8
+    max_concurrent_reconciles: Annotated[int, Field(ge=1, le=1000)] = 40
     """Maximum number of concurrent reconciliations."""
+
+    # With 40 reconciliations over 32 connections, 100 trainings that start at once in a namespace need twice as many
+    # reconciliations each, because the pods of all of them start at the same time.
+    max_concurrent_reconciles_per_namespace: Annotated[int, Field(ge=1, le=1000)] = 8
+    """Maximum number of concurrent reconciliations of trainings in one namespace. Slow requests in one namespace, for
+    example because of an admission webhook, do not delay other namespaces."""
 
     min_reconcile_interval_seconds: Annotated[float, Field(ge=0, le=60)] = 0.25
     """Minimum interval between two reconciliations of a training."""
 
-    # With 32 connections and 40 reconciliations, 100 trainings that start at once need more than twice as many
-    # reconciliations each, because the pods of all of them start at the same time. Each connection takes 256 KiB.
-    max_api_connections: Annotated[int, Field(ge=1, le=1000)] = 8
+    # Each connection takes 256 KiB of memory.
+    max_api_connections: Annotated[int, Field(ge=1, le=1000)] = 32
     """Maximum number of concurrent connections to the API server."""
+
+    max_api_connections_per_namespace: Annotated[int, Field(ge=1, le=1000)] = 8
+    """Maximum number of concurrent requests to the API server for the objects of one namespace."""
 
     resync_seconds: Annotated[float, Field(gt=0, le=86_400)] = 180.0
     """Interval at which every training is reconciled even without an event."""

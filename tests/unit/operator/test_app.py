@@ -30,6 +30,11 @@ def lease(holder: str) -> dict[str, Any]:
     return {"kind": "Lease", "metadata": {"namespace": LEASES, "name": "resnext-operator"}, "spec": spec}
 
 
+def created(server: ApiServer, namespace: str) -> int:
+    """Number of requests to create an object in a namespace."""
+    return sum(verb == "POST" and f"/namespaces/{namespace}/" in path for verb, path in server.requests)
+
+
 def holder(server: ApiServer) -> str | None:
     """Holder of the Lease; None if there is none."""
     found = server.objects.get(LEASE)
@@ -64,11 +69,11 @@ def server() -> ApiServer:
 
 @pytest.fixture
 def start(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
-    """Start the operator for one namespace."""
+    """Start the operator, by default for one namespace."""
 
-    def started(**settings: Any) -> AbstractAsyncContextManager[Operator]:
+    def started(namespaces: tuple[str, ...] = ("one",), **settings: Any) -> AbstractAsyncContextManager[Operator]:
         return operator(
-            server, tmp_path, monkeypatch, ("one",), min_reconcile_interval_seconds=0, identity="us", **settings
+            server, tmp_path, monkeypatch, namespaces, min_reconcile_interval_seconds=0, identity="us", **settings
         )
 
     return started
@@ -202,6 +207,27 @@ class TestWork:
         (line,) = (each for each in caplog.records if "one/bad: retrying in" in each.getMessage())
         assert ("no bad-config now" if failure == "server" else "a mistake") in line.getMessage()
         assert bool(line.exc_info) == (failure == "mistake")
+
+    def test_slow_namespace_delays_no_other(self, server: ApiServer, start: Start) -> None:
+        """An admission webhook of one namespace takes longer than this test: others have reconciliations left."""
+        server.namespaces.add("two")
+        server.slow["one"] = 60.0
+        for number in range(12):
+            body = training("one", f"slow-{number}")
+            # Trainings with equal pods would wait for one dry run.
+            server.put({**body, "spec": {**body["spec"], "image": f"trainer:{number}"}})
+
+        async def scenario() -> None:
+            limits = {"max_concurrent_reconciles": 4, "max_concurrent_reconciles_per_namespace": 3}
+            limits |= {"max_api_connections": 4, "max_api_connections_per_namespace": 2}
+            async with start(namespaces=("one", "two"), **limits) as it:
+                await it.until(lambda: created(server, "one") >= 2, "requests in the slow namespace")
+                for name in ("a", "b"):
+                    server.put(training("two", name))
+                    await it.serves("two", name)
+                assert created(server, "one") == 2, "one request per connection of the namespace"
+
+        asyncio.run(scenario())
 
     def test_resync_reconciles_without_events(self, server: ApiServer, start: Start) -> None:
         """Deadlines pass without an event."""

@@ -34,6 +34,33 @@ def test_key_added_while_processing_runs_again_after():
     asyncio.run(scenario())
 
 
+def test_namespace_above_limit_waits():
+    """The queue returns keys of other namespaces, and each held key in order, even after an error."""
+
+    async def scenario():
+        queue = WorkQueue(per_namespace=2)
+        for name in "abcd":
+            queue.add(("full", name))
+        queue.add(("other", "x"))
+        assert [await queue.get() for _ in range(3)] == [("full", "a"), ("full", "b"), ("other", "x")]
+        assert len(queue) == 2
+        waiting = asyncio.create_task(queue.get())
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        queue.add_rate_limited(("full", "a"))
+        assert await asyncio.wait_for(waiting, 1) == ("full", "c")
+        queue.done(("full", "b"))
+        assert await asyncio.wait_for(queue.get(), 1) == ("full", "d")
+        for name in "cd":
+            queue.done(("full", name))
+        queue.done(("other", "x"))
+        assert len(queue) == 0
+        assert not queue._busy
+        assert not queue._held
+
+    asyncio.run(scenario())
+
+
 def test_additions_within_pause_run_once():
     """The first run is immediate; later additions wait for the pause and run once."""
 
