@@ -3,7 +3,8 @@
     python -m benchmarks.precision [--device gpu] [--batch 64] [--minutes M] [--mode MODE] [--set FIELD=VALUE]
 
 Prints one JSON object per line as soon as it is measured, the most important precision first. The network is
-initialized with zero residual scales: otherwise rounding errors grow with its depth, also in other implementations.
+initialized with zero residual scales: otherwise rounding errors grow with its depth, in other implementations
+as well.
 """
 
 import argparse
@@ -19,7 +20,8 @@ import numpy as np
 
 MODES = ("fp16+xla", "tf32+xla", "bf16+xla", "fp32+xla", "fp16", "tf32", "bf16")
 _HALVINGS = 15
-"""Of the loss scale of fp16, from 2^15 to 1, as training halves it after a step that overflows."""
+"""Maximum number of halvings of the fp16 loss scale, from 2^15 to 1. Training also halves it after a step that
+overflows."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Step:
 
 
 def compare(step: Step, exact: Step) -> dict[str, Any]:
-    """How far a step is from the exact one, for JSON."""
+    """Differences between a step and the float32 reference, for JSON."""
     norm, exact_norm = (float(np.linalg.norm(each.gradients)) for each in (step, exact))
     found = {
         "loss": step.loss,

@@ -74,7 +74,9 @@ class Seen:
         deadline = time.monotonic() + seconds
         while (found := Counter(self.phases.values()))[phase] < count:
             if time.monotonic() > deadline:
-                raise RuntimeError(f"not {count} trainings are {phase} after {seconds:.0f} s: {dict(found)}")
+                raise RuntimeError(
+                    f"{found[phase]} of {count} trainings are {phase} after {seconds:.0f} s: {dict(found)}"
+                )
             await asyncio.sleep(0.1)
         return time.monotonic()
 

@@ -11,7 +11,8 @@ from resnext_operator.domain.reasons import SUGGESTED_ACTIONS, Reason
 
 _ACTIONS_IN_MESSAGES = {
     Reason.INVALID: "correct the field, or choose another name for the training; then delete and recreate the training",
-    Reason.FORBIDDEN_BY_OPERATOR: "use a claim, or set `allow` in the Helm chart",
+    Reason.FORBIDDEN_BY_OPERATOR: "use a claim instead of a hostPath, or allow the field with `allow.hostPaths` or "
+    "`allow.hostNetwork` in the chart's values",
     Reason.VOLUME_NOT_SHAREABLE: "use a ReadOnlyMany or ReadWriteMany claim, or one worker",
     Reason.CLAIM_NOT_OWNED: "set `checkpoints.claimName` to use the claim, or choose another name for the training",
     Reason.VOLUME_STILL_ATTACHED: (

@@ -66,7 +66,7 @@ def check_claim_owner(training: Training, state: ClusterState) -> Refusal | None
 
 
 def plan_for_invalid_spec(before: Status, state: ClusterState, generation: int, message: str, now: datetime) -> Plan:
-    """The plan for a resource with an invalid spec, which an API server without the CEL rules accepted.
+    """The plan for a resource with an invalid spec, which was accepted because the CRD in the cluster lacks CEL rules.
 
     Running pods are deleted, and save a checkpoint first. The status of a finished training does not change.
 

@@ -85,15 +85,15 @@ class Reason(StrEnum):
     SUSPENDING = "Suspending"
     """The training saves a checkpoint; then the operator deletes its pods."""
     SUSPENDED = "Suspended"
-    """The training has no pods."""
+    """The training is suspended and has no pods."""
     RESUMED = "Resumed"
     """The training is no longer suspended; the operator recreates its pods."""
     RESIZING = "Resizing"
     """`workers.replicas` changed: the training saves a checkpoint and resumes with the new number of workers."""
     POD_TEMPLATE_CHANGED = "PodTemplateChanged"
-    """Pod settings changed before a suspended training had stopped, or on an API server without the CEL rules; other
-    API servers reject such a change unless `spec.suspend` is true. The training saves a checkpoint and resumes in pods
-    with the new settings.
+    """The pod settings of a suspended training changed before it had stopped, or the CRD in the cluster lacks the CEL
+    rules; with them, the API server rejects such a change unless `spec.suspend` is true. The training saves a
+    checkpoint and resumes in pods with the new settings.
     """
     SSH_KEYS_RECREATED = "SSHKeysRecreated"
     """The Secret with the SSH keys was deleted. The operator recreated it and replaces all pods."""

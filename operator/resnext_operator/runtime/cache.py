@@ -183,7 +183,7 @@ class Cache:
         """Store a pruned object that was listed, watched or created, unless the cached version is newer.
 
         Returns whether a field that the cache keeps has changed. The caller then queues the training, so that an event
-        without a change, such as the echo of an own write, needs no reconciliation.
+        without a change, such as the watch event of the operator's own write, needs no reconciliation.
         """
         kind, key = new["kind"], key_of(new)
         known = self._trainings if kind == KIND else self._children.setdefault(kind, {})

@@ -69,7 +69,7 @@ class Runtime:
     reader: TrainingReader
     guard: Guard = field(default_factory=Guard)
     settled: set[TrainingKey] = field(default_factory=set)
-    """Ended trainings without anything left to do until an event."""
+    """Ended trainings that need no reconciliation before their next event."""
 
 
 def selector(kind: str) -> str:
@@ -224,7 +224,7 @@ async def reconcile(key: TrainingKey, runtime: Runtime) -> None:
 
 
 def _cache_answers(applied: Applied, training: Training, runtime: Runtime) -> None:
-    """Store the responses to own writes. As after an event, a change queues the training."""
+    """Store the responses to the operator's own writes. As after an event, a change queues the training."""
     changes = [runtime.cache.upsert(child) for child in applied.created]
     changes += [runtime.cache.refresh(child) for child in applied.changed]
     if any(changes):

@@ -78,8 +78,8 @@ class Settings(BaseModel):
     max_concurrent_reconciles: Annotated[int, Field(ge=1, le=1000)] = 40
     """Maximum number of concurrent reconciliations."""
 
-    # With 40 reconciliations over 32 connections, 100 trainings that start at once in a namespace need twice as many
-    # reconciliations each, because the pods of all of them start at the same time.
+    # With 40 reconciliations over 32 connections, 100 trainings that start at once in a namespace need 12 instead
+    # of 7 reconciliations each, because the pods of all of them start at the same time.
     max_concurrent_reconciles_per_namespace: Annotated[int, Field(ge=1, le=1000)] = 8
     """Maximum number of concurrent reconciliations of trainings in one namespace. Slow requests in one namespace, for
     example because of an admission webhook, do not delay other namespaces."""
@@ -92,7 +92,8 @@ class Settings(BaseModel):
     """Maximum number of concurrent connections to the API server."""
 
     max_api_connections_per_namespace: Annotated[int, Field(ge=1, le=1000)] = 8
-    """Maximum number of concurrent requests to the API server for the objects of one namespace."""
+    """Maximum number of connections to the API server that requests for the objects of one namespace use at the same
+    time."""
 
     resync_seconds: Annotated[float, Field(gt=0, le=86_400)] = 180.0
     """Interval at which every training is reconciled even without an event."""

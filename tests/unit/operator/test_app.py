@@ -209,7 +209,7 @@ class TestWork:
         assert bool(line.exc_info) == (failure == "mistake")
 
     def test_slow_namespace_delays_no_other(self, server: ApiServer, start: Start) -> None:
-        """An admission webhook of one namespace takes longer than this test: others have reconciliations left."""
+        """Requests in one namespace hang for longer than the test runs; another namespace is still reconciled."""
         server.namespaces.add("two")
         server.slow["one"] = 60.0
         for number in range(12):
@@ -225,7 +225,7 @@ class TestWork:
                 for name in ("a", "b"):
                     server.put(training("two", name))
                     await it.serves("two", name)
-                assert created(server, "one") == 2, "one request per connection of the namespace"
+                assert created(server, "one") == 2, "at most 2 concurrent requests (max_api_connections_per_namespace)"
 
         asyncio.run(scenario())
 

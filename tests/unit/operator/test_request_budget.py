@@ -183,7 +183,7 @@ class TestEvents:
         assert asyncio.run(scenario(False)) == ["Accepted", "WorkersRunning", "LauncherCreated"]
 
     def test_event_without_change_reconciles_nothing(self) -> None:
-        """The watch reports own writes again, and changes of fields that no decision reads."""
+        """The watch reports the operator's own writes again, and changes to fields that no decision reads."""
 
         async def scenario() -> None:
             life = Life()

@@ -35,7 +35,7 @@ def test_key_added_while_processing_runs_again_after():
 
 
 def test_namespace_above_limit_waits():
-    """The queue returns keys of other namespaces, and each held key in order, even after an error."""
+    """Keys of other namespaces are returned in the meantime. Held keys are returned in order, even after an error."""
 
     async def scenario():
         queue = WorkQueue(per_namespace=2)

@@ -22,14 +22,14 @@ class Device:
 
 
 def test_search_doubles_then_bisects():
-    """Until the smallest failure is within an eighth of the largest success."""
+    """The search ends when the smallest failure is within an eighth of the largest success."""
     device = Device(900)
     assert largest_batch(device, 256, 4096, 8) == 896
     assert device.tried == [256, 512, 1024, 768, 896, 960]
 
 
 def test_first_batch_too_large_halves():
-    """A card with less memory than the card of the default."""
+    """The GPU has less memory than the default batch size needs."""
     device = Device(100)
     assert largest_batch(device, 256, 4096, 8) == 96
     assert device.tried[:3] == [256, 128, 64]
@@ -55,7 +55,7 @@ def test_everything_fits_returns_limit(first, limit, step):
 
 @pytest.mark.parametrize("step", [1, 8])
 def test_found_batch_is_within_an_eighth(step):
-    """For any memory, in few attempts."""
+    """The search needs at most 12 attempts, whatever the size of the memory."""
     for memory in (*range(step, 300), 1000, 1023, 1024, 4095):
         device = Device(memory)
         found = largest_batch(device, 64, 4096, step)
@@ -65,8 +65,8 @@ def test_found_batch_is_within_an_eighth(step):
         assert len(device.tried) <= 12
 
 
-def test_result_was_measured_without_monotony():
-    """Whatever fits and fails, the result fits, and no larger batch size that was tried does."""
+def test_result_fits_without_monotonicity():
+    """Even if a larger batch size fits after a smaller one failed, the result is the largest tried one that fits."""
     chance = random.Random(1)
     for _ in range(300):
         outcomes = {batch: chance.choice([FITS, TOO_LARGE, FAILED]) for batch in range(1, 1025)}
@@ -93,7 +93,7 @@ def test_crash_of_first_batch_ends_search():
     ("memory", "stop", "found"), [(10**9, 256, None), (10**9, 512, 256), (400, 384, 256), (100, 128, None)]
 )
 def test_stop_ends_search_with_result_so_far(memory, stop, found):
-    """At the first batch size, while doubling, bisecting and halving."""
+    """No further batch size is tried: at the first one, while doubling, bisecting and halving."""
     device = Device(memory, {stop: STOP})
     assert largest_batch(device, 256, 4096, 8) == found
     assert device.tried[-1] == stop

@@ -86,7 +86,7 @@ def test_rank_is_bound_to_cpus_near_gpu(allowed, near, rank, share, expected):
         (NEAR, [NEAR], 16),
         # The pod has no CPU next to the GPU.
         (FAR, [NEAR], 16),
-        # NVML does not know.
+        # NVML reports no CPUs for the GPU.
         (NODE, [set()], 16),
     ],
 )
@@ -148,7 +148,7 @@ def test_bind_to_gpu_reads_masks_of_nvml(bound):
     ],
 )
 def test_bind_to_gpu_without_knowledge_changes_nothing(bound, monkeypatch, variables, gpus, nvml):
-    """The user's choice, other numbers of the GPUs, and a machine without NVML."""
+    """The user disabled binding, TensorFlow numbers the GPUs differently, or NVML is missing."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(cpu_binding, "import_nvml", nvml)
@@ -157,7 +157,7 @@ def test_bind_to_gpu_without_knowledge_changes_nothing(bound, monkeypatch, varia
 
 
 def test_invalid_binding_names_variable_and_values(bound, monkeypatch):
-    """A misspelled value does not pass for the default."""
+    """A misspelled value is rejected instead of being treated as the default."""
     monkeypatch.setenv(cpu_binding.SETTING, "off")
     with pytest.raises(TrainingError, match="RANK_CPU_BINDING: 'off': must be gpu or none"):
         bind_to_gpu(1, 2, gpus=2)
@@ -194,7 +194,7 @@ def threads(monkeypatch):
     ],
 )
 def test_thread_pools_have_cpus_of_rank(threads, monkeypatch, variables, expected):
-    """Unless the user sets their sizes."""
+    """The trainer keeps the sizes that the user sets."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     distributed.pin_device(SingleProcess(), "cpu")
@@ -210,7 +210,7 @@ def test_rank_with_one_cpu_has_two_inter_op_threads(threads, monkeypatch):
 
 @pytest.mark.parametrize(("device", "pool"), [("gpu", 6), ("cpu", None)])
 def test_tf_data_decodes_in_own_threads_on_gpu(few, monkeypatch, device, pool):
-    """With as many threads as the rank has CPUs; AUTOTUNE does not plan for more."""
+    """The pool has as many threads as the rank has CPUs, and AUTOTUNE does not plan for more."""
     monkeypatch.setattr(cpus, "per_rank", lambda: 6)
     used, real = [], tf.data.Dataset.with_options
 
@@ -226,7 +226,7 @@ def test_tf_data_decodes_in_own_threads_on_gpu(few, monkeypatch, device, pool):
 
 
 def test_native_decoder_uses_cpus_of_rank(few, monkeypatch):
-    """Not all CPUs of the node."""
+    """It does not use all CPUs of the node."""
     few["data"] |= {"pipeline": "native"}
     monkeypatch.setattr(cpus, "per_rank", lambda: 6)
     used = []

@@ -156,7 +156,7 @@ def test_dali_evaluation_counts_each_good_record_once(tmp_path, pipeline):
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_dali_rank_reads_its_part_as_tfdata(folder, pipeline, rank):
-    """Also in evaluation, where the last batch is padded."""
+    """The images are the same in evaluation as well, where the last batch is padded."""
     ours, theirs = (each(config(folder), Shard(rank, 2)) for each in (pipeline, TfData))
     assert_equal(arrays(ours.train(0)), arrays(theirs.train(0)), tolerance=1)
     assert_equal(arrays(ours.validate()), arrays(theirs.validate()), tolerance=1)
@@ -193,11 +193,11 @@ class TestTransfer:
         return type(dali.open_pipeline(config(folder, device=device), Shard(0, 1)))
 
     def test_transfer_on_cpu_is_plugin(self, folder):
-        """If it is installed."""
+        """If the plugin is installed, it is the default on CPUs."""
         assert self.opened(folder) is DaliPlugin
 
     def test_transfer_on_gpu_is_dlpack(self, folder):
-        """Until the plugin has been measured on a GPU."""
+        """DLPack is the default on GPUs until the plugin has been measured on one."""
         assert self.opened(folder, "gpu") is DaliDlpack
 
     def test_transfer_plugin_not_installed_is_dlpack(self, folder, monkeypatch):
@@ -217,6 +217,7 @@ class TestTransfer:
         monkeypatch.setattr(module, "load_dali_tf_plugin", undefined_symbol)
         assert self.opened(folder) is DaliDlpack
         assert "undefined symbol" in caplog.text
+        assert f"rebuild nvidia-dali-tf-plugin for TensorFlow {tf.__version__}" in caplog.text
 
     @pytest.mark.parametrize(
         ("device", "name", "expected"),
@@ -229,7 +230,7 @@ class TestTransfer:
         ],
     )
     def test_transfer_of_environment_used(self, folder, monkeypatch, device, name, expected):
-        """For benchmarks."""
+        """Benchmarks select the transfer with an environment variable."""
         monkeypatch.setenv(dali.TRANSFER, name)
         assert self.opened(folder, device) is expected
 

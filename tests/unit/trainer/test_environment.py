@@ -108,7 +108,7 @@ def gpu(monkeypatch, tmp_path):
 
 
 def test_gpu_defaults_are_set_only_with_gpu(gpu):
-    """The file nvidiactl alone is no GPU."""
+    """/dev/nvidiactl without /dev/nvidia0 does not count as a GPU."""
     environment.set_tensorflow_defaults()
     assert os.environ["TF_GPU_THREAD_MODE"] == "gpu_private"
     assert os.environ["NCCL_DEBUG"] == "WARN"
@@ -120,7 +120,7 @@ def test_gpu_defaults_are_set_only_with_gpu(gpu):
 
 @pytest.mark.usefixtures("gpu")
 def test_variables_of_user_take_precedence():
-    """Over every default of the trainer."""
+    """They override every default of the trainer."""
     environment.set_tensorflow_defaults()
     environment.set_horovod_defaults(gpus=True)
     ours = [name for name in os.environ if not name.startswith(("PATH", "HOME", "PYTEST"))]
@@ -138,6 +138,7 @@ def test_variables_for_speed_include_those_of_user():
     environment.set_horovod_defaults(gpus=False)
     ours = {name for name in os.environ if not name.startswith(("PATH", "HOME", "PYTEST"))}
     theirs = {"NCCL_SOCKET_IFNAME": "=eth1", "XLA_FLAGS": "--xla_gpu_autotune_level=2", "CUDA_VISIBLE_DEVICES": "0"}
+    theirs |= {"RANK_CPU_BINDING": "none", "RESNEXT_DALI_TRANSFER": "dlpack", "LD_PRELOAD": "sleeping_yield.so"}
     os.environ.update(theirs | {"TRACKER_TOKEN": "secret", "OMPI_COMM_WORLD_RANK": "0"})
     shown = environment.variables_for_speed()
     assert set(shown) == ours | set(theirs)

@@ -1,5 +1,6 @@
 """Indexes of datasets without records.index, kept outside the dataset for later starts and other ranks."""
 
+import logging
 import os
 import shutil
 
@@ -74,7 +75,7 @@ def test_index_kept_second_start_reads_no_idx(folder, home, no_idx_read):
 
 @pytest.mark.parametrize("order", ["random", "blocks"])
 def test_index_kept_layouts_known_after_epoch(folder, home, order):
-    """The next attempt reads every image by the native reader, and gets the same batches."""
+    """The next attempt reads every image with the native reader, and gets the same batches."""
     first, batches = epoch(folder, order=order)
     assert known(first) == 96
     second = Batches(config(folder, order=order), Shard(0, 1))
@@ -124,7 +125,7 @@ def test_index_kept_changed_file_opened_again(folder, home, changed):
 
 @pytest.mark.usefixtures("home")
 @pytest.mark.parametrize("damage", ["idx missing", "idx invalid", "shard truncated"])
-def test_index_kept_hides_no_damaged_dataset(folder, damage):
+def test_kept_index_does_not_hide_damaged_dataset(folder, damage):
     """The same error as without a kept index."""
     opened(folder)
     index, shard = folder / "train-00001-of-00002.idx", folder / "train-00001-of-00002"
@@ -150,13 +151,15 @@ def test_index_kept_damaged_replaced_with_warning(folder, home, caplog, damage):
     assert len(record_index.load(file, tfrecord.Features())) == 2
 
 
-def test_index_kept_directory_not_writable_ignored(folder, tmp_path, monkeypatch):
-    """The training starts as before; a file in place of the directory also stops root."""
+def test_index_kept_directory_not_writable_ignored(folder, tmp_path, monkeypatch, caplog):
+    """The training starts as before; a file in place of the directory stops even root."""
+    caplog.set_level(logging.INFO)
     monkeypatch.setattr(tfrecord, "LEAST_RECORDS", 1)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     records, _ = epoch(folder)
     assert known(records) == 96
+    assert f"the index of {folder} cannot be kept in {tmp_path}/file/resnext-indexes: " in caplog.text
 
 
 def test_index_kept_disk_full_leaves_no_file(folder, home, monkeypatch):
@@ -171,7 +174,7 @@ def test_index_kept_disk_full_leaves_no_file(folder, home, monkeypatch):
     assert not list(home.iterdir())
 
 
-def test_index_kept_nowhere_in_dataset(folder, home, tmp_path, monkeypatch):
+def test_index_is_not_kept_in_dataset(folder, home, tmp_path, monkeypatch):
     """Not even if the cache directory is inside it; neither with records.index nor for a small dataset."""
     before = sorted(folder.rglob("*"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))

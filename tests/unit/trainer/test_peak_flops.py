@@ -34,7 +34,7 @@ def test_peak_is_found_by_device_name(device, precision, tera):
     ],
 )
 def test_peak_of_other_device_is_unknown(device, precision):
-    """No value is better than that of a similar GPU."""
+    """Reporting no value is better than reporting that of a similar GPU."""
     assert peak_flops(device, precision) is None
     assert utilization(100.0, 10, None) is None
 
@@ -46,7 +46,7 @@ def test_utilization_is_part_of_peak():
 
 def test_flops_follow_from_layers():
     """Counted by hand for a network of one block: a multiply-accumulate is two operations, and gradients need twice
-    the products of the forward pass, except that of the images.
+    the products of the forward pass, except in the first layer, because the images need no gradient.
     """
     custom = {"blocks": [1], "groups": 4, "width": 4, "channels": 32, "stem": 8, "smallImages": True}
     model = resolve({"model": {"architecture": "custom", "custom": custom, "classes": 10, "imageSize": 16}}).model

@@ -92,7 +92,7 @@ def test_report_publishes_steps_of_this_second(run):
 
 
 def test_pending_result_on_cpu_starts_no_thread():
-    """The values are in the host's memory; a thread would compete with the training loop for the interpreter's lock."""
+    """The values are in the host's memory; a thread would compete with the training loop for the GIL."""
     result = PendingResult(tf.constant([2.5, 1.0, 0.0, 0.5, 8.0])).wait()
     assert result == StepResult(2.5, finite=True, stop=False, save=True, loss_scale=8.0)
     assert "step-result" not in {thread.name for thread in threading.enumerate()}

@@ -141,7 +141,7 @@ def test_available_memory_is_read_in_bytes(tmp_path):
 
 
 class Machine:
-    """A device that fits 600 images; its input delivers three quarters of what it needs."""
+    """A device with memory for 600 images, whose input pipeline delivers three quarters of its throughput."""
 
     def __init__(self, failing=None):
         self.cells, self._failing = [], failing or {}
@@ -180,7 +180,7 @@ def test_sweep_failed_mode_affects_only_itself(outcome):
 
 
 def test_sweep_ends_after_its_time():
-    """With the results so far; the measurement that was running is not taken for one that does not fit."""
+    """The results so far are returned; the interrupted measurement does not count as one that does not fit."""
 
     def slow(cell, seconds):
         if len(lines) == 1:
@@ -192,7 +192,7 @@ def test_sweep_ends_after_its_time():
     found = sweep(Plan(**vars(PLAN) | {"seconds": 0.2}), slow, lines.append)
     assert [result.outcome for result in found] == [Outcome.FITS, Outcome.STOP]
     assert summarize(found)["largestBatch"] == {"fp16+xla": 256}
-    assert lines[-1].startswith("the time of the sweep is over: increase --minutes")
+    assert lines[-1].startswith("the time limit of the sweep (--minutes 0.00333333) was reached: increase it")
 
 
 def test_sweep_table_has_a_row_per_result(capsys):
@@ -209,8 +209,8 @@ def test_sweep_table_has_a_row_per_result(capsys):
 @pytest.mark.parametrize(
     ("options", "under_mpirun"), [(["inference"], False), (["input"], False), (["training"], True)]
 )
-def test_sweep_of_anything_else_is_rejected(capsys, monkeypatch, options, under_mpirun):
-    """Only the training of one rank."""
+def test_sweep_unless_training_of_one_rank_rejected(capsys, monkeypatch, options, under_mpirun):
+    """A sweep of inference or input, or under mpirun, is rejected."""
     monkeypatch.setattr("resnext_trainer.cli.mpi.leave", lambda _code: None)
     monkeypatch.setattr("resnext_trainer.cli.mpi.under_mpirun", lambda: under_mpirun)
     assert main(["benchmark", *options, "--sweep"]) == 2

@@ -52,7 +52,7 @@ def test_train_finished_run_finishes_at_once(few):
 
 
 def test_train_log_shows_cpus_and_variables(few, monkeypatch):
-    """Which settings for speed apply must be visible, also those of the user."""
+    """The log shows the settings that affect speed, including those that the user sets."""
     monkeypatch.setenv("NCCL_SOCKET_IFNAME", "=eth1")
     telemetry = StopAfter(1)
     trained(few, telemetry=telemetry)

@@ -23,8 +23,9 @@ def add(commands: Commands) -> None:
         _run,
         "Percentiles refer to the duration of a step, including the wait for its batch. Under mpirun, throughput is "
         "the total of all ranks. With --sweep, the command finds the largest batch size that fits into the memory of "
-        "one device, for each precision, and prints images/s by precision and batch size, the model FLOP utilization "
-        "(MFU), and the part of the time that the device waits for input. Each measurement is a process of its own.",
+        "one device, for fp16, tf32 and fp32 with and without XLA, on CPUs for fp32 without XLA, or for the modes "
+        "selected with --mode. It prints images/s by precision and batch size, the model FLOP utilization (MFU), and "
+        "the part of the time that the device waits for input. Each measurement runs in its own process.",
     )
     benchmark.add_argument("what", choices=("training", "inference", "input"), help="workload to time")
     config_options(benchmark)
@@ -36,8 +37,8 @@ def add(commands: Commands) -> None:
     sweep.add_argument(
         "--sweep",
         action="store_true",
-        help="search for the largest batch size of each mode with random images, and repeat it with the dataset unless "
-        "--synthetic is set",
+        help="search for the largest batch size of each mode with random images, and measure that batch size again "
+        "with the dataset unless --synthetic is set",
     )
     sweep.add_argument(
         "--mode",

@@ -64,7 +64,7 @@ class ImageDataset(Protocol):
         return
 
     def save_index(self) -> None:
-        """Keeps what reading has shown about the images, for other ranks and the next start."""
+        """Keeps the layouts that were determined while reading, for other ranks and the next start."""
         return
 
     @property

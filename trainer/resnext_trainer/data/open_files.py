@@ -46,7 +46,7 @@ class OpenFiles:
         """Least recently used first."""
         self._kept, self._opening = 0, 0
         self._discarded: deque[tuple[Sequence[int], Sequence[Path]]] = deque()
-        # Not reentrant: `discard` must not succeed inside another method.
+        # Not reentrant: a `discard` that the garbage collector calls inside another method must not acquire the lock.
         self._lock = threading.Condition(threading.Lock())
 
     def __len__(self) -> int:
@@ -58,7 +58,10 @@ class OpenFiles:
         return self._kept < self._limit() * 3 // 4 - self._reserve
 
     def keep(self, file: Path) -> int | None:
-        """A descriptor that is valid until it is discarded; None if too many files are open. Raises as `read`."""
+        """A descriptor that is valid until it is discarded; None if too many files are open.
+
+        Raises the same exceptions as `read`.
+        """
         with self._lock:
             if not (self.has_room and self._may_open()):
                 return None
@@ -128,7 +131,7 @@ class OpenFiles:
                 self._close_surplus()
 
     def _taken(self, file: Path) -> _Handle | None:
-        """An open file; None after one more may be opened, for which this waits until other threads have read."""
+        """The open file. Otherwise waits until one more may be opened, reserves a descriptor, and returns None."""
         with self._lock:
             self._lock.wait_for(lambda: file in self._handles or self._may_open())
             if (handle := self._handles.pop(file, None)) is None:
@@ -160,7 +163,7 @@ class OpenFiles:
         return handle
 
     def _close_surplus(self) -> None:
-        """Closes what was discarded, then the least recently used files above the limit."""
+        """Closes discarded descriptors and files, then the least recently used files above the limit."""
         while self._discarded:
             descriptors, files = self._discarded.popleft()
             for descriptor in descriptors:

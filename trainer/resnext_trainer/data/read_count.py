@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 class ReadCount:
-    """Counts reads from storage; thread-safe. The page cache may have answered them."""
+    """Counts reads of the dataset's files, including those that the page cache answers; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -170,10 +170,10 @@ def _normalized(images: Any, scale: Any, offset: Any) -> Any:
 def _normalized_around_pixel(images: Any, scale: Any, offset: Any) -> Any:
     """Batch norm with statistics in float32 of the differences from one pixel.
 
-    XLA implements the fused operation with the variance E[x^2] - E[x]^2, which is off by 10 % if the mean is
-    1,000 standard deviations, and NaN for some constant channels. The same formula is precise for values near zero, and
-    needs the same number of passes over the images. The pixel is from the center, because zero padding makes borders
-    differ from the mean.
+    XLA implements the fused operation with the variance E[x^2] - E[x]^2, which is off by 10 % if the mean is 1,000
+    standard deviations, and NaN for some constant channels. Applied to the differences from one pixel, the same formula
+    is precise, because these values are near zero; it needs no additional pass. The pixel is from the center, because
+    zero padding makes borders differ from the mean.
     """
     spatial = [0, 1, 2]
     count = tf.cast(tf.size(images) // images.shape[-1], tf.float32)

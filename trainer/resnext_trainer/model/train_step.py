@@ -66,7 +66,7 @@ class PendingResult:
         """values: float32 [5] on the device, in the order of `StepResult`."""
         # In a thread: TensorFlow's copy from a GPU waits for all work that is queued on the GPU when the copy begins.
         # Begun now, it does not wait for the next step, and the main thread can queue that step in the meantime.
-        # On a CPU the values are already there, and a thread would only compete for the interpreter's lock.
+        # On a CPU the values are already there, and a thread would only compete for the GIL.
         on_cpu = values.device.endswith("CPU:0")
         self._read: Callable[[], Any] = values.numpy if on_cpu else _reader.submit(values.numpy).result
 

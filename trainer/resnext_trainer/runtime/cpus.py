@@ -2,7 +2,7 @@
 
 The affinity mask alone is not enough. A CPU limit is a quota of CPU time, which the mask does not show: a rank with a
 limit of 16 CPUs on a node with 128 would start 128 threads per pool, use up its quota in an eighth of each period, and
-stand still for the rest.
+be throttled for the rest.
 """
 
 import functools
@@ -33,7 +33,7 @@ def usable(mask: set[int], limit: float | None) -> int:
 
 
 def share(cpus: int, variables: Mapping[str, str]) -> int:
-    """The part of one rank in the CPUs of its pod, at least 1."""
+    """One rank's share of the CPUs of its pod, at least 1."""
     ranks = next((int(variables[name]) for name in _LOCAL_SIZES if name in variables), 1)
     return max(1, cpus // max(1, ranks))
 

@@ -18,18 +18,22 @@ _YIELD = {"OMPI_MCA_mpi_yield_when_idle": "true"}
 # 17 layers, 32 images of 32x32 per rank, two runs each: 401 and 442 images/s with neither setting, 498 and 403 with
 # _YIELD, 508 and 515 with both.
 _LONG_CYCLE = {"HOROVOD_CYCLE_TIME": "5"}
-# Horovod copies, reduces, scales and copies back one buffer of this size after another. 4 MiB stay in the cache between
-# these passes, the default of 128 MiB does not: 124 instead of 159 ms for the 176 MB of resnext101-32x4d on two ranks.
+# Horovod copies, reduces, scales and copies back one buffer of this size after another. A buffer of 4 MiB stays in the
+# cache between these passes; the default of 128 MiB does not. The 176 MB of resnext101-32x4d take 124 ms instead of
+# 159 ms on two ranks.
 _BUFFER_IN_CACHE = {"HOROVOD_FUSION_THRESHOLD": str(4 * 2**20)}
 
-# The thread that starts the GPU's kernels otherwise belongs to the pool of the CPU operations, and waits behind the
+# The thread that launches GPU kernels otherwise belongs to the pool of the CPU operations, and waits behind the
 # decoding of images (https://www.tensorflow.org/guide/gpu_performance_analysis).
 _GPU_THREADS = {"TF_GPU_THREAD_MODE": "gpu_private"}
 # Otherwise a failure of NCCL is reported without its cause ("unhandled system error").
 _NCCL_WARNINGS = {"NCCL_DEBUG": "WARN"}
 
-_SHOWN = ("CUDA_", "DALI_", "HOROVOD_", "NCCL_", "NVIDIA_TF32_", "OMP_", "OMPI_MCA_mpi_", "TF_", "UCX_", "XLA_FLAGS")
-"""Prefixes of the variables that change the speed of a training."""
+_SHOWN = (
+    *("CUDA_", "DALI_", "HOROVOD_", "LD_PRELOAD", "NCCL_", "NVIDIA_TF32_", "OMP_", "OMPI_MCA_mpi_"),
+    *("RANK_CPU_BINDING", "RESNEXT_DALI_TRANSFER", "TF_", "UCX_", "XLA_FLAGS"),
+)
+"""Prefixes of the variables that affect the speed of a training."""
 
 _DEVICES = Path("/dev")
 
@@ -77,7 +81,7 @@ def has_gpus() -> bool:
 
 
 def variables_for_speed() -> dict[str, str]:
-    """The variables of this process that change the speed of a training, those of the user included."""
+    """The variables of this process that affect the speed of a training, including those that the user sets."""
     return {name: value for name, value in sorted(os.environ.items()) if name.startswith(_SHOWN)}
 
 

@@ -67,7 +67,7 @@ class Metrics:
             "checkpoint_last_success_timestamp_seconds", "Unix time of the last successful checkpoint."
         )
         self._checkpoint_interval = gauge(
-            "checkpoint_interval_seconds", "Longest expected time between two checkpoints, without evaluations."
+            "checkpoint_interval_seconds", "Longest expected time between two checkpoints, not counting evaluations."
         )
         self._checkpoint_failures = counter("checkpoint_failures_total", "Checkpoints that could not be written.")
         self._rollbacks = counter("rollbacks_total", "Rollbacks to a checkpoint after a non-finite loss.")

@@ -18,14 +18,14 @@ def warn_once_per_pod(log: Logger, message: str) -> None:
 def _is_first(message: str) -> bool:
     """The first process binds a name that the others find in use. The kernel frees it when the process ends.
 
-    Names of abstract sockets belong to the network, which the containers of a pod share.
+    Abstract socket names belong to the network namespace, which the containers of a pod share.
     """
-    attempt = os.environ.get("PMIX_NAMESPACE", "")  # of mpirun
+    attempt = os.environ.get("PMIX_NAMESPACE", "")  # set by mpirun, different for each attempt
     name = hashlib.sha256(f"{attempt}\0{message}".encode("utf-8", "surrogateescape")).hexdigest()
     try:
         holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         holder.bind(f"\0resnext-{name}")
     except OSError as error:
-        return error.errno != errno.EADDRINUSE  # a message too many rather than none
+        return error.errno != errno.EADDRINUSE  # log once too often rather than never
     _held.append(holder)
     return True

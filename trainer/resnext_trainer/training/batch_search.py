@@ -4,8 +4,8 @@ from collections.abc import Callable
 from enum import Enum
 
 _PRECISION = 8
-"""The search ends when a batch size failed that is at most an eighth larger than the largest that fits: XLA compiles
-ResNeXt101-32x4d for 60 to 80 s on an H100 or H200 for each batch size (2026-11-27)."""
+"""The search ends when the smallest batch size that failed is at most an eighth larger than the largest that fits: XLA
+compiles ResNeXt101-32x4d for 60 to 80 s on an H100 or H200 for each batch size (2026-11-27)."""
 
 
 class Outcome(Enum):
@@ -15,7 +15,7 @@ class Outcome(Enum):
     TOO_LARGE = "too large"
     """Out of memory, or too slow."""
     FAILED = "failed"
-    """For another reason, which may be the batch size or not: libraries also crash if a tensor is too large."""
+    """For another reason, which may or may not depend on the batch size: a library may crash on large tensors."""
     STOP = "stop"
     """No batch size can be tried any more."""
 

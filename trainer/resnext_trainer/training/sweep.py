@@ -18,7 +18,7 @@ GPU_STEP, CPU_STEP = 8, 1
 
 
 _SHORT = 24
-"""Longer reasons of a failure are printed by `line` only."""
+"""Maximum length of a reason in the table; only `line` prints longer ones."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Plan:
 
 
 def sweep(plan: Plan, measure: Callable[[Cell, float], Measured], report: Callable[[str], None]) -> list[Measured]:
-    """Measures until all modes are done or the time is over; returns all results in the order of measurement.
+    """Measures until all modes are done or the time limit is reached; returns all results in the order of measurement.
 
     measure: runs a cell with a time limit in seconds. report: gets one line per result, as soon as it is measured.
     """
@@ -54,7 +54,7 @@ def sweep(plan: Plan, measure: Callable[[Cell, float], Measured], report: Callab
             return Outcome.STOP
         result = measure(cell, min(left, plan.cell_seconds))
         if not result.facts and deadline <= time.monotonic():
-            result = replace(result, outcome=Outcome.STOP, reason="the time of the sweep is over")
+            result = replace(result, outcome=Outcome.STOP, reason="the time limit of the sweep was reached")
         found.append(result)
         report(line(result))
         return result.outcome
@@ -71,7 +71,10 @@ def sweep(plan: Plan, measure: Callable[[Cell, float], Measured], report: Callab
         if batch and plan.real:
             attempt(replace(cell, batch=batch, synthetic=False))
     if deadline <= time.monotonic():
-        report("the time of the sweep is over: increase --minutes, or select fewer modes with --mode")
+        report(
+            f"the time limit of the sweep (--minutes {plan.seconds / 60:g}) was reached: increase it, or select fewer "
+            "modes with --mode"
+        )
     return found
 
 
@@ -100,10 +103,10 @@ def summarize(found: Sequence[Measured]) -> dict[str, Any]:
 
 
 def input_idle(result: Measured, found: Sequence[Measured]) -> float | None:
-    """Part of the time of a training with the dataset that the device would not need with random images.
+    """Fraction of the training time that the input costs: 1 - images/s with the dataset / images/s with random images.
 
-    None for random images, and if one of the two measurements is missing. The wait for a batch alone
-    (`dataWaitShare`) misses the time by which decoding slows down the step itself.
+    None for random images, and if one of the two measurements is missing. Unlike `dataWaitShare`, it includes the
+    slowdown of the step by decoding.
     """
     same = replace(result.cell, synthetic=True)
     bare = next((each for each in found if each.cell == same and each.facts), None)

@@ -1,6 +1,6 @@
-"""One measurement of a sweep: `resnext-train benchmark` in a process of its own.
+"""One measurement of a sweep: `resnext-train benchmark` in its own process.
 
-TensorFlow cannot continue after it ran out of memory: the memory of the failed step stays allocated.
+TensorFlow cannot continue after running out of memory: the memory of the failed step stays allocated.
 """
 
 import json
@@ -85,7 +85,7 @@ def measure(cell: Cell, arguments: Sequence[str], seconds: float, memory: int | 
     try:
         printed, errors = process.communicate(timeout=seconds)
     except BaseException as error:
-        # Also after Ctrl-C, which does not reach another session.
+        # Even after Ctrl-C, which does not reach another session.
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         if isinstance(error, subprocess.TimeoutExpired):

@@ -58,7 +58,7 @@ def reconcile_startup(draft: Draft) -> None:
             _create_missing_workers(draft, [index for index, pod in enumerate(current) if pod is None])
     if ready == len(current) and _may_launch(draft):
         _create_launcher(draft, pods)
-    # If the workers were ready at once, the event of the launcher says enough.
+    # If the launcher has been created in this reconciliation, its event is sufficient.
     if draft.phase is Phase.PENDING and all(pod and pod.phase == "Running" for pod in current):
         draft.transition_to(Phase.STARTING, Reason.WORKERS_RUNNING, "all workers are running")
     check_secret(draft, pods)

@@ -1,7 +1,7 @@
 """Index of a split without `records.index`, kept on the disk of the machine or pod.
 
-Such a split is opened by one index per shard, and its layouts become known only as the records are read. The kept index
-saves later starts from doing both again, and lets the ranks of a pod share the layouts that each of them found.
+Such a split is opened with one index per shard, and its layouts become known only as the records are read. The kept
+index saves later starts from doing both again, and lets the ranks of a pod share the layouts that each of them found.
 Nothing is written to the directory of the dataset.
 """
 
@@ -24,7 +24,7 @@ from resnext_trainer.text import printable
 log = logging.getLogger(__name__)
 
 LEAST_RECORDS = 50_000
-"""Splits with fewer records are not kept: they open in 50 ms, and all of their records are soon read."""
+"""The index of a split with fewer records is not kept: it opens in 50 ms, and all of its records are soon read."""
 
 _NAME = "resnext-indexes"
 
@@ -57,9 +57,9 @@ class IndexCache:
     def __init__(self, folder: Path, shards: Sequence[Path], indexes: Path, features: Features) -> None:
         """indexes: directory with the indexes of the shards."""
         place: list[str | Path] = [shards[0].absolute(), indexes.absolute(), features.image, features.label]
-        self._folder, self._features = folder, features
+        self._dataset, self._folder, self._features = shards[0].parent, folder, features
         self._prefix = _digest(os.fsencode(each) for each in place)
-        # Shards or indexes that were replaced give another name.
+        # If a shard or an index has been replaced, the name of the file is different.
         self._file = folder / f"{self._prefix}-{_digest(_versions(shards, indexes))}.index"
 
     def load(self) -> dict[str, IndexedShard]:
@@ -78,7 +78,11 @@ class IndexCache:
                     record_index.save(self._file, merged, self._features)
             return merged
         except OSError as error:
-            log.info("the index of %s is not kept: %s", printable(self._folder), error)
+            log.info(
+                "the index of %s cannot be kept in %s: %s: check the permissions and the free space of this directory, "
+                "or run `resnext-train data index`",
+                *(printable(self._dataset), printable(self._folder), error),
+            )
             return mine
 
     @contextmanager

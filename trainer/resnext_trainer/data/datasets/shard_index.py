@@ -123,9 +123,9 @@ def save(to: Path, lengths: Sequence[int]) -> None:
 
 
 def scan(file: Path, *, whole: bool = False) -> Iterator[tuple[int, bytes]]:
-    """Length of each record in bytes, and its header or, if `whole`, all of its bytes. Raises TrainingError as `index`.
+    """Length of each record in bytes, and its header or, if `whole`, all of its bytes.
 
-    The content of a record may be damaged.
+    The content of a record may be damaged. Raises TrainingError like `index`.
     """
     shown, start, offset, number = printable(file), _start(file), 0, 0
     if start and not is_header(start[:HEADER]):

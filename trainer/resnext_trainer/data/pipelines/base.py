@@ -20,7 +20,8 @@ class BasePipeline(ABC):
     broken: ClassVar[type[Exception]]
     """Raised by the library for an image that it cannot decode."""
     queued: ClassVar[int] = 0
-    """Batches after the next one for which the library may raise `broken` before it returns the next one."""
+    """Number of batches that the library decodes ahead: `broken` may concern the next batch or one of this many after
+    it."""
 
     def __init__(self, config: Training, share: Shard) -> None:
         self._batches = Batches(config, share)

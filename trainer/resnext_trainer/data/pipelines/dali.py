@@ -76,11 +76,15 @@ def _plugin_loads() -> bool:
     """Whether DALI's TensorFlow plugin is installed and was compiled for this TensorFlow."""
     if importlib.util.find_spec("nvidia.dali_tf_plugin") is None:
         return False
-    from tensorflow.errors import NotFoundError
+    import tensorflow as tf
 
     try:
         import nvidia.dali.plugin.tf  # noqa: F401
-    except (ImportError, OSError, NotFoundError) as error:
-        log.warning("batches pass from DALI to TensorFlow through Python: the plugin cannot be loaded (%s)", error)
+    except (ImportError, OSError, tf.errors.NotFoundError) as error:
+        log.warning(
+            "DALI's TensorFlow plugin cannot be loaded (%s); DLPack is used instead: rebuild nvidia-dali-tf-plugin for "
+            "TensorFlow %s with images/trainer/build-wheels",
+            *(error, tf.__version__),
+        )
         return False
     return True

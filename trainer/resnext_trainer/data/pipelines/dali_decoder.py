@@ -21,7 +21,10 @@ from resnext_trainer.data.pipelines.base import BasePipeline
 from resnext_trainer.runtime import cpus
 
 _LEAST_THREADS, _MOST_THREADS = 4, 16
-"""Per rank, as far as there are cores. 16 threads decode 2.3 times as many images as 4 on an H200."""
+"""Bounds of the number of threads per rank, which is otherwise the number of CPUs per rank.
+
+16 threads decode 2.3 times as many images as 4 on an H200.
+"""
 
 
 class DaliPipeline(BasePipeline, ABC):
