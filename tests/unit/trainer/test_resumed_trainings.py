@@ -90,7 +90,7 @@ def test_warm_start_loads_weights_of_previous_run(tiny):
     position, new, _ = newest(again)
     assert position.step < 3
     assert np.array_equal(new["stem/kernel"], old["stem/kernel"])
-    assert "new: classifier/kernel, classifier/bias" in telemetry.log.getvalue()
+    assert "initialized randomly: classifier/kernel, classifier/bias" in telemetry.log.getvalue()
 
 
 def test_warm_start_from_format_1_run(tiny, tmp_path):
