@@ -152,7 +152,7 @@ def test_index_kept_damaged_replaced_with_warning(folder, home, caplog, damage):
 
 
 def test_index_kept_directory_not_writable_ignored(folder, tmp_path, monkeypatch, caplog):
-    """The training starts as before; a file in place of the directory stops even root."""
+    """The training starts as usual. A file with the name of the directory prevents writing, even for root."""
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(tfrecord, "LEAST_RECORDS", 1)
     (tmp_path / "file").write_text("")
