@@ -14,7 +14,7 @@ from resnext_trainer.config.validation import resolve
 from resnext_trainer.data.datasets import tfrecord
 from resnext_trainer.data.input_pipeline import Shard
 from resnext_trainer.data.native_reader import NativeReader
-from resnext_trainer.data.open_files import OpenFiles
+from resnext_trainer.data.open_files import OpenFiles, PooledFile
 from resnext_trainer.data.sampling import Batches
 from resnext_trainer.runtime.malloc import retain_freed_memory
 
@@ -110,7 +110,7 @@ def observe(native: NativeReader | None, latency: float) -> Unlocked:
         setattr(os, name, measured_call(getattr(os, name), found))
     read_into = OpenFiles.read_into
 
-    def read_block(self: OpenFiles, file: Path, length: int, offset: int) -> Any:
+    def read_block(self: OpenFiles, file: PooledFile, length: int, offset: int) -> Any:
         time.sleep(latency)
         return read_into(self, file, length, offset)
 

@@ -24,7 +24,7 @@ from resnext_trainer.data.datasets import record_index, tfrecord
 from resnext_trainer.data.datasets.example import IMAGENET, example, locate
 from resnext_trainer.data.datasets.record_framing import FOOTER, HEADER, checksum
 from resnext_trainer.data.input_pipeline import Shard
-from resnext_trainer.data.open_files import OpenFiles
+from resnext_trainer.data.open_files import OpenFiles, PooledFile
 from resnext_trainer.data.sampling import Batches
 from resnext_trainer.data.shard_files import Located
 from tests.support.images import noise
@@ -235,14 +235,14 @@ class TestOpenShards:
 
     def test_discard_during_another_method_does_not_block(self):
         """The garbage collector may run while the pool's lock is held; the files are closed later."""
-        pool = OpenFiles(lambda: 8)
-        descriptor = pool.keep(Path(__file__))
+        pool, file = OpenFiles(lambda: 8), PooledFile(Path(__file__))
+        descriptor = pool.keep(file.path)
         assert descriptor is not None
         with pool._lock:
             pool.discard([descriptor], [])
         assert len(pool) == 1
-        pool.read(Path(__file__), 1, 0)
-        pool.discard((), [Path(__file__)])
+        pool.read(file, 1, 0)
+        pool.discard((), [file])
         assert len(pool) == 0
 
 

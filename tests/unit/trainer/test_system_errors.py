@@ -20,7 +20,7 @@ from resnext_trainer.contract import ExitStatus
 from resnext_trainer.data import image_codec
 from resnext_trainer.data.datasets import tfrecord
 from resnext_trainer.data.input_pipeline import Shard, open_input_pipeline
-from resnext_trainer.data.open_files import OpenFiles
+from resnext_trainer.data.open_files import OpenFiles, PooledFile
 from resnext_trainer.data.pipelines import dali
 from resnext_trainer.data.pipelines.tfdata import TfData
 from resnext_trainer.errors import TrainingError, system_error, system_errors
@@ -73,6 +73,17 @@ def test_pipeline_system_errno_is_system_error(few, data, monkeypatch, name):
     assert f"({name})" in caught.value.message
     assert data["path"] in caught.value.message
     assert len(training.bad) == 0
+
+
+def test_pipeline_opens_files_again(few, data, monkeypatch):
+    """It uses no file that another reader of the same dataset has open."""
+    first, second = source(few, data), source(few, data)
+    list(first.train(0))
+    monkeypatch.setattr(os, "open", failing(errno.EIO)(os.open))
+    with pytest.raises(TrainingError) as caught:
+        list(second.train(0))
+    assert caught.value.verdict is ExitStatus.SYSTEM_ERROR
+    del first
 
 
 @pytest.mark.parametrize("name", OF_THE_FILE)
@@ -187,9 +198,9 @@ class TestOpenFiles:
 
     @pytest.fixture
     def many(self, tmp_path):
-        found = [tmp_path / str(number) for number in range(40)]
+        found = [PooledFile(tmp_path / str(number)) for number in range(40)]
         for number, file in enumerate(found):
-            file.write_bytes(bytes([number]) * 10)
+            file.path.write_bytes(bytes([number]) * 10)
         return found
 
     def test_open_files_limit_closes_least_recently_used(self, many):
@@ -203,6 +214,19 @@ class TestOpenFiles:
         assert len(list(Path("/proc/self/fd").iterdir())) - before <= 4
         pool.discard((), many)
         assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+    def test_open_files_of_two_owners_are_separate(self, many):
+        """The second owner reads a file that has replaced the one which the first owner has open."""
+        pool, first = OpenFiles(lambda: 4), many[0]
+        assert pool.read(first, 2, 0) == b"\0\0"
+        replacement = first.path.with_name("replacement")
+        replacement.write_bytes(b"new content")
+        replacement.replace(first.path)
+        second = PooledFile(first.path)
+        assert pool.read(second, 3, 0) == b"new"
+        assert pool.read(first, 2, 0) == b"\0\0"
+        pool.discard((), [first])
+        assert (len(pool), pool.read(second, 3, 0)) == (1, b"new")
 
     def test_open_files_not_closed_during_read(self, many):
         """There are more threads than open files."""

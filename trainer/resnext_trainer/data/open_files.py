@@ -28,6 +28,14 @@ def affordable() -> int:
     return OPEN_FILES if soft == resource.RLIM_INFINITY else max(1, min(OPEN_FILES, soft // 4))
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class PooledFile:
+    """A file of one owner. Two objects with the same path never share a descriptor: a dataset that is opened after its
+    files have been replaced must not read the old ones."""
+
+    path: Path
+
+
 @dataclass(eq=False)
 class _Handle:
     descriptor: int
@@ -42,10 +50,10 @@ class OpenFiles:
 
     def __init__(self, limit: Callable[[], int] = affordable) -> None:
         self._limit = limit
-        self._handles: dict[Path, _Handle] = {}
+        self._handles: dict[PooledFile, _Handle] = {}
         """Least recently used first."""
         self._kept, self._opening = 0, 0
-        self._discarded: deque[tuple[Sequence[int], Sequence[Path]]] = deque()
+        self._discarded: deque[tuple[Sequence[int], Sequence[PooledFile]]] = deque()
         # Not reentrant: a `discard` that the garbage collector calls inside another method must not acquire the lock.
         self._lock = threading.Condition(threading.Lock())
 
@@ -74,7 +82,7 @@ class OpenFiles:
                 self._kept -= 1
             raise
 
-    def discard(self, descriptors: Sequence[int], files: Sequence[Path]) -> None:
+    def discard(self, descriptors: Sequence[int], files: Sequence[PooledFile]) -> None:
         """Closes kept descriptors, and these files if they are in the cache and not being read.
 
         Never blocks, because the garbage collector may call it at any time, even from a method of this object.
@@ -86,17 +94,17 @@ class OpenFiles:
             finally:
                 self._lock.release()
 
-    def read(self, file: Path, length: int, offset: int) -> bytes:
+    def read(self, file: PooledFile, length: int, offset: int) -> bytes:
         """Reads `length` bytes at `offset`; raises BadFile, or TrainingError for an operating-system error."""
         with self._using(file) as descriptor:
             try:
                 return os.pread(descriptor, length, offset)
             except OSError as error:
-                raise failure(error, file) from None
+                raise failure(error, file.path) from None
             except MemoryError as error:
-                raise system_error(error, file) or error from None
+                raise system_error(error, file.path) or error from None
 
-    def read_into(self, file: Path, length: int, offset: int) -> np.ndarray:
+    def read_into(self, file: PooledFile, length: int, offset: int) -> np.ndarray:
         """Like `read`, for large parts: uint8 array, filled without holding the GIL."""
         with self._using(file) as descriptor:
             try:
@@ -107,9 +115,9 @@ class OpenFiles:
                     filled += count
                 return content[:filled]
             except OSError as error:
-                raise failure(error, file) from None
+                raise failure(error, file.path) from None
             except MemoryError as error:
-                raise system_error(error, file) or error from None
+                raise system_error(error, file.path) or error from None
 
     @property
     def _reserve(self) -> int:
@@ -121,7 +129,7 @@ class OpenFiles:
         return busy + self._kept + self._opening + self._reserve < self._limit()
 
     @contextmanager
-    def _using(self, file: Path) -> Iterator[int]:
+    def _using(self, file: PooledFile) -> Iterator[int]:
         handle = self._taken(file) or self._opened(file)
         try:
             yield handle.descriptor
@@ -130,7 +138,7 @@ class OpenFiles:
                 handle.users -= 1
                 self._close_surplus()
 
-    def _taken(self, file: Path) -> _Handle | None:
+    def _taken(self, file: PooledFile) -> _Handle | None:
         """The open file. Otherwise waits until one more may be opened, reserves a descriptor, and returns None."""
         with self._lock:
             self._lock.wait_for(lambda: file in self._handles or self._may_open())
@@ -142,9 +150,9 @@ class OpenFiles:
             handle.users += 1
             return handle
 
-    def _opened(self, file: Path) -> _Handle:
+    def _opened(self, file: PooledFile) -> _Handle:
         try:
-            descriptor = open_regular(file)  # outside the lock: network storage can be slow
+            descriptor = open_regular(file.path)  # outside the lock: network storage can be slow
         except BaseException:
             with self._lock:
                 self._opening -= 1
@@ -175,7 +183,7 @@ class OpenFiles:
             self._close_idle([file for file, handle in self._handles.items() if not handle.users][:surplus])
         self._lock.notify_all()
 
-    def _close_idle(self, files: Iterable[Path]) -> None:
+    def _close_idle(self, files: Iterable[PooledFile]) -> None:
         for file in files:
             if not self._handles[file].users:
                 os.close(self._handles.pop(file).descriptor)

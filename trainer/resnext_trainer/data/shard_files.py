@@ -11,6 +11,7 @@ import numpy as np
 
 from resnext_trainer.data import open_files
 from resnext_trainer.data.files import open_regular
+from resnext_trainer.data.open_files import PooledFile
 from resnext_trainer.data.read_count import ReadCount
 
 
@@ -49,7 +50,7 @@ class ShardFiles(RecordSource):
     def __init__(self, files: Sequence[Path], file: np.ndarray, offset: np.ndarray, length: np.ndarray) -> None:
         """file, offset, length: index into `files` and position in bytes, for each record."""
         self._file, self._offset, self._length = file, offset, length
-        self.paths = list(files)
+        self._files = [PooledFile(path) for path in files]
         """Where each file is read from."""
         self._names = [os.fsencode(path) + b"\0" for path in files]
         self._addresses = np.array([_address(name) for name in self._names], np.uintp)
@@ -60,24 +61,29 @@ class ShardFiles(RecordSource):
 
     def __del__(self) -> None:
         with suppress(AttributeError, OSError):
-            self._open.discard(self._descriptors[self._descriptors >= 0].tolist(), self.paths)
+            self._open.discard(self._descriptors[self._descriptors >= 0].tolist(), self._files)
+
+    @property
+    def paths(self) -> list[Path]:
+        """Where each file is read from."""
+        return [file.path for file in self._files]
 
     def use_copy(self, file: int, copy: Path) -> None:
         """Reads a file from this copy of it from now on."""
         name = os.fsencode(copy) + b"\0"
         with self._lock:
             self._names.append(name)  # next to the old name, which other threads may be using
-            self._open.discard((), [self.paths[file]])
-            self.paths[file], self._addresses[file] = copy, _address(name)
+            self._open.discard((), [self._files[file]])
+            self._files[file], self._addresses[file] = PooledFile(copy), _address(name)
             if self._descriptors[file] >= 0:
                 # Other threads may be using the descriptor: it refers to the copy, which has the same content.
                 os.dup2(descriptor := open_regular(copy), int(self._descriptors[file]))
                 os.close(descriptor)
 
     def read(self, number: int) -> bytes:
-        path, length = self.paths[self._file[number]], int(self._length[number])
+        file, length = self._files[self._file[number]], int(self._length[number])
         self.reads.add(1, length)
-        return self._open.read(path, length, int(self._offset[number]))
+        return self._open.read(file, length, int(self._offset[number]))
 
     def located(self, numbers: np.ndarray) -> AbstractContextManager[Located]:
         files = self._file[numbers]
@@ -92,7 +98,7 @@ class ShardFiles(RecordSource):
         """The bytes of consecutive records of one shard, in one request; fewer if the file is shorter."""
         size = int(self._offset[end - 1] + self._length[end - 1] - self._offset[first])
         self.reads.add(1, size)
-        return self._open.read_into(self.paths[self._file[first]], size, int(self._offset[first]))
+        return self._open.read_into(self._files[self._file[first]], size, int(self._offset[first]))
 
     def span(self, number: int, first: int) -> slice:
         """Position of a record in the bytes that begin with record `first` of the same shard."""
@@ -103,7 +109,7 @@ class ShardFiles(RecordSource):
         for file in np.unique(files[self._descriptors[files] < 0]).tolist():
             with self._lock:
                 if self._descriptors[file] < 0:
-                    if (descriptor := self._open.keep(self.paths[file])) is None:
+                    if (descriptor := self._open.keep(self._files[file].path)) is None:
                         return
                     self._descriptors[file] = descriptor
 
