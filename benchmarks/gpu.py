@@ -85,7 +85,7 @@ def _in_order(config: BenchmarkConfig) -> Iterator[Measurement]:
         for compiled, precision in itertools.product((True, False), PRECISIONS)
     ]
     of_theirs = [replace(measurement, who="theirs") for measurement in preset if measurement.compiled and config.torch]
-    # A machine that is available for minutes still shows what limits the fastest training: the step or the input.
+    # First, so that a few minutes on a machine show what limits the fastest training: the step or the input.
     yield from [preset[0], *of_theirs[:1]]
     yield from (replace(preset[0], pipeline=pipeline, what="input") for pipeline in DECODERS)
     yield from (replace(preset[0], pipeline=pipeline) for pipeline in (*DECODERS, *TRANSFERS))

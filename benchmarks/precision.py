@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--device", choices=("gpu", "cpu"), default="gpu")
     parser.add_argument("--batch", type=int, default=64, help="images per step")
-    parser.add_argument("--minutes", type=float, default=60.0, help="start no precision after this time")
+    parser.add_argument("--minutes", type=float, default=60.0, help="start no further mode after this many minutes")
     parser.add_argument("--mode", choices=MODES, action="append", dest="modes", help="default: all")
     parser.add_argument("--set", action="append", default=[], dest="assignments", metavar="FIELD=VALUE")
     options = parser.parse_args(arguments)

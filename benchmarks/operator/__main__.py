@@ -69,7 +69,7 @@ class Seen:
     async def until(self, phase: str, count: int, seconds: float) -> float:
         """Wait until this many trainings are in a phase; returns the time.
 
-        The operator is not asked: rendering its metrics takes CPU time, which would count as that of the trainings.
+        Does not scrape the operator, because rendering its metrics takes CPU time that the benchmark would count.
         """
         deadline = time.monotonic() + seconds
         while (found := Counter(self.phases.values()))[phase] < count:

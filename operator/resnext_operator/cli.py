@@ -92,10 +92,10 @@ def _run(_: argparse.Namespace) -> int:
 
 
 def _collect_garbage_rarely() -> None:
-    """Let the garbage collector run after 10,000 new objects instead of 700, which the JSON of a few events exceeds.
+    """Run the garbage collector after 10,000 new objects instead of 700; the JSON of a few events exceeds 700.
 
-    With Python's thresholds it took a third of the CPU time per watch event (2 AVX2 cores, 2026). The objects of the
-    imported modules are not examined at all.
+    With Python's thresholds, the collector took a third of the CPU time per watch event (two cores, 2026-11-27). It
+    does not examine the objects of the imported modules.
     """
     gc.collect()
     gc.freeze()

@@ -99,7 +99,7 @@ def test_definition_of_others_needs_take_ownership(cluster: Cluster):
 
 @pytest.fixture
 def definition_alone(cluster: Cluster, tmp_path) -> Iterator[Path]:
-    """A copy of the chart with nothing but the definition, of another kind: the trainings in the cluster are kept."""
+    """A copy of the chart that contains only a CRD of another kind, so that the trainings in the cluster are kept."""
     chart = shutil.copytree(CHART, tmp_path / "chart")
     for template in (chart / "templates").glob("*.yaml"):
         if template.name != "crd.yaml":

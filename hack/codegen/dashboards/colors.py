@@ -1,4 +1,4 @@
-"""Colors of series whose names have a meaning, the same in every panel: a failure is not green by chance."""
+"""Fixed colors of phases and activities, the same in every panel; otherwise, Grafana colors series by position."""
 
 from collections.abc import Mapping
 

@@ -405,7 +405,7 @@ def _health() -> list[Panel]:
         ),
         curves(
             "Bytes per data request",
-            "Mean size of these reads: about 110 kB in random order and 3.5 MB in blocks (ImageNet).",
+            "Mean size of a read of images or blocks: about 110 kB in random order and 3.5 MB in blocks (ImageNet).",
             "bytes",
             Query(f"sum by (rank) ({size}) / sum by (rank) ({requests})", "rank {{rank}}"),
             width=12,

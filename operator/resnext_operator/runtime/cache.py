@@ -182,8 +182,8 @@ class Cache:
     def store(self, new: CachedObject) -> bool:
         """Store a pruned object that was listed, watched or created, unless the cached version is newer.
 
-        Returns whether a field that the cache keeps has changed. The caller then queues the training, so that an event
-        without a change, such as the watch event of the operator's own write, needs no reconciliation.
+        Returns whether a field that the cache keeps has changed. The caller queues the training only in this case: an
+        event without a change, such as the watch event of the operator's own write, needs no reconciliation.
         """
         kind, key = new["kind"], key_of(new)
         known = self._trainings if kind == KIND else self._children.setdefault(kind, {})

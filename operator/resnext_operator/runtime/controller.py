@@ -110,7 +110,7 @@ class _NullDiffBaseStorage(kopf.DiffBaseStorage):
     """
 
     def build(self, **_: Any) -> kopf.BodyEssence:
-        # kopf also copies an essence that is not None.
+        # kopf would copy every other essence.
         return cast("kopf.BodyEssence", None)
 
     def fetch(self, **_: Any) -> None:

@@ -234,7 +234,7 @@ class _Kopf:
             self._in_loop(self._handle_events)
 
     def _handle_events(self) -> None:
-        # Before the loop, so that an event that arrives after the last iteration wakes the loop again.
+        # Reset before the events are handled, so that an event that arrives afterwards wakes the event loop again.
         self._handling = False
         while self._events:
             controller.on_event(*self._events.popleft(), self._runtime)

@@ -92,8 +92,7 @@ class Settings(BaseModel):
     """Maximum number of concurrent connections to the API server."""
 
     max_api_connections_per_namespace: Annotated[int, Field(ge=1, le=1000)] = 8
-    """Maximum number of connections to the API server that requests for the objects of one namespace use at the same
-    time."""
+    """Maximum number of concurrent connections to the API server for requests to the objects of one namespace."""
 
     resync_seconds: Annotated[float, Field(gt=0, le=86_400)] = 180.0
     """Interval at which every training is reconciled even without an event."""

@@ -132,7 +132,7 @@ class TestRequests:
         assert life.reconciled <= 8
 
     def test_trainings_of_one_claim_share_the_dry_run(self) -> None:
-        """They differ in their directory on the claim, which no admission policy needs to see in advance."""
+        """They differ only in checkpoints.subPath, which the dry run does not need to cover."""
 
         async def scenario() -> list[str]:
             life = Life(checkpoints={"claimName": "shared", "subPath": "a"})

@@ -168,7 +168,7 @@ def resident_mib():
 
 
 def test_dali_memory_does_not_grow(tmp_path, pipeline):
-    """600 batches, and 30 pipelines built one after the other, keep less than one in ten of their JPEGs."""
+    """Over 600 batches and 30 pipelines, the memory grows by less than a tenth of the size of all their JPEGs."""
     picture = noise(0, (400, 400))
     for split in tfrecord.SPLITS:
         tfrecord.write(tmp_path, split, [(picture, 1)] * 80, 1)

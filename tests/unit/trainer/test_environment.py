@@ -133,7 +133,7 @@ def test_variables_of_user_take_precedence():
 
 @pytest.mark.usefixtures("gpu")
 def test_variables_for_speed_include_those_of_user():
-    """Every default of the trainer is shown, and what the user sets; not the variables of the pod."""
+    """Shows every default of the trainer and the variables that the user sets, but no other variables of the pod."""
     environment.set_tensorflow_defaults()
     environment.set_horovod_defaults(gpus=False)
     ours = {name for name in os.environ if not name.startswith(("PATH", "HOME", "PYTEST"))}

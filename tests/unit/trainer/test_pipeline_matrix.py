@@ -31,7 +31,7 @@ pytestmark = matrix
 
 @pytest.fixture(scope="module", autouse=True)
 def _small_blocks():
-    """Blocks of four records, of which four are open."""
+    """Blocks of four records, and windows of four blocks."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         for module in (sampling, block_order):
             monkeypatch.setattr(module, "BLOCK", 4)

@@ -23,9 +23,10 @@ def add(commands: Commands) -> None:
         _run,
         "Percentiles refer to the duration of a step, including the wait for its batch. Under mpirun, throughput is "
         "the total of all ranks. With --sweep, the command finds the largest batch size that fits into the memory of "
-        "one device, for fp16, tf32 and fp32 with and without XLA, on CPUs for fp32 without XLA, or for the modes "
-        "selected with --mode. It prints images/s by precision and batch size, the model FLOP utilization (MFU), and "
-        "the part of the time that the device waits for input. Each measurement runs in its own process.",
+        "one device: on GPUs for fp16, tf32 and fp32, each with and without XLA; on CPUs for fp32 without XLA; or for "
+        "the modes selected with --mode. It prints images/s by precision and batch size, the model FLOP utilization "
+        "(MFU), and the fraction of the time for which the device waits for input. Each measurement runs in its own "
+        "process.",
     )
     benchmark.add_argument("what", choices=("training", "inference", "input"), help="workload to time")
     config_options(benchmark)

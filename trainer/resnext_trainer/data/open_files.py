@@ -1,4 +1,4 @@
-"""Files that stay open between reads. All splits share one pool, so that one limit holds for the whole process."""
+"""Files that stay open between reads. All splits share one pool, so one limit applies to the whole process."""
 
 import os
 import resource

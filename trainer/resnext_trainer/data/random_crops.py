@@ -1,8 +1,7 @@
 """Random resized crops of many images at once.
 
-Each window is a function of (seed, epoch, record): the random numbers of a record are the outputs of a generator whose
-state is a counter (SplitMix64), so no state is kept, and the order in which the numbers are drawn does not
-matter.
+Each window is a function of (seed, epoch, record): the random numbers of a record are the outputs of a counter-based
+generator (SplitMix64). It keeps no state between records, so the order in which the numbers are drawn does not matter.
 """
 
 import numpy as np

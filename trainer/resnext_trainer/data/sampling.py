@@ -125,7 +125,7 @@ class Batches:
 
         @contextmanager
         def reading(first: int) -> Iterator[Callable[[int], EncodedBatch]]:
-            records.save_index()  # all ranks have completed the last epoch, and saved what they found
+            records.save_index()  # all ranks have completed the previous epoch, and saved the layouts that they found
             if starts is None:
                 yield alone
                 records.save_index()

@@ -75,7 +75,9 @@ class ShardCache:
                     return
                 self._stopped.wait(_POLL_SECONDS)
         except OSError as error:
-            warn_once_per_pod(log, f"data.cache: {error}; the shards are read from data.path")
+            warn_once_per_pod(
+                log, f"data.cache: {error}; the shards are read from data.path: correct or remove data.cache"
+            )
 
     def _adopt(self) -> bool:
         """Reads from the copies that are complete; returns whether any is missing."""

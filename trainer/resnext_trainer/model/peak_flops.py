@@ -42,5 +42,5 @@ def peak_flops(device: str, precision: PrecisionMode) -> float | None:
 
 
 def utilization(images_per_second: float, flops_per_image: int, peak: float | None) -> float | None:
-    """Model FLOP utilization of one GPU: the part of its peak that the model needs; None without peak."""
+    """Model FLOP utilization of one GPU: the fraction of its peak that the model uses; None if the peak is unknown."""
     return None if peak is None else images_per_second * flops_per_image / peak

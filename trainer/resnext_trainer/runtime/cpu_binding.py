@@ -28,7 +28,9 @@ def bind_to_gpu(local_rank: int, local_size: int, gpus: int) -> None:
     """
     setting = os.environ.get(SETTING, "gpu")
     if setting not in ("gpu", "none"):
-        raise TrainingError(ExitStatus.INVALID_CONFIGURATION, f"{SETTING}: {setting!r}: must be gpu or none")
+        raise TrainingError(
+            ExitStatus.INVALID_CONFIGURATION, f"environment variable {SETTING}: {setting!r}: must be gpu or none"
+        )
     # With CUDA_VISIBLE_DEVICES, NVML and TensorFlow number the GPUs differently.
     if setting == "none" or "CUDA_VISIBLE_DEVICES" in os.environ:
         return

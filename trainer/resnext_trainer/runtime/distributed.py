@@ -141,7 +141,7 @@ def pin_device(communicator: Communicator, device: str) -> str:
 
 
 def _limit_threads() -> None:
-    """Divides the CPUs of the pod among its ranks; by default, TensorFlow starts a thread per CPU of the node in each.
+    """Divides the CPUs of the pod among its ranks; by default, each rank starts one thread per CPU of the node.
 
     TF_NUM_INTRAOP_THREADS and TF_NUM_INTEROP_THREADS take precedence.
     """

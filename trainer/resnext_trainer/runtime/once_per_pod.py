@@ -10,7 +10,7 @@ _held: list[socket.socket] = []
 
 
 def warn_once_per_pod(log: Logger, message: str) -> None:
-    """Logs a warning, unless a running process of this pod and attempt, or this one, has logged the same."""
+    """Logs a warning, unless it has already been logged by a running process of this attempt in this pod."""
     if _is_first(message):
         log.warning("%s", message)
 

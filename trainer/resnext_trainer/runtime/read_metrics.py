@@ -19,7 +19,7 @@ class ReadMetrics(Collector):
         requests, size = self.count()
         for name, text, value in (
             ("requests", "Reads of images, or of blocks of them, from data.path or data.cache by this rank.", requests),
-            ("bytes", "Bytes of these reads.", size),
+            ("bytes", "Bytes of images, or of blocks of them, read from data.path or data.cache by this rank.", size),
         ):
             family = CounterMetricFamily(f"resnext_trainer_data_read_{name}", text, labels=["rank"])
             family.add_metric([self._rank], value)

@@ -17,7 +17,7 @@ class Outcome(Enum):
     FAILED = "failed"
     """For another reason, which may or may not depend on the batch size: a library may crash on large tensors."""
     STOP = "stop"
-    """No batch size can be tried any more."""
+    """No further batch size can be tried."""
 
 
 def largest_batch(attempt: Callable[[int], Outcome], first: int, limit: int, step: int) -> int | None:

@@ -114,7 +114,8 @@ def _trainer(runtime: Runtime[_Opened], attempt: int, telemetry: Telemetry, requ
         f"{plan.steps} steps of {plan.global_batch} images per epoch, {config.epochs} epochs"
     )
     variables = " ".join(f"{name}={value}" for name, value in environment.variables_for_speed().items())
-    console.note(f"{cpus.per_rank()} CPUs per rank, bound to {cpu_binding.described()}; environment: {variables}")
+    allowed = cpu_binding.described()
+    console.note(f"{cpus.per_rank()} CPUs per rank; rank 0 may run on CPUs {allowed}; environment: {variables}")
     overlapped = OverlappedSteps(config, plan, communicator, state, phases)
     steps = StepRunner(config, plan, overlapped, metrics, heartbeat, profiler)
     return Trainer(

@@ -85,7 +85,7 @@ class OverlappedSteps:
         self._ahead = None
 
     def _take_ahead(self) -> Gradients | None:
-        """The gradients that were started during the previous step; keeps no reference, so that they can be freed."""
+        """The gradients that the previous step began to compute; keeps no reference, so that they can be freed."""
         gradients, self._ahead = self._ahead, None
         return gradients
 

@@ -30,7 +30,7 @@ _NAME = "resnext-indexes"
 
 
 def directory(data: Data) -> Path | None:
-    """Directory of the kept indexes: below data.cache or, if that is no directory, the cache directory of the user.
+    """Directory of the kept indexes: in data.cache if that is a directory, otherwise in the user's cache directory.
 
     None if there is neither, or if it is inside the dataset.
     """
@@ -67,7 +67,7 @@ class IndexCache:
         return record_index.load(self._file, self._features, "it is replaced")
 
     def exchange(self, mine: Mapping[str, IndexedShard]) -> Mapping[str, IndexedShard]:
-        """Keeps these shards, and returns them with the layouts that other ranks found as well."""
+        """Keeps the layouts of these shards, and returns them merged with the layouts that other ranks have found."""
         try:
             with self._locked():
                 theirs = self.load()

@@ -76,7 +76,7 @@ class Records(ImageDataset):
         return self._by_shard(np.arange(len(self)))
 
     def save_index(self) -> None:
-        """Keeps the layouts found so far, and takes over those of other ranks."""
+        """Keeps the layouts found so far, and loads those of other ranks."""
         if self.cache is None:
             return
         parts = zip(self.files, self._by_shard(self.length), self._by_shard(self.layouts), strict=True)

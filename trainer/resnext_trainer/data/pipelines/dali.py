@@ -1,6 +1,6 @@
-"""Whether NVIDIA DALI can be used, and the selection of the pipeline that uses it.
+"""Checks whether NVIDIA DALI can be used, and selects the pipeline that uses it.
 
-The modules dali_* are the only ones that import DALI. Its readers and random numbers are not used: DALI gets the same
+Only this module and the modules dali_* import DALI. Its readers and random numbers are not used: DALI gets the same
 JPEGs and crop windows as tf.data, so both produce the same images in the same order and resume identically.
 """
 

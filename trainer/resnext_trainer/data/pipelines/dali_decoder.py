@@ -38,7 +38,7 @@ class DaliPipeline(BasePipeline, ABC):
         self._threads = max(_LEAST_THREADS, min(_MOST_THREADS, cpus.per_rank()))
 
     def _pipeline_of(self, batches: Iterator[tuple[list[np.ndarray], np.ndarray]], batch_size: int) -> Any:
-        """A DALI pipeline that decodes `arrays` of batches."""
+        """A DALI pipeline that decodes batches as `arrays` returns them."""
         from nvidia.dali import Pipeline, fn
 
         pipeline = Pipeline(batch_size, self._threads, device_id=0 if self._gpu else None)
@@ -49,7 +49,7 @@ class DaliPipeline(BasePipeline, ABC):
         return pipeline
 
     def _can_decode(self, jpeg: bytes, cut: CropWindow) -> bool:
-        # A GPU decodes a part of each batch with its hardware decoder, so there, try a whole batch of the image.
+        # A GPU decodes part of each batch with its hardware decoder, so on a GPU, decode a whole batch of copies.
         copies = self._batch_size if self._gpu else 1
         try:
             self._pipeline_of(iter([arrays([jpeg] * copies, [cut] * copies)]), copies).run()
@@ -66,7 +66,7 @@ class DaliPipeline(BasePipeline, ABC):
 
 
 def arrays(jpegs: Sequence[bytes], cuts: Sequence[CropWindow]) -> tuple[list[np.ndarray], np.ndarray]:
-    """The inputs of `images`, except that a crop window is a row: float32 [batch, 9]."""
+    """JPEGs of a batch, each uint8 [length], and their crop windows: float32 [batch, 9]."""
     return [np.frombuffer(jpeg, np.uint8) for jpeg in jpegs], np.array([cut.numbers for cut in cuts], np.float32)
 
 
@@ -87,7 +87,7 @@ def images(jpegs: Any, windows: Any, decoding: Decoding, *, gpu: bool) -> Any:
         # The window refers to the pixels as stored; the other pipelines ignore the Exif orientation as well.
         adjust_orientation=False,
         use_fast_idct=decoding.fast,  # ignored by nvJPEG
-        # Only on GPUs; the CPU decoder always interpolates the chroma. There, interpolation keeps crops off the
+        # Only on GPUs; the CPU decoder always interpolates the chroma. On GPUs, interpolation keeps crops off the
         # hardware decoder: 6,350 instead of 20,388 images/s on an H200.
         jpeg_fancy_upsampling=not decoding.fast,
     )

@@ -1,4 +1,4 @@
-"""Batches decoded by DALI that Python passes to DALI, and to TensorFlow through DLPack."""
+"""DALI pipeline: Python passes it the JPEGs of each batch, and passes its images to TensorFlow through DLPack."""
 
 from collections.abc import Iterator
 from typing import Any
