@@ -31,6 +31,10 @@ def run(folder: Path) -> Result:
     open_files = max(each["openFiles"] for each in native)
     ratios = (
         Ratio("images/s of one core, native reader, random order", speed(native), 30_000),
+        Ratio(
+            "images/s of one core, native reader, pages that were cached one at a time",
+            speed(found["native, single pages"]),
+        ),
         Ratio("time for which the GIL is held, per image in ms", _median(native, "gilMilliseconds"), at_most=0.01),
         Ratio("open shards", open_files, at_most=256),
         Ratio("seconds until the training split is open, records.index", started["index"]["seconds"], at_most=5),
@@ -59,7 +63,8 @@ def commands(shards: Path) -> dict[str, Command]:
 
     slow = ("--latency", str(LATENCY))
     return {
-        "native": measured("--batches", "120"),
+        "native, single pages": measured("--cached-by", "random", "--batches", "240"),
+        "native": measured("--cached-by", "sequential", "--batches", "240"),
         "python": measured("--reader", "python", "--batches", "10"),
         "random": measured("--prefetch", "--batches", "120"),
         "blocks": measured("--prefetch", "--order", "blocks", "--batches", "120"),

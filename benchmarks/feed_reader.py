@@ -38,6 +38,12 @@ def main() -> None:
     parser.add_argument("--order", choices=("random", "blocks"), default="random")
     parser.add_argument("--prefetch", action="store_true", help="as in a training, with several threads on all cores")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds to add to each read")
+    parser.add_argument(
+        "--cached-by",
+        choices=("sequential", "random"),
+        help="first evict the shards from the page cache, and read them in this way: a sequential read fills the page "
+        "cache with large folios, a random read with single pages",
+    )
     parser.add_argument("--batches", type=int, default=50)
     options = parser.parse_args()
     print(json.dumps(started(options) if options.start else measured(options)))
@@ -54,6 +60,8 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     if not options.prefetch:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     retain_freed_memory()
+    if options.cached_by:
+        fill_page_cache(options.shards, options.cached_by)
     batches = Batches(settings(options), Shard(0, 1))
     records = batches.examples["train"]
     assert isinstance(records, tfrecord.Records)
@@ -79,6 +87,21 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
         "requestsPerImage": requests / images,
         "bytesPerRequest": size / max(1, requests),
     }
+
+
+def fill_page_cache(folder: Path, how: str) -> None:
+    """Evicts the shards, and reads them sequentially or, with the advice that reads are random, without readahead."""
+    advice = os.POSIX_FADV_SEQUENTIAL if how == "sequential" else os.POSIX_FADV_RANDOM
+    for file in {shard.stat().st_ino: shard for shard in folder.glob("train-*-of-*") if not shard.suffix}.values():
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)  # only clean pages are evicted
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(descriptor, 0, 0, advice)
+            while os.read(descriptor, 1 << 20):
+                pass
+        finally:
+            os.close(descriptor)
 
 
 def settings(options: argparse.Namespace) -> Training:

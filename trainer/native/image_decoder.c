@@ -1,8 +1,8 @@
 /* Decodes crop windows of JPEGs with libjpeg-turbo and resizes them bilinearly, one call per batch, on several threads.
  *
  * Each row is resized horizontally as soon as it is decoded, and each output row is computed as soon as its source rows
- * exist, so that the pixels stay in the cache. The arithmetic is in integers (weights of 14 bits, intermediate rows with
- * 7 fractional bits): results are the same on all processors and differ from exact ones by rounding only.
+ * exist, so that the pixels stay in the cache. The arithmetic is in integers (weights of 14 bits, intermediate rows
+ * with 7 fractional bits): results are the same on all processors and differ from exact ones by rounding only.
  */
 #include <math.h>
 #include <pthread.h>
@@ -26,7 +26,7 @@
 #define INTERFACE 1
 
 enum status { DECODED, UNDECODABLE, OUT_OF_MEMORY };
-enum { WEIGHT_BITS = 14, ROW_BITS = 7, ROWS_AT_ONCE = 8, SLACK = 16, MOST_THREADS = 64 };
+enum { WEIGHT_BITS = 14, ROW_BITS = 7, ROWS_AT_ONCE = 8, SLACK = 16, VECTOR = 32, MOST_THREADS = 64 };
 
 /* As `numbers` in crops.py: the pixels to decode, the part of them to resize, whether to flip the result. */
 struct window {
@@ -43,7 +43,7 @@ struct batch {
 };
 
 /* For each output pixel: the index of its first source pixel, the number of source pixels, and their weights. `most`,
-   the maximum number of weights, is even. */
+   the maximum number of weights, is even; the weights after the last source pixel are 0. */
 struct axis {
     int *start, *count, most;
     int16_t *weights; /* `most` of them for each output pixel */
@@ -56,7 +56,8 @@ struct worker {
     jmp_buf jump;
     struct axis across, down;
     uint8_t *rows, *rgb;  /* decoded rows; a converted row of a CMYK image */
-    int16_t *ring;        /* rows that are resized horizontally */
+    int16_t *ring;        /* rows that are resized horizontally, `line` values each */
+    size_t line;
     const int16_t **lines; /* those of one output row */
     uint8_t *output;
 };
@@ -108,7 +109,7 @@ static void reset(struct worker *worker) {
 static void fill_axis(struct worker *worker, struct axis *axis, int length, double begin, double end, int size,
                       int antialias, int reversed) {
     double step = (end - begin) / size, radius = antialias && step > 1 ? step : 1;
-    int taps = (2 * (int)ceil(radius) + 2) & ~1;
+    int taps = ((int)ceil(2 * radius) + 1) & ~1;
     axis->start = allocated(worker, sizeof(int) * size);
     axis->count = allocated(worker, sizeof(int) * size);
     axis->weights = allocated(worker, sizeof(int16_t) * size * taps);
@@ -144,9 +145,11 @@ static __m128i weight_pair(const int16_t *weights) {
 }
 #endif
 
-/* Resizes a row of RGB pixels, which has SLACK readable bytes after its end. `line` has as many writable ones. */
-static void resize_across(const struct axis *axis, const uint8_t *row, int16_t *line, int size) {
-    const int *start = axis->start, *count = axis->count, most = axis->most;
+/* Resizes a row of RGB pixels, which has SLACK readable bytes after its end. `line` has as many writable ones. `most`
+ * is that of the axis: a constant for two weights, so that the compiler removes the inner loop. */
+static inline __attribute__((always_inline)) void resize_row(const struct axis *axis, const int most,
+                                                             const uint8_t *row, int16_t *line, int size) {
+    const int *start = axis->start, *count = axis->count;
     const int16_t *weights = axis->weights;
 #ifdef __SSSE3__
     const __m128i interleave = _mm_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1);
@@ -154,7 +157,7 @@ static void resize_across(const struct axis *axis, const uint8_t *row, int16_t *
     for (int at = 0; at < size; at++, line += 3, weights += most) {
         const uint8_t *pixel = row + 3 * start[at];
         __m128i sum = half;
-        for (int tap = 0; tap < count[at]; tap += 2) {
+        for (int tap = 0, end = most == 2 ? 2 : count[at]; tap < end; tap += 2) {
             __m128i two = _mm_shuffle_epi8(_mm_loadl_epi64((const __m128i *)(pixel + 3 * tap)), interleave);
             sum = _mm_add_epi32(sum, _mm_madd_epi16(two, weight_pair(weights + tap)));
         }
@@ -172,13 +175,20 @@ static void resize_across(const struct axis *axis, const uint8_t *row, int16_t *
 #endif
 }
 
-/* Output row `at` from the rows of the ring; `values` is a multiple of 8. */
-static void resize_down(const struct worker *worker, int at, size_t values) {
+static void resize_across(const struct axis *axis, const uint8_t *row, int16_t *line, int size) {
+    if (axis->most == 2)
+        resize_row(axis, 2, row, line, size);
+    else
+        resize_row(axis, axis->most, row, line, size);
+}
+
+/* Output row `at` from `count` rows of the ring; `values` is a multiple of 8. */
+static inline __attribute__((always_inline)) void combine(const struct worker *worker, int at, const int count,
+                                                          size_t values) {
     const struct axis *axis = &worker->down;
     const int16_t *weights = axis->weights + (size_t)at * axis->most, **lines = worker->lines;
-    const int count = axis->count[at];
     for (int tap = 0; tap < count; tap++)
-        lines[tap] = worker->ring + (size_t)((axis->start[at] + tap) % axis->most) * values;
+        lines[tap] = worker->ring + (size_t)((axis->start[at] + tap) % axis->most) * worker->line;
     lines[count] = lines[count - 1]; /* with weight 0, if the count is odd */
     for (size_t value = 0; value < values; value += 8) {
 #ifdef __SSSE3__
@@ -202,6 +212,13 @@ static void resize_down(const struct worker *worker, int at, size_t values) {
         }
 #endif
     }
+}
+
+static void resize_down(const struct worker *worker, int at, size_t values) {
+    if (worker->down.count[at] == 2)
+        combine(worker, at, 2, values);
+    else
+        combine(worker, at, worker->down.count[at], values);
 }
 
 /* Adobe's CMYK JPEGs store inverted values. */
@@ -242,7 +259,7 @@ static void decode(struct worker *worker, const struct batch *batch, int number)
     const size_t values = ((size_t)3 * size + 7) & ~(size_t)7;
     const int offset = begin(worker, content, length, window, batch->fast);
     const int channels = jpeg->output_components, converted = channels == 4;
-    const size_t stride = (size_t)jpeg->output_width * channels + SLACK;
+    const size_t stride = ((size_t)jpeg->output_width * channels + SLACK + VECTOR - 1) & ~(size_t)(VECTOR - 1);
     uint8_t *image = batch->images + (size_t)number * size * size * 3;
     JSAMPROW rows[ROWS_AT_ONCE];
     int done = 0, row = 0;
@@ -250,14 +267,17 @@ static void decode(struct worker *worker, const struct batch *batch, int number)
     fill_axis(worker, &worker->across, width, window->roi_left, window->roi_right, size, batch->antialias,
               window->flip > 0);
     fill_axis(worker, &worker->down, height, window->roi_top, window->roi_bottom, size, batch->antialias, 0);
-    worker->rows = allocated(worker, stride * ROWS_AT_ONCE);
+    worker->rows = allocated(worker, stride * ROWS_AT_ONCE + 2 * VECTOR);
     worker->rgb = converted ? allocated(worker, (size_t)width * 3 + SLACK) : NULL;
-    worker->ring = allocated(worker, (worker->down.most * values + SLACK) * sizeof(int16_t));
+    worker->line = values + SLACK / sizeof(int16_t);
+    worker->ring = allocated(worker, worker->down.most * worker->line * sizeof(int16_t));
     worker->lines = allocated(worker, (worker->down.most + 1) * sizeof *worker->lines);
     worker->output = allocated(worker, values);
-    memset(worker->ring, 0, (worker->down.most * values + SLACK) * sizeof(int16_t));
+    memset(worker->ring, 0, worker->down.most * worker->line * sizeof(int16_t));
+    /* No row is aligned to a vector: libjpeg-turbo would write an aligned one past the cache, and reading it back would
+     * wait for the memory. */
     for (int at = 0; at < ROWS_AT_ONCE; at++)
-        rows[at] = worker->rows + at * stride;
+        rows[at] = worker->rows + VECTOR - (uintptr_t)worker->rows % VECTOR + VECTOR / 2 + at * stride;
 
     while (done < size) {
         int wanted = height - row < ROWS_AT_ONCE ? height - row : ROWS_AT_ONCE;
@@ -272,7 +292,8 @@ static void decode(struct worker *worker, const struct batch *batch, int number)
                 rgb_of_cmyk(pixels, worker->rgb, width, jpeg->saw_Adobe_marker);
                 pixels = worker->rgb;
             }
-            resize_across(&worker->across, pixels, worker->ring + (size_t)(row % worker->down.most) * values, size);
+            int16_t *line = worker->ring + (size_t)(row % worker->down.most) * worker->line;
+            resize_across(&worker->across, pixels, line, size);
             for (; done < size && worker->down.start[done] + worker->down.count[done] <= row + 1; done++) {
                 resize_down(worker, done, values);
                 memcpy(image + (size_t)done * size * 3, worker->output, (size_t)3 * size);
