@@ -163,13 +163,13 @@ class ApiServer:
             path = f"{request.path}/{body['metadata']['name']}"
             self.writes.append(("POST", path))
             if body["metadata"]["name"] in self.broken:
-                return _status(500, f"no {body['metadata']['name']} now")
+                return _status(500, f"cannot create {body['metadata']['name']}")
             if path in self.objects:
-                return _status(409, "there already")
+                return _status(409, "already exists")
             body["metadata"].setdefault("namespace", namespace)
             return web.json_response(self.put({"kind": _KINDS[plural], **body}), status=201)
         if plural in self.failing:
-            return _status(500, "no list of these")
+            return _status(500, f"cannot list {plural}")
         if request.query.get("watch"):
             return await self._watch(request, namespace, plural)
         metadata = {"resourceVersion": str(self.version)}
@@ -198,7 +198,7 @@ class ApiServer:
         if request.method != "GET":
             self.writes.append((request.method, request.path))
         if (found := self.objects.get(path)) is None:
-            return _status(404, "not there")
+            return _status(404, "not found")
         body = await request.json() if request.method in ("PUT", "PATCH", "DELETE") and request.can_read_body else {}
         if request.method == "PATCH":
             return web.json_response(self.put({**found, "status": merge_patch(found.get("status"), body["status"])}))

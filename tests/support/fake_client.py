@@ -53,10 +53,10 @@ class Server(KubeClient):
                 raise refused
             path = f"{path}/{body['metadata']['name']}"
             if path in self.objects:
-                raise ApiError(409, "there already")
+                raise ApiError(409, "already exists")
             body = {**body, "metadata": {**body["metadata"], "uid": f"uid-{path}"}}
         elif (found := self.objects.get(path.removesuffix("/status"))) is None:
-            raise ApiError(404, "not there")
+            raise ApiError(404, "not found")
         elif verb == "PUT":
             body = {**body, "metadata": {**body["metadata"], "uid": found["metadata"]["uid"]}}
         elif verb == "PATCH":

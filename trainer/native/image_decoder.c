@@ -145,8 +145,8 @@ static __m128i weight_pair(const int16_t *weights) {
 }
 #endif
 
-/* Resizes a row of RGB pixels, which has SLACK readable bytes after its end. `line` has as many writable ones. `most`
- * is that of the axis: a constant for two weights, so that the compiler removes the inner loop. */
+/* Resizes a row of RGB pixels. After their ends, `row` has SLACK readable bytes, and `line` SLACK writable bytes.
+ * `most` is axis->most; the caller passes 2 as a constant, so that the compiler removes the inner loop. */
 static inline __attribute__((always_inline)) void resize_row(const struct axis *axis, const int most,
                                                              const uint8_t *row, int16_t *line, int size) {
     const int *start = axis->start, *count = axis->count;
@@ -274,8 +274,8 @@ static void decode(struct worker *worker, const struct batch *batch, int number)
     worker->lines = allocated(worker, (worker->down.most + 1) * sizeof *worker->lines);
     worker->output = allocated(worker, values);
     memset(worker->ring, 0, worker->down.most * worker->line * sizeof(int16_t));
-    /* No row is aligned to a vector: libjpeg-turbo would write an aligned one past the cache, and reading it back would
-     * wait for the memory. */
+    /* No row is aligned to a vector: libjpeg-turbo writes aligned rows with non-temporal stores, which bypass the
+     * cache, so the resize would have to read them from memory. */
     for (int at = 0; at < ROWS_AT_ONCE; at++)
         rows[at] = worker->rows + VECTOR - (uintptr_t)worker->rows % VECTOR + VECTOR / 2 + at * stride;
 

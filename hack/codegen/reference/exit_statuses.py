@@ -19,9 +19,10 @@ def page() -> str:
         "[Reasons](reasons.md) describes the reasons.\n\n"
         + "\n".join(table(("Exit status", "Cause", "Reason", "Next"), rows))
         + "\nIf a lost or OOMKilled pod explains the exit status, the operator records the cause `disrupted` or\n"
-        "`out_of_memory` instead. In a shell, both programs also exit with 1 if standard output is closed or its\n"
-        "disk is full, and with 141 if the reader of their output exits early. After Ctrl-C, both save a checkpoint\n"
-        "and exit with 75; other commands, such as `evaluate`, exit with 130.\n"
+        "`out_of_memory` instead. In a shell, `resnext-train` and `resnext-operator` also exit with 1 if standard\n"
+        "output is closed or its disk is full, and with 141 if the reader of their output exits early. After Ctrl-C,\n"
+        "`resnext-train train` and the launcher save a checkpoint and exit with 75; other commands, such as\n"
+        "`evaluate`, exit with 130.\n"
     )
 
 

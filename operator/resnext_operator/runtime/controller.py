@@ -110,7 +110,7 @@ class _NullDiffBaseStorage(kopf.DiffBaseStorage):
     """
 
     def build(self, **_: Any) -> kopf.BodyEssence:
-        # kopf would copy every other essence.
+        # kopf copies the essence unless it is None.
         return cast("kopf.BodyEssence", None)
 
     def fetch(self, **_: Any) -> None:

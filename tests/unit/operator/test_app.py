@@ -205,7 +205,7 @@ class TestWork:
 
         asyncio.run(scenario())
         (line,) = (each for each in caplog.records if "one/bad: retrying in" in each.getMessage())
-        assert ("no bad-config now" if failure == "server" else "a mistake") in line.getMessage()
+        assert ("cannot create bad-config" if failure == "server" else "a mistake") in line.getMessage()
         assert bool(line.exc_info) == (failure == "mistake")
 
     def test_slow_namespace_delays_no_other(self, server: ApiServer, start: Start) -> None:

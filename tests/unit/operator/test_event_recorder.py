@@ -23,9 +23,9 @@ class Server(KubeClient):
         await asyncio.sleep(0)
         if verb == "POST":
             if body["message"] in self.refused:
-                raise ApiError(403, "the namespace goes")
+                raise ApiError(403, "the namespace is being terminated")
             if body["metadata"]["name"] in self.events:
-                raise ApiError(409, "there already")
+                raise ApiError(409, "already exists")
             self.events[body["metadata"]["name"]] = body
             return body
         found = self.events[path.rsplit("/", 1)[1]]

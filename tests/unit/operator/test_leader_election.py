@@ -29,10 +29,10 @@ class Server:
             raise ApiError(503, "down")
         if verb == "GET":
             if self.lease is None:
-                raise ApiError(404, "not there")
+                raise ApiError(404, "not found")
             return self.lease
         if verb == "POST" and self.lease is not None:
-            raise ApiError(409, "there already")
+            raise ApiError(409, "already exists")
         stored = self.lease["metadata"]["resourceVersion"] if self.lease else None
         if verb == "PUT" and body["metadata"]["resourceVersion"] != stored:
             raise ApiError(409, "outdated")

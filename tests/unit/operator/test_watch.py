@@ -46,7 +46,7 @@ def statuses(monkeypatch):
     return map(Status.parse, [None, status("Starting"), *middle, ended])
 
 
-def test_follow_in_pipe_prints_line_per_phase_and_change(statuses):
+def test_watch_in_pipe_prints_line_per_phase_and_change(statuses):
     """A pipe gets one line for each phase and each change in the progress."""
     out = io.StringIO()
     last = watch.watch(lambda: next(statuses), Console(file=out, width=200))
@@ -74,7 +74,7 @@ def shown(statuses):
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
 
 
-def test_follow_in_80_columns_shows_every_number(statuses):
+def test_watch_in_80_columns_shows_every_number(statuses):
     """The widest numbers fit into a terminal of 80 columns."""
     *running, _ = statuses
     text = shown(iter(running))
@@ -82,6 +82,6 @@ def test_follow_in_80_columns_shows_every_number(statuses):
     assert re.search(r"0% epoch 0.0/250 · 18,432 images/s · loss 6.908 · top-1 0.0012 · 2[23]:\d\d:\d\d left", text)
 
 
-def test_follow_of_ended_training_shows_no_remaining_time(statuses):
+def test_watch_of_ended_training_shows_no_remaining_time(statuses):
     """The last line has results and no remaining time."""
     assert re.search(r"100% epoch 0.0/250 · loss 6.908 · top-1 0.0012 *\n", shown(statuses))

@@ -279,7 +279,10 @@ def test_index_path_separate_folder_used(four, tmp_path, suffix):
 
 
 def dialect(folder, **features):
-    """Both splits, their records with these features: bytes, or a function from number to label."""
+    """Rewrites both splits: each record has these features.
+
+    features: bytes, None (the JPEG), or a function from the number of the record to its label.
+    """
     from tensorflow.core.example.example_pb2 import Example
 
     records = tfrecord.open_split(str(folder), "train")
@@ -334,7 +337,7 @@ class TestFeatureNames:
 
     @pytest.mark.parametrize(("labels", "first", "advice"), [((0, 2), 1, 0), ((1, 3), 0, 1)])
     def test_validate_shifted_labels_suggest_first_label(self, folder, capsys, labels, first, advice):
-        """Covers an unknown number of classes."""
+        """The message names the value of data.firstLabel with which all labels are valid."""
         least, greatest = labels
         dialect(folder, image__encoded=None, image__class__label=lambda number: least + number % 3)
         assert code("validate", folder, "--classes", 3, "--first-label", first) == 3

@@ -63,7 +63,7 @@ class IndexCache:
         self._file = folder / f"{self._prefix}-{_digest(_versions(shards, indexes))}.index"
 
     def load(self) -> dict[str, IndexedShard]:
-        """The shards by name; empty if the index is not there."""
+        """The shards by name; empty if there is no index."""
         return record_index.load(self._file, self._features, "it is replaced")
 
     def exchange(self, mine: Mapping[str, IndexedShard]) -> Mapping[str, IndexedShard]:

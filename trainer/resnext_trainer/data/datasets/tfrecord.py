@@ -202,7 +202,7 @@ def open_split(
 
 
 def _indexed(file: Path, indexed: Mapping[str, IndexedShard]) -> IndexedShard | None:
-    """A shard from the index of all records; None if it is not there, or if the file has another size."""
+    """A shard from the index of all records; None if the index does not contain it, or if the file has another size."""
     part = indexed.get(file.name)
     if part is None or part.size != file.stat().st_size:
         return None
