@@ -164,10 +164,67 @@ def test_sweep_repeats_largest_batch_with_dataset():
     real = [result for result in found if not result.cell.synthetic]
     assert [(result.cell.mode, result.cell.batch) for result in real] == [("fp16+xla", 576), ("tf32", 576)]
     assert [input_idle(result, found) for result in real] == [0.25, 0.25]
-    assert summarize(found)["largestBatch"] == {"fp16+xla": 576, "tf32": 576}
+    summary = summarize(found)
+    assert summary["largestBatch"] == {"fp16+xla": 576, "tf32": 576}
+    assert [cell["inputIdleShare"] for cell in summary["cells"] if not cell["synthetic"]] == [0.25, 0.25]
     assert len(lines) == len(found) == len(machine.cells)
     assert "fp16+xla, batch 256, synthetic images: 100.0 images/s" in lines
     assert "fp16+xla, batch 1024, synthetic images: out of memory" in lines
+
+
+def test_sweep_without_dataset_measures_random_images_only():
+    """No measurement is repeated."""
+    found = sweep(Plan(**vars(PLAN) | {"real": False}), Machine(), lambda _line: None)
+    assert all(result.cell.synthetic for result in found)
+    assert len({result.cell for result in found}) == len(found)
+
+
+def fits(images_per_second, *, mode="fp16", batch=256, synthetic=True):
+    cell = Cell(mode, True, batch, synthetic)
+    return Measured(cell, Outcome.FITS, facts(images_per_second, waiting=0.6))
+
+
+@pytest.mark.parametrize(("with_dataset", "idle"), [(0.0, 1.0), (75.0, 0.25), (100.0, 0.0), (101.0, 0.0)])
+def test_input_idle_compares_same_mode_and_batch(with_dataset, idle):
+    """Results of other modes and batch sizes do not count, and a share is never negative."""
+    others = [
+        fits(10.0, mode="tf32"),
+        fits(20.0, batch=128),
+        fits(30.0, batch=512),
+        Measured(Cell("fp16", False, 256), Outcome.FITS, facts(40.0)),
+    ]
+    real = fits(with_dataset, synthetic=False)
+    for found in ([*others, fits(100.0), real], [real, fits(100.0), *others]):
+        assert input_idle(real, found) == idle
+
+
+def test_input_idle_needs_both_measurements():
+    """It is unknown for random images, and if the measurement with random images or with the dataset is missing."""
+    bare, real = fits(100.0), fits(75.0, synthetic=False)
+    failed, failed_with_dataset = (
+        Measured(result.cell, Outcome.FAILED, {}, "exit status 1: no output") for result in (bare, real)
+    )
+    assert input_idle(bare, [bare, real]) is None
+    assert input_idle(real, [real]) is None
+    assert input_idle(real, [failed, real]) is None
+    assert input_idle(failed_with_dataset, [bare, failed_with_dataset]) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "real"), [([], True), (["--synthetic"], False), (["--set", "data.format=synthetic"], False)]
+)
+def test_sweep_option_synthetic_omits_dataset(monkeypatch, capsys, options, real):
+    """The largest batch size is measured again only if there is a dataset."""
+    plans: list[Plan] = []
+
+    def planned(plan, *_rest):
+        plans.append(plan)
+        return []
+
+    monkeypatch.setattr("resnext_trainer.training.sweep.sweep", planned)
+    assert main(["benchmark", "training", "--sweep", "--json", "--set", "device=cpu", *options]) == 1
+    assert [plan.real for plan in plans] == [real]
+    assert '"cells": []' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.STOP, Outcome.TOO_LARGE])
