@@ -62,7 +62,7 @@ class Training(Pods):
         """Seconds that a rank has spent in each phase."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port + rank}/metrics", timeout=5) as answer:
             families = text_string_to_metric_families(answer.read().decode())
-        samples = [each for family in families for each in family.samples]
+        samples = [each for family in families for each in family.samples if each.labels["rank"] == str(rank)]
         return {each.labels["phase"]: each.value for each in samples if each.name.endswith("phase_seconds_total")}
 
 
