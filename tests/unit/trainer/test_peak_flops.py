@@ -1,41 +1,82 @@
 """Operations of the model and peak of the GPU, for model FLOP utilization."""
 
+from typing import get_args
+
 import pytest
 
+from resnext_trainer.config.models import PrecisionMode
 from resnext_trainer.config.validation import resolve
 from resnext_trainer.model.cost import flops
-from resnext_trainer.model.peak_flops import peak_flops, utilization
+from resnext_trainer.model.peak_flops import _PEAKS, peak_flops, utilization
+
+# Multiprocessors, highest clock in MHz, and floating-point operations per clock of a multiprocessor: in fp16 on tensor
+# cores without sparsity, and in fp32 without tensor cores.
+BOARDS = {
+    "NVIDIA H200": (132, 1980, 4096, 256),
+    "NVIDIA H200 NVL": (132, 1785, 4096, 256),
+    "NVIDIA H100 80GB HBM3": (132, 1980, 4096, 256),
+    "NVIDIA H100 NVL": (132, 1785, 4096, 256),
+    "NVIDIA H100 PCIe": (114, 1755, 4096, 256),
+    "NVIDIA A100-SXM4-40GB": (108, 1410, 2048, 128),
+    "NVIDIA A100-SXM4-80GB": (108, 1410, 2048, 128),
+    "NVIDIA A100-PCIE-40GB": (108, 1410, 2048, 128),
+    "NVIDIA A100 80GB PCIe": (108, 1410, 2048, 128),
+    "NVIDIA A10": (72, 1695, 1024, 256),
+    "NVIDIA L40S": (142, 2520, 1024, 256),
+    "NVIDIA L4": (58, 2040, 1024, 256),
+    "Tesla T4": (40, 1590, 1024, 128),
+    "Tesla V100-SXM2-16GB": (80, 1530, 1024, 128),
+    "Tesla V100-SXM2-32GB": (80, 1530, 1024, 128),
+}
+
+
+@pytest.mark.parametrize("device", BOARDS)
+def test_peak_follows_from_units_and_clock(device):
+    """Values with sparsity would be twice as high. Hopper's tensor cores reach their peak at 87 to 92 % of the highest
+    clock.
+    """
+    multiprocessors, clock, tensor, scalar = BOARDS[device]
+    at_highest_clock = multiprocessors * clock * 1e6
+    before_ampere = device.startswith("Tesla")
+    for precision, per_clock in (("fp16", tensor), ("bf16", tensor), ("tf32", tensor / 2), ("fp32", scalar)):
+        peak = peak_flops(device, precision)  # type: ignore[arg-type]
+        if before_ampere and precision in ("bf16", "tf32"):
+            assert peak is None, precision
+        else:
+            assert peak is not None, precision
+            slack = 0.14 if tensor == 4096 and precision != "fp32" else 0.013
+            assert 1 - slack < peak / (per_clock * at_highest_clock) < 1.005, precision
+
+
+def test_peak_table_has_only_verified_gpus():
+    """A GPU without an independent value in this file has no peak."""
+    assert {*_PEAKS} == {*BOARDS}
 
 
 @pytest.mark.parametrize(
-    ("device", "precision", "tera"),
+    "device",
     [
-        ("NVIDIA H100 80GB HBM3", "fp16", 989.4),
-        ("NVIDIA H200", "tf32", 494.7),
-        ("NVIDIA H100 PCIe", "bf16", 756),
-        ("NVIDIA A100-SXM4-80GB", "fp32", 19.5),
-        ("Tesla V100-SXM2-16GB", "fp16", 125),
+        "NVIDIA A100-SXM4-40GB MIG 1g.5gb",  # a part of the GPU
+        "NVIDIA H100 80GB HBM3 MIG 3g.40gb",
+        "NVIDIA H100 80GB HBM2e",
+        "NVIDIA H100",
+        "NVIDIA H20",
+        "NVIDIA H800",
+        "NVIDIA GH200 480GB",
+        "NVIDIA A100-SXM-64GB",  # more multiprocessors
+        "NVIDIA L40",  # not the L4 or L40S
+        "NVIDIA A10G",  # slower than the A10
+        "GRID A100-40C",  # a virtual GPU
+        "Tesla V100-PCIE-16GB",
+        "nvidia h200",
+        "unknown",
+        "",
     ],
 )
-def test_peak_is_found_by_device_name(device, precision, tera):
-    """The names are those of the driver."""
-    assert peak_flops(device, precision) == tera * 1e12
-
-
-@pytest.mark.parametrize(
-    ("device", "precision"),
-    [
-        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", "fp16"),  # a part of the GPU
-        ("NVIDIA L40", "fp16"),  # not the L4 or L40S
-        ("NVIDIA A10G", "fp16"),  # slower than the A10
-        ("Tesla V100-SXM2-16GB", "tf32"),  # has no such tensor cores
-        ("Tesla T4", "bf16"),
-        ("unknown", "fp32"),
-    ],
-)
-def test_peak_of_other_device_is_unknown(device, precision):
+def test_peak_of_other_device_is_unknown(device):
     """Reporting no value is better than reporting that of a similar GPU."""
-    assert peak_flops(device, precision) is None
+    for precision in get_args(PrecisionMode):
+        assert peak_flops(device, precision) is None
     assert utilization(100.0, 10, None) is None
 
 
