@@ -13,7 +13,7 @@ import tensorflow as tf
 from PIL import Image
 from scipy.stats import ks_2samp
 
-from resnext_trainer.config.models import Augmentation
+from resnext_trainer.config.data import Augmentation
 from resnext_trainer.data.crops import CropWindow, center_crop
 from resnext_trainer.data.decoding import Decoding
 from resnext_trainer.data.pipelines.tfdata import decoded

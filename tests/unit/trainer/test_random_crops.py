@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from resnext_trainer.config.models import Augmentation
+from resnext_trainer.config.data import Augmentation
 from resnext_trainer.data.random_crops import random_resized_crops
 
 NUMBERS = np.arange(4000)

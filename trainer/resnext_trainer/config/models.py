@@ -10,98 +10,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PrivateAttr
 
 from resnext_trainer.config import presets
+from resnext_trainer.config.architecture import Model
+from resnext_trainer.config.bounds import MOST_EPOCHS, Epochs, Path
+from resnext_trainer.config.data import Augmentation, Data
 from resnext_trainer.config.rules import HERE, RECIPE, RUN, Config, Resume, Rule, resume_classes
 
-Architecture = Literal[
-    "resnext101-32x4d",
-    "resnext101-32x8d",
-    "resnext101-64x4d",
-    "se-resnext101-32x4d",
-    "resnext50-32x4d",
-    "resnext26-32x4d",
-    "resnext17-8x4d",
-    "resnet50",
-    "resnet101",
-    "custom",
-]
 PrecisionMode = Literal["fp16", "bf16", "tf32", "fp32"]
-Pipeline = Literal["auto", "dali", "native", "tfdata"]
-
-Share = Annotated[float, Field(ge=0, le=1)]
-
-# Every value has an upper bound: sums must not overflow, and the API server limits the estimated cost of CEL rules.
-MOST_EPOCHS = 100_000
-Epochs = Annotated[int, Field(ge=1, le=MOST_EPOCHS)]
-Path = Annotated[str, Field(min_length=1, max_length=1024)]
-
-
-class Custom(Config):
-    """Custom architecture of the ResNeXt family."""
-
-    blocks: Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1, max_length=6)] = (3, 4, 6, 3)
-    """Number of residual blocks per stage. Each stage doubles the channels and halves the resolution."""
-
-    groups: Annotated[int, Field(ge=1, le=256)] = 32
-    """Cardinality: groups of the 3x3 convolutions. 1 is a ResNet."""
-
-    width: Annotated[int, Field(ge=1, le=256)] = 4
-    """Channels per group in the first stage."""
-
-    channels: Annotated[int, Field(ge=8, le=4096)] = 256
-    """Output channels of a block of the first stage."""
-
-    squeeze: Annotated[int, Field(ge=1, le=64)] | None = None
-    """Reduction ratio of squeeze-and-excitation. If unset, the blocks have no squeeze-and-excitation."""
-
-    stem: Annotated[int, Field(ge=1, le=1024)] = 64
-    """Output channels of the first convolution."""
-
-    small_images: bool = False
-    """Use a 3x3 first convolution instead of a 7x7 convolution of stride 2 and a max-pool, for images of about 32
-    pixels."""
-
-    rules = (
-        Rule(
-            "!has(self.squeeze) || (has(self.channels) ? self.channels : 256) >= self.squeeze",
-            lambda it: it.squeeze is None or it.channels >= it.squeeze,
-            "squeeze",
-            "must be at most channels: lower it or raise channels",
-        ),
-    )
-
-
-class Model(Config):
-    """Model (Xie et al. 2017, arXiv:1611.05431)."""
-
-    architecture: Architecture = "resnext101-32x4d"
-    """Architecture: name, depth, and groups x channels per group. resnext17-8x4d is for images of 32 pixels on CPUs."""
-
-    custom: Custom | None = None
-    """Parameters of the architecture custom."""
-
-    padding: Literal["same", "symmetric"] = "same"
-    """Padding of strided convolutions: same as in TensorFlow, or symmetric as in PyTorch (for converted weights)."""
-
-    init_mode: Literal["fan_in", "fan_out"] = "fan_in"
-    """Mode of the He (Kaiming) normal initialization of the convolutions."""
-
-    zero_init_gamma: bool = False
-    """Initialize gamma of the last batch norm of each residual block to zero (Goyal et al. 2017)."""
-
-    classes: Annotated[int, Field(ge=2, le=100_000)] = 1000
-    """Number of classes."""
-
-    image_size: Annotated[int, Field(ge=16, le=1024)] = 224
-    """Height and width of the input images in pixels."""
-
-    rules = (
-        Rule(
-            "(has(self.architecture) && self.architecture == 'custom') == has(self.custom)",
-            lambda it: (it.architecture == "custom") == (it.custom is not None),
-            "custom",
-            "must be set if and only if architecture is custom: set both or remove custom",
-        ),
-    )
 
 
 class Optimizer(Config):
@@ -135,37 +49,6 @@ class Optimizer(Config):
     """Compression of gradients for the all-reduce: none, or fp16."""
 
 
-class Augmentation(Config):
-    """Augmentation of training images."""
-
-    crop_area: Annotated[tuple[Share, ...], Field(min_length=2, max_length=2)] = (0.08, 1.0)
-    """Lower and upper bounds for the area of the random resized crop, as fractions of the image."""
-
-    crop_ratio: Annotated[tuple[Annotated[float, Field(gt=0, le=1000)], ...], Field(min_length=2, max_length=2)] = (
-        3 / 4,
-        4 / 3,
-    )
-    """Lower and upper bounds for the aspect ratio (width over height) of the random resized crop."""
-
-    flip: bool = True
-    """Random horizontal flip with a probability of 0.5."""
-
-    rules = (
-        Rule(
-            "!has(self.cropArea) || size(self.cropArea) < 2 || self.cropArea[0] <= self.cropArea[1]",
-            lambda it: it.crop_area[0] <= it.crop_area[1],
-            "cropArea",
-            "must be [minimum, maximum]",
-        ),
-        Rule(
-            "!has(self.cropRatio) || size(self.cropRatio) < 2 || self.cropRatio[0] <= self.cropRatio[1]",
-            lambda it: it.crop_ratio[0] <= it.crop_ratio[1],
-            "cropRatio",
-            "must be [minimum, maximum]",
-        ),
-    )
-
-
 class Precision(Config):
     """Numerical precision of the forward and backward pass. Weights and updates are always float32."""
 
@@ -183,92 +66,6 @@ class Precision(Config):
             lambda it: it.mode == "fp16" or "loss_scale" not in it.model_fields_set or it.loss_scale == "dynamic",
             "lossScale",
             "requires mode fp16: remove lossScale or set mode to fp16",
-        ),
-    )
-
-
-class Resize(Config):
-    """Bilinear resize of the crop window to model.imageSize."""
-
-    antialias: bool = False
-    """Average over all source pixels when an image is reduced, as Pillow does. If false, each pixel is interpolated
-    from its four nearest source pixels, as in the published recipe."""
-
-
-class Data(Config):
-    """Dataset and input pipeline."""
-
-    format: Literal["tfrecord", "folder", "synthetic"] = "tfrecord"
-    """tfrecord: shards train-* and validation-*. folder: image files in train/CLASS/ and validation/CLASS/. synthetic:
-    random images, to measure throughput without storage."""
-
-    path: Annotated[Path, HERE] = "/data"
-    """Directory with the shards, or with the subdirectories train and validation (or val). Never written to."""
-
-    index_path: Annotated[Annotated[str, Field(max_length=1024)] | None, HERE] = None
-    """Directory with the index of each shard (NAME.idx, created by `resnext-train data index`). If unset, data.path is
-    used."""
-
-    pipeline: Annotated[Pipeline, RUN] = "auto"
-    """Input pipeline that decodes and augments images: NVIDIA DALI, native (libjpeg-turbo in C, on CPUs) or tf.data.
-    auto selects DALI on GPUs and native on CPUs. If that pipeline is not installed, auto selects the other one; if
-    neither is installed, tf.data."""
-
-    resize: Resize = Resize()
-    """Resize of training, validation and predicted images."""
-
-    fast_decode: bool = True
-    """Decode JPEGs with libjpeg's fast DCT, as in the published recipe. nvJPEG, the decoder
-    on GPUs, has no fast DCT; there, true replicates subsampled chroma instead of interpolating it, which makes DALI
-    several times as fast."""
-
-    first_label: Annotated[int, Field(ge=0, le=1)] = 1
-    """Label of class 0 in the records. In the usual TFRecords of ImageNet, labels start at 1."""
-
-    image_feature: Annotated[str, Field(min_length=1, max_length=256)] = "image/encoded"
-    """Name of the record feature that contains the JPEG image. TensorFlow Datasets uses `image`."""
-
-    label_feature: Annotated[str, Field(min_length=1, max_length=256)] = "image/class/label"
-    """Name of the record feature that contains the integer label. TensorFlow Datasets uses `label`."""
-
-    incomplete_shards: Annotated[Literal["refuse", "allow"], RUN] = "refuse"
-    """What to do if numbered shards (SPLIT-I-of-N) are missing or empty. refuse: fail. allow: train on the others."""
-
-    order: Literal["random", "blocks"] = "random"
-    """Order in which the images of an epoch are read. random: each image on its own, for local disks and data in
-    memory. blocks: shards are read in blocks of 32 consecutive records, which are shuffled, and the images of 128
-    blocks are mixed. For network storage; requires the format tfrecord."""
-
-    cache: Annotated[Annotated[str, Field(pattern=r"^(memory|/.*)$", max_length=1024)] | None, HERE] = None
-    """Where each pod keeps a copy of the shards, made in the background: memory (/dev/shm, limited by
-    workers.sharedMemory), or a directory on a local disk. If unset, or if the shards do not fit, they are read from
-    path."""
-
-    synthetic_images: Annotated[int, Field(ge=1, le=1_000_000_000)] = 1_281_167
-    """Number of training images per epoch of synthetic data."""
-
-    max_bad_record_fraction: Annotated[Share, RUN] = 0.0
-    """Maximum fraction of the records of a split that may be unusable: unreadable, not a JPEG, or with an invalid
-    label. They are skipped and logged."""
-
-    rules = (
-        Rule(
-            "!(has(self.format) && self.format == 'synthetic' && has(self.pipeline) && self.pipeline == 'dali')",
-            lambda it: not (it.format == "synthetic" and it.pipeline == "dali"),
-            "pipeline",
-            "synthetic data does not support dali: remove pipeline or set format to tfrecord or folder",
-        ),
-        Rule(
-            "!(has(self.order) && self.order == 'blocks' && has(self.format) && self.format != 'tfrecord')",
-            lambda it: it.order == "random" or it.format == "tfrecord",
-            "order",
-            "blocks requires shards: remove order or set format to tfrecord",
-        ),
-        Rule(
-            "!(has(self.cache) && has(self.format) && self.format != 'tfrecord')",
-            lambda it: it.cache is None or it.format == "tfrecord",
-            "cache",
-            "requires shards: remove cache or set format to tfrecord",
         ),
     )
 

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from resnext_trainer.config.models import Pipeline, Training
+from resnext_trainer.config.data import Pipeline
+from resnext_trainer.config.models import Training
 from resnext_trainer.data.image_dataset import ImageDataset
 
 if TYPE_CHECKING:

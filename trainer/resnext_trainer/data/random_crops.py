@@ -6,7 +6,7 @@ generator (SplitMix64). It keeps no state between records, so the order in which
 
 import numpy as np
 
-from resnext_trainer.config.models import Augmentation
+from resnext_trainer.config.data import Augmentation
 
 _ATTEMPTS = 10
 _DRAWS = 1 + 2 * _ATTEMPTS + 2

@@ -7,7 +7,7 @@ al. 2018, arXiv:1709.01507) adds squeeze-and-excitation.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from resnext_trainer.config.models import Architecture, Model
+from resnext_trainer.config.architecture import Architecture, Model
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from resnext_trainer.config.models import Model
+from resnext_trainer.config.architecture import Model
 from resnext_trainer.model.resnext import ResNeXt, build
 
 _PRODUCTS = {"Conv2D", "MatMul"}

@@ -10,7 +10,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from resnext_trainer.config.models import Model, Training
+from resnext_trainer.config.architecture import Model
+from resnext_trainer.config.models import Training
 from resnext_trainer.model import layers
 from resnext_trainer.model.architectures import ArchitectureSpec, BlockSpec, architecture_spec
 from resnext_trainer.model.parameters import parameter_specs

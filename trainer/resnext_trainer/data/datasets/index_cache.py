@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resnext_trainer.config.models import Data
+from resnext_trainer.config.data import Data
 from resnext_trainer.data.datasets import record_index
 from resnext_trainer.data.datasets.example import Features
 from resnext_trainer.data.datasets.record_index import IndexedShard
