@@ -26,6 +26,7 @@ from resnext_trainer.training.epoch_plan import plan_epochs
 from resnext_trainer.training.overlapped_steps import OverlappedSteps
 from resnext_trainer.training.profiler import Profiler
 from resnext_trainer.training.progress_reporter import ProgressReporter
+from resnext_trainer.training.rollback import Rollback
 from resnext_trainer.training.run_log import SCALARS, RunLog
 from resnext_trainer.training.run_recorder import RunRecorder
 from resnext_trainer.training.step_runner import StepRunner
@@ -118,6 +119,7 @@ def _trainer(runtime: Runtime[_Opened], attempt: int, telemetry: Telemetry, requ
     console.note(f"{cpus.per_rank()} CPUs per rank; rank 0 may run on CPUs {allowed}; environment: {variables}")
     overlapped = OverlappedSteps(config, plan, communicator, state, phases)
     steps = StepRunner(config, plan, overlapped, metrics, heartbeat, profiler)
+    saver = CheckpointSaver(config.checkpoint, communicator, state, checkpoints, heartbeat, console, requests)
     return Trainer(
         config=config,
         communicator=communicator,
@@ -127,7 +129,8 @@ def _trainer(runtime: Runtime[_Opened], attempt: int, telemetry: Telemetry, requ
         steps=steps,
         validator=Validator(source, communicator, state, recorder, metrics, console, heartbeat, phases),
         checkpoints=checkpoints,
-        saver=CheckpointSaver(config.checkpoint, communicator, state, checkpoints, heartbeat, console, requests),
+        saver=saver,
+        rollback=Rollback(config.max_rollbacks, state, checkpoints, steps, saver, recorder, metrics, console),
         bad_records=BadRecordMonitor(source, communicator, metrics, limited=config.data.max_bad_record_fraction > 0),
         recorder=recorder,
         reporter=ProgressReporter(attempt, config.checkpoint, plan, steps, checkpoints, heartbeat, metrics, console),

@@ -8,26 +8,64 @@ training fails after `maxRollbacks`.
 
 import dataclasses
 
+from resnext_trainer.checkpoint.manager import CheckpointManager
 from resnext_trainer.checkpoint.store import TrainingPosition
 from resnext_trainer.contract import ExitStatus
 from resnext_trainer.errors import TrainingError
+from resnext_trainer.model.train_state import TrainState
+from resnext_trainer.runtime.console import Console
+from resnext_trainer.runtime.metrics import Metrics
+from resnext_trainer.training.checkpoint_saver import CheckpointSaver
+from resnext_trainer.training.run_recorder import RunRecorder
+from resnext_trainer.training.step_runner import StepRunner
 
 
-def check_allowed(rollbacks: int, max_rollbacks: int, cause: str) -> None:
-    """Raises TrainingError on every rank if no rollbacks remain.
+class Rollback:
+    """Returns a training to its last checkpoint, or to the start."""
 
-    rollbacks: number of rollbacks so far. cause: the non-finite value and its step, for the message.
-    """
-    if rollbacks >= max_rollbacks:
-        raise TrainingError(
-            ExitStatus.NON_FINITE_LOSS,
-            f"{cause}, after {rollbacks} rollbacks (maxRollbacks {max_rollbacks}): lower optimizer.learningRate, or "
-            "check the dataset",
-            collective=True,
+    def __init__(
+        self,
+        max_rollbacks: int,
+        state: TrainState,
+        checkpoints: CheckpointManager,
+        steps: StepRunner,
+        saver: CheckpointSaver,
+        recorder: RunRecorder,
+        metrics: Metrics,
+        console: Console,
+    ) -> None:
+        self._max_rollbacks = max_rollbacks
+        self._state, self._checkpoints, self._steps = state, checkpoints, steps
+        self._saver, self._recorder, self._metrics, self._console = saver, recorder, metrics, console
+
+    def run(self, position: TrainingPosition, cause: str) -> TrainingPosition:
+        """Rolls back from this position and returns the position from which the training continues.
+
+        cause: the non-finite value and its step, for the message. Raises TrainingError on every rank if no rollbacks
+        remain.
+        """
+        number = position.rollbacks + 1
+        if number > self._max_rollbacks:
+            raise TrainingError(
+                ExitStatus.NON_FINITE_LOSS,
+                f"{cause}, after {position.rollbacks} rollbacks (maxRollbacks {self._max_rollbacks}): lower "
+                "optimizer.learningRate, or check the dataset",
+                collective=True,
+            )
+        self._state.reset()
+        restored = self._checkpoints.restore()
+        self._steps.restart()
+        self._saver.schedule()
+        self._recorder.restart(restored.step)
+        self._metrics.rolled_back()
+        self._console.note(
+            f"{cause}: rolled back to step {restored.step}, reshuffling the rest of its epoch "
+            f"(rollback {number} of {self._max_rollbacks})"
         )
+        return _reshuffled(restored, number)
 
 
-def reshuffled(restored: TrainingPosition, rollbacks: int) -> TrainingPosition:
+def _reshuffled(restored: TrainingPosition, rollbacks: int) -> TrainingPosition:
     """Position of the checkpoint, with the remaining images of its epoch reshuffled.
 
     rollbacks: number of rollbacks, including this one.

@@ -8,8 +8,10 @@ from resnext_trainer.checkpoint.store import TrainingPosition
 from resnext_trainer.runtime.background import BackgroundThread
 from resnext_trainer.training.epoch_plan import EpochPlan
 from resnext_trainer.training.run_log import LogRecord, RunLog
-from resnext_trainer.training.throughput import PhaseFractions
+from resnext_trainer.training.throughput import MovingThroughput, PhaseFractions
 
+_STEP_RECORDS_PER_EPOCH = 20
+"""About 1 MB in log.jsonl for 250 epochs."""
 _CLOSE_SECONDS = 10.0
 
 
@@ -26,6 +28,16 @@ class RunRecorder:
         """Removes the records of later steps, because the training continues from this one."""
         if log := self._log:
             self._submit(lambda: log.truncate_after(step))
+
+    def step_done(self, position: TrainingPosition, measured: MovingThroughput, learning_rate: float) -> None:
+        """Records about 20 steps per epoch. position: the end of the step."""
+        if position.step % max(1, self._plan.steps // _STEP_RECORDS_PER_EPOCH) == 0:
+            self.record(
+                position,
+                loss=measured.loss,
+                images_per_second=measured.images_per_second,
+                learning_rate=learning_rate,
+            )
 
     def record(self, position: TrainingPosition, **measured: float | None) -> None:
         """Writes a record."""

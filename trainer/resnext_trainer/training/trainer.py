@@ -17,18 +17,15 @@ from resnext_trainer.runtime.heartbeat import ALLREDUCE
 from resnext_trainer.runtime.metrics import Metrics
 from resnext_trainer.runtime.phases import PhaseTimer
 from resnext_trainer.runtime.signals import Requests
-from resnext_trainer.training import rollback
 from resnext_trainer.training.bad_record_monitor import BadRecordMonitor
 from resnext_trainer.training.checkpoint_saver import CheckpointSaver
 from resnext_trainer.training.epoch_plan import EpochPlan
 from resnext_trainer.training.progress_reporter import ProgressReporter
+from resnext_trainer.training.rollback import Rollback
 from resnext_trainer.training.run_recorder import RunRecorder
 from resnext_trainer.training.schedule import learning_rate
 from resnext_trainer.training.step_runner import NotFiniteError, StepRunner
 from resnext_trainer.training.validator import Validator
-
-_RECORDS_PER_EPOCH = 20
-"""Records in log.jsonl per epoch: about 1 MB for 250 epochs."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -45,6 +42,7 @@ class Trainer:
     validator: Validator
     checkpoints: CheckpointManager
     saver: CheckpointSaver
+    rollback: Rollback
     bad_records: BadRecordMonitor
     recorder: RunRecorder
     reporter: ProgressReporter
@@ -68,7 +66,7 @@ class Trainer:
                     return self._train_epochs()
                 except NotFiniteError as error:
                     with self.phases.phase("rollback"):
-                        self._roll_back(str(error))
+                        self._position = self.rollback.run(self._position, str(error))
                         self.steps.close()
         finally:
             self.checkpoints.wait()
@@ -140,11 +138,7 @@ class Trainer:
         self._position = position
         self.steps.record(outcome, rate, time.monotonic() - started)
         self.bad_records.count()
-        if position.step % max(1, self.plan.steps // _RECORDS_PER_EPOCH) == 0:
-            measured = self.steps.throughput
-            self.recorder.record(
-                position, loss=measured.loss, images_per_second=measured.images_per_second, learning_rate=rate
-            )
+        self.recorder.step_done(position, self.steps.throughput, rate)
         return outcome
 
     def _end_epoch(self) -> None:
@@ -180,22 +174,6 @@ class Trainer:
             unsaved = self.saver.finish(position)
         accuracy = "" if position.top1 is None else f", top-1 {position.top1:.4f}"
         return ExitStatus.COMPLETED, f"{position.epoch} epochs, {position.step} steps{accuracy}{unsaved}"
-
-    def _roll_back(self, cause: str) -> None:
-        """Rolls back to the last checkpoint, or to the start. Raises TrainingError after `maxRollbacks` rollbacks."""
-        rollbacks, allowed = self._position.rollbacks, self.config.max_rollbacks
-        rollback.check_allowed(rollbacks, allowed, cause)
-        self.state.reset()
-        restored = self.checkpoints.restore()
-        self._position = rollback.reshuffled(restored, rollbacks + 1)
-        self.steps.restart()
-        self.saver.schedule()
-        self.recorder.restart(restored.step)
-        self.metrics.rolled_back()
-        self.console.note(
-            f"{cause}: rolled back to step {restored.step}, reshuffling the rest of its epoch "
-            f"(rollback {rollbacks + 1} of {allowed})"
-        )
 
     def _target_reached(self) -> bool:
         target, best = self.config.target_top1, self._position.best_top1
