@@ -1,18 +1,14 @@
-"""Prometheus metrics of one rank.
+"""Prometheus metrics of one rank."""
 
-Every series exists from the start, so that rates over the first minutes are correct and an absent series indicates a
-problem.
-"""
-
-import math
 from collections.abc import Callable
 from datetime import datetime
 from typing import Literal, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client import Info, generate_latest
 
 from resnext_trainer.runtime.gpu_metrics import open_gpu
 from resnext_trainer.runtime.process_metrics import ProcessMetrics
+from resnext_trainer.runtime.rank_registry import RankRegistry
 from resnext_trainer.runtime.read_metrics import ReadMetrics
 
 Phase = Literal[
@@ -36,72 +32,47 @@ class Metrics:
     """Counters and gauges, updated by the training loop."""
 
     def __init__(self, rank: int = 0) -> None:
-        self._rank = rank
-        self._registry = registry = CollectorRegistry()
-        label = str(rank)
-
-        def counter(name: str, text: str) -> Counter:
-            return Counter(f"resnext_trainer_{name}", text, ["rank"], registry=registry).labels(label)
-
-        def gauge(name: str, text: str) -> Gauge:
-            # NaN until known: a zero would appear in charts, and a timestamp of zero would fire an alert.
-            known_later = Gauge(f"resnext_trainer_{name}", text, ["rank"], registry=registry).labels(label)
-            known_later.set(math.nan)
-            return known_later
-
-        self._images = counter("images_total", "Training images processed by this rank.")
-        self._steps = counter("steps_total", "Steps completed by this rank.")
-        self._step_duration = Histogram(
-            "resnext_trainer_step_duration_seconds",
-            "Time from the end of one step to the end of the next.",
-            ["rank"],
-            buckets=_STEP_SECONDS,
-            registry=registry,
-        ).labels(label)
-        self._last_step = gauge("last_step_timestamp_seconds", "Unix time of the end of the last step.")
-        self._loss = gauge("loss", "Mean training loss over the last 10 seconds.")
-        self._learning_rate = gauge("learning_rate", "Learning rate of the last step.")
-        self._loss_scale = gauge("loss_scale", "fp16 loss scale; 1 in other precisions.")
-        self._epoch = gauge("epoch", "Number of completed epochs, including the fraction of the current one.")
-        self._checkpoint_success = gauge(
+        self._registry = registry = RankRegistry(rank)
+        self._images = registry.counter("images_total", "Training images processed by this rank.")
+        self._steps = registry.counter("steps_total", "Steps completed by this rank.")
+        self._step_duration = registry.histogram(
+            "step_duration_seconds", "Time from the end of one step to the end of the next.", _STEP_SECONDS
+        )
+        self._last_step = registry.gauge("last_step_timestamp_seconds", "Unix time of the end of the last step.")
+        self._loss = registry.gauge("loss", "Mean training loss over the last 10 seconds.")
+        self._learning_rate = registry.gauge("learning_rate", "Learning rate of the last step.")
+        self._loss_scale = registry.gauge("loss_scale", "fp16 loss scale; 1 in other precisions.")
+        self._epoch = registry.gauge("epoch", "Number of completed epochs, including the fraction of the current one.")
+        self._checkpoint_success = registry.gauge(
             "checkpoint_last_success_timestamp_seconds", "Unix time of the last successful checkpoint."
         )
-        self._checkpoint_interval = gauge(
+        self._checkpoint_interval = registry.gauge(
             "checkpoint_interval_seconds", "Longest expected time between two checkpoints, not counting evaluations."
         )
-        self._checkpoint_failures = counter("checkpoint_failures_total", "Checkpoints that could not be written.")
-        self._rollbacks = counter("rollbacks_total", "Rollbacks to a checkpoint after a non-finite loss.")
-        self._bad_records = counter("bad_records_total", "Unusable records skipped by this rank.")
-        self._log_write_failures = counter("log_write_failures_total", "Failed writes to log.jsonl.")
-        phases = Counter(
-            "resnext_trainer_phase_seconds_total",
+        self._checkpoint_failures = registry.counter(
+            "checkpoint_failures_total", "Checkpoints that could not be written."
+        )
+        self._rollbacks = registry.counter("rollbacks_total", "Rollbacks to a checkpoint after a non-finite loss.")
+        self._bad_records = registry.counter("bad_records_total", "Unusable records skipped by this rank.")
+        self._log_write_failures = registry.counter("log_write_failures_total", "Failed writes to log.jsonl.")
+        self._phases = registry.counters(
+            "phase_seconds_total",
             "Wall time per phase since the start of the process; compute, allreduce and optimizer are estimates.",
-            ["rank", "phase"],
-            registry=registry,
+            "phase",
+            get_args(Phase),
         )
-        self._phases = {phase: phases.labels(label, phase) for phase in get_args(Phase)}
-        nonfinite = Counter(
-            "resnext_trainer_nonfinite_steps_total",
-            "Steps with non-finite gradients.",
-            ["rank", "cause"],
-            registry=registry,
+        self._nonfinite = registry.counters(
+            "nonfinite_steps_total", "Steps with non-finite gradients.", "cause", get_args(Cause)
         )
-        self._nonfinite = {cause: nonfinite.labels(label, cause) for cause in get_args(Cause)}
-        accuracy = Gauge(
-            "resnext_trainer_eval_accuracy_ratio", "Accuracy of the last evaluation.", ["rank", "k"], registry=registry
-        )
-        self._accuracy = {k: accuracy.labels(label, k) for k in ("1", "5")}
-        for unknown in self._accuracy.values():
-            unknown.set(math.nan)
+        self._accuracy = registry.gauges("eval_accuracy_ratio", "Accuracy of the last evaluation.", "k", ("1", "5"))
         self._info = Info(
             "resnext_trainer",
             "Model, precision, device and number of ranks of the training.",
             ["rank"],
             registry=registry,
         )
-
-        registry.register(ProcessMetrics(label))
-        self._reads = ReadMetrics(label)
+        registry.register(ProcessMetrics(registry.rank))
+        self._reads = ReadMetrics(registry.rank)
         registry.register(self._reads)
 
     def watch_reads(self, count: Callable[[], tuple[int, int]]) -> None:
@@ -110,7 +81,7 @@ class Metrics:
 
     def watch_gpu(self, device: int) -> None:
         """Adds the metrics of a GPU, if NVML can read them. device: its index among the GPUs of this pod."""
-        if gpu := open_gpu(str(self._rank), device):
+        if gpu := open_gpu(self._registry.rank, device):
             self._registry.register(gpu)
 
     def exposition(self) -> bytes:
@@ -119,7 +90,7 @@ class Metrics:
 
     def value(self, name: str, **labels: str) -> float | None:
         """Value of one series of this rank, such as `loss` or `steps_total`; None if it does not exist."""
-        return self._registry.get_sample_value(f"resnext_trainer_{name}", {"rank": str(self._rank), **labels})
+        return self._registry.value(name, **labels)
 
     def images(self, count: int) -> None:
         """Counts training images of this rank."""
@@ -186,4 +157,4 @@ class Metrics:
 
     def info(self, **labels: str) -> None:
         """Sets the labels architecture, precision, xla, pipeline, device and world_size."""
-        self._info.labels(str(self._rank)).info(labels)
+        self._info.labels(self._registry.rank).info(labels)
