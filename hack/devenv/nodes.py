@@ -8,6 +8,8 @@ from hack.devenv.shell import output
 
 NODES = (f"{CLUSTER}-control-plane", f"{CLUSTER}-worker")
 PODS = "10.244.0.0/16"
+CTR = ("ctr", "--namespace=k8s.io", "images")
+"""Manages the images of a node, inside it."""
 
 
 def kubectl(*arguments: str, timeout: float = 30) -> str:

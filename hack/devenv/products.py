@@ -4,17 +4,18 @@ The tag is a hash of the sources, so a code change triggers a rollout of the Dep
 """
 
 import tempfile
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from hack.devenv import cleanup
 from hack.devenv.choice import image_source
 from hack.devenv.cluster import CERTS
 from hack.devenv.engine import build, image_exists
-from hack.devenv.nodes import NODES
+from hack.devenv.nodes import CTR, NODES
 from hack.devenv.places import CACHE, REGISTRY, ROOT
 from hack.devenv.registry import holds
-from hack.devenv.shell import CommandFailed, output, run, succeeds
+from hack.devenv.shell import CommandFailed, output, run
 from hack.devenv.steps import Input, digest, say, step
 
 PROJECT = ("pyproject.toml", "requirements/build.txt", "LICENSE", "operator", "trainer")
@@ -70,7 +71,8 @@ def make(product: Product) -> str:
         if not image_exists(reference):
             target = [f"--target={product.target}"] if product.target else []
             dockerfile = context / "images" / product.folder / "Dockerfile"
-            build(reference, context, dockerfile, f"--build-arg=BASE={image_source().base}", *target)
+            with cleanup.replacing_stages(product.name):
+                build(reference, context, dockerfile, f"--build-arg=BASE={image_source().base}", *target)
         return reference
 
 
@@ -80,14 +82,6 @@ def _copy(source: Path, target: Path) -> None:
     run("cp", "-a", source, target)
     if target.is_dir():
         run("find", target, "-name", "__pycache__", "-prune", "-exec", "rm", "-rf", "{}", "+")
-
-
-def forget_older(reference: str) -> None:
-    """Delete the tags of earlier sources; shared layers are kept."""
-    repository, tag = reference.rsplit(":", 1)
-    for old in output("docker", "image", "ls", "--format", "{{.Tag}}", repository).split():
-        if old != tag:
-            succeeds("docker", "image", "rm", f"{repository}:{old}")
 
 
 def _register(product: Product) -> None:
@@ -101,14 +95,11 @@ def _register(product: Product) -> None:
     def image() -> None:
         reference = make(product)
         run("docker", "push", reference)
-        forget_older(reference)
+        cleanup.delete_tags(reference)
 
 
 for _name in PUSHED:
     _register(PRODUCTS[_name])
-
-
-CTR = ("ctr", "--namespace=k8s.io", "images")
 
 
 def references() -> list[str]:
@@ -135,22 +126,7 @@ def images() -> None:
     for reference in references():
         for node in NODES:
             run("docker", "exec", node, *CTR, "pull", f"--hosts-dir={CERTS}", reference)
-    for node in NODES:
-        if names := outdated(output("docker", "exec", node, *CTR, "list"), references()):
-            run("docker", "exec", node, *CTR, "remove", *names)
-
-
-def outdated(listing: str, current: Collection[str]) -> list[str]:
-    """Names in containerd's list of images that belong to earlier builds, whose layers fill the disk.
-
-    The kubelet also names images by digest; like a tag, such a name keeps the layers. Containers that still run an
-    image keep its layers.
-    """
-    digests = {name: digest for name, _, digest, *_ in map(str.split, listing.splitlines()[1:])}
-    ours = {name for name in digests if name.startswith(f"{REGISTRY}/resnext-")}
-    tagged = {name for name in digests if name in current or not (name in ours or name.startswith("sha256:"))}
-    kept = {digests[name] for name in tagged}
-    return sorted(name for name in digests.keys() - tagged if digests[name] not in kept)
+    cleanup.delete_images(references())
 
 
 @step(
@@ -168,5 +144,5 @@ def cuda() -> None:
     say(output("docker", "run", "--rm", *restricted, proof, timeout=900))
     size = int(output("docker", "image", "inspect", "--format={{.Size}}", reference))
     say(f"    {reference}: {size / 1e9:.1f} GB")
-    forget_older(reference)
-    forget_older(proof)
+    cleanup.delete_tags(reference)
+    cleanup.delete_tags(proof)

@@ -11,6 +11,11 @@ DEBIAN = "debian:bookworm-slim"
 NODE = "kindest/node:v1.34.8"
 """Released with kind 0.32. Without a digest, so that a mirror may serve it."""
 REGISTRY = "registry:3"
+REGISTRY_ENVIRONMENT = {
+    "REGISTRY_HTTP_ADDR": "0.0.0.0:5001",
+    # No cache: it would still report layers that were deleted as present, and a push would not upload them.
+    "REGISTRY_STORAGE_CACHE_BLOBDESCRIPTOR": "none",
+}
 
 STEPS: dict[str, Step] = {}
 
@@ -47,8 +52,8 @@ PUBLIC = ImageSource(
     steps=STEPS,
     base_inputs=lambda: [base()],
     node_inputs=lambda: [NODE],
-    registry_inputs=lambda: [REGISTRY],
+    registry_inputs=lambda: [REGISTRY, *REGISTRY_ENVIRONMENT.values()],
     kind_arguments=(f"--image={NODE}",),
-    registry_environment={"REGISTRY_HTTP_ADDR": "0.0.0.0:5001"},
+    registry_environment=REGISTRY_ENVIRONMENT,
     tags=(NODE,),
 )

@@ -1,13 +1,17 @@
 """An image registry on this machine. A push uploads only changed layers; `kind load` would copy 3 GB to each node."""
 
+import re
 import time
+import urllib.error
 import urllib.request
+from http import HTTPStatus
 
 from hack.devenv.choice import image_source
 from hack.devenv.engine import container_runs
 from hack.devenv.places import CACHE, REGISTRY
 from hack.devenv.shell import CommandFailed, run
 from hack.devenv.steps import step
+from hack.devenv.unused import Contents, contents
 
 NAME = "resnext-registry"
 DATA = CACHE / "registry"
@@ -24,23 +28,45 @@ MANIFESTS = ", ".join(
 )
 
 
-def _get(path: str) -> bool:
-    request = urllib.request.Request(f"http://{REGISTRY}/v2/{path}", headers={"Accept": MANIFESTS})
+def _get(path: str, method: str = "GET") -> bytes | None:
+    """The registry's answer, or None if it does not have this object; raises OSError if it does not respond."""
+    request = urllib.request.Request(f"http://{REGISTRY}/v2/{path}", headers={"Accept": MANIFESTS}, method=method)
     try:
         with urllib.request.urlopen(request, timeout=5) as answer:
-            return bool(answer.status == 200)
+            return bytes(answer.read())
+    except urllib.error.HTTPError as error:
+        if error.code == HTTPStatus.NOT_FOUND:
+            return None
+        raise
+
+
+def answers() -> bool:
+    try:
+        return container_runs(NAME) and _get("") is not None
     except OSError:
         return False
 
 
-def answers() -> bool:
-    return container_runs(NAME) and _get("")
+def contents_of(reference: str) -> Contents | None:
+    """What an image consists of, or None if the registry does not have its manifest."""
+    name, target = _split(reference)
+    manifest = _get(f"{name}/manifests/{target}")
+    return None if manifest is None else contents(manifest, lambda digest: _get(f"{name}/manifests/{digest}"))
 
 
 def holds(reference: str) -> bool:
-    """Whether the registry has this image."""
-    name, tag = reference.removeprefix(f"{REGISTRY}/").split(":")
-    return _get(f"{name}/manifests/{tag}")
+    """Whether the registry has this image with all of its layers."""
+    name, _ = _split(reference)
+    try:
+        found = contents_of(reference)
+        return found is not None and all(_get(f"{name}/blobs/{blob}", "HEAD") is not None for blob in found.blobs)
+    except OSError:
+        return False
+
+
+def _split(reference: str) -> list[str]:
+    """Repository and tag or digest."""
+    return re.split("[:@]", reference.removeprefix(f"{REGISTRY}/"), maxsplit=1)
 
 
 @step(

@@ -35,6 +35,11 @@ def _log() -> Path:
     return getattr(_current, "log", Path(os.devnull))
 
 
+def logged() -> str:
+    """The output of this step's commands until now."""
+    return _log().read_text(errors="replace")
+
+
 def run(
     *command: str | Path,
     cwd: Path | None = None,

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """A stand-in for the programs that hack/devenv runs. It is copied to a directory under the name of each of them.
 
-Calls are appended to `calls.jsonl` in that directory. `answers.json` there contains the versions to print, and whether
-images can be pulled. Images, containers and networks are files in `state`.
+Calls are appended to `calls.jsonl` in that directory. `answers.json` there contains the versions to print, whether
+images can be pulled, optionally the files of the registry, and the beginning of a command that fails. Images,
+containers and networks are files in `state`.
 """
 
 import json
 import os
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -46,6 +48,10 @@ def docker(arguments: list[str]) -> int:
             create("images", image)
         case ["image", "inspect", image]:
             return 0 if state("images", image).is_file() else 1
+        case ["run", *_, "find", ".", "-type", "f"]:
+            print(ANSWERS.get("files", ""))
+        case ["run", *_, "xargs", "rm", "--force"]:
+            pass
         case ["run", *_]:
             names = [each.removeprefix("--name=") for each in arguments if each.startswith("--name=")]
             create("containers", names[0])
@@ -92,6 +98,8 @@ def kubectl(arguments: list[str]) -> int:
             print(json.dumps({"items": nodes}))
         case ["get", "pods", *_]:
             print(json.dumps({"items": [{"status": {"podIP": "10.244.0.2", **condition}}]}))
+        case ["get", kinds, *_] if "deployments" in kinds:
+            print(json.dumps({"items": []}))
     return 0
 
 
@@ -141,4 +149,5 @@ if __name__ == "__main__":
     call = {"program": name, "arguments": arguments, "stdin": sys.stdin.read()}
     with (HERE / "calls.jsonl").open("a", encoding="utf-8") as calls:
         calls.write(json.dumps(call) + "\n")  # one write, so that parallel calls do not mix
-    sys.exit(PROGRAMS[name](arguments))
+    failing = ANSWERS.get("failing")
+    sys.exit(1 if failing and fnmatch(" ".join([name, *arguments]), f"{failing}*") else PROGRAMS[name](arguments))

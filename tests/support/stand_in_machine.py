@@ -34,11 +34,22 @@ sys.exit(status)
 
 
 @dataclass
+class Images:
+    """The contents of a registry."""
+
+    manifest: str | None = None
+    """The manifest of every image; without it, the registry has no images."""
+    missing: str | None = None
+    """Digest of the only blob that the registry does not have."""
+
+
+@dataclass
 class Machine:
     """A machine whose programs are stand-ins."""
 
     folder: Path
     registry: str
+    images: Images
     loaded: str = ""
     printed: str = ""
 
@@ -86,11 +97,19 @@ class Machine:
 
 
 class Registry(BaseHTTPRequestHandler):
-    """A registry without images."""
+    """A registry with images that differ only in their names."""
+
+    images = Images()
 
     def do_GET(self) -> None:
-        self.send_response(404 if "manifests" in self.path else 200)
+        body = self.images.manifest if "/manifests/" in self.path else ""
+        found = body is not None and self.path.split("/")[-1] != self.images.missing
+        self.send_response(200 if found else 404)
         self.end_headers()
+        if found and self.command == "GET":
+            self.wfile.write((body or "").encode())
+
+    do_HEAD = do_GET
 
     def log_message(self, *_: object) -> None: ...
 
@@ -103,9 +122,10 @@ def create_machine(folder: Path) -> Iterator[Machine]:
     for name in PROGRAMS:
         (folder / name).write_text(STAND_IN.read_text().replace("/usr/bin/env python3", f"{sys.executable} -SE"))
         (folder / name).chmod(0o755)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Registry)
+    images = Images()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("OwnRegistry", (Registry,), {"images": images}))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    machine = Machine(folder, f"localhost:{server.server_port}")
+    machine = Machine(folder, f"localhost:{server.server_port}", images)
     machine.answer()
     yield machine
     server.shutdown()
