@@ -33,7 +33,7 @@ def clock(monkeypatch):
     return clock
 
 
-def test_time_steps_tells_wait_from_work(clock):
+def test_time_steps_separates_wait_from_work(clock):
     """A step includes the wait for its batch; the steps of the warm-up count only for the warm-up."""
 
     def batches():
