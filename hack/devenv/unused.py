@@ -58,7 +58,7 @@ def contents(manifest: bytes, read: Callable[[str], bytes | None]) -> Contents:
 
 
 def unreferenced(files: Iterable[str], digests: Collection[str]) -> list[str]:
-    """Files in the registry's directory that belong to other digests than these.
+    """Files in the registry's directory that belong to a digest other than these.
 
     crane names files after digests; the official registry names directories after them, of blobs and of links to blobs.
     Files without a digest in their path are kept.
