@@ -17,7 +17,8 @@ from hack.devenv.steps import say
 from hack.devenv.unused import outdated, references_in, stages, unreferenced
 
 BUILDS = CACHE / "builds"
-"""One file for each image, with the IDs of the images that its last build created or reused."""
+"""One file for each image, with the IDs of the images that its last build created or reused, and of those of earlier
+builds that are not deleted yet."""
 
 
 @contextmanager
@@ -26,7 +27,7 @@ def _optional(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        say(f"    Warning: {what} of earlier builds were not deleted: {error}")
+        say(f"    Warning: earlier {what} were not deleted; the next build tries again: {error}")
 
 
 def delete_tags(reference: str) -> None:
@@ -40,7 +41,7 @@ def delete_tags(reference: str) -> None:
 
 @contextmanager
 def replacing_stages(name: str) -> Iterator[None]:
-    """Build an image, and then delete the untagged images of its earlier builds that no last build of an image uses."""
+    """Build an image, and then delete untagged images of its earlier builds that the last build of no image uses."""
     try:
         yield
     finally:
@@ -56,7 +57,7 @@ def replacing_stages(name: str) -> Iterator[None]:
 def _delete_untagged(ids: set[str]) -> set[str]:
     """Delete those of the images that have neither a tag nor descendants; returns the IDs of those that are left."""
     while leaves := ids & set(output("docker", "image", "ls", "--quiet", "--filter=dangling=true").split()):
-        # Without their parents, which may be in use; parents that are not become leaves.
+        # Keep their parents, which may be in use. A parent that is not in use is a leaf in the next iteration.
         run("docker", "image", "rm", "--no-prune", *leaves)
         ids = ids - leaves
     return ids & set(output("docker", "image", "ls", "--quiet", "--all").split())

@@ -9,7 +9,7 @@ from hack.devenv.shell import output
 NODES = (f"{CLUSTER}-control-plane", f"{CLUSTER}-worker")
 PODS = "10.244.0.0/16"
 CTR = ("ctr", "--namespace=k8s.io", "images")
-"""Manages the images of a node, inside it."""
+"""Beginning of the commands that manage the images of a node; they run inside the node."""
 
 
 def kubectl(*arguments: str, timeout: float = 30) -> str:

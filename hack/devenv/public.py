@@ -13,7 +13,7 @@ NODE = "kindest/node:v1.34.8"
 REGISTRY = "registry:3"
 REGISTRY_ENVIRONMENT = {
     "REGISTRY_HTTP_ADDR": "0.0.0.0:5001",
-    # No cache: it would still report layers that were deleted as present, and a push would not upload them.
+    # With its cache, the registry would report deleted layers as present, and a push would not upload them.
     "REGISTRY_STORAGE_CACHE_BLOBDESCRIPTOR": "none",
 }
 

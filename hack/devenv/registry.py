@@ -29,7 +29,7 @@ MANIFESTS = ", ".join(
 
 
 def _get(path: str, method: str = "GET") -> bytes | None:
-    """The registry's answer, or None if it does not have this object; raises OSError if it does not respond."""
+    """The body of the registry's response, or None if it responds with 404; raises OSError on any other error."""
     request = urllib.request.Request(f"http://{REGISTRY}/v2/{path}", headers={"Accept": MANIFESTS}, method=method)
     try:
         with urllib.request.urlopen(request, timeout=5) as answer:

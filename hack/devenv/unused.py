@@ -1,4 +1,4 @@
-"""Determines what earlier builds left and nothing uses: names in containerd, blobs of the registry, stages in Docker.
+"""Determines the unused remains of earlier builds: names in containerd, blobs of the registry, images in Docker.
 
 All functions are pure; cleanup.py reads their arguments and deletes what they return.
 """
@@ -44,7 +44,7 @@ def outdated(listing: str, kept: Collection[str]) -> list[str]:
 def contents(manifest: bytes, read: Callable[[str], bytes | None]) -> Contents:
     """What the manifest of an image, or an index of manifests, refers to.
 
-    `read` returns the manifest with a digest, or None if the registry does not have it.
+    `read` returns the manifest with the given digest, or None if the registry does not have it.
     """
     parsed = json.loads(manifest)
     manifests = {f"sha256:{hashlib.sha256(manifest).hexdigest()}"}
@@ -60,7 +60,8 @@ def contents(manifest: bytes, read: Callable[[str], bytes | None]) -> Contents:
 def unreferenced(files: Iterable[str], digests: Collection[str]) -> list[str]:
     """Files in the registry's directory that belong to a digest other than these.
 
-    crane names files after digests; the official registry names directories after them, of blobs and of links to blobs.
+    crane names files after digests. The official registry stores each blob, and each link to a blob, in a directory
+    that is named after the digest.
     Files without a digest in their path are kept.
     """
     digest = re.compile(r"\bsha256[:/](?:[0-9a-f]{2}/)?([0-9a-f]{64})\b")

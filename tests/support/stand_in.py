@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """A stand-in for the programs that hack/devenv runs. It is copied to a directory under the name of each of them.
 
-Calls are appended to `calls.jsonl` in that directory. `answers.json` there contains the versions to print, whether
-images can be pulled, optionally the files of the registry, and the beginning of a command that fails. Images,
-containers and networks are files in `state`.
+Calls are appended to `calls.jsonl` in that directory. `answers.json` there contains the versions to print and whether
+images can be pulled; optionally, it also contains the files of the registry, and a pattern for the beginning of
+commands that fail. Images, containers and networks are files in `state`.
 """
 
 import json

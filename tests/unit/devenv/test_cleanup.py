@@ -70,7 +70,7 @@ class TestReplacingStages:
         assert docker.names() == {"base", "wheels", "new-code"}
 
     def test_current_stage_below_earlier_one_is_kept(self, docker):
-        """If the last instruction of a stage is removed, its other instructions are still the cache of the stage."""
+        """If the last instruction of a stage is removed, the images of the other instructions are still its cache."""
         build(docker, "operator", "base", "wheels", "old-code", "old-build")
         build(docker, "operator", "base", "wheels", "old-code")
         assert docker.names() == {*CHAIN} - {"old-build"}
@@ -101,7 +101,7 @@ class TestReplacingStages:
         docker.in_container = {identifier("old-build")}
         build(docker, "operator", "base", "wheels", "old-code", "old-build")
         build(docker, "operator", "base", "wheels", "new-code")
-        assert "Warning: untagged images of earlier builds were not deleted" in capsys.readouterr().err
+        assert "Warning: earlier untagged images were not deleted" in capsys.readouterr().err
         docker.in_container = set()
         build(docker, "operator", "base", "wheels", "new-code")
         assert docker.names() == {"base", "wheels", "new-code"}
@@ -154,7 +154,7 @@ class TestDeleteImages:
         """The images are usable, and nothing is deleted while it is unknown what is in use."""
         machine.answer(files="\n".join(FILES), failing=failing)
         printed = machine.run("images")
-        assert "Warning: images in the nodes and in the registry of earlier builds were not deleted" in printed
+        assert "Warning: earlier images in the nodes and in the registry were not deleted" in printed
         assert deleted(machine) == []
 
     def test_missing_manifest_deletes_nothing(self, machine):

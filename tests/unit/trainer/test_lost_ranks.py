@@ -29,10 +29,10 @@ IN_TIME = 120
 """Timeout for operations that take a second or two, or little more than SECONDS, on an idle machine."""
 
 STEPS = 60
-"""More than the steps between two that are measured part by part."""
+"""More than the 50 steps between two steps that are measured part by part."""
 
 PRECISION = 0.05
-"""Of the age of a process in seconds, which the kernel counts in hundredths."""
+"""Tolerance for the age of a process in seconds; the kernel counts it in hundredths of a second."""
 
 
 class Training(Pods):
@@ -73,7 +73,7 @@ class Training(Pods):
         return {each.labels["phase"]: each.value for each in samples if each.name.endswith("phase_seconds_total")}
 
     def explained(self, rank):
-        """Seconds since the start of a rank, before and after its phases are read, and these phases."""
+        """Seconds since the start of a rank, its phases, and the seconds since its start after they have been read."""
         pid = self.pid(rank)
         return age(pid), self.phases(rank), age(pid)
 

@@ -32,8 +32,8 @@ BOARDS = {
 
 @pytest.mark.parametrize("device", BOARDS)
 def test_peak_follows_from_units_and_clock(device):
-    """Values with sparsity would be twice as high. Hopper's tensor cores reach their peak at 87 to 92 % of the highest
-    clock.
+    """Values with sparsity would be twice as high. NVIDIA's peaks of Hopper's tensor cores correspond to 87 to 92 % of
+    the highest clock.
     """
     multiprocessors, clock, tensor, scalar = BOARDS[device]
     at_highest_clock = multiprocessors * clock * 1e6
