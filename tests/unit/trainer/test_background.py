@@ -7,6 +7,10 @@ import threading
 import pytest
 
 from resnext_trainer.checkpoint.store import TrainingPosition
+from resnext_trainer.config.validation import resolve
+from resnext_trainer.data import native_decoder
+from resnext_trainer.data.input_pipeline import Shard, open_input_pipeline
+from resnext_trainer.data.sampling import _prefetched
 from resnext_trainer.runtime.background import BackgroundThread
 from resnext_trainer.runtime.heartbeat import Heartbeat
 from resnext_trainer.runtime.metrics import Metrics
@@ -90,3 +94,47 @@ def test_run_recorder_raises_unexpected_error(recorder, volume):
     recorder.close()
     with pytest.raises(ValueError, match="unexpected"):
         recorder.record(TrainingPosition(step=2), loss=1.0)
+
+
+def closes_at_once(generator, release):
+    """Whether closing it does not wait for its threads, which wait for `release`."""
+    closing = threading.Thread(target=generator.close, daemon=True)
+    closing.start()
+    closing.join(5)
+    ended = not closing.is_alive()
+    release.set()
+    closing.join()
+    return ended
+
+
+def test_closed_prefetch_does_not_wait_for_readers():
+    """The garbage collector may close it in a thread that holds the locks which joining a thread needs."""
+    release = threading.Event()
+
+    def load(number):
+        if number:
+            release.wait()
+        return number
+
+    generator = _prefetched(load, range(100))
+    next(generator)
+    assert closes_at_once(generator, release)
+
+
+@pytest.mark.skipif(not native_decoder.available(), reason="resnext-native is not installed")
+def test_closed_native_pipeline_does_not_wait_for_decoder(few, monkeypatch):
+    """Like the readers."""
+    release, decode = threading.Event(), native_decoder.decode
+    decoded = []
+
+    def slow(*given):
+        decoded.append(given)
+        if len(decoded) > 1:
+            release.wait()
+        return decode(*given)
+
+    monkeypatch.setattr(native_decoder, "decode", slow)
+    data = {**few["data"], "pipeline": "native"}
+    generator = open_input_pipeline(resolve(few | {"data": data}), Shard(0, 1)).train(0)
+    next(generator)
+    assert closes_at_once(generator, release)

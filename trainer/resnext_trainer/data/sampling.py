@@ -30,6 +30,7 @@ from resnext_trainer.data.input_pipeline import ReshuffleHistory, Shard, open_da
 from resnext_trainer.data.random_crops import random_resized_crops
 from resnext_trainer.data.shard_cache import ShardCache
 from resnext_trainer.errors import system_errors
+from resnext_trainer.runtime.background import abandonable
 
 _READERS = 4
 """Batches read concurrently ahead of the decoder, enough to hide the latency of network storage."""
@@ -238,7 +239,7 @@ def epoch_order(
 
 
 def _prefetched(load: Callable[[int], EncodedBatch], numbers: Iterable[int]) -> Iterator[EncodedBatch]:
-    with ThreadPoolExecutor(_READERS, thread_name_prefix="reader") as pool:
+    with abandonable(ThreadPoolExecutor(_READERS, thread_name_prefix="reader")) as pool:
         coming: deque[Future[EncodedBatch]] = deque()
         for number in numbers:
             coming.append(pool.submit(load, number))

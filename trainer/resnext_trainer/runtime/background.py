@@ -1,8 +1,9 @@
-"""Work in a thread next to the main thread."""
+"""Work in threads next to the main thread."""
 
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -28,6 +29,19 @@ class BackgroundThread(Generic[T]):
             self._started = True
             threading.Thread(target=_run, args=[self._calls], name=self._name, daemon=True).start()
         return future
+
+
+@contextmanager
+def abandonable(pool: ThreadPoolExecutor) -> Iterator[ThreadPoolExecutor]:
+    """Shuts the pool of a generator down without waiting for its threads.
+
+    The garbage collector may close a generator in any thread, even in one that holds a lock of the module `threading`.
+    Joining a thread needs this lock, so a wait would never end.
+    """
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _run(calls: "SimpleQueue[tuple[Callable[[], Any], Future[Any]]]") -> None:

@@ -19,6 +19,7 @@ from resnext_trainer.data.pipelines.base import BasePipeline
 from resnext_trainer.data.sampling import BatchSchedule, EncodedBatch
 from resnext_trainer.errors import TrainingError
 from resnext_trainer.runtime import cpus
+from resnext_trainer.runtime.background import abandonable
 
 _AHEAD = 2
 """Batches that are decoded before they are needed."""
@@ -42,7 +43,7 @@ class Native(BasePipeline):
 
     def _run(self, plan: BatchSchedule, first: int, errors: list[TrainingError]) -> Iterator[Batch]:  # noqa: ARG002
         # One thread, because each call uses all cores.
-        with ThreadPoolExecutor(1, thread_name_prefix="decoder") as pool:
+        with abandonable(ThreadPoolExecutor(1, thread_name_prefix="decoder")) as pool:
             coming: deque[Future[tuple[np.ndarray, np.ndarray]]] = deque()
             for batch in plan.prefetch(first):
                 coming.append(pool.submit(self._arrays, batch))
