@@ -9,21 +9,9 @@ import pytest
 from resnext_trainer.config.validation import resolve
 from resnext_trainer.training import benchmark
 from resnext_trainer.training.benchmark import Timing, result
+from tests.support.clock import Clock
 
 SOURCE = SimpleNamespace(name="tfdata")
-
-
-class Clock:
-    """A clock that the test advances, instead of the module `time`."""
-
-    def __init__(self):
-        self.now = 100.0
-
-    def perf_counter(self):
-        return self.now
-
-    def passes(self, seconds):
-        self.now += seconds
 
 
 @pytest.fixture

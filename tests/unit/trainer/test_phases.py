@@ -17,19 +17,7 @@ from resnext_trainer.runtime.metrics import Metrics
 from resnext_trainer.runtime.phases import PhaseTimer
 from resnext_trainer.runtime.telemetry import compose
 from resnext_trainer.training.throughput import PhaseFractions
-
-
-class Clock:
-    """A clock that the test advances, instead of the module `time`."""
-
-    def __init__(self):
-        self.now = 100.0
-
-    def monotonic(self):
-        return self.now
-
-    def passes(self, seconds):
-        self.now += seconds
+from tests.support.clock import Clock
 
 
 @pytest.fixture
