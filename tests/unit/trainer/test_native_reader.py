@@ -4,11 +4,9 @@ import gc
 import io
 import os
 import random
-import resource
 import shutil
 import struct
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import google_crc32c
@@ -27,6 +25,7 @@ from resnext_trainer.data.input_pipeline import Shard
 from resnext_trainer.data.open_files import OpenFiles, PooledFile
 from resnext_trainer.data.sampling import Batches
 from resnext_trainer.data.shard_files import Located
+from tests.support.descriptors import open_under
 from tests.support.images import noise
 from tests.support.native import compiled
 
@@ -63,10 +62,6 @@ def opened(folder, *, known=True):
         for number in range(len(records)):
             records.read(number)
     return records
-
-
-def open_descriptors():
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def located(descriptor=-1, address=0, path=b"/nowhere\0"):
@@ -144,12 +139,12 @@ def test_native_file_not_readable_not_accepted(native, shard, tmp_path, case, op
     descriptor = -1
     if opened_by == "caller" and case != "missing":
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
-    before = open_descriptors()
+    before = open_under(tmp_path)
     path = os.fsencode(file) + b"\0"
     place = located(descriptor, path=b"/nowhere\0" if opened_by == "caller" else path)
     found = native.read(place, records.offset[numbers], records.length[numbers], records.layouts[numbers])
     assert found == [records.read(7)[0] if case == "whole" else None]
-    assert open_descriptors() == before
+    assert open_under(tmp_path) == before
     if descriptor >= 0:
         os.close(descriptor)
 
@@ -162,13 +157,12 @@ def test_native_more_shards_than_open_files(few_digits, tmp_path, monkeypatch):
         tfrecord.write(tmp_path, split, images, 20)
     assert main(["data", "index", "--path", str(tmp_path)]) == 0
     records = tfrecord.open_split(str(tmp_path), "train")
-    before = open_descriptors()
     for _ in range(2):
         assert None not in records.read_batch(np.arange(40)).jpegs
         assert [records.read(number) for number in (3, 17, 39)]
-        assert open_descriptors() <= before + 8
+        assert 0 < open_under(tmp_path) <= 8
     del records
-    assert open_descriptors() == before
+    assert open_under(tmp_path) == 0
 
 
 class TestOpenShards:
@@ -178,27 +172,16 @@ class TestOpenShards:
 
     @pytest.fixture
     def splits(self, few_digits, tmp_path, monkeypatch):
-        """Training and validation split with 300 shards each, in a process that may open 256 files."""
+        """Training and validation split with 300 shards each, in a pool of 64 open files."""
         images = [opened(few_digits, known=False).read(number) for number in range(96)]
         for split in tfrecord.SPLITS:
             tfrecord.write(tmp_path, split, (images * 13)[: 4 * self.SHARDS], self.SHARDS)
         tfrecord.index_folder(str(tmp_path))
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (4 * self.LIMIT, hard))
-        monkeypatch.setattr(open_files, "SHARED", OpenFiles())
-        yield [tfrecord.open_split(str(tmp_path), split) for split in tfrecord.SPLITS]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-    def shards_open(self, splits):
-        """Descriptors of files in the directory of the dataset."""
-        folder, count = str(splits[0].files[0].parent), 0
-        for descriptor in Path("/proc/self/fd").iterdir():
-            with suppress(FileNotFoundError):
-                count += str(descriptor.readlink()).startswith(folder)
-        return count
+        monkeypatch.setattr(open_files, "SHARED", OpenFiles(lambda: self.LIMIT))
+        return [tfrecord.open_split(str(tmp_path), split) for split in tfrecord.SPLITS]
 
     @pytest.mark.parametrize("way", ["native", "python", "blocks"])
-    def test_open_shards_of_two_splits_within_one_limit(self, splits, way):
+    def test_open_shards_of_two_splits_within_one_limit(self, splits, way, tmp_path):
         """While several threads read both splits, as when an evaluation begins, and afterwards."""
         most = []
 
@@ -210,7 +193,7 @@ class TestOpenShards:
                     assert None not in records.read_batch(batch).jpegs
                 else:
                     assert all(records.read(number)[0] for number in batch.tolist())
-                most.append(self.shards_open(splits))
+                most.append(open_under(tmp_path))
 
         def read_blocks(records):
             numbers = np.arange(len(records))
@@ -218,7 +201,7 @@ class TestOpenShards:
                 for batch in numbers.reshape(-1, 50):
                     assert None not in ahead.read_batch(batch).jpegs
                     ahead.finish(batch)
-                    most.append(self.shards_open(splits))
+                    most.append(open_under(tmp_path))
 
         with ThreadPoolExecutor(8) as threads:
             if way == "blocks":

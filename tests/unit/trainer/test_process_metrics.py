@@ -1,5 +1,6 @@
 """Metrics of the process and of the GPU of a rank."""
 
+import gc
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def test_process_metrics_match_kernel(tmp_path: Path) -> None:
     """Covers memory, files and bytes of this process; a read adds its bytes."""
     file = tmp_path / "file"
     file.write_bytes(b"x" * 1_000_000)
+    gc.collect()  # otherwise it may close files of earlier tests below
     before = values(ProcessMetrics("0").collect())
     with file.open("rb") as opened:
         opened.read()

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from resnext_trainer.cli import train as train_command
 from resnext_trainer.cli.main import main
 from resnext_trainer.config.validation import resolve
 from resnext_trainer.contract import ExitStatus
-from resnext_trainer.data import image_codec
+from resnext_trainer.data import image_codec, open_files
 from resnext_trainer.data.datasets import tfrecord
 from resnext_trainer.data.input_pipeline import Shard, open_input_pipeline
 from resnext_trainer.data.open_files import OpenFiles, PooledFile
@@ -25,6 +24,7 @@ from resnext_trainer.data.pipelines import dali
 from resnext_trainer.data.pipelines.tfdata import TfData
 from resnext_trainer.errors import TrainingError, system_error, system_errors
 from resnext_trainer.runtime import limits
+from tests.support.descriptors import open_under
 
 OF_THE_SYSTEM = ("EMFILE", "ENFILE", "ENOMEM", "EIO", "ESTALE", "ETIMEDOUT", "ENOTCONN", "EAGAIN", "EREMOTEIO")
 OF_THE_FILE = ("ENOENT", "EACCES", "EPERM", "EISDIR", "ELOOP", "ENAMETOOLONG", "ENXIO")
@@ -203,17 +203,22 @@ class TestOpenFiles:
             file.path.write_bytes(bytes([number]) * 10)
         return found
 
-    def test_open_files_limit_closes_least_recently_used(self, many):
+    def test_open_files_limit_closes_least_recently_used(self, many, tmp_path):
         """The pool never exceeds its limit, and each read returns the right bytes."""
-        before = len(list(Path("/proc/self/fd").iterdir()))
         pool = OpenFiles(lambda: 4)
         for _ in range(2):
             for number, file in enumerate(many):
                 assert pool.read(file, 2, 3) == bytes([number]) * 2
-                assert len(pool) <= 4
-        assert len(list(Path("/proc/self/fd").iterdir())) - before <= 4
+                assert open_under(tmp_path) == len(pool) <= 4
         pool.discard((), many)
-        assert len(list(Path("/proc/self/fd").iterdir())) == before
+        assert open_under(tmp_path) == 0
+
+    @pytest.mark.parametrize(
+        ("soft", "limit"), [(resource.RLIM_INFINITY, 256), (1_048_576, 256), (1024, 256), (256, 64), (3, 1)]
+    )
+    def test_open_files_limit_is_quarter_of_processes_limit(self, monkeypatch, soft, limit):
+        monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, soft))
+        assert open_files.affordable() == limit
 
     def test_open_files_of_two_owners_are_separate(self, many):
         """The second owner reads a file that has replaced the one which the first owner has open."""
