@@ -4,7 +4,7 @@ Python yields a batch of JPEGs at a time; operations of tf.data in C++ pass each
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import tensorflow as tf
 from resnext_trainer.config.models import Training
 from resnext_trainer.data.input_pipeline import Batch, Shard
 from resnext_trainer.data.pipelines.dali_decoder import DaliPipeline, images
+from resnext_trainer.data.pipelines.generators import from_generator
 from resnext_trainer.data.sampling import BatchSchedule
 from resnext_trainer.errors import TrainingError
 
@@ -43,20 +44,16 @@ class DaliPlugin(DaliPipeline):
                 labels.append(batch.labels)
                 yield np.array(batch.jpegs, object), np.array([cut.numbers for cut in batch.cuts], np.float32)
 
-        for (decoded,) in self._iterator(strings):
-            yield decoded, tf.constant(labels.popleft(), tf.int32)
+        signature = tf.TensorSpec([self._batch_size], tf.string), tf.TensorSpec([self._batch_size, 9], tf.float32)
+        with from_generator(strings, signature) as encoded:
+            for (decoded,) in self._iterator(encoded):
+                yield decoded, tf.constant(labels.popleft(), tf.int32)
 
-    def _iterator(self, strings: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]) -> Iterator[tuple[Any]]:
-        """Decoded batches. strings: generator of batches of JPEGs and their crop windows."""
+    def _iterator(self, encoded: Any) -> Iterator[tuple[Any]]:
+        """Decoded batches. encoded: dataset, on the CPU, of batches of JPEGs and their crop windows."""
         # Records are read by the CPU, even if the training runs on a GPU.
         with tf.device("/cpu:0"):
-            signature = tf.TensorSpec([self._batch_size], tf.string), tf.TensorSpec([self._batch_size, 9], tf.float32)
-            joined = (
-                tf.data.Dataset.from_generator(strings, output_signature=signature)
-                .unbatch()
-                .map(_joined)
-                .prefetch(self._batch_size)
-            )
+            joined = encoded.unbatch().map(_joined).prefetch(self._batch_size)
         with tf.device(self._device):
             if self._gpu:
                 joined = joined.apply(tf.data.experimental.copy_to_device(self._device))

@@ -11,6 +11,7 @@ from resnext_trainer.data.crops import CropWindow
 from resnext_trainer.data.decoding import Decoding
 from resnext_trainer.data.input_pipeline import Batch, Shard
 from resnext_trainer.data.pipelines.base import BasePipeline
+from resnext_trainer.data.pipelines.generators import from_generator
 from resnext_trainer.data.sampling import BatchSchedule
 from resnext_trainer.errors import TrainingError
 from resnext_trainer.runtime import cpus
@@ -37,14 +38,14 @@ class TfData(BasePipeline):
             tf.TensorSpec([self._batch_size, 9], tf.float32),
             tf.TensorSpec([self._batch_size], tf.int32),
         )
-        dataset = (
-            tf.data.Dataset.from_generator(arrays, output_signature=signature)
-            .unbatch()
-            .map(self._image, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-            .batch(self._batch_size, drop_remainder=True)
-            .prefetch(2)
-        )
-        return iter(dataset.with_options(self._options()))
+        with from_generator(arrays, signature) as encoded:
+            dataset = (
+                encoded.unbatch()
+                .map(self._image, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+                .batch(self._batch_size, drop_remainder=True)
+                .prefetch(2)
+            )
+            yield from dataset.with_options(self._options())
 
     def _options(self) -> tf.data.Options:
         options = tf.data.Options()
