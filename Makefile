@@ -57,7 +57,7 @@ test-unit: $(VENV)/.trainer $(VENV)/.dev ## Run the unit and golden tests that n
 	@$(SETUP) clients ssh prometheus
 	@$(PYTEST) tests/unit tests/golden -m "not slow"
 
-test-e2e: $(VENV)/.dev ## Run the end-to-end tests on the kind cluster (or on KUBECONFIG)
+test-e2e: $(VENV)/.dev ## Run the end-to-end tests on the kind cluster
 	@$(SETUP) kwok cluster images
 	@status=0; $(BIN)/pytest -m exclusive tests/e2e || status=$$?; \
 	$(PYTEST) -m "not exclusive" tests/e2e || status=$$?; exit $$status

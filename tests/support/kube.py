@@ -38,8 +38,8 @@ SMALL_NETWORK = {"architecture": "custom", "custom": _BLOCKS}
 ONE_WORKER = {"replicas": 1}
 """For tests that do not need a second rank.
 
-The ranks of a training wait actively for each other: on two cores, two concurrent trainings with two ranks take longer
-than two consecutive ones.
+Measured when waiting ranks did not sleep yet (ADR 41): on two cores, two concurrent trainings with two ranks took
+longer than two consecutive ones.
 """
 
 

@@ -29,7 +29,7 @@ class ExitStatus(Enum):
     CHECKPOINT_NOT_SAVED = 10
     """The last checkpoint could not be saved; retried, counts toward backoffLimit."""
     CHECKPOINT_LOCKED = 11
-    """Another training or an older attempt holds the lock of the checkpoint directory; retried, counts toward
+    """Another training or a later attempt holds the lock of the checkpoint directory; retried, counts toward
     backoffLimit."""
     SYSTEM_ERROR = 12
     """Operating-system error (too many open files, out of memory, I/O error, stale mount); retried, counts toward

@@ -1,6 +1,11 @@
-"""File names, which may be arbitrary bytes, in messages."""
+"""Numbers, and file names, which may be arbitrary bytes, in messages."""
 
 from os import PathLike
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 record`, `2,000 records`; for nouns with a regular plural."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def encodable(text: str) -> str:

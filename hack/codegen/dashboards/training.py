@@ -124,14 +124,14 @@ def _throughput() -> list[Panel]:
         ),
         curves(
             "Throughput per GPU",
-            "Mean over the ranks, each of which uses one GPU, or the CPUs of its pod.",
+            "Mean over the ranks, each of which uses one GPU, or its share of the CPUs of its pod.",
             IMAGES_PER_SECOND,
             Query(f"sum({images}) / count(count by (rank) (resnext_trainer_info{{{_ALL}}}))", "mean"),
         ),
         curves(
             "Step time breakdown",
-            "Fraction of the main thread's time per phase, mean over the ranks. On GPUs, the split into compute and "
-            "allreduce is estimated from the latest step that was measured part by part.",
+            "Fraction of the main thread's time per phase, mean over the ranks. compute, allreduce and "
+            "optimizer are estimated from every 50th step, which is measured part by part.",
             "percentunit",
             Query(f"avg by (phase) (sum by (rank, phase) ({phases}))", "{{phase}}"),
             stacked=True,
@@ -283,7 +283,7 @@ def _gpus() -> list[Panel]:
         ),
         curves(
             "GPU memory",
-            "Fraction of the memory in use. TensorFlow allocates it in advance unless memory growth is enabled.",
+            "Fraction of the memory in use. TensorFlow allocates memory as it needs it.",
             "percentunit",
             Query(memory, legend),
             maximum=1,

@@ -29,8 +29,10 @@ def status() -> str:
     """Every field of the status: type and description."""
     return (
         "# Status of a ResNeXtTraining\n\n"
-        "Only the operator writes the status. Programs should read the conditions; `phase` and `reason` summarize\n"
-        "them.\n\n" + "\n".join(_Sections(with_defaults=False).of("status", _schema("status"), None))
+        "The operator writes the status, or the controller in `spec.managedBy`. Do not edit it; with\n"
+        "`admissionPolicy.enabled`, the API server rejects changes by others. Programs should read the conditions;\n"
+        "`phase` and `reason` summarize them.\n\n"
+        + "\n".join(_Sections(with_defaults=False).of("status", _schema("status"), None))
     )
 
 

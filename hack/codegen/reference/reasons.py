@@ -10,7 +10,7 @@ from resnext_operator.domain import reasons
 from resnext_operator.domain.reasons import SUGGESTED_ACTIONS, Reason
 
 _ACTIONS_IN_MESSAGES = {
-    Reason.INVALID: "correct the field, or choose another name for the training; then delete and recreate the training",
+    Reason.INVALID: "delete the object, or choose another name for the training; then recreate the training",
     Reason.FORBIDDEN_BY_OPERATOR: "use a claim instead of a hostPath, or allow the field with `allow.hostPaths` or "
     "`allow.hostNetwork` in the chart's values",
     Reason.VOLUME_NOT_SHAREABLE: "use a ReadOnlyMany or ReadWriteMany claim, or one worker",

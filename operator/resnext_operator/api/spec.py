@@ -58,7 +58,7 @@ class Workers(PodTemplate):
 
     host_network: bool = False
     """Use the host's network namespace. The operator must allow it (`allow.hostNetwork` in the Helm chart). At
-    most one worker runs per node, and no NetworkPolicy is created."""
+    most one worker runs per node, and NetworkPolicies do not apply to the pods."""
 
     rules = (
         *PodTemplate.rules,
@@ -253,8 +253,8 @@ class RunPolicy(Config):
     deletes all pods, None deletes no pods."""
 
     avoid_nodes_after: Annotated[int, Field(ge=0, le=10)] = 2
-    """Number of failures on a node, within the last ten attempts, after which new pods avoid the node. One GPU failure
-    is sufficient. 0 disables this."""
+    """Number of failures on a node, within the last ten attempts, after which new workers prefer other nodes. One GPU
+    failure is sufficient. 0 disables this."""
 
     stall_timeout_multiple: Annotated[int, Field(ge=2, le=1_000_000)] = 100
     """The training is Stalled if it completes no step for this multiple of the median step time, and for at least 60 s.

@@ -1,4 +1,4 @@
-"""Checks of a training before its pods are created, and the status of a training with an invalid spec."""
+"""Checks of a training before its pods are created, and the plan for a name that another owner uses."""
 
 import posixpath
 from datetime import datetime
@@ -65,8 +65,8 @@ def check_claim_owner(training: Training, state: ClusterState) -> Refusal | None
     )
 
 
-def plan_for_invalid_spec(before: Status, state: ClusterState, generation: int, message: str, now: datetime) -> Plan:
-    """The plan for a resource with an invalid spec, which was accepted because the CRD in the cluster lacks CEL rules.
+def plan_for_name_conflict(before: Status, state: ClusterState, generation: int, message: str, now: datetime) -> Plan:
+    """The plan for a training that fails because an object of another owner has the name of one of its objects.
 
     Running pods are deleted, and save a checkpoint first. The status of a finished training does not change.
 

@@ -15,7 +15,7 @@ class Reason(StrEnum):
     ACCEPTED = "Accepted"
     """The operator accepts the spec and starts the training."""
     INVALID = "Invalid"
-    """A field is invalid, or an object of another owner already has the name that the operator needs; the message names
+    """An object of another owner already has the name of an object that the operator must create; the message names
     it.
     """
     FORBIDDEN_BY_OPERATOR = "ForbiddenByOperator"
@@ -25,8 +25,8 @@ class Reason(StrEnum):
     CLAIM_NOT_OWNED = "ClaimNotOwned"
     """The operator did not create the existing claim `NAME-checkpoints`."""
     SPEC_INVALID = "SpecInvalid"
-    """An earlier version accepted the spec; this version does not. Running pods are kept; a training without pods
-    fails.
+    """This version of the operator rejects the stored spec, which an earlier version, or a CRD without the validation
+    rules, accepted. Running pods are kept; a training without pods fails.
     """
 
     # Pods.
@@ -126,7 +126,7 @@ class Reason(StrEnum):
     NON_FINITE_LOSS = "NonFiniteLoss"
     """The loss is NaN or infinite, even after `maxRollbacks` rollbacks."""
     NO_VALID_CHECKPOINT = "NoValidCheckpoint"
-    """The checkpoint directory contains checkpoints, but all of them are damaged."""
+    """All checkpoints in the directory are damaged, or its file `current-run` is missing or invalid."""
     CHECKPOINT_NOT_SAVED = "CheckpointNotSaved"
     """The last checkpoint could not be written. The attempt counts as a failure and is retried."""
     CHECKPOINT_LOCKED = "CheckpointLocked"

@@ -96,8 +96,10 @@ async def _wait_for_crd(cluster: KubeClient, stop: asyncio.Event) -> bool:
             if await _crd_is_installed(cluster):
                 return not stop.is_set()
             _log.warning(
-                "waiting: CRD resnexttrainings.resnext.dev is not installed: apply manifests/crd.yaml, "
-                "or set crd.install in the Helm chart"
+                "waiting: the API server does not serve resnexttrainings.%s/%s: apply manifests/crd.yaml, or set "
+                "crd.install in the Helm chart; if an earlier version is installed, see docs/upgrading.md",
+                GROUP,
+                VERSION,
             )
         except TRANSIENT_ERRORS as error:
             _log.warning("cannot check whether the CRD is installed, retrying: %s", describe_error(error))

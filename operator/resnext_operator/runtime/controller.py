@@ -12,7 +12,7 @@ from resnext_operator.api.groupversion import CONTROLLER_NAME, KIND
 from resnext_operator.api.objects import Manifest, TrainingKey
 from resnext_operator.api.objects.shared import Secret
 from resnext_operator.api.training import Training
-from resnext_operator.domain.admission import plan_for_invalid_spec
+from resnext_operator.domain.admission import plan_for_name_conflict
 from resnext_operator.domain.observed import ClusterState, Rejection
 from resnext_operator.domain.plan import Plan
 from resnext_operator.domain.reconciler import decide
@@ -256,7 +256,7 @@ def _new_keys(training: Training) -> Secret:
 
 
 async def _fail_invalid(training: Training, state: ClusterState, message: str, runtime: Runtime, now: datetime) -> None:
-    plan = plan_for_invalid_spec(training.status, state, training.generation, message, now)
+    plan = plan_for_name_conflict(training.status, state, training.generation, message, now)
     _cache_answers(await apply_plan(runtime.cluster, plan, training), training, runtime)
     await _write_status(training, plan, runtime, now)
 

@@ -81,8 +81,8 @@ class Settings(BaseModel):
     # With 40 reconciliations over 32 connections, 100 trainings that start at once in a namespace need 12 instead
     # of 7 reconciliations each, because the pods of all of them start at the same time.
     max_concurrent_reconciles_per_namespace: Annotated[int, Field(ge=1, le=1000)] = 8
-    """Maximum number of concurrent reconciliations of trainings in one namespace. Slow requests in one namespace, for
-    example because of an admission webhook, do not delay other namespaces."""
+    """Maximum number of concurrent reconciliations of trainings in one namespace. It keeps slow requests in one
+    namespace, for example because of an admission webhook, from delaying other namespaces."""
 
     min_reconcile_interval_seconds: Annotated[float, Field(ge=0, le=60)] = 0.25
     """Minimum interval between two reconciliations of a training."""

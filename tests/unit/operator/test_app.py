@@ -80,7 +80,7 @@ def start(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 class TestStart:
-    @pytest.mark.parametrize(("code", "reason"), [(404, "is not installed"), (503, "503: no such")])
+    @pytest.mark.parametrize(("code", "reason"), [(404, "does not serve"), (503, "503: no such")])
     def test_run_without_crd_waits_for_it(
         self, server: ApiServer, start: Start, caplog: pytest.LogCaptureFixture, code: int, reason: str
     ) -> None:

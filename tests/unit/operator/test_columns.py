@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from resnext_operator.api import crd
-from resnext_operator.domain.admission import plan_for_invalid_spec
+from resnext_operator.domain.admission import plan_for_name_conflict
 from resnext_operator.domain.observed import Rejection
 from resnext_operator.domain.progress import duration
 from resnext_operator.rendering import names
@@ -245,7 +245,7 @@ def test_reason_cleared_when_claim_or_image_available(trouble):
 
 def test_invalid_spec_shows_no_rates(running):
     """A running training whose spec becomes invalid has no rates, and Running is False."""
-    plan = plan_for_invalid_spec(running.training.status, running.seen, 2, "spec.workers.slots: no", running.now)
+    plan = plan_for_name_conflict(running.training.status, running.seen, 2, "spec.workers.slots: no", running.now)
     running.apply_plan(plan)
     assert condition(running, "Running")["status"] == "False"
     assert "imagesPerSecond" not in running.status["progress"]

@@ -7,7 +7,7 @@ import pytest
 from resnext_operator.api import volumes
 from resnext_operator.api.status import Phase
 from resnext_operator.cli import main
-from resnext_operator.domain.admission import plan_for_invalid_spec
+from resnext_operator.domain.admission import plan_for_name_conflict
 from resnext_operator.domain.plan import Plan
 from resnext_operator.rendering.network_policy import network_policy
 from resnext_operator.runtime import controller
@@ -251,11 +251,11 @@ def test_running_training_with_invalid_spec_is_stopped():
     """Its pods are deleted, the training fails, and repeating changes nothing."""
     cluster = make_cluster()
     cluster.run()
-    plan = plan_for_invalid_spec(cluster.training.status, cluster.seen, 2, "spec.workers.slots: no", cluster.now)
+    plan = plan_for_name_conflict(cluster.training.status, cluster.seen, 2, "spec.workers.slots: no", cluster.now)
     assert {each.name for each in plan.delete} == {each["metadata"]["name"] for each in living(cluster)}
     assert plan.status.phase == Phase.FAILED
     cluster.apply_plan(plan)
-    again = plan_for_invalid_spec(cluster.training.status, cluster.seen, 2, "spec.workers.slots: no", cluster.now)
+    again = plan_for_name_conflict(cluster.training.status, cluster.seen, 2, "spec.workers.slots: no", cluster.now)
     assert (again.delete, again.events, again.status.to_json()) == ((), (), cluster.status)
 
 
@@ -269,7 +269,7 @@ def test_succeeded_training_with_invalid_spec_unchanged():
     cluster.run()
     cluster.end(ExitStatus.COMPLETED)
     cluster.settle()
-    plan = plan_for_invalid_spec(cluster.training.status, cluster.seen, 2, "spec.workers.slots: no", cluster.now)
+    plan = plan_for_name_conflict(cluster.training.status, cluster.seen, 2, "spec.workers.slots: no", cluster.now)
     assert (plan.status.to_json(), plan.events) == (cluster.status, ())
 
 

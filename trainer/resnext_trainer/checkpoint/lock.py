@@ -150,10 +150,11 @@ def acquire(
         generations = _generations(folder)
         if generations and (obstacle := watch.obstacle(generations[-1])):
             if obstacle.final or time.monotonic() >= deadline:
-                waited = "" if obstacle.final else f" after waiting {timeout:g} s"
+                if obstacle.final:
+                    raise _locked(f"{folder} is locked by {obstacle}, a later attempt of this training: this one ends")
                 raise _locked(
-                    f"{folder} is locked by {obstacle}{waited}: stop that training, or set checkpoints.subPath or "
-                    "checkpoint.path to another directory"
+                    f"{folder} is locked by {obstacle} after waiting {timeout:g} s: stop that training, or set "
+                    "checkpoints.subPath or checkpoint.path to another directory"
                 )
             if not noted:
                 note(f"{folder} is locked by {obstacle}: waiting up to {timeout:g} s")

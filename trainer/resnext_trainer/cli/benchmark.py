@@ -51,7 +51,10 @@ def add(commands: Commands) -> None:
     )
     sweep.add_argument("--largest-batch", type=positive, default=4096, metavar="N", help="largest batch size to try")
     sweep.add_argument(
-        "--minutes", type=positive, default=24 * 60, help="end after this time, with the results measured so far"
+        "--minutes",
+        type=positive,
+        default=24 * 60,
+        help="time limit; the results measured by then are printed",
     )
     sweep.add_argument(
         "--cell-minutes", type=positive, default=15, metavar="MINUTES", help="time limit of each measurement"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnext_trainer.cli.options import Commands, at_a_terminal, command, positive, share
-from resnext_trainer.text import printable
+from resnext_trainer.text import counted, printable
 
 if TYPE_CHECKING:
     from resnext_trainer.data.image_dataset import ImageDataset
@@ -177,7 +177,10 @@ def _validate(options: argparse.Namespace) -> int:
         found = {split: validate(records, first, classes, advance) for split, records in splits.items()}
     for split, findings in found.items():
         span = f", labels {min(findings.labels)} to {max(findings.labels)}" if findings.labels else ""
-        print(f"{split}: {findings.shards} shards, {findings.records:,} records, {len(findings.labels)} classes{span}")
+        print(
+            f"{split}: {counted(findings.shards, 'shard')}, {counted(findings.records, 'record')}, "
+            f"{len(findings.labels)} classes{span}"
+        )
     for split, findings in found.items():
         problems.merge(findings.problems)
         if advice := findings.advice(first, classes):
@@ -186,7 +189,7 @@ def _validate(options: argparse.Namespace) -> int:
     _print_problems("bad", problems)
     _print_problems("not used", unused)
     if len(problems):
-        print(f"{len(problems):,} bad records", file=sys.stderr)
+        print(counted(len(problems), "bad record"), file=sys.stderr)
         return ExitStatus.INVALID_DATA.value
     return 0
 

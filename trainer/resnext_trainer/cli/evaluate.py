@@ -24,7 +24,7 @@ def add(commands: Commands) -> None:
         _run,
         "Every image counts once; under mpirun the images are divided among the ranks. " + CHECKPOINT_SETTINGS,
     )
-    config_options(evaluate)
+    config_options(evaluate, "that of the checkpoint")
     checkpoint_option(evaluate)
     evaluate.add_argument("--json", action="store_true", help="print JSON")
 

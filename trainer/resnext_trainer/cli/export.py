@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
         "returns logits. Each export is reloaded and checked against the trainer's logits; the largest difference is "
         "printed. Also writes model.json, and labels.txt if the classes have names. " + CHECKPOINT_SETTINGS,
     )
-    config_options(export)
+    config_options(export, "that of the checkpoint")
     checkpoint_option(export)
     export.add_argument("--output", type=Path, required=True, metavar="DIR", help="output directory")
     export.add_argument(

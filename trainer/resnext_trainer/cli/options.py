@@ -44,14 +44,14 @@ def command(
     return parser
 
 
-def config_options(parser: argparse.ArgumentParser) -> None:
-    """Adds `--config` and `--set`, which `read_config` reads."""
+def config_options(parser: argparse.ArgumentParser, otherwise: str = "the published recipe") -> None:
+    """Adds `--config` and `--set`, which `read_config` reads. otherwise: the configuration without a file."""
     parser.add_argument(
         "--config",
         type=Path,
         default=argparse.SUPPRESS,
         metavar="FILE",
-        help="JSON or YAML file with spec.training or a whole ResNeXtTraining (default: the published recipe)",
+        help=f"JSON or YAML file with spec.training or a whole ResNeXtTraining (default: {otherwise})",
     )
     parser.add_argument(
         "--set",

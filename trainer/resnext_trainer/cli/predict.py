@@ -30,7 +30,7 @@ def add(commands: Commands) -> None:
         "Images are cropped as in evaluation, and the model computes in float32. " + CHECKPOINT_SETTINGS,
     )
     predict.add_argument("images", nargs="+", metavar="IMAGE", help="file, directory, or - for standard input")
-    config_options(predict)
+    config_options(predict, "that of the checkpoint")
     checkpoint_option(predict)
     predict.add_argument("--top", type=positive, default=5, metavar="K", help="number of classes per image")
     labels_option(predict)

@@ -156,7 +156,7 @@ class Training(Config):
     """Numerical precision."""
 
     xla: Annotated[bool, RUN] = True
-    """Compile the forward and backward pass with XLA."""
+    """Compile the training step, except the all-reduce, and the evaluation step with XLA."""
 
     device: Annotated[Literal["auto", "gpu", "cpu"], HERE] = "auto"
     """Device to train on. auto selects gpu if the workers request GPUs (outside a cluster, if the machine

@@ -23,7 +23,7 @@ from resnext_trainer.data.image_codec import as_jpeg
 from resnext_trainer.data.problem_summary import Summary
 from resnext_trainer.errors import TrainingError, system_errors
 from resnext_trainer.runtime import cpus
-from resnext_trainer.text import printable
+from resnext_trainer.text import counted, printable
 
 LABELS = labels.LABELS
 _PLAN = "prepare.json"
@@ -204,7 +204,7 @@ class _NoImages(Exception):
 
 def _bad_files(found: Summary) -> TrainingError:
     return tfrecord.data_error(
-        f"{len(found):,} files cannot be used, so their shards were not written:\n"
+        f"{counted(len(found), 'file')} cannot be used, and the shards that need them were not written:\n"
         + "\n".join(found.lines())
         + "\nRemove these files, or pass --skip-bad to skip them."
     )

@@ -12,7 +12,7 @@ from resnext_trainer.contract import ExitStatus
 from resnext_trainer.data import files
 from resnext_trainer.data.problem_summary import NAMED, named
 from resnext_trainer.errors import TrainingError, system_error
-from resnext_trainer.text import printable
+from resnext_trainer.text import counted, printable
 
 SPLITS = ("train", "validation")
 
@@ -187,7 +187,7 @@ def _check_division(folder: Path, split: str, numbered: dict[str, re.Match[str]]
     beyond = [name for name, match in numbered.items() if not first <= int(match["number"]) < first + count]
     if beyond:
         raise data_error(
-            f"{_names(beyond)} in {printable(folder)}: the number is out of range for {count:,} shards: "
+            f"{_names(beyond)} in {printable(folder)}: the number is out of range for {counted(count, 'shard')}: "
             "delete the file, or re-create the dataset"
         )
     if count > _MOST_SHARDS:

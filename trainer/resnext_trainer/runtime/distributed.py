@@ -11,6 +11,7 @@ import tensorflow as tf
 from resnext_trainer.contract import ExitStatus
 from resnext_trainer.errors import TrainingError
 from resnext_trainer.runtime import cpu_binding, cpus, environment, malloc
+from resnext_trainer.text import counted
 
 T = TypeVar("T")
 
@@ -124,8 +125,8 @@ def pin_device(communicator: Communicator, device: str) -> str:
         raise _no_gpu(f"rank {communicator.rank}: {_why_no_gpu()}")
     if communicator.local_rank >= len(gpus):
         raise _no_gpu(
-            f"rank {communicator.rank} needs GPU {communicator.local_rank}, but its node has {len(gpus)} visible: "
-            "start at most one rank per GPU"
+            f"rank {communicator.rank} needs GPU {communicator.local_rank}, but TensorFlow finds only "
+            f"{counted(len(gpus), 'GPU')}, numbered from 0: start at most one rank per GPU"
         )
     _limit_threads()
     # Before TensorFlow starts its threads, which inherit the binding.

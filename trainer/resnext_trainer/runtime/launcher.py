@@ -21,6 +21,7 @@ from resnext_trainer.errors import system_error
 from resnext_trainer.runtime import ssh
 from resnext_trainer.runtime.mpirun_output import TAGGED, MpirunOutput
 from resnext_trainer.runtime.signals import PROFILE, STOP
+from resnext_trainer.text import counted
 
 _TERMINATION_MESSAGE = 4096
 """Maximum size in bytes; the kubelet truncates longer termination messages, which breaks the JSON."""
@@ -170,7 +171,7 @@ def unreachable(hosts: Sequence[Host], port: int, deadline: float, stop: threadi
                 ssh.answers(host.name, port)
             except OSError as error:
                 if time.monotonic() >= until:
-                    return _explain_unreachable(host, error)
+                    return _explain_unreachable(host, deadline, error)
             else:
                 return ""
             # Retry: the network rules for a new pod may not have reached its node yet.
@@ -181,14 +182,15 @@ def unreachable(hosts: Sequence[Host], port: int, deadline: float, stop: threadi
         reasons = [text for text in threads.map(reason, hosts) if text]
     if not reasons:
         return ""
-    others = f" (and {len(reasons) - 1} more of {len(hosts)} workers)" if len(reasons) > 1 else ""
-    return f"within {deadline:.0f} s {reasons[0]}{others}"
+    more = counted(len(reasons) - 1, "more worker")
+    return reasons[0] + (f"; {more} of {len(hosts)} could not be reached either" if len(reasons) > 1 else "")
 
 
-def _explain_unreachable(host: Host, error: OSError) -> str:
+def _explain_unreachable(host: Host, deadline: float, error: OSError) -> str:
+    within = f"within {deadline:.0f} s"
     if isinstance(error, socket.gaierror):
-        return f"worker {host.name} could not be found: its name does not resolve ({error.strerror})"
-    return f"worker {host.name} could not be reached over ssh: {error.strerror or error}"
+        return f"worker {host.name} could not be found {within}: its name does not resolve ({error.strerror})"
+    return f"worker {host.name} could not be reached over ssh {within}: {error.strerror or error}"
 
 
 def write_files(options: Options) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from resnext_trainer.contract import ExitStatus, TerminationReport, print_report
 from resnext_trainer.runtime.heartbeat import ALLREDUCE, Heartbeat, State
+from resnext_trainer.text import counted
 
 if TYPE_CHECKING:  # imports TensorFlow, and the watchdog covers that import
     from resnext_trainer.runtime.distributed import Communicator
@@ -138,7 +139,7 @@ def describe_stall(own: State, states: Mapping[int, State | None]) -> str:
 
 def _listed(sentences: Sequence[str]) -> str:
     more = len(sentences) - _MAX_RANKS_LISTED
-    return "; ".join(sentences[:_MAX_RANKS_LISTED]) + (f"; and {more} more ranks" if more > 0 else "")
+    return "; ".join(sentences[:_MAX_RANKS_LISTED]) + (f"; and {counted(more, 'more rank')}" if more > 0 else "")
 
 
 def _address() -> str:

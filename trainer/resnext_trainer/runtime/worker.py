@@ -13,6 +13,7 @@ from pathlib import Path
 
 from resnext_trainer.runtime import rank_exec, signals, ssh
 from resnext_trainer.runtime.http_server import HttpServer, Response
+from resnext_trainer.text import counted
 
 _WATCHED = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 _KILLED_FOR_MEMORY = 137
@@ -49,7 +50,7 @@ def run(*, keys: Path, ssh_port: int, health_port: int, run_dir: Path, terminati
         if caught and caught.si_signo != signal.SIGCHLD and not stopping:
             stopping = True
             pids = _pids(run_dir)
-            print(f"stopping: waiting for {len(pids)} local ranks to checkpoint", flush=True)
+            print(f"stopping: waiting for {counted(len(pids), 'local rank')} to save a checkpoint", flush=True)
             for pid in pids:
                 _signal(pid, signals.STOP)
     os.kill(sshd, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""DALI pipeline as a dataset of tf.data, made by DALI's TensorFlow plugin.
+"""DALI pipeline as a tf.data dataset, created by DALI's TensorFlow plugin.
 
 Python yields a batch of JPEGs at a time; operations of tf.data in C++ pass each image to DALI.
 """

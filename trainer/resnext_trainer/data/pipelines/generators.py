@@ -1,4 +1,4 @@
-"""Datasets of tf.data whose elements Python generates."""
+"""tf.data datasets whose elements Python generates."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
