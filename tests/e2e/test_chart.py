@@ -42,11 +42,13 @@ SYNTHETIC = {"dataset": None, "training": {"data": {"format": "synthetic", "synt
 @pytest.fixture(scope="module")
 def prometheus_operator(cluster: Cluster) -> Iterator[None]:
     """The kinds of the Prometheus Operator."""
-    cluster.run("kubectl", "apply", "--server-side", "-f", MONITORING_CRDS)
-    names = [each["metadata"]["name"] for each in yaml.safe_load_all(MONITORING_CRDS.read_text())]
-    cluster.run("kubectl", "wait", "--for=condition=Established", *[f"crd/{name}" for name in names], "--timeout=30s")
-    yield
-    cluster.run("kubectl", "delete", "--ignore-not-found", "-f", MONITORING_CRDS)
+    crds = [f"crd/{each['metadata']['name']}" for each in yaml.safe_load_all(MONITORING_CRDS.read_text())]
+    try:
+        cluster.run("kubectl", "apply", "--server-side", "-f", MONITORING_CRDS)
+        cluster.run("kubectl", "wait", "--for=condition=Established", *crds, "--timeout=30s")
+        yield
+    finally:
+        cluster.run("kubectl", "delete", "--ignore-not-found", "-f", MONITORING_CRDS)
 
 
 @pytest.fixture
@@ -150,9 +152,11 @@ def test_helm_test_trains_and_cleans_up(cluster: Cluster):
 @pytest.fixture
 def release(cluster: Cluster) -> Iterator[None]:
     """Uninstalls the release before the test, and reinstalls the operator for the other tests afterwards."""
-    cluster.run("helm", "uninstall", RELEASE, *HELM)
-    yield
-    install_operator(cluster)
+    try:
+        cluster.run("helm", "uninstall", RELEASE, *HELM)
+        yield
+    finally:
+        install_operator(cluster)
 
 
 @pytest.mark.exclusive

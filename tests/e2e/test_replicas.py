@@ -16,9 +16,11 @@ SYNTHETIC = {"dataset": None, "training": {"data": {"format": "synthetic", "synt
 @pytest.fixture
 def two(cluster: Cluster):
     """Two replicas, ready."""
-    scale(cluster, 2)
-    yield
-    scale(cluster, 1)
+    try:
+        scale(cluster, 2)
+        yield
+    finally:
+        scale(cluster, 1)
 
 
 def scale(cluster: Cluster, replicas: int) -> None:

@@ -1,4 +1,6 @@
-"""A clock for tests."""
+"""Clocks for tests."""
+
+import time
 
 
 class Clock:
@@ -16,3 +18,18 @@ class Clock:
     def passes(self, seconds: float) -> None:
         """Advances the clock."""
         self.now += seconds
+
+
+class ShiftedClock:
+    """The real time, which the test advances by the time that slow parts would take."""
+
+    def __init__(self) -> None:
+        self.shift = 0.0
+
+    def monotonic(self) -> float:
+        """Seconds."""
+        return time.monotonic() + self.shift
+
+    def passes(self, seconds: float) -> None:
+        """Advances the clock."""
+        self.shift += seconds

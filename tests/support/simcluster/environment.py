@@ -36,8 +36,8 @@ class Environment:
 def simulated_environment() -> Iterator[Environment]:
     """Scale the deployed operator to zero, so that only the tests' own operators run, and restore it afterwards."""
     before = deployed()
-    deploy(0)
     try:
+        deploy(0)
         with asyncio.Runner() as runner:
             stack = AsyncExitStack()
 

@@ -215,9 +215,11 @@ async def kwok_nodes(api: Api, nodes: int = 2, parallelism: int = 4) -> AsyncIte
                 raise RuntimeError(f"kwok exited:\n{log.read_text()[-3000:]}")
             yield
         finally:
-            await _delete_leftovers(api)
-            process.kill()
-            process.wait()
+            try:
+                await _delete_leftovers(api)
+            finally:
+                process.kill()
+                process.wait()
 
 
 async def _delete_leftovers(api: Api) -> None:

@@ -34,29 +34,37 @@ class Server(KubeClient):
         return found
 
 
-def recorded(server, *messages):
+def assert_recorded(server, *messages, expected):
+    """expected: messages and counts of the events."""
+
+    def found():
+        return [(each["message"], each["count"]) for each in server.events.values()]
+
     async def scenario():
         recorder = EventRecorder(server)
         running = asyncio.create_task(recorder.run())
         for message in messages:
             recorder.record(TRAINING, Event("Normal", "StepsProgressing", message), NOW)
+        async with asyncio.timeout(10):
+            while found() != expected:
+                await asyncio.sleep(0.01)
         await asyncio.sleep(0.05)
         running.cancel()
 
     asyncio.run(scenario())
-    return [(each["message"], each["count"]) for each in server.events.values()]
+    assert found() == expected
 
 
 def test_recorder_emits_events_in_order():
     """Events are created in the order of their recording."""
-    assert recorded(Server(), "one", "two", "three") == [("one", 1), ("two", 1), ("three", 1)]
+    assert_recorded(Server(), "one", "two", "three", expected=[("one", 1), ("two", 1), ("three", 1)])
 
 
 def test_recorder_aggregates_equal_messages():
     """Equal messages update one event's count."""
-    assert recorded(Server(), "one", "two", "one", "one") == [("one", 3), ("two", 1)]
+    assert_recorded(Server(), "one", "two", "one", "one", expected=[("one", 3), ("two", 1)])
 
 
 def test_recorder_skips_rejected_event():
     """The following events are still emitted."""
-    assert recorded(Server(refused=("two",)), "one", "two", "three") == [("one", 1), ("three", 1)]
+    assert_recorded(Server(refused=("two",)), "one", "two", "three", expected=[("one", 1), ("three", 1)])

@@ -69,8 +69,8 @@ def test_additions_within_pause_run_once():
         queue.add(KEY)
         assert queue._ready.qsize() == 1, "the first run is immediate"
         await queue.get()
-        queue.done(KEY)
         ended = time.monotonic()
+        queue.done(KEY)
         for _ in range(5):
             queue.add(KEY)
         assert await asyncio.wait_for(queue.get(), 5) == KEY

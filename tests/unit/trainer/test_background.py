@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -11,7 +12,7 @@ from resnext_trainer.config.validation import resolve
 from resnext_trainer.data import native_decoder
 from resnext_trainer.data.input_pipeline import Shard, open_input_pipeline
 from resnext_trainer.data.sampling import _prefetched
-from resnext_trainer.runtime.background import BackgroundThread
+from resnext_trainer.runtime.background import BackgroundThreads
 from resnext_trainer.runtime.heartbeat import Heartbeat
 from resnext_trainer.runtime.metrics import Metrics
 from resnext_trainer.runtime.phases import PhaseTimer
@@ -23,7 +24,7 @@ from resnext_trainer.training.throughput import PhaseFractions
 
 def test_background_thread_keeps_order_after_error():
     """Calls run in order; an exception reaches its own future only."""
-    thread: BackgroundThread[int] = BackgroundThread("test")
+    thread: BackgroundThreads[int] = BackgroundThreads("test")
     failed, last = thread.submit(lambda: 1 // 0), thread.submit(lambda: 7)
     assert last.result(5) == 7
     assert isinstance(failed.exception(0), ZeroDivisionError)
@@ -32,10 +33,45 @@ def test_background_thread_keeps_order_after_error():
 def test_background_thread_hanging_call_allows_exit():
     """A device or volume that hangs does not keep the process from ending."""
     code = (
-        "import time; from resnext_trainer.runtime.background import BackgroundThread\n"
-        "BackgroundThread('hung').submit(lambda: time.sleep(60))"
+        "import time; from resnext_trainer.runtime.background import BackgroundThreads\n"
+        "BackgroundThreads('hung').submit(lambda: time.sleep(60))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=20)
+
+
+def test_prefetch_hanging_read_allows_exit():
+    """Storage that hangs does not keep a training that was stopped from ending."""
+    code = (
+        "import time; from resnext_trainer.data.sampling import _prefetched\n"
+        "batches = _prefetched(lambda number: number and time.sleep(60), range(9))\n"
+        "next(batches)\n"
+        "batches.close()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=20)
+
+
+def test_background_threads_closed_end():
+    """Calls that have not begun are dropped, and the threads end after their current call."""
+    release = threading.Event()
+    calls: list[None] = []
+
+    def call():
+        calls.append(None)
+        return release.wait(60)
+
+    threads: BackgroundThreads[bool] = BackgroundThreads("closed", 2)
+    with threads:
+        for _ in range(9):
+            threads.submit(call)
+        while len(calls) < 2:
+            time.sleep(0.01)
+    alive = [each for each in threading.enumerate() if each.name == "closed"]
+    assert len(alive) == 2
+    release.set()
+    for each in alive:
+        each.join(20)
+        assert not each.is_alive()
+    assert len(calls) == 2
 
 
 class Volume:
@@ -113,7 +149,7 @@ def test_closed_prefetch_does_not_wait_for_readers():
 
     def load(number):
         if number:
-            release.wait()
+            release.wait(60)
         return number
 
     generator = _prefetched(load, range(100))
@@ -130,7 +166,7 @@ def test_closed_native_pipeline_does_not_wait_for_decoder(few, monkeypatch):
     def slow(*given):
         decoded.append(given)
         if len(decoded) > 1:
-            release.wait()
+            release.wait(60)
         return decode(*given)
 
     monkeypatch.setattr(native_decoder, "decode", slow)

@@ -129,7 +129,7 @@ def test_grace_period_reserves_time_to_exit(grace, seconds):
 def test_final_save_failing_best_still_finishes(few, failing):
     """The last step is saved, so the training is finished; the message says that best is outdated."""
     failing(lambda _, name: name == "best")
-    report = trained(with_time(few, 1))
+    report = trained(with_time(few, 5))
     assert (report.verdict, report.checkpoint.step) == ("completed", 12)
     assert "; the best checkpoint could not be saved: [Errno 28]" in report.message
 

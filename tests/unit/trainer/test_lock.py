@@ -17,13 +17,16 @@ from tests.support.processes import output
 
 QUICK = Timing(refresh=0.05, expiry=0.6, poll=0.02)
 
+PATIENT = replace(QUICK, expiry=60)
+"""For tests that expect a refusal: a slow machine must not make the lock expire."""
+
 HOLD = """
 import sys, time
 from pathlib import Path
 from resnext_trainer.checkpoint import lock
 from resnext_trainer.checkpoint.lock import Holder, Timing
 from resnext_trainer.errors import TrainingError
-timing = Timing(refresh=0.05, expiry=0.6, poll=0.02)
+timing = Timing(refresh=0.05, expiry=float(sys.argv[5]), poll=0.02)
 try:
     held = lock.acquire(Path(sys.argv[1]), Holder(sys.argv[2], int(sys.argv[3])), float(sys.argv[4]), print, timing)
 except TrainingError as refused:
@@ -45,8 +48,9 @@ held.release()
 """
 
 
-def process(folder, training, attempt=1, wait=10.0, then=KEEP):
-    command = [sys.executable, "-c", HOLD.format(then), str(folder), training, str(attempt), str(wait)]
+def process(folder, training, attempt=1, wait=10.0, then=KEEP, timing=QUICK):
+    options = [str(folder), training, str(attempt), str(wait), str(timing.expiry)]
+    command = [sys.executable, "-c", HOLD.format(then), *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
@@ -66,8 +70,8 @@ def other(tmp_path):
         each.wait()
 
 
-def acquire(folder, training="b", attempt=1, wait=0.2):
-    return lock.acquire(folder, Holder(training, attempt), wait, lambda _: None, QUICK)
+def acquire(folder, training="b", attempt=1, wait=0.2, timing=QUICK):
+    return lock.acquire(folder, Holder(training, attempt), wait, lambda _: None, timing)
 
 
 def refused(act, *arguments, **named):
@@ -79,15 +83,32 @@ def refused(act, *arguments, **named):
 def test_lock_held_by_other_training_rejected(tmp_path, other):
     """A refreshed lock does not expire; the error can be retried and names the holder."""
     other("a", 3)
-    refusal = refused(acquire, tmp_path, wait=1.5)
+    timing = replace(QUICK, expiry=3)
+    refusal = refused(acquire, tmp_path, wait=4, timing=timing)
     assert refusal.verdict is ExitStatus.CHECKPOINT_LOCKED
     assert "training a, attempt 3" in refusal.message
+
+
+@pytest.mark.parametrize("slow", ["sync", "read"])
+def test_lock_slow_storage_does_not_age_refreshed_lock(tmp_path, monkeypatch, other, slow):
+    """Each access takes longer than the expiry, as on a hanging NFS server."""
+    other("a")
+    module, name = {"sync": (os, "fsync"), "read": (lock, "_read")}[slow]
+    original = getattr(module, name)
+
+    def delayed(*given):
+        found = original(*given)
+        time.sleep(QUICK.expiry + 0.2)
+        return found
+
+    monkeypatch.setattr(module, name, delayed)
+    assert refused(acquire, tmp_path, wait=3).verdict is ExitStatus.CHECKPOINT_LOCKED
 
 
 def test_lock_of_stopped_process_expires(tmp_path):
     """A process that was stopped and continues has lost the lock, and writes no checkpoint."""
     writer = subprocess.Popen(
-        [sys.executable, "-c", HOLD.format("time.sleep(1)\nheld.check()"), str(tmp_path), "a", "1", "5"],
+        [sys.executable, "-c", HOLD.format("time.sleep(1)\nheld.check()"), str(tmp_path), "a", "1", "5", "0.6"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -117,7 +138,7 @@ def test_lock_of_lost_machine_expires(tmp_path):
     """The process of the holder is not visible, so only the age of the lock counts."""
     first = lock.acquire(tmp_path, replace(Holder("a", 1), process="other-boot pid:[1] 7 99"), 0, timing=QUICK)
     first._ended.set()  # it is no longer refreshed
-    assert refused(acquire, tmp_path, wait=0).verdict is ExitStatus.CHECKPOINT_LOCKED
+    assert refused(acquire, tmp_path, wait=0, timing=PATIENT).verdict is ExitStatus.CHECKPOINT_LOCKED
     acquire(tmp_path, wait=5).release()
 
 
@@ -125,7 +146,7 @@ def test_lock_of_lost_machine_expires(tmp_path):
 def test_lock_without_process_identity_honored(tmp_path, process):
     """Covers systems without an identity in /proc and formats of later versions."""
     first = lock.acquire(tmp_path, replace(Holder("a", 1), process=process), 0, timing=QUICK)
-    assert refused(acquire, tmp_path, wait=0).verdict is ExitStatus.CHECKPOINT_LOCKED
+    assert refused(acquire, tmp_path, wait=0, timing=PATIENT).verdict is ExitStatus.CHECKPOINT_LOCKED
     first.release()
 
 
@@ -154,7 +175,7 @@ def test_lock_lower_attempt_fails_at_once(tmp_path, other):
 def test_lock_same_attempt_other_process_rejected(tmp_path, other):
     """Two processes of the same attempt must not both write."""
     other("a", 2)
-    assert refused(acquire, tmp_path, "a", 2).verdict is ExitStatus.CHECKPOINT_LOCKED
+    assert refused(acquire, tmp_path, "a", 2, timing=PATIENT).verdict is ExitStatus.CHECKPOINT_LOCKED
 
 
 def test_lock_released_removes_file(tmp_path):
@@ -181,7 +202,7 @@ def test_lock_invalid_file_honored_until_expiry(tmp_path, content):
     """It may be a file that is being written; one left by a crash expires."""
     file = tmp_path / "lock-00000001"
     file.write_bytes(content)
-    assert refused(acquire, tmp_path, wait=0).verdict is ExitStatus.CHECKPOINT_LOCKED
+    assert refused(acquire, tmp_path, wait=0, timing=PATIENT).verdict is ExitStatus.CHECKPOINT_LOCKED
     old = time.time() - 3600
     os.utime(file, (old, old))
     acquire(tmp_path, wait=0).release()
@@ -193,7 +214,7 @@ def test_lock_age_uses_file_server_clock(tmp_path, monkeypatch):
     for shift in (-86_400, 86_400):
         now = time.time() + shift
         monkeypatch.setattr(time, "time", lambda now=now: now)
-        assert refused(acquire, tmp_path, wait=0).verdict is ExitStatus.CHECKPOINT_LOCKED
+        assert refused(acquire, tmp_path, wait=0, timing=PATIENT).verdict is ExitStatus.CHECKPOINT_LOCKED
     held.release()
 
 
@@ -227,7 +248,7 @@ def test_lock_loss_detected_by_refresh(tmp_path):
 def test_lock_racing_processes_never_write_together(tmp_path):
     """Six processes count to sixty together; a lost update would show that two held the lock."""
     (tmp_path / "counter").write_text("0")
-    racers = [process(tmp_path, f"t{number}", wait=60, then=COUNT) for number in range(6)]
+    racers = [process(tmp_path, f"t{number}", wait=60, then=COUNT, timing=PATIENT) for number in range(6)]
     assert [each.wait(60) for each in racers] == [0] * 6
     assert (tmp_path / "counter").read_text() == "60"
     assert [path.name for path in tmp_path.iterdir()] == ["counter"]

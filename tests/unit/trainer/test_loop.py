@@ -3,7 +3,6 @@
 import json
 import math
 import re
-import time
 
 import numpy as np
 import pytest
@@ -14,7 +13,10 @@ from resnext_trainer.data.pipelines.tfdata import TfData
 from resnext_trainer.data.sampling import epoch_order
 from resnext_trainer.model import optimizer, train_step
 from resnext_trainer.model.train_step import PendingResult
+from resnext_trainer.runtime import phases
+from resnext_trainer.runtime.metrics import Phase
 from resnext_trainer.training.evaluate import evaluate
+from tests.support.clock import ShiftedClock
 from tests.support.runs import StopAfter, folder, newest, trained
 
 pytestmark = pytest.mark.slow
@@ -118,17 +120,18 @@ def test_run_log_resume_truncates_repeated_steps(few):
 
 def test_phases_explain_wall_time_of_training(few, monkeypatch):
     """The phases of a whole training add up to its wall time, and slow parts are found in their own phase."""
-    slow = {"data_wait": 0.05, "checkpoint": 0.5, "evaluation": 0.5, "rollback": 0.7}
+    slow, clock = {"data_wait": 100, "checkpoint": 1000, "evaluation": 10_000, "rollback": 100_000}, ShiftedClock()
+    monkeypatch.setattr(phases, "time", clock)
     train, restore = TfData.train, CheckpointManager.restore
 
     def slow_batches(*arguments):
         for batch in train(*arguments):
-            time.sleep(slow["data_wait"])
+            clock.passes(slow["data_wait"])
             yield batch
 
     def slowly(phase, function):
         def call(*arguments, **named):
-            time.sleep(slow[phase])
+            clock.passes(slow[phase])
             return function(*arguments, **named)
 
         return call
@@ -148,14 +151,13 @@ def test_phases_explain_wall_time_of_training(few, monkeypatch):
         return loss_is_lost(state, pending)
 
     monkeypatch.setattr(train_step, "apply_gradients", faulty)
-    started, telemetry = time.monotonic(), StopAfter()
+    started, telemetry = clock.monotonic(), StopAfter()
     trained(few, telemetry=telemetry)
     seconds = telemetry.parts.phases.totals()
-    assert sum(seconds.values()) == pytest.approx(time.monotonic() - started, rel=0.02)
-    assert 16 * slow["data_wait"] < seconds["data_wait"] < 16 * slow["data_wait"] + 2
-    for phase in ("checkpoint", "evaluation", "rollback"):
-        times = 1 if phase == "rollback" else 2
-        assert times * slow[phase] < seconds[phase] < times * slow[phase] + 2, phase
+    assert sum(seconds.values()) == pytest.approx(clock.monotonic() - started, abs=0.5)
+    times_of: dict[Phase, int] = {"data_wait": 16, "checkpoint": 2, "evaluation": 2, "rollback": 1}
+    for phase, times in times_of.items():
+        assert times * slow[phase] < seconds[phase] < times * slow[phase] + 60, phase
     assert min(seconds[phase] for phase in ("compute", "optimizer", "compile", "other")) > 0
     for line in log_lines(few):
         assert sum(line["phaseFractions"].values()) == pytest.approx(1, abs=0.01)

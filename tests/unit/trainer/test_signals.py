@@ -35,3 +35,52 @@ def test_signal_during_python_startup_is_kept(tmp_path, number, expected):
     rank.send_signal(number)
     out, _ = rank.communicate(timeout=30)
     assert (rank.returncode, out.strip()) == (0, expected)
+
+
+# Sends the signal again at each line of the handler and of the functions that it calls.
+AGAIN = """
+import os, signal, sys
+from pathlib import Path
+from resnext_trainer.runtime import launcher, signals
+
+def interrupt(frame, event, _):
+    if event == "line":
+        signal.raise_signal(NUMBER)
+    return interrupt
+
+def traced(function):
+    def handler(*given):
+        first = sys.gettrace() is None
+        if first:
+            sys.settrace(interrupt)
+        function(*given)
+        if first:
+            sys.settrace(None)
+    return handler
+"""
+
+RANK = """
+requests = signals.listen()
+signal.signal(NUMBER, traced(signal.getsignal(NUMBER)))
+signal.raise_signal(NUMBER)
+print(requests.stop.is_set() or requests.profile.is_set())
+"""
+
+LAUNCHER = """
+attempt = launcher.Attempt(None)
+signal.signal(NUMBER, traced(attempt._request_stop))
+signal.raise_signal(NUMBER)
+print(attempt._stop.is_set())
+"""
+
+
+@pytest.mark.parametrize(
+    ("process", "number"),
+    [(RANK, signal.SIGUSR1), (RANK, signal.SIGUSR2), (LAUNCHER, signal.SIGTERM)],
+    ids=["profile", "stop", "launcher"],
+)
+def test_signal_repeated_within_handler_does_not_block(process, number):
+    """The handler of a second signal runs in the middle of the first one, for example while it holds a lock."""
+    code = AGAIN.replace("NUMBER", str(int(number))) + process.replace("NUMBER", str(int(number)))
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert ended.stdout.strip() == "True"

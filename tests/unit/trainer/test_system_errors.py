@@ -23,7 +23,8 @@ from resnext_trainer.data.open_files import OpenFiles, PooledFile
 from resnext_trainer.data.pipelines import dali
 from resnext_trainer.data.pipelines.tfdata import TfData
 from resnext_trainer.errors import TrainingError, system_error, system_errors
-from resnext_trainer.runtime import limits
+from resnext_trainer.runtime import limits, signals
+from resnext_trainer.runtime.signals import Requests
 from tests.support.descriptors import open_under
 
 OF_THE_SYSTEM = ("EMFILE", "ENFILE", "ENOMEM", "EIO", "ESTALE", "ETIMEDOUT", "ENOTCONN", "EAGAIN", "EREMOTEIO")
@@ -173,6 +174,9 @@ def test_train_system_errno_reports_and_exits_12(monkeypatch, capsys):
         raise OSError(errno.ENFILE, os.strerror(errno.ENFILE), "/data/train-0")
 
     monkeypatch.setattr(train_command, "_trained", exhausted)
+    # They would change this process.
+    monkeypatch.setattr(signals, "listen", Requests)
+    monkeypatch.setattr(limits, "raise_open_files", lambda: None)
     assert main(["train"]) == 12
     output = capsys.readouterr().out
     assert '"verdict":"system_error"' in output

@@ -192,6 +192,9 @@ class _Watch:
     def obstacle(self, generation: int) -> _Obstacle | None:
         """Why the next generation must not be created; None if it may."""
         file = _path(self._folder, generation)
+        # Read the clocks before the lock: otherwise the time of slow accesses would count toward the age of a lock that
+        # is being refreshed.
+        now_on_server, now = self._server_time(), time.monotonic()
         try:
             found, touched = _read(file), file.stat().st_mtime
         except FileNotFoundError:
@@ -203,26 +206,28 @@ class _Watch:
             return None
         if found and _ended(found.process):
             return None
-        age = self._age(touched)
+        age = now_on_server - touched
         # The second condition handles times in the future, after the clock of the server was set back.
-        if age > self._timing.expiry or self._seen_unchanged((generation, touched)) > self._timing.expiry:
+        if age > self._timing.expiry or self._seen_unchanged((generation, touched), now) > self._timing.expiry:
             return None
         return _Obstacle(found, age, final=higher)
 
-    def _age(self, touched: float) -> float:
+    def _server_time(self) -> float:
+        """Modification time of a file that is written now."""
         probe = self._folder / f".clock-{self._holder.token}"
         try:
             with probe.open("wb") as stream:
                 stream.write(b"0")
+                stream.flush()  # otherwise `close` writes, after fsync
                 os.fsync(stream.fileno())
-            return probe.stat().st_mtime - touched
+            return probe.stat().st_mtime
         finally:
             probe.unlink(missing_ok=True)
 
-    def _seen_unchanged(self, what: object) -> float:
-        now = time.monotonic()
+    def _seen_unchanged(self, what: object, now: float) -> float:
+        """Seconds between the first reading of `what` and `now`, which is before the last one."""
         if self._unchanged[0] != what:
-            self._unchanged = (what, now)
+            self._unchanged = (what, time.monotonic())
         return now - self._unchanged[1]
 
 

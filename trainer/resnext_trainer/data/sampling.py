@@ -13,7 +13,7 @@ import functools
 import io
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
@@ -30,7 +30,7 @@ from resnext_trainer.data.input_pipeline import ReshuffleHistory, Shard, open_da
 from resnext_trainer.data.random_crops import random_resized_crops
 from resnext_trainer.data.shard_cache import ShardCache
 from resnext_trainer.errors import system_errors
-from resnext_trainer.runtime.background import abandonable
+from resnext_trainer.runtime.background import BackgroundThreads
 
 _READERS = 4
 """Batches read concurrently ahead of the decoder, enough to hide the latency of network storage."""
@@ -239,10 +239,11 @@ def epoch_order(
 
 
 def _prefetched(load: Callable[[int], EncodedBatch], numbers: Iterable[int]) -> Iterator[EncodedBatch]:
-    with abandonable(ThreadPoolExecutor(_READERS, thread_name_prefix="reader")) as pool:
+    readers: BackgroundThreads[EncodedBatch] = BackgroundThreads("reader", _READERS)
+    with readers:
         coming: deque[Future[EncodedBatch]] = deque()
         for number in numbers:
-            coming.append(pool.submit(load, number))
+            coming.append(readers.submit(functools.partial(load, number)))
             if len(coming) > _READERS:
                 yield coming.popleft().result()
         while coming:

@@ -15,7 +15,7 @@ import tensorflow as tf
 from resnext_trainer.model.graphs import compiled, traced
 from resnext_trainer.model.resnext import ResNeXt
 from resnext_trainer.model.train_state import TrainState
-from resnext_trainer.runtime.background import BackgroundThread
+from resnext_trainer.runtime.background import BackgroundThreads
 from resnext_trainer.runtime.distributed import Communicator
 from resnext_trainer.runtime.heartbeat import ALLREDUCE
 
@@ -56,7 +56,7 @@ class StepResult(NamedTuple):
     """Loss scale of the next step."""
 
 
-_reader: BackgroundThread[Any] = BackgroundThread("step-result")
+_reader: BackgroundThreads[Any] = BackgroundThreads("step-result")
 
 
 class PendingResult:

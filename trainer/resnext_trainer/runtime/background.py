@@ -1,53 +1,61 @@
 """Work in threads next to the main thread."""
 
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from queue import SimpleQueue
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
+_Calls = SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None]
 
-class BackgroundThread(Generic[T]):
-    """Calls functions in the order of their submission, in a thread that starts with the first one.
 
-    The thread is a daemon, because a call may hang with its device or volume; a ThreadPoolExecutor waits for its
+class BackgroundThreads(Generic[T]):
+    """Calls functions in the order of their submission, in threads that start with the first ones.
+
+    The threads are daemons, because a call may hang with its device or volume; a ThreadPoolExecutor waits for its
     threads at exit.
     """
 
-    def __init__(self, name: str) -> None:
-        self._name, self._started = name, False
-        self._calls: SimpleQueue[tuple[Callable[[], T], Future[T]]] = SimpleQueue()
+    def __init__(self, name: str, count: int = 1) -> None:
+        self._name, self._count, self._started = name, count, 0
+        self._calls: _Calls = SimpleQueue()
+
+    def __enter__(self) -> "BackgroundThreads[T]":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def submit(self, function: Callable[[], T]) -> "Future[T]":
-        """Calls `function` after all functions submitted before; the future has its result or exception."""
+        """The future has the result or the exception of `function`."""
         future: Future[T] = Future()
         self._calls.put((function, future))
-        if not self._started:
-            self._started = True
+        if self._started < self._count:
+            self._started += 1
             threading.Thread(target=_run, args=[self._calls], name=self._name, daemon=True).start()
         return future
 
+    def close(self) -> None:
+        """Ends each thread after its current call; other calls are dropped, and their futures never complete.
 
-@contextmanager
-def abandonable(pool: ThreadPoolExecutor) -> Iterator[ThreadPoolExecutor]:
-    """Shuts the pool of a generator down without waiting for its threads.
-
-    The garbage collector may close a generator in any thread, even in one that holds a lock of the module `threading`.
-    Joining a thread needs this lock, so a wait would never end.
-    """
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        Does not wait for the threads and acquires no lock: the garbage collector may close a generator that uses this
+        object in any thread, even in one that holds a lock of the module `threading`, which joining a thread needs.
+        """
+        with suppress(Empty):
+            while True:
+                self._calls.get_nowait()
+        for _ in range(self._started):
+            self._calls.put(None)
 
 
-def _run(calls: "SimpleQueue[tuple[Callable[[], Any], Future[Any]]]") -> None:
-    while True:
-        function, future = calls.get()
+def _run(calls: _Calls) -> None:
+    while call := calls.get():
+        function, future = call
         try:
             future.set_result(function())
         except BaseException as error:
             future.set_exception(error)
+        del call, function, future  # while the thread waits, it keeps nothing alive

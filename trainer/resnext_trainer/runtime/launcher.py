@@ -97,6 +97,9 @@ def run(options: Options) -> int:
     return ExitStatus[report.verdict.upper()].value
 
 
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
 class Attempt:
     """One run of all ranks; SIGTERM stops it."""
 
@@ -106,7 +109,7 @@ class Attempt:
 
     def run(self) -> TerminationReport:
         """Waits for the workers, runs the ranks, and reports how the attempt ended."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _STOP_SIGNALS:
             signal.signal(number, self._request_stop)
         signal.signal(PROFILE, signal.SIG_IGN)  # until the ranks are running
         options = self._options
@@ -123,6 +126,9 @@ class Attempt:
             return _report(ExitStatus.CRASHED, f"the ranks could not be started: {error}")
 
     def _request_stop(self, _number: int, _frame: FrameType | None) -> None:
+        # A second signal within `set` must not call it again: it would wait for the lock of the first call.
+        for number in _STOP_SIGNALS:
+            signal.signal(number, lambda *_: None)
         self._stop.set()
 
     def _mpirun(self) -> TerminationReport:

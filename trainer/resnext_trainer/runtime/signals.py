@@ -3,7 +3,6 @@
 import math
 import os
 import signal
-import threading
 
 STOP = signal.SIGUSR2
 """Requests a checkpoint and exit. mpirun forwards this signal; on SIGTERM it kills the ranks within a second."""
@@ -19,11 +18,30 @@ _ENDING_SECONDS = 20.0
 """Part of the grace period reserved for the current step and the exit of all ranks."""
 
 
+class Flag:
+    """Like threading.Event, but without a lock: a signal may arrive while the handler of another one sets the flag."""
+
+    def __init__(self) -> None:
+        self._set = False
+
+    def set(self) -> None:
+        """Sets the flag."""
+        self._set = True
+
+    def clear(self) -> None:
+        """Clears the flag."""
+        self._set = False
+
+    def is_set(self) -> bool:
+        """Whether the flag is set."""
+        return self._set
+
+
 class Requests:
     """Pending requests; the trainer checks them between steps."""
 
     def __init__(self, grace_seconds: float = math.inf) -> None:
-        self.stop, self.profile = threading.Event(), threading.Event()
+        self.stop, self.profile = Flag(), Flag()
         self.seconds_to_save = max(grace_seconds - _ENDING_SECONDS, grace_seconds / 2)
         """Seconds available for the last checkpoint after a stop request, before the pod is killed."""
 

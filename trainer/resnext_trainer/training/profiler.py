@@ -1,17 +1,18 @@
 """Profiles steps on request, for TensorBoard's profile plugin and Perfetto."""
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import tensorflow as tf
 
+from resnext_trainer.runtime.signals import Flag
+
 
 class Profiler:
     """Profiles the next steps on request. Failures are logged and do not end the training."""
 
-    def __init__(self, requested: threading.Event, steps: int, folder: Path, note: Callable[[str], None]) -> None:
+    def __init__(self, requested: Flag, steps: int, folder: Path, note: Callable[[str], None]) -> None:
         self._requested, self._steps, self._folder, self._note = requested, steps, folder, note
         self._left = 0
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 
 from resnext_trainer.checkpoint.store import TrainingPosition
-from resnext_trainer.runtime.background import BackgroundThread
+from resnext_trainer.runtime.background import BackgroundThreads
 from resnext_trainer.training.epoch_plan import EpochPlan
 from resnext_trainer.training.run_log import LogRecord, RunLog
 from resnext_trainer.training.throughput import MovingThroughput, PhaseFractions
@@ -21,7 +21,7 @@ class RunRecorder:
     def __init__(self, log: RunLog | None, plan: EpochPlan, shares: PhaseFractions) -> None:
         """log: None on all ranks but 0."""
         self._log, self._plan, self._phase_fractions = log, plan, shares
-        self._thread: BackgroundThread[None] = BackgroundThread("run-log")
+        self._thread: BackgroundThreads[None] = BackgroundThreads("run-log")
         self._last: Future[None] | None = None
 
     def restart(self, step: int) -> None:

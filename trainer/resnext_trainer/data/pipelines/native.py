@@ -3,9 +3,10 @@
 The results equal those of tf.data within 1 of 255.
 """
 
+import functools
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 import numpy as np
 import tensorflow as tf
@@ -19,7 +20,7 @@ from resnext_trainer.data.pipelines.base import BasePipeline
 from resnext_trainer.data.sampling import BatchSchedule, EncodedBatch
 from resnext_trainer.errors import TrainingError
 from resnext_trainer.runtime import cpus
-from resnext_trainer.runtime.background import abandonable
+from resnext_trainer.runtime.background import BackgroundThreads
 
 _AHEAD = 2
 """Batches that are decoded before they are needed."""
@@ -43,10 +44,11 @@ class Native(BasePipeline):
 
     def _run(self, plan: BatchSchedule, first: int, errors: list[TrainingError]) -> Iterator[Batch]:  # noqa: ARG002
         # One thread, because each call uses all cores.
-        with abandonable(ThreadPoolExecutor(1, thread_name_prefix="decoder")) as pool:
+        decoder: BackgroundThreads[tuple[np.ndarray, np.ndarray]] = BackgroundThreads("decoder")
+        with decoder:
             coming: deque[Future[tuple[np.ndarray, np.ndarray]]] = deque()
             for batch in plan.prefetch(first):
-                coming.append(pool.submit(self._arrays, batch))
+                coming.append(decoder.submit(functools.partial(self._arrays, batch)))
                 if len(coming) > _AHEAD:
                     yield _tensors(*coming.popleft().result())
             while coming:
