@@ -6,7 +6,7 @@ Requests for a namespace that does not exist return 403, like those for a namesp
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from aiohttp import web
@@ -183,10 +183,11 @@ class ApiServer:
                 queue.put_nowait({"type": "ADDED", "object": missed})
         self.watches.setdefault((namespace, plural), []).append(queue)
         stream = web.StreamResponse()
-        await stream.prepare(request)
         try:
-            while (event := await queue.get()) is not None:
-                await stream.write(json.dumps(event).encode() + b"\n")
+            with suppress(ConnectionResetError):  # the client has ended; aiohttp would log it as an error
+                await stream.prepare(request)
+                while (event := await queue.get()) is not None:
+                    await stream.write(json.dumps(event).encode() + b"\n")
         finally:
             self.watches[namespace, plural].remove(queue)
         return stream
