@@ -1,7 +1,7 @@
 """Memory and files of a finished epoch are released: a training of many epochs would otherwise exhaust them."""
 
 import gc
-import time
+import shutil
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +13,7 @@ from resnext_trainer.data.input_pipeline import InputPipeline, Shard, open_input
 from resnext_trainer.data.sampling import Batches, BatchSchedule
 from tests.support.descriptors import open_under
 from tests.support.pipelines import ORDERS, TRANSFERRED, select
+from tests.support.pods import wait_for
 
 DEADLINE = 20
 """Seconds; the threads of an abandoned epoch end after their current batch."""
@@ -30,13 +31,10 @@ def opened(folder: Path, pipeline: str, order: str = "random") -> InputPipeline:
     )
 
 
-def eventually(holds: Callable[[], bool]) -> bool:
-    end = time.monotonic() + DEADLINE
-    while True:
-        gc.collect()
-        if holds() or time.monotonic() > end:
-            return holds()
-        time.sleep(0.05)
+def released(holds: Callable[[], bool]) -> bool:
+    """Whether a condition holds after a garbage collection."""
+    gc.collect()
+    return holds()
 
 
 @pytest.mark.parametrize("ended", ["consumed", "closed", "dropped"])
@@ -64,15 +62,14 @@ def test_pipeline_releases_plan_of_ended_epoch(
                 batches.close()  # type: ignore[attr-defined]
             del batches
     assert len(plans) == 4
-    assert eventually(lambda: all(plan() is None for plan in plans))
+    wait_for(lambda: released(lambda: all(plan() is None for plan in plans)), DEADLINE)
 
 
-def test_pipeline_dropped_closes_its_files(few_digits: Path, pipeline: str) -> None:
+def test_pipeline_dropped_closes_its_files(few_digits: Path, tmp_path: Path, pipeline: str) -> None:
     """A reader that is no longer used has no file open."""
-    gc.collect()
-    before = open_under(few_digits)
-    source = opened(few_digits, pipeline)
+    folder = shutil.copytree(few_digits, tmp_path / "data")
+    source = opened(folder, pipeline)
     assert sum(1 for _ in source.train(0)) > 0
-    assert open_under(few_digits) > before
+    assert open_under(folder) > 0
     del source
-    assert eventually(lambda: open_under(few_digits) <= before)
+    wait_for(lambda: released(lambda: open_under(folder) == 0), DEADLINE)
